@@ -1,0 +1,199 @@
+//! What the user wrote, made into what the program needs, once: after [`Config`] nobody checks
+//! again. Every key is described in `configs/example.toml`.
+
+mod raw;
+mod values;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use url::Url;
+
+pub use values::{Bytes, Secret};
+
+use crate::slowfast::Plan;
+
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub model: Model,
+    pub generate: Generate,
+    pub buffer: Buffer,
+    pub grpc: Option<SocketAddr>,
+    pub http: Option<SocketAddr>,
+    pub mqtt: Option<Mqtt>,
+    pub cameras: Vec<Camera>,
+    /// How long running work may take to end after a stop was asked for.
+    pub stop_timeout: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub struct Model {
+    pub package: PathBuf,
+    /// `libonnxruntime.so`; `None`: where it is usually found.
+    pub onnxruntime: Option<PathBuf>,
+    pub plan: Plan,
+    pub aspect: Aspect,
+    pub device: Device,
+    pub vision_threads: usize,
+    pub language_threads: usize,
+    pub prefill_chunk: usize,
+}
+
+/// How a frame is made square.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Aspect {
+    /// Squashed to the model's size, as the paper does.
+    Resize,
+    /// Put on a square canvas first.
+    Pad,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Device {
+    Cpu,
+    Cuda,
+    /// CUDA where it can be had, else the CPU, and says which.
+    Auto,
+}
+
+#[derive(Clone, Debug)]
+pub struct Generate {
+    pub max_new_tokens: usize,
+    pub sampling: Sampling,
+    pub queue: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Sampling {
+    Greedy,
+    /// Temperature > 0, then the smallest set of tokens whose probability reaches `top_p`.
+    Nucleus {
+        temperature: f32,
+        top_p: f32,
+        seed: u64,
+    },
+}
+
+/// Bounds of the rolling buffer of each camera.
+#[derive(Clone, Copy, Debug)]
+pub struct Buffer {
+    pub age: Duration,
+    pub bytes: Bytes,
+    /// Width in pixels of the JPEG kept of each frame.
+    pub evidence_width: u32,
+    pub evidence_quality: u8,
+}
+
+#[derive(Clone, Debug)]
+pub struct Mqtt {
+    pub host: String,
+    pub port: u16,
+    pub tls: Option<MqttTls>,
+    pub username: Option<String>,
+    pub password_file: Option<PathBuf>,
+    pub client_id: String,
+    /// The first level of every topic, `lookout` by default.
+    pub prefix: String,
+    /// The first level of Home Assistant's discovery topics; `None`: not announced.
+    pub discovery: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+pub struct MqttTls {
+    /// PEM of the authority that signed the broker's certificate; `None`: the system's.
+    pub ca_file: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Camera {
+    /// Used in topics and labels: letters, digits, `-`, `_`.
+    pub name: Arc<str>,
+    pub source: Source,
+    /// Frames a second that are looked at.
+    pub fps: f64,
+    pub window: Duration,
+    pub every: Duration,
+    /// What the model is asked about each window; `None`: no captions, questions only.
+    pub prompt: Option<String>,
+    pub decode: Decode,
+    /// Connected and no frame for so long: stalled, and connected anew.
+    pub stall_timeout: Duration,
+    /// The longest pause between two attempts to connect.
+    pub reconnect_max: Duration,
+}
+
+impl Camera {
+    /// Frames that a whole window holds.
+    pub fn frames_in_window(&self) -> u32 {
+        ((self.window.as_secs_f64() * self.fps).round() as u32).max(1)
+    }
+}
+
+#[derive(Clone, Debug)]
+pub enum Source {
+    Rtsp(Rtsp),
+    /// Played at its own speed, from the start again at its end.
+    File(PathBuf),
+}
+
+#[derive(Clone)]
+pub struct Rtsp {
+    /// Without user and password.
+    pub url: Url,
+    pub username: Option<String>,
+    pub password: Option<Secret>,
+    pub transport: Transport,
+    pub tls: RtspTls,
+}
+
+impl fmt::Debug for Rtsp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.url)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    Tcp,
+    Udp,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RtspTls {
+    /// Certificate checked against the system's authorities.
+    System,
+    /// Certificate checked against the authority in this PEM file.
+    Authority(PathBuf),
+    /// Encrypted, but anyone may be at the other end.
+    Unchecked,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decode {
+    All,
+    /// Only key frames are decoded: cheapest, and `fps` is at most the camera's key-frame rate.
+    Keyframes,
+}
+
+/// One sentence that names the file, the key, what was wanted and what was found.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(String);
+
+impl Config {
+    pub fn read(path: &Path) -> Result<Config, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|e| ConfigError(format!("{}: cannot be read: {e}", path.display())))?;
+        let folder = path.parent().unwrap_or(Path::new("."));
+        Config::parse(&text, folder)
+            .map_err(|e| ConfigError(format!("{}: {}", path.display(), e.0)))
+    }
+
+    /// `folder` is where relative paths begin.
+    pub fn parse(text: &str, folder: &Path) -> Result<Config, ConfigError> {
+        raw::parse(text)?.check(folder)
+    }
+}

@@ -1,0 +1,528 @@
+//! The file as serde sees it, and the checks that lead from it to [`Config`].
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+use url::Url;
+
+use super::*;
+use crate::slowfast::Plan;
+
+pub fn parse(text: &str) -> Result<Raw, ConfigError> {
+    toml::from_str(text).map_err(|error| {
+        let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
+        ConfigError(format!("line {line}: {}", explain(error.message())))
+    })
+}
+
+/// Serde lists every known key; a person wants the nearest.
+fn explain(message: &str) -> String {
+    let message = message.replace('\n', " ");
+    let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+    if !message.starts_with("unknown field") || quoted.len() < 2 {
+        return message;
+    }
+    let (unknown, known) = (quoted[0], &quoted[1..]);
+    let nearest = known.iter().max_by(|a, b| {
+        strsim::jaro_winkler(unknown, a).total_cmp(&strsim::jaro_winkler(unknown, b))
+    });
+    match nearest {
+        Some(nearest) => format!("unknown key `{unknown}`; the nearest known one is `{nearest}`"),
+        None => message.clone(),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Raw {
+    model: RawModel,
+    #[serde(default)]
+    generate: RawGenerate,
+    #[serde(default)]
+    buffer: RawBuffer,
+    #[serde(default)]
+    grpc: RawGrpc,
+    #[serde(default)]
+    http: RawHttp,
+    mqtt: Option<RawMqtt>,
+    #[serde(default)]
+    camera: Vec<RawCamera>,
+    #[serde(default = "ten_seconds", with = "humantime_serde")]
+    stop_timeout: Duration,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawModel {
+    package: PathBuf,
+    onnxruntime: Option<PathBuf>,
+    #[serde(default = "paper")]
+    plan: String,
+    #[serde(default)]
+    aspect: RawAspect,
+    #[serde(default)]
+    device: RawDevice,
+    #[serde(default = "one")]
+    vision_threads: usize,
+    #[serde(default = "one")]
+    language_threads: usize,
+    #[serde(default = "chunk")]
+    prefill_chunk: usize,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+enum RawAspect {
+    #[default]
+    Resize,
+    Pad,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+enum RawDevice {
+    #[default]
+    Auto,
+    Cpu,
+    Cuda,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawGenerate {
+    max_new_tokens: usize,
+    temperature: f32,
+    top_p: f32,
+    seed: u64,
+    queue: usize,
+}
+
+impl Default for RawGenerate {
+    fn default() -> Self {
+        RawGenerate { max_new_tokens: 128, temperature: 0.0, top_p: 1.0, seed: 0, queue: 16 }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawBuffer {
+    #[serde(with = "humantime_serde")]
+    age: Duration,
+    bytes: Bytes,
+    evidence_width: u32,
+    evidence_quality: u8,
+}
+
+impl Default for RawBuffer {
+    fn default() -> Self {
+        RawBuffer {
+            age: Duration::from_secs(600),
+            bytes: Bytes::gib(1),
+            evidence_width: 640,
+            evidence_quality: 80,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawGrpc {
+    enabled: bool,
+    listen: SocketAddr,
+}
+
+impl Default for RawGrpc {
+    fn default() -> Self {
+        RawGrpc { enabled: true, listen: ([127, 0, 0, 1], 50051).into() }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawHttp {
+    enabled: bool,
+    listen: SocketAddr,
+}
+
+impl Default for RawHttp {
+    fn default() -> Self {
+        RawHttp { enabled: true, listen: ([127, 0, 0, 1], 9090).into() }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawMqtt {
+    broker: String,
+    username: Option<String>,
+    password_file: Option<PathBuf>,
+    ca_file: Option<PathBuf>,
+    #[serde(default = "lookout")]
+    client_id: String,
+    #[serde(default = "lookout")]
+    prefix: String,
+    #[serde(default = "yes")]
+    home_assistant: bool,
+    #[serde(default = "homeassistant")]
+    home_assistant_prefix: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawCamera {
+    name: String,
+    url: String,
+    username: Option<String>,
+    password_file: Option<PathBuf>,
+    #[serde(default)]
+    transport: RawTransport,
+    ca_file: Option<PathBuf>,
+    #[serde(default = "yes")]
+    tls_verify: bool,
+    #[serde(default = "one_f64")]
+    fps: f64,
+    #[serde(default = "window", with = "humantime_serde")]
+    window: Duration,
+    #[serde(default = "ten_seconds", with = "humantime_serde")]
+    every: Duration,
+    #[serde(default = "prompt")]
+    prompt: String,
+    #[serde(default = "yes")]
+    captions: bool,
+    #[serde(default)]
+    decode: RawDecode,
+    #[serde(default = "five_seconds", with = "humantime_serde")]
+    stall_timeout: Duration,
+    #[serde(default = "eight_seconds", with = "humantime_serde")]
+    reconnect_max: Duration,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+enum RawTransport {
+    #[default]
+    Tcp,
+    Udp,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+enum RawDecode {
+    #[default]
+    All,
+    Keyframes,
+}
+
+fn paper() -> String {
+    "paper".into()
+}
+fn lookout() -> String {
+    "lookout".into()
+}
+fn homeassistant() -> String {
+    "homeassistant".into()
+}
+fn prompt() -> String {
+    "What is happening?".into()
+}
+fn yes() -> bool {
+    true
+}
+fn one() -> usize {
+    1
+}
+fn one_f64() -> f64 {
+    1.0
+}
+fn chunk() -> usize {
+    512
+}
+fn five_seconds() -> Duration {
+    Duration::from_secs(5)
+}
+fn eight_seconds() -> Duration {
+    Duration::from_secs(8)
+}
+fn ten_seconds() -> Duration {
+    Duration::from_secs(10)
+}
+fn window() -> Duration {
+    Duration::from_secs(50)
+}
+
+fn wrong<T>(sentence: String) -> Result<T, ConfigError> {
+    Err(ConfigError(sentence))
+}
+
+/// Refuses a number outside its bounds by its key.
+fn within<T: PartialOrd + std::fmt::Display>(
+    key: &str,
+    value: T,
+    from: T,
+    to: T,
+) -> Result<T, ConfigError> {
+    if value >= from && value <= to {
+        return Ok(value);
+    }
+    wrong(format!("{key} = {value}: wanted {from} to {to}"))
+}
+
+fn lasting(key: &str, value: Duration, least: Duration) -> Result<Duration, ConfigError> {
+    if value >= least {
+        return Ok(value);
+    }
+    let show = humantime::format_duration;
+    wrong(format!("{key} = \"{}\": wanted at least \"{}\"", show(value), show(least)))
+}
+
+/// A name that can stand in an MQTT topic, a metric label and a gRPC request alike.
+fn plain_name(key: &str, name: &str) -> Result<(), ConfigError> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if !name.is_empty() && name.len() <= 64 && name.chars().all(fits) {
+        return Ok(());
+    }
+    wrong(format!("{key} = {name:?}: wanted 1 to 64 letters, digits, `-` or `_`"))
+}
+
+impl Raw {
+    pub fn check(self, folder: &Path) -> Result<Config, ConfigError> {
+        if self.camera.is_empty() {
+            return wrong("no [[camera]]: wanted at least one".into());
+        }
+        let mut names = HashSet::new();
+        for camera in &self.camera {
+            if !names.insert(camera.name.clone()) {
+                return wrong(format!("two cameras are named {:?}", camera.name));
+            }
+        }
+        if names.contains("available") {
+            return wrong(
+                "a camera cannot be named \"available\": that MQTT topic is taken".into(),
+            );
+        }
+        let cameras: Vec<Camera> =
+            self.camera.into_iter().map(|c| c.check(folder)).collect::<Result<_, _>>()?;
+        let buffer = self.buffer.check(&cameras)?;
+        Ok(Config {
+            model: self.model.check(folder)?,
+            generate: self.generate.check()?,
+            buffer,
+            grpc: self.grpc.enabled.then_some(self.grpc.listen),
+            http: self.http.enabled.then_some(self.http.listen),
+            mqtt: self.mqtt.map(|mqtt| mqtt.check(folder)).transpose()?,
+            cameras,
+            stop_timeout: self.stop_timeout,
+        })
+    }
+}
+
+impl RawModel {
+    fn check(self, folder: &Path) -> Result<Model, ConfigError> {
+        let plan: Plan = self.plan.parse().map_err(|e| ConfigError(format!("model.plan: {e}")))?;
+        Ok(Model {
+            package: folder.join(self.package),
+            onnxruntime: self.onnxruntime.map(|path| folder.join(path)),
+            plan,
+            aspect: match self.aspect {
+                RawAspect::Resize => Aspect::Resize,
+                RawAspect::Pad => Aspect::Pad,
+            },
+            device: match self.device {
+                RawDevice::Auto => Device::Auto,
+                RawDevice::Cpu => Device::Cpu,
+                RawDevice::Cuda => Device::Cuda,
+            },
+            vision_threads: within("model.vision_threads", self.vision_threads, 1, 256)?,
+            language_threads: within("model.language_threads", self.language_threads, 1, 256)?,
+            prefill_chunk: within("model.prefill_chunk", self.prefill_chunk, 1, 65536)?,
+        })
+    }
+}
+
+impl RawGenerate {
+    fn check(self) -> Result<Generate, ConfigError> {
+        let temperature = within("generate.temperature", self.temperature, 0.0, 5.0)?;
+        let top_p = within("generate.top_p", self.top_p, 0.01, 1.0)?;
+        Ok(Generate {
+            max_new_tokens: within("generate.max_new_tokens", self.max_new_tokens, 1, 4096)?,
+            queue: within("generate.queue", self.queue, 1, 1024)?,
+            sampling: match temperature {
+                0.0 => Sampling::Greedy,
+                _ => Sampling::Nucleus { temperature, top_p, seed: self.seed },
+            },
+        })
+    }
+}
+
+impl RawBuffer {
+    fn check(self, cameras: &[Camera]) -> Result<Buffer, ConfigError> {
+        for camera in cameras {
+            if self.age < camera.window + camera.every {
+                return wrong(format!(
+                    "buffer.age = \"{}\": camera {:?} needs its window and one step more, \"{}\"",
+                    humantime::format_duration(self.age),
+                    camera.name,
+                    humantime::format_duration(camera.window + camera.every),
+                ));
+            }
+        }
+        if self.bytes < Bytes::mib(1) {
+            return wrong(format!("buffer.bytes = \"{}\": wanted at least \"1 MiB\"", self.bytes));
+        }
+        Ok(Buffer {
+            age: self.age,
+            bytes: self.bytes,
+            evidence_width: within("buffer.evidence_width", self.evidence_width, 32, 8192)?,
+            evidence_quality: within("buffer.evidence_quality", self.evidence_quality, 1, 100)?,
+        })
+    }
+}
+
+impl RawMqtt {
+    fn check(self, folder: &Path) -> Result<Mqtt, ConfigError> {
+        let bad = |why: &str| {
+            ConfigError(format!(
+                "mqtt.broker = {:?}: {why}; wanted mqtt://HOST[:PORT] or mqtts://HOST[:PORT]",
+                self.broker
+            ))
+        };
+        let url = Url::parse(&self.broker).map_err(|e| bad(&e.to_string()))?;
+        let host = url.host_str().filter(|h| !h.is_empty()).ok_or_else(|| bad("no host"))?;
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(bad("user and password belong into mqtt.username and mqtt.password_file"));
+        }
+        let ca_file = self.ca_file.map(|path| folder.join(path));
+        let (tls, port) = match url.scheme() {
+            "mqtt" if ca_file.is_some() => return Err(bad("mqtt.ca_file needs mqtts://")),
+            "mqtt" => (None, 1883),
+            "mqtts" => (Some(MqttTls { ca_file }), 8883),
+            _ => return Err(bad("unknown scheme")),
+        };
+        plain_name("mqtt.client_id", &self.client_id)?;
+        plain_name("mqtt.prefix", &self.prefix)?;
+        plain_name("mqtt.home_assistant_prefix", &self.home_assistant_prefix)?;
+        Ok(Mqtt {
+            host: host.to_string(),
+            port: url.port().unwrap_or(port),
+            tls,
+            username: self.username,
+            password_file: self.password_file.map(|path| folder.join(path)),
+            client_id: self.client_id,
+            prefix: self.prefix,
+            discovery: self.home_assistant.then_some(self.home_assistant_prefix),
+        })
+    }
+}
+
+impl RawCamera {
+    fn check(self, folder: &Path) -> Result<Camera, ConfigError> {
+        plain_name("camera.name", &self.name)?;
+        let name = self.name.clone();
+        let of_this = |e: ConfigError| ConfigError(format!("camera {name:?}: {}", e.0));
+        self.check_rest(folder).map_err(of_this)
+    }
+
+    fn check_rest(self, folder: &Path) -> Result<Camera, ConfigError> {
+        let second = Duration::from_secs(1);
+        let fps = within("fps", self.fps, 0.01, 60.0)?;
+        let window = lasting("window", self.window, second)?;
+        if window.as_secs_f64() * fps < 1.0 {
+            return wrong(format!("window and fps = {fps}: a window holds less than one frame"));
+        }
+        if self.captions && self.prompt.trim().is_empty() {
+            return wrong("prompt is empty; to have no captions, say captions = false".into());
+        }
+        Ok(Camera {
+            name: self.name.as_str().into(),
+            fps,
+            window,
+            every: lasting("every", self.every, second / 2)?,
+            prompt: self.captions.then(|| self.prompt.clone()),
+            decode: match self.decode {
+                RawDecode::All => Decode::All,
+                RawDecode::Keyframes => Decode::Keyframes,
+            },
+            stall_timeout: lasting("stall_timeout", self.stall_timeout, second)?,
+            reconnect_max: lasting("reconnect_max", self.reconnect_max, second)?,
+            source: self.source(folder)?,
+        })
+    }
+
+    fn source(self, folder: &Path) -> Result<Source, ConfigError> {
+        let mut url = match Url::parse(&self.url) {
+            Ok(url) => url,
+            Err(e) => return wrong(format!("url: {e}; wanted rtsp://, rtsps:// or file:")),
+        };
+        let rtsp_only = [
+            ("username", self.username.is_some()),
+            ("password_file", self.password_file.is_some()),
+            ("ca_file", self.ca_file.is_some()),
+            ("tls_verify", !self.tls_verify),
+        ];
+        match url.scheme() {
+            "file" => {
+                if let Some((key, _)) = rtsp_only.iter().find(|(_, given)| *given) {
+                    return wrong(format!("{key} means nothing for a file"));
+                }
+                // "file:clip.mp4" is relative to the config; Url would make it absolute.
+                let path = self.url.strip_prefix("file:").unwrap_or(&self.url);
+                let path = path.strip_prefix("//").unwrap_or(path);
+                Ok(Source::File(folder.join(path)))
+            }
+            "rtsp" | "rtsps" => {
+                if url.host_str().is_none_or(str::is_empty) {
+                    return wrong("url: no host".into());
+                }
+                let secure = url.scheme() == "rtsps";
+                for (key, given) in &rtsp_only[2..] {
+                    if *given && !secure {
+                        return wrong(format!("{key} needs rtsps://"));
+                    }
+                }
+                let password = match (self.password_file, url.password()) {
+                    (Some(_), Some(_)) => {
+                        return wrong("a password in url and a password_file: wanted one".into());
+                    }
+                    (Some(file), None) => Some(Secret::File(folder.join(file))),
+                    (None, Some(inline)) => Some(Secret::Inline(percent_decoded(inline))),
+                    (None, None) => None,
+                };
+                let username = match url.username() {
+                    "" => self.username,
+                    name => Some(percent_decoded(name)),
+                };
+                if password.is_some() && username.is_none() {
+                    return wrong("a password without a username".into());
+                }
+                // Neither can fail: the URL has a host.
+                let _ = url.set_username("");
+                let _ = url.set_password(None);
+                Ok(Source::Rtsp(Rtsp {
+                    url,
+                    username,
+                    password,
+                    transport: match self.transport {
+                        RawTransport::Tcp => Transport::Tcp,
+                        RawTransport::Udp => Transport::Udp,
+                    },
+                    tls: match (self.tls_verify, self.ca_file) {
+                        (false, Some(_)) => {
+                            return wrong("ca_file and tls_verify = false: wanted one".into());
+                        }
+                        (false, None) => RtspTls::Unchecked,
+                        (true, Some(file)) => RtspTls::Authority(folder.join(file)),
+                        (true, None) => RtspTls::System,
+                    },
+                }))
+            }
+            other => wrong(format!("url: scheme {other:?}; wanted rtsp, rtsps or file")),
+        }
+    }
+}
+
+fn percent_decoded(text: &str) -> String {
+    percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned()
+}

@@ -1,0 +1,183 @@
+//! What the daemon tells the world, the same on every wire: captions, answers, states of cameras.
+//!
+//! The JSON of these types is what MQTT carries and what `--json` prints; gRPC carries the same
+//! fields as protobuf (`proto/lookout/v1/lookout.proto`).
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use serde::Serialize;
+
+use crate::frame::{Clock, Span, rfc3339};
+
+/// One entry of the journal.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Event {
+    /// Counts from 1 since the daemon's start, without holes.
+    pub sequence: u64,
+    #[serde(with = "rfc3339")]
+    pub published_at: SystemTime,
+    pub camera: Arc<str>,
+    #[serde(flatten)]
+    pub body: Body,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Body {
+    Caption(Description),
+    Answer(Description),
+    Camera(CameraStatus),
+}
+
+impl Body {
+    pub fn kind(&self) -> Kind {
+        match self {
+            Body::Caption(_) => Kind::Caption,
+            Body::Answer(_) => Kind::Answer,
+            Body::Camera(_) => Kind::Camera,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    Caption,
+    Answer,
+    Camera,
+}
+
+/// Words about a clip, and everything that tells how far to trust them.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Description {
+    /// Names the question on the wire that asked it; empty for captions.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub id: String,
+    /// What the model was asked.
+    pub prompt: String,
+    pub text: String,
+    pub window: Span,
+    pub coverage: Coverage,
+    /// The frames the model saw, oldest first.
+    pub frames: Vec<FrameRef>,
+    pub model: String,
+    pub device: String,
+    pub finish: Finish,
+    pub usage: Usage,
+    pub timing: Timing,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct FrameRef {
+    pub number: u64,
+    #[serde(with = "rfc3339")]
+    pub captured_at: SystemTime,
+    /// Seen with many tokens (slow and fast) and not with few (fast only).
+    pub slow: bool,
+}
+
+/// How much of the window was really seen.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Coverage {
+    /// Frames a window holds at the camera's rate, at most what the plan samples.
+    pub frames_wanted: u32,
+    /// Different frames that the model saw.
+    pub frames_used: u32,
+    /// From the first to the last frame used.
+    pub covered: Option<Span>,
+    pub gaps: Vec<Gap>,
+    pub clock: Clock,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Gap {
+    #[serde(flatten)]
+    pub span: Span,
+    pub cause: GapCause,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GapCause {
+    /// The camera gave no frames.
+    CameraDown,
+    /// Frames came, but there was no time to look at them.
+    Overload,
+    /// The frames have left the buffer.
+    Evicted,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Finish {
+    /// The model ended its answer.
+    Stop,
+    /// The limit on new tokens was reached.
+    Length,
+}
+
+/// Tokens in and out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Usage {
+    pub video_tokens: u32,
+    pub text_tokens: u32,
+    pub new_tokens: u32,
+}
+
+/// Where the time went, in seconds, from the window's close (for a question: its arrival).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Timing {
+    /// Waiting for the window's last frames to be encoded and for a turn.
+    pub wait_seconds: f64,
+    /// Of the waiting, the encoding of the window's last frame: model time.
+    pub encode_seconds: f64,
+    pub prefill_seconds: f64,
+    pub decode_seconds: f64,
+    /// All of it, until the event entered the journal.
+    pub total_seconds: f64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct CameraStatus {
+    pub phase: Phase,
+    #[serde(with = "rfc3339")]
+    pub since: SystemTime,
+    /// Why it is so, in words; empty when live.
+    pub reason: String,
+    #[serde(with = "rfc3339::option")]
+    pub last_frame: Option<SystemTime>,
+    /// Times the camera was lost and sought again since the daemon's start.
+    pub reconnects: u64,
+    /// The decoder element in use; empty before the first frame.
+    pub decoder: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    Connecting,
+    /// Frames are coming.
+    Live,
+    /// Connected, but no frame for longer than `stall_timeout`.
+    Stalled,
+    /// The connection broke or cannot be made; tried again with back-off.
+    Lost,
+    /// The camera answered and said no: wrong password or no such stream.
+    Refused,
+}
+
+impl Phase {
+    pub const ALL: [Phase; 5] =
+        [Phase::Connecting, Phase::Live, Phase::Stalled, Phase::Lost, Phase::Refused];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Phase::Connecting => "connecting",
+            Phase::Live => "live",
+            Phase::Stalled => "stalled",
+            Phase::Lost => "lost",
+            Phase::Refused => "refused",
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! One sampled picture of a camera, and the clock it was taken by.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+
+/// A picture as the camera module hands it on: tightly packed RGB, `width * height * 3` bytes.
+#[derive(Clone)]
+pub struct Frame {
+    pub camera: Arc<str>,
+    /// Counts every sampled frame of this camera from 0, over reconnects; a hole is a dropped frame.
+    pub number: u64,
+    /// UTC; strictly later than that of the frame before it.
+    pub captured_at: SystemTime,
+    pub clock: Clock,
+    pub width: u32,
+    pub height: u32,
+    pub rgb: Arc<[u8]>,
+}
+
+/// Whose clock `captured_at` was read from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Clock {
+    /// The camera's, by RTCP sender reports (RFC 3550, 6.4.1).
+    Camera,
+    /// This machine's, at arrival: the camera gave none, or one that is not to be believed.
+    Host,
+}
+
+/// A half-open span of time `[from, to)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Span {
+    #[serde(with = "rfc3339")]
+    pub from: SystemTime,
+    #[serde(with = "rfc3339")]
+    pub to: SystemTime,
+}
+
+impl Span {
+    pub fn contains(&self, time: SystemTime) -> bool {
+        self.from <= time && time < self.to
+    }
+
+    pub fn length(&self) -> Duration {
+        self.to.duration_since(self.from).unwrap_or_default()
+    }
+}
+
+/// Time on every wire: RFC 3339, UTC, milliseconds.
+pub mod rfc3339 {
+    use std::time::SystemTime;
+
+    use serde::{Serialize, Serializer};
+
+    pub fn format(time: SystemTime) -> String {
+        humantime::format_rfc3339_millis(time).to_string()
+    }
+
+    pub fn serialize<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&format(*time))
+    }
+
+    pub mod option {
+        use super::*;
+
+        pub fn serialize<S: Serializer>(
+            time: &Option<SystemTime>,
+            serializer: S,
+        ) -> Result<S::Ok, S::Error> {
+            time.map(format).serialize(serializer)
+        }
+    }
+}

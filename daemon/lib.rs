@@ -1,0 +1,15 @@
+//! lookout: watches RTSP cameras and says in words what happens. `ARCHITECTURE.md` is the map.
+
+pub mod config;
+pub mod event;
+pub mod frame;
+pub mod journal;
+pub mod service;
+pub mod slowfast;
+
+/// Generated from `proto/lookout/v1/lookout.proto`.
+pub mod proto {
+    #![allow(missing_docs)]
+    tonic::include_proto!("lookout.v1");
+    pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/lookout.bin"));
+}

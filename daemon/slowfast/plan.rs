@@ -1,0 +1,101 @@
+//! A plan: how many frames of a window are sampled, and how they are pooled.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::aggregation::SlowPool;
+use super::{Aggregation, Pool, PoolError, SlowFast};
+
+/// `frames` sampled frames; of these `slow_frames` keep the tokens of `slow`, all give those of
+/// `fast`. Written `FRAMES:AGGREGATION`, or by the name of a published set-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    pub frames: usize,
+    pub slow_frames: usize,
+    pub slow: Pool,
+    pub fast: Pool,
+}
+
+/// The set-up of the published code: 10 slow frames of 24 × 12 tokens, 50 fast of 4 × 4.
+const PAPER: &str = "50:slowfast-slow_10frms_spatial_1d_max_pool-fast_4x4";
+/// The paper's first version: 8 slow frames unpooled.
+const PAPER_V1: &str = "50:slowfast-slow_8frms_concat-fast_4x4";
+
+impl Plan {
+    /// Rows of a clip of `frames` (at most the plan's) whose patch grid has `tokens` tokens.
+    pub fn video_tokens(&self, frames: usize, tokens: usize) -> Result<usize, PoolError> {
+        let (slow, fast) = (self.slow.tokens_out(tokens)?, self.fast.tokens_out(tokens)?);
+        Ok(self.slow_frames * slow + frames.min(self.frames) * fast)
+    }
+
+    pub fn aggregation(&self) -> Aggregation {
+        let Plan { slow_frames, slow, fast, .. } = *self;
+        Aggregation::SlowFast(SlowFast { slow_frames, slow: SlowPool::EachFrame(slow), fast })
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.frames, self.aggregation())
+    }
+}
+
+impl FromStr for Plan {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Plan, String> {
+        let text = match text {
+            "paper" => PAPER,
+            "paper-v1" => PAPER_V1,
+            other => other,
+        };
+        let bad = |why: &str| {
+            format!("{text:?}: {why}; wanted \"paper\", \"paper-v1\" or one like {PAPER:?}")
+        };
+        let (frames, aggregation) = text.split_once(':').ok_or_else(|| bad("no FRAMES: before"))?;
+        let frames = frames.parse().map_err(|_| bad("FRAMES is not a number"))?;
+        let aggregation: Aggregation =
+            aggregation.parse().map_err(|_| bad("unknown aggregation"))?;
+        let Aggregation::SlowFast(SlowFast { slow_frames, slow, fast }) = aggregation else {
+            return Err(bad("not a slowfast aggregation"));
+        };
+        let SlowPool::EachFrame(slow) = slow else {
+            return Err(bad("a pool that mixes frames cannot be shared by sliding windows"));
+        };
+        if frames == 0 || slow_frames == 0 || slow_frames > frames {
+            return Err(bad("wanted 1 ≤ slow frames ≤ FRAMES"));
+        }
+        if fast.tokens_out(1).is_err() {
+            return Err(bad("the fast grid is empty"));
+        }
+        Ok(Plan { frames, slow_frames, slow, fast })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn token_budgets_of_the_paper() {
+        let tokens = |plan: &str| plan.parse::<Plan>().and_then(|p| Ok(p.video_tokens(50, 576)));
+        assert_eq!(tokens("paper"), Ok(Ok(3680)));
+        assert_eq!(tokens("paper-v1"), Ok(Ok(5408)));
+    }
+
+    #[test]
+    fn what_is_no_plan_is_refused() {
+        for text in [
+            "fast",
+            "slowfast-slow_10frms_concat-fast_4x4",
+            "x:slowfast-slow_10frms_concat-fast_4x4",
+            "4:slowfast-slow_5frms_concat-fast_4x4",
+            "4:slowfast-slow_0frms_concat-fast_4x4",
+            "4:slowfast-slow_2frms_concat-fast_0x4",
+            "4:slowfast-slow_2frms_temporal_global_pool-fast_4x4",
+            "4:concat",
+        ] {
+            assert!(text.parse::<Plan>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! Which frames: `T` of a range, and of these the `S` slow ones.
+
+/// The middle of each of `min(total, requested)` equal segments of `total` frames, ascending.
+///
+/// Segment borders are rounded half to even, as numpy's `round` does in the authors' loader.
+/// Where `total` is hardly more than `requested` this repeats a frame and leaves out another;
+/// see [`pick`] for windows.
+pub fn uniform(total: usize, requested: usize) -> Vec<usize> {
+    let count = total.min(requested);
+    if count == 0 {
+        return Vec::new();
+    }
+    let segment = (total - 1) as f64 / count as f64;
+    let border = |i: usize| (segment * i as f64).round_ties_even() as usize;
+    (0..count).map(|i| (border(i) + border(i + 1)) / 2).collect()
+}
+
+/// The frames of a window that are looked at: all of them where the plan has room for all, else
+/// [`uniform`].
+pub fn pick(total: usize, requested: usize) -> Vec<usize> {
+    if total <= requested { (0..total).collect() } else { uniform(total, requested) }
+}
+
+/// Positions of `slow` frames among `frames`: `torch.linspace(0, frames, slow + 1)` without its
+/// end, truncated. Where `frames < slow`, frames repeat.
+///
+/// torch counts from the nearer end, in f32, with one rounding; so does this.
+pub fn slow(frames: usize, slow: usize) -> Vec<usize> {
+    let (end, step) = (frames as f32, frames as f32 / slow as f32);
+    let position = |i: usize| {
+        if i < (slow + 1) / 2 { step * i as f32 } else { (-step).mul_add((slow - i) as f32, end) }
+    };
+    (0..slow).map(|i| position(i) as usize).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_papers_plan() {
+        assert_eq!(slow(50, 10), [0, 5, 10, 15, 20, 25, 30, 35, 40, 45]);
+        assert_eq!(slow(16, 4), [0, 4, 8, 12]);
+        assert_eq!(slow(2, 4), [0, 0, 1, 1]);
+        assert_eq!(pick(16, 16), (0..16).collect::<Vec<_>>());
+        assert_eq!(uniform(4, 4), [0, 1, 2, 2]);
+        assert_eq!(pick(3, 10), [0, 1, 2]);
+        assert_eq!(uniform(0, 10), [0; 0]);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn uniform_is_ascending_and_inside(total in 0usize..5000, requested in 0usize..200) {
+            let picked = uniform(total, requested);
+            proptest::prop_assert_eq!(picked.len(), total.min(requested));
+            proptest::prop_assert!(picked.windows(2).all(|w| w[0] <= w[1]));
+            proptest::prop_assert!(picked.iter().all(|i| *i < total));
+        }
+
+        #[test]
+        fn slow_is_inside(frames in 1usize..300, count in 1usize..64) {
+            let picked = slow(frames, count);
+            proptest::prop_assert_eq!(picked.len(), count);
+            proptest::prop_assert!(picked.windows(2).all(|w| w[0] <= w[1]));
+            proptest::prop_assert!(picked.iter().all(|i| *i < frames));
+        }
+    }
+}
