@@ -1,0 +1,49 @@
+"""Runs a package's graphs by onnxruntime in Python: for checks and measurements, without torch."""
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+
+class Decoder:
+    """Either kind of decoder graph behind one call: it feeds exactly the inputs which the graph declares."""
+
+    def __init__(self, path: Path, kv_heads: int, head_dim: int, rope: tuple[np.ndarray, np.ndarray] | None = None):
+        options = one_thread()
+        if rope is not None:
+            # onnxruntime keeps a reference, not a copy: the values must live as long as the session.
+            self.tables = [ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(t)) for t in rope]
+            options.add_initializer("cos_cache", self.tables[0])
+            options.add_initializer("sin_cache", self.tables[1])
+        self.session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self.outputs = [o.name for o in self.session.get_outputs()]
+        self.inputs = [i.name for i in self.session.get_inputs()]
+        self.empty = np.zeros((1, kv_heads, 0, head_dim), np.float32)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets the cache: the next call starts a new sequence."""
+        self.cache = {name: self.empty for name in self.inputs if name.startswith("past_key_values.")}
+
+    def __call__(self, embeds: np.ndarray) -> np.ndarray:
+        """Appends `[1, L, D]` embeddings to the cache; the last position's logits `[V]`."""
+        past = self.cache["past_key_values.0.key"].shape[2]
+        total = past + embeds.shape[1]
+        feed = {"inputs_embeds": embeds, "attention_mask": np.ones((1, total), np.int64), **self.cache}
+        if "position_ids" in self.inputs:
+            feed["position_ids"] = np.arange(past, total)[None]
+        out = dict(zip(self.outputs, self.session.run(self.outputs, feed)))
+        for name in self.cache:
+            self.cache[name] = out[name.replace("past_key_values", "present")]
+        return out["logits"][0, -1]
+
+
+def one_thread() -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    return options
+
+
+def session(path: Path) -> ort.InferenceSession:
+    return ort.InferenceSession(str(path), one_thread(), providers=["CPUExecutionProvider"])
