@@ -6,6 +6,7 @@ pub mod frame;
 pub mod journal;
 pub mod service;
 pub mod slowfast;
+pub mod telemetry;
 
 /// Generated from `proto/lookout/v1/lookout.proto`.
 pub mod proto {
