@@ -4,6 +4,7 @@ pub mod config;
 pub mod event;
 pub mod frame;
 pub mod journal;
+pub mod publish;
 pub mod service;
 pub mod slowfast;
 pub mod telemetry;
