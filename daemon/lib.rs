@@ -1,5 +1,6 @@
 //! lookout: watches RTSP cameras and says in words what happens. `ARCHITECTURE.md` is the map.
 
+pub mod client;
 pub mod config;
 pub mod event;
 pub mod frame;
