@@ -1,11 +1,14 @@
 //! lookout: watches RTSP cameras and says in words what happens. `ARCHITECTURE.md` is the map.
 
+pub mod client;
 pub mod config;
 pub mod event;
 pub mod frame;
 pub mod journal;
+pub mod publish;
 pub mod service;
 pub mod slowfast;
+pub mod telemetry;
 
 /// Generated from `proto/lookout/v1/lookout.proto`.
 pub mod proto {

@@ -1,0 +1,330 @@
+//! The daemon's gRPC client: what `lookout cameras`, `watch`, `ask` and `frame` do.
+//!
+//! Writes for people, or with [`Output::Json`] one line of JSON an event: the same JSON that MQTT
+//! carries. A reader that goes away (`| head`) ends the command quietly. Which exit code an error
+//! is stands in `main`.
+
+mod convert;
+mod text;
+
+use std::io::{self, ErrorKind, Write};
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
+
+pub use convert::Unreadable;
+
+use crate::event::Kind;
+use crate::proto;
+use crate::proto::ask_response::Item as AskItem;
+use crate::proto::lookout_client::LookoutClient;
+use crate::proto::watch_response::Item as WatchItem;
+use crate::publish::grpc::convert::kind;
+use crate::service::CameraInfo;
+use text::{AnswerJson, CameraJson, LostJson};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Between two attempts of a watch to find the daemon again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// More than any frame's JPEG, or any event of many frames.
+const LARGEST_REPLY: usize = 64 * 1024 * 1024;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    Text,
+    Json,
+}
+
+/// What a watch does when the daemon goes away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnEnd {
+    Reconnect,
+    Return,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Empty: all.
+    pub cameras: Vec<String>,
+    /// Empty: all.
+    pub kinds: Vec<Kind>,
+    /// 0: from now on.
+    pub from_sequence: u64,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    #[error("{0:?} is no address of a daemon; wanted HOST:PORT")]
+    Endpoint(String),
+    #[error("the daemon is not reachable at {address}: {why}; is `lookout run` going?")]
+    Unreachable { address: String, why: String },
+    /// The daemon said no; `retry_after` in seconds where waiting helps.
+    #[error("{message}")]
+    Refused { code: Code, message: String, retry_after: Option<u64> },
+    #[error("the connection to the daemon at {address} broke: {why}")]
+    Broken { address: String, why: String },
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
+    #[error("cannot write {to}: {why}")]
+    Write { to: String, why: io::Error },
+}
+
+type Done = Result<(), ClientError>;
+
+pub async fn cameras(endpoint: &str, output: Output, out: &mut dyn Write) -> Done {
+    let mut daemon = Daemon::reach(endpoint).await?;
+    let reply = daemon.client.list_cameras(proto::ListCamerasRequest {}).await;
+    let reply = reply.map_err(|status| daemon.failed(status))?.into_inner();
+    let cameras: Vec<CameraInfo> =
+        reply.cameras.into_iter().map(convert::camera).collect::<Result<_, _>>()?;
+    quietly(match output {
+        Output::Text => out.write_all(text::camera_table(&cameras, SystemTime::now()).as_bytes()),
+        Output::Json => {
+            cameras.iter().try_for_each(|camera| json_line(out, &CameraJson::from(camera)))
+        }
+    })
+    .map(drop)
+}
+
+/// Prints events until the reader or (unless it is to be found again) the daemon goes away.
+pub async fn watch(
+    endpoint: &str,
+    mut filter: Filter,
+    output: Output,
+    on_end: OnEnd,
+    out: &mut dyn Write,
+) -> Done {
+    // Whether there is a daemon at all is told at once; only one that was there is waited for.
+    let mut daemon = Daemon::reach(endpoint).await?;
+    loop {
+        let ended = watch_once(&mut daemon, &mut filter, output, out).await;
+        match (ended, on_end) {
+            (Ok(Watched::ReaderLeft), _) => return Ok(()),
+            (Ok(Watched::DaemonStopped), OnEnd::Return) => return Ok(()),
+            (Ok(Watched::DaemonStopped), OnEnd::Reconnect) => {
+                eprintln!("lookout: the daemon stopped; waiting for it to come back");
+            }
+            (Err(ClientError::Broken { address, why }), OnEnd::Reconnect) => {
+                eprintln!("lookout: lost the daemon at {address} ({why}); waiting for it");
+            }
+            (Err(error), _) => return Err(error),
+        }
+        daemon = loop {
+            tokio::time::sleep(RETRY).await;
+            if let Ok(daemon) = Daemon::reach(endpoint).await {
+                break daemon;
+            }
+        };
+        eprintln!("lookout: the daemon is back");
+    }
+}
+
+enum Watched {
+    ReaderLeft,
+    DaemonStopped,
+}
+
+async fn watch_once(
+    daemon: &mut Daemon,
+    filter: &mut Filter,
+    output: Output,
+    out: &mut dyn Write,
+) -> Result<Watched, ClientError> {
+    let request = proto::WatchRequest {
+        cameras: filter.cameras.clone(),
+        kinds: filter.kinds.iter().map(|k| kind(*k).into()).collect(),
+        from_sequence: filter.from_sequence,
+    };
+    let stream = daemon.client.watch(request).await;
+    let mut stream = match stream {
+        Ok(reply) => reply.into_inner(),
+        Err(status) => return daemon.ended(status),
+    };
+    loop {
+        let item = match stream.message().await {
+            Ok(Some(proto::WatchResponse { item })) => item.ok_or(Unreadable("item"))?,
+            Ok(None) => return Ok(Watched::DaemonStopped),
+            Err(status) => return daemon.ended(status),
+        };
+        let written = match item {
+            WatchItem::Event(event) => {
+                let event = convert::event(event)?;
+                // A daemon that restarted counts from 1 again and ignores a larger sequence.
+                filter.from_sequence = event.sequence + 1;
+                match output {
+                    Output::Text => writeln!(out, "{}", text::event_line(&event)),
+                    Output::Json => json_line(out, &event),
+                }
+            }
+            WatchItem::Lost(proto::Lost { events }) => match output {
+                Output::Text => writeln!(out, "--:--:--  {events} events missed: read too slowly"),
+                Output::Json => json_line(out, &LostJson { kind: "lost", events }),
+            },
+        };
+        if quietly(written.and_then(|()| out.flush()))? == Reader::Left {
+            return Ok(Watched::ReaderLeft);
+        }
+    }
+}
+
+/// Prints the answer's tokens as they come and what it rests on; with JSON, one line at the end.
+pub async fn ask(
+    endpoint: &str,
+    camera: &str,
+    question: &str,
+    max_new_tokens: Option<u32>,
+    output: Output,
+    out: &mut dyn Write,
+) -> Done {
+    let mut daemon = Daemon::reach(endpoint).await?;
+    let request = proto::AskRequest {
+        camera: camera.to_owned(),
+        question: question.to_owned(),
+        max_new_tokens: max_new_tokens.unwrap_or(0),
+    };
+    let reply = daemon.client.ask(request).await;
+    let mut stream = reply.map_err(|status| daemon.failed(status))?.into_inner();
+    loop {
+        let reply = stream.message().await.map_err(|status| daemon.failed(status))?;
+        let Some(reply) = reply else {
+            return Err(daemon.broken("the answer broke off".into()));
+        };
+        match reply.item.ok_or(Unreadable("item"))? {
+            AskItem::Token(token) => {
+                let written = match output {
+                    Output::Text => write!(out, "{}", printable(&token)).and_then(|()| out.flush()),
+                    Output::Json => Ok(()),
+                };
+                // Dropping the stream cancels the question.
+                if quietly(written)? == Reader::Left {
+                    return Ok(());
+                }
+            }
+            AskItem::Finished(words) => {
+                let words = convert::description(words)?;
+                let written = match output {
+                    Output::Text => writeln!(out, "\n[{}]", text::coverage(&words)),
+                    Output::Json => {
+                        json_line(out, &AnswerJson { camera, kind: "answer", words: &words })
+                    }
+                };
+                return quietly(written.and_then(|()| out.flush())).map(drop);
+            }
+        }
+    }
+}
+
+/// Writes the JPEG of a frame to a file; `-` is `out`. Returns when the frame was captured.
+pub async fn frame(
+    endpoint: &str,
+    camera: &str,
+    number: u64,
+    path: &Path,
+    out: &mut dyn Write,
+) -> Result<SystemTime, ClientError> {
+    let mut daemon = Daemon::reach(endpoint).await?;
+    let request = proto::GetFrameRequest { camera: camera.to_owned(), number };
+    let reply = daemon.client.get_frame(request).await;
+    let reply = reply.map_err(|status| daemon.failed(status))?.into_inner();
+    if path == Path::new("-") {
+        quietly(out.write_all(&reply.jpeg).and_then(|()| out.flush()))?;
+    } else {
+        tokio::fs::write(path, &reply.jpeg)
+            .await
+            .map_err(|why| ClientError::Write { to: path.display().to_string(), why })?;
+    }
+    Ok(convert::time(reply.captured_at, "captured_at")?)
+}
+
+struct Daemon {
+    client: LookoutClient<Channel>,
+    address: String,
+}
+
+impl Daemon {
+    /// `endpoint` is `HOST:PORT`, with or without `http://`.
+    async fn reach(endpoint: &str) -> Result<Daemon, ClientError> {
+        let uri = match endpoint.contains("://") {
+            true => endpoint.to_owned(),
+            false => format!("http://{endpoint}"),
+        };
+        let address = endpoint.trim_start_matches("http://").to_owned();
+        let channel = Endpoint::from_shared(uri)
+            .map_err(|_| ClientError::Endpoint(endpoint.to_owned()))?
+            .connect_timeout(CONNECT_TIMEOUT)
+            .http2_keep_alive_interval(Duration::from_secs(10))
+            .keep_alive_timeout(Duration::from_secs(5))
+            .connect()
+            .await
+            .map_err(|error| {
+                let why = innermost(&error);
+                ClientError::Unreachable { address: address.clone(), why }
+            })?;
+        let client = LookoutClient::new(channel).max_decoding_message_size(LARGEST_REPLY);
+        Ok(Daemon { client, address })
+    }
+
+    /// What the daemon said itself, or what became of the connection to it.
+    fn failed(&self, status: Status) -> ClientError {
+        // A status that tonic made of a broken connection has a source; one from the wire has not.
+        if let Some(source) = std::error::Error::source(&status) {
+            return self.broken(innermost(source));
+        }
+        let retry_after = status.metadata().get("retry-after");
+        ClientError::Refused {
+            code: status.code(),
+            message: status.message().to_owned(),
+            retry_after: retry_after.and_then(|value| value.to_str().ok()?.parse().ok()),
+        }
+    }
+
+    /// How a watch ended: a daemon that stops says UNAVAILABLE.
+    fn ended(&self, status: Status) -> Result<Watched, ClientError> {
+        match self.failed(status) {
+            ClientError::Refused { code: Code::Unavailable, .. } => Ok(Watched::DaemonStopped),
+            error => Err(error),
+        }
+    }
+
+    fn broken(&self, why: String) -> ClientError {
+        ClientError::Broken { address: self.address.clone(), why }
+    }
+}
+
+#[derive(PartialEq)]
+enum Reader {
+    There,
+    Left,
+}
+
+fn quietly(written: io::Result<()>) -> Result<Reader, ClientError> {
+    match written {
+        Ok(()) => Ok(Reader::There),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(Reader::Left),
+        Err(why) => Err(ClientError::Write { to: "the output".into(), why }),
+    }
+}
+
+fn json_line(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
+    let mut line = serde_json::to_vec(value)?;
+    line.push(b'\n');
+    out.write_all(&line)
+}
+
+/// Tokens keep their line ends and spaces; what could steer a terminal is left out.
+fn printable(token: &str) -> String {
+    token.chars().filter(|c| !c.is_control() || *c == '\n' || *c == '\t').collect()
+}
+
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}

@@ -1,0 +1,161 @@
+//! Events and cameras as lines for people, and as JSON for machines.
+
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+
+use crate::event::{Body, CameraStatus, Coverage, Description, Event, Gap, GapCause, Phase};
+use crate::service::CameraInfo;
+
+/// The least width of the camera's name, so that texts stand under each other.
+const NAME_WIDTH: usize = 8;
+
+/// One line, without its end.
+pub fn event_line(event: &Event) -> String {
+    let camera = &event.camera;
+    match &event.body {
+        Body::Caption(words) => {
+            let (time, text) = (clock_time(words.window.to), one_line(&words.text));
+            format!("{time}  {camera:NAME_WIDTH$}  {text}   [{}]", coverage(words))
+        }
+        Body::Answer(words) => {
+            let time = clock_time(words.window.to);
+            let (asked, text) = (one_line(&words.prompt), one_line(&words.text));
+            format!("{time}  {camera:NAME_WIDTH$}  {asked} → {text}   [{}]", coverage(words))
+        }
+        Body::Camera(status) => {
+            let (time, state) = (clock_time(status.since), state(status));
+            format!("{time}  {camera:NAME_WIDTH$}  camera {state}")
+        }
+    }
+}
+
+/// What an answer or a caption rests on: frames, time, every gap by name.
+pub fn coverage(words: &Description) -> String {
+    let Coverage { frames_used, frames_wanted, gaps, .. } = &words.coverage;
+    let seconds = words.timing.total_seconds;
+    let mut line = format!("{frames_used}/{frames_wanted} frames, {seconds:.2} s");
+    for Gap { span, cause } in gaps {
+        let cause = match cause {
+            GapCause::CameraDown => "camera down",
+            GapCause::Overload => "overload",
+            GapCause::Evicted => "no longer in the buffer",
+        };
+        let (from, to) = (clock_time(span.from), clock_time(span.to));
+        line += &format!(", gap {from}–{to} ({cause})");
+    }
+    line
+}
+
+/// A table with a head; the lines end with `\n`.
+pub fn camera_table(cameras: &[CameraInfo], now: SystemTime) -> String {
+    let head = ["CAMERA", "STATE", "SINCE", "LAST FRAME", "BUFFER", "RECONNECTS", "SOURCE"];
+    let mut rows = vec![head.map(String::from)];
+    rows.extend(cameras.iter().map(|camera| {
+        let status = &camera.status;
+        let last_frame = match status.last_frame {
+            Some(time) => format!("{} ago", short(now, time)),
+            None => "never".into(),
+        };
+        let bytes = bytesize::ByteSize(camera.buffer_bytes);
+        [
+            camera.name.to_string(),
+            status.phase.name().to_owned(),
+            short(now, status.since),
+            last_frame,
+            format!("{} frames, {bytes}", camera.buffer_frames),
+            status.reconnects.to_string(),
+            camera.source.clone(),
+        ]
+    }));
+    let widths: [usize; 7] =
+        std::array::from_fn(|i| rows.iter().map(|row| row[i].chars().count()).max().unwrap_or(0));
+    let mut table = String::new();
+    for (number, row) in rows.iter().enumerate() {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        table += cells.collect::<Vec<_>>().join("  ").trim_end();
+        table.push('\n');
+        // Below its camera, for a reason may be a long sentence.
+        if let Some(camera) = number.checked_sub(1).and_then(|i| cameras.get(i))
+            && !camera.status.reason.is_empty()
+        {
+            table += &format!("  {}\n", one_line(&camera.status.reason));
+        }
+    }
+    table
+}
+
+/// The JSON of an answer: that of its event but for what only the journal knows.
+#[derive(Serialize)]
+pub struct AnswerJson<'a> {
+    pub camera: &'a str,
+    pub kind: &'static str,
+    #[serde(flatten)]
+    pub words: &'a Description,
+}
+
+#[derive(Serialize)]
+pub struct CameraJson<'a> {
+    name: &'a str,
+    source: &'a str,
+    #[serde(flatten)]
+    status: &'a CameraStatus,
+    buffer_frames: u64,
+    buffer_bytes: u64,
+}
+
+impl<'a> From<&'a CameraInfo> for CameraJson<'a> {
+    fn from(camera: &'a CameraInfo) -> Self {
+        CameraJson {
+            name: &camera.name,
+            source: &camera.source,
+            status: &camera.status,
+            buffer_frames: camera.buffer_frames,
+            buffer_bytes: camera.buffer_bytes,
+        }
+    }
+}
+
+/// The line of JSON that stands where events are missing.
+#[derive(Serialize)]
+pub struct LostJson {
+    pub kind: &'static str,
+    pub events: u64,
+}
+
+/// Hours, minutes and seconds where the reader is.
+fn clock_time(time: SystemTime) -> String {
+    let seconds = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let seconds = libc::time_t::try_from(seconds).unwrap_or(libc::time_t::MAX);
+    // SAFETY: all zeros is a valid `tm` (integers, and a pointer that may be null); localtime_r
+    // reads the one pointer and writes the other, and both outlive the call.
+    let (found, local) = unsafe {
+        let mut local: libc::tm = std::mem::zeroed();
+        (!libc::localtime_r(&seconds, &mut local).is_null(), local)
+    };
+    match found {
+        true => format!("{:02}:{:02}:{:02}", local.tm_hour, local.tm_min, local.tm_sec),
+        false => "--:--:--".into(),
+    }
+}
+
+fn state(status: &CameraStatus) -> String {
+    match (status.phase, status.reason.as_str()) {
+        (Phase::Live, _) if !status.decoder.is_empty() => format!("live ({})", status.decoder),
+        (phase, "") => phase.name().to_owned(),
+        (phase, reason) => format!("{}: {}", phase.name(), one_line(reason)),
+    }
+}
+
+fn short(now: SystemTime, time: SystemTime) -> String {
+    let whole = Duration::from_secs(now.duration_since(time).unwrap_or_default().as_secs());
+    let text = humantime::format_duration(whole).to_string();
+    // Two units tell enough: "2h 5m" of "2h 5m 13s".
+    text.split(' ').take(2).collect::<Vec<_>>().join(" ")
+}
+
+/// Model text and camera reasons may hold line ends and control characters: a terminal gets none.
+pub fn one_line(text: &str) -> String {
+    let words = text.split(|c: char| c.is_whitespace() || c.is_control());
+    words.filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,127 @@
+//! The daemon's values as protobuf. The way back, for clients, is `client/convert.rs`; a test
+//! there holds the two together.
+
+use std::time::SystemTime;
+
+use crate::event::{
+    Body, CameraStatus, Coverage, Description, Event, Finish, FrameRef, Gap, GapCause, Kind, Phase,
+    Timing, Usage,
+};
+use crate::frame::{Clock, Span};
+use crate::proto;
+use crate::service::CameraInfo;
+
+pub fn event(event: &Event) -> proto::Event {
+    proto::Event {
+        sequence: event.sequence,
+        published_at: time(event.published_at),
+        camera: event.camera.to_string(),
+        body: Some(match &event.body {
+            Body::Caption(words) => proto::event::Body::Caption(description(words)),
+            Body::Answer(words) => proto::event::Body::Answer(description(words)),
+            Body::Camera(status) => proto::event::Body::Status(camera_status(status)),
+        }),
+    }
+}
+
+pub fn description(from: &Description) -> proto::Description {
+    proto::Description {
+        id: from.id.clone(),
+        prompt: from.prompt.clone(),
+        text: from.text.clone(),
+        window: Some(span(from.window)),
+        coverage: Some(coverage(&from.coverage)),
+        frames: from.frames.iter().map(frame_ref).collect(),
+        model: from.model.clone(),
+        device: from.device.clone(),
+        finish: match from.finish {
+            Finish::Stop => proto::Finish::Stop,
+            Finish::Length => proto::Finish::Length,
+        }
+        .into(),
+        usage: Some(usage(from.usage)),
+        timing: Some(timing(from.timing)),
+    }
+}
+
+pub fn camera(from: &CameraInfo) -> proto::Camera {
+    proto::Camera {
+        name: from.name.to_string(),
+        source: from.source.clone(),
+        status: Some(camera_status(&from.status)),
+        buffer_frames: from.buffer_frames,
+        buffer_bytes: from.buffer_bytes,
+    }
+}
+
+pub fn kind(kind: Kind) -> proto::Kind {
+    match kind {
+        Kind::Caption => proto::Kind::Caption,
+        Kind::Answer => proto::Kind::Answer,
+        Kind::Camera => proto::Kind::Camera,
+    }
+}
+
+pub fn time(time: SystemTime) -> Option<prost_types::Timestamp> {
+    Some(time.into())
+}
+
+fn span(from: Span) -> proto::Span {
+    proto::Span { from: time(from.from), to: time(from.to) }
+}
+
+fn coverage(from: &Coverage) -> proto::Coverage {
+    proto::Coverage {
+        frames_wanted: from.frames_wanted,
+        frames_used: from.frames_used,
+        covered: from.covered.map(span),
+        gaps: from.gaps.iter().map(gap).collect(),
+        clock: match from.clock {
+            Clock::Camera => proto::Clock::Camera,
+            Clock::Host => proto::Clock::Host,
+        }
+        .into(),
+    }
+}
+
+fn gap(from: &Gap) -> proto::Gap {
+    let cause = match from.cause {
+        GapCause::CameraDown => proto::GapCause::CameraDown,
+        GapCause::Overload => proto::GapCause::Overload,
+        GapCause::Evicted => proto::GapCause::Evicted,
+    };
+    proto::Gap { from: time(from.span.from), to: time(from.span.to), cause: cause.into() }
+}
+
+fn frame_ref(from: &FrameRef) -> proto::FrameRef {
+    proto::FrameRef { number: from.number, captured_at: time(from.captured_at), slow: from.slow }
+}
+
+fn usage(from: Usage) -> proto::Usage {
+    let Usage { video_tokens, text_tokens, new_tokens } = from;
+    proto::Usage { video_tokens, text_tokens, new_tokens }
+}
+
+fn timing(from: Timing) -> proto::Timing {
+    let Timing { wait_seconds, encode_seconds, prefill_seconds, decode_seconds, total_seconds } =
+        from;
+    proto::Timing { wait_seconds, encode_seconds, prefill_seconds, decode_seconds, total_seconds }
+}
+
+fn camera_status(from: &CameraStatus) -> proto::CameraStatus {
+    let phase = match from.phase {
+        Phase::Connecting => proto::Phase::Connecting,
+        Phase::Live => proto::Phase::Live,
+        Phase::Stalled => proto::Phase::Stalled,
+        Phase::Lost => proto::Phase::Lost,
+        Phase::Refused => proto::Phase::Refused,
+    };
+    proto::CameraStatus {
+        phase: phase.into(),
+        since: time(from.since),
+        reason: from.reason.clone(),
+        last_frame: from.last_frame.and_then(time),
+        reconnects: from.reconnects,
+        decoder: from.decoder.clone(),
+    }
+}

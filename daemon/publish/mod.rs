@@ -1,0 +1,79 @@
+//! How the world hears of events: gRPC, MQTT and HTTP.
+//!
+//! Each wire knows the daemon only as a [`Service`](crate::service::Service), reads the journal by
+//! a cursor of its own and at its own pace, and so can delay neither the others nor the cameras.
+//! What a refusal is called stands here, once for all wires.
+
+pub mod grpc;
+pub mod http;
+pub mod mqtt;
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+
+use crate::service::AskError;
+
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    #[error("{0} is in use by another program; stop it, or choose another address in the config")]
+    AddressInUse(SocketAddr),
+    #[error("cannot listen on {addr}: {why}")]
+    Bind { addr: SocketAddr, why: std::io::Error },
+    #[error("serving {wire} ended: {why}")]
+    Serve { wire: &'static str, why: String },
+}
+
+/// Takes an address before anything slow begins, so that an occupied one is said at once.
+pub async fn bind(addr: SocketAddr) -> Result<TcpListener, PublishError> {
+    TcpListener::bind(addr).await.map_err(|why| match why.kind() {
+        ErrorKind::AddrInUse => PublishError::AddressInUse(addr),
+        _ => PublishError::Bind { addr, why },
+    })
+}
+
+/// Why a question got no answer: gRPC's word for it, which MQTT uses too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Code {
+    NotFound,
+    OutOfRange,
+    ResourceExhausted,
+    InvalidArgument,
+    Unavailable,
+    Internal,
+}
+
+impl Code {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Code::NotFound => "NOT_FOUND",
+            Code::OutOfRange => "OUT_OF_RANGE",
+            Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+            Code::InvalidArgument => "INVALID_ARGUMENT",
+            Code::Unavailable => "UNAVAILABLE",
+            Code::Internal => "INTERNAL",
+        }
+    }
+}
+
+impl From<&AskError> for Code {
+    fn from(error: &AskError) -> Code {
+        match error {
+            AskError::NoSuchCamera(_) => Code::NotFound,
+            AskError::NoFootage { .. } => Code::OutOfRange,
+            AskError::QueueFull { .. } => Code::ResourceExhausted,
+            AskError::BadQuestion(_) => Code::InvalidArgument,
+            AskError::Stopping => Code::Unavailable,
+            AskError::Model(_) => Code::Internal,
+        }
+    }
+}
+
+/// Whole seconds, at least one: what a refused questioner is told to wait.
+pub(crate) fn retry_after_seconds(error: &AskError) -> Option<u64> {
+    let AskError::QueueFull { retry_after, .. } = error else { return None };
+    let rounded_up = retry_after.saturating_add(Duration::from_nanos(999_999_999)).as_secs();
+    Some(rounded_up.max(1))
+}

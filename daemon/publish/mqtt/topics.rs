@@ -1,0 +1,182 @@
+//! Which messages an event becomes, and under which topics.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::outbox::Message;
+use crate::config::Mqtt;
+use crate::event::{Body, Event, Phase};
+
+/// Home Assistant refuses a longer state.
+const STATE_CHARACTERS: usize = 255;
+
+pub const ONLINE: &str = "online";
+pub const OFFLINE: &str = "offline";
+
+pub struct Topics {
+    prefix: String,
+    discovery: Option<String>,
+    client_id: String,
+}
+
+impl Topics {
+    pub fn new(config: &Mqtt) -> Topics {
+        Topics {
+            prefix: config.prefix.clone(),
+            discovery: config.discovery.clone(),
+            client_id: config.client_id.clone(),
+        }
+    }
+
+    /// Whether the daemon is there; its last will says `offline`.
+    pub fn available(&self) -> String {
+        format!("{}/available", self.prefix)
+    }
+
+    pub fn camera(&self, camera: &str, what: &str) -> String {
+        format!("{}/{camera}/{what}", self.prefix)
+    }
+
+    /// Of any camera, so that a question about an unknown one is told so.
+    pub fn questions(&self) -> String {
+        format!("{}/+/ask", self.prefix)
+    }
+
+    /// The camera that a question's topic names.
+    pub fn asked<'a>(&self, topic: &'a str) -> Option<&'a str> {
+        topic.strip_prefix(&self.prefix)?.strip_prefix('/')?.strip_suffix("/ask")
+    }
+
+    /// Where Home Assistant says that it has started.
+    pub fn discovery_status(&self) -> Option<String> {
+        Some(format!("{}/status", self.discovery.as_ref()?))
+    }
+
+    /// The messages of an event, in the order they are sent.
+    pub fn messages(&self, event: &Event) -> Vec<Message> {
+        let json = event_json(event);
+        let message = |what, payload, retain| Message {
+            topic: self.camera(&event.camera, what),
+            payload,
+            retain,
+        };
+        match &event.body {
+            // Attributes before the state: whoever acts on a new state finds its attributes there.
+            Body::Caption(words) => vec![
+                message("caption", json.clone(), false),
+                message("attributes", json, true),
+                message("state", state(&words.text).into_bytes(), true),
+            ],
+            Body::Answer(_) => vec![message("answer", json, false)],
+            Body::Camera(status) => {
+                vec![
+                    message("status", json, true),
+                    self.camera_available(&event.camera, status.phase),
+                ]
+            }
+        }
+    }
+
+    pub fn camera_available(&self, camera: &str, phase: Phase) -> Message {
+        let payload = if phase == Phase::Live { ONLINE } else { OFFLINE };
+        Message { topic: self.camera(camera, "available"), payload: payload.into(), retain: true }
+    }
+
+    pub fn daemon_available(&self, payload: &str) -> Message {
+        Message { topic: self.available(), payload: payload.into(), retain: true }
+    }
+
+    /// What tells Home Assistant of one device with two entities a camera.
+    pub fn discovery(&self, cameras: &[Arc<str>]) -> Option<Message> {
+        let discovery = self.discovery.as_ref()?;
+        let id = identifier(&self.client_id);
+        let components: serde_json::Map<String, Value> = cameras
+            .iter()
+            .flat_map(|camera| {
+                let caption = json!({
+                    "p": "sensor",
+                    "unique_id": format!("{id}_{camera}_caption"),
+                    "name": format!("{camera} caption"),
+                    "icon": "mdi:message-video",
+                    "state_topic": self.camera(camera, "state"),
+                    "json_attributes_topic": self.camera(camera, "attributes"),
+                });
+                let connection = json!({
+                    "p": "binary_sensor",
+                    "unique_id": format!("{id}_{camera}_connection"),
+                    "name": format!("{camera} connection"),
+                    "device_class": "connectivity",
+                    "entity_category": "diagnostic",
+                    "state_topic": self.camera(camera, "available"),
+                    "payload_on": ONLINE,
+                    "payload_off": OFFLINE,
+                });
+                [
+                    (format!("{camera}_caption"), caption),
+                    (format!("{camera}_connection"), connection),
+                ]
+            })
+            .collect();
+        let version = env!("CARGO_PKG_VERSION");
+        let config = json!({
+            "dev": { "ids": [id], "name": self.client_id, "mf": "lookout", "sw": version },
+            "o": { "name": "lookout", "sw": version },
+            "availability": [{ "topic": self.available() }],
+            "qos": 1,
+            "cmps": components,
+        });
+        Some(Message {
+            topic: format!("{discovery}/device/{id}/config"),
+            payload: config.to_string().into_bytes(),
+            retain: true,
+        })
+    }
+}
+
+pub fn event_json(event: &Event) -> Vec<u8> {
+    // Events hold strings, numbers and times after 1970 only: nothing that JSON cannot say.
+    serde_json::to_vec(event).unwrap_or_else(|e| {
+        tracing::error!(sequence = event.sequence, "an event has no JSON: {e}");
+        format!(r#"{{"sequence":{}}}"#, event.sequence).into_bytes()
+    })
+}
+
+/// The text, cut to what a state may hold.
+fn state(text: &str) -> String {
+    if text.chars().count() <= STATE_CHARACTERS {
+        return text.to_owned();
+    }
+    text.chars().take(STATE_CHARACTERS - 1).chain(['…']).collect()
+}
+
+/// As Home Assistant allows them in topics: letters, digits, `_`, `-`.
+fn identifier(text: &str) -> String {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    text.chars().map(|c| if allowed(c) { c } else { '_' }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_state_is_cut_between_characters() {
+        assert_eq!(state("short"), "short");
+        let fits = "ü".repeat(255);
+        assert_eq!(state(&fits), fits);
+        let cut = state(&"ü".repeat(256));
+        assert_eq!(cut.chars().count(), 255);
+        assert!(cut.ends_with("ü…"));
+    }
+
+    #[test]
+    fn a_question_names_its_camera() {
+        let topics =
+            Topics { prefix: "lookout".into(), discovery: None, client_id: "my box".into() };
+        assert_eq!(topics.asked("lookout/gate/ask"), Some("gate"));
+        assert_eq!(topics.asked("lookout/gate/answer"), None);
+        assert_eq!(topics.asked("lookouts/gate/ask"), None);
+        assert_eq!(identifier(&topics.client_id), "my_box");
+    }
+}

@@ -1,0 +1,283 @@
+//! The names of everything that is measured, and where the log goes.
+//!
+//! Metric names live here and nowhere else: other modules call the functions below. Base units
+//! (seconds, bytes), label `camera`. Before [`install`] the functions do nothing, so that tests
+//! and tools need no recorder.
+
+use std::time::Duration;
+
+use metrics::{Unit, counter, gauge, histogram};
+pub use metrics_exporter_prometheus::PrometheusHandle;
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder};
+use tracing_subscriber::EnvFilter;
+
+const FRAMES: Metric = counter_of("lookout_frames_total", "Frames taken from a camera");
+const FRAMES_DROPPED: Metric =
+    counter_of("lookout_frames_dropped_total", "Frames dropped, by the place that was full");
+const CAMERA_LIVE: Metric =
+    gauge_of("lookout_camera_live", Unit::Count, "1 while frames come from a camera, else 0");
+const CAMERA_RECONNECTS: Metric =
+    counter_of("lookout_camera_reconnects_total", "Times a camera was lost and sought again");
+const CAPTIONS: Metric = counter_of("lookout_captions_total", "Captions published");
+const CAPTIONS_REPLACED: Metric = counter_of(
+    "lookout_captions_replaced_total",
+    "Captions that waited so long that a newer window took their place",
+);
+const ANSWERS: Metric = counter_of("lookout_answers_total", "Questions answered");
+const QUESTIONS_REFUSED: Metric =
+    counter_of("lookout_questions_refused_total", "Questions refused, by reason");
+const STAGE_SECONDS: Metric = Metric {
+    name: "lookout_stage_seconds",
+    kind: Shape::Histogram,
+    unit: Unit::Seconds,
+    about: "Where the time of a caption or an answer goes; publish is split by wire",
+};
+const TOKENS: Metric = counter_of("lookout_tokens_total", "Tokens of the model, in and out");
+const BUFFER_BYTES: Metric =
+    gauge_of("lookout_buffer_bytes", Unit::Bytes, "What a camera's rolling buffer holds");
+const BUFFER_FRAMES: Metric =
+    gauge_of("lookout_buffer_frames", Unit::Count, "Frames that a camera's rolling buffer holds");
+const QUEUE_LENGTH: Metric =
+    gauge_of("lookout_queue_length", Unit::Count, "Captions and questions that wait for the model");
+const MQTT_CONNECTED: Metric =
+    gauge_of("lookout_mqtt_connected", Unit::Count, "1 while the broker is connected, else 0");
+const MQTT_LOST: Metric = counter_of(
+    "lookout_mqtt_lost_total",
+    "Events that left the journal before the broker took them: it was away too long",
+);
+const MODEL_INFO: Metric =
+    gauge_of("lookout_model_info", Unit::Count, "Always 1; its labels name model and device");
+
+const ALL: [Metric; 16] = [
+    FRAMES,
+    FRAMES_DROPPED,
+    CAMERA_LIVE,
+    CAMERA_RECONNECTS,
+    CAPTIONS,
+    CAPTIONS_REPLACED,
+    ANSWERS,
+    QUESTIONS_REFUSED,
+    STAGE_SECONDS,
+    TOKENS,
+    BUFFER_BYTES,
+    BUFFER_FRAMES,
+    QUEUE_LENGTH,
+    MQTT_CONNECTED,
+    MQTT_LOST,
+    MODEL_INFO,
+];
+
+/// From a publish of a few milliseconds to a caption on a small CPU.
+const SECONDS: [f64; 15] =
+    [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0];
+
+/// Installs the process's recorder; an error if there is one already.
+pub fn install() -> Result<PrometheusHandle, BuildError> {
+    let handle = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)?
+        .install_recorder()?;
+    for metric in ALL {
+        metric.describe();
+    }
+    Ok(handle)
+}
+
+/// The log goes to stderr; `RUST_LOG` wins over `level`, the value of `--log`.
+///
+/// The error names what is wrong with the level.
+pub fn init_log(level: Option<&str>) -> Result<(), String> {
+    let wanted = std::env::var(EnvFilter::DEFAULT_ENV).ok().filter(|text| !text.is_empty());
+    let wanted = wanted.as_deref().or(level).unwrap_or("info");
+    let filter = EnvFilter::try_new(wanted).map_err(|e| {
+        format!("log level {wanted:?}: {e}; one of error, warn, info, debug, trace")
+    })?;
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(filter)
+        .try_init()
+        .map_err(|e| format!("the log is set up already: {e}"))
+}
+
+/// Which part of a description's way took the time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    Decode,
+    Encode,
+    Wait,
+    Prefill,
+    DecodeTokens,
+}
+
+impl Stage {
+    fn name(self) -> &'static str {
+        match self {
+            Stage::Decode => "decode",
+            Stage::Encode => "encode",
+            Stage::Wait => "wait",
+            Stage::Prefill => "prefill",
+            Stage::DecodeTokens => "decode_tokens",
+        }
+    }
+}
+
+/// A wire that events leave by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wire {
+    Grpc,
+    Mqtt,
+}
+
+/// Where a frame was dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DropReason {
+    /// Between camera and vision: encoding is behind.
+    Inbox,
+    /// The rolling buffer could not hold it.
+    Buffer,
+    /// The frame was unusable: no time, or not a picture.
+    Corrupt,
+}
+
+pub fn frame(camera: &str) {
+    counter!(FRAMES.name, "camera" => camera.to_owned()).increment(1);
+}
+
+pub fn frames_dropped(camera: &str, reason: DropReason, frames: u64) {
+    let reason = match reason {
+        DropReason::Inbox => "inbox",
+        DropReason::Buffer => "buffer",
+        DropReason::Corrupt => "corrupt",
+    };
+    counter!(FRAMES_DROPPED.name, "camera" => camera.to_owned(), "reason" => reason)
+        .increment(frames);
+}
+
+pub fn camera_live(camera: &str, live: bool) {
+    gauge!(CAMERA_LIVE.name, "camera" => camera.to_owned()).set(one_if(live));
+}
+
+pub fn camera_reconnect(camera: &str) {
+    counter!(CAMERA_RECONNECTS.name, "camera" => camera.to_owned()).increment(1);
+}
+
+pub fn caption(camera: &str) {
+    counter!(CAPTIONS.name, "camera" => camera.to_owned()).increment(1);
+}
+
+pub fn caption_replaced(camera: &str) {
+    counter!(CAPTIONS_REPLACED.name, "camera" => camera.to_owned()).increment(1);
+}
+
+pub fn answer(camera: &str) {
+    counter!(ANSWERS.name, "camera" => camera.to_owned()).increment(1);
+}
+
+/// Without the label `camera`: a refused question may name any camera it likes.
+pub fn question_refused(error: &crate::service::AskError) {
+    use crate::service::AskError;
+    let reason = match error {
+        AskError::NoSuchCamera(_) => "no_such_camera",
+        AskError::NoFootage { .. } => "no_footage",
+        AskError::QueueFull { .. } => "queue_full",
+        AskError::BadQuestion(_) => "bad_question",
+        AskError::Stopping => "stopping",
+        AskError::Model(_) => "model",
+    };
+    counter!(QUESTIONS_REFUSED.name, "reason" => reason).increment(1);
+}
+
+pub fn stage(camera: &str, stage: Stage, took: Duration) {
+    histogram!(STAGE_SECONDS.name, "camera" => camera.to_owned(), "stage" => stage.name())
+        .record(took.as_secs_f64());
+}
+
+/// From the event's entry in the journal until the wire had taken it (for MQTT: its PubAck).
+pub fn published(camera: &str, wire: Wire, took: Duration) {
+    let wire = match wire {
+        Wire::Grpc => "grpc",
+        Wire::Mqtt => "mqtt",
+    };
+    let camera = camera.to_owned();
+    histogram!(STAGE_SECONDS.name, "camera" => camera, "stage" => "publish", "wire" => wire)
+        .record(took.as_secs_f64());
+}
+
+pub fn tokens(camera: &str, tokens_in: u64, tokens_out: u64) {
+    counter!(TOKENS.name, "camera" => camera.to_owned(), "direction" => "in").increment(tokens_in);
+    counter!(TOKENS.name, "camera" => camera.to_owned(), "direction" => "out")
+        .increment(tokens_out);
+}
+
+pub fn buffer(camera: &str, bytes: u64, frames: u64) {
+    gauge!(BUFFER_BYTES.name, "camera" => camera.to_owned()).set(bytes as f64);
+    gauge!(BUFFER_FRAMES.name, "camera" => camera.to_owned()).set(frames as f64);
+}
+
+pub fn queue_length(waiting: usize) {
+    gauge!(QUEUE_LENGTH.name).set(waiting as f64);
+}
+
+pub fn mqtt_connected(connected: bool) {
+    gauge!(MQTT_CONNECTED.name).set(one_if(connected));
+}
+
+pub fn mqtt_lost(events: u64) {
+    counter!(MQTT_LOST.name).increment(events);
+}
+
+pub fn model(model: &str, device: &str) {
+    gauge!(MODEL_INFO.name, "model" => model.to_owned(), "device" => device.to_owned()).set(1.0);
+}
+
+fn one_if(yes: bool) -> f64 {
+    if yes { 1.0 } else { 0.0 }
+}
+
+struct Metric {
+    name: &'static str,
+    kind: Shape,
+    unit: Unit,
+    about: &'static str,
+}
+
+#[derive(Clone, Copy)]
+enum Shape {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+impl Metric {
+    fn describe(self) {
+        match self.kind {
+            Shape::Counter => metrics::describe_counter!(self.name, self.unit, self.about),
+            Shape::Gauge => metrics::describe_gauge!(self.name, self.unit, self.about),
+            Shape::Histogram => metrics::describe_histogram!(self.name, self.unit, self.about),
+        }
+    }
+}
+
+const fn counter_of(name: &'static str, about: &'static str) -> Metric {
+    Metric { name, kind: Shape::Counter, unit: Unit::Count, about }
+}
+
+const fn gauge_of(name: &'static str, unit: Unit, about: &'static str) -> Metric {
+    Metric { name, kind: Shape::Gauge, unit, about }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_say_their_unit() {
+        for metric in ALL {
+            assert!(metric.name.starts_with("lookout_"), "{}", metric.name);
+            let counted = matches!(metric.kind, Shape::Counter);
+            assert_eq!(metric.name.ends_with("_total"), counted, "{}", metric.name);
+            assert_eq!(metric.name.ends_with("_seconds"), metric.unit == Unit::Seconds);
+            assert_eq!(metric.name.ends_with("_bytes"), metric.unit == Unit::Bytes);
+            assert!(!metric.about.is_empty());
+        }
+    }
+}

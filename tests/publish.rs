@@ -1,0 +1,972 @@
+//! The publishing wires as the world meets them: a real mosquitto, a real gRPC client, and a
+//! daemon that is a journal and a few answers.
+
+use std::io::{self, ErrorKind, Write};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use lookout::client::{self, ClientError, Filter, OnEnd, Output};
+use lookout::config::{Mqtt, MqttTls};
+use lookout::event::*;
+use lookout::frame::{Clock, Span};
+use lookout::journal::Journal;
+use lookout::proto;
+use lookout::proto::lookout_client::LookoutClient;
+use lookout::publish::{self, PublishError, grpc, http, mqtt};
+use lookout::service::*;
+use rumqttc::{AsyncClient, MqttOptions, Packet, QoS};
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tonic::Code;
+use tonic::transport::Channel;
+
+const SOON: Duration = Duration::from_secs(20);
+
+// --- gRPC ---------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn an_event_is_the_same_on_both_wires() {
+    let broker = Broker::start();
+    let daemon = Daemon::start(100).await;
+    let mut heard = Subscriber::connect(broker.port, "lookout/#").await;
+    let publisher = Publisher::start(&daemon, mqtt_config(broker.port));
+    heard.until("lookout/available", "online").await;
+
+    let caption = daemon.caption("A red car drives from left to right.");
+    let answer = daemon.service.journal.append("gate".into(), Body::Answer(words("q", "Yes.")));
+    let status = daemon.service.journal.append("gate".into(), Body::Camera(status(Phase::Lost)));
+
+    let mut out = Lines::until(3);
+    let filter = Filter { from_sequence: 1, ..Filter::default() };
+    let watching = client::watch(&daemon.grpc, filter, Output::Json, OnEnd::Return, &mut out);
+    timeout(SOON, watching).await.unwrap().unwrap();
+    let mqtt = [
+        heard.next_on("lookout/gate/caption").await,
+        heard.next_on("lookout/gate/answer").await,
+        heard.next_on("lookout/gate/status").await,
+    ];
+    for ((event, line), message) in
+        [caption, answer, status].iter().zip(out.lines()).zip(mqtt.map(|m| m.payload))
+    {
+        assert_eq!(line, serde_json::to_string(&**event).unwrap());
+        assert_eq!(line, message);
+    }
+    publisher.stop().await;
+}
+
+#[tokio::test]
+async fn a_slow_reader_is_told_its_loss_and_delays_nobody() {
+    const EVENTS: u64 = 1000;
+    let daemon = Daemon::start(50).await;
+    let from_first = proto::WatchRequest { from_sequence: 1, ..Default::default() };
+    let mut slow = daemon.client().await.watch(from_first.clone()).await.unwrap().into_inner();
+    let mut quick = daemon.client().await.watch(from_first).await.unwrap().into_inner();
+    let text = "long ".repeat(4000);
+    for batch in 0..EVENTS / 10 {
+        for _ in 0..10 {
+            daemon.caption(&text);
+        }
+        for n in 1..=10 {
+            let item = timeout(SOON, quick.message()).await.unwrap().unwrap().unwrap().item;
+            let Some(proto::watch_response::Item::Event(event)) = item else { panic!("{item:?}") };
+            assert_eq!(event.sequence, batch * 10 + n);
+        }
+    }
+    let (mut lost, mut sequence) = (0, 0);
+    while sequence < EVENTS {
+        match timeout(SOON, slow.message()).await.unwrap().unwrap().unwrap().item.unwrap() {
+            proto::watch_response::Item::Event(event) => {
+                sequence += 1;
+                assert_eq!(event.sequence, sequence, "a loss that nobody told");
+            }
+            proto::watch_response::Item::Lost(n) => {
+                lost += n.events;
+                sequence += n.events;
+            }
+        }
+    }
+    assert!(lost > EVENTS / 2, "only {lost} lost: something buffers without bound");
+}
+
+#[tokio::test]
+async fn refused_questions_have_their_status() {
+    let daemon = Daemon::start(10).await;
+    let window = Duration::from_secs(5);
+    let cases = [
+        (AskError::NoSuchCamera("x".into()), Code::NotFound),
+        (AskError::NoFootage { camera: "x".into(), window, why: "down".into() }, Code::OutOfRange),
+        (
+            AskError::QueueFull { waiting: 4, retry_after: Duration::from_millis(2500) },
+            Code::ResourceExhausted,
+        ),
+        (AskError::BadQuestion("empty".into()), Code::InvalidArgument),
+        (AskError::Stopping, Code::Unavailable),
+        (AskError::Model("nan".into()), Code::Internal),
+    ];
+    for (error, code) in cases {
+        let refused = error.clone();
+        daemon.service.answers_with(move |_| Err(refused.clone()));
+        let status = daemon.ask("gate").await.unwrap_err();
+        assert_eq!(status.code(), code);
+        assert_eq!(status.message(), error.to_string());
+        let retry_after = status.metadata().get("retry-after").map(|v| v.to_str().unwrap());
+        assert_eq!(retry_after, (code == Code::ResourceExhausted).then_some("3"));
+
+        // The same when it fails under way.
+        daemon.service.answers_with(move |_| {
+            let (to, answer) = mpsc::channel(4);
+            to.try_send(AnswerItem::Token("Th".into())).unwrap();
+            to.try_send(AnswerItem::Failed(error.clone())).unwrap();
+            Ok(answer)
+        });
+        let mut stream = daemon.ask("gate").await.unwrap();
+        assert!(stream.message().await.is_ok());
+        assert_eq!(stream.message().await.unwrap_err().code(), code);
+    }
+    let unknown = proto::WatchRequest { cameras: vec!["gaet".into()], ..Default::default() };
+    assert_eq!(daemon.client().await.watch(unknown).await.unwrap_err().code(), Code::NotFound);
+    let frame = proto::GetFrameRequest { camera: "gate".into(), number: 9 };
+    assert_eq!(daemon.client().await.get_frame(frame).await.unwrap_err().code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_cancels_its_question() {
+    let daemon = Daemon::start(10).await;
+    let (tell, mut told) = mpsc::channel(1);
+    daemon.service.answers_with(move |_| {
+        let (to, answer) = mpsc::channel(4);
+        to.try_send(AnswerItem::Token("The".into())).unwrap();
+        tell.try_send(to).unwrap();
+        Ok(answer)
+    });
+    let mut stream = daemon.ask("gate").await.unwrap();
+    assert!(stream.message().await.unwrap().is_some());
+    let to = told.recv().await.unwrap();
+    assert!(!to.is_closed());
+    drop(stream);
+    timeout(SOON, to.closed()).await.expect("the answer's receiver is still held");
+}
+
+#[tokio::test]
+async fn health_and_reflection_answer() {
+    use tonic_health::pb::HealthCheckRequest;
+    use tonic_health::pb::health_check_response::ServingStatus;
+    use tonic_health::pb::health_client::HealthClient;
+    use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+    use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+    use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+    use tonic_reflection::pb::v1::{ServerReflectionRequest, ServerReflectionResponse};
+
+    let daemon = Daemon::start(10).await;
+    let mut health = HealthClient::new(daemon.channel().await);
+    let request = HealthCheckRequest { service: "lookout.v1.Lookout".into() };
+    let mut statuses = health.watch(request).await.unwrap().into_inner();
+    let first = timeout(SOON, statuses.message()).await.unwrap().unwrap().unwrap();
+    assert_eq!(first.status(), ServingStatus::Serving);
+    daemon.service.ready.store(false, Ordering::Relaxed);
+    let then = timeout(SOON, statuses.message()).await.unwrap().unwrap().unwrap();
+    assert_eq!(then.status(), ServingStatus::NotServing);
+
+    let mut reflection = ServerReflectionClient::new(daemon.channel().await);
+    let list = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let replies = reflection.server_reflection_info(tokio_stream::once(list)).await.unwrap();
+    let ServerReflectionResponse { message_response, .. } =
+        replies.into_inner().message().await.unwrap().unwrap();
+    let Some(MessageResponse::ListServicesResponse(list)) = message_response else { panic!() };
+    assert!(list.service.iter().any(|s| s.name == "lookout.v1.Lookout"), "{list:?}");
+}
+
+#[tokio::test]
+async fn streams_end_when_the_daemon_stops() {
+    let mut daemon = Daemon::start(10).await;
+    let mut watch = daemon.client().await.watch(proto::WatchRequest::default()).await.unwrap();
+    daemon.stop.cancel();
+    let end = timeout(SOON, watch.get_mut().message()).await.unwrap();
+    assert_eq!(end.unwrap_err().code(), Code::Unavailable);
+    timeout(SOON, daemon.serving.take().unwrap()).await.unwrap().unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn an_occupied_address_is_one_sentence() {
+    let first = publish::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let addr = first.local_addr().unwrap();
+    let error = publish::bind(addr).await.unwrap_err();
+    assert!(matches!(error, PublishError::AddressInUse(_)));
+    let wanted = format!(
+        "{addr} is in use by another program; stop it, or choose another address in the config"
+    );
+    assert_eq!(error.to_string(), wanted);
+}
+
+// --- the client ---------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn the_client_prints_for_people() {
+    let daemon = Daemon::start(10).await;
+    let mut out = Vec::new();
+    client::cameras(&daemon.grpc, Output::Text, &mut out).await.unwrap();
+    let table = String::from_utf8(out).unwrap();
+    assert!(table.contains("gate    live"), "{table}");
+    assert!(table.contains("rtsp://camera.example/1"), "{table}");
+
+    daemon.caption("A red car\ndrives.");
+    let mut out = Lines::until(1);
+    let filter = Filter { from_sequence: 1, ..Filter::default() };
+    client::watch(&daemon.grpc, filter, Output::Text, OnEnd::Return, &mut out).await.unwrap();
+    let line = out.lines().next().unwrap().to_owned();
+    assert!(line.contains("  gate      A red car drives.   [2/4 frames, 0.21 s, gap "), "{line}");
+    assert!(line.ends_with(" (camera down)]"), "{line}");
+
+    daemon.service.answers_with(|question| {
+        let (to, answer) = mpsc::channel(4);
+        to.try_send(AnswerItem::Token("Ye".into())).unwrap();
+        to.try_send(AnswerItem::Token("s.".into())).unwrap();
+        to.try_send(AnswerItem::Finished(Box::new(words(&question.id, "Yes.")))).unwrap();
+        Ok(answer)
+    });
+    let mut out = Vec::new();
+    client::ask(&daemon.grpc, "gate", "Open?", None, Output::Text, &mut out).await.unwrap();
+    let text = String::from_utf8(out).unwrap();
+    assert!(text.starts_with("Yes.\n[2/4 frames"), "{text}");
+
+    let mut out = Vec::new();
+    client::ask(&daemon.grpc, "gate", "Open?", None, Output::Json, &mut out).await.unwrap();
+    let json: Value = serde_json::from_slice(&out).unwrap();
+    assert_eq!((&json["kind"], &json["camera"]), (&"answer".into(), &"gate".into()));
+    assert!(json["id"].as_str().unwrap().starts_with("grpc-"));
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("frame.jpg");
+    let mut out = Vec::new();
+    client::frame(&daemon.grpc, "gate", 7, &path, &mut out).await.unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), b"a jpeg");
+}
+
+#[tokio::test]
+async fn a_daemon_that_is_not_there_is_said() {
+    let address = format!("127.0.0.1:{}", free_port());
+    let error = client::cameras(&address, Output::Text, &mut Vec::new()).await.unwrap_err();
+    assert!(matches!(error, ClientError::Unreachable { .. }));
+    let text = error.to_string();
+    assert!(text.contains(&address) && text.contains("is `lookout run` going?"), "{text}");
+}
+
+#[tokio::test]
+async fn a_watch_finds_the_daemon_again() {
+    let mut daemon = Daemon::start(10).await;
+    daemon.caption("before");
+    let mut out = Lines::until(2);
+    let filter = Filter { from_sequence: 1, ..Filter::default() };
+    let endpoint = daemon.grpc.clone();
+    let watching = client::watch(&endpoint, filter, Output::Json, OnEnd::Reconnect, &mut out);
+    let restart = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        daemon.stop.cancel();
+        daemon.serving.take().unwrap().await.unwrap().unwrap();
+        daemon.caption("between");
+        daemon.serve_again().await;
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        watched = timeout(SOON, watching) => watched.unwrap().unwrap(),
+        () = restart => {}
+    }
+    let texts: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((&texts[0]["text"], &texts[1]["text"]), (&"before".into(), &"between".into()));
+}
+
+// --- MQTT ---------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn a_broker_that_dies_loses_nothing() {
+    let mut broker = Broker::start();
+    let gate = Gate::open_to(broker.port).await;
+    let daemon = Daemon::start(1000).await;
+    let mut heard = Subscriber::connect(broker.port, "lookout/gate/caption").await;
+    let publisher = Publisher::start(&daemon, mqtt_config(gate.port));
+
+    let mut sequences = Vec::new();
+    for n in 0..10 {
+        daemon.caption(&format!("calm {n}"));
+    }
+    heard.sequences_to(10, &mut sequences).await;
+
+    // It hangs with messages on the way, then dies; the clock goes on.
+    broker.hang();
+    for n in 0..40 {
+        daemon.caption(&format!("hanging {n}"));
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    gate.shut(true);
+    broker.kill();
+    for n in 0..40 {
+        daemon.caption(&format!("away {n}"));
+    }
+    broker.start_again();
+    heard.back().await;
+    gate.shut(false);
+    heard.sequences_to(90, &mut sequences).await;
+
+    // Every event, and in order but for what is said again from the oldest unacknowledged on.
+    let mut unique = sequences.clone();
+    unique.sort_unstable();
+    unique.dedup();
+    assert_eq!(unique, (1..=90).collect::<Vec<_>>());
+    let mut newest = 0;
+    for sequence in sequences {
+        assert!(sequence <= newest + 1, "{sequence} came before {}", newest + 1);
+        newest = newest.max(sequence);
+    }
+    publisher.stop().await;
+}
+
+#[tokio::test]
+async fn a_broker_may_come_late() {
+    let port = free_port();
+    let daemon = Daemon::start(100).await;
+    let publisher = Publisher::start(&daemon, mqtt_config(port));
+    daemon.caption("early");
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    let _broker = Broker::start_on(port, "");
+    let mut heard = Subscriber::connect(port, "lookout/#").await;
+    // Retained, whoever connected first.
+    let state = heard.next_on("lookout/gate/state").await;
+    assert_eq!(state.payload, "early");
+    publisher.stop().await;
+}
+
+#[tokio::test]
+async fn availability_is_retained_and_the_last_will_says_offline() {
+    let broker = Broker::start();
+    let daemon = Daemon::start(100).await;
+    let publisher = Publisher::start(&daemon, mqtt_config(broker.port));
+    let mut heard = Subscriber::connect(broker.port, "lookout/#").await;
+    heard.until("lookout/available", "online").await;
+    heard.until("lookout/gate/available", "online").await;
+    heard.until("lookout/yard/available", "offline").await;
+    daemon.service.journal.append("yard".into(), Body::Camera(status(Phase::Live)));
+    heard.until("lookout/yard/available", "online").await;
+
+    publisher.running.abort();
+    heard.until("lookout/available", "offline").await;
+    let mut late = Subscriber::connect(broker.port, "lookout/#").await;
+    let mut retained = Vec::new();
+    while retained.len() < 4 {
+        let message = late.next().await;
+        assert!(message.retain, "{message:?}");
+        retained.push((message.topic, message.payload));
+    }
+    let has = |topic: &str, payload: &str| retained.contains(&(topic.into(), payload.into()));
+    assert!(has("lookout/available", "offline"), "{retained:?}");
+    assert!(has("lookout/gate/available", "online"));
+    assert!(has("lookout/yard/available", "online"));
+
+    // A proper end says the same, and at once.
+    let publisher = Publisher::start(&daemon, mqtt_config(broker.port));
+    late.until("lookout/available", "online").await;
+    timeout(Duration::from_secs(2), publisher.stop()).await.unwrap();
+    late.until("lookout/available", "offline").await;
+}
+
+#[tokio::test]
+async fn captions_have_a_short_state_with_attributes() {
+    let broker = Broker::start();
+    let daemon = Daemon::start(100).await;
+    let mut heard = Subscriber::connect(broker.port, "lookout/#").await;
+    let publisher = Publisher::start(&daemon, mqtt_config(broker.port));
+    let event = daemon.caption(&"ä".repeat(400));
+    let caption = heard.next_on("lookout/gate/caption").await;
+    let attributes = heard.next_on("lookout/gate/attributes").await;
+    let state = heard.next_on("lookout/gate/state").await;
+    assert_eq!(caption.payload, serde_json::to_string(&*event).unwrap());
+    assert_eq!(attributes.payload, caption.payload);
+    assert_eq!(state.payload.chars().count(), 255);
+    let mut late = Subscriber::connect(broker.port, "lookout/gate/+").await;
+    let mut retained =
+        vec![late.next().await.topic, late.next().await.topic, late.next().await.topic];
+    retained.sort();
+    let wanted = ["lookout/gate/attributes", "lookout/gate/available", "lookout/gate/state"];
+    assert_eq!(retained, wanted);
+    publisher.stop().await;
+}
+
+#[tokio::test]
+async fn home_assistant_is_told_and_told_again() {
+    let broker = Broker::start();
+    let daemon = Daemon::start(100).await;
+    let publisher = Publisher::start(&daemon, mqtt_config(broker.port));
+    let topic = "homeassistant/device/lookout-test/config";
+    let mut heard = Subscriber::connect(broker.port, "homeassistant/#").await;
+    let first = heard.next_on(topic).await;
+    let config: Value = serde_json::from_str(&first.payload).unwrap();
+    for key in ["dev", "o", "cmps", "availability"] {
+        assert!(!config[key].is_null(), "{key} is missing: {config}");
+    }
+    let caption = &config["cmps"]["gate_caption"];
+    assert_eq!(caption["p"], "sensor");
+    assert_eq!(caption["state_topic"], "lookout/gate/state");
+    assert_eq!(caption["json_attributes_topic"], "lookout/gate/attributes");
+    let connection = &config["cmps"]["yard_connection"];
+    assert_eq!(connection["p"], "binary_sensor");
+    assert_eq!(connection["device_class"], "connectivity");
+    assert_eq!(connection["state_topic"], "lookout/yard/available");
+
+    heard.say("homeassistant/status", "online").await;
+    let again = heard.next_on(topic).await;
+    assert_eq!(again.payload, first.payload);
+    assert!(Subscriber::connect(broker.port, topic).await.next().await.retain);
+    publisher.stop().await;
+}
+
+#[tokio::test]
+async fn questions_come_by_mqtt_too() {
+    let broker = Broker::start();
+    let daemon = Daemon::start(100).await;
+    let service = daemon.service.clone();
+    daemon.service.answers_with(move |question| {
+        if question.camera != "gate" {
+            return Err(AskError::NoSuchCamera(question.camera));
+        }
+        let (to, answer) = mpsc::channel(4);
+        match question.text.as_str() {
+            "full?" => {
+                let retry_after = Duration::from_secs(4);
+                return Err(AskError::QueueFull { waiting: 8, retry_after });
+            }
+            "broken?" => to.try_send(AnswerItem::Failed(AskError::Model("nan".into()))).unwrap(),
+            text => {
+                let answer = words(&question.id, &format!("{text} Yes."));
+                service.journal.append("gate".into(), Body::Answer(answer.clone()));
+                to.try_send(AnswerItem::Finished(Box::new(answer))).unwrap();
+            }
+        }
+        Ok(answer)
+    });
+    let publisher = Publisher::start(&daemon, mqtt_config(broker.port));
+    let mut heard = Subscriber::connect(broker.port, "lookout/#").await;
+    heard.until("lookout/available", "online").await;
+
+    heard.say("lookout/gate/ask", r#"{"id":"q1","question":"Open?"}"#).await;
+    let answer = heard.json_on("lookout/gate/answer").await;
+    assert_eq!((&answer["id"], &answer["text"]), (&"q1".into(), &"Open? Yes.".into()));
+    assert_eq!((&answer["camera"], &answer["kind"]), (&"gate".into(), &"answer".into()));
+
+    heard.say("lookout/gate/ask", "Plain?").await;
+    let answer = heard.json_on("lookout/gate/answer").await;
+    assert_eq!(answer["text"], "Plain? Yes.");
+
+    for (topic, question, id, code) in [
+        ("lookout/gate/ask", r#"{"id":"q2","question":"full?"}"#, "q2", "RESOURCE_EXHAUSTED"),
+        ("lookout/gate/ask", r#"{"id":"q3","question":"broken?"}"#, "q3", "INTERNAL"),
+        ("lookout/gate/ask", r#"{"id":"q4"}"#, "q4", "INVALID_ARGUMENT"),
+        ("lookout/gate/ask", "{nonsense", "", "INVALID_ARGUMENT"),
+        ("lookout/nowhere/ask", r#"{"id":"q5","question":"Open?"}"#, "q5", "NOT_FOUND"),
+    ] {
+        heard.say(topic, question).await;
+        let refusal = heard.json_on(&topic.replace("/ask", "/answer")).await;
+        assert_eq!((&refusal["id"], &refusal["code"]), (&id.into(), &code.into()), "{refusal}");
+        assert!(!refusal["error"].as_str().unwrap().is_empty());
+        let retry_after = refusal["retry_after_seconds"].as_u64();
+        assert_eq!(retry_after, (code == "RESOURCE_EXHAUSTED").then_some(4));
+    }
+    // Each was answered once.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    while let Ok(message) = heard.messages.try_recv() {
+        assert!(!message.topic.ends_with("/answer"), "{message:?}");
+    }
+    publisher.stop().await;
+}
+
+#[tokio::test]
+async fn the_broker_may_want_tls_and_a_password() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let authority_key = rcgen::KeyPair::generate().unwrap();
+    let mut authority = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    std::fs::write(at("ca.pem"), authority.self_signed(&authority_key).unwrap().pem()).unwrap();
+    let issuer = rcgen::Issuer::new(authority, authority_key);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let leaf = rcgen::CertificateParams::new(vec!["localhost".into()]).unwrap();
+    std::fs::write(at("leaf.pem"), leaf.signed_by(&key, &issuer).unwrap().pem()).unwrap();
+    std::fs::write(at("leaf.key"), key.serialize_pem()).unwrap();
+    let hashed = Command::new("mosquitto_passwd")
+        .args(["-b", "-c"])
+        .arg(at("passwords"))
+        .args(["lookout", "sesame"])
+        .status();
+    assert!(hashed.unwrap().success());
+    std::fs::write(at("password"), "wrong\n").unwrap();
+
+    let (port, plain) = (free_port(), free_port());
+    let settings = format!(
+        "per_listener_settings true\nlistener {port} 127.0.0.1\ncertfile {leaf}\nkeyfile {key}\n\
+         password_file {passwords}\nallow_anonymous false\n",
+        leaf = at("leaf.pem").display(),
+        key = at("leaf.key").display(),
+        passwords = at("passwords").display(),
+    );
+    let _broker = Broker::start_on(plain, &settings);
+    let daemon = Daemon::start(10).await;
+    let mut heard = Subscriber::connect(plain, "lookout/#").await;
+    let config = Mqtt {
+        host: "localhost".into(),
+        tls: Some(MqttTls { ca_file: Some(at("ca.pem")) }),
+        username: Some("lookout".into()),
+        password_file: Some(at("password")),
+        ..mqtt_config(port)
+    };
+    let publisher = Publisher::start(&daemon, config);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(heard.messages.try_recv().is_err(), "a wrong password was taken");
+    // The file is read again for each attempt.
+    std::fs::write(at("password"), "sesame\n").unwrap();
+    heard.until("lookout/available", "online").await;
+    publisher.stop().await;
+}
+
+// --- HTTP ---------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn http_tells_health_readiness_and_metrics() {
+    let daemon = Daemon::start(10).await;
+    let metrics = lookout::telemetry::install().unwrap();
+    lookout::telemetry::frame("gate");
+    lookout::telemetry::published("gate", lookout::telemetry::Wire::Mqtt, Duration::from_millis(7));
+    let listener = publish::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let stop = CancellationToken::new();
+    let serving =
+        tokio::spawn(http::serve(listener, daemon.service.clone(), metrics, stop.clone()));
+    let get = async |path: &str| {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply).await.unwrap();
+        reply
+    };
+    assert!(get("/healthz").await.starts_with("HTTP/1.1 200"));
+    assert!(get("/readyz").await.starts_with("HTTP/1.1 200"));
+    daemon.service.ready.store(false, Ordering::Relaxed);
+    let not_ready = get("/readyz").await;
+    assert!(not_ready.starts_with("HTTP/1.1 503"), "{not_ready}");
+    assert!(not_ready.ends_with("the model is loading\n"), "{not_ready}");
+    let metrics = get("/metrics").await;
+    assert!(metrics.contains("# HELP lookout_frames_total"), "{metrics}");
+    assert!(metrics.contains(r#"lookout_frames_total{camera="gate"} 1"#), "{metrics}");
+    assert!(metrics.contains("lookout_stage_seconds_bucket"), "{metrics}");
+    stop.cancel();
+    timeout(SOON, serving).await.unwrap().unwrap().unwrap();
+}
+
+// --- what the tests stand on --------------------------------------------------------------------
+
+type Ask = Box<dyn Fn(Question) -> Result<Answer, AskError> + Send>;
+
+struct Fake {
+    journal: Arc<Journal>,
+    ready: AtomicBool,
+    ask: Mutex<Ask>,
+}
+
+impl Fake {
+    fn answers_with(&self, ask: impl Fn(Question) -> Result<Answer, AskError> + Send + 'static) {
+        *self.ask.lock().unwrap() = Box::new(ask);
+    }
+}
+
+impl Service for Fake {
+    fn journal(&self) -> &Arc<Journal> {
+        &self.journal
+    }
+
+    fn cameras(&self) -> Vec<CameraInfo> {
+        [("gate", Phase::Live), ("yard", Phase::Lost)]
+            .map(|(name, phase)| CameraInfo {
+                name: name.into(),
+                source: "rtsp://camera.example/1".into(),
+                status: status(phase),
+                buffer_frames: 3,
+                buffer_bytes: 4096,
+            })
+            .into()
+    }
+
+    fn evidence(&self, camera: &str, number: u64) -> Result<Evidence, EvidenceError> {
+        match number {
+            7 => Ok(Evidence { jpeg: b"a jpeg"[..].into(), captured_at: SystemTime::now() }),
+            _ => Err(EvidenceError::NoSuchFrame { camera: camera.into(), number }),
+        }
+    }
+
+    fn ask(&self, question: Question) -> Result<Answer, AskError> {
+        self.ask.lock().unwrap()(question)
+    }
+
+    fn readiness(&self) -> Readiness {
+        match self.ready.load(Ordering::Relaxed) {
+            true => Readiness::Ready,
+            false => Readiness::NotYet("the model is loading".into()),
+        }
+    }
+}
+
+struct Daemon {
+    service: Arc<Fake>,
+    grpc: String,
+    stop: CancellationToken,
+    serving: Option<JoinHandle<Result<(), PublishError>>>,
+}
+
+impl Daemon {
+    async fn start(journal: usize) -> Daemon {
+        let service = Arc::new(Fake {
+            journal: Journal::new(journal),
+            ready: AtomicBool::new(true),
+            ask: Mutex::new(Box::new(|_| Err(AskError::Stopping))),
+        });
+        let listener = publish::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let grpc = listener.local_addr().unwrap().to_string();
+        let stop = CancellationToken::new();
+        let serving = tokio::spawn(grpc::serve(listener, service.clone(), stop.clone()));
+        Daemon { service, grpc, stop, serving: Some(serving) }
+    }
+
+    async fn serve_again(&mut self) {
+        let listener = publish::bind(self.grpc.parse().unwrap()).await.unwrap();
+        self.stop = CancellationToken::new();
+        let serving = grpc::serve(listener, self.service.clone(), self.stop.clone());
+        self.serving = Some(tokio::spawn(serving));
+    }
+
+    fn caption(&self, text: &str) -> Arc<Event> {
+        self.service.journal.append("gate".into(), Body::Caption(words("", text)))
+    }
+
+    async fn channel(&self) -> Channel {
+        let uri = format!("http://{}", self.grpc);
+        Channel::from_shared(uri).unwrap().connect().await.unwrap()
+    }
+
+    async fn client(&self) -> LookoutClient<Channel> {
+        LookoutClient::new(self.channel().await)
+    }
+
+    async fn ask(
+        &self,
+        camera: &str,
+    ) -> Result<tonic::Streaming<proto::AskResponse>, tonic::Status> {
+        let question = "Is it open?".into();
+        let request = proto::AskRequest { camera: camera.into(), question, max_new_tokens: 0 };
+        Ok(self.client().await.ask(request).await?.into_inner())
+    }
+}
+
+struct Publisher {
+    running: JoinHandle<()>,
+    stop: CancellationToken,
+}
+
+impl Publisher {
+    fn start(daemon: &Daemon, config: Mqtt) -> Publisher {
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(mqtt::run(config, daemon.service.clone(), stop.clone()));
+        Publisher { running, stop }
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        timeout(SOON, self.running).await.unwrap().unwrap();
+    }
+}
+
+fn mqtt_config(port: u16) -> Mqtt {
+    Mqtt {
+        host: "127.0.0.1".into(),
+        port,
+        tls: None,
+        username: None,
+        password_file: None,
+        client_id: "lookout-test".into(),
+        prefix: "lookout".into(),
+        discovery: Some("homeassistant".into()),
+    }
+}
+
+fn words(id: &str, text: &str) -> Description {
+    let at = |s: u64| SystemTime::UNIX_EPOCH + Duration::from_millis(1_760_000_000_123 + s * 1000);
+    let gap = Span { from: at(0), to: at(2) };
+    Description {
+        id: id.into(),
+        prompt: "What happens?".into(),
+        text: text.into(),
+        window: Span { from: at(0), to: at(8) },
+        coverage: Coverage {
+            frames_wanted: 4,
+            frames_used: 2,
+            covered: Some(Span { from: at(2), to: at(6) }),
+            gaps: vec![Gap { span: gap, cause: GapCause::CameraDown }],
+            clock: Clock::Camera,
+        },
+        frames: vec![
+            FrameRef { number: 4, captured_at: at(2), slow: true },
+            FrameRef { number: 6, captured_at: at(6), slow: false },
+        ],
+        model: "tiny".into(),
+        device: "cpu".into(),
+        finish: Finish::Stop,
+        usage: Usage { video_tokens: 320, text_tokens: 20, new_tokens: 9 },
+        timing: Timing { total_seconds: 0.21, prefill_seconds: 0.1, ..Timing::default() },
+    }
+}
+
+fn status(phase: Phase) -> CameraStatus {
+    CameraStatus {
+        phase,
+        since: SystemTime::UNIX_EPOCH + Duration::from_secs(1_760_000_000),
+        reason: if phase == Phase::Live { String::new() } else { "no route".into() },
+        last_frame: None,
+        reconnects: 2,
+        decoder: "avdec_h264".into(),
+    }
+}
+
+/// A reader that takes so many lines and leaves, as `| head -n` does.
+struct Lines {
+    wanted: usize,
+    text: String,
+}
+
+impl Lines {
+    fn until(wanted: usize) -> Lines {
+        Lines { wanted, text: String::new() }
+    }
+
+    fn lines(&self) -> impl Iterator<Item = &str> {
+        self.text.lines()
+    }
+}
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.text += std::str::from_utf8(bytes).unwrap();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self.text.matches('\n').count() >= self.wanted {
+            true => Err(ErrorKind::BrokenPipe.into()),
+            false => Ok(()),
+        }
+    }
+}
+
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+/// A mosquitto of its own; killed when dropped.
+struct Broker {
+    port: u16,
+    folder: tempfile::TempDir,
+    child: Child,
+}
+
+impl Broker {
+    fn start() -> Broker {
+        Broker::start_on(free_port(), "")
+    }
+
+    /// `more` follows the anonymous listener in the configuration.
+    fn start_on(port: u16, more: &str) -> Broker {
+        let folder = tempfile::tempdir().unwrap();
+        let anonymous = format!("listener {port} 127.0.0.1\nallow_anonymous true\n");
+        let settings = format!("user root\nmax_queued_messages 0\n{more}{anonymous}");
+        std::fs::write(folder.path().join("mosquitto.conf"), settings).unwrap();
+        let child = Broker::spawn(&folder);
+        let broker = Broker { port, folder, child };
+        broker.wait();
+        broker
+    }
+
+    fn spawn(folder: &tempfile::TempDir) -> Child {
+        let path = std::env::var_os("MOSQUITTO").unwrap_or("/usr/sbin/mosquitto".into());
+        Command::new(path)
+            .arg("-c")
+            .arg(folder.path().join("mosquitto.conf"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("these tests need mosquitto")
+    }
+
+    fn wait(&self) {
+        for _ in 0..500 {
+            if std::net::TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!("mosquitto does not listen on {}", self.port);
+    }
+
+    fn hang(&self) {
+        // SAFETY: a signal to a child that is not reaped yet.
+        assert_eq!(unsafe { libc::kill(self.child.id() as i32, libc::SIGSTOP) }, 0);
+    }
+
+    fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    fn start_again(&mut self) {
+        self.child = Broker::spawn(&self.folder);
+        self.wait();
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Between publisher and broker: shut, it breaks what is connected and lets nobody through, so
+/// that a subscriber can be back before the publisher.
+struct Gate {
+    port: u16,
+    shut: Arc<tokio::sync::watch::Sender<bool>>,
+}
+
+impl Gate {
+    async fn open_to(broker: u16) -> Gate {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let shut = Arc::new(tokio::sync::watch::Sender::new(false));
+        let state = shut.clone();
+        tokio::spawn(async move {
+            while let Ok((mut near, _)) = listener.accept().await {
+                let mut state = state.subscribe();
+                tokio::spawn(async move {
+                    if *state.borrow() {
+                        return;
+                    }
+                    let Ok(mut far) = TcpStream::connect(("127.0.0.1", broker)).await else {
+                        return;
+                    };
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                        _ = state.wait_for(|shut| *shut) => {}
+                    }
+                });
+            }
+        });
+        Gate { port, shut }
+    }
+
+    fn shut(&self, shut: bool) {
+        self.shut.send_replace(shut);
+    }
+}
+
+#[derive(Debug)]
+struct Message {
+    topic: String,
+    payload: String,
+    retain: bool,
+}
+
+/// Hears a topic filter, and connects again when the broker comes back.
+struct Subscriber {
+    client: AsyncClient,
+    messages: mpsc::UnboundedReceiver<Message>,
+    subscribed: tokio::sync::watch::Receiver<u32>,
+}
+
+impl Subscriber {
+    async fn connect(port: u16, filter: &str) -> Subscriber {
+        let id = format!("test-{}", rand::random::<u32>());
+        let mut options = MqttOptions::new(id, "127.0.0.1", port);
+        options.set_max_packet_size(1 << 24, 1 << 24);
+        let (client, mut eventloop) = AsyncClient::new(options, 100);
+        let (to, messages) = mpsc::unbounded_channel();
+        let (count, subscribed) = tokio::sync::watch::channel(0);
+        let (filter, subscriber) = (filter.to_owned(), client.clone());
+        tokio::spawn(async move {
+            loop {
+                match eventloop.poll().await {
+                    Ok(rumqttc::Event::Incoming(Packet::ConnAck(_))) => {
+                        subscriber.try_subscribe(&filter, QoS::AtLeastOnce).unwrap();
+                    }
+                    Ok(rumqttc::Event::Incoming(Packet::SubAck(_))) => {
+                        count.send_modify(|count| *count += 1);
+                    }
+                    Ok(rumqttc::Event::Incoming(Packet::Publish(publish))) => {
+                        let payload = String::from_utf8(publish.payload.to_vec()).unwrap();
+                        let (topic, retain) = (publish.topic, publish.retain);
+                        if to.send(Message { topic, payload, retain }).is_err() {
+                            return;
+                        }
+                    }
+                    Ok(_) => {}
+                    Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+                }
+            }
+        });
+        let mut subscriber = Subscriber { client, messages, subscribed };
+        subscriber.back().await;
+        subscriber
+    }
+
+    /// Waits for the next subscription since the last call.
+    async fn back(&mut self) {
+        timeout(SOON, self.subscribed.changed()).await.expect("no subscription").unwrap();
+    }
+
+    async fn say(&self, topic: &str, payload: &str) {
+        self.client.publish(topic, QoS::AtLeastOnce, false, payload).await.unwrap();
+    }
+
+    async fn next(&mut self) -> Message {
+        timeout(SOON, self.messages.recv()).await.expect("no message").unwrap()
+    }
+
+    async fn next_on(&mut self, topic: &str) -> Message {
+        loop {
+            let message = self.next().await;
+            if message.topic == topic {
+                return message;
+            }
+        }
+    }
+
+    async fn json_on(&mut self, topic: &str) -> Value {
+        serde_json::from_str(&self.next_on(topic).await.payload).unwrap()
+    }
+
+    async fn until(&mut self, topic: &str, payload: &str) {
+        while self.next_on(topic).await.payload != payload {}
+    }
+
+    /// Collects the sequences of events until this one has come.
+    async fn sequences_to(&mut self, last: u64, sequences: &mut Vec<u64>) {
+        while sequences.last() != Some(&last) {
+            let event: Value = serde_json::from_str(&self.next().await.payload).unwrap();
+            sequences.push(event["sequence"].as_u64().unwrap());
+        }
+    }
+}
