@@ -4,8 +4,10 @@ pub mod config;
 pub mod event;
 pub mod frame;
 pub mod journal;
+pub mod language;
 pub mod service;
 pub mod slowfast;
+pub mod vision;
 
 /// Generated from `proto/lookout/v1/lookout.proto`.
 pub mod proto {
