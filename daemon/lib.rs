@@ -5,10 +5,12 @@ pub mod config;
 pub mod event;
 pub mod frame;
 pub mod journal;
+pub mod language;
 pub mod publish;
 pub mod service;
 pub mod slowfast;
 pub mod telemetry;
+pub mod vision;
 
 /// Generated from `proto/lookout/v1/lookout.proto`.
 pub mod proto {

@@ -144,8 +144,11 @@ pub fn aggregate(
             let chosen: Vec<Grid<'_>> =
                 sampling::slow(frames.len(), slow_frames).into_iter().map(|i| frames[i]).collect();
             match slow {
-                _ if chosen.is_empty() => return Err(AggregateError::NoFrames(aggregation)),
+                // No slow frame pooled alone is no row; the mean of none is no number.
                 SlowPool::EachFrame(pool) => each(&chosen, pool, &mut out)?,
+                SlowPool::Across(_) if chosen.is_empty() => {
+                    return Err(AggregateError::NoFrames(aggregation));
+                }
                 SlowPool::Across(across) => mix(&chosen, across, &mut out)?,
             }
             each(&frames, fast, &mut out)?;

@@ -65,7 +65,7 @@ impl FromStr for Plan {
         if frames == 0 || slow_frames == 0 || slow_frames > frames {
             return Err(bad("wanted 1 ≤ slow frames ≤ FRAMES"));
         }
-        if fast.tokens_out(1).is_err() {
+        if fast.tokens_out(1) == Ok(0) {
             return Err(bad("the fast grid is empty"));
         }
         Ok(Plan { frames, slow_frames, slow, fast })

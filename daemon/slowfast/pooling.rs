@@ -65,7 +65,8 @@ impl Pool {
             Pool::Max2d | Pool::Avg2d => (self.side(tokens)? / 2).pow(2),
             Pool::Adaptive { rows, columns } => {
                 self.side(tokens)?;
-                rows * columns
+                // None at all where that was asked for: `fast_0x0` switches the pathway off.
+                return Ok(rows * columns);
             }
         };
         if out == 0 {

@@ -1,0 +1,3 @@
+//! From a prompt and video tokens to text.
+
+pub mod tokenizer;

@@ -1,0 +1,222 @@
+//! Text to token ids and back, by the package's `tokenizer.json`.
+//!
+//! Prompts are cut at `<image>`, where the video's rows go; answers are decoded id by id, and only
+//! whole characters are handed on.
+
+use std::path::Path;
+
+/// Where the video stands in a prompt.
+pub const IMAGE: &str = "<image>";
+
+pub struct Tokenizer {
+    vocabulary: tokenizers::Tokenizer,
+    /// What `tokenizer.json` puts before every text.
+    bos: Option<u32>,
+}
+
+/// Token ids around the places of the video: one piece more than there are places. The first
+/// begins with BOS if the tokenizer adds one; no other does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prompt {
+    pub pieces: Vec<Vec<u32>>,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct TokenizerError(String);
+
+impl Tokenizer {
+    /// Reads `tokenizer.json` of a model package.
+    pub fn load(package: &Path) -> Result<Tokenizer, TokenizerError> {
+        let path = package.join("tokenizer.json");
+        let failed = |why: String| TokenizerError(format!("{}: {why}", path.display()));
+        let mut vocabulary =
+            tokenizers::Tokenizer::from_file(&path).map_err(|e| failed(e.to_string()))?;
+        // Some files were saved with the settings of a training run.
+        vocabulary.with_truncation(None).map_err(|e| failed(e.to_string()))?;
+        vocabulary.with_padding(None);
+        let empty = vocabulary.encode("", true).map_err(|e| failed(e.to_string()))?;
+        let added: Vec<u32> = std::iter::zip(empty.get_ids(), empty.get_special_tokens_mask())
+            .filter_map(|(id, special)| (*special == 1).then_some(*id))
+            .collect();
+        match added[..] {
+            [] => Ok(Tokenizer { vocabulary, bos: None }),
+            [bos] => Ok(Tokenizer { vocabulary, bos: Some(bos) }),
+            _ => Err(failed(format!(
+                "adds the tokens {added:?} to every text; only one, at the front, is supported"
+            ))),
+        }
+    }
+
+    pub fn encode_around_image(&self, text: &str) -> Result<Prompt, TokenizerError> {
+        let mut pieces = Vec::new();
+        for piece in text.split(IMAGE) {
+            let encoding = self
+                .vocabulary
+                .encode_fast(piece, false)
+                .map_err(|e| TokenizerError(format!("prompt cannot be tokenised: {e}")))?;
+            let bos = self.bos.filter(|_| pieces.is_empty());
+            pieces.push(bos.into_iter().chain(encoding.get_ids().iter().copied()).collect());
+        }
+        Ok(Prompt { pieces })
+    }
+
+    /// All ids at once; special tokens are left out.
+    pub fn decode(&self, ids: &[u32]) -> Result<String, TokenizerError> {
+        self.vocabulary
+            .decode(ids, true)
+            .map_err(|e| TokenizerError(format!("answer cannot be decoded: {e}")))
+    }
+
+    pub fn stream(&self) -> TokenStream<'_> {
+        TokenStream { tokenizer: self, ids: Vec::new(), told: 0 }
+    }
+
+    /// With the added tokens.
+    pub fn vocab_size(&self) -> usize {
+        self.vocabulary.get_vocab_size(true)
+    }
+
+    pub fn token_to_id(&self, token: &str) -> Option<u32> {
+        self.vocabulary.token_to_id(token)
+    }
+}
+
+impl Prompt {
+    /// Tokens of text, without the video's rows.
+    pub fn text_tokens(&self) -> usize {
+        self.pieces.iter().map(Vec::len).sum()
+    }
+
+    /// All ids in one row, -200 where the video goes: the reference's notation.
+    pub fn with_markers(&self) -> Vec<i64> {
+        let pieces: Vec<Vec<i64>> = self
+            .pieces
+            .iter()
+            .map(|piece| piece.iter().map(|id| i64::from(*id)).collect())
+            .collect();
+        pieces.join(&-200)
+    }
+}
+
+/// Decodes an answer while it is being written.
+///
+/// What [`push`](Self::push) and [`finish`](Self::finish) return adds up to [`Tokenizer::decode`]
+/// of all ids, wherever these are whole characters.
+pub struct TokenStream<'t> {
+    tokenizer: &'t Tokenizer,
+    /// The ids of the last text handed on, which decide whether a space follows, then the ids
+    /// that are not handed on yet.
+    ids: Vec<u32>,
+    /// How many of `ids` were handed on.
+    told: usize,
+}
+
+impl TokenStream<'_> {
+    /// The text that `id` completes; empty while a character is not whole.
+    pub fn push(&mut self, id: u32) -> Result<String, TokenizerError> {
+        self.ids.push(id);
+        let fresh = self.fresh()?;
+        // An unfinished character decodes as U+FFFD at the end; its other bytes may yet come.
+        if fresh.is_empty() || fresh.ends_with(char::REPLACEMENT_CHARACTER) {
+            return Ok(String::new());
+        }
+        self.ids.drain(..self.told);
+        self.told = self.ids.len();
+        Ok(fresh)
+    }
+
+    /// The rest: a character that was never finished comes out as U+FFFD.
+    pub fn finish(self) -> Result<String, TokenizerError> {
+        self.fresh()
+    }
+
+    fn fresh(&self) -> Result<String, TokenizerError> {
+        let told = self.tokenizer.decode(&self.ids[..self.told])?;
+        let all = self.tokenizer.decode(&self.ids)?;
+        match all.strip_prefix(&told) {
+            Some(fresh) => Ok(fresh.into()),
+            // Bytes that fit no character spoil, in some decoders, the good ones before them,
+            // which were handed on already.
+            None => self.tokenizer.decode(&self.ids[self.told..]),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::LazyLock;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    static LLAMA: LazyLock<Tokenizer> = LazyLock::new(|| load("llama_bos"));
+    static CHATML: LazyLock<Tokenizer> = LazyLock::new(|| load("chatml_nobos_legacy"));
+
+    fn load(name: &str) -> Tokenizer {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tokenizers");
+        Tokenizer::load(&folder.join(name)).expect("a tokenizer of the golden set")
+    }
+
+    fn streamed(tokenizer: &Tokenizer, ids: &[u32]) -> Vec<String> {
+        let mut stream = tokenizer.stream();
+        let mut texts: Vec<String> =
+            ids.iter().map(|id| stream.push(*id).expect("decodes")).collect();
+        texts.push(stream.finish().expect("decodes"));
+        texts
+    }
+
+    #[test]
+    fn bos_once_at_the_front() {
+        let prompt = LLAMA.encode_around_image("vi<image>deo<image>").expect("text");
+        assert_eq!(prompt.pieces, [vec![1, 299, 719], vec![303, 298], vec![]]);
+        assert_eq!(prompt.with_markers(), [1, 299, 719, -200, 303, 298, -200]);
+        assert_eq!(prompt.text_tokens(), 5);
+        let prompt = CHATML.encode_around_image("<image>").expect("text");
+        assert_eq!(prompt.pieces, [Vec::<u32>::new(), Vec::new()]);
+        assert_eq!(CHATML.token_to_id("<|im_end|>"), Some(769));
+        assert_eq!(CHATML.vocab_size(), 770);
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let error = Tokenizer::load(Path::new("/nowhere")).err().expect("no such folder");
+        assert!(error.to_string().starts_with("/nowhere/tokenizer.json: "), "{error}");
+    }
+
+    #[test]
+    fn a_character_cut_off_at_the_end_is_not_lost() {
+        let mut ids = LLAMA.encode_around_image("ok 🐱").expect("text").pieces.remove(0);
+        ids.pop();
+        assert_eq!(streamed(&LLAMA, &ids).concat(), LLAMA.decode(&ids).expect("decodes"));
+    }
+
+    proptest! {
+        #[test]
+        fn streamed_text_is_the_decoded_text(text in "([ a-zé猫🐱\n]|</s>|\\PC){0,24}") {
+            for tokenizer in [&*LLAMA, &*CHATML] {
+                let ids = tokenizer.encode_around_image(&text).expect("text").pieces.concat();
+                let texts = streamed(tokenizer, &ids);
+                let whole = tokenizer.decode(&ids).expect("decodes");
+                prop_assert_eq!(texts.concat(), whole.as_str());
+                if !whole.contains(char::REPLACEMENT_CHARACTER) {
+                    let broken = |text: &String| text.contains(char::REPLACEMENT_CHARACTER);
+                    prop_assert!(!texts.iter().any(broken));
+                }
+            }
+        }
+
+        /// Any ids at all, as an untrained model would say them.
+        #[test]
+        fn whole_characters_add_up(ids in prop::collection::vec(0u32..800, 0..40)) {
+            for tokenizer in [&*LLAMA, &*CHATML] {
+                let texts = streamed(tokenizer, &ids);
+                let whole = tokenizer.decode(&ids).expect("decodes");
+                if !whole.contains(char::REPLACEMENT_CHARACTER) {
+                    prop_assert_eq!(texts.concat(), whole);
+                }
+            }
+        }
+    }
+}

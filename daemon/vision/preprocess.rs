@@ -1,0 +1,327 @@
+//! A camera's picture made into the vision model's input, as the reference does it with Pillow:
+//! squashed or padded to a square, resized bicubically in 8 bits, rescaled, normalised.
+//!
+//! Held against the recorded reference by `tests/golden.rs`.
+
+use fast_image_resize::images::{Image, ImageRef, TypedImage, TypedImageRef};
+use fast_image_resize::pixels::F32x3;
+use fast_image_resize::{FilterType, ImageBufferError, PixelType, ResizeAlg, ResizeError};
+use fast_image_resize::{InvalidPixelsSize, ResizeOptions, Resizer};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::config::Aspect;
+
+/// What the model was trained to be given.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Preprocess {
+    /// Side of the square input, in pixels.
+    pub size: usize,
+    pub mean: [f32; 3],
+    pub std: [f32; 3],
+    pub aspect: Aspect,
+}
+
+/// Buffers that are used again for every picture.
+#[derive(Default)]
+pub struct Scratch {
+    resizer: Resizer,
+    canvas: Vec<u8>,
+    source: Vec<F32x3>,
+    narrow: Vec<F32x3>,
+    levels: Vec<F32x3>,
+    square: Vec<u8>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum PictureError {
+    #[error("{bytes} bytes are no RGB picture of {width}x{height}")]
+    Size { width: u32, height: u32, bytes: usize },
+    #[error("cannot be resized: {0}")]
+    Buffer(#[from] ImageBufferError),
+    #[error("cannot be resized: {0}")]
+    Pixels(#[from] InvalidPixelsSize),
+    #[error("cannot be resized: {0}")]
+    Resize(#[from] ResizeError),
+    #[error("cannot be compressed: {0}")]
+    Jpeg(#[from] turbojpeg::Error),
+}
+
+/// The reference multiplies by this in f64, then goes on in f32.
+const RESCALE: f64 = 1.0 / 255.0;
+/// Sides beyond this are a damaged file, not a model.
+const SIZE_MAX: usize = 4096;
+
+impl Preprocess {
+    /// Fills `out`, `[3, size, size]`, from tightly packed RGB.
+    pub fn pixels(
+        &self,
+        scratch: &mut Scratch,
+        rgb: &[u8],
+        width: u32,
+        height: u32,
+        out: &mut [f32],
+    ) -> Result<(), PictureError> {
+        let plane = self.size * self.size;
+        assert_eq!(out.len(), 3 * plane, "out is not [3, {0}, {0}]", self.size);
+        let square = self.square(scratch, rgb, width, height)?;
+        for (channel, out) in out.chunks_exact_mut(plane).enumerate() {
+            let (mean, std) = (self.mean[channel], self.std[channel]);
+            let levels: [f32; 256] =
+                std::array::from_fn(|level| ((level as f64 * RESCALE) as f32 - mean) / std);
+            for (value, pixel) in out.iter_mut().zip(square.chunks_exact(3)) {
+                *value = levels[usize::from(pixel[channel])];
+            }
+        }
+        Ok(())
+    }
+
+    /// The 8-bit picture before it is normalised: RGB, `size` × `size`.
+    pub fn square<'s>(
+        &self,
+        scratch: &'s mut Scratch,
+        rgb: &[u8],
+        width: u32,
+        height: u32,
+    ) -> Result<&'s [u8], PictureError> {
+        check(rgb, width, height)?;
+        let Scratch { resizer, canvas, source, narrow, levels, square } = scratch;
+        let (rgb, width, height) = match self.aspect {
+            Aspect::Pad if width != height => {
+                pad(rgb, width as usize, height as usize, self.canvas_colour(), canvas);
+                (canvas.as_slice(), width.max(height), width.max(height))
+            }
+            Aspect::Pad | Aspect::Resize => (rgb, width, height),
+        };
+        let size = self.size as u32;
+        square.clear();
+        if (width, height) == (size, size) {
+            square.extend_from_slice(rgb);
+            return Ok(square);
+        }
+        source.clear();
+        source.extend(rgb.as_chunks().0.iter().map(|pixel| F32x3::new(pixel.map(f32::from))));
+        // Pillow narrows first and rounds to 8 bits between the passes. One call for both
+        // directions does neither: up to 18 levels apart. 8-bit calls weigh with 16 bits where
+        // Pillow has 22: a level apart on up to 1.7 % of a smooth picture.
+        let row = if width == size {
+            source
+        } else {
+            pass(resizer, (source, width, height), narrow, (size, height))?;
+            narrow
+        };
+        let level = if height == size {
+            row
+        } else {
+            pass(resizer, (row, size, height), levels, (size, size))?;
+            levels
+        };
+        // Whole numbers from 0 to 255 by now.
+        square.extend(level.iter().flat_map(|pixel| pixel.0.map(|value| value as u8)));
+        Ok(square)
+    }
+
+    /// The mean, cut to 8 bits as the reference cuts it.
+    fn canvas_colour(&self) -> [u8; 3] {
+        self.mean.map(|mean| (mean * 255.0) as u8)
+    }
+}
+
+/// One pass of Pillow's bicubic resize: its outcome rounded and clipped to whole levels.
+fn pass(
+    resizer: &mut Resizer,
+    (from, width, height): (&[F32x3], u32, u32),
+    to: &mut Vec<F32x3>,
+    (to_width, to_height): (u32, u32),
+) -> Result<(), PictureError> {
+    to.resize(to_width as usize * to_height as usize, F32x3::new([0.0; 3]));
+    let from = TypedImageRef::new(width, height, from)?;
+    let mut image = TypedImage::from_pixels_slice(to_width, to_height, to)?;
+    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom));
+    resizer.resize_typed(&from, &mut image, &options)?;
+    for pixel in to {
+        pixel.0 = pixel.0.map(|value| (value + 0.5).floor().clamp(0.0, 255.0));
+    }
+    Ok(())
+}
+
+/// Refuses what is not `width` × `height` pixels of packed RGB.
+pub(super) fn check(rgb: &[u8], width: u32, height: u32) -> Result<(), PictureError> {
+    let wanted = u128::from(width) * u128::from(height) * 3;
+    if wanted == 0 || rgb.len() as u128 != wanted {
+        return Err(PictureError::Size { width, height, bytes: rgb.len() });
+    }
+    Ok(())
+}
+
+/// Resizes RGB of the given width and height into `to`, which takes the size it needs.
+pub(super) fn resize(
+    resizer: &mut Resizer,
+    filter: FilterType,
+    (rgb, width, height): (&[u8], u32, u32),
+    to: &mut Vec<u8>,
+    (to_width, to_height): (u32, u32),
+) -> Result<(), PictureError> {
+    to.resize(to_width as usize * to_height as usize * 3, 0);
+    let from = ImageRef::new(width, height, rgb, PixelType::U8x3)?;
+    let mut to = Image::from_slice_u8(to_width, to_height, to, PixelType::U8x3)?;
+    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter));
+    Ok(resizer.resize(&from, &mut to, &options)?)
+}
+
+/// Puts the picture in the middle of a square canvas.
+fn pad(rgb: &[u8], width: usize, height: usize, colour: [u8; 3], canvas: &mut Vec<u8>) {
+    let side = width.max(height);
+    let (left, top) = ((side - width) / 2, (side - height) / 2);
+    canvas.clear();
+    canvas.extend(colour.iter().copied().cycle().take(side * side * 3));
+    for (row, pixels) in rgb.chunks_exact(width * 3).enumerate() {
+        let start = ((top + row) * side + left) * 3;
+        canvas[start..start + pixels.len()].copy_from_slice(pixels);
+    }
+}
+
+/// `preprocessor_config.json`, as far as it bears on a picture.
+#[derive(Deserialize)]
+struct File {
+    size: Option<Value>,
+    crop_size: Option<Value>,
+    image_mean: Option<[f32; 3]>,
+    image_std: Option<[f32; 3]>,
+    resample: Option<u32>,
+    do_resize: Option<bool>,
+    do_rescale: Option<bool>,
+    do_normalize: Option<bool>,
+    do_center_crop: Option<bool>,
+    rescale_factor: Option<f64>,
+}
+
+impl Preprocess {
+    /// From the text of `preprocessor_config.json`.
+    ///
+    /// `do_center_crop` is not followed, on purpose: SlowFast-LLaVA squashes the whole frame to
+    /// the model's size (or pads it), so that nothing at the borders goes unseen.
+    pub fn from_config(text: &str, aspect: Aspect) -> Result<Preprocess, String> {
+        let file = serde_json::from_str(text).map_err(|e| e.to_string());
+        file.and_then(|file| Preprocess::from_file(file, aspect))
+            .map_err(|why| format!("preprocessor_config.json: {why}"))
+    }
+
+    fn from_file(file: File, aspect: Aspect) -> Result<Preprocess, String> {
+        for (key, value) in [
+            ("do_resize", file.do_resize),
+            ("do_rescale", file.do_rescale),
+            ("do_normalize", file.do_normalize),
+        ] {
+            if value == Some(false) {
+                return Err(format!("{key} = false; only true is supported"));
+            }
+        }
+        if let Some(resample) = file.resample
+            && resample != 3
+        {
+            return Err(format!("resample = {resample}; only 3 (bicubic) is supported"));
+        }
+        if let Some(factor) = file.rescale_factor
+            && (factor - RESCALE).abs() > 1e-6
+        {
+            return Err(format!("rescale_factor = {factor}; only 1/255 is supported"));
+        }
+        let side_of = |key, value: Option<Value>| value.map(|v| side(key, &v)).transpose();
+        let size = side_of("size", file.size)?;
+        let crop = side_of("crop_size", file.crop_size)?;
+        if let (Some(size), Some(crop)) = (size, crop)
+            && size != crop
+            && file.do_center_crop != Some(false)
+        {
+            return Err(format!(
+                "size = {size} and crop_size = {crop}; only equal ones are supported"
+            ));
+        }
+        let mean = file.image_mean.ok_or("image_mean is missing")?;
+        let std = file.image_std.ok_or("image_std is missing")?;
+        if !mean.iter().all(|mean| (0.0..=1.0).contains(mean)) {
+            return Err(format!("image_mean = {mean:?}; wanted numbers from 0 to 1"));
+        }
+        if !std.iter().all(|std| *std > 0.0 && std.is_finite()) {
+            return Err(format!("image_std = {std:?}; wanted numbers above 0"));
+        }
+        Ok(Preprocess { size: size.or(crop).ok_or("size is missing")?, mean, std, aspect })
+    }
+}
+
+/// `336`, `{"shortest_edge": 336}` or `{"height": 336, "width": 336}`.
+fn side(key: &str, value: &Value) -> Result<usize, String> {
+    let number = |value: &Value| value.as_u64().and_then(|n| usize::try_from(n).ok());
+    let side = match (value.get("height"), value.get("width")) {
+        (Some(height), Some(width)) if height == width => number(height),
+        (None, None) => number(value.get("shortest_edge").unwrap_or(value)),
+        _ => None,
+    };
+    side.filter(|side| (1..=SIZE_MAX).contains(side)).ok_or_else(|| {
+        format!("{key} = {value}; wanted one side from 1 to {SIZE_MAX}, for a square")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLIP: &str = r#"{
+        "crop_size": {"height": 336, "width": 336}, "do_center_crop": true, "do_normalize": true,
+        "do_resize": true, "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "image_std": [0.26862954, 0.26130258, 0.27577711], "resample": 3,
+        "rescale_factor": 0.00392156862745098, "size": {"shortest_edge": 336}}"#;
+
+    fn clip() -> Preprocess {
+        Preprocess::from_config(CLIP, Aspect::Pad).expect("well formed")
+    }
+
+    #[test]
+    fn clips_own_file() {
+        let clip = clip();
+        assert_eq!((clip.size, clip.mean[0], clip.std[2]), (336, 0.481_454_66, 0.275_777_1));
+        assert_eq!(clip.canvas_colour(), [122, 116, 104]);
+        for size in ["336", r#"{"height": 336, "width": 336}"#] {
+            let text = CLIP.replace(r#"{"shortest_edge": 336}"#, size);
+            assert_eq!(Preprocess::from_config(&text, Aspect::Pad), Ok(clip.clone()));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_honoured_is_refused_by_name() {
+        for (from, to, wanted) in [
+            (r#""resample": 3"#, r#""resample": 2"#, "resample = 2; only 3 (bicubic)"),
+            (r#""do_resize": true"#, r#""do_resize": false"#, "do_resize = false"),
+            ("0.00392156862745098", "0.0078", "rescale_factor = 0.0078"),
+            (r#""shortest_edge": 336"#, r#""shortest_edge": 224"#, "crop_size = 336"),
+            (r#""shortest_edge": 336"#, r#""height": 336"#, "size = "),
+            (r#""shortest_edge": 336"#, r#""shortest_edge": 0"#, "size = "),
+            ("image_std", "other", "image_std is missing"),
+            ("0.26130258", "0.0", "image_std = "),
+        ] {
+            let error = Preprocess::from_config(&CLIP.replace(from, to), Aspect::Resize);
+            let error = error.expect_err(wanted);
+            assert!(error.starts_with("preprocessor_config.json: "), "{error}");
+            assert!(error.contains(wanted), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_number_of_bytes_is_refused() {
+        let mut scratch = Scratch::default();
+        for (bytes, width, height) in [(11, 2, 2), (0, 0, 2), (0, u32::MAX, u32::MAX)] {
+            assert!(clip().square(&mut scratch, &vec![0; bytes], width, height).is_err());
+        }
+    }
+
+    #[test]
+    fn a_picture_of_the_models_size_is_only_normalised() {
+        let preprocess =
+            Preprocess { size: 2, mean: [0.5; 3], std: [0.5; 3], aspect: Aspect::Resize };
+        let mut out = [0.0; 12];
+        let rgb = [0, 0, 255, 0, 0, 255, 0, 0, 255, 255, 0, 255];
+        preprocess.pixels(&mut Scratch::default(), &rgb, 2, 2, &mut out).expect("fits");
+        assert_eq!(out, [-1., -1., -1., 1., -1., -1., -1., -1., 1., 1., 1., 1.]);
+    }
+}

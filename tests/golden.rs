@@ -1,0 +1,48 @@
+//! The recorded behaviour of the authors' code, held against ours.
+//!
+//! The set lies in `tests/golden`, or in the folder that `LOOKOUT_GOLDEN` names; its `README.md`
+//! says how it was made. Every case of the manifest belongs to a suite below or to [`NOT_RUN`]:
+//! a suite, a kind or a field that nobody here understands fails by name.
+
+mod golden_suites;
+
+use golden_suites::{Golden, pooling, preprocess, sampling, tokenization};
+
+const RUN: [&str; 4] = ["sampling", "pooling", "preprocess", "tokenization"];
+
+/// Suites of the set that wait for the part they test: `e2e` for the language runtime.
+const NOT_RUN: [&str; 1] = ["e2e"];
+
+#[test]
+fn every_file_is_as_recorded() {
+    Golden::open().check_files();
+}
+
+#[test]
+fn every_suite_is_known() {
+    let golden = Golden::open();
+    let known = |suite: &str| RUN.contains(&suite) || NOT_RUN.contains(&suite);
+    let unknown: Vec<&str> =
+        golden.cases().iter().filter(|case| !known(&case.suite)).map(|case| &*case.id).collect();
+    assert!(unknown.is_empty(), "cases of unknown suites: {unknown:#?}");
+}
+
+#[test]
+fn sampling() {
+    Golden::open().run("sampling", sampling::check);
+}
+
+#[test]
+fn pooling() {
+    Golden::open().run("pooling", pooling::check);
+}
+
+#[test]
+fn preprocess() {
+    Golden::open().run("preprocess", preprocess::check);
+}
+
+#[test]
+fn tokenization() {
+    Golden::open().run("tokenization", tokenization::check);
+}

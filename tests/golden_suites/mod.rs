@@ -1,0 +1,186 @@
+//! Reads the golden set: manifest, cases, tensors, pictures. One module a suite.
+
+pub mod pooling;
+pub mod preprocess;
+pub mod sampling;
+pub mod tokenization;
+
+use std::path::PathBuf;
+use std::{env, fs};
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+const FORMAT: &str = "slowfast-golden/1";
+
+pub struct Golden {
+    pub folder: PathBuf,
+    manifest: Manifest,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Manifest {
+    format: String,
+    #[serde(rename = "set")]
+    _set: String,
+    #[serde(rename = "versions")]
+    _versions: Value,
+    cases: Vec<Case>,
+    files: Vec<File>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Case {
+    pub id: String,
+    pub suite: String,
+    pub kind: String,
+    json: String,
+    pointer: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    path: String,
+    bytes: usize,
+    sha256: String,
+}
+
+/// `[shape]`, C order.
+pub struct Tensor {
+    pub shape: Vec<usize>,
+    pub values: Vec<f32>,
+}
+
+pub struct Picture {
+    pub width: u32,
+    pub height: u32,
+    pub rgb: Vec<u8>,
+}
+
+/// What a case checks: its kind, its JSON, and what went wrong.
+pub type Check = fn(&Golden, &str, Value) -> Result<(), String>;
+
+impl Golden {
+    pub fn open() -> Golden {
+        let folder = env::var_os("LOOKOUT_GOLDEN").map_or_else(
+            || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden"),
+            PathBuf::from,
+        );
+        let text = fs::read_to_string(folder.join("manifest.json"))
+            .unwrap_or_else(|e| panic!("{}/manifest.json: {e}", folder.display()));
+        let manifest: Manifest = serde_json::from_str(&text).expect("manifest.json");
+        assert_eq!(manifest.format, FORMAT);
+        Golden { folder, manifest }
+    }
+
+    pub fn cases(&self) -> &[Case] {
+        &self.manifest.cases
+    }
+
+    /// Runs every case of a suite and names all that fail.
+    pub fn run(&self, suite: &str, check: Check) {
+        let cases: Vec<&Case> = self.cases().iter().filter(|case| case.suite == suite).collect();
+        assert!(!cases.is_empty(), "no case of {suite} in {}", self.folder.display());
+        let failed: Vec<String> = cases
+            .iter()
+            .filter_map(|case| {
+                let outcome = self.json(case).and_then(|json| check(self, &case.kind, json));
+                outcome.err().map(|why| format!("{}: {why}", case.id))
+            })
+            .collect();
+        let all = cases.len();
+        assert!(failed.is_empty(), "{} of {all} failed:\n{}", failed.len(), failed.join("\n"));
+        println!("{suite}: {all} cases");
+    }
+
+    fn json(&self, case: &Case) -> Result<Value, String> {
+        let text = String::from_utf8(self.read(&case.json)?).map_err(|e| e.to_string())?;
+        let whole: Value = serde_json::from_str(&text).map_err(|e| e.to_string())?;
+        whole.pointer(&case.pointer).cloned().ok_or(format!("nothing at {}", case.pointer))
+    }
+
+    pub fn check_files(&self) {
+        let mut failed = Vec::new();
+        for File { path, bytes, sha256 } in &self.manifest.files {
+            match self.read(path) {
+                Ok(found) if found.len() == *bytes && hex_digest(&found) == *sha256 => {}
+                Ok(_) => failed.push(format!("{path} is not as the manifest says")),
+                Err(e) => failed.push(e),
+            }
+        }
+        assert!(failed.is_empty(), "{}", failed.join("\n"));
+    }
+
+    fn read(&self, path: &str) -> Result<Vec<u8>, String> {
+        fs::read(self.folder.join(path)).map_err(|e| format!("{path}: {e}"))
+    }
+
+    pub fn png(&self, path: &str) -> Result<Picture, String> {
+        let bytes = self.read(path)?;
+        let failed = |e: png::DecodingError| format!("{path}: {e}");
+        let mut reader =
+            png::Decoder::new(std::io::Cursor::new(bytes)).read_info().map_err(failed)?;
+        let mut rgb = vec![0; reader.output_buffer_size().ok_or("too large")?];
+        let info = reader.next_frame(&mut rgb).map_err(failed)?;
+        if (info.color_type, info.bit_depth) != (png::ColorType::Rgb, png::BitDepth::Eight) {
+            return Err(format!("{path}: not 8-bit RGB"));
+        }
+        rgb.truncate(info.buffer_size());
+        Ok(Picture { width: info.width, height: info.height, rgb })
+    }
+
+    /// A `.npy` file of version 1.0: magic, header length, a Python dict, the numbers.
+    pub fn npy(&self, path: &str) -> Result<Tensor, String> {
+        let bytes = self.read(path)?;
+        let rest = bytes.strip_prefix(b"\x93NUMPY\x01\x00").ok_or(format!("{path}: no npy 1.0"))?;
+        let (length, rest) = rest.split_first_chunk().ok_or(format!("{path}: cut off"))?;
+        let (header, data) = rest
+            .split_at_checked(usize::from(u16::from_le_bytes(*length)))
+            .ok_or(format!("{path}: cut off"))?;
+        let header = String::from_utf8_lossy(header);
+        let shape = header
+            .split_once("'shape': (")
+            .and_then(|(_, after)| after.split_once(')'))
+            .map(|(shape, _)| shape.split(',').filter_map(|n| n.trim().parse().ok()).collect())
+            .filter(|_| header.contains("'fortran_order': False"))
+            .ok_or(format!("{path}: header {header}"))?;
+        let values: Vec<f32> = if header.contains("'<f4'") {
+            data.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+        } else if header.contains("'<f2'") {
+            data.as_chunks().0.iter().map(|b| half::f16::from_le_bytes(*b).to_f32()).collect()
+        } else {
+            return Err(format!("{path}: header {header}"));
+        };
+        let tensor = Tensor { shape, values };
+        if tensor.shape.iter().product::<usize>() != tensor.values.len() {
+            return Err(format!("{path}: {} numbers, {:?}", tensor.values.len(), tensor.shape));
+        }
+        Ok(tensor)
+    }
+}
+
+/// Fails on a field that the suite does not know.
+pub fn parse<T: DeserializeOwned>(json: Value) -> Result<T, String> {
+    serde_json::from_value(json).map_err(|e| e.to_string())
+}
+
+pub fn hex_digest(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Says what differs.
+pub fn equal<T: PartialEq + std::fmt::Debug>(
+    what: &str,
+    found: &T,
+    wanted: &T,
+) -> Result<(), String> {
+    if found == wanted {
+        return Ok(());
+    }
+    Err(format!("{what}: found {found:?}, wanted {wanted:?}"))
+}

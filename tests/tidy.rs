@@ -1,0 +1,224 @@
+//! The rules of the house, kept by a simple search through the text of the sources.
+
+use std::fs;
+use std::path::Path;
+
+/// Each foreign crate and the only places under the repository that may name it. A place is the
+/// beginning of a path: `daemon/client` covers `daemon/client.rs` and `daemon/client/`.
+const HOMES: &[(&str, &[&str])] = &[
+    ("gst", &["daemon/camera/", "daemon/demo/"]),
+    ("gst_app", &["daemon/camera/", "daemon/demo/"]),
+    ("gst_video", &["daemon/camera/", "daemon/demo/"]),
+    ("gst_rtsp_server", &["daemon/camera/", "daemon/demo/"]),
+    ("gio", &["daemon/camera/", "daemon/demo/"]),
+    ("ort", &["daemon/model/", "daemon/vision/", "daemon/language/"]),
+    ("tokenizers", &["daemon/language/"]),
+    ("fast_image_resize", &["daemon/vision/"]),
+    ("turbojpeg", &["daemon/vision/"]),
+    ("tonic", &["daemon/publish/grpc", "daemon/client", "daemon/lib.rs"]),
+    ("tonic_prost", &["daemon/publish/grpc", "daemon/client", "daemon/lib.rs"]),
+    ("tonic_health", &["daemon/publish/grpc", "daemon/client"]),
+    ("tonic_reflection", &["daemon/publish/grpc", "daemon/client"]),
+    (
+        "prost",
+        &["build.rs", "daemon/lib.rs", "daemon/publish/grpc", "daemon/client", "daemon/model"],
+    ),
+    ("prost_types", &["daemon/lib.rs", "daemon/publish/grpc", "daemon/client", "daemon/model"]),
+    ("rumqttc", &["daemon/publish/mqtt"]),
+    ("axum", &["daemon/publish/http"]),
+    ("metrics", &["daemon/telemetry"]),
+    ("metrics_exporter_prometheus", &["daemon/telemetry"]),
+    // `Kind` of an event is also a flag's value.
+    ("clap", &["daemon/cli/", "daemon/event.rs"]),
+];
+
+/// Values and arithmetic: each place, and the only foreign names it may use outside its tests. A
+/// name that ends in `::` is one module of a crate.
+const PURE: &[(&str, &[&str])] = &[
+    ("daemon/frame.rs", &["serde", "humantime"]),
+    ("daemon/event.rs", &["serde", "serde_json", "clap"]),
+    ("daemon/journal.rs", &["serde", "thiserror", "tokio::sync::"]),
+    ("daemon/slowfast/", &["serde", "thiserror", "half"]),
+    ("daemon/engine/queue", &["serde", "thiserror"]),
+    ("daemon/language/sampler", &["serde", "thiserror", "half"]),
+];
+
+/// The one file that knows every part is known to nobody but these.
+const KNOW_APP: &[&str] = &["daemon/main.rs", "daemon/cli", "daemon/app"];
+
+const LINES_MAX: usize = 700;
+
+/// What is never left behind; put together here so that this file passes its own test.
+const BANNED: &[(&str, &str)] = &[
+    (concat!("TO", "DO"), "do it, or write why not"),
+    (concat!("todo", "!("), "do it, or write why not"),
+    (concat!("dbg", "!("), "left over"),
+    (concat!("/wo", "rk/"), "the project speaks of itself only"),
+];
+
+#[test]
+fn foreign_crates_have_one_home() {
+    // Tests look at the daemon from outside, with whatever crate they need.
+    let inside = sources().into_iter().filter(|source| !source.path.starts_with("tests/"));
+    let found = inside.flat_map(|source| {
+        let strays = HOMES.iter().filter(|(name, homes)| {
+            !homes.iter().any(|home| source.path.starts_with(home)) && source.names(name)
+        });
+        strays
+            .map(|(name, homes)| format!("{} names {name}, whose home is {homes:?}", source.path))
+            .collect::<Vec<_>>()
+    });
+    report(found);
+}
+
+#[test]
+fn values_and_arithmetic_are_pure() {
+    let foreign = foreign_crates();
+    let mut found = Vec::new();
+    for source in sources() {
+        let pure = PURE.iter().find(|(place, _)| source.path.starts_with(place));
+        let Some((_, allowed)) = pure else { continue };
+        for name in foreign.iter().filter(|name| !allowed.contains(&name.as_str())) {
+            let modules: Vec<_> =
+                allowed.iter().filter(|path| path.starts_with(&format!("{name}::"))).collect();
+            for line in source.before_tests().filter(|line| names(line, name)) {
+                if !modules.iter().any(|path| line.contains(*path)) {
+                    found.push(format!("{}: {}", source.path, line.trim()));
+                }
+            }
+        }
+    }
+    report(found);
+}
+
+#[test]
+fn nobody_knows_app_but_main_and_cli() {
+    let found = sources().into_iter().filter(|source| {
+        source.path.starts_with("daemon/")
+            && !KNOW_APP.iter().any(|place| source.path.starts_with(place))
+            && source.code().any(|line| line.contains("crate::app"))
+    });
+    report(found.map(|source| format!("{} imports crate::app", source.path)));
+}
+
+#[test]
+fn files_stay_short() {
+    let found = sources().into_iter().filter_map(|source| {
+        let lines = source.text.lines().count();
+        (source.path.starts_with("daemon/") && lines > LINES_MAX)
+            .then(|| format!("{} has {lines} lines; has it found a second subject?", source.path))
+    });
+    report(found);
+}
+
+#[test]
+fn files_open_by_saying_what_they_are_for() {
+    let found = sources().into_iter().filter(|source| !source.text.starts_with("//! "));
+    // `main.rs` may be a line long.
+    let found = found.filter(|source| source.text.lines().count() > 1);
+    report(found.map(|source| format!("{} does not open with //!", source.path)));
+}
+
+#[test]
+fn nothing_is_left_over() {
+    let found = sources().into_iter().flat_map(|source| {
+        let banned = BANNED.iter().filter(|(words, _)| source.text.contains(words));
+        banned.map(|(words, why)| format!("{}: {words}: {why}", source.path)).collect::<Vec<_>>()
+    });
+    report(found);
+}
+
+#[test]
+fn the_search_finds_what_it_should() {
+    for line in ["use gst::prelude::*;", "use gst;", "let x = ::gst::init();", "#[gst::test]"] {
+        assert!(names(line, "gst"), "{line}");
+    }
+    for line in
+        ["use crate::gst::x;", "use gst_app::x;", "let gst = 3;", "lagst::x", "use gstreamer;"]
+    {
+        assert!(!names(line, "gst"), "{line}");
+    }
+}
+
+struct Source {
+    /// From the repository's root, with `/`.
+    path: String,
+    text: String,
+}
+
+impl Source {
+    fn code(&self) -> impl Iterator<Item = &str> {
+        self.text.lines().filter(|line| !line.trim_start().starts_with("//"))
+    }
+
+    /// Tests stand last in a file.
+    fn before_tests(&self) -> impl Iterator<Item = &str> {
+        self.code().take_while(|line| line.trim() != "#[cfg(test)]")
+    }
+
+    fn names(&self, name: &str) -> bool {
+        self.code().any(|line| names(line, name))
+    }
+}
+
+/// Whether the line holds `name::` or `use name`, `name` being a crate and not a module of ours.
+fn names(line: &str, name: &str) -> bool {
+    let path = format!("{name}::");
+    let in_path = line.match_indices(&path).any(|(at, _)| {
+        let before = &line[..at];
+        // `::gst::` is the crate, `crate::gst::` is not.
+        let before = before.strip_suffix("::").unwrap_or(before);
+        let before_is_path = before.len() < at;
+        let word = before.ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == '>');
+        !word && (before_is_path || !before.ends_with(':'))
+    });
+    let used = line.trim_start().strip_prefix("use ").and_then(|rest| rest.strip_prefix(name));
+    in_path || used.is_some_and(|rest| rest.starts_with(';') || rest.starts_with(" as "))
+}
+
+/// Rust sources of the daemon, its tests and its build script.
+fn sources() -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut sources = Vec::new();
+    for folder in ["daemon", "tests"] {
+        collect(root, &root.join(folder), &mut sources);
+    }
+    let build = fs::read_to_string(root.join("build.rs")).expect("build.rs");
+    sources.push(Source { path: "build.rs".into(), text: build });
+    assert!(sources.len() > 10, "the sources are not where they were");
+    sources
+}
+
+fn collect(root: &Path, folder: &Path, sources: &mut Vec<Source>) {
+    let mut entries: Vec<_> = fs::read_dir(folder)
+        .unwrap_or_else(|e| panic!("{}: {e}", folder.display()))
+        .map(|entry| entry.expect("readable").path())
+        .collect();
+    entries.sort();
+    for path in entries {
+        if path.is_dir() {
+            collect(root, &path, sources);
+        } else if path.extension().is_some_and(|ext| ext == "rs") {
+            let text = fs::read_to_string(&path).expect("UTF-8");
+            let path = path.strip_prefix(root).expect("below the root");
+            sources.push(Source { path: path.to_string_lossy().replace('\\', "/"), text });
+        }
+    }
+}
+
+/// Names of all dependencies, as Rust spells them.
+fn foreign_crates() -> Vec<String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let manifest = fs::read_to_string(root.join("Cargo.toml")).expect("Cargo.toml");
+    let manifest: toml::Table = manifest.parse().expect("TOML");
+    ["dependencies", "dev-dependencies", "build-dependencies"]
+        .iter()
+        .filter_map(|section| manifest.get(*section)?.as_table())
+        .flat_map(|table| table.keys().map(|name| name.replace('-', "_")))
+        .collect()
+}
+
+fn report(found: impl IntoIterator<Item = String>) {
+    let found: Vec<String> = found.into_iter().collect();
+    assert!(found.is_empty(), "\n{}", found.join("\n"));
+}
