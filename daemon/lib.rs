@@ -2,14 +2,17 @@
 
 pub mod client;
 pub mod config;
+pub mod engine;
 pub mod event;
 pub mod frame;
 pub mod journal;
 pub mod language;
+pub mod model;
 pub mod publish;
 pub mod service;
 pub mod slowfast;
 pub mod telemetry;
+pub mod timeline;
 pub mod vision;
 
 /// Generated from `proto/lookout/v1/lookout.proto`.

@@ -1,17 +1,14 @@
 //! The recorded behaviour of the authors' code, held against ours.
 //!
 //! The set lies in `tests/golden`, or in the folder that `LOOKOUT_GOLDEN` names; its `README.md`
-//! says how it was made. Every case of the manifest belongs to a suite below or to [`NOT_RUN`]:
-//! a suite, a kind or a field that nobody here understands fails by name.
+//! says how it was made. Every case of the manifest belongs to a suite below: a suite, a
+//! kind or a field that nobody here understands fails by name.
 
 mod golden_suites;
 
-use golden_suites::{Golden, pooling, preprocess, sampling, tokenization};
+use golden_suites::{Golden, e2e, pooling, preprocess, sampling, tokenization};
 
-const RUN: [&str; 4] = ["sampling", "pooling", "preprocess", "tokenization"];
-
-/// Suites of the set that wait for the part they test: `e2e` for the language runtime.
-const NOT_RUN: [&str; 1] = ["e2e"];
+const SUITES: [&str; 5] = ["sampling", "pooling", "preprocess", "tokenization", "e2e"];
 
 #[test]
 fn every_file_is_as_recorded() {
@@ -21,7 +18,7 @@ fn every_file_is_as_recorded() {
 #[test]
 fn every_suite_is_known() {
     let golden = Golden::open();
-    let known = |suite: &str| RUN.contains(&suite) || NOT_RUN.contains(&suite);
+    let known = |suite: &str| SUITES.contains(&suite);
     let unknown: Vec<&str> =
         golden.cases().iter().filter(|case| !known(&case.suite)).map(|case| &*case.id).collect();
     assert!(unknown.is_empty(), "cases of unknown suites: {unknown:#?}");
@@ -45,4 +42,14 @@ fn preprocess() {
 #[test]
 fn tokenization() {
     Golden::open().run("tokenization", tokenization::check);
+}
+
+#[test]
+fn e2e_gqa_decoder() {
+    Golden::open().run("e2e", e2e::gqa_decoder);
+}
+
+#[test]
+fn e2e_plain_decoder() {
+    Golden::open().run("e2e", e2e::plain_decoder);
 }

@@ -35,6 +35,8 @@ pub struct Model {
     /// `libonnxruntime.so`; `None`: where it is usually found.
     pub onnxruntime: Option<PathBuf>,
     pub plan: Plan,
+    /// The prompt, with `<image>` where the video's tokens go and `{prompt}` for the question.
+    pub template: String,
     pub aspect: Aspect,
     pub device: Device,
     pub vision_threads: usize,
@@ -137,6 +139,16 @@ pub enum Source {
     Rtsp(Rtsp),
     /// Played at its own speed, from the start again at its end.
     File(PathBuf),
+}
+
+impl fmt::Display for Source {
+    /// Without user and password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::Rtsp(rtsp) => rtsp.url.fmt(f),
+            Source::File(path) => path.display().fmt(f),
+        }
+    }
 }
 
 #[derive(Clone)]

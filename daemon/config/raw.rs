@@ -61,6 +61,8 @@ struct RawModel {
     onnxruntime: Option<PathBuf>,
     #[serde(default = "paper")]
     plan: String,
+    #[serde(default = "template")]
+    template: String,
     #[serde(default)]
     aspect: RawAspect,
     #[serde(default)]
@@ -219,6 +221,10 @@ enum RawDecode {
 fn paper() -> String {
     "paper".into()
 }
+/// LLaVA-1.5's, without its system sentence.
+fn template() -> String {
+    "USER: <image>\n{prompt} ASSISTANT:".into()
+}
 fn lookout() -> String {
     "lookout".into()
 }
@@ -322,10 +328,19 @@ impl Raw {
 impl RawModel {
     fn check(self, folder: &Path) -> Result<Model, ConfigError> {
         let plan: Plan = self.plan.parse().map_err(|e| ConfigError(format!("model.plan: {e}")))?;
+        for part in ["<image>", "{prompt}"] {
+            let count = self.template.matches(part).count();
+            if count != 1 {
+                return wrong(format!(
+                    "model.template: {part} stands there {count} times; wanted once"
+                ));
+            }
+        }
         Ok(Model {
             package: folder.join(self.package),
             onnxruntime: self.onnxruntime.map(|path| folder.join(path)),
             plan,
+            template: self.template,
             aspect: match self.aspect {
                 RawAspect::Resize => Aspect::Resize,
                 RawAspect::Pad => Aspect::Pad,

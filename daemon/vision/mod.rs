@@ -1,4 +1,7 @@
-//! From a camera's picture to what the language model reads.
+//! From a frame's pixels to its tokens and its evidence.
 
+mod encoder;
 pub mod evidence;
 pub mod preprocess;
+
+pub use encoder::{BATCH, Encoded, Encoder};

@@ -1,5 +1,6 @@
 //! Reads the golden set: manifest, cases, tensors, pictures. One module a suite.
 
+pub mod e2e;
 pub mod pooling;
 pub mod preprocess;
 pub mod sampling;

@@ -1,0 +1,218 @@
+//! The language worker: one window or question at a time, as the queue says.
+
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::queue::Next;
+use super::{Asked, Engine, Window};
+use crate::event::{Body, Description, Timing};
+use crate::frame::Span;
+use crate::language::{LanguageError, LanguageModel, Limits, Listening, Reply, Request};
+use crate::model::ModelError;
+use crate::service::{AnswerItem, AskError};
+use crate::slowfast::{FrameTokens, assemble};
+use crate::telemetry::{self, Stage};
+use crate::timeline::{Clip, select};
+
+pub struct Words {
+    pub language: LanguageModel,
+    /// Width of an embedding.
+    pub dim: usize,
+    /// What events call the model and the device.
+    pub model: String,
+    pub device: String,
+}
+
+/// A clip described, but for the times, which depend on who asked.
+struct Described {
+    clip: Clip,
+    reply: Reply,
+}
+
+impl Words {
+    /// Works until the engine stops; what then still waits is told so.
+    pub fn run(mut self, engine: &Engine) -> Result<(), ModelError> {
+        while let Some(next) = engine.next_job() {
+            let begun = Instant::now();
+            match next {
+                Next::Caption(camera, window) => self.caption(engine, &camera, window)?,
+                Next::Question(asked) => self.answer(engine, asked)?,
+            }
+            engine.took(begun.elapsed());
+        }
+        Ok(())
+    }
+
+    fn caption(
+        &mut self,
+        engine: &Engine,
+        camera: &Arc<str>,
+        window: Window,
+    ) -> Result<(), ModelError> {
+        let Some(prompt) = engine.cameras.get(camera).and_then(|lens| lens.prompt.as_deref())
+        else {
+            return Ok(());
+        };
+        let begun = Instant::now();
+        // On the way out nobody needs a caption any more.
+        let hear = |_: &str| if engine.jobs().stopping { Listening::No } else { Listening::Yes };
+        let described = match self.describe(engine, camera, window.span, prompt, None, hear) {
+            Ok(Some(described)) => described,
+            Ok(None) => return Ok(()),
+            Err(LanguageError::DoesNotFit(why)) => {
+                tracing::warn!(camera = &**camera, "no caption: {why}");
+                return Ok(());
+            }
+            Err(error) => return Err(ModelError(error.to_string())),
+        };
+        let timing = timing(window.closed, begun, window.encode, &described.reply);
+        let description = self.finish(String::new(), prompt, window.span, described, timing);
+        telemetry::caption(camera);
+        measure(camera, &description);
+        engine.journal.append(camera.clone(), Body::Caption(description));
+        Ok(())
+    }
+
+    fn answer(&mut self, engine: &Engine, asked: Asked) -> Result<(), ModelError> {
+        let begun = Instant::now();
+        let hear = |piece: &str| {
+            if !piece.is_empty() {
+                // The channel has room for the whole answer: only an asker who left makes it fail.
+                let _ = asked.to.try_send(AnswerItem::Token(piece.into()));
+            }
+            if asked.to.is_closed() { Listening::No } else { Listening::Yes }
+        };
+        let most = Some(asked.max_new_tokens);
+        let described = self.describe(engine, &asked.camera, asked.span, &asked.text, most, hear);
+        let item = match described {
+            Ok(Some(described)) => {
+                let timing = timing(asked.came, begun, Duration::ZERO, &described.reply);
+                let id = asked.id.clone();
+                let description = self.finish(id, &asked.text, asked.span, described, timing);
+                telemetry::answer(&asked.camera);
+                measure(&asked.camera, &description);
+                engine.journal.append(asked.camera.clone(), Body::Answer(description.clone()));
+                AnswerItem::Finished(Box::new(description))
+            }
+            Ok(None) if asked.to.is_closed() => return Ok(()),
+            Ok(None) => AnswerItem::Failed(AskError::NoFootage {
+                camera: asked.camera.to_string(),
+                window: asked.span.length(),
+                why: "its frames have left the buffer".into(),
+            }),
+            Err(LanguageError::DoesNotFit(why)) => AnswerItem::Failed(AskError::BadQuestion(why)),
+            Err(error) => {
+                let why = error.to_string();
+                let _ = asked.to.try_send(AnswerItem::Failed(AskError::Model(why.clone())));
+                return Err(ModelError(why));
+            }
+        };
+        // An asker that has gone needs no answer.
+        let _ = asked.to.try_send(item);
+        Ok(())
+    }
+
+    /// `None`: no frames are left of the span, or nobody listens any more.
+    fn describe(
+        &mut self,
+        engine: &Engine,
+        camera: &Arc<str>,
+        span: Span,
+        prompt: &str,
+        max_new_tokens: Option<usize>,
+        hear: impl FnMut(&str) -> Listening,
+    ) -> Result<Option<Described>, LanguageError> {
+        let Some(lens) = engine.cameras.get(camera) else { return Ok(None) };
+        let plan = &engine.plan;
+        let clip = engine
+            .timeline
+            .ring(camera)
+            .and_then(|ring| select(&ring, span, lens.period, plan.frames, plan.slow_frames));
+        let Some(clip) = clip else { return Ok(None) };
+        let tokens: Vec<&FrameTokens> = clip.frames.iter().map(|entry| &entry.tokens).collect();
+        let request = Request {
+            video: &assemble(&tokens, plan, self.dim),
+            prompt,
+            limits: Limits {
+                max_new_tokens: max_new_tokens.unwrap_or(engine.max_new_tokens),
+                sampling: engine.sampling,
+            },
+        };
+        let reply = self.language.answer(request, hear)?;
+        Ok(reply.map(|reply| Described { clip, reply }))
+    }
+
+    fn finish(
+        &self,
+        id: String,
+        prompt: &str,
+        window: Span,
+        described: Described,
+        timing: Timing,
+    ) -> Description {
+        let Described { clip, reply } = described;
+        Description {
+            id,
+            prompt: prompt.into(),
+            text: reply.text,
+            window,
+            coverage: clip.coverage,
+            frames: clip.references,
+            model: self.model.clone(),
+            device: self.device.clone(),
+            finish: reply.finish,
+            usage: reply.usage,
+            timing,
+        }
+    }
+}
+
+fn measure(camera: &str, description: &Description) {
+    let timing = &description.timing;
+    for (stage, seconds) in [
+        (Stage::Wait, timing.wait_seconds),
+        (Stage::Prefill, timing.prefill_seconds),
+        (Stage::DecodeTokens, timing.decode_seconds),
+    ] {
+        telemetry::stage(camera, stage, Duration::from_secs_f64(seconds));
+    }
+    let usage = description.usage;
+    let seen = u64::from(usage.video_tokens) + u64::from(usage.text_tokens);
+    telemetry::tokens(camera, seen, u64::from(usage.new_tokens));
+}
+
+fn timing(since: Instant, begun: Instant, encode: Duration, reply: &Reply) -> Timing {
+    Timing {
+        wait_seconds: begun.saturating_duration_since(since).as_secs_f64(),
+        encode_seconds: encode.as_secs_f64(),
+        prefill_seconds: reply.prefill.as_secs_f64(),
+        decode_seconds: reply.decode.as_secs_f64(),
+        total_seconds: since.elapsed().as_secs_f64(),
+    }
+}
+
+impl Engine {
+    /// Waits for the next job; `None`: the engine stops, and waiting questions have been told.
+    fn next_job(&self) -> Option<Next<Arc<str>, Asked, Window>> {
+        let mut jobs = self.jobs();
+        loop {
+            let next = jobs.queue.next();
+            telemetry::queue_length(jobs.queue.len());
+            match next {
+                Some(Next::Question(asked)) if asked.to.is_closed() => continue,
+                Some(Next::Question(asked)) if jobs.stopping => {
+                    let _ = asked.to.try_send(AnswerItem::Failed(AskError::Stopping));
+                }
+                Some(_) if jobs.stopping => {}
+                Some(next) => return Some(next),
+                None if jobs.stopping => return None,
+                None => jobs = self.wake.wait(jobs).unwrap_or_else(PoisonError::into_inner),
+            }
+        }
+    }
+
+    fn took(&self, time: Duration) {
+        let mut jobs = self.jobs();
+        jobs.usual = (jobs.usual * 3 + time) / 4;
+    }
+}

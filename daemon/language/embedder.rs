@@ -1,0 +1,38 @@
+//! The graph that turns token ids into embeddings.
+
+use ort::value::{Tensor, TensorElementType as Element};
+
+use crate::model::{GraphKind, ModelError, Package, Runtime, Session, TensorError};
+
+pub struct Embedder {
+    session: Session,
+}
+
+impl Embedder {
+    pub fn load(
+        runtime: &Runtime,
+        package: &Package,
+        threads: usize,
+    ) -> Result<Embedder, ModelError> {
+        let session = runtime.session(&package.graph(GraphKind::Embed), threads, Vec::new())?;
+        session.input("input_ids", Element::Int64)?;
+        session.only_inputs(|name| name == "input_ids")?;
+        session.output("inputs_embeds", Element::Float32)?;
+        Ok(Embedder { session })
+    }
+
+    /// Embeddings `[n, D]`.
+    pub fn embed(&mut self, ids: &[u32]) -> Result<Vec<f32>, TensorError> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.run(ids).map_err(|e| self.session.error(e))
+    }
+
+    fn run(&mut self, ids: &[u32]) -> ort::Result<Vec<f32>> {
+        let ids: Vec<i64> = ids.iter().map(|id| i64::from(*id)).collect();
+        let input = Tensor::from_array(([1, ids.len()], ids))?;
+        let outputs = self.session.session.run(ort::inputs!["input_ids" => input])?;
+        Ok(outputs["inputs_embeds"].try_extract_tensor::<f32>()?.1.to_vec())
+    }
+}

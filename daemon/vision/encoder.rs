@@ -1,0 +1,84 @@
+//! The vision graph: CLIP and the projector, run once a frame.
+
+use std::time::{Duration, Instant};
+
+use ort::value::{TensorElementType as Element, TensorRef};
+
+use crate::model::{GraphKind, ModelError, Package, Runtime, Session, TensorError};
+
+/// Frames that the graph sees at once. More does not help on a CPU and costs memory.
+pub const BATCH: usize = 8;
+
+pub struct Encoder {
+    session: Session,
+    image_size: usize,
+    grid_tokens: usize,
+    /// Width of the language model's embeddings.
+    dim: usize,
+}
+
+/// Projected features of a batch.
+pub struct Encoded {
+    /// `[B, N, D]`
+    pub features: Vec<f32>,
+    pub took: Duration,
+}
+
+impl Encoder {
+    pub fn load(
+        runtime: &Runtime,
+        package: &Package,
+        threads: usize,
+    ) -> Result<Encoder, ModelError> {
+        let session = runtime.session(&package.graph(GraphKind::Vision), threads, Vec::new())?;
+        session.input("pixel_values", Element::Float32)?;
+        session.only_inputs(|name| name == "pixel_values")?;
+        session.output("image_features", Element::Float32)?;
+        let mut encoder = Encoder {
+            session,
+            image_size: package.vision.image_size,
+            grid_tokens: package.vision.grid_tokens,
+            dim: package.text.hidden_size,
+        };
+        // Shapes in the graph are symbolic: only a run shows what they are.
+        encoder.encode(&vec![0.0; encoder.frame_len()])?;
+        Ok(encoder)
+    }
+
+    /// Numbers of one frame's `pixel_values` `[3, size, size]`.
+    pub fn frame_len(&self) -> usize {
+        3 * self.image_size * self.image_size
+    }
+
+    pub fn grid_tokens(&self) -> usize {
+        self.grid_tokens
+    }
+
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// `pixels`: `[B, 3, size, size]`, B from 1 to [`BATCH`].
+    pub fn encode(&mut self, pixels: &[f32]) -> Result<Encoded, TensorError> {
+        let begun = Instant::now();
+        let features = self.run(pixels).map_err(|e| self.session.error(e))?;
+        let (shape, features) = features;
+        let frames = pixels.len() / self.frame_len();
+        let wanted = [frames as i64, self.grid_tokens as i64, self.dim as i64];
+        if shape != wanted {
+            return Err(self
+                .session
+                .error(format!("image_features came as {shape:?}; config.json says {wanted:?}")));
+        }
+        Ok(Encoded { features, took: begun.elapsed() })
+    }
+
+    fn run(&mut self, pixels: &[f32]) -> ort::Result<(Vec<i64>, Vec<f32>)> {
+        let size = self.image_size;
+        let shape = [pixels.len() / self.frame_len(), 3, size, size];
+        let input = TensorRef::from_array_view((shape, pixels))?;
+        let outputs = self.session.session.run(ort::inputs!["pixel_values" => input])?;
+        let (shape, features) = outputs["image_features"].try_extract_tensor::<f32>()?;
+        Ok((shape.to_vec(), features.to_vec()))
+    }
+}
