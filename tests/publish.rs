@@ -636,8 +636,8 @@ impl Daemon {
             ready: AtomicBool::new(true),
             ask: Mutex::new(Box::new(|_| Err(AskError::Stopping))),
         });
-        let listener = publish::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
-        let grpc = listener.local_addr().unwrap().to_string();
+        let grpc = format!("127.0.0.1:{}", free_port());
+        let listener = publish::bind(grpc.parse().unwrap()).await.unwrap();
         let stop = CancellationToken::new();
         let serving = tokio::spawn(grpc::serve(listener, service.clone(), stop.clone()));
         Daemon { service, grpc, stop, serving: Some(serving) }
@@ -772,9 +772,15 @@ impl Write for Lines {
     }
 }
 
+/// Below the range that the system gives out by itself (from 32768 on), so that no other test's
+/// connection takes the port while its server is being started again.
 fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
+    loop {
+        let port = rand::random_range(20_000..32_000);
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// A mosquitto of its own; killed when dropped.
