@@ -1,6 +1,9 @@
 //! lookout: watches RTSP cameras and says in words what happens. `ARCHITECTURE.md` is the map.
 
+pub mod camera;
 pub mod config;
+#[cfg(feature = "demo")]
+pub mod demo;
 pub mod event;
 pub mod frame;
 pub mod journal;
