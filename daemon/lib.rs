@@ -1,7 +1,10 @@
 //! lookout: watches RTSP cameras and says in words what happens. `ARCHITECTURE.md` is the map.
 
+pub mod camera;
 pub mod client;
 pub mod config;
+#[cfg(feature = "demo")]
+pub mod demo;
 pub mod engine;
 pub mod event;
 pub mod frame;

@@ -1,0 +1,129 @@
+//! From GStreamer's samples to numbered, dated frames in a [`Sink`]. One per camera, over all its
+//! pipelines, so that numbers and times go on after a reconnect.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result, ensure};
+use gst_video::prelude::*;
+
+use super::Sink;
+use super::clock::{self, CaptureClock};
+use crate::event::CameraStatus;
+use crate::frame::Frame;
+
+pub struct Delivery {
+    camera: Arc<str>,
+    sink: Arc<dyn Sink>,
+    sequence: Mutex<Sequence>,
+}
+
+#[derive(Default)]
+struct Sequence {
+    next: u64,
+    clock: CaptureClock,
+}
+
+impl Delivery {
+    pub fn new(camera: Arc<str>, sink: Arc<dyn Sink>) -> Delivery {
+        Delivery { camera, sink, sequence: Mutex::default() }
+    }
+
+    /// `age`: how long ago the picture arrived.
+    pub fn deliver(&self, sample: &gst::Sample, age: Duration) -> Result<()> {
+        let picture = Picture::of(sample)?;
+        let now = SystemTime::now();
+        let arrived = now.checked_sub(age).unwrap_or(now);
+        let mut sequence = self.sequence();
+        let stamp = sequence.clock.stamp(arrived, picture.camera_time);
+        if let Some(off) = stamp.newly_off_by {
+            tracing::warn!(
+                camera = %self.camera,
+                "the camera's clock is off by {:.1} s: its frames get the time of arrival",
+                off.as_secs_f64()
+            );
+        }
+        let number = sequence.next;
+        sequence.next += 1;
+        // Under the lock, so that frames arrive in the order of their numbers; a sink never waits.
+        self.sink.frame(Frame {
+            camera: self.camera.clone(),
+            number,
+            captured_at: stamp.captured_at,
+            clock: stamp.clock,
+            width: picture.width,
+            height: picture.height,
+            rgb: picture.rgb,
+        });
+        Ok(())
+    }
+
+    pub fn tell(&self, status: CameraStatus) {
+        self.sink.status(&self.camera, status);
+    }
+
+    pub fn camera(&self) -> &Arc<str> {
+        &self.camera
+    }
+
+    pub fn last_frame(&self) -> Option<SystemTime> {
+        self.sequence().clock.last()
+    }
+
+    fn sequence(&self) -> MutexGuard<'_, Sequence> {
+        self.sequence.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct Picture {
+    width: u32,
+    height: u32,
+    rgb: Arc<[u8]>,
+    camera_time: Option<SystemTime>,
+}
+
+impl Picture {
+    fn of(sample: &gst::Sample) -> Result<Picture> {
+        let buffer = sample.buffer().context("a sample without picture")?;
+        let caps = sample.caps().context("a picture without format")?;
+        let info = gst_video::VideoInfo::from_caps(caps)?;
+        ensure!(info.format() == gst_video::VideoFormat::Rgb, "a picture that is not RGB");
+        let frame = gst_video::VideoFrameRef::from_buffer_ref_readable(buffer, &info)?;
+        let stride = usize::try_from(frame.plane_stride()[0])?;
+        let (width, height) = (frame.width(), frame.height());
+        let rgb = packed(frame.plane_data(0)?, width as usize * 3, height as usize, stride)
+            .context("a picture smaller than its format says")?;
+        let camera_time = buffer
+            .iter_meta::<gst::ReferenceTimestampMeta>()
+            .find(|meta| meta.reference().structure(0).is_some_and(|s| s.name() == NTP))
+            .and_then(|meta| clock::from_ntp(meta.timestamp().nseconds()));
+        Ok(Picture { width, height, rgb, camera_time })
+    }
+}
+
+const NTP: &str = "timestamp/x-ntp";
+
+/// Rows without the padding that GStreamer puts at their ends (to multiples of four bytes).
+fn packed(data: &[u8], row: usize, rows: usize, stride: usize) -> Option<Arc<[u8]>> {
+    if stride == row {
+        return Some(data.get(..row * rows)?.into());
+    }
+    let mut tight = Vec::with_capacity(row * rows);
+    for y in 0..rows {
+        tight.extend_from_slice(data.get(y * stride..y * stride + row)?);
+    }
+    Some(tight.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn padding_at_the_ends_of_rows_is_left_out() {
+        let data = [1, 2, 3, 0, 4, 5, 6];
+        assert_eq!(packed(&data, 3, 2, 4).as_deref(), Some(&[1, 2, 3, 4, 5, 6][..]));
+        assert_eq!(packed(&data[..6], 3, 2, 3).as_deref(), Some(&data[..6]));
+        assert_eq!(packed(&data, 3, 3, 4), None);
+    }
+}

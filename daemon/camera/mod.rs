@@ -1,0 +1,172 @@
+//! Cameras: one GStreamer pipeline each, in a thread of its own, from a URL to sampled RGB frames.
+//!
+//! ```text
+//!  rtspsrc ─► depay ─► parse ─► [key frames] ─► decode ─► [pace] ─► videoconvert ─► appsink ─► Sink
+//! ```
+//!
+//! Promises: frames of a camera have rising numbers and strictly rising UTC times, over reconnects;
+//! a camera that fails, whatever the way, is tried again until it is stopped, and harms no other;
+//! no text that leaves here holds a user name or a password. Left out: what becomes of the frames
+//! ([`Sink`] must take them without waiting), sound, and codecs other than H.264 and H.265 on RTSP.
+
+mod attempt;
+mod backoff;
+mod clock;
+mod decoder;
+mod delivery;
+mod error;
+mod pace;
+mod pipeline;
+mod retry;
+
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+pub use error::CameraError;
+
+use crate::config;
+use crate::event::CameraStatus;
+use crate::frame::Frame;
+use attempt::CameraAttempt;
+use delivery::Delivery;
+use retry::{Attempt, Reporter, Stop};
+
+/// Where frames and news of cameras go. Called from the cameras' own threads: must never block.
+pub trait Sink: Send + Sync + 'static {
+    fn frame(&self, frame: Frame);
+    /// Called for each change, and for nothing else.
+    fn status(&self, camera: &Arc<str>, status: CameraStatus);
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum InitError {
+    #[error("GStreamer does not start: {0}")]
+    GStreamer(#[from] gst::glib::Error),
+    #[error("GStreamer lacks the element {element}: install {package} (Debian's name)")]
+    Missing { element: &'static str, package: &'static str },
+}
+
+/// Must have succeeded before anything else here is called; may be called again.
+pub fn init() -> Result<(), InitError> {
+    gst::init()?;
+    for (element, package) in NEEDED {
+        if gst::ElementFactory::find(element).is_none() {
+            return Err(InitError::Missing { element, package });
+        }
+    }
+    decoder::set_ranks();
+    Ok(())
+}
+
+const NEEDED: [(&str, &str); 10] = [
+    ("filesrc", "libgstreamer1.0-0"),
+    ("decodebin", "gstreamer1.0-plugins-base"),
+    ("videoconvert", "gstreamer1.0-plugins-base"),
+    ("appsink", "gstreamer1.0-plugins-base"),
+    ("rtspsrc", "gstreamer1.0-plugins-good"),
+    ("rtph264depay", "gstreamer1.0-plugins-good"),
+    ("h264parse", "gstreamer1.0-plugins-bad"),
+    ("h265parse", "gstreamer1.0-plugins-bad"),
+    ("avdec_h264", "gstreamer1.0-libav"),
+    ("avdec_h265", "gstreamer1.0-libav"),
+];
+
+/// Watches the camera until the handle is stopped or dropped.
+pub fn start(config: config::Camera, sink: Arc<dyn Sink>) -> CameraHandle {
+    let stop = Arc::new(Stop::default());
+    let delivery = Arc::new(Delivery::new(config.name.clone(), sink));
+    let thread = thread::Builder::new().name(config.name.to_string()).spawn({
+        let stop = stop.clone();
+        move || {
+            let mut reporter = Reporter::new(delivery.clone());
+            let reconnect_max = config.reconnect_max;
+            let mut attempt = CameraAttempt::new(config, delivery);
+            retry::run(&mut attempt, reconnect_max, &stop, &mut reporter);
+        }
+    });
+    if let Err(error) = &thread {
+        tracing::error!("no thread for a camera: {error}");
+    }
+    CameraHandle { stop, thread: thread.ok() }
+}
+
+pub struct CameraHandle {
+    stop: Arc<Stop>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl CameraHandle {
+    /// Asks only: whoever stops many cameras asks all of them before waiting for the first.
+    pub fn ask_to_stop(&self) {
+        self.stop.ask();
+    }
+
+    /// Waits until the camera's thread has ended, normally less than a second.
+    pub fn stop(self) {
+        drop(self);
+    }
+}
+
+impl Drop for CameraHandle {
+    fn drop(&mut self) {
+        self.stop.ask();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("a camera's thread had panicked");
+        }
+    }
+}
+
+/// What `lookout check` says of a camera.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Probed {
+    pub width: u32,
+    pub height: u32,
+    pub codec: String,
+    pub decoder: String,
+    pub first_frame_after: Duration,
+}
+
+/// Connects once and waits for one frame.
+pub fn probe(config: &config::Camera, timeout: Duration) -> Result<Probed, CameraError> {
+    let started = Instant::now();
+    let stop = Arc::new(Stop::after(timeout));
+    let (first, seen) = mpsc::sync_channel(1);
+    let delivery = Arc::new(Delivery::new(
+        config.name.clone(),
+        Arc::new(FirstFrame { first, stop: stop.clone() }),
+    ));
+    let mut attempt = CameraAttempt::new(config.clone(), delivery);
+    let outcome = attempt.run_once(&stop, &mut |_| {});
+    match seen.try_recv() {
+        Ok((frame, at)) => {
+            let opened = attempt.opened();
+            Ok(Probed {
+                width: frame.width,
+                height: frame.height,
+                codec: opened.codec,
+                decoder: opened.decoder,
+                first_frame_after: at - started,
+            })
+        }
+        Err(_) => Err(outcome.err().unwrap_or(CameraError::Stalled(timeout))),
+    }
+}
+
+struct FirstFrame {
+    first: mpsc::SyncSender<(Frame, Instant)>,
+    stop: Arc<Stop>,
+}
+
+impl Sink for FirstFrame {
+    fn frame(&self, frame: Frame) {
+        // Full: a second frame, which nobody wants.
+        let _ = self.first.try_send((frame, Instant::now()));
+        self.stop.ask();
+    }
+
+    fn status(&self, _: &Arc<str>, _: CameraStatus) {}
+}

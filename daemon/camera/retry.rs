@@ -1,0 +1,238 @@
+//! Trying again: knows when, and what to tell; knows nothing of RTSP.
+//!
+//! ```text
+//!               ┌───────────── first frame ─────────────┐
+//!  Connecting ──┤                                       ▼
+//!      │        │        ┌───── first frame ────────► Live
+//!      │ error  │        │                              │ error
+//!      ▼        │        │                              │
+//!   Lost, Stalled, Refused ◄────────────────────────────┘
+//! ```
+//!
+//! `Connecting` is said only before anything is known. After a failure its phase and reason stand
+//! until the camera is live again or fails in another way: "lost: connection refused" is what a
+//! user wants to read, not a flicker of attempts.
+
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use super::backoff::{self, Backoff};
+use super::delivery::Delivery;
+use super::error::CameraError;
+use crate::event::{CameraStatus, Phase};
+
+pub trait Attempt {
+    /// Connects and plays until it fails; `Ok` only after a stop was asked for. `on_live` is
+    /// called with the decoder's name at the first frame (and may be called again).
+    fn run_once(&mut self, stop: &Stop, on_live: &mut dyn FnMut(&str)) -> Result<(), CameraError>;
+
+    /// Whether the credentials have changed since the last attempt, so that it is worth trying
+    /// again at once.
+    fn has_new_credentials(&self) -> bool;
+}
+
+/// How often changed credentials are looked for.
+const LOOK: Duration = Duration::from_secs(1);
+
+pub fn run(
+    attempt: &mut impl Attempt,
+    reconnect_max: Duration,
+    stop: &Stop,
+    reporter: &mut Reporter,
+) {
+    let mut backoff = Backoff::new(reconnect_max);
+    loop {
+        let mut live_since = None;
+        let outcome = attempt.run_once(stop, &mut |decoder| {
+            live_since.get_or_insert_with(Instant::now);
+            reporter.live(decoder);
+        });
+        let Err(error) = outcome else { return };
+        reporter.down(&error);
+        if live_since.is_some_and(|since| since.elapsed() >= backoff::SETTLED) {
+            backoff.reset();
+        }
+        let pause = match error.is_about_credentials() {
+            true => backoff::jittered(backoff::AFTER_WRONG_PASSWORD, rand::random()),
+            false => backoff.pause(rand::random()),
+        };
+        let until = Instant::now() + pause;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if stop.wait(left.min(LOOK)) {
+                return;
+            }
+            if left.is_zero() || error.is_about_credentials() && attempt.has_new_credentials() {
+                break;
+            }
+        }
+    }
+}
+
+/// A wish to end that can be waited for.
+#[derive(Default)]
+pub struct Stop {
+    asked: Mutex<bool>,
+    changed: Condvar,
+    deadline: Option<Instant>,
+}
+
+impl Stop {
+    /// Counts as asked for after `timeout`.
+    pub fn after(timeout: Duration) -> Stop {
+        Stop { deadline: Some(Instant::now() + timeout), ..Stop::default() }
+    }
+
+    pub fn ask(&self) {
+        *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.changed.notify_all();
+    }
+
+    pub fn is_asked(&self) -> bool {
+        self.wait(Duration::ZERO)
+    }
+
+    /// Waits at most so long; says whether to stop.
+    pub fn wait(&self, timeout: Duration) -> bool {
+        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let (asked, _) = self
+            .changed
+            .wait_timeout_while(asked, timeout, |asked| !*asked)
+            .unwrap_or_else(PoisonError::into_inner);
+        *asked || self.deadline.is_some_and(|deadline| deadline <= Instant::now())
+    }
+}
+
+/// Keeps a camera's status and tells each change of it.
+pub struct Reporter {
+    delivery: Arc<Delivery>,
+    status: CameraStatus,
+}
+
+impl Reporter {
+    pub fn new(delivery: Arc<Delivery>) -> Reporter {
+        let status = CameraStatus {
+            phase: Phase::Connecting,
+            since: SystemTime::now(),
+            reason: String::new(),
+            last_frame: None,
+            reconnects: 0,
+            decoder: String::new(),
+        };
+        let reporter = Reporter { delivery, status };
+        reporter.tell();
+        reporter
+    }
+
+    fn live(&mut self, decoder: &str) {
+        if self.status.phase == Phase::Live && self.status.decoder == decoder {
+            return;
+        }
+        self.status.decoder = decoder.to_string();
+        self.change(Phase::Live, String::new());
+        tracing::info!(camera = %self.delivery.camera(), decoder, "live");
+    }
+
+    fn down(&mut self, error: &CameraError) {
+        let (phase, reason) = (error.phase(), error.to_string());
+        if (self.status.phase, &self.status.reason) == (phase, &reason) {
+            return;
+        }
+        if self.status.phase == Phase::Live {
+            self.status.reconnects += 1;
+        }
+        tracing::info!(camera = %self.delivery.camera(), "{}: {reason}", phase.name());
+        self.change(phase, reason);
+    }
+
+    fn change(&mut self, phase: Phase, reason: String) {
+        if self.status.phase != phase {
+            self.status.since = SystemTime::now();
+        }
+        self.status.phase = phase;
+        self.status.reason = reason;
+        self.tell();
+    }
+
+    fn tell(&self) {
+        let last_frame = self.delivery.last_frame();
+        self.delivery.tell(CameraStatus { last_frame, ..self.status.clone() });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::camera::Sink;
+    use crate::frame::Frame;
+
+    #[derive(Default)]
+    struct Told(Mutex<Vec<(Phase, String, u64)>>);
+
+    impl Sink for Told {
+        fn frame(&self, _: Frame) {}
+        fn status(&self, _: &Arc<str>, status: CameraStatus) {
+            self.0.lock().unwrap().push((status.phase, status.reason, status.reconnects));
+        }
+    }
+
+    struct Script(Vec<(bool, Option<CameraError>)>);
+
+    impl Attempt for Script {
+        fn run_once(&mut self, _: &Stop, on_live: &mut dyn FnMut(&str)) -> Result<(), CameraError> {
+            let (live, end) = self.0.remove(0);
+            if live {
+                on_live("avdec_h264");
+                on_live("avdec_h264");
+            }
+            end.map_or(Ok(()), Err)
+        }
+
+        fn has_new_credentials(&self) -> bool {
+            true
+        }
+    }
+
+    #[test]
+    fn each_change_is_told_once() {
+        let lost = || Some(CameraError::Lost("connection refused".into()));
+        let mut script = Script(vec![
+            (true, Some(CameraError::Stalled(Duration::from_secs(5)))),
+            (false, lost()),
+            (false, lost()),
+            (false, Some(CameraError::WrongPassword)),
+            (true, None),
+        ]);
+        let told = Arc::new(Told::default());
+        let mut reporter = Reporter::new(Arc::new(Delivery::new("gate".into(), told.clone())));
+        let began = Instant::now();
+        let longest = Duration::from_millis(10);
+        run(&mut script, longest, &Stop::default(), &mut reporter);
+        assert!(began.elapsed() < Duration::from_secs(5), "new credentials are tried at once");
+        let told = told.0.lock().unwrap().clone();
+        let told: Vec<_> = told.iter().map(|(p, r, n)| (*p, r.as_str(), *n)).collect();
+        assert_eq!(
+            told,
+            [
+                (Phase::Connecting, "", 0),
+                (Phase::Live, "", 0),
+                (Phase::Stalled, "no frame for 5 s", 1),
+                (Phase::Lost, "connection refused", 1),
+                (Phase::Refused, "wrong user or password", 1),
+                (Phase::Live, "", 1),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_stop_ends_a_long_pause() {
+        let told = Arc::new(Told::default());
+        let mut reporter = Reporter::new(Arc::new(Delivery::new("gate".into(), told)));
+        let stop = Stop::after(Duration::from_millis(50));
+        let mut script = Script(vec![(false, Some(CameraError::Lost("off".into())))]);
+        let began = Instant::now();
+        // The pause of 0.25 s or more comes in one wait: the deadline counts at its end.
+        run(&mut script, Duration::from_secs(60), &stop, &mut reporter);
+        assert!(began.elapsed() < Duration::from_secs(2));
+    }
+}

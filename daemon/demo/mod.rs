@@ -1,0 +1,3 @@
+//! `lookout demo`: what it needs beside the daemon itself.
+
+pub mod cameras;
