@@ -1,6 +1,8 @@
 //! lookout: watches RTSP cameras and says in words what happens. `ARCHITECTURE.md` is the map.
 
+pub mod app;
 pub mod camera;
+pub mod cli;
 pub mod client;
 pub mod config;
 #[cfg(feature = "demo")]

@@ -159,7 +159,7 @@ impl Engine {
         if jobs.queue.ask(asked).is_err() {
             return Err(AskError::QueueFull { waiting, retry_after });
         }
-        telemetry::queue_length(jobs.queue.len());
+        telemetry::queue_length(jobs.queue.waiting());
         drop(jobs);
         self.wake.notify_one();
         Ok(answer)

@@ -124,7 +124,7 @@ impl Engine {
         if jobs.queue.caption(camera.clone(), Window { span, closed, encode }).is_some() {
             telemetry::caption_replaced(camera);
         }
-        telemetry::queue_length(jobs.queue.len());
+        telemetry::queue_length(jobs.queue.waiting());
         drop(jobs);
         self.wake.notify_one();
     }

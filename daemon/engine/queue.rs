@@ -73,12 +73,8 @@ impl<C: Clone + Eq + Hash, Q, P> Queue<C, Q, P> {
     }
 
     /// Questions and captions that wait.
-    pub fn len(&self) -> usize {
+    pub fn waiting(&self) -> usize {
         self.questions.len() + self.captions.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     pub fn questions(&self) -> usize {
@@ -139,7 +135,7 @@ mod tests {
                     1 => { inside += 1; refused += usize::from(queue.ask(()).is_err()); }
                     _ => out += usize::from(queue.next().is_some()),
                 }
-                prop_assert_eq!(inside, out + replaced + refused + queue.len());
+                prop_assert_eq!(inside, out + replaced + refused + queue.waiting());
             }
         }
     }

@@ -197,7 +197,7 @@ impl Engine {
         let mut jobs = self.jobs();
         loop {
             let next = jobs.queue.next();
-            telemetry::queue_length(jobs.queue.len());
+            telemetry::queue_length(jobs.queue.waiting());
             match next {
                 Some(Next::Question(asked)) if asked.to.is_closed() => continue,
                 Some(Next::Question(asked)) if jobs.stopping => {

@@ -1,0 +1,42 @@
+# What a person types. `make demo` and `make test` need nothing but Rust and Debian or Ubuntu.
+
+.PHONY: demo test check setup setup-test golden soak release export-env
+
+demo: setup
+	cargo build --bin lookout
+	target/debug/lookout demo
+
+test: golden
+	cargo test
+
+# Formatting, lints and docs, as CI wants them.
+check: setup
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
+
+setup:
+	@.ci/setup
+
+# Exports the checkpoints of a folder of golden data, and holds lookout against all of it.
+GOLDEN ?= tests/golden
+golden: setup-test export-env
+	target/export-env/bin/python models/export/golden.py $(GOLDEN) target/golden-packages
+	target/export-env/bin/python models/export/golden.py $(GOLDEN) target/golden-packages-plain --decoder plain
+ifneq ($(GOLDEN),tests/golden)
+	LOOKOUT_GOLDEN=$(abspath $(GOLDEN)) cargo test --test golden
+endif
+
+# Ten minutes of real footage: rate, memory, evidence.
+soak: setup-test
+	LOOKOUT_SOAK=600 cargo test --test footage -- --nocapture
+
+release: setup
+	cargo build --release --bin lookout
+
+setup-test:
+	@.ci/setup test
+
+# Python for exporting models; the daemon and the demo never need it.
+export-env: setup-test
+	@models/export/setup.sh

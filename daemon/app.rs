@@ -1,0 +1,338 @@
+//! The one file that knows every part: builds them, lets them run, and ends them in order.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Instant, SystemTime};
+
+use anyhow::{Context, anyhow};
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::camera::{self, CameraHandle, Sink};
+use crate::config::{self, Config};
+use crate::engine::{Engine, Pictures, Words};
+use crate::event::{Body, CameraStatus, Phase};
+use crate::frame::Frame;
+use crate::journal::Journal;
+use crate::language::LanguageModel;
+use crate::model::{ModelError, Package, Runtime};
+use crate::publish::{self, grpc, http, mqtt};
+use crate::service::{
+    Answer, AskError, CameraInfo, Evidence, EvidenceError, Question, Readiness, Service,
+};
+use crate::telemetry;
+use crate::vision::{Encoder, evidence, preprocess};
+
+/// Events that a late reader can still have.
+const JOURNAL_EVENTS: usize = 10_000;
+
+/// Everything loaded and every address taken; nothing runs yet.
+pub struct App {
+    config: Config,
+    daemon: Arc<Daemon>,
+    pictures: Pictures,
+    words: Words,
+    grpc: Option<TcpListener>,
+    http: Option<TcpListener>,
+    metrics: PrometheusHandle,
+}
+
+/// What the parts share: the daemon as the wires see it.
+struct Daemon {
+    engine: Arc<Engine>,
+    journal: Arc<Journal>,
+    cameras: Vec<config::Camera>,
+    statuses: Mutex<HashMap<Arc<str>, CameraStatus>>,
+    stopping: AtomicBool,
+}
+
+/// How the daemon ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Asked to, and everything had its time.
+    Stopped,
+    /// Asked twice, or the time for stopping was over.
+    Cut,
+}
+
+impl App {
+    /// Takes the addresses first, so that an occupied one is said at once; then loads the model.
+    pub async fn build(config: Config) -> anyhow::Result<App> {
+        let metrics = telemetry::install().context("metrics")?;
+        let listen = async |addr| match addr {
+            Some(addr) => publish::bind(addr).await.map(Some),
+            None => Ok(None),
+        };
+        let (grpc, http) = (listen(config.grpc).await?, listen(config.http).await?);
+        camera::init()?;
+        let loading = config.clone();
+        let (pictures, words) =
+            tokio::task::spawn_blocking(move || load(&loading)).await.context("loading")??;
+        telemetry::model(&words.model, &words.device);
+        let journal = Journal::new(JOURNAL_EVENTS);
+        let daemon = Arc::new(Daemon {
+            engine: Engine::new(&config, journal.clone()),
+            journal,
+            statuses: Mutex::new(
+                config.cameras.iter().map(|c| (c.name.clone(), not_yet())).collect(),
+            ),
+            cameras: config.cameras.clone(),
+            stopping: AtomicBool::new(false),
+        });
+        Ok(App { config, daemon, pictures, words, grpc, http, metrics })
+    }
+
+    /// Runs until `signals` asks to stop, or a part that the others need breaks.
+    ///
+    /// The first signal lets running work end within `stop_timeout`; the second ends at once.
+    pub async fn run(self, mut signals: mpsc::Receiver<()>) -> anyhow::Result<Ended> {
+        let (failed, mut failure) = mpsc::channel(8);
+        let daemon = self.daemon;
+        let workers = spawn_workers(&daemon.engine, self.pictures, self.words, &failed)?;
+        let cameras: Vec<CameraHandle> = self
+            .config
+            .cameras
+            .iter()
+            .map(|camera| camera::start(camera.clone(), daemon.clone()))
+            .collect();
+        let stop = CancellationToken::new();
+        let service: Arc<dyn Service> = daemon.clone();
+        let mut wires = JoinSet::new();
+        if let Some(listener) = self.grpc {
+            wires.spawn(grpc::serve(listener, service.clone(), stop.clone()));
+        }
+        if let Some(listener) = self.http {
+            wires.spawn(http::serve(listener, service.clone(), self.metrics, stop.clone()));
+        }
+        if let Some(config) = self.config.mqtt.clone() {
+            let (service, stop) = (service.clone(), stop.clone());
+            wires.spawn(async move {
+                mqtt::run(config, service, stop).await;
+                Ok(())
+            });
+        }
+        let watchdog = tokio::spawn(keep_systemd_informed());
+
+        let broke = tokio::select! {
+            _ = signals.recv() => None,
+            Some(error) = failure.recv() => Some(error),
+            Some(ended) = wires.join_next() => Some(wire_error(ended)),
+        };
+        watchdog.abort();
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        tracing::info!("stopping: running work has {:?} to end", self.config.stop_timeout);
+        daemon.stopping.store(true, Ordering::Relaxed);
+        let drain = async {
+            // Cameras first, so that nothing new begins; wires last, so that what ends is heard.
+            let engine = daemon.engine.clone();
+            let ended = tokio::task::spawn_blocking(move || {
+                cameras.iter().for_each(CameraHandle::ask_to_stop);
+                drop(cameras);
+                engine.stop();
+                workers.into_iter().for_each(|worker| drop(worker.join()));
+            });
+            let _ = ended.await;
+            stop.cancel();
+            while wires.join_next().await.is_some() {}
+        };
+        let ended = tokio::select! {
+            () = drain => Ended::Stopped,
+            () = tokio::time::sleep(self.config.stop_timeout) => {
+                tracing::warn!("not everything ended in time");
+                Ended::Cut
+            }
+            _ = signals.recv() => Ended::Cut,
+        };
+        match broke {
+            Some(error) => Err(error),
+            None => Ok(ended),
+        }
+    }
+}
+
+/// The model's three graphs, ready to work.
+fn load(config: &Config) -> Result<(Pictures, Words), ModelError> {
+    let begun = Instant::now();
+    let model = &config.model;
+    let package = Package::read(&model.package)?;
+    let preprocess = preprocess::Preprocess::from_config(&package.preprocessor, model.aspect)
+        .map_err(ModelError)?;
+    if preprocess.size != package.vision.image_size {
+        return Err(ModelError(format!(
+            "{}: pictures of {} pixels a side, but config.json's vision_config says {}",
+            package.folder.join("preprocessor_config.json").display(),
+            preprocess.size,
+            package.vision.image_size
+        )));
+    }
+    let runtime = Runtime::load(model.onnxruntime.as_deref(), model.device)?;
+    let encoder = Encoder::load(&runtime, &package, model.vision_threads)?;
+    let evidence =
+        evidence::Evidence::new(config.buffer.evidence_width, config.buffer.evidence_quality)
+            .map_err(|e| ModelError(format!("evidence JPEG: {e}")))?;
+    let language = LanguageModel::load(&runtime, &package, model, config.generate.max_new_tokens)?;
+    tracing::info!(
+        model = package.name,
+        device = runtime.device,
+        plan = %model.plan,
+        onnxruntime = %runtime.library.display(),
+        "model loaded in {:.1} s",
+        begun.elapsed().as_secs_f64()
+    );
+    let scratch = preprocess::Scratch::default();
+    let dim = encoder.dim();
+    let pictures = Pictures { encoder, preprocess, scratch, evidence, plan: model.plan };
+    let device = runtime.device.to_string();
+    Ok((pictures, Words { language, dim, model: package.name, device }))
+}
+
+/// Loads the model and lets it go: for `lookout check`.
+pub fn check_model(config: &Config) -> Result<String, ModelError> {
+    let (_, words) = load(config)?;
+    Ok(format!("{} on {}", words.model, words.device))
+}
+
+/// A worker that fails or panics ends the daemon: nothing works without it, and whoever watches
+/// the daemon starts it again.
+fn spawn_workers(
+    engine: &Arc<Engine>,
+    pictures: Pictures,
+    words: Words,
+    failed: &mpsc::Sender<anyhow::Error>,
+) -> anyhow::Result<Vec<JoinHandle<()>>> {
+    let spawn = |name: &'static str,
+                 work: Box<dyn FnOnce(&Engine) -> Result<(), ModelError> + Send>| {
+        let (engine, failed) = (engine.clone(), failed.clone());
+        thread::Builder::new().name(name.into()).spawn(move || {
+            let work = std::panic::AssertUnwindSafe(|| work(&engine));
+            let error = match std::panic::catch_unwind(work) {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => anyhow!("the {name} worker failed: {error}"),
+                Err(_) => anyhow!("the {name} worker panicked; the message stands above"),
+            };
+            let _ = failed.blocking_send(error);
+        })
+    };
+    Ok(vec![
+        spawn("vision", Box::new(|engine| pictures.run(engine)))?,
+        spawn("language", Box::new(|engine| words.run(engine)))?,
+    ])
+}
+
+fn wire_error(
+    ended: Result<Result<(), publish::PublishError>, tokio::task::JoinError>,
+) -> anyhow::Error {
+    match ended {
+        Ok(Ok(())) => anyhow!("a wire ended by itself"),
+        Ok(Err(error)) => error.into(),
+        Err(error) => anyhow!("a wire panicked: {error}"),
+    }
+}
+
+/// READY=1, then the watchdog's pulse at half its interval, where systemd asks for one.
+async fn keep_systemd_informed() {
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    let Some(interval) = sd_notify::watchdog_enabled() else { return };
+    let mut pulse = tokio::time::interval(interval / 2);
+    loop {
+        pulse.tick().await;
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+    }
+}
+
+fn not_yet() -> CameraStatus {
+    CameraStatus {
+        phase: Phase::Connecting,
+        since: SystemTime::now(),
+        reason: String::new(),
+        last_frame: None,
+        reconnects: 0,
+        decoder: String::new(),
+    }
+}
+
+impl Daemon {
+    fn statuses(&self) -> MutexGuard<'_, HashMap<Arc<str>, CameraStatus>> {
+        self.statuses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Sink for Daemon {
+    fn frame(&self, frame: Frame) {
+        if let Some(status) = self.statuses().get_mut(&frame.camera) {
+            status.last_frame = Some(frame.captured_at);
+        }
+        self.engine.frame(frame);
+    }
+
+    fn status(&self, camera: &Arc<str>, status: CameraStatus) {
+        telemetry::camera_live(camera, status.phase == Phase::Live);
+        let before = self.statuses().insert(camera.clone(), status.clone());
+        if before.is_some_and(|before| before.reconnects < status.reconnects) {
+            telemetry::camera_reconnect(camera);
+        }
+        self.journal.append(camera.clone(), Body::Camera(status));
+    }
+}
+
+impl Service for Daemon {
+    fn journal(&self) -> &Arc<Journal> {
+        &self.journal
+    }
+
+    fn cameras(&self) -> Vec<CameraInfo> {
+        let statuses = self.statuses().clone();
+        let info = |camera: &config::Camera| {
+            let usage = self.engine.timeline.ring(&camera.name).map(|ring| ring.usage());
+            let usage = usage.unwrap_or_default();
+            CameraInfo {
+                name: camera.name.clone(),
+                source: camera.source.to_string(),
+                status: statuses.get(&camera.name).cloned().unwrap_or_else(not_yet),
+                buffer_frames: usage.frames as u64,
+                buffer_bytes: usage.bytes as u64,
+            }
+        };
+        self.cameras.iter().map(info).collect()
+    }
+
+    fn evidence(&self, camera: &str, number: u64) -> Result<Evidence, EvidenceError> {
+        let Some(ring) = self.engine.timeline.ring(camera) else {
+            return Err(EvidenceError::NoSuchCamera(camera.into()));
+        };
+        match ring.get(number) {
+            Some(entry) => {
+                Ok(Evidence { jpeg: entry.jpeg.clone(), captured_at: entry.captured_at })
+            }
+            None => Err(EvidenceError::NoSuchFrame { camera: camera.into(), number }),
+        }
+    }
+
+    fn ask(&self, question: Question) -> Result<Answer, AskError> {
+        if self.stopping.load(Ordering::Relaxed) {
+            return Err(AskError::Stopping);
+        }
+        self.engine.ask(question)
+    }
+
+    fn readiness(&self) -> Readiness {
+        if self.stopping.load(Ordering::Relaxed) {
+            return Readiness::NotYet("stopping".into());
+        }
+        let statuses = self.statuses();
+        if statuses.values().any(|status| status.phase == Phase::Live) {
+            return Readiness::Ready;
+        }
+        let mut phases: Vec<String> = statuses
+            .iter()
+            .map(|(name, status)| format!("{name}: {}", status.phase.name()))
+            .collect();
+        phases.sort();
+        Readiness::NotYet(format!("no camera is live ({})", phases.join(", ")))
+    }
+}

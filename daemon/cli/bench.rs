@@ -1,0 +1,185 @@
+//! `lookout bench`: figures for `docs/performance.md`, both sides of a comparison in one run.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use std::{fs, thread};
+
+use anyhow::{Context, anyhow, bail};
+use clap::{Args, Subcommand, ValueEnum};
+
+use crate::camera::{self, Sink};
+use crate::config;
+use crate::event::CameraStatus;
+use crate::frame::Frame;
+
+#[derive(Subcommand)]
+pub enum Bench {
+    /// CPU of receiving, decoding and sampling one camera, beside a bare gst-launch-1.0 pipeline.
+    #[cfg(feature = "demo")]
+    Ingest(Ingest),
+    /// One side of `ingest`: receives a camera and drops its frames.
+    #[command(hide = true)]
+    IngestOnly(IngestOnly),
+}
+
+#[derive(Args)]
+pub struct Ingest {
+    /// H.264 in MP4, played over RTSP on loopback; 1080p25 for the figures in the docs.
+    clip: PathBuf,
+    /// Frames a second.
+    #[arg(long, default_value_t = 2)]
+    fps: u32,
+    #[arg(long, value_enum, default_value_t = Decode::All)]
+    decode: Decode,
+    /// How long each side is measured in each round.
+    #[arg(long = "for", value_name = "TIME", default_value = "15s", value_parser = humantime::parse_duration)]
+    time: Duration,
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Decode {
+    All,
+    Keyframes,
+}
+
+#[derive(Args)]
+pub struct IngestOnly {
+    url: String,
+    #[arg(long)]
+    fps: f64,
+    #[arg(long, value_enum)]
+    decode: Decode,
+}
+
+pub fn run(bench: Bench, out: &mut dyn Write) -> anyhow::Result<()> {
+    match bench {
+        #[cfg(feature = "demo")]
+        Bench::Ingest(ingest) => compare(ingest, out),
+        Bench::IngestOnly(only) => receive(only),
+    }
+}
+
+#[cfg(feature = "demo")]
+fn compare(ingest: Ingest, out: &mut dyn Write) -> anyhow::Result<()> {
+    use std::io::{BufRead, BufReader};
+
+    let lookout = std::env::current_exe()?;
+    let mut serving = Command::new(&lookout);
+    serving.args(["demo-cameras", "--listen", "127.0.0.1:0"]);
+    serving.arg(format!("clip={}", ingest.clip.display()));
+    let mut serving = Killed(serving.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?);
+    let said = serving.0.stdout.take().map(BufReader::new).and_then(|out| out.lines().next());
+    let said = said.transpose()?.unwrap_or_default();
+    let port = said.strip_prefix("ready ").ok_or_else(|| anyhow!("cameras: {said:?}"))?;
+    let url = format!("rtsp://127.0.0.1:{port}/clip");
+
+    let keys = ingest.decode == Decode::Keyframes;
+    let bare = |url: &str| {
+        let mut command = Command::new("gst-launch-1.0");
+        let drop = if keys { "identity drop-buffer-flags=delta-unit !" } else { "" };
+        let pipeline = format!(
+            "rtspsrc location={url} protocols=tcp ! rtph264depay wait-for-keyframe=true ! h264parse ! \
+             {drop} avdec_h264 max-threads=1 ! videorate drop-only=true max-rate={} ! videoscale ! \
+             videoconvert ! video/x-raw,format=RGB,width=336,height=336 ! fakesink",
+            ingest.fps
+        );
+        command.arg("-q").args(pipeline.split_whitespace());
+        command
+    };
+    let ours = |url: &str| {
+        let mut command = Command::new(&lookout);
+        command.args(["bench", "ingest-only", url, "--fps", &ingest.fps.to_string()]);
+        command.args(["--decode", if keys { "keyframes" } else { "all" }]);
+        command
+    };
+    let (mut bares, mut ourses, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    writeln!(
+        out,
+        "CPU-seconds a second of stream, {} rounds of {:?} a side",
+        ingest.rounds, ingest.time
+    )?;
+    writeln!(out, "round   gst-launch      lookout        ratio")?;
+    for round in 1..=ingest.rounds {
+        let b = cpu_share(bare(&url), ingest.time)?;
+        let o = cpu_share(ours(&url), ingest.time)?;
+        writeln!(out, "{round:>5}   {b:>10.4}   {o:>10.4}   {:>10.3}", o / b)?;
+        out.flush()?;
+        bares.push(b);
+        ourses.push(o);
+        ratios.push(o / b);
+    }
+    let (b, o, r) = (median(bares), median(ourses), median(ratios));
+    writeln!(out, "median  {b:>10.4}   {o:>10.4}   {r:>10.3}")?;
+    Ok(())
+}
+
+/// Ends with its owner.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// CPU-seconds a second of a running process, its start left out.
+fn cpu_share(mut command: Command, time: Duration) -> anyhow::Result<f64> {
+    let mut child = Killed(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?);
+    thread::sleep(Duration::from_secs(3));
+    let begun = cpu_seconds(child.0.id())?;
+    thread::sleep(time);
+    if let Some(status) = child.0.try_wait()? {
+        bail!("{command:?} ended: {status}");
+    }
+    Ok((cpu_seconds(child.0.id())? - begun) / time.as_secs_f64())
+}
+
+/// User and system time of a process, all threads (proc(5), fields 14 and 15).
+fn cpu_seconds(id: u32) -> anyhow::Result<f64> {
+    let file = format!("/proc/{id}/stat");
+    let stat = fs::read_to_string(Path::new(&file)).context(file)?;
+    let fields = stat.rsplit(')').next().unwrap_or_default();
+    let ticks: Vec<f64> =
+        fields.split_whitespace().skip(11).take(2).filter_map(|n| n.parse().ok()).collect();
+    // SAFETY: sysconf has no preconditions.
+    let a_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) } as f64;
+    Ok(ticks.iter().sum::<f64>() / a_second)
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// Receives until it is killed.
+fn receive(only: IngestOnly) -> anyhow::Result<()> {
+    struct Counted(AtomicU64);
+    impl Sink for Counted {
+        fn frame(&self, _: Frame) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+        fn status(&self, _: &Arc<str>, _: CameraStatus) {}
+    }
+    let decode = if only.decode == Decode::Keyframes { "keyframes" } else { "all" };
+    let text = format!(
+        "[model]\npackage = \"none\"\n[[camera]]\nname = \"bench\"\nurl = {:?}\nfps = {}\ndecode = {decode:?}\n",
+        only.url,
+        only.fps.max(0.1)
+    );
+    let config = config::Config::parse(&text, Path::new("."))?;
+    camera::init()?;
+    let sink = Arc::new(Counted(AtomicU64::new(0)));
+    let cameras = config.cameras.into_iter();
+    let _running: Vec<_> = cameras.map(|camera| camera::start(camera, sink.clone())).collect();
+    loop {
+        thread::sleep(Duration::from_secs(1));
+        eprintln!("{} frames", sink.0.load(Ordering::Relaxed));
+    }
+}

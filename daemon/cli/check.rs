@@ -1,0 +1,84 @@
+//! `lookout check`: the doctor. A line for every part, and for what is wrong the mend.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use super::Failure;
+use crate::app;
+use crate::camera;
+use crate::config::Config;
+
+/// How long a camera may take to give its first picture.
+const CAMERA_TIMEOUT: Duration = Duration::from_secs(10);
+
+pub fn check(file: &Path, out: &mut dyn Write) -> Result<ExitCode, Failure> {
+    let config = match Config::read(file) {
+        Ok(config) => config,
+        Err(error) => {
+            line(out, false, "config", &error.to_string())?;
+            return Ok(ExitCode::from(2));
+        }
+    };
+    line(out, true, "config", &format!("{}, {} cameras", file.display(), config.cameras.len()))?;
+    let mut well = true;
+    for (what, addr) in [("grpc", config.grpc), ("http", config.http)] {
+        let Some(addr) = addr else { continue };
+        match std::net::TcpListener::bind(addr) {
+            Ok(_) => line(out, true, what, &format!("{addr} is free"))?,
+            Err(e) => {
+                well = false;
+                line(out, false, what, &format!("{addr}: {e}; is lookout running already?"))?;
+            }
+        }
+    }
+    match app::check_model(&config) {
+        Ok(model) => line(out, true, "model", &model)?,
+        Err(error) => {
+            well = false;
+            line(out, false, "model", &error.to_string())?;
+        }
+    }
+    if let Err(error) = camera::init() {
+        line(out, false, "gstreamer", &error.to_string())?;
+        return Ok(ExitCode::from(2));
+    }
+    // Side by side: ten dead cameras take as long as one.
+    let probes: Vec<_> = config
+        .cameras
+        .into_iter()
+        .map(|camera| {
+            std::thread::spawn(move || {
+                let probed = camera::probe(&camera, CAMERA_TIMEOUT);
+                (camera, probed)
+            })
+        })
+        .collect();
+    for probe in probes {
+        let Ok((camera, probed)) = probe.join() else { continue };
+        let what = format!("camera {}", camera.name);
+        match probed {
+            Ok(seen) => {
+                let (after, source) = (seen.first_frame_after.as_secs_f64(), &camera.source);
+                let (codec, decoder) = (&seen.codec, &seen.decoder);
+                let words = format!(
+                    "{source}: {codec} {}x{} by {decoder}, first picture after {after:.1} s",
+                    seen.width, seen.height
+                );
+                line(out, true, &what, &words)?;
+            }
+            Err(error) => {
+                well = false;
+                line(out, false, &what, &format!("{}: {error}", camera.source))?;
+            }
+        }
+    }
+    Ok(if well { ExitCode::SUCCESS } else { ExitCode::from(2) })
+}
+
+fn line(out: &mut dyn Write, well: bool, what: &str, words: &str) -> io::Result<()> {
+    let mark = if well { "ok  " } else { "FAIL" };
+    writeln!(out, "{mark}  {what:<14}  {words}")?;
+    out.flush()
+}

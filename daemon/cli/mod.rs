@@ -1,0 +1,175 @@
+//! The command line: one subcommand a file, where it is more than a few lines.
+//!
+//! Exit codes: 0 done, 1 failed while running, 2 cannot begin (config, model, address).
+
+mod bench;
+mod check;
+mod run;
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::client::{self, OnEnd, Output};
+use crate::event::Kind;
+use crate::telemetry;
+
+/// Watches RTSP cameras and says in words what happens.
+#[derive(Parser)]
+#[command(name = "lookout", version, max_term_width = 100)]
+struct Cli {
+    /// How much to say on stderr: error, warn, info, debug or trace, or a filter as in RUST_LOG.
+    #[arg(long, global = true, value_name = "LEVEL")]
+    log: Option<String>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs the daemon until SIGTERM or Ctrl-C; a second one ends it at once.
+    Run(ConfigFile),
+    /// Tries the config, the model, onnxruntime and every camera, a line each, with the mend.
+    Check(ConfigFile),
+    /// Lists the cameras of a running daemon and how they are.
+    Cameras(Client),
+    /// Prints captions, answers and changes of cameras as they happen.
+    Watch {
+        #[command(flatten)]
+        client: Client,
+        /// Only this camera; may be given again.
+        #[arg(long, value_name = "NAME")]
+        camera: Vec<String>,
+        /// Only this kind; may be given again.
+        #[arg(long)]
+        kind: Vec<Kind>,
+        /// From this event of the journal on, not only new ones.
+        #[arg(long, value_name = "SEQUENCE", default_value_t = 0)]
+        from: u64,
+    },
+    /// Asks about a camera's most recent window: lookout ask gate "Is there a person?"
+    Ask {
+        #[command(flatten)]
+        client: Client,
+        camera: String,
+        question: String,
+        /// At most so many new tokens; as configured if not given.
+        #[arg(long, value_name = "N")]
+        max_new_tokens: Option<u32>,
+    },
+    /// Saves the JPEG of a frame that an event names.
+    Frame {
+        #[command(flatten)]
+        client: Client,
+        camera: String,
+        number: u64,
+        /// The file; `-` is standard output.
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
+    },
+    /// Shows it all with rendered cameras, a broker and a small model, on this machine alone.
+    #[cfg(feature = "demo")]
+    Demo(crate::demo::Options),
+    /// Serves video files as RTSP cameras: what `demo` and the tests watch.
+    #[cfg(feature = "demo")]
+    DemoCameras(crate::demo::CamerasArgs),
+    /// Measures.
+    #[command(subcommand)]
+    Bench(bench::Bench),
+}
+
+#[derive(Args)]
+struct ConfigFile {
+    #[arg(short, long, value_name = "FILE", default_value = "/etc/lookout/lookout.toml")]
+    config: PathBuf,
+}
+
+#[derive(Args)]
+struct Client {
+    /// Where the daemon's gRPC listens.
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        default_value = "127.0.0.1:50051",
+        env = "LOOKOUT_SERVER"
+    )]
+    server: String,
+    /// One JSON object a line.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Client {
+    fn output(&self) -> Output {
+        if self.json { Output::Json } else { Output::Text }
+    }
+}
+
+/// Why the program ends early, and with which exit code.
+pub struct Failure {
+    code: u8,
+    error: anyhow::Error,
+}
+
+impl Failure {
+    fn cannot_begin(error: impl Into<anyhow::Error>) -> Failure {
+        Failure { code: 2, error: error.into() }
+    }
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Failure {
+        Failure { code: 1, error: error.into() }
+    }
+}
+
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = telemetry::init_log(cli.log.as_deref())
+        .map_err(|e| Failure::cannot_begin(anyhow::anyhow!(e)))
+        .and_then(|()| obey(cli.command));
+    match done {
+        Ok(code) => code,
+        Err(Failure { code, error }) => {
+            // A closed stderr is no reason to panic on the way out.
+            let _ = writeln!(io::stderr(), "lookout: {error:#}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn obey(command: Command) -> Result<ExitCode, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let out = &mut io::stdout();
+    match command {
+        Command::Run(file) => return runtime.block_on(run::run(&file.config)),
+        Command::Check(file) => return check::check(&file.config, out),
+        Command::Cameras(to) => {
+            runtime.block_on(client::cameras(&to.server, to.output(), out))?;
+        }
+        Command::Watch { client: to, camera, kind, from } => {
+            let filter = client::Filter { cameras: camera, kinds: kind, from_sequence: from };
+            let watch = client::watch(&to.server, filter, to.output(), OnEnd::Reconnect, out);
+            runtime.block_on(watch)?;
+        }
+        Command::Ask { client: to, camera, question, max_new_tokens } => {
+            let (server, output) = (&to.server, to.output());
+            let ask = client::ask(server, &camera, &question, max_new_tokens, output, out);
+            runtime.block_on(ask)?;
+        }
+        Command::Frame { client: to, camera, number, output } => {
+            runtime.block_on(client::frame(&to.server, &camera, number, &output, out))?;
+        }
+        #[cfg(feature = "demo")]
+        Command::Demo(options) => runtime.block_on(crate::demo::run(options, out))?,
+        #[cfg(feature = "demo")]
+        Command::DemoCameras(args) => crate::demo::serve(args)?,
+        Command::Bench(bench) => bench::run(bench, out)?,
+    }
+    // A watch on stdin or a name look-up must not hold up the end.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,40 @@
+//! `lookout run`: the daemon.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use super::Failure;
+use crate::app::{App, Ended};
+use crate::config::Config;
+
+pub async fn run(config: &Path) -> Result<ExitCode, Failure> {
+    let signals = signals()?;
+    let config = Config::read(config).map_err(Failure::cannot_begin)?;
+    let app = App::build(config).await.map_err(Failure::cannot_begin)?;
+    match app.run(signals).await? {
+        Ended::Stopped => Ok(ExitCode::SUCCESS),
+        // Threads may still be deep in a model: the process ends under them.
+        Ended::Cut => std::process::exit(1),
+    }
+}
+
+/// SIGTERM and SIGINT, each as one message.
+fn signals() -> std::io::Result<mpsc::Receiver<()>> {
+    let (to, signals) = mpsc::channel(4);
+    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
+        let mut stream = signal(kind)?;
+        let to = to.clone();
+        tokio::spawn(async move {
+            while stream.recv().await.is_some() {
+                if to.send(()).await.is_err() {
+                    // Building is over or has failed; nobody will stop in an orderly way.
+                    std::process::exit(1);
+                }
+            }
+        });
+    }
+    Ok(signals)
+}

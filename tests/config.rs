@@ -1,0 +1,214 @@
+//! The example config, line by line, and every way in which a start is refused.
+
+mod support;
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::Command;
+use std::{fs, io};
+
+use lookout::config::Config;
+use support::*;
+
+fn example() -> String {
+    fs::read_to_string(repository().join("configs/example.toml")).expect("example.toml")
+}
+
+fn parse(text: &str) -> Result<Config, String> {
+    Config::parse(text, Path::new("/etc/lookout")).map_err(|e| e.to_string())
+}
+
+/// The key of a `key = value` line, commented out or not.
+fn key(line: &str) -> Option<&str> {
+    let (key, _) = line.trim_start_matches('#').split_once(" = ")?;
+    key.chars().all(|c| c.is_ascii_lowercase() || c == '_').then_some(key)
+}
+
+/// The example with every commented key switched on, and the schemes that these keys need.
+fn everything_on() -> Vec<String> {
+    let text = example().replace("\"rtsp://", "\"rtsps://").replace("\"mqtt://", "\"mqtts://");
+    text.lines()
+        .map(|line| match key(line) {
+            Some(_) => line.trim_start_matches('#').to_string(),
+            None => line.to_string(),
+        })
+        .collect()
+}
+
+#[test]
+fn the_example_holds_every_default() {
+    let shown = parse(&example()).expect("the example");
+    let least = parse(
+        r#"
+        [model]
+        package = "../models/demo/package"
+        plan = "16:slowfast-slow_4frms_spatial_1d_max_pool-fast_2x2"
+        [mqtt]
+        broker = "mqtt://127.0.0.1:1883"
+        [[camera]]
+        name = "gate"
+        url = "rtsp://192.168.1.20:554/stream1"
+        "#,
+    )
+    .expect("the least config");
+    assert_eq!(format!("{shown:#?}"), format!("{least:#?}"));
+    let paper = example().replace("16:slowfast-slow_4frms_spatial_1d_max_pool-fast_2x2", "paper");
+    assert_eq!(parse(&paper).expect("paper").model.plan.frames, 50);
+}
+
+#[test]
+fn every_line_of_the_example_is_read() {
+    let lines = everything_on();
+    parse(&lines.join("\n")).expect("the example with every key");
+    let mut keys = 0;
+    for (at, line) in lines.iter().enumerate() {
+        let Some(key) = key(line) else { continue };
+        keys += 1;
+        // A key that nobody reads would also be let pass under another name.
+        let mut misspelt = lines.clone();
+        misspelt[at] = line.replacen(key, &format!("{key}x"), 1);
+        let error = parse(&misspelt.join("\n")).expect_err(line);
+        assert!(error.contains(&format!("line {}", at + 1)), "{line}: {error}");
+        assert!(error.contains(&format!("nearest known one is `{key}`")), "{line}: {error}");
+        // Nor is its value taken whatever it is.
+        let mut senseless = lines.clone();
+        senseless[at] = format!("{key} = [[]]");
+        assert!(parse(&senseless.join("\n")).is_err(), "{line}");
+    }
+    assert!(keys > 45, "only {keys} keys found");
+}
+
+#[test]
+fn wrong_values_are_refused_by_their_key() {
+    let wrong = [
+        ("window = \"50s\"", "window = \"50 parsecs\"", "parsecs"),
+        ("window = \"50s\"", "window = \"20ms\"", "window = \"20ms\": wanted at least \"1s\""),
+        ("fps = 1.0", "fps = 0", "fps = 0"),
+        ("age = \"10m\"", "age = \"30s\"", "buffer.age"),
+        ("bytes = \"1 GiB\"", "bytes = \"1 KiB\"", "buffer.bytes"),
+        ("top_p = 1.0", "top_p = 2.0", "generate.top_p = 2"),
+        ("plan = \"16:", "plan = \"0:", "model.plan"),
+        ("name = \"gate\"", "name = \"my gate\"", "camera.name"),
+        ("name = \"gate\"", "name = \"available\"", "topic is taken"),
+        ("url = \"rtsp:", "url = \"http:", "wanted rtsp, rtsps or file"),
+        ("broker = \"mqtt:", "broker = \"amqp:", "mqtt.broker"),
+        ("transport = \"tcp\"", "transport = \"smoke\"", "smoke"),
+        ("listen = \"127.0.0.1:9090\"", "listen = \"9090\"", "socket address"),
+        ("{prompt} ASSISTANT", "ASSISTANT", "model.template: {prompt} stands there 0 times"),
+        ("tls_verify = true", "tls_verify = false", "tls_verify needs rtsps://"),
+    ];
+    for (from, to, named) in wrong {
+        let text = example();
+        assert!(text.contains(from), "{from} is not in the example");
+        let error = parse(&text.replacen(from, to, 1)).expect_err(to);
+        assert!(error.contains(named), "{to}: {error}");
+        assert!(!error.contains('\n'), "{to}: {error}");
+    }
+}
+
+#[test]
+fn a_password_in_the_url_is_used_and_never_shown() {
+    let text = example().replace("rtsp://192", "rtsp://me:s3cret%21@192");
+    let config = parse(&text).expect("config");
+    assert!(!format!("{config:?}").contains("s3cret"));
+    assert!(!config.cameras[0].source.to_string().contains("me"));
+}
+
+/// Starts the daemon; it must end with code 2 and one sentence that holds every one of `named`.
+fn refused(folder: &Path, config: &str, named: &[&str]) {
+    let file = folder.join("lookout.toml");
+    fs::write(&file, config).expect("config");
+    let run = Command::new(LOOKOUT).args(["run", "--config"]).arg(&file).args(["--log", "error"]);
+    let output = run_to_end(run);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    for part in named {
+        assert!(said.contains(part), "{part:?} is not in: {said}");
+    }
+    assert_eq!(said.trim_end().lines().count(), 1, "{said}");
+}
+
+fn run_to_end(command: &mut Command) -> std::process::Output {
+    command.output().expect("lookout")
+}
+
+#[test]
+fn a_start_that_cannot_be_is_refused_in_one_sentence() {
+    let folder = folder();
+    let dir = folder.path();
+    let whole = head(free_port(), free_port(), None) + &camera("gate", "rtsp://127.0.0.1:9/x", "");
+
+    refused(dir, &whole.replace("window", "windou"), &["`windou`", "`window`", "line"]);
+    refused(dir, &whole.replace("\"4s\"", "\"4 blinks\""), &["blinks", "lookout.toml"]);
+    let twice = whole.clone() + &camera("gate", "rtsp://127.0.0.1:9/y", "");
+    refused(dir, &twice, &["two cameras are named \"gate\""]);
+
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let addr = taken.local_addr().expect("addr").to_string();
+    let occupied =
+        head(addr.rsplit_once(':').map_or(0, |(_, p)| p.parse().unwrap_or(0)), free_port(), None);
+    refused(dir, &(occupied + &camera("gate", "rtsp://127.0.0.1:9/x", "")), &[&addr, "in use"]);
+
+    let package = repository().join("models/demo/package");
+    let other = |name: &str| whole.replace(package.to_str().expect("path"), name);
+    refused(dir, &other("/no/such/package"), &["/no/such/package"]);
+
+    // A whole package, then without one file, then with a graph that lacks an input.
+    let copy = dir.join("package");
+    copy_folder(&package, &copy).expect("copy");
+    let here = other(copy.to_str().expect("path"));
+    let decoder = copy.join("onnx/decoder_model_merged.onnx");
+    let whole_decoder = fs::read(&decoder).expect("decoder");
+    fs::remove_file(&decoder).expect("remove");
+    refused(dir, &here, &["decoder_model_merged.onnx", "missing"]);
+    fs::write(&decoder, replaced(&whole_decoder, b"inputs_embeds", b"inputs_embedz"))
+        .expect("write");
+    refused(
+        dir,
+        &here,
+        &["decoder_model_merged.onnx", "no input \"inputs_embeds\"", "inputs_embedz"],
+    );
+    fs::write(&decoder, &whole_decoder[..whole_decoder.len() / 2]).expect("write");
+    refused(dir, &here, &["decoder_model_merged.onnx"]);
+    fs::write(&decoder, &whole_decoder).expect("write");
+
+    let paper = here.replace("8:slowfast-slow_4frms_spatial_1d_max_pool-fast_2x2", "paper");
+    refused(dir, &paper, &["model.plan", "context of 1024 tokens"]);
+    refused(
+        dir,
+        &here.replace("[model]", "[model]\nonnxruntime = \"/no/lib.so\""),
+        &["/no/lib.so"],
+    );
+    let config = copy.join("config.json");
+    let text = fs::read_to_string(&config).expect("config.json");
+    fs::write(&config, text.replace("\"llava\"", "\"gpt\"")).expect("write");
+    refused(dir, &here, &["config.json", "model_type = \"gpt\""]);
+    fs::write(&config, text.replace("\"hidden_size\": 160", "\"hidden_size\": 192"))
+        .expect("write");
+    refused(dir, &here, &["192"]);
+}
+
+fn replaced(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
+    assert_eq!(from.len(), to.len());
+    let mut bytes = bytes.to_vec();
+    for at in 0..bytes.len() - from.len() {
+        if bytes[at..].starts_with(from) {
+            bytes[at..at + to.len()].copy_from_slice(to);
+        }
+    }
+    bytes
+}
+
+fn copy_folder(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_folder(&entry.path(), &target)?;
+        } else {
+            fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
+}

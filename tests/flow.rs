@@ -1,0 +1,273 @@
+//! The whole daemon against real parts: RTSP server, broker and model, each broken on purpose.
+
+mod support;
+
+use std::collections::HashMap;
+use std::process::Command;
+use std::time::{Duration, Instant};
+use std::{fs, thread};
+
+use serde_json::Value;
+use support::*;
+
+const SECONDS: fn(u64) -> Duration = Duration::from_secs;
+
+/// Windows of a camera follow each other without a hole.
+fn assert_no_window_missing(events: &[Value], camera: &str, every: f64) {
+    let ends: Vec<f64> = events
+        .iter()
+        .filter(|event| is_caption(event, camera))
+        .map(|event| seconds(&event["window"]["to"]))
+        .collect();
+    assert!(ends.len() >= 3, "{camera}: only {} captions", ends.len());
+    for pair in ends.windows(2) {
+        assert!((pair[1] - pair[0] - every).abs() < 0.01, "{camera}: windows end at {ends:?}");
+    }
+}
+
+#[test]
+fn caption_flow() {
+    let folder = folder();
+    let dir = folder.path();
+    let cameras = Cameras::start(dir, 0, &[("gate", &clip("gate")), ("yard", &clip("yard"))], &[]);
+    let broker = Broker::start(dir, free_port());
+    let mut mqtt = subscribe(broker.port, dir);
+    let watched = ["gate", "yard"].map(|name| camera(name, &cameras.url(name), ""));
+    let daemon = Daemon::start(dir, &watched, Some(broker.port));
+    let mut grpc = daemon.watch(dir);
+
+    let mut seen = Vec::new();
+    for camera in ["gate", "yard"] {
+        for _ in 0..3 {
+            grpc.until("captions", SECONDS(30), &mut seen, |e| is_caption(e, camera));
+        }
+    }
+    assert_eq!(get(daemon.http, "/readyz").map(|(status, _)| status), Some(200));
+
+    for event in seen.iter().filter(|e| e["kind"] == "caption") {
+        assert!(event["text"].as_str().is_some_and(|text| !text.is_empty()), "{event}");
+        assert_eq!(event["coverage"]["frames_used"], 8, "{event}");
+        assert_eq!(event["coverage"]["gaps"], Value::Array(Vec::new()), "{event}");
+        assert_eq!(event["device"], "cpu");
+        let (from, to) = (seconds(&event["window"]["from"]), seconds(&event["window"]["to"]));
+        let frames = event["frames"].as_array().expect("frames");
+        let numbers: Vec<u64> = frames.iter().filter_map(|f| f["number"].as_u64()).collect();
+        assert!(numbers.windows(2).all(|pair| pair[1] == pair[0] + 1), "{numbers:?}");
+        for frame in frames {
+            let at = seconds(&frame["captured_at"]);
+            assert!(from <= at && at < to, "{frame} is outside {event}");
+        }
+        assert_eq!(frames.iter().filter(|frame| frame["slow"] == true).count(), 4);
+    }
+    let sequences: Vec<u64> = seen.iter().filter_map(|e| e["sequence"].as_u64()).collect();
+    assert!(sequences.windows(2).all(|pair| pair[1] == pair[0] + 1), "{sequences:?}");
+    assert_no_window_missing(&seen, "gate", 2.0);
+    assert_no_window_missing(&seen, "yard", 2.0);
+
+    // The same events on the other wire, word for word.
+    let mut published = HashMap::new();
+    for line in mqtt.rest(SECONDS(2)) {
+        let (topic, payload) = line.split_once(' ').expect("topic and payload");
+        if topic.ends_with("/caption") {
+            let event: Value = serde_json::from_str(payload).expect("JSON");
+            assert_eq!(
+                topic,
+                format!("lookout/{}/caption", event["camera"].as_str().unwrap_or(""))
+            );
+            published.insert(event["sequence"].as_u64(), event);
+        }
+    }
+    for event in seen.iter().filter(|e| e["kind"] == "caption") {
+        assert_eq!(published.get(&event["sequence"].as_u64()), Some(event));
+    }
+
+    // Evidence, answers, and a camera that is not there.
+    let caption = seen.iter().rfind(|e| is_caption(e, "gate")).expect("a caption");
+    let number = caption["frames"][7]["number"].to_string();
+    let jpeg = dir.join("frame.jpg");
+    let (code, _, error) =
+        daemon.client(&["frame", "gate", &number, "--output", jpeg.to_str().expect("path")]);
+    assert_eq!((code, error.as_str()), (Some(0), ""));
+    let picture = turbojpeg::read_header(&fs::read(&jpeg).expect("jpeg")).expect("a JPEG");
+    assert_eq!((picture.width, picture.height), (192, 144));
+    let (code, answer, _) = daemon.client(&["ask", "gate", "Is there a person?"]);
+    assert_eq!(code, Some(0));
+    assert!(answer.starts_with("Yes") || answer.starts_with("No"), "{answer}");
+    let (code, _, error) = daemon.client(&["ask", "gaet", "Is there a person?"]);
+    assert_eq!(code, Some(1));
+    assert!(error.contains("no camera is named \"gaet\""), "{error}");
+    let (code, table, _) = daemon.client(&["cameras"]);
+    assert!(code == Some(0) && table.contains("gate") && table.contains("live"), "{table}");
+}
+
+/// Breaks the gate's camera by `hurt`, waits for `phase`, heals it, and wants captions again within
+/// 15 s; the yard's never miss a window.
+fn gate_comes_back(
+    phase: &str,
+    hurt: impl FnOnce(&mut Cameras),
+    heal: impl FnOnce(Cameras) -> Cameras,
+) {
+    let folder = folder();
+    let dir = folder.path();
+    let mut broken = Cameras::start(dir, 0, &[("gate", &clip("gate"))], &[]);
+    let sound = Cameras::start(dir, 0, &[("yard", &clip("yard"))], &[]);
+    let watched = [
+        camera("gate", &broken.url("gate"), "stall_timeout = \"2s\""),
+        camera("yard", &sound.url("yard"), ""),
+    ];
+    let daemon = Daemon::start(dir, &watched, None);
+    let mut events = daemon.watch(dir);
+    let mut seen = Vec::new();
+    events.until("a caption of gate", SECONDS(30), &mut seen, |e| is_caption(e, "gate"));
+    hurt(&mut broken);
+    events.until(phase, SECONDS(30), &mut seen, |e| is_phase(e, "gate", phase));
+    // Down for longer than a window, so that it cannot be bridged.
+    events.until("a caption of yard", SECONDS(30), &mut seen, |e| is_caption(e, "yard"));
+    events.until("a caption of yard", SECONDS(30), &mut seen, |e| is_caption(e, "yard"));
+    events.until("a caption of yard", SECONDS(30), &mut seen, |e| is_caption(e, "yard"));
+    let _broken = heal(broken);
+    let healed = Instant::now();
+    events.until("gate live again", SECONDS(15), &mut seen, |e| is_phase(e, "gate", "live"));
+    let left = SECONDS(15).saturating_sub(healed.elapsed());
+    let first = events.until("a caption of gate", left, &mut seen, |e| is_caption(e, "gate"));
+    let gaps = first["coverage"]["gaps"].as_array().expect("gaps");
+    assert!(gaps.iter().any(|gap| gap["cause"] == "camera_down"), "{first}");
+    events.until("a caption of yard", SECONDS(30), &mut seen, |e| is_caption(e, "yard"));
+    assert_no_window_missing(&seen, "yard", 2.0);
+}
+
+#[test]
+fn a_killed_server_comes_back() {
+    gate_comes_back(
+        "lost",
+        |cameras| cameras.process.signal(libc::SIGKILL),
+        |cameras| {
+            let (port, dir) = (cameras.port, folder());
+            drop(cameras);
+            Cameras::start(dir.path(), port, &[("gate", &clip("gate"))], &[])
+        },
+    );
+}
+
+#[test]
+fn a_hanging_server_comes_back() {
+    gate_comes_back(
+        "stalled",
+        |cameras| cameras.process.signal(libc::SIGSTOP),
+        |cameras| {
+            cameras.process.signal(libc::SIGCONT);
+            cameras
+        },
+    );
+}
+
+#[test]
+fn a_silent_camera_comes_back() {
+    gate_comes_back(
+        "stalled",
+        |cameras| cameras.tell("pause gate"),
+        |mut cameras| {
+            cameras.tell("resume gate");
+            cameras
+        },
+    );
+}
+
+#[test]
+fn a_wrong_password_is_said_and_mended() {
+    let folder = folder();
+    let dir = folder.path();
+    let guarded =
+        Cameras::start(dir, 0, &[("gate", &clip("gate"))], &["--credentials", "me:right-secret"]);
+    let open = Cameras::start(dir, 0, &[("yard", &clip("yard"))], &[]);
+    fs::write(dir.join("gate.password"), "wrong-secret\n").expect("password");
+    let secret = "username = \"me\"\npassword_file = \"gate.password\"";
+    let watched =
+        [camera("gate", &guarded.url("gate"), secret), camera("yard", &open.url("yard"), "")];
+    let daemon = Daemon::start(dir, &watched, None);
+    let mut events = daemon.watch(dir);
+    let mut seen = Vec::new();
+    events.until("refused", SECONDS(30), &mut seen, |e| is_phase(e, "gate", "refused"));
+    fs::write(dir.join("gate.password"), "right-secret\n").expect("password");
+    events.until("a caption of gate", SECONDS(15), &mut seen, |e| is_caption(e, "gate"));
+    events.until("a caption of yard", SECONDS(30), &mut seen, |e| is_caption(e, "yard"));
+    assert_no_window_missing(&seen, "yard", 2.0);
+    let said = daemon.process.log() + &format!("{seen:?}");
+    assert!(!said.contains("wrong-secret") && !said.contains("right-secret"), "{said}");
+}
+
+#[test]
+fn a_broker_that_is_away_delays_nothing_and_misses_nothing() {
+    let folder = folder();
+    let dir = folder.path();
+    let cameras = Cameras::start(dir, 0, &[("gate", &clip("gate"))], &[]);
+    let port = free_port();
+    let daemon = Daemon::start(dir, &[camera("gate", &cameras.url("gate"), "")], Some(port));
+    let mut events = daemon.watch(dir);
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        events.until("captions", SECONDS(30), &mut seen, |e| is_caption(e, "gate"));
+    }
+    assert_no_window_missing(&seen, "gate", 2.0);
+    let _broker = Broker::start(dir, port);
+    let mut mqtt = subscribe(port, dir);
+    let mut missing: Vec<Value> = seen.into_iter().filter(|e| e["kind"] == "caption").collect();
+    let deadline = Instant::now() + SECONDS(20);
+    while !missing.is_empty() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let line = mqtt.next(left).unwrap_or_else(|| panic!("never published: {missing:?}"));
+        let payload = line.split_once(' ').map_or("", |(_, payload)| payload);
+        missing.retain(|event| serde_json::from_str::<Value>(payload).ok().as_ref() != Some(event));
+    }
+}
+
+/// A daemon whose answers are long: tokens are drawn almost at random.
+fn babbling(dir: &std::path::Path, cameras: &Cameras) -> Daemon {
+    let (grpc, http) = (free_port(), free_port());
+    let config = head(grpc, http, None)
+        .replace("max_new_tokens = 48", "max_new_tokens = 600\ntemperature = 5.0")
+        .replace("8:slowfast-slow_4frms", "8:slowfast-slow_2frms");
+    let quiet = camera("gate", &cameras.url("gate"), "captions = false");
+    Daemon::with_config(dir, &(config + &quiet), grpc, http)
+}
+
+#[test]
+fn a_stop_in_mid_answer_lets_it_end() {
+    let folder = folder();
+    let dir = folder.path();
+    let cameras = Cameras::start(dir, 0, &[("gate", &clip("gate"))], &[]);
+    let mut daemon = babbling(dir, &cameras);
+    wait_for("a frame", SECONDS(20), || {
+        (daemon.metric("lookout_buffer_frames") > 2.0).then_some(())
+    });
+    let mut command = Command::new(LOOKOUT);
+    command.args(["ask", "gate", "What?", "--json", "--server", &daemon.server]);
+    let mut asker = Lines::of("ask", &mut command, dir);
+    // In the middle: the question has been taken and is not answered yet.
+    thread::sleep(Duration::from_millis(150));
+    daemon.process.signal(libc::SIGTERM);
+    let mut lines = Vec::new();
+    while let Some(line) = asker.next(SECONDS(20)) {
+        lines.push(line);
+    }
+    let last: Value =
+        lines.last().and_then(|line| serde_json::from_str(line).ok()).unwrap_or_default();
+    let whole = last["finish"] == "length" || last["finish"] == "stop";
+    assert!(whole, "{lines:?} {}", asker.process.log());
+    assert_eq!(asker.process.ended(SECONDS(5)), Some(0));
+    assert_eq!(daemon.process.ended(SECONDS(15)), Some(0));
+}
+
+#[test]
+fn a_second_signal_ends_at_once() {
+    let folder = folder();
+    let dir = folder.path();
+    let cameras = Cameras::start(dir, 0, &[("gate", &clip("gate"))], &[]);
+    let mut daemon = babbling(dir, &cameras);
+    wait_for("a frame", SECONDS(20), || {
+        (daemon.metric("lookout_buffer_frames") > 2.0).then_some(())
+    });
+    daemon.process.signal(libc::SIGTERM);
+    daemon.process.signal(libc::SIGINT);
+    daemon.process.ended(SECONDS(10));
+}

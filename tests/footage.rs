@@ -1,0 +1,147 @@
+//! Real footage (`vtest.avi` of Debian's opencv-doc: a street, 768×576, 10 frames/s, 79.5 s) over
+//! RTSP: the rate is kept, memory is flat, and each window's frames are the right ones.
+//!
+//! Two minutes by default; `LOOKOUT_SOAK` says how many seconds otherwise (`make soak`: 600).
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+use std::{env, fs};
+
+use serde_json::Value;
+use support::*;
+
+const CLIP_FPS: f64 = 10.0;
+const CLIP_FRAMES: usize = 795;
+const FPS: f64 = 2.0;
+
+/// The footage as H.264, and every tenth of its pictures small and grey, to compare with.
+struct Footage {
+    clip: PathBuf,
+    /// `[CLIP_FRAMES, 72, 96]`
+    pictures: Vec<Vec<u8>>,
+}
+
+fn footage(folder: &Path) -> Footage {
+    let avi = repository().join("target/footage/vtest.avi");
+    assert!(avi.exists(), "{} is missing: run `make setup-test`", avi.display());
+    let clip = folder.join("vtest.mp4");
+    gst(&format!(
+        "filesrc location={} ! decodebin ! videoconvert ! openh264enc gop-size=10 bitrate=2000000 ! \
+         h264parse ! mp4mux ! filesink location={}",
+        avi.display(),
+        clip.display()
+    ));
+    let raw = folder.join("vtest.gray");
+    gst(&format!(
+        "filesrc location={} ! decodebin ! videoscale ! videoconvert ! \
+         video/x-raw,format=GRAY8,width=96,height=72 ! filesink location={}",
+        clip.display(),
+        raw.display()
+    ));
+    let raw = fs::read(raw).expect("pictures");
+    let pictures: Vec<Vec<u8>> = raw.chunks_exact(96 * 72).map(<[u8]>::to_vec).collect();
+    assert_eq!(pictures.len(), CLIP_FRAMES);
+    Footage { clip, pictures }
+}
+
+fn gst(pipeline: &str) {
+    let output =
+        Command::new("gst-launch-1.0").arg("-q").args(pipeline.split_whitespace()).output();
+    let output = output.expect("gst-launch-1.0");
+    assert!(output.status.success(), "{pipeline}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Mean difference of a JPEG, small and grey, from a picture.
+fn difference(jpeg: &[u8], picture: &[u8]) -> f64 {
+    let image = turbojpeg::decompress(jpeg, turbojpeg::PixelFormat::GRAY).expect("a JPEG");
+    let sum: f64 = (0..72 * 96)
+        .map(|at| {
+            let (y, x) = (at / 96 * image.height / 72, at % 96 * image.width / 96);
+            let (down, right) = (image.height / 72, image.width / 96);
+            let mut mean = 0.0;
+            for row in y..y + down {
+                for column in x..x + right {
+                    mean += f64::from(image.pixels[row * image.pitch + column]);
+                }
+            }
+            (mean / (down * right) as f64 - f64::from(picture[at])).abs()
+        })
+        .sum();
+    sum / (72.0 * 96.0)
+}
+
+#[test]
+fn real_footage_for_a_while() {
+    let folder = folder();
+    let dir = folder.path();
+    let footage = footage(dir);
+    let length = CLIP_FRAMES as f64 / CLIP_FPS;
+    let cameras = Cameras::start(dir, 0, &[("street", &footage.clip)], &[]);
+    let (grpc, http) = (free_port(), free_port());
+    let config = head(grpc, http, None).replace("8:slowfast", "16:slowfast")
+        + "[buffer]\nage = \"30s\"\nevidence_width = 384\n"
+        + &camera("street", &cameras.url("street"), "")
+            .replace("\"4s\"", "\"8s\"")
+            .replace("\"2s\"", "\"4s\"");
+    let daemon = Daemon::with_config(dir, &config, grpc, http);
+    let mut events = daemon.watch(dir);
+    let seconds_to_run = env::var("LOOKOUT_SOAK").ok().and_then(|s| s.parse().ok()).unwrap_or(120);
+    let end = Instant::now() + Duration::from_secs(seconds_to_run);
+
+    let (mut seen, mut memory, mut right, mut looked_at) = (Vec::new(), Vec::new(), 0, 0);
+    while Instant::now() < end {
+        let caption = events
+            .until("a caption", Duration::from_secs(20), &mut seen, |e| is_caption(e, "street"));
+        memory.push(daemon.process.memory());
+        assert_eq!(caption["coverage"]["gaps"], Value::Array(Vec::new()), "{caption}");
+        // One frame of each window, another one each time, is looked at.
+        let frames = caption["frames"].as_array().expect("frames");
+        let frame = &frames[memory.len() * 7 % frames.len()];
+        let jpeg = dir.join("frame.jpg");
+        let number = frame["number"].to_string();
+        let file = jpeg.to_str().expect("path");
+        let (code, _, error) = daemon.client(&["frame", "street", &number, "--output", file]);
+        assert_eq!(code, Some(0), "{error}");
+        let jpeg = fs::read(&jpeg).expect("jpeg");
+        let position = seconds(&frame["captured_at"]) % length * CLIP_FPS;
+        let nearest = (0..CLIP_FRAMES)
+            .min_by(|a, b| {
+                let off = |i: &usize| difference(&jpeg, &footage.pictures[*i]);
+                off(a).total_cmp(&off(b))
+            })
+            .expect("pictures");
+        let off = (nearest as f64 - position).abs();
+        let off = off.min(CLIP_FRAMES as f64 - off);
+        looked_at += 1;
+        if off <= 2.0 {
+            right += 1;
+        } else {
+            println!("frame {number} shows picture {nearest}, its time says {position:.1}");
+        }
+    }
+    // Pictures of an empty street a second apart can be alike; time and again they are not.
+    assert!(right * 100 >= looked_at * 95, "{right} of {looked_at} frames are the right ones");
+
+    let captions: Vec<&Value> = seen.iter().filter(|e| is_caption(e, "street")).collect();
+    let last_frame = |event: &Value| event["frames"].as_array().and_then(|f| f.last().cloned());
+    let (first, last) = (last_frame(captions[0]), last_frame(captions[captions.len() - 1]));
+    let (first, last) = (first.expect("a frame"), last.expect("a frame"));
+    let frames = last["number"].as_f64().zip(first["number"].as_f64()).map(|(b, a)| b - a);
+    let rate =
+        frames.expect("numbers") / (seconds(&last["captured_at"]) - seconds(&first["captured_at"]));
+    assert!((rate / FPS - 1.0).abs() < 0.01, "{rate} frames/s");
+
+    // The buffer is full after 30 s; from then on nothing may grow.
+    let full = memory.len() * 40 / seconds_to_run.max(80) as usize;
+    let (early, late) = (memory[full], memory[memory.len() - 1]);
+    println!(
+        "{} captions, {rate:.3} frames/s, {right} of {looked_at} frames right, memory {} → {} MiB",
+        captions.len(),
+        early >> 20,
+        late >> 20
+    );
+    assert!(late < early + early / 10, "memory grew from {early} to {late} bytes");
+}
