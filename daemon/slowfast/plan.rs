@@ -78,7 +78,7 @@ mod tests {
 
     #[test]
     fn token_budgets_of_the_paper() {
-        let tokens = |plan: &str| plan.parse::<Plan>().and_then(|p| Ok(p.video_tokens(50, 576)));
+        let tokens = |plan: &str| plan.parse::<Plan>().map(|p| p.video_tokens(50, 576));
         assert_eq!(tokens("paper"), Ok(Ok(3680)));
         assert_eq!(tokens("paper-v1"), Ok(Ok(5408)));
     }

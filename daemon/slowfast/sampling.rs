@@ -28,7 +28,7 @@ pub fn pick(total: usize, requested: usize) -> Vec<usize> {
 pub fn slow(frames: usize, slow: usize) -> Vec<usize> {
     let (end, step) = (frames as f32, frames as f32 / slow as f32);
     let position = |i: usize| {
-        if i < (slow + 1) / 2 { step * i as f32 } else { (-step).mul_add((slow - i) as f32, end) }
+        if i < slow.div_ceil(2) { step * i as f32 } else { (-step).mul_add((slow - i) as f32, end) }
     };
     (0..slow).map(|i| position(i) as usize).collect()
 }

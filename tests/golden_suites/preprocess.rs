@@ -53,7 +53,7 @@ pub fn check(golden: &Golden, kind: &str, json: Value) -> Result<(), String> {
     let preprocess = Preprocess {
         size: case.size,
         mean: [0.481_454_66, 0.457_827_5, 0.408_210_73],
-        std: [0.268_629_54, 0.261_302_58, 0.275_777_11],
+        std: [0.268_629_54, 0.261_302_6, 0.275_777_1],
         aspect: match case.mode {
             Mode::Resize => Aspect::Resize,
             Mode::Pad => Aspect::Pad,
