@@ -22,7 +22,7 @@ pub mod vision;
 
 /// Generated from `proto/lookout/v1/lookout.proto`.
 pub mod proto {
-    #![allow(missing_docs)]
+    #![allow(missing_docs, clippy::large_enum_variant)]
     tonic::include_proto!("lookout.v1");
     pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/lookout.bin"));
 }

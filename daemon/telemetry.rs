@@ -4,6 +4,7 @@
 //! (seconds, bytes), label `camera`. Before [`install`] the functions do nothing, so that tests
 //! and tools need no recorder.
 
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use metrics::{Unit, counter, gauge, histogram};
@@ -82,7 +83,8 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     Ok(handle)
 }
 
-/// The log goes to stderr; `RUST_LOG` wins over `level`, the value of `--log`.
+/// The log goes to stderr; `RUST_LOG` wins over `level`, the value of `--log`. onnxruntime, which
+/// says at `info` what is of interest to nobody, is heard from `warn` on unless it is named.
 ///
 /// The error names what is wrong with the level.
 pub fn init_log(level: Option<&str>) -> Result<(), String> {
@@ -91,8 +93,13 @@ pub fn init_log(level: Option<&str>) -> Result<(), String> {
     let filter = EnvFilter::try_new(wanted).map_err(|e| {
         format!("log level {wanted:?}: {e}; one of error, warn, info, debug, trace")
     })?;
+    let filter = match wanted.contains("ort") || matches!(wanted, "off" | "error") {
+        true => filter,
+        false => EnvFilter::try_new(format!("{wanted},ort=warn")).unwrap_or(filter),
+    };
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_env_filter(filter)
         .try_init()
         .map_err(|e| format!("the log is set up already: {e}"))

@@ -59,7 +59,7 @@ impl Words {
         let described = match self.describe(engine, camera, window.span, prompt, None, hear) {
             Ok(Some(described)) => described,
             Ok(None) => return Ok(()),
-            Err(LanguageError::DoesNotFit(why)) => {
+            Err(LanguageError::BadPrompt(why)) => {
                 tracing::warn!(camera = &**camera, "no caption: {why}");
                 return Ok(());
             }
@@ -100,7 +100,7 @@ impl Words {
                 window: asked.span.length(),
                 why: "its frames have left the buffer".into(),
             }),
-            Err(LanguageError::DoesNotFit(why)) => AnswerItem::Failed(AskError::BadQuestion(why)),
+            Err(LanguageError::BadPrompt(why)) => AnswerItem::Failed(AskError::BadQuestion(why)),
             Err(error) => {
                 let why = error.to_string();
                 let _ = asked.to.try_send(AnswerItem::Failed(AskError::Model(why.clone())));

@@ -53,7 +53,7 @@ pub struct Reply {
 pub enum LanguageError {
     /// The asker's to mend.
     #[error("{0}")]
-    DoesNotFit(String),
+    BadPrompt(String),
     #[error(transparent)]
     Tensor(#[from] TensorError),
     #[error("tokenizer: {0}")]
@@ -112,6 +112,9 @@ impl LanguageModel {
         request: Request<'_>,
         hear: impl FnMut(&str) -> Listening,
     ) -> Result<Option<Reply>, LanguageError> {
+        if let Some(token) = self.tokenizer.special_token_in(request.prompt) {
+            return Err(LanguageError::BadPrompt(format!("a question cannot hold {token:?}")));
+        }
         let text = self.template.replace("{prompt}", request.prompt);
         let prompt = self.tokenizer.encode_around_image(&text).map_err(wrong)?;
         self.complete(&prompt, request.video, request.limits, hear)
@@ -128,7 +131,7 @@ impl LanguageModel {
         let embeddings = self.embeddings(prompt, video)?;
         let tokens = embeddings.len() / self.dim;
         if tokens + limits.max_new_tokens > self.cache.capacity() {
-            return Err(LanguageError::DoesNotFit(format!(
+            return Err(LanguageError::BadPrompt(format!(
                 "video and question take {tokens} tokens and the answer may take {}; there is \
                  room for {}",
                 limits.max_new_tokens,

@@ -61,6 +61,14 @@ impl Tokenizer {
         Ok(Prompt { pieces })
     }
 
+    /// The first special token (or `<image>`) that stands in a text: people's words must not hold
+    /// any, or they could end their own turn and speak in another's name.
+    pub fn special_token_in(&self, text: &str) -> Option<String> {
+        let special = self.vocabulary.get_added_tokens_decoder().into_values();
+        let special = special.filter(|token| token.special).map(|token| token.content);
+        special.chain([IMAGE.into()]).find(|token| text.contains(token))
+    }
+
     /// All ids at once; special tokens are left out.
     pub fn decode(&self, ids: &[u32]) -> Result<String, TokenizerError> {
         self.vocabulary
