@@ -14,6 +14,7 @@ use gst::prelude::*;
 use super::delivery::Delivery;
 use super::error::CameraError;
 use super::pipeline::{self, Opened, Progress};
+use super::reach;
 use super::retry::{Attempt, Stop};
 use crate::config::{Camera, Rtsp, Source};
 
@@ -180,6 +181,15 @@ impl CameraAttempt {
         }
         if let Some(error) = progress.failure() {
             return error;
+        }
+        if message.error().matches(gst::ResourceError::OpenReadWrite)
+            && let Some(Rtsp { url, .. }) = self.rtsp()
+            && let Some(host) = url.host_str()
+        {
+            let usual = if url.scheme() == "rtsps" { 322 } else { 554 };
+            if let Some(why) = reach::why_not(host, url.port().unwrap_or(usual)) {
+                return CameraError::Lost(why);
+            }
         }
         let with_user = self.rtsp().is_some_and(|rtsp| rtsp.username.is_some());
         CameraError::of(message, with_user)

@@ -54,6 +54,10 @@ impl CameraError {
             Some(gst::ResourceError::NotAuthorized) if with_user => CameraError::WrongPassword,
             Some(gst::ResourceError::NotAuthorized) => CameraError::PasswordWanted,
             Some(gst::ResourceError::NotFound) if is_rtsp(message) => CameraError::NoSuchStream,
+            // It calls a time-out a "Parse error".
+            Some(gst::ResourceError::Read) if is_rtsp(message) => {
+                CameraError::Lost("the camera does not answer".into())
+            }
             _ => {
                 let debug = message.debug();
                 CameraError::Lost(words(error.message(), debug.as_deref().unwrap_or_default()))

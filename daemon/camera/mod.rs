@@ -17,6 +17,7 @@ mod delivery;
 mod error;
 mod pace;
 mod pipeline;
+mod reach;
 mod retry;
 
 use std::sync::Arc;

@@ -87,6 +87,14 @@ impl Head {
         source.set_property("add-reference-timestamp-meta", true);
         if rtsp.url.scheme() == "rtsps" {
             set_tls(&source, &rtsp.tls)?;
+            let progress = self.progress.clone();
+            // Asked only when the certificate did not pass: the one chance to learn why.
+            source.connect("accept-certificate", false, move |values| {
+                let flaws = values.get(3)?.get::<gio::TlsCertificateFlags>().ok()?;
+                let why = format!("the camera's certificate {}", untrusted(flaws));
+                progress.lock().failure.get_or_insert(CameraError::Lost(why));
+                Some(false.to_value())
+            });
         }
         let progress = self.progress.clone();
         source.connect("select-stream", false, move |values| {
@@ -315,6 +323,21 @@ fn set_tls(source: &gst::Element, tls: &RtspTls) -> Result<(), CameraError> {
         }
     }
     Ok(())
+}
+
+fn untrusted(flaws: gio::TlsCertificateFlags) -> &'static str {
+    use gio::TlsCertificateFlags as Flaw;
+    if flaws.contains(Flaw::UNKNOWN_CA) {
+        "is of an authority that is not trusted (`ca_file`)"
+    } else if flaws.contains(Flaw::BAD_IDENTITY) {
+        "is for another host"
+    } else if flaws.contains(Flaw::EXPIRED) {
+        "has expired"
+    } else if flaws.contains(Flaw::NOT_ACTIVATED) {
+        "is not valid yet"
+    } else {
+        "is not trusted"
+    }
 }
 
 fn codec_of(caps: &gst::CapsRef) -> Option<Codec> {
