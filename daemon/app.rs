@@ -7,7 +7,6 @@ use std::thread::{self, JoinHandle};
 use std::time::{Instant, SystemTime};
 
 use anyhow::{Context, anyhow};
-use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -25,7 +24,7 @@ use crate::publish::{self, grpc, http, mqtt};
 use crate::service::{
     Answer, AskError, CameraInfo, Evidence, EvidenceError, Question, Readiness, Service,
 };
-use crate::telemetry;
+use crate::telemetry::{self, PrometheusHandle};
 use crate::vision::{Encoder, evidence, preprocess};
 
 /// Events that a late reader can still have.

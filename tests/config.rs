@@ -118,18 +118,17 @@ fn a_password_in_the_url_is_used_and_never_shown() {
 fn refused(folder: &Path, config: &str, named: &[&str]) {
     let file = folder.join("lookout.toml");
     fs::write(&file, config).expect("config");
-    let run = Command::new(LOOKOUT).args(["run", "--config"]).arg(&file).args(["--log", "error"]);
-    let output = run_to_end(run);
+    let output = Command::new(LOOKOUT)
+        .args(["run", "--log", "error", "--config"])
+        .arg(&file)
+        .output()
+        .expect("lookout");
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{said}");
     for part in named {
         assert!(said.contains(part), "{part:?} is not in: {said}");
     }
     assert_eq!(said.trim_end().lines().count(), 1, "{said}");
-}
-
-fn run_to_end(command: &mut Command) -> std::process::Output {
-    command.output().expect("lookout")
 }
 
 #[test]

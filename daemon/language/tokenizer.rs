@@ -66,7 +66,9 @@ impl Tokenizer {
     pub fn special_token_in(&self, text: &str) -> Option<String> {
         let special = self.vocabulary.get_added_tokens_decoder().into_values();
         let special = special.filter(|token| token.special).map(|token| token.content);
-        special.chain([IMAGE.into()]).find(|token| text.contains(token))
+        let found =
+            special.chain([IMAGE.into()]).filter_map(|token| Some((text.find(&token)?, token)));
+        found.min().map(|(_, token)| token)
     }
 
     /// All ids at once; special tokens are left out.
