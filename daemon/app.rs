@@ -204,8 +204,8 @@ fn spawn_workers(
     words: Words,
     failed: &mpsc::Sender<anyhow::Error>,
 ) -> anyhow::Result<Vec<JoinHandle<()>>> {
-    let spawn = |name: &'static str,
-                 work: Box<dyn FnOnce(&Engine) -> Result<(), ModelError> + Send>| {
+    type Work = Box<dyn FnOnce(&Engine) -> Result<(), ModelError> + Send>;
+    let spawn = |name: &'static str, work: Work| {
         let (engine, failed) = (engine.clone(), failed.clone());
         thread::Builder::new().name(name.into()).spawn(move || {
             let work = std::panic::AssertUnwindSafe(|| work(&engine));

@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use tokio::runtime::Runtime;
 
 use crate::client::{self, OnEnd, Output};
 use crate::event::Kind;
@@ -143,7 +144,13 @@ pub fn main() -> ExitCode {
 
 fn obey(command: Command) -> Result<ExitCode, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let out = &mut io::stdout();
+    let done = obey_on(&runtime, command, &mut io::stdout());
+    // A model that is still being loaded, or a name that is looked up, must not hold up the end.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    done
+}
+
+fn obey_on(runtime: &Runtime, command: Command, out: &mut dyn Write) -> Result<ExitCode, Failure> {
     match command {
         Command::Run(file) => return runtime.block_on(run::run(&file.config)),
         Command::Check(file) => return check::check(&file.config, out),
@@ -169,7 +176,5 @@ fn obey(command: Command) -> Result<ExitCode, Failure> {
         Command::DemoCameras(args) => crate::demo::serve(args)?,
         Command::Bench(bench) => bench::run(bench, out)?,
     }
-    // A watch on stdin or a name look-up must not hold up the end.
-    runtime.shutdown_timeout(Duration::from_millis(100));
     Ok(ExitCode::SUCCESS)
 }

@@ -11,14 +11,17 @@ use crate::app::{App, Ended};
 use crate::config::Config;
 
 pub async fn run(config: &Path) -> Result<ExitCode, Failure> {
-    let signals = signals()?;
+    let mut signals = signals()?;
     let config = Config::read(config).map_err(Failure::cannot_begin)?;
-    let app = App::build(config).await.map_err(Failure::cannot_begin)?;
-    match app.run(signals).await? {
-        Ended::Stopped => Ok(ExitCode::SUCCESS),
+    let app = tokio::select! {
+        app = App::build(config) => app.map_err(Failure::cannot_begin)?,
+        _ = signals.recv() => return Ok(ExitCode::SUCCESS),
+    };
+    Ok(match app.run(signals).await? {
+        Ended::Stopped => ExitCode::SUCCESS,
         // Threads may still be deep in a model: the process ends under them.
-        Ended::Cut => std::process::exit(1),
-    }
+        Ended::Cut => ExitCode::FAILURE,
+    })
 }
 
 /// SIGTERM and SIGINT, each as one message.
@@ -27,14 +30,9 @@ fn signals() -> std::io::Result<mpsc::Receiver<()>> {
     for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
         let mut stream = signal(kind)?;
         let to = to.clone();
-        tokio::spawn(async move {
-            while stream.recv().await.is_some() {
-                if to.send(()).await.is_err() {
-                    // Building is over or has failed; nobody will stop in an orderly way.
-                    std::process::exit(1);
-                }
-            }
-        });
+        tokio::spawn(
+            async move { while stream.recv().await.is_some() && to.send(()).await.is_ok() {} },
+        );
     }
     Ok(signals)
 }

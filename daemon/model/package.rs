@@ -242,7 +242,7 @@ impl RawText {
                 ));
             }
         };
-        if !(linear_factor >= 1.0) {
+        if linear_factor.is_nan() || linear_factor < 1.0 {
             return Err(format!("rope_scaling: factor = {linear_factor}; wanted at least 1"));
         }
         Ok(TextModel {

@@ -8,7 +8,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
@@ -251,7 +251,7 @@ impl Lines {
         command.stdout(Stdio::piped()).stdin(Stdio::null());
         let mut process = Process::start(name, command, folder);
         let out = process.child.stdout.take().expect("stdout");
-        let (to, lines) = channel();
+        let (to, lines) = sync_channel(100_000);
         thread::spawn(move || {
             for line in BufReader::new(out).lines().map_while(Result::ok) {
                 if to.send(line).is_err() {
@@ -263,10 +263,7 @@ impl Lines {
     }
 
     pub fn next(&mut self, patience: Duration) -> Option<String> {
-        match self.lines.recv_timeout(patience) {
-            Ok(line) => Some(line),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-        }
+        self.lines.recv_timeout(patience).ok()
     }
 
     /// The next JSON line for which `wanted` holds; those before it go into `seen`.

@@ -1,6 +1,6 @@
 //! gRPC: `lookout.v1.Lookout`, with health and reflection.
 //!
-//! Promises: a stream buffers at most [`STREAM_BUFFER`] messages, whoever reads it; a watcher that
+//! Promises: a stream buffers at most `STREAM_BUFFER` messages, whoever reads it; a watcher that
 //! falls behind is told how many events it lost; an Ask whose client is gone is cancelled; when
 //! the daemon stops, every stream ends with UNAVAILABLE.
 

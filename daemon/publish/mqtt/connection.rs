@@ -266,10 +266,10 @@ fn note_progress(event: Event, outbox: &mut Outbox) {
                 telemetry::published(&event.camera, Wire::Mqtt, took);
             }
         }
-        Event::Incoming(Packet::SubAck(ack)) => {
-            if ack.return_codes.contains(&rumqttc::SubscribeReasonCode::Failure) {
-                tracing::warn!("MQTT: the broker refuses a subscription; questions may not arrive");
-            }
+        Event::Incoming(Packet::SubAck(ack))
+            if ack.return_codes.contains(&rumqttc::SubscribeReasonCode::Failure) =>
+        {
+            tracing::warn!("MQTT: the broker refuses a subscription; questions may not arrive");
         }
         _ => {}
     }

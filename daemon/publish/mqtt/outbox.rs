@@ -210,7 +210,7 @@ mod tests {
                         outbox.enter(event(next), messages);
                         next += 1;
                     }
-                    1 => if outbox.hand().is_some() {
+                    1 if outbox.hand().is_some() => {
                         packet += 1;
                         outbox.sent(packet);
                         flying.push((packet, queued.pop_front().unwrap()));
