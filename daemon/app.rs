@@ -70,7 +70,7 @@ impl App {
         let (grpc, http) = (listen(config.grpc).await?, listen(config.http).await?);
         camera::init()?;
         let loading = config.clone();
-        let (pictures, words) =
+        let (pictures, words, _) =
             tokio::task::spawn_blocking(move || load(&loading)).await.context("loading")??;
         telemetry::model(&words.model, &words.device);
         let journal = Journal::new(JOURNAL_EVENTS);
@@ -155,7 +155,7 @@ impl App {
 }
 
 /// The model's three graphs, ready to work.
-fn load(config: &Config) -> Result<(Pictures, Words), ModelError> {
+fn load(config: &Config) -> Result<(Pictures, Words, Runtime), ModelError> {
     let begun = Instant::now();
     let model = &config.model;
     let package = Package::read(&model.package)?;
@@ -187,13 +187,24 @@ fn load(config: &Config) -> Result<(Pictures, Words), ModelError> {
     let dim = encoder.dim();
     let pictures = Pictures { encoder, preprocess, scratch, evidence, plan: model.plan };
     let device = runtime.device.to_string();
-    Ok((pictures, Words { language, dim, model: package.name, device }))
+    Ok((pictures, Words { language, dim, model: package.name, device }, runtime))
 }
 
-/// Loads the model and lets it go: for `lookout check`.
-pub fn check_model(config: &Config) -> Result<String, ModelError> {
-    let (_, words) = load(config)?;
-    Ok(format!("{} on {}", words.model, words.device))
+/// What `lookout check` says of the package and of what runs it.
+pub fn check_model(config: &Config) -> Vec<(&'static str, Result<String, ModelError>)> {
+    let package = Package::read(&config.model.package).map(|package| {
+        let plan = &config.model.plan;
+        let tokens = plan.video_tokens(plan.frames, package.vision.grid_tokens).unwrap_or(0);
+        let (name, context) = (&package.name, package.text.context);
+        format!("{name}: a window takes {tokens} tokens of a context of {context}")
+    });
+    if package.is_err() {
+        return vec![("model", package)];
+    }
+    let loaded = load(config).map(|(_, words, runtime)| {
+        format!("{} runs the model on {}", runtime.library.display(), words.device)
+    });
+    vec![("model", package), ("onnxruntime", loaded)]
 }
 
 /// A worker that fails or panics ends the daemon: nothing works without it, and whoever watches

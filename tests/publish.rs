@@ -899,7 +899,7 @@ struct Message {
 /// Hears a topic filter, and connects again when the broker comes back.
 struct Subscriber {
     client: AsyncClient,
-    messages: mpsc::UnboundedReceiver<Message>,
+    messages: mpsc::Receiver<Message>,
     subscribed: tokio::sync::watch::Receiver<u32>,
 }
 
@@ -909,7 +909,7 @@ impl Subscriber {
         let mut options = MqttOptions::new(id, "127.0.0.1", port);
         options.set_max_packet_size(1 << 24, 1 << 24);
         let (client, mut eventloop) = AsyncClient::new(options, 100);
-        let (to, messages) = mpsc::unbounded_channel();
+        let (to, messages) = mpsc::channel(10_000);
         let (count, subscribed) = tokio::sync::watch::channel(0);
         let (filter, subscriber) = (filter.to_owned(), client.clone());
         tokio::spawn(async move {
@@ -924,7 +924,7 @@ impl Subscriber {
                     Ok(rumqttc::Event::Incoming(Packet::Publish(publish))) => {
                         let payload = String::from_utf8(publish.payload.to_vec()).unwrap();
                         let (topic, retain) = (publish.topic, publish.retain);
-                        if to.send(Message { topic, payload, retain }).is_err() {
+                        if to.try_send(Message { topic, payload, retain }).is_err() {
                             return;
                         }
                     }

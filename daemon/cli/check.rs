@@ -1,6 +1,7 @@
 //! `lookout check`: the doctor. A line for every part, and for what is wrong the mend.
 
 use std::io::{self, Write};
+use std::net::{TcpListener, TcpStream, ToSocketAddrs};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -12,6 +13,8 @@ use crate::config::Config;
 
 /// How long a camera may take to give its first picture.
 const CAMERA_TIMEOUT: Duration = Duration::from_secs(10);
+
+const BROKER_TIMEOUT: Duration = Duration::from_secs(3);
 
 pub fn check(file: &Path, out: &mut dyn Write) -> Result<ExitCode, Failure> {
     let config = match Config::read(file) {
@@ -25,7 +28,7 @@ pub fn check(file: &Path, out: &mut dyn Write) -> Result<ExitCode, Failure> {
     let mut well = true;
     for (what, addr) in [("grpc", config.grpc), ("http", config.http)] {
         let Some(addr) = addr else { continue };
-        match std::net::TcpListener::bind(addr) {
+        match TcpListener::bind(addr) {
             Ok(_) => line(out, true, what, &format!("{addr} is free"))?,
             Err(e) => {
                 well = false;
@@ -33,11 +36,21 @@ pub fn check(file: &Path, out: &mut dyn Write) -> Result<ExitCode, Failure> {
             }
         }
     }
-    match app::check_model(&config) {
-        Ok(model) => line(out, true, "model", &model)?,
-        Err(error) => {
-            well = false;
-            line(out, false, "model", &error.to_string())?;
+    if let Some(mqtt) = &config.mqtt {
+        let address = format!("{}:{}", mqtt.host, mqtt.port);
+        match reach(&address) {
+            Ok(()) => line(out, true, "mqtt", &format!("{address} answers"))?,
+            Err(e) => {
+                well = false;
+                line(out, false, "mqtt", &format!("{address}: {e}; is the broker running?"))?;
+            }
+        }
+    }
+    for (what, checked) in app::check_model(&config) {
+        well &= checked.is_ok();
+        match checked {
+            Ok(words) => line(out, true, what, &words)?,
+            Err(error) => line(out, false, what, &error.to_string())?,
         }
     }
     if let Err(error) = camera::init() {
@@ -75,6 +88,18 @@ pub fn check(file: &Path, out: &mut dyn Write) -> Result<ExitCode, Failure> {
         }
     }
     Ok(if well { ExitCode::SUCCESS } else { ExitCode::from(2) })
+}
+
+/// Whether anybody accepts a connection there.
+fn reach(address: &str) -> io::Result<()> {
+    let mut error = io::Error::from(io::ErrorKind::NotFound);
+    for address in address.to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, BROKER_TIMEOUT) {
+            Ok(_) => return Ok(()),
+            Err(e) => error = e,
+        }
+    }
+    Err(error)
 }
 
 fn line(out: &mut dyn Write, well: bool, what: &str, words: &str) -> io::Result<()> {
