@@ -2,9 +2,10 @@
 
 .PHONY: demo test check setup setup-test golden soak release export-env
 
+# DEMO="--for 60s" ends it by itself.
 demo: setup
 	cargo build --bin lookout
-	target/debug/lookout demo
+	target/debug/lookout demo $(DEMO)
 
 test: golden
 	cargo test

@@ -81,7 +81,8 @@ fn real_footage_for_a_while() {
     let length = CLIP_FRAMES as f64 / CLIP_FPS;
     let cameras = Cameras::start(dir, 0, &[("street", &footage.clip)], &[]);
     let (grpc, http) = (free_port(), free_port());
-    let config = head(grpc, http, None).replace("8:slowfast", "16:slowfast")
+    let broker = Broker::start(dir, free_port());
+    let config = head(grpc, http, Some(broker.port)).replace("8:slowfast", "16:slowfast")
         + "[buffer]\nage = \"30s\"\nevidence_width = 384\n"
         + &camera("street", &cameras.url("street"), "")
             .replace("\"4s\"", "\"8s\"")
@@ -133,6 +134,30 @@ fn real_footage_for_a_while() {
     let rate =
         frames.expect("numbers") / (seconds(&last["captured_at"]) - seconds(&first["captured_at"]));
     assert!((rate / FPS - 1.0).abs() < 0.01, "{rate} frames/s");
+
+    // Beyond the model: from the window's close into the journal, and from there onto each wire.
+    let beyond = |event: &Value| {
+        let part = |name: &str| event["timing"][name].as_f64().expect("seconds");
+        let model = ["encode_seconds", "prefill_seconds", "decode_seconds"].map(part);
+        1000.0 * (part("total_seconds") - model.iter().sum::<f64>())
+    };
+    let mut daemons: Vec<f64> = captions.iter().map(|event| beyond(event)).collect();
+    daemons.sort_by(f64::total_cmp);
+    let published = |wire: &str| {
+        let of = |what: &str| {
+            let labels = format!("camera=\"street\",stage=\"publish\",wire=\"{wire}\"");
+            daemon.metric(&format!("lookout_stage_seconds_{what}{{{labels}}}"))
+        };
+        1000.0 * of("sum") / of("count").max(1.0)
+    };
+    println!(
+        "beyond the model: {:.1} ms in the middle, {:.1} ms at most; then {:.1} ms to gRPC and \
+         {:.1} ms to MQTT's acknowledgement on average",
+        daemons[daemons.len() / 2],
+        daemons[daemons.len() - 1],
+        published("grpc"),
+        published("mqtt")
+    );
 
     // The buffer is full after 30 s; from then on nothing may grow.
     let full = memory.len() * 40 / seconds_to_run.max(80) as usize;
