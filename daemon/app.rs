@@ -18,7 +18,7 @@ use crate::engine::{Engine, Pictures, Words};
 use crate::event::{Body, CameraStatus, Phase};
 use crate::frame::Frame;
 use crate::journal::Journal;
-use crate::language::LanguageModel;
+use crate::language::{LanguageModel, Limits};
 use crate::model::{ModelError, Package, Runtime};
 use crate::publish::{self, grpc, http, mqtt};
 use crate::service::{
@@ -175,6 +175,7 @@ fn load(config: &Config) -> Result<(Pictures, Words, Runtime), ModelError> {
         evidence::Evidence::new(config.buffer.evidence_width, config.buffer.evidence_quality)
             .map_err(|e| ModelError(format!("evidence JPEG: {e}")))?;
     let language = LanguageModel::load(&runtime, &package, model, config.generate.max_new_tokens)?;
+    check_prompts(config, &language, encoder.grid_tokens())?;
     tracing::info!(
         model = package.name,
         device = runtime.device,
@@ -188,6 +189,28 @@ fn load(config: &Config) -> Result<(Pictures, Words, Runtime), ModelError> {
     let pictures = Pictures { encoder, preprocess, scratch, evidence, plan: model.plan };
     let device = runtime.device.to_string();
     Ok((pictures, Words { language, dim, model: package.name, device }, runtime))
+}
+
+/// A caption prompt that cannot be used is said now, not at every window.
+fn check_prompts(
+    config: &Config,
+    language: &LanguageModel,
+    grid_tokens: usize,
+) -> Result<(), ModelError> {
+    let plan = &config.model.plan;
+    let video = plan.video_tokens(plan.frames, grid_tokens);
+    let video = video.map_err(|e| ModelError(format!("model.plan {plan}: {e}")))?;
+    let limits = Limits {
+        max_new_tokens: config.generate.max_new_tokens,
+        sampling: config.generate.sampling,
+    };
+    for camera in &config.cameras {
+        let Some(prompt) = &camera.prompt else { continue };
+        language
+            .check(prompt, video, limits)
+            .map_err(|e| ModelError(format!("camera {:?}: prompt: {e}", camera.name)))?;
+    }
+    Ok(())
 }
 
 /// What `lookout check` says of the package and of what runs it.

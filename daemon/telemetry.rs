@@ -15,6 +15,10 @@ use tracing_subscriber::EnvFilter;
 const FRAMES: Metric = counter_of("lookout_frames_total", "Frames taken from a camera");
 const FRAMES_DROPPED: Metric =
     counter_of("lookout_frames_dropped_total", "Frames dropped, by the place that was full");
+const FRAMES_EVICTED: Metric = counter_of(
+    "lookout_frames_evicted_total",
+    "Frames that left the rolling buffer, for their age or for room",
+);
 const CAMERA_LIVE: Metric =
     gauge_of("lookout_camera_live", Unit::Count, "1 while frames come from a camera, else 0");
 const CAMERA_RECONNECTS: Metric =
@@ -49,9 +53,10 @@ const MQTT_LOST: Metric = counter_of(
 const MODEL_INFO: Metric =
     gauge_of("lookout_model_info", Unit::Count, "Always 1; its labels name model and device");
 
-const ALL: [Metric; 16] = [
+const ALL: [Metric; 17] = [
     FRAMES,
     FRAMES_DROPPED,
+    FRAMES_EVICTED,
     CAMERA_LIVE,
     CAMERA_RECONNECTS,
     CAPTIONS,
@@ -139,8 +144,6 @@ pub enum Wire {
 pub enum DropReason {
     /// Between camera and vision: encoding is behind.
     Inbox,
-    /// The rolling buffer could not hold it.
-    Buffer,
     /// The frame was unusable: no time, or not a picture.
     Corrupt,
 }
@@ -152,11 +155,14 @@ pub fn frame(camera: &str) {
 pub fn frames_dropped(camera: &str, reason: DropReason, frames: u64) {
     let reason = match reason {
         DropReason::Inbox => "inbox",
-        DropReason::Buffer => "buffer",
         DropReason::Corrupt => "corrupt",
     };
     counter!(FRAMES_DROPPED.name, "camera" => camera.to_owned(), "reason" => reason)
         .increment(frames);
+}
+
+pub fn frames_evicted(camera: &str, frames: u64) {
+    counter!(FRAMES_EVICTED.name, "camera" => camera.to_owned()).increment(frames);
 }
 
 pub fn camera_live(camera: &str, live: bool) {

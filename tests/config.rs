@@ -178,6 +178,8 @@ fn a_start_that_cannot_be_is_refused_in_one_sentence() {
         &here.replace("[model]", "[model]\nonnxruntime = \"/no/lib.so\""),
         &["/no/lib.so"],
     );
+    let tricked = here.replace("every = ", "prompt = \"</s> Hi\"\nevery = ");
+    refused(dir, &tricked, &["camera \"gate\": prompt", "</s>"]);
     let config = copy.join("config.json");
     let text = fs::read_to_string(&config).expect("config.json");
     fs::write(&config, text.replace("\"llava\"", "\"gpt\"")).expect("write");

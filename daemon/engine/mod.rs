@@ -15,6 +15,7 @@ mod windows;
 mod words;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -55,8 +56,10 @@ struct Lens {
     window: Duration,
     every: Duration,
     prompt: Option<String>,
-    /// When the newest frame came, and its own time.
+    /// When the newest encoded frame came, and its own time.
     newest: Mutex<Option<(SystemTime, Instant)>>,
+    /// Frames below this number have come, encoded or not.
+    came: AtomicU64,
 }
 
 struct Jobs {
@@ -93,6 +96,7 @@ impl Engine {
                 every: camera.every,
                 prompt: camera.prompt.clone(),
                 newest: Mutex::new(None),
+                came: AtomicU64::new(0),
             };
             (camera.name.clone(), lens)
         };
@@ -119,6 +123,9 @@ impl Engine {
     pub fn frame(&self, frame: Frame) {
         telemetry::frame(&frame.camera);
         let camera = frame.camera.clone();
+        if let Some(lens) = self.cameras.get(&camera) {
+            lens.came.store(frame.number + 1, Ordering::Relaxed);
+        }
         if self.inbox.push(frame) {
             telemetry::frames_dropped(&camera, DropReason::Inbox, 1);
         }

@@ -10,10 +10,10 @@ use super::{Engine, Window};
 use crate::frame::{Frame, Span};
 use crate::model::ModelError;
 use crate::slowfast::{Grid, Plan, pool_frame};
-use crate::telemetry::{self, Stage};
+use crate::telemetry::{self, DropReason, Stage};
 use crate::timeline::Entry;
 use crate::vision::evidence::Evidence;
-use crate::vision::preprocess::{Preprocess, Scratch};
+use crate::vision::preprocess::{PictureError, Preprocess, Scratch};
 use crate::vision::{BATCH, Encoder};
 
 /// How long the worker sleeps at most when no frame comes, so that windows end all the same.
@@ -35,9 +35,7 @@ impl Pictures {
             engine.cameras.iter().map(|(name, lens)| (name.clone(), windows(lens))).collect();
         let mut pixels = Vec::new();
         while let Some(arrivals) = engine.inbox.take(BATCH, TICK) {
-            if !arrivals.is_empty() {
-                self.look(engine, &arrivals, &mut pixels, &mut windows)?;
-            }
+            self.look(engine, arrivals, &mut pixels, &mut windows)?;
             let now = Instant::now();
             for (camera, windows) in &mut windows {
                 if let Some(span) = windows.tick(now) {
@@ -48,45 +46,57 @@ impl Pictures {
         Ok(())
     }
 
+    /// Encodes and keeps frames. One that is no picture is dropped and counted: its camera's
+    /// trouble is not the others'.
     fn look(
         &mut self,
         engine: &Engine,
-        arrivals: &[Arrival],
+        arrivals: Vec<Arrival>,
         pixels: &mut Vec<f32>,
         windows: &mut HashMap<Arc<str>, Windows>,
     ) -> Result<(), ModelError> {
         let begun = Instant::now();
         let frame_len = self.encoder.frame_len();
-        pixels.resize(arrivals.len() * frame_len, 0.0);
-        for (arrival, out) in arrivals.iter().zip(pixels.chunks_exact_mut(frame_len)) {
-            let frame = &arrival.frame;
-            self.preprocess
-                .pixels(&mut self.scratch, &frame.rgb, frame.width, frame.height, out)
-                .map_err(|e| of_frame(frame, e))?;
+        let mut good = Vec::with_capacity(arrivals.len());
+        pixels.clear();
+        for arrival in arrivals {
+            let (frame, start) = (&arrival.frame, pixels.len());
+            pixels.resize(start + frame_len, 0.0);
+            match self.prepare(frame, &mut pixels[start..]) {
+                Ok(jpeg) => good.push((arrival, jpeg)),
+                Err(error) => {
+                    pixels.truncate(start);
+                    telemetry::frames_dropped(&frame.camera, DropReason::Corrupt, 1);
+                    tracing::warn!(
+                        camera = &*frame.camera,
+                        "frame {} dropped: {error}",
+                        frame.number
+                    );
+                }
+            }
+        }
+        if good.is_empty() {
+            return Ok(());
         }
         let encoded = self.encoder.encode(pixels)?;
         let (tokens, dim) = (self.encoder.grid_tokens(), self.encoder.dim());
-        for (arrival, rows) in arrivals.iter().zip(encoded.features.chunks_exact(tokens * dim)) {
+        for ((arrival, jpeg), rows) in good.iter().zip(encoded.features.chunks_exact(tokens * dim))
+        {
             let frame = &arrival.frame;
-            let tokens = pool_frame(Grid { rows, tokens, dim }, &self.plan)
-                .map_err(|e| of_frame(frame, e))?;
-            let jpeg = self
-                .evidence
-                .jpeg(&frame.rgb, frame.width, frame.height)
-                .map_err(|e| of_frame(frame, e))?;
             let entry = Entry {
                 number: frame.number,
                 captured_at: frame.captured_at,
                 clock: frame.clock,
-                tokens,
-                jpeg,
+                tokens: pool_frame(Grid { rows, tokens, dim }, &self.plan)
+                    .map_err(|e| ModelError(e.to_string()))?,
+                jpeg: jpeg.clone(),
             };
             engine.remember(&frame.camera, entry, arrival.at);
         }
         let took = begun.elapsed();
-        for arrival in arrivals {
+        for (arrival, _) in &good {
             let frame = &arrival.frame;
-            telemetry::stage(&frame.camera, Stage::Encode, took / arrivals.len() as u32);
+            telemetry::stage(&frame.camera, Stage::Encode, took / good.len() as u32);
             let closed = windows
                 .get_mut(&frame.camera)
                 .and_then(|windows| windows.frame(frame.captured_at, arrival.at));
@@ -96,18 +106,23 @@ impl Pictures {
         }
         Ok(())
     }
-}
 
-fn of_frame(frame: &Frame, error: impl std::fmt::Display) -> ModelError {
-    ModelError(format!("camera {}, frame {}: {error}", frame.camera, frame.number))
+    /// Fills `out` for the model and makes the evidence.
+    fn prepare(&mut self, frame: &Frame, out: &mut [f32]) -> Result<Arc<[u8]>, PictureError> {
+        let Frame { rgb, width, height, .. } = frame;
+        self.preprocess.pixels(&mut self.scratch, rgb, *width, *height, out)?;
+        self.evidence.jpeg(rgb, *width, *height)
+    }
 }
 
 impl Engine {
     fn remember(&self, camera: &Arc<str>, entry: Entry, came: Instant) {
         let captured_at = entry.captured_at;
         if let Some(mut ring) = self.timeline.ring(camera) {
+            let before = ring.usage().evicted;
             ring.push(entry);
             let usage = ring.usage();
+            telemetry::frames_evicted(camera, usage.evicted - before);
             telemetry::buffer(camera, usage.bytes as u64, usage.frames as u64);
         }
         if let Some(lens) = self.cameras.get(camera) {

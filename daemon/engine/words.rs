@@ -1,5 +1,6 @@
 //! The language worker: one window or question at a time, as the queue says.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -124,10 +125,11 @@ impl Words {
     ) -> Result<Option<Described>, LanguageError> {
         let Some(lens) = engine.cameras.get(camera) else { return Ok(None) };
         let plan = &engine.plan;
+        let came = lens.came.load(Ordering::Relaxed);
         let clip = engine
             .timeline
             .ring(camera)
-            .and_then(|ring| select(&ring, span, lens.period, plan.frames, plan.slow_frames));
+            .and_then(|ring| select(&ring, span, lens.period, came, plan));
         let Some(clip) = clip else { return Ok(None) };
         let tokens: Vec<&FrameTokens> = clip.frames.iter().map(|entry| &entry.tokens).collect();
         let request = Request {

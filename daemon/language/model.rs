@@ -105,6 +105,17 @@ impl LanguageModel {
         })
     }
 
+    /// Whether a prompt can be used at all: for those of the config, before anything runs.
+    pub fn check(
+        &self,
+        prompt: &str,
+        video_tokens: usize,
+        limits: Limits,
+    ) -> Result<(), LanguageError> {
+        let tokens = self.prompt(prompt)?.text_tokens() + video_tokens;
+        self.room(tokens, limits)
+    }
+
     /// Answers a question about a clip; `hear` gets each new piece of text (at first an empty one)
     /// and says whether anybody still listens. `None`: nobody did.
     pub fn answer(
@@ -112,11 +123,7 @@ impl LanguageModel {
         request: Request<'_>,
         hear: impl FnMut(&str) -> Listening,
     ) -> Result<Option<Reply>, LanguageError> {
-        if let Some(token) = self.tokenizer.special_token_in(request.prompt) {
-            return Err(LanguageError::BadPrompt(format!("a question cannot hold {token:?}")));
-        }
-        let text = self.template.replace("{prompt}", request.prompt);
-        let prompt = self.tokenizer.encode_around_image(&text).map_err(wrong)?;
+        let prompt = self.prompt(request.prompt)?;
         self.complete(&prompt, request.video, request.limits, hear)
     }
 
@@ -130,14 +137,7 @@ impl LanguageModel {
     ) -> Result<Option<Reply>, LanguageError> {
         let embeddings = self.embeddings(prompt, video)?;
         let tokens = embeddings.len() / self.dim;
-        if tokens + limits.max_new_tokens > self.cache.capacity() {
-            return Err(LanguageError::BadPrompt(format!(
-                "video and question take {tokens} tokens and the answer may take {}; there is \
-                 room for {}",
-                limits.max_new_tokens,
-                self.cache.capacity()
-            )));
-        }
+        self.room(tokens, limits)?;
         let begun = Instant::now();
         self.decoder.clear(&mut self.cache)?;
         let mut logits = Vec::new();
@@ -187,6 +187,26 @@ impl LanguageModel {
             prefill: prefilled - begun,
             decode: prefilled.elapsed(),
         }))
+    }
+
+    /// The template around people's words.
+    fn prompt(&self, words: &str) -> Result<Prompt, LanguageError> {
+        if let Some(token) = self.tokenizer.special_token_in(words) {
+            return Err(LanguageError::BadPrompt(format!("a question cannot hold {token:?}")));
+        }
+        let text = self.template.replace("{prompt}", words);
+        self.tokenizer.encode_around_image(&text).map_err(wrong)
+    }
+
+    fn room(&self, tokens: usize, limits: Limits) -> Result<(), LanguageError> {
+        let (new, room) = (limits.max_new_tokens, self.cache.capacity());
+        if tokens + new <= room {
+            return Ok(());
+        }
+        Err(LanguageError::BadPrompt(format!(
+            "video and question take {tokens} tokens and the answer may take {new}; there is room \
+             for {room}"
+        )))
     }
 
     /// The prompt's embeddings `[n, D]`, the video's rows in their place.

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use super::{Entry, Ring};
 use crate::event::{Coverage, FrameRef, Gap, GapCause};
 use crate::frame::{Clock, Span};
-use crate::slowfast::sampling;
+use crate::slowfast::{Plan, sampling};
 
 /// Time between two frames at the camera's rate.
 #[derive(Clone, Copy, Debug)]
@@ -37,21 +37,20 @@ pub struct Clip {
     pub coverage: Coverage,
 }
 
-/// Samples `plan_frames` of the span's frames (arXiv 2407.15841, section 3.2: evenly), of which
-/// `slow_frames` are slow. `None`: the span holds no frame.
-pub fn select(
-    ring: &Ring,
-    span: Span,
-    period: Period,
-    plan_frames: usize,
-    slow_frames: usize,
-) -> Option<Clip> {
+/// Samples the plan's frames of the span, evenly (arXiv 2407.15841, section 3.2). Frames with
+/// numbers below `came` have come, whether they are in the ring or not. `None`: the span holds no
+/// frame.
+pub fn select(ring: &Ring, span: Span, period: Period, came: u64, plan: &Plan) -> Option<Clip> {
     let (before, inside) = ring.span(span);
-    let gaps = gaps(span, period, before.as_deref(), &inside, ring.evicted_until());
-    let picked = sampling::pick(inside.len(), plan_frames);
+    let mut gaps = gaps(span, period, before.as_deref(), &inside, ring.evicted_until());
+    let newest = ring.newest().map_or(0, |entry| entry.number);
+    if let Some(tail) = gaps.last_mut().filter(|gap| gap.span.to == span.to && came > newest + 1) {
+        tail.cause = GapCause::Overload;
+    }
+    let picked = sampling::pick(inside.len(), plan.frames);
     let frames: Vec<Arc<Entry>> = picked.into_iter().map(|i| inside[i].clone()).collect();
     let (first, last) = (frames.first()?, frames.last()?);
-    let slow: HashSet<usize> = sampling::slow(frames.len(), slow_frames).into_iter().collect();
+    let slow: HashSet<usize> = sampling::slow(frames.len(), plan.slow_frames).into_iter().collect();
     let reference = |(at, entry): (usize, &Arc<Entry>)| FrameRef {
         number: entry.number,
         captured_at: entry.captured_at,
@@ -59,7 +58,7 @@ pub fn select(
     };
     let from_camera = frames.iter().all(|entry| entry.clock == Clock::Camera);
     let coverage = Coverage {
-        frames_wanted: period.frames_in(span.length()).min(plan_frames) as u32,
+        frames_wanted: period.frames_in(span.length()).min(plan.frames) as u32,
         frames_used: frames.len() as u32,
         covered: Some(Span { from: first.captured_at, to: last.captured_at }),
         gaps,
@@ -115,9 +114,14 @@ mod tests {
         ring
     }
 
+    fn plan() -> Plan {
+        "4:slowfast-slow_2frms_concat-fast_1x1".parse().expect("a plan")
+    }
+
     fn clip(ring: &Ring, from: u64, to: u64) -> Clip {
         let span = Span { from: at(from), to: at(to) };
-        select(ring, span, Period::of_rate(2.0), 4, 2).expect("frames")
+        let came = ring.newest().map_or(0, |entry| entry.number + 1);
+        select(ring, span, Period::of_rate(2.0), came, &plan()).expect("frames")
     }
 
     #[test]
@@ -139,6 +143,9 @@ mod tests {
         assert_eq!(clip(&overload, 0, 4000).coverage.gaps, [gap(GapCause::Overload, 500, 3000)]);
         let tail = ring(&[(0, 0), (1, 500)]);
         assert_eq!(clip(&tail, 0, 4000).coverage.gaps, [gap(GapCause::CameraDown, 500, 4000)]);
+        let span = Span { from: at(0), to: at(4000) };
+        let behind = select(&tail, span, Period::of_rate(2.0), 7, &plan()).expect("frames");
+        assert_eq!(behind.coverage.gaps, [gap(GapCause::Overload, 500, 4000)]);
         let evicted: Vec<_> = (0..100).map(|i| (i, i * 500)).collect();
         assert_eq!(
             clip(&ring(&evicted), 10_000, 25_000).coverage.gaps,
@@ -149,6 +156,6 @@ mod tests {
     #[test]
     fn nothing_is_nothing() {
         let span = Span { from: at(0), to: at(9000) };
-        assert!(select(&ring(&[]), span, Period::of_rate(1.0), 4, 2).is_none());
+        assert!(select(&ring(&[]), span, Period::of_rate(1.0), 0, &plan()).is_none());
     }
 }
