@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use serde::Serialize;
 
 /// A picture as the camera module hands it on: tightly packed RGB, `width * height * 3` bytes.
@@ -16,7 +17,7 @@ pub struct Frame {
     pub clock: Clock,
     pub width: u32,
     pub height: u32,
-    pub rgb: Arc<[u8]>,
+    pub rgb: Bytes,
 }
 
 /// Whose clock `captured_at` was read from.

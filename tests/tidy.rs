@@ -35,7 +35,7 @@ const HOMES: &[(&str, &[&str])] = &[
 /// Values and arithmetic: each place, and the only foreign names it may use outside its tests. A
 /// name that ends in `::` is one module of a crate.
 const PURE: &[(&str, &[&str])] = &[
-    ("daemon/frame.rs", &["serde", "humantime"]),
+    ("daemon/frame.rs", &["serde", "humantime", "bytes"]),
     ("daemon/event.rs", &["serde", "serde_json", "clap"]),
     ("daemon/journal.rs", &["serde", "thiserror", "tokio::sync::"]),
     ("daemon/slowfast/", &["serde", "thiserror", "half"]),

@@ -4,7 +4,8 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
+use bytes::Bytes;
 use gst_video::prelude::*;
 
 use super::Sink;
@@ -78,7 +79,7 @@ impl Delivery {
 struct Picture {
     width: u32,
     height: u32,
-    rgb: Arc<[u8]>,
+    rgb: Bytes,
     camera_time: Option<SystemTime>,
 }
 
@@ -91,8 +92,17 @@ impl Picture {
         let frame = gst_video::VideoFrameRef::from_buffer_ref_readable(buffer, &info)?;
         let stride = usize::try_from(frame.plane_stride()[0])?;
         let (width, height) = (frame.width(), frame.height());
-        let rgb = packed(frame.plane_data(0)?, width as usize * 3, height as usize, stride)
-            .context("a picture smaller than its format says")?;
+        let (row, rows) = (width as usize * 3, height as usize);
+        let rgb = match sample.buffer_owned() {
+            // A full-size picture is not copied: it stays in GStreamer's buffer.
+            Some(buffer) if stride == row && frame.plane_offset()[0] == 0 => {
+                let mapped = buffer.into_mapped_buffer_readable();
+                let whole = Bytes::from_owner(mapped.map_err(|_| anyhow!("cannot be read"))?);
+                (whole.len() >= row * rows).then(|| whole.slice(..row * rows))
+            }
+            _ => packed(frame.plane_data(0)?, row, rows, stride),
+        };
+        let rgb = rgb.context("a picture smaller than its format says")?;
         let camera_time = buffer
             .iter_meta::<gst::ReferenceTimestampMeta>()
             .find(|meta| meta.reference().structure(0).is_some_and(|s| s.name() == NTP))
@@ -104,10 +114,7 @@ impl Picture {
 const NTP: &str = "timestamp/x-ntp";
 
 /// Rows without the padding that GStreamer puts at their ends (to multiples of four bytes).
-fn packed(data: &[u8], row: usize, rows: usize, stride: usize) -> Option<Arc<[u8]>> {
-    if stride == row {
-        return Some(data.get(..row * rows)?.into());
-    }
+fn packed(data: &[u8], row: usize, rows: usize, stride: usize) -> Option<Bytes> {
     let mut tight = Vec::with_capacity(row * rows);
     for y in 0..rows {
         tight.extend_from_slice(data.get(y * stride..y * stride + row)?);

@@ -104,7 +104,7 @@ mod tests {
             clock: Clock::Host,
             width: 0,
             height: 0,
-            rgb: Arc::new([]),
+            rgb: bytes::Bytes::new(),
         }
     }
 
