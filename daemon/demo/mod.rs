@@ -21,6 +21,7 @@ use watcher::Watcher;
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// The cameras of the demo: clips and their truth, by name.
 const CAMERAS: [&str; 3] = ["gate", "yard", "drive"];
+const USUAL_PORT: u16 = 50051;
 /// Reading the model and connecting take seconds; more is a failure.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -35,9 +36,10 @@ pub struct Options {
     /// The folder with `package/` and `cameras/`; found by itself in a checkout.
     #[arg(long, value_name = "DIR")]
     assets: Option<PathBuf>,
-    /// Where the daemon's gRPC listens, so that `lookout ask` finds it; 0 is any free port.
-    #[arg(long, value_name = "PORT", default_value_t = 50051)]
-    port: u16,
+    /// Where the daemon's gRPC listens; by default 50051, where `lookout ask` looks for it, or any
+    /// free port if that is taken.
+    #[arg(long, value_name = "PORT")]
+    port: Option<u16>,
 }
 
 #[derive(Args)]
@@ -99,8 +101,8 @@ pub async fn run(options: Options, out: &mut dyn Write) -> anyhow::Result<()> {
     children.broker(broker).await?;
     say(&format!("broker    mqtt://127.0.0.1:{broker}"));
     let grpc = match options.port {
-        0 => free_port()?,
-        port => port,
+        Some(port) => is_free(port).with_context(|| format!("port {port}"))?,
+        None => is_free(USUAL_PORT).or_else(|_| free_port())?,
     };
     let http = free_port()?;
     let config = folder.path().join("lookout.toml");
@@ -149,7 +151,12 @@ fn assets(named: Option<&Path>) -> anyhow::Result<PathBuf> {
 
 /// A port that nobody has at the moment.
 fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind((LOOPBACK, 0))?.local_addr()?.port())
+    is_free(0)
+}
+
+/// The port itself, if nobody has it; of 0 any other.
+fn is_free(port: u16) -> io::Result<u16> {
+    Ok(TcpListener::bind((LOOPBACK, port))?.local_addr()?.port())
 }
 
 /// The plan is the demo model's: it was trained on 16 frames of a window, 4 of them slow.
