@@ -56,7 +56,7 @@ fn check_frames(frames: &[Frame], fps: f64) {
     for (i, frame) in frames.iter().enumerate() {
         assert_eq!(frame.number, first + i as u64);
         assert_eq!((frame.width, frame.height), (WIDTH, HEIGHT));
-        assert_eq!(frame.rgb.len() as u32, WIDTH * HEIGHT * 3);
+        assert_eq!(frame.bgrx.len() as u32, WIDTH * HEIGHT * 4);
     }
     // The first frames come before the camera has told the time: up to five seconds (RFC 3550).
     let told = frames.iter().position(|frame| frame.clock == Clock::Camera).unwrap();
@@ -540,8 +540,8 @@ fn make_clip(encode: &str, path: &Path) {
 fn index_in(frame: &Frame) -> u64 {
     (0..STRIPES).fold(0, |index, stripe| {
         let x = (2 * stripe + 1) * WIDTH / STRIPES / 2;
-        let at = ((HEIGHT / 2 * WIDTH + x) * 3) as usize;
-        index | u64::from(frame.rgb[at] > 128) << stripe
+        let at = ((HEIGHT / 2 * WIDTH + x) * 4) as usize;
+        index | u64::from(frame.bgrx[at] > 128) << stripe
     })
 }
 

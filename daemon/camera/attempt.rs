@@ -19,7 +19,7 @@ use super::retry::{Attempt, Stop};
 use crate::config::{Camera, Rtsp, Source};
 
 /// How often a stop and a stall are looked for.
-const TICK: Duration = Duration::from_millis(100);
+const TICK: Duration = Duration::from_millis(250);
 
 /// The last resort: rtspsrc has a time-out of its own on each request.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);

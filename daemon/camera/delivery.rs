@@ -54,7 +54,7 @@ impl Delivery {
             clock: stamp.clock,
             width: picture.width,
             height: picture.height,
-            rgb: picture.rgb,
+            bgrx: picture.bgrx,
         });
         Ok(())
     }
@@ -79,7 +79,7 @@ impl Delivery {
 struct Picture {
     width: u32,
     height: u32,
-    rgb: Bytes,
+    bgrx: Bytes,
     camera_time: Option<SystemTime>,
 }
 
@@ -88,12 +88,12 @@ impl Picture {
         let buffer = sample.buffer().context("a sample without picture")?;
         let caps = sample.caps().context("a picture without format")?;
         let info = gst_video::VideoInfo::from_caps(caps)?;
-        ensure!(info.format() == gst_video::VideoFormat::Rgb, "a picture that is not RGB");
+        ensure!(info.format() == gst_video::VideoFormat::Bgrx, "a picture that is not BGRx");
         let frame = gst_video::VideoFrameRef::from_buffer_ref_readable(buffer, &info)?;
         let stride = usize::try_from(frame.plane_stride()[0])?;
         let (width, height) = (frame.width(), frame.height());
-        let (row, rows) = (width as usize * 3, height as usize);
-        let rgb = match sample.buffer_owned() {
+        let (row, rows) = (width as usize * 4, height as usize);
+        let bgrx = match sample.buffer_owned() {
             // A full-size picture is not copied: it stays in GStreamer's buffer.
             Some(buffer) if stride == row && frame.plane_offset()[0] == 0 => {
                 let mapped = buffer.into_mapped_buffer_readable();
@@ -102,18 +102,18 @@ impl Picture {
             }
             _ => packed(frame.plane_data(0)?, row, rows, stride),
         };
-        let rgb = rgb.context("a picture smaller than its format says")?;
+        let bgrx = bgrx.context("a picture smaller than its format says")?;
         let camera_time = buffer
             .iter_meta::<gst::ReferenceTimestampMeta>()
             .find(|meta| meta.reference().structure(0).is_some_and(|s| s.name() == NTP))
             .and_then(|meta| clock::from_ntp(meta.timestamp().nseconds()));
-        Ok(Picture { width, height, rgb, camera_time })
+        Ok(Picture { width, height, bgrx, camera_time })
     }
 }
 
 const NTP: &str = "timestamp/x-ntp";
 
-/// Rows without the padding that GStreamer puts at their ends (to multiples of four bytes).
+/// Rows without what some elements put between them.
 fn packed(data: &[u8], row: usize, rows: usize, stride: usize) -> Option<Bytes> {
     let mut tight = Vec::with_capacity(row * rows);
     for y in 0..rows {

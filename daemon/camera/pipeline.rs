@@ -227,7 +227,7 @@ impl Tail {
     ) -> Result<Tail, CameraError> {
         let convert = make("videoconvert", "convert")?;
         let sink = gst_app::AppSink::builder()
-            .caps(&gst::Caps::builder("video/x-raw").field("format", "RGB").build())
+            .caps(&gst::Caps::builder("video/x-raw").field("format", "BGRx").build())
             .max_buffers(2)
             .drop(true)
             // A file plays at its own speed; a camera's pictures are late already.

@@ -104,7 +104,7 @@ mod tests {
             clock: Clock::Host,
             width: 0,
             height: 0,
-            rgb: bytes::Bytes::new(),
+            bgrx: bytes::Bytes::new(),
         }
     }
 

@@ -109,9 +109,9 @@ impl Pictures {
 
     /// Fills `out` for the model and makes the evidence.
     fn prepare(&mut self, frame: &Frame, out: &mut [f32]) -> Result<Arc<[u8]>, PictureError> {
-        let Frame { rgb, width, height, .. } = frame;
-        self.preprocess.pixels(&mut self.scratch, rgb, *width, *height, out)?;
-        self.evidence.jpeg(rgb, *width, *height)
+        let Frame { bgrx, width, height, .. } = frame;
+        self.preprocess.pixels(&mut self.scratch, bgrx, *width, *height, out)?;
+        self.evidence.jpeg(bgrx, *width, *height)
     }
 }
 

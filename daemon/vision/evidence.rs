@@ -25,18 +25,23 @@ impl Evidence {
     }
 
     /// Keeps the aspect; never enlarges.
-    pub fn jpeg(&mut self, rgb: &[u8], width: u32, height: u32) -> Result<Arc<[u8]>, PictureError> {
-        check(rgb, width, height)?;
+    pub fn jpeg(
+        &mut self,
+        bgrx: &[u8],
+        width: u32,
+        height: u32,
+    ) -> Result<Arc<[u8]>, PictureError> {
+        check(bgrx, width, height)?;
         let (to_width, to_height) = fitted(width, height, self.width_max);
         let pixels = if (to_width, to_height) == (width, height) {
-            rgb
+            bgrx
         } else {
-            let (from, to) = ((rgb, width, height), (to_width, to_height));
+            let (from, to) = ((bgrx, width, height), (to_width, to_height));
             resize(&mut self.resizer, FilterType::Bilinear, from, &mut self.small, to)?;
             &self.small
         };
         let (width, height) = (to_width as usize, to_height as usize);
-        let image = Image { pixels, width, pitch: width * 3, height, format: PixelFormat::RGB };
+        let image = Image { pixels, width, pitch: width * 4, height, format: PixelFormat::BGRX };
         Ok(Arc::from(&*self.compressor.compress_to_owned(image)?))
     }
 }
@@ -65,20 +70,20 @@ mod tests {
         for (width, height, wanted) in
             [(64, 48, (32, 24)), (20, 90, (20, 90)), (33, 7, (32, 7)), (640, 1, (32, 1))]
         {
-            let rgb = vec![90; (width * height * 3) as usize];
-            let jpeg = evidence.jpeg(&rgb, width, height).expect("compressed");
+            let bgrx = vec![90; (width * height * 4) as usize];
+            let jpeg = evidence.jpeg(&bgrx, width, height).expect("compressed");
             assert_eq!(size(&jpeg), wanted);
         }
     }
 
     #[test]
     fn colours_survive() {
-        let rgb: Vec<u8> = [200, 40, 90].into_iter().cycle().take(64 * 64 * 3).collect();
+        let bgrx: Vec<u8> = [90, 40, 200, 0].into_iter().cycle().take(64 * 64 * 4).collect();
         let mut evidence = Evidence::new(16, 90).expect("turbojpeg");
-        let jpeg = evidence.jpeg(&rgb, 64, 64).expect("compressed");
+        let jpeg = evidence.jpeg(&bgrx, 64, 64).expect("compressed");
         let picture = turbojpeg::decompress(&jpeg, PixelFormat::RGB).expect("a JPEG");
-        for (found, wanted) in picture.pixels.iter().zip(&rgb) {
-            assert!(found.abs_diff(*wanted) <= 3, "{found} is far from {wanted}");
+        for (found, wanted) in picture.pixels.iter().zip([200u8, 40, 90].into_iter().cycle()) {
+            assert!(found.abs_diff(wanted) <= 3, "{found} is far from {wanted}");
         }
     }
 

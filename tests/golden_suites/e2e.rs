@@ -155,7 +155,7 @@ fn features(
         let picture = golden.png(file)?;
         equal("frame_size", &[picture.width, picture.height], &case.frame_size)?;
         preprocess
-            .pixels(&mut scratch, &picture.rgb, picture.width, picture.height, &mut pixels)
+            .pixels(&mut scratch, &picture.bgrx(), picture.width, picture.height, &mut pixels)
             .map_err(|e| e.to_string())?;
         if let (0, Some(file)) = (at, &case.tensors.pixel_values_frame0) {
             near(golden, "pixel_values_frame0", &pixels, file, 1e-6)?;

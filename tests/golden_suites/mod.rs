@@ -63,6 +63,18 @@ pub struct Picture {
     pub rgb: Vec<u8>,
 }
 
+impl Picture {
+    /// As cameras give it.
+    pub fn bgrx(&self) -> Vec<u8> {
+        self.rgb
+            .as_chunks()
+            .0
+            .iter()
+            .flat_map(|[red, green, blue]| [*blue, *green, *red, 0])
+            .collect()
+    }
+}
+
 /// What a case checks: its kind, its JSON, and what went wrong.
 pub type Check = fn(&Golden, &str, Value) -> Result<(), String>;
 

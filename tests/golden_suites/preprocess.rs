@@ -62,7 +62,7 @@ pub fn check(golden: &Golden, kind: &str, json: Value) -> Result<(), String> {
     let mut scratch = Scratch::default();
 
     let square = preprocess
-        .square(&mut scratch, &image.rgb, image.width, image.height)
+        .square(&mut scratch, &image.bgrx(), image.width, image.height)
         .map_err(|e| e.to_string())?;
     let wanted = golden.png(&case.resized_u8)?.rgb;
     let (levels, share) = apart(square, &wanted)?;
@@ -77,7 +77,7 @@ pub fn check(golden: &Golden, kind: &str, json: Value) -> Result<(), String> {
 
     let mut pixels = vec![0.0; 3 * case.size * case.size];
     preprocess
-        .pixels(&mut scratch, &image.rgb, image.width, image.height, &mut pixels)
+        .pixels(&mut scratch, &image.bgrx(), image.width, image.height, &mut pixels)
         .map_err(|e| e.to_string())?;
     let wanted = golden.npy(&case.pixel_values)?;
     equal("pixel_values shape", &wanted.shape, &case.shape)?;
