@@ -3,6 +3,7 @@
 mod support;
 
 use std::collections::HashMap;
+use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 use std::time::{Duration, Instant};
 use std::{fs, thread};
@@ -275,4 +276,32 @@ fn a_second_signal_ends_at_once() {
     daemon.process.signal(libc::SIGTERM);
     daemon.process.signal(libc::SIGINT);
     daemon.process.ended(SECONDS(10));
+}
+
+#[test]
+fn systemd_is_told_of_start_life_and_stop() {
+    let folder = folder();
+    let dir = folder.path();
+    let cameras = Cameras::start(dir, 0, &[("gate", &clip("gate"))], &[]);
+    let (grpc, http) = (free_port(), free_port());
+    let file = dir.join("lookout.toml");
+    fs::write(&file, head(grpc, http, None) + &camera("gate", &cameras.url("gate"), ""))
+        .expect("config");
+    let socket = dir.join("notify");
+    let told = UnixDatagram::bind(&socket).expect("a socket");
+    told.set_read_timeout(Some(SECONDS(20))).expect("a timeout");
+    let hear = || {
+        let mut message = [0; 256];
+        let length = told.recv(&mut message).expect("a message within 20 s");
+        String::from_utf8_lossy(&message[..length]).trim().to_string()
+    };
+    let mut command = Command::new(LOOKOUT);
+    command.args(["run", "--config"]).arg(&file);
+    command.env("NOTIFY_SOCKET", &socket).env("WATCHDOG_USEC", "1000000");
+    let mut daemon = Process::start("lookout", &mut command, dir);
+    assert_eq!(hear(), "READY=1");
+    assert_eq!((hear(), hear()), ("WATCHDOG=1".into(), "WATCHDOG=1".into()));
+    daemon.signal(libc::SIGTERM);
+    while hear() != "STOPPING=1" {}
+    assert_eq!(daemon.ended(SECONDS(15)), Some(0));
 }
