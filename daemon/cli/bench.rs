@@ -1,6 +1,6 @@
 //! `lookout bench`: figures for `docs/performance.md`, both sides of a comparison in one run.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -19,7 +19,6 @@ use crate::frame::Frame;
 #[derive(Subcommand)]
 pub enum Bench {
     /// CPU of receiving, decoding and sampling one camera, beside a bare gst-launch-1.0 pipeline.
-    #[cfg(feature = "demo")]
     Ingest(Ingest),
     /// One side of `ingest`: receives a camera and drops its frames.
     #[command(hide = true)]
@@ -59,16 +58,12 @@ pub struct IngestOnly {
 
 pub fn run(bench: Bench, out: &mut dyn Write) -> anyhow::Result<()> {
     match bench {
-        #[cfg(feature = "demo")]
         Bench::Ingest(ingest) => compare(ingest, out),
         Bench::IngestOnly(only) => receive(only),
     }
 }
 
-#[cfg(feature = "demo")]
 fn compare(ingest: Ingest, out: &mut dyn Write) -> anyhow::Result<()> {
-    use std::io::{BufRead, BufReader};
-
     let lookout = std::env::current_exe()?;
     let mut serving = Command::new(&lookout);
     serving.args(["demo-cameras", "--listen", "127.0.0.1:0"]);

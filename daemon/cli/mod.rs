@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, 1 failed while running, 2 cannot begin (config, model, address).
 
+#[cfg(feature = "demo")]
 mod bench;
 mod check;
 mod run;
@@ -78,6 +79,7 @@ enum Command {
     #[cfg(feature = "demo")]
     DemoCameras(crate::demo::CamerasArgs),
     /// Measures.
+    #[cfg(feature = "demo")]
     #[command(subcommand)]
     Bench(bench::Bench),
 }
@@ -174,6 +176,7 @@ fn obey_on(runtime: &Runtime, command: Command, out: &mut dyn Write) -> Result<E
         Command::Demo(options) => runtime.block_on(crate::demo::run(options, out))?,
         #[cfg(feature = "demo")]
         Command::DemoCameras(args) => crate::demo::serve(args)?,
+        #[cfg(feature = "demo")]
         Command::Bench(bench) => bench::run(bench, out)?,
     }
     Ok(ExitCode::SUCCESS)
