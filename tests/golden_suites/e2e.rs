@@ -145,8 +145,12 @@ fn features(
     package: &Package,
     case: &Case,
 ) -> Result<Vec<f32>, String> {
-    equal("image_aspect_ratio", &case.image_aspect_ratio.as_str(), &"resize")?;
-    let preprocess = Preprocess::from_config(&package.preprocessor, Aspect::Resize)?;
+    let aspect = match case.image_aspect_ratio.as_str() {
+        "resize" => Aspect::Resize,
+        "pad" => Aspect::Pad,
+        other => return Err(format!("image_aspect_ratio {other:?} is not known")),
+    };
+    let preprocess = Preprocess::from_config(&package.preprocessor, aspect)?;
     equal("image_size", &preprocess.size, &case.image_size)?;
     let mut encoder = Encoder::load(runtime, package, 1).map_err(|e| e.to_string())?;
     let (mut scratch, mut features) = (Scratch::default(), Vec::new());
