@@ -147,6 +147,7 @@ impl App {
             }
             _ = signals.recv() => Ended::Cut,
         };
+        tracing::info!("stopped");
         match broke {
             Some(error) => Err(error),
             None => Ok(ended),
