@@ -1,6 +1,6 @@
 # What a person types. `make demo` and `make test` need nothing but Rust and Debian or Ubuntu.
 
-.PHONY: demo test check setup setup-test golden soak release export-env
+.PHONY: demo test check setup setup-test golden soak release export-env install
 
 # DEMO="--for 60s" ends it by itself.
 demo: setup
@@ -34,6 +34,17 @@ soak: setup-test
 
 release: setup
 	cargo build --release --bin lookout
+
+# Into /usr, or under DESTDIR for a package; a config that is there stays. Needs root, not Rust.
+install:
+	@test -x target/release/lookout || { echo "first: make release"; exit 1; }
+	install -D target/release/lookout $(DESTDIR)/usr/bin/lookout
+	install -D -m 644 target/onnxruntime/libonnxruntime.so $(DESTDIR)/usr/lib/lookout/libonnxruntime.so
+	install -D -m 644 systemd/lookout.service $(DESTDIR)/lib/systemd/system/lookout.service
+	test -e $(DESTDIR)/etc/lookout/lookout.toml || \
+		install -D -m 644 configs/example.toml $(DESTDIR)/etc/lookout/lookout.toml
+	mkdir -p $(DESTDIR)/usr/share/lookout/demo
+	cp -R models/demo/package models/demo/cameras $(DESTDIR)/usr/share/lookout/demo
 
 setup-test:
 	@.ci/setup test
