@@ -42,7 +42,8 @@ install:
 	install -D -m 644 target/onnxruntime/libonnxruntime.so $(DESTDIR)/usr/lib/lookout/libonnxruntime.so
 	install -D -m 644 systemd/lookout.service $(DESTDIR)/lib/systemd/system/lookout.service
 	test -e $(DESTDIR)/etc/lookout/lookout.toml || \
-		install -D -m 644 configs/example.toml $(DESTDIR)/etc/lookout/lookout.toml
+		{ install -d $(DESTDIR)/etc/lookout && \
+		sed 's|"../models/|"/usr/share/lookout/|' configs/example.toml >$(DESTDIR)/etc/lookout/lookout.toml; }
 	mkdir -p $(DESTDIR)/usr/share/lookout/demo
 	cp -R models/demo/package models/demo/cameras $(DESTDIR)/usr/share/lookout/demo
 

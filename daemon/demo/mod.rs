@@ -134,11 +134,12 @@ fn assets(named: Option<&Path>) -> anyhow::Result<PathBuf> {
     let program = std::env::current_exe().unwrap_or_default();
     let places: Vec<PathBuf> = match named {
         Some(folder) => vec![folder.into()],
-        None => [PathBuf::from("models/demo")]
-            .into_iter()
-            .chain(program.ancestors().skip(1).take(4).map(|up| up.join("models/demo")))
-            .chain([PathBuf::from("/usr/share/lookout/demo")])
-            .collect(),
+        None => {
+            let beside = program.ancestors().skip(1).take(4);
+            let beside =
+                beside.flat_map(|up| ["models/demo", "share/lookout/demo"].map(|p| up.join(p)));
+            [PathBuf::from("models/demo")].into_iter().chain(beside).collect()
+        }
     };
     let whole =
         |folder: &&PathBuf| folder.join("package").is_dir() && folder.join("cameras").is_dir();

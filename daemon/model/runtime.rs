@@ -102,19 +102,18 @@ fn find(named: Option<&Path>) -> Result<PathBuf, ModelError> {
         return exists(path)
             .ok_or_else(|| ModelError(format!("model.onnxruntime = {path:?}: no such file")));
     }
-    if let Some(path) = std::env::var_os("ORT_DYLIB_PATH") {
+    if let Some(path) = std::env::var_os("ORT_DYLIB_PATH").filter(|path| !path.is_empty()) {
         let path = PathBuf::from(path);
         return exists(&path)
             .ok_or_else(|| ModelError(format!("ORT_DYLIB_PATH = {path:?}: no such file")));
     }
     let program = std::env::current_exe().unwrap_or_default();
-    // target/debug/lookout and target/debug/deps/TEST both find target/onnxruntime.
-    let beside = program
-        .ancestors()
-        .skip(1)
-        .take(3)
-        .flat_map(|folder| [folder.join(LIBRARY), folder.join("onnxruntime").join(LIBRARY)]);
-    let system = ["/usr/lib/lookout", "/usr/local/lib", "/usr/lib", "/usr/lib/x86_64-linux-gnu"];
+    // target/debug/lookout and target/debug/deps/TEST both find target/onnxruntime, and
+    // PREFIX/bin/lookout finds PREFIX/lib/lookout.
+    let beside = program.ancestors().skip(1).take(3).flat_map(|folder| {
+        ["", "onnxruntime", "lib/lookout"].map(|place| folder.join(place).join(LIBRARY))
+    });
+    let system = ["/usr/lib/lookout", "/usr/local/lib", "/usr/lib"];
     let places: Vec<PathBuf> =
         beside.chain(system.iter().map(|folder| Path::new(folder).join(LIBRARY))).collect();
     places.iter().find_map(|path| exists(path)).ok_or_else(|| {
