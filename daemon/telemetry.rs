@@ -113,6 +113,7 @@ pub fn init_log(level: Option<&str>) -> Result<(), String> {
 /// Which part of a description's way took the time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
+    /// From a picture's arrival to its frame: the jitter buffer, decoding, conversion.
     Decode,
     Encode,
     Wait,

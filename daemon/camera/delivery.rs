@@ -12,6 +12,7 @@ use super::Sink;
 use super::clock::{self, CaptureClock};
 use crate::event::CameraStatus;
 use crate::frame::Frame;
+use crate::telemetry::{self, Stage};
 
 pub struct Delivery {
     camera: Arc<str>,
@@ -44,6 +45,7 @@ impl Delivery {
                 off.as_secs_f64()
             );
         }
+        telemetry::stage(&self.camera, Stage::Decode, age);
         let number = sequence.next;
         sequence.next += 1;
         // Under the lock, so that frames arrive in the order of their numbers; a sink never waits.
