@@ -181,7 +181,7 @@ fn load(config: &Config) -> Result<(Pictures, Words, Runtime), ModelError> {
         model = package.name,
         device = runtime.device,
         plan = %model.plan,
-        onnxruntime = %runtime.library.display(),
+        onnxruntime = %runtime.file.display(),
         "model loaded in {:.1} s",
         begun.elapsed().as_secs_f64()
     );
@@ -226,7 +226,7 @@ pub fn check_model(config: &Config) -> Vec<(&'static str, Result<String, ModelEr
         return vec![("model", package)];
     }
     let loaded = load(config).map(|(_, words, runtime)| {
-        format!("{} runs the model on {}", runtime.library.display(), words.device)
+        format!("{} runs the model on {}", runtime.file.display(), words.device)
     });
     vec![("model", package), ("onnxruntime", loaded)]
 }

@@ -82,8 +82,12 @@ impl LanguageModel {
             .map_err(|e| ModelError(format!("model.plan {}: {e}", model.plan)))?;
         let capacity = capacity(&model.plan, video, max_new_tokens, package.text.context)
             .map_err(ModelError)?;
-        let embedder = Embedder::load(runtime, package, model.language_threads)?;
-        let decoder = Decoder::load(runtime, package, model.language_threads)?;
+        let mut embedder = Embedder::load(runtime, package, model.language_threads)?;
+        let mut decoder = Decoder::load(runtime, package, model.language_threads)?;
+        let mut cache = decoder.cache(capacity)?;
+        // Some shapes in the graph are symbolic: only a run shows whether they fit.
+        decoder.forward(&mut cache, &embedder.embed(&[0])?)?;
+        decoder.clear(&mut cache)?;
         let tokenizer = Tokenizer::load(&package.folder).map_err(|e| ModelError(e.to_string()))?;
         if tokenizer.vocab_size() > package.text.vocab_size {
             return Err(ModelError(format!(
@@ -96,7 +100,7 @@ impl LanguageModel {
         Ok(LanguageModel {
             tokenizer,
             embedder,
-            cache: decoder.cache(capacity)?,
+            cache,
             decoder,
             template: model.template.clone(),
             end_tokens: package.end_tokens.clone(),

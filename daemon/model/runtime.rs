@@ -15,7 +15,8 @@ const LIBRARY: &str = "libonnxruntime.so";
 
 pub struct Runtime {
     environment: Environment,
-    pub library: PathBuf,
+    /// The shared library in use.
+    pub file: PathBuf,
     pub device: &'static str,
 }
 
@@ -31,7 +32,7 @@ impl Runtime {
             .build()
             .map_err(|e| wrong(e.to_string()))?;
         let device = settle(device).map_err(wrong)?;
-        Ok(Runtime { environment, library, device })
+        Ok(Runtime { environment, file: library, device })
     }
 
     /// A session on `file`; `initialisers` replace those of the graph by name.
