@@ -56,7 +56,9 @@ enum Command {
     Ask {
         #[command(flatten)]
         client: Client,
+        /// Its name in the config; `lookout cameras` lists them.
         camera: String,
+        /// In words, in quotes.
         question: String,
         /// At most so many new tokens; as configured if not given.
         #[arg(long, value_name = "N")]
@@ -66,7 +68,9 @@ enum Command {
     Frame {
         #[command(flatten)]
         client: Client,
+        /// Its name in the config.
         camera: String,
+        /// As in an event's `frames`.
         number: u64,
         /// The file; `-` is standard output.
         #[arg(short, long, value_name = "FILE")]
@@ -86,6 +90,7 @@ enum Command {
 
 #[derive(Args)]
 struct ConfigFile {
+    /// configs/example.toml shows every key.
     #[arg(short, long, value_name = "FILE", default_value = "/etc/lookout/lookout.toml")]
     config: PathBuf,
 }

@@ -197,8 +197,10 @@ pub struct ConfigError(String);
 
 impl Config {
     pub fn read(path: &Path) -> Result<Config, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|e| ConfigError(format!("{}: cannot be read: {e}", path.display())))?;
+        let text = std::fs::read_to_string(path).map_err(|e| {
+            let mend = "name a config by --config; configs/example.toml shows every key";
+            ConfigError(format!("{}: cannot be read: {e}; {mend}", path.display()))
+        })?;
         let folder = path.parent().unwrap_or(Path::new("."));
         Config::parse(&text, folder)
             .map_err(|e| ConfigError(format!("{}: {}", path.display(), e.0)))

@@ -150,14 +150,15 @@ fn assets(named: Option<&Path>) -> anyhow::Result<PathBuf> {
     found.canonicalize().context("assets")
 }
 
-/// A port that nobody has at the moment.
+/// A port that nobody has at the moment, below those that the kernel gives to whoever connects.
 fn free_port() -> io::Result<u16> {
-    is_free(0)
+    let mut ports = (0..1000).map(|_| rand::random_range(20_000..32_000));
+    ports.find_map(|port| is_free(port).ok()).ok_or(io::ErrorKind::AddrNotAvailable.into())
 }
 
-/// The port itself, if nobody has it; of 0 any other.
+/// The port itself, if nobody has it.
 fn is_free(port: u16) -> io::Result<u16> {
-    Ok(TcpListener::bind((LOOPBACK, port))?.local_addr()?.port())
+    TcpListener::bind((LOOPBACK, port)).map(|_| port)
 }
 
 /// The plan is the demo model's: it was trained on 16 frames of a window, 4 of them slow.

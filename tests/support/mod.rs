@@ -25,8 +25,11 @@ pub fn clip(name: &str) -> PathBuf {
     repository().join("models/demo/cameras").join(format!("{name}.mp4"))
 }
 
+/// Below the ports that the kernel gives to whoever connects, so that nobody takes it meanwhile.
 pub fn free_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0)).and_then(|l| l.local_addr()).expect("a free port").port()
+    let mut ports = (0..1000).map(|_| rand::random_range(20_000..32_000));
+    let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    ports.find(free).expect("a free port")
 }
 
 /// Asks again and again until `ready` gives something.
