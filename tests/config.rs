@@ -2,10 +2,10 @@
 
 mod support;
 
+use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
-use std::{fs, io};
 
 use lookout::config::Config;
 use support::*;
@@ -198,18 +198,4 @@ fn replaced(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
         }
     }
     bytes
-}
-
-fn copy_folder(from: &Path, to: &Path) -> io::Result<()> {
-    fs::create_dir_all(to)?;
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        let target = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            copy_folder(&entry.path(), &target)?;
-        } else {
-            fs::copy(entry.path(), target)?;
-        }
-    }
-    Ok(())
 }

@@ -127,13 +127,6 @@ pub struct Camera {
     pub reconnect_max: Duration,
 }
 
-impl Camera {
-    /// Frames that a whole window holds.
-    pub fn frames_in_window(&self) -> u32 {
-        ((self.window.as_secs_f64() * self.fps).round() as u32).max(1)
-    }
-}
-
 #[derive(Clone, Debug)]
 pub enum Source {
     Rtsp(Rtsp),

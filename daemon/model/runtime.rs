@@ -10,7 +10,7 @@ use ort::value::{DynValue, TensorElementType, ValueType};
 use super::ModelError;
 use crate::config::Device;
 
-/// The oldest onnxruntime whose interface this build speaks (1.24).
+/// Of onnxruntime 1.24 or newer: `api-24` in Cargo.toml.
 const LIBRARY: &str = "libonnxruntime.so";
 
 pub struct Runtime {

@@ -304,6 +304,20 @@ impl Lines {
     }
 }
 
+pub fn copy_folder(from: &Path, to: &Path) -> std::io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_folder(&entry.path(), &target)?;
+        } else {
+            fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
+}
+
 pub fn folder() -> TempDir {
     tempfile::Builder::new().prefix("lookout-test-").tempdir().expect("a folder")
 }
