@@ -159,7 +159,7 @@ impl App {
 fn load(config: &Config) -> Result<(Pictures, Words, Runtime), ModelError> {
     let begun = Instant::now();
     let model = &config.model;
-    let package = Package::read(&model.package)?;
+    let package = Package::read(&model.package, &model.precision)?;
     let preprocess = preprocess::Preprocess::from_config(&package.preprocessor, model.aspect)
         .map_err(ModelError)?;
     if preprocess.size != package.vision.image_size {
@@ -216,7 +216,7 @@ fn check_prompts(
 
 /// What `lookout check` says of the package and of what runs it.
 pub fn check_model(config: &Config) -> Vec<(&'static str, Result<String, ModelError>)> {
-    let package = Package::read(&config.model.package).map(|package| {
+    let package = Package::read(&config.model.package, &config.model.precision).map(|package| {
         let plan = &config.model.plan;
         let tokens = plan.video_tokens(plan.frames, package.vision.grid_tokens).unwrap_or(0);
         let (name, context) = (&package.name, package.text.context);

@@ -32,6 +32,7 @@ pub struct Config {
 #[derive(Clone, Debug)]
 pub struct Model {
     pub package: PathBuf,
+    pub precision: Precision,
     /// `libonnxruntime.so`; `None`: where it is usually found.
     pub onnxruntime: Option<PathBuf>,
     pub plan: Plan,
@@ -42,6 +43,22 @@ pub struct Model {
     pub vision_threads: usize,
     pub language_threads: usize,
     pub prefill_chunk: usize,
+}
+
+/// Which of a package's graphs are run, by the suffix of their files; `None`: the only one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Precision {
+    pub vision: Option<String>,
+    pub embed: Option<String>,
+    pub decoder: Option<String>,
+}
+
+impl Precision {
+    /// The same of every graph.
+    pub fn all(name: &str) -> Precision {
+        let name = Some(name.to_string());
+        Precision { vision: name.clone(), embed: name.clone(), decoder: name }
+    }
 }
 
 /// How a frame is made square.

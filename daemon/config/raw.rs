@@ -58,6 +58,7 @@ pub struct Raw {
 #[serde(deny_unknown_fields)]
 struct RawModel {
     package: PathBuf,
+    precision: Option<RawPrecision>,
     onnxruntime: Option<PathBuf>,
     #[serde(default = "paper")]
     plan: String,
@@ -73,6 +74,25 @@ struct RawModel {
     language_threads: usize,
     #[serde(default = "chunk")]
     prefill_chunk: usize,
+}
+
+/// One suffix for all graphs, or one for each.
+#[derive(Deserialize)]
+#[serde(
+    untagged,
+    expecting = "wanted one name for all graphs, or vision, embed and decoder = NAME"
+)]
+enum RawPrecision {
+    One(String),
+    Each(RawPrecisions),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawPrecisions {
+    vision: Option<String>,
+    embed: Option<String>,
+    decoder: Option<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -338,6 +358,7 @@ impl RawModel {
         }
         Ok(Model {
             package: folder.join(self.package),
+            precision: self.precision.map(RawPrecision::check).unwrap_or_default(),
             onnxruntime: self.onnxruntime.map(|path| folder.join(path)),
             plan,
             template: self.template,
@@ -354,6 +375,17 @@ impl RawModel {
             language_threads: within("model.language_threads", self.language_threads, 1, 256)?,
             prefill_chunk: within("model.prefill_chunk", self.prefill_chunk, 1, 65536)?,
         })
+    }
+}
+
+impl RawPrecision {
+    fn check(self) -> Precision {
+        match self {
+            RawPrecision::One(name) => Precision::all(&name),
+            RawPrecision::Each(RawPrecisions { vision, embed, decoder }) => {
+                Precision { vision, embed, decoder }
+            }
+        }
     }
 }
 

@@ -83,8 +83,8 @@ impl LanguageModel {
         let capacity = capacity(&model.plan, video, max_new_tokens, package.text.context)
             .map_err(ModelError)?;
         let mut embedder = Embedder::load(runtime, package, model.language_threads)?;
-        let mut decoder = Decoder::load(runtime, package, model.language_threads)?;
-        let mut cache = decoder.cache(capacity)?;
+        let mut decoder = Decoder::load(runtime, package, model.language_threads, capacity)?;
+        let mut cache = decoder.cache()?;
         // Some shapes in the graph are symbolic: only a run shows whether they fit.
         decoder.forward(&mut cache, &embedder.embed(&[0])?)?;
         decoder.clear(&mut cache)?;

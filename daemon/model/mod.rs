@@ -1,13 +1,17 @@
 //! A model package on disk, and onnxruntime, which runs its graphs.
 
+mod family;
+mod floats;
 mod graph;
 mod package;
 mod rope;
 mod runtime;
 
-pub use graph::GraphFacts;
-pub use package::{GraphKind, Package, Rope, TextModel, VisionModel};
-pub use rope::RotaryTables;
+pub use family::{Family, TextKind, TextModel, Tower, VisionModel};
+pub use floats::Float;
+pub use graph::{Element, GraphFacts};
+pub use package::{Graph, GraphKind, Package};
+pub use rope::{RotaryTables, Scaling};
 pub use runtime::{Runtime, Session, Tensor, TensorError};
 
 /// One sentence that names the file or tensor, what was wanted and what was found.

@@ -7,7 +7,7 @@ use ort::environment::Environment;
 use ort::session::builder::SessionBuilder;
 use ort::value::{DynValue, TensorElementType, ValueType};
 
-use super::ModelError;
+use super::{Float, ModelError};
 use crate::config::Device;
 
 /// Of onnxruntime 1.24 or newer: `api-24` in Cargo.toml.
@@ -40,7 +40,7 @@ impl Runtime {
         &self,
         file: &Path,
         threads: usize,
-        initialisers: Vec<(&str, DynValue)>,
+        initialisers: Vec<(String, DynValue)>,
     ) -> Result<Session, ModelError> {
         let build = || -> ort::Result<ort::session::Session> {
             let mut builder = self.builder(threads)?;
@@ -167,13 +167,25 @@ impl Session {
         declared(self.session.outputs())
     }
 
-    /// The input of that name, of 32-bit floats or 64-bit integers as wanted.
+    /// The input of that name and kind.
     pub fn input(&self, name: &str, wanted: TensorElementType) -> Result<Tensor, TensorError> {
-        self.find("input", self.inputs(), name, wanted)
+        let tensor = self.find("input", self.inputs(), name)?;
+        if tensor.element != wanted {
+            return Err(
+                self.error(format!("input {name:?} holds {}, wanted {wanted}", tensor.element))
+            );
+        }
+        Ok(tensor)
     }
 
-    pub fn output(&self, name: &str, wanted: TensorElementType) -> Result<Tensor, TensorError> {
-        self.find("output", self.outputs(), name, wanted)
+    /// The input of that name, of floats.
+    pub fn float_input(&self, name: &str) -> Result<(Tensor, Float), TensorError> {
+        self.float("input", self.inputs(), name)
+    }
+
+    /// The output of that name, of floats.
+    pub fn float_output(&self, name: &str) -> Result<(Tensor, Float), TensorError> {
+        self.float("output", self.outputs(), name)
     }
 
     /// Refuses inputs that nobody would fill.
@@ -190,23 +202,28 @@ impl Session {
         TensorError { file: self.file.display().to_string(), why: why.to_string() }
     }
 
-    fn find(
+    fn float(
         &self,
         side: &str,
         tensors: Vec<Tensor>,
         name: &str,
-        wanted: TensorElementType,
-    ) -> Result<Tensor, TensorError> {
+    ) -> Result<(Tensor, Float), TensorError> {
+        let tensor = self.find(side, tensors, name)?;
+        let float = Float::of(tensor.element).ok_or_else(|| {
+            self.error(format!(
+                "{side} {name:?} holds {}, wanted floats of 32 or 16 bits",
+                tensor.element
+            ))
+        })?;
+        Ok((tensor, float))
+    }
+
+    fn find(&self, side: &str, tensors: Vec<Tensor>, name: &str) -> Result<Tensor, TensorError> {
         let names: Vec<String> = tensors.iter().map(|tensor| tensor.name.clone()).collect();
-        let Some(tensor) = tensors.into_iter().find(|tensor| tensor.name == name) else {
-            return Err(self.error(format!("no {side} {name:?}; found {}", names.join(", "))));
-        };
-        if tensor.element != wanted {
-            return Err(
-                self.error(format!("{side} {name:?} holds {}, wanted {wanted}", tensor.element))
-            );
-        }
-        Ok(tensor)
+        tensors
+            .into_iter()
+            .find(|tensor| tensor.name == name)
+            .ok_or_else(|| self.error(format!("no {side} {name:?}; found {}", names.join(", "))))
     }
 }
 

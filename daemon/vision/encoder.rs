@@ -2,15 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use ort::value::{TensorElementType as Element, TensorRef};
-
-use crate::model::{GraphKind, ModelError, Package, Runtime, Session, TensorError};
+use crate::model::{Float, GraphKind, ModelError, Package, Runtime, Session, TensorError};
 
 /// Frames that the graph sees at once. More does not help on a CPU and costs memory.
 pub const BATCH: usize = 8;
 
 pub struct Encoder {
     session: Session,
+    pixels: Float,
+    features: Float,
     image_size: usize,
     grid_tokens: usize,
     /// Width of the language model's embeddings.
@@ -30,11 +30,13 @@ impl Encoder {
         package: &Package,
         threads: usize,
     ) -> Result<Encoder, ModelError> {
-        let session = runtime.session(&package.graph(GraphKind::Vision), threads, Vec::new())?;
-        session.input("pixel_values", Element::Float32)?;
+        let graph = package.graph(GraphKind::Vision);
+        graph.facts()?;
+        let session = runtime.session(&graph.file, threads, Vec::new())?;
         session.only_inputs(|name| name == "pixel_values")?;
-        session.output("image_features", Element::Float32)?;
         let mut encoder = Encoder {
+            pixels: session.float_input("pixel_values")?.1,
+            features: session.float_output("image_features")?.1,
             session,
             image_size: package.vision.image_size,
             grid_tokens: package.vision.grid_tokens,
@@ -61,11 +63,12 @@ impl Encoder {
     /// `pixels`: `[B, 3, size, size]`, B from 1 to [`BATCH`].
     pub fn encode(&mut self, pixels: &[f32]) -> Result<Encoded, TensorError> {
         let begun = Instant::now();
-        let features = self.run(pixels).map_err(|e| self.session.error(e))?;
-        let (shape, features) = features;
-        let frames = pixels.len() / self.frame_len();
-        let wanted = [frames as i64, self.grid_tokens as i64, self.dim as i64];
-        if shape != wanted {
+        let (shape, features) = self.run(pixels).map_err(|e| self.session.error(e))?;
+        let (frames, tokens) = (pixels.len() / self.frame_len(), self.grid_tokens);
+        let wanted = [frames as i64, tokens as i64, self.dim as i64];
+        // Some exports give all frames' tokens in one row of rows.
+        let flat = [(frames * tokens) as i64, self.dim as i64];
+        if shape != wanted && shape != flat {
             return Err(self
                 .session
                 .error(format!("image_features came as {shape:?}; config.json says {wanted:?}")));
@@ -76,9 +79,8 @@ impl Encoder {
     fn run(&mut self, pixels: &[f32]) -> ort::Result<(Vec<i64>, Vec<f32>)> {
         let size = self.image_size;
         let shape = [pixels.len() / self.frame_len(), 3, size, size];
-        let input = TensorRef::from_array_view((shape, pixels))?;
+        let input = self.pixels.tensor(&shape, pixels.to_vec())?;
         let outputs = self.session.session.run(ort::inputs!["pixel_values" => input])?;
-        let (shape, features) = outputs["image_features"].try_extract_tensor::<f32>()?;
-        Ok((shape.to_vec(), features.to_vec()))
+        self.features.values(&outputs["image_features"])
     }
 }

@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use lookout::config::{Aspect, Device, Model, Sampling};
+use lookout::config::{Aspect, Device, Model, Precision, Sampling};
 use lookout::language::tokenizer::Prompt;
 use lookout::language::{Decoder, LanguageModel, Limits, Listening};
 use lookout::model::{Package, Runtime};
@@ -98,9 +98,9 @@ fn check(golden: &Golden, kind: &str, json: Value, packages: &str) -> Result<(),
         return Ok(());
     }
     let runtime = runtime();
-    let package =
-        Package::read(&package_of(packages, &case.checkpoint)).map_err(|e| e.to_string())?;
-    equal("context", &package.text.context, &case.max_position_embeddings)?;
+    let package = Package::read(&package_of(packages, &case.checkpoint), &Precision::default())
+        .map_err(|e| e.to_string())?;
+    equal("positions", &package.text.max_positions, &case.max_position_embeddings)?;
 
     let features = features(golden, runtime, &package, &case)?;
     let dim = package.text.hidden_size;
@@ -120,8 +120,9 @@ fn check(golden: &Golden, kind: &str, json: Value, packages: &str) -> Result<(),
     if let Some(file) = &case.tensors.inputs_embeds {
         near(golden, "inputs_embeds", &embeddings, file, TOLERANCE_FEATURES)?;
     }
-    let mut decoder = Decoder::load(runtime, &package, 1).map_err(|e| e.to_string())?;
-    let mut cache = decoder.cache(case.embeds_len).map_err(|e| e.to_string())?;
+    let decoder = Decoder::load(runtime, &package, 1, case.embeds_len);
+    let mut decoder = decoder.map_err(|e| e.to_string())?;
+    let mut cache = decoder.cache().map_err(|e| e.to_string())?;
     let logits = decoder.forward(&mut cache, &embeddings).map_err(|e| e.to_string())?;
     near(golden, "first_logits", &logits, &case.tensors.first_logits, TOLERANCE_LOGITS)?;
 
@@ -185,6 +186,7 @@ fn model_config(package: &Package, case: &Case) -> Model {
     let plan = format!("{frames}:slowfast-slow_{frames}frms_concat-fast_1x1");
     Model {
         package: package.folder.clone(),
+        precision: Precision::default(),
         onnxruntime: None,
         plan: plan.parse().expect("a plan"),
         template: String::new(),
