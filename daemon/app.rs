@@ -19,13 +19,14 @@ use crate::event::{Body, CameraStatus, Phase};
 use crate::frame::Frame;
 use crate::journal::Journal;
 use crate::language::{LanguageModel, Limits};
+use crate::loaded::LoadedModel;
 use crate::model::{ModelError, Package, Runtime};
 use crate::publish::{self, grpc, http, mqtt};
 use crate::service::{
     Answer, AskError, CameraInfo, Evidence, EvidenceError, Question, Readiness, Service,
 };
 use crate::telemetry::{self, PrometheusHandle};
-use crate::vision::{Encoder, evidence, preprocess};
+use crate::vision::{evidence, preprocess};
 
 /// Events that a late reader can still have.
 const JOURNAL_EVENTS: usize = 10_000;
@@ -155,27 +156,15 @@ impl App {
     }
 }
 
-/// The model's three graphs, ready to work.
+/// The model and its two workers, ready to work.
 fn load(config: &Config) -> Result<(Pictures, Words, Runtime), ModelError> {
     let begun = Instant::now();
     let model = &config.model;
-    let package = Package::read(&model.package, &model.precision)?;
-    let preprocess = preprocess::Preprocess::from_config(&package.preprocessor, model.aspect)
-        .map_err(ModelError)?;
-    if preprocess.size != package.vision.image_size {
-        return Err(ModelError(format!(
-            "{}: pictures of {} pixels a side, but config.json's vision_config says {}",
-            package.folder.join("preprocessor_config.json").display(),
-            preprocess.size,
-            package.vision.image_size
-        )));
-    }
-    let runtime = Runtime::load(model.onnxruntime.as_deref(), model.device)?;
-    let encoder = Encoder::load(&runtime, &package, model.vision_threads)?;
+    let loaded = LoadedModel::load(model, config.generate.max_new_tokens)?;
+    let LoadedModel { package, runtime, preprocess, encoder, language } = loaded;
     let evidence =
         evidence::Evidence::new(config.buffer.evidence_width, config.buffer.evidence_quality)
             .map_err(|e| ModelError(format!("evidence JPEG: {e}")))?;
-    let language = LanguageModel::load(&runtime, &package, model, config.generate.max_new_tokens)?;
     check_prompts(config, &language, encoder.grid_tokens())?;
     tracing::info!(
         model = package.name,

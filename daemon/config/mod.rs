@@ -53,6 +53,13 @@ pub struct Precision {
     pub decoder: Option<String>,
 }
 
+impl Model {
+    /// As a config's `[model]` table with just these keys; paths begin at the current folder.
+    pub fn of(keys: toml::Table) -> Result<Model, ConfigError> {
+        raw::model(keys)?.check(Path::new(""))
+    }
+}
+
 impl Precision {
     /// The same of every graph.
     pub fn all(name: &str) -> Precision {

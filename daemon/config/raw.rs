@@ -18,6 +18,11 @@ pub fn parse(text: &str) -> Result<Raw, ConfigError> {
     })
 }
 
+/// The `[model]` table alone.
+pub fn model(keys: toml::Table) -> Result<RawModel, ConfigError> {
+    keys.try_into().map_err(|error: toml::de::Error| ConfigError(explain(error.message())))
+}
+
 /// Serde lists every known key; a person wants the nearest.
 fn explain(message: &str) -> String {
     let message = message.replace('\n', " ");
@@ -56,7 +61,7 @@ pub struct Raw {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RawModel {
+pub struct RawModel {
     package: PathBuf,
     precision: Option<RawPrecision>,
     onnxruntime: Option<PathBuf>,
@@ -346,7 +351,7 @@ impl Raw {
 }
 
 impl RawModel {
-    fn check(self, folder: &Path) -> Result<Model, ConfigError> {
+    pub fn check(self, folder: &Path) -> Result<Model, ConfigError> {
         let plan: Plan = self.plan.parse().map_err(|e| ConfigError(format!("model.plan: {e}")))?;
         for part in ["<image>", "{prompt}"] {
             let count = self.template.matches(part).count();

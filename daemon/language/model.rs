@@ -109,6 +109,16 @@ impl LanguageModel {
         })
     }
 
+    /// Tokens that the KV cache has room for: video, words and answer.
+    pub fn capacity(&self) -> usize {
+        self.cache.capacity()
+    }
+
+    /// Bytes of the KV cache when it is full.
+    pub fn cache_bytes(&self) -> usize {
+        self.decoder.cache_bytes()
+    }
+
     /// Whether a prompt can be used at all: for those of the config, before anything runs.
     pub fn check(
         &self,

@@ -109,25 +109,24 @@ impl Package {
 }
 
 impl Graph {
-    fn find(folder: &Path, kind: GraphKind, choice: Option<&str>) -> Result<Graph, ModelError> {
-        let onnx = folder.join("onnx");
-        let wrong = |why: String| ModelError(format!("model package {}: {why}", folder.display()));
-        let mut found = Vec::new();
-        let entries = fs::read_dir(&onnx).map_err(|e| wrong(format!("onnx/: {e}")))?;
-        for entry in entries.filter_map(Result::ok) {
+    /// Every file of that kind in the package, in the order of their precisions' names.
+    pub fn all(folder: &Path, kind: GraphKind) -> Result<Vec<Graph>, ModelError> {
+        let entries = fs::read_dir(folder.join("onnx"))
+            .map_err(|e| ModelError(format!("model package {}: onnx/: {e}", folder.display())))?;
+        let graph = |entry: fs::DirEntry| {
             let name = entry.file_name().to_string_lossy().into_owned();
-            let suffix = name.strip_prefix(kind.name()).and_then(|n| n.strip_suffix(".onnx"));
-            let precision = match suffix {
-                Some("") => "fp32",
-                Some(suffix) => match suffix.strip_prefix('_') {
-                    Some(precision) => precision,
-                    None => continue,
-                },
-                None => continue,
-            };
-            found.push(Graph { file: entry.path(), precision: precision.into() });
-        }
+            let suffix = name.strip_prefix(kind.name())?.strip_suffix(".onnx")?;
+            let precision = if suffix.is_empty() { "fp32" } else { suffix.strip_prefix('_')? };
+            Some(Graph { file: entry.path(), precision: precision.into() })
+        };
+        let mut found: Vec<Graph> = entries.filter_map(Result::ok).filter_map(graph).collect();
         found.sort_by(|a, b| a.precision.cmp(&b.precision));
+        Ok(found)
+    }
+
+    fn find(folder: &Path, kind: GraphKind, choice: Option<&str>) -> Result<Graph, ModelError> {
+        let wrong = |why: String| ModelError(format!("model package {}: {why}", folder.display()));
+        let mut found = Graph::all(folder, kind)?;
         let all = found.iter().map(|g| g.precision.as_str()).collect::<Vec<_>>().join(", ");
         match choice {
             Some(choice) => found.into_iter().find(|g| g.precision == choice).ok_or_else(|| {
@@ -151,12 +150,6 @@ impl Graph {
     /// What the file says of itself; refuses one that is damaged, or whose weights are.
     pub fn facts(&self) -> Result<GraphFacts, ModelError> {
         GraphFacts::read(&self.file)
-    }
-
-    /// Bytes of the graph and of the weights beside it.
-    pub fn bytes(&self, facts: &GraphFacts) -> u64 {
-        let size = |file: &Path| fs::metadata(file).map_or(0, |meta| meta.len());
-        size(&self.file) + facts.data_files.iter().map(|file| size(file)).sum::<u64>()
     }
 }
 
