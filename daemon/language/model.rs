@@ -82,6 +82,16 @@ impl LanguageModel {
             .map_err(|e| ModelError(format!("model.plan {}: {e}", model.plan)))?;
         let capacity = capacity(&model.plan, video, max_new_tokens, package.text.context)
             .map_err(ModelError)?;
+        LanguageModel::with_capacity(runtime, package, model, capacity)
+    }
+
+    /// For sequences of up to `capacity` tokens: video, words and answer.
+    pub fn with_capacity(
+        runtime: &Runtime,
+        package: &Package,
+        model: &config::Model,
+        capacity: usize,
+    ) -> Result<LanguageModel, ModelError> {
         let mut embedder = Embedder::load(runtime, package, model.language_threads)?;
         let mut decoder = Decoder::load(runtime, package, model.language_threads, capacity)?;
         let mut cache = decoder.cache()?;
@@ -204,7 +214,7 @@ impl LanguageModel {
     }
 
     /// The template around people's words.
-    fn prompt(&self, words: &str) -> Result<Prompt, LanguageError> {
+    pub fn prompt(&self, words: &str) -> Result<Prompt, LanguageError> {
         if let Some(token) = self.tokenizer.special_token_in(words) {
             return Err(LanguageError::BadPrompt(format!("a question cannot hold {token:?}")));
         }

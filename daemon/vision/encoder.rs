@@ -4,13 +4,15 @@ use std::time::{Duration, Instant};
 
 use crate::model::{Float, GraphKind, ModelError, Package, Runtime, Session, TensorError};
 
-/// Frames that the graph sees at once. More does not help on a CPU and costs memory.
+/// Frames that the graph sees at once, if it may. More does not help on a CPU and costs memory.
 pub const BATCH: usize = 8;
 
 pub struct Encoder {
     session: Session,
     pixels: Float,
     features: Float,
+    /// Frames a run: one, where the graph is fixed to that.
+    batch: usize,
     image_size: usize,
     grid_tokens: usize,
     /// Width of the language model's embeddings.
@@ -34,8 +36,19 @@ impl Encoder {
         graph.facts()?;
         let session = runtime.session(&graph.file, threads, Vec::new())?;
         session.only_inputs(|name| name == "pixel_values")?;
+        let (declared, pixels) = session.float_input("pixel_values")?;
+        let size = package.vision.image_size as i64;
+        let fits = |(side, wanted): (&i64, &[i64])| *side < 0 || wanted.contains(side);
+        let wanted: [&[i64]; 4] = [&[1], &[3], &[size], &[size]];
+        if declared.shape.len() != 4 || !declared.shape.iter().zip(wanted).all(fits) {
+            return Err(ModelError::from(session.error(format!(
+                "pixel_values {:?}: config.json and a frame at a time want [any or 1, 3, {size}, {size}]",
+                declared.shape
+            ))));
+        }
         let mut encoder = Encoder {
-            pixels: session.float_input("pixel_values")?.1,
+            batch: if declared.shape[0] < 0 { BATCH } else { 1 },
+            pixels,
             features: session.float_output("image_features")?.1,
             session,
             image_size: package.vision.image_size,
@@ -63,6 +76,14 @@ impl Encoder {
     /// `pixels`: `[B, 3, size, size]`, B from 1 to [`BATCH`].
     pub fn encode(&mut self, pixels: &[f32]) -> Result<Encoded, TensorError> {
         let begun = Instant::now();
+        let mut features = Vec::new();
+        for pixels in pixels.chunks(self.batch * self.frame_len()) {
+            features.extend(self.checked(pixels)?);
+        }
+        Ok(Encoded { features, took: begun.elapsed() })
+    }
+
+    fn checked(&mut self, pixels: &[f32]) -> Result<Vec<f32>, TensorError> {
         let (shape, features) = self.run(pixels).map_err(|e| self.session.error(e))?;
         let (frames, tokens) = (pixels.len() / self.frame_len(), self.grid_tokens);
         let wanted = [frames as i64, tokens as i64, self.dim as i64];
@@ -73,7 +94,7 @@ impl Encoder {
                 .session
                 .error(format!("image_features came as {shape:?}; config.json says {wanted:?}")));
         }
-        Ok(Encoded { features, took: begun.elapsed() })
+        Ok(features)
     }
 
     fn run(&mut self, pixels: &[f32]) -> ort::Result<(Vec<i64>, Vec<f32>)> {
