@@ -171,7 +171,7 @@ fn every_family_answers_as_transformers() {
 fn ready_made_kinds_of_graph_run() {
     for name in ["llava-vicuna", "llava-onevision-qwen"] {
         let family = Family::open(name);
-        for kind in ["plain", "plain-fp16", "fp16"] {
+        for kind in ["plain", "plain-fp16", "ready-made", "fp16"] {
             let said = family.run(kind);
             assert_eq!(said.ids, family.reference.ids, "{name}/{kind}");
         }

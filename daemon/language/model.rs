@@ -97,6 +97,13 @@ impl LanguageModel {
         let mut cache = decoder.cache()?;
         // Some shapes in the graph are symbolic: only a run shows whether they fit.
         decoder.forward(&mut cache, &embedder.embed(&[0])?)?;
+        let prefill_chunk = match decoder.forward(&mut cache, &embedder.embed(&[0, 0])?) {
+            Ok(_) => model.prefill_chunk,
+            Err(error) => {
+                tracing::warn!("prompts are read in one piece, which takes more memory: {error}");
+                capacity
+            }
+        };
         decoder.clear(&mut cache)?;
         let tokenizer = Tokenizer::load(&package.folder).map_err(|e| ModelError(e.to_string()))?;
         if tokenizer.vocab_size() > package.text.vocab_size {
@@ -114,7 +121,7 @@ impl LanguageModel {
             decoder,
             template: model.template.clone(),
             end_tokens: package.end_tokens.clone(),
-            prefill_chunk: model.prefill_chunk,
+            prefill_chunk,
             dim: package.text.hidden_size,
         })
     }
