@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::config;
 use crate::loaded::LoadedModel;
-use crate::model::{Graph, GraphFacts, GraphKind, ModelError, Package};
+use crate::model::{Graph, GraphFacts, GraphKind, ModelError, Package, Placement};
 use crate::slowfast::TokenShape;
 
 #[derive(Debug, Serialize)]
@@ -74,8 +74,8 @@ pub struct Plan {
 
 #[derive(Debug, Serialize)]
 pub struct Running {
-    pub vision_device: String,
-    pub language_device: String,
+    pub vision: RunsOn,
+    pub language: RunsOn,
     /// Tokens of video, words and answer that a sequence may have.
     pub sequence_tokens: usize,
     /// Of one sequence of that length.
@@ -83,6 +83,13 @@ pub struct Running {
     pub load_seconds: f64,
     /// Of this process, with everything loaded.
     pub resident_bytes: Option<u64>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct RunsOn {
+    pub device: &'static str,
+    /// Why; empty when it was chosen by name.
+    pub reason: String,
 }
 
 /// What a camera asks of the buffer.
@@ -184,15 +191,20 @@ fn plan(model: &config::Model, package: &Package, footage: Footage) -> Result<Pl
 
 fn run(model: &config::Model, max_new_tokens: usize) -> Result<Running, ModelError> {
     let begun = Instant::now();
-    let LoadedModel { runtime, language, .. } = &LoadedModel::load(model, max_new_tokens)?;
+    let loaded = LoadedModel::load(model, max_new_tokens)?;
+    let (devices, language) = (loaded.devices(), &loaded.language);
     Ok(Running {
-        vision_device: runtime.device.into(),
-        language_device: runtime.device.into(),
+        vision: runs_on(devices.vision),
+        language: runs_on(devices.language),
         sequence_tokens: language.capacity(),
         kv_cache_bytes: language.cache_bytes(),
         load_seconds: begun.elapsed().as_secs_f64(),
         resident_bytes: resident_bytes(),
     })
+}
+
+fn runs_on(placement: Placement) -> RunsOn {
+    RunsOn { device: placement.processor.name(), reason: placement.reason }
 }
 
 /// Linux's own count.

@@ -2,7 +2,7 @@
 
 use crate::config;
 use crate::language::LanguageModel;
-use crate::model::{ModelError, Package, Runtime};
+use crate::model::{Devices, ModelError, Package, Part, Runtime};
 use crate::vision::Encoder;
 use crate::vision::preprocess::Preprocess;
 
@@ -28,9 +28,19 @@ impl LoadedModel {
                 package.vision.image_size
             )));
         }
-        let runtime = Runtime::load(model.onnxruntime.as_deref(), model.device)?;
-        let encoder = Encoder::load(&runtime, &package, model.vision_threads)?;
-        let language = LanguageModel::load(&runtime, &package, model, max_new_tokens)?;
+        let runtime = Runtime::load(model)?;
+        let encoder = runtime.load_part(Part::Vision, |runtime| {
+            Encoder::load(runtime, &package, model.vision_threads)
+        })?;
+        let language = runtime.load_part(Part::Language, |runtime| {
+            LanguageModel::load(runtime, &package, model, max_new_tokens)
+        })?;
         Ok(LoadedModel { package, runtime, preprocess, encoder, language })
+    }
+
+    /// Where the two parts run.
+    pub fn devices(&self) -> Devices {
+        let (vision, language) = (self.encoder.placement(), self.language.placement());
+        Devices { vision: vision.clone(), language: language.clone() }
     }
 }

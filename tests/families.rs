@@ -99,14 +99,13 @@ impl Family {
         assert_eq!(package.family.name(), self.reference.family);
         assert_eq!(package.vision.grid_tokens, self.reference.grid_tokens);
 
-        let video = self.video(&package);
-        let mut language =
-            LanguageModel::with_capacity(runtime(), &package, &model, *planned_length)
-                .expect("a language model");
+        let runtime = runtime(&model);
+        let video = self.video(runtime, &package);
+        let mut language = LanguageModel::with_capacity(runtime, &package, &model, *planned_length)
+            .expect("a language model");
         let prompt = language.prompt(&self.reference.question).expect("a prompt");
         let embeddings = language.embeddings(&prompt, &video).expect("embeddings");
-        let mut decoder =
-            Decoder::load(runtime(), &package, 1, *planned_length).expect("a decoder");
+        let mut decoder = Decoder::load(runtime, &package, 1, *planned_length).expect("a decoder");
         let mut cache = decoder.cache().expect("a cache");
         let first_logits = decoder.forward(&mut cache, &embeddings).expect("logits");
 
@@ -118,11 +117,11 @@ impl Family {
         Said { video, first_logits, ids: reply.ids, prompt }
     }
 
-    fn video(&self, package: &Package) -> VideoTokens {
+    fn video(&self, runtime: &Runtime, package: &Package) -> VideoTokens {
         let preprocess =
             Preprocess::from_config(&package.preprocessor, Aspect::Resize).expect("settings");
         assert_eq!(preprocess.size, self.reference.image_size);
-        let mut encoder = Encoder::load(runtime(), package, 1).expect("an encoder");
+        let mut encoder = Encoder::load(runtime, package, 1).expect("an encoder");
         let (mut scratch, mut features) = (Scratch::default(), Vec::new());
         let mut pixels = vec![0.0; encoder.frame_len()];
         for frame in &self.reference.frames {
@@ -143,9 +142,9 @@ fn repository() -> &'static Path {
 }
 
 /// onnxruntime lets a process have one environment.
-fn runtime() -> &'static Runtime {
+fn runtime(model: &Model) -> &'static Runtime {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
-    RUNTIME.get_or_init(|| Runtime::load(None, lookout::config::Device::Cpu).expect("onnxruntime"))
+    RUNTIME.get_or_init(|| Runtime::load(model).expect("onnxruntime"))
 }
 
 /// 64 greedy ids, the text, and first logits: as transformers has them.

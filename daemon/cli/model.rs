@@ -10,7 +10,7 @@ use toml::{Table, Value};
 
 use super::Failure;
 use crate::config;
-use crate::inspection::{Footage, GraphFile, Inspection, Model, Plan, Running};
+use crate::inspection::{Footage, GraphFile, Inspection, Model, Plan, Running, RunsOn};
 
 #[derive(Args)]
 pub struct ModelArgs {
@@ -23,7 +23,7 @@ pub struct ModelArgs {
     #[arg(long, value_name = "SUFFIX", value_parser = precision)]
     precision: Option<Value>,
     /// Where to run it: cpu, cuda or auto.
-    #[arg(long, default_value = "auto")]
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
     device: String,
     /// Room for an answer, in tokens.
     #[arg(long, value_name = "N", default_value_t = 128)]
@@ -119,13 +119,16 @@ fn print(found: &Inspection, footage: Footage, out: &mut dyn Write) -> io::Resul
         )?;
     }
     if let Some(running) = &found.running {
-        let Running { vision_device, language_device, sequence_tokens, kv_cache_bytes, .. } =
-            running;
+        let Running { sequence_tokens, kv_cache_bytes, vision, language, .. } = running;
         line(
             "a sequence",
             format!("{sequence_tokens} tokens at most, KV cache {}", size(*kv_cache_bytes as u64)),
         )?;
-        line("device", format!("vision on {vision_device}, language on {language_device}"))?;
+        for (what, RunsOn { device, reason }) in [("device", vision), ("", language)] {
+            let part = if what.is_empty() { "language" } else { "vision" };
+            let why = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
+            line(what, format!("{part} on {device}{why}"))?;
+        }
         let resident = running.resident_bytes.map(|bytes| format!(", {} resident", size(bytes)));
         let resident = resident.unwrap_or_default();
         line("runs", format!("yes; loaded in {:.1} s{resident}", running.load_seconds))?;

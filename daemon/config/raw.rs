@@ -73,10 +73,11 @@ pub struct RawModel {
     aspect: RawAspect,
     #[serde(default)]
     device: RawDevice,
-    #[serde(default = "one")]
-    vision_threads: usize,
-    #[serde(default = "one")]
-    language_threads: usize,
+    vision_device: Option<RawDevice>,
+    language_device: Option<RawDevice>,
+    gpu_memory: Option<Bytes>,
+    vision_threads: Option<usize>,
+    language_threads: Option<usize>,
     #[serde(default = "chunk")]
     prefill_chunk: usize,
 }
@@ -108,13 +109,23 @@ enum RawAspect {
     Pad,
 }
 
-#[derive(Deserialize, Default)]
+#[derive(Clone, Copy, Deserialize, Default)]
 #[serde(rename_all = "lowercase")]
 enum RawDevice {
     #[default]
     Auto,
     Cpu,
     Cuda,
+}
+
+impl From<RawDevice> for Device {
+    fn from(raw: RawDevice) -> Device {
+        match raw {
+            RawDevice::Auto => Device::Auto,
+            RawDevice::Cpu => Device::Cpu,
+            RawDevice::Cuda => Device::Cuda,
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -262,9 +273,6 @@ fn prompt() -> String {
 fn yes() -> bool {
     true
 }
-fn one() -> usize {
-    1
-}
 fn one_f64() -> f64 {
     1.0
 }
@@ -361,6 +369,12 @@ impl RawModel {
                 ));
             }
         }
+        if let Some(bytes) = self.gpu_memory
+            && bytes < Bytes::mib(64)
+        {
+            return wrong(format!("model.gpu_memory = \"{bytes}\": wanted at least \"64 MiB\""));
+        }
+        let usual = Model::usual_threads();
         Ok(Model {
             package: folder.join(self.package),
             precision: self.precision.map(RawPrecision::check).unwrap_or_default(),
@@ -371,13 +385,21 @@ impl RawModel {
                 RawAspect::Resize => Aspect::Resize,
                 RawAspect::Pad => Aspect::Pad,
             },
-            device: match self.device {
-                RawDevice::Auto => Device::Auto,
-                RawDevice::Cpu => Device::Cpu,
-                RawDevice::Cuda => Device::Cuda,
-            },
-            vision_threads: within("model.vision_threads", self.vision_threads, 1, 256)?,
-            language_threads: within("model.language_threads", self.language_threads, 1, 256)?,
+            vision_device: self.vision_device.unwrap_or(self.device).into(),
+            language_device: self.language_device.unwrap_or(self.device).into(),
+            gpu_memory: self.gpu_memory,
+            vision_threads: within(
+                "model.vision_threads",
+                self.vision_threads.unwrap_or(usual.0),
+                1,
+                256,
+            )?,
+            language_threads: within(
+                "model.language_threads",
+                self.language_threads.unwrap_or(usual.1),
+                1,
+                256,
+            )?,
             prefill_chunk: within("model.prefill_chunk", self.prefill_chunk, 1, 65536)?,
         })
     }

@@ -10,13 +10,12 @@
 //! tensor.
 
 use half::f16;
-use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::IoBinding;
 use ort::value::{DynValue, Tensor, TensorElementType};
 
 use crate::model::{
-    Element, Float, GraphFacts, GraphKind, ModelError, Package, RotaryTables, Runtime, Scaling,
-    Session, TensorError, TextModel,
+    Element, Float, GraphFacts, GraphKind, ModelError, Package, Part, Placement, RotaryTables,
+    Runtime, Scaling, Session, TensorError, TextModel, host_memory,
 };
 
 pub struct Decoder {
@@ -78,7 +77,7 @@ impl Decoder {
         let text = package.text.clone();
         let wrong = |why: String| ModelError(format!("model file {}: {why}", graph.file.display()));
         let initialisers = rotary_initialisers(&facts, &text, capacity).map_err(wrong)?;
-        let session = runtime.session(&graph.file, threads, initialisers)?;
+        let session = runtime.session(Part::Language, &graph.file, threads, initialisers)?;
         let inputs = session.inputs();
         let declared = |name: &str| inputs.iter().find(|tensor| tensor.name == name);
         let decoder = Decoder {
@@ -151,6 +150,10 @@ impl Decoder {
         })
     }
 
+    pub fn placement(&self) -> &Placement {
+        &self.session.placement
+    }
+
     /// An empty cache.
     pub fn cache(&self) -> Result<KvCache, TensorError> {
         self.new_cache().map_err(|e| self.session.error(e))
@@ -158,20 +161,19 @@ impl Decoder {
 
     fn new_cache(&self) -> ort::Result<KvCache> {
         let mut binding = self.session.session.create_binding()?;
-        let allocator = Allocator::default();
         let length = if self.in_place { self.capacity } else { 0 };
         let shape = [1, self.text.kv_heads, length, self.text.head_dim];
         let mut values = Vec::new();
         for (past, present) in (0..self.text.layers).flat_map(past_names) {
             let mut value = match self.kv {
-                Float::F32 => Tensor::<f32>::new(&allocator, shape)?.into_dyn(),
-                Float::F16 => Tensor::<f16>::new(&allocator, shape)?.into_dyn(),
+                Float::F32 => self.session.tensor::<f32>(&shape)?.into_dyn(),
+                Float::F16 => self.session.tensor::<f16>(&shape)?.into_dyn(),
             };
             binding.bind_input(past, &value)?;
             if self.in_place {
                 binding.bind_output(present, &mut value)?;
             } else {
-                binding.bind_output_to_device(present, &host_memory()?)?;
+                binding.bind_output_to_device(present, &self.session.memory()?)?;
             }
             values.push(value);
         }
@@ -234,6 +236,7 @@ impl Decoder {
         }
         // Bound anew each time: what is bound keeps the shape of its last run.
         binding.bind_output_to_device("logits", &host_memory()?)?;
+        self.session.settle(binding)?;
         let mut grown = Vec::new();
         let logits = {
             let mut outputs = self.session.session.run_binding(binding)?;
@@ -250,16 +253,12 @@ impl Decoder {
             let names = (0..self.text.layers).flat_map(past_names);
             for ((past, present), value) in names.zip(&grown) {
                 binding.bind_input(past, value)?;
-                binding.bind_output_to_device(present, &host_memory()?)?;
+                binding.bind_output_to_device(present, &self.session.memory()?)?;
             }
             cache.values = grown;
         }
         Ok(logits)
     }
-}
-
-fn host_memory() -> ort::Result<MemoryInfo<'static>> {
-    MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::CPUOutput)
 }
 
 /// Our rotary tables in place of the graph's, for sequences of up to `positions` tokens.

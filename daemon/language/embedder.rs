@@ -1,4 +1,5 @@
-//! The graph that turns token ids into embeddings.
+//! The graph that turns token ids into embeddings. It stays on the CPU whatever the device: it only
+//! copies rows of a table to where the prompt is put together.
 
 use ort::value::{Tensor, TensorElementType as Element};
 
@@ -17,7 +18,7 @@ impl Embedder {
     ) -> Result<Embedder, ModelError> {
         let graph = package.graph(GraphKind::Embed);
         graph.facts()?;
-        let session = runtime.session(&graph.file, threads, Vec::new())?;
+        let session = runtime.host_session(&graph.file, threads)?;
         session.input("input_ids", Element::Int64)?;
         session.only_inputs(|name| name == "input_ids")?;
         let (_, float) = session.float_output("inputs_embeds")?;

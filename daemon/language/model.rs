@@ -6,7 +6,7 @@ use super::tokenizer::{Prompt, Tokenizer};
 use super::{Decoder, Embedder, KvCache, Sampler};
 use crate::config::{self, Sampling};
 use crate::event::{Finish, Usage};
-use crate::model::{ModelError, Package, Runtime, TensorError};
+use crate::model::{ModelError, Package, Placement, Runtime, TensorError};
 use crate::slowfast::{Plan, VideoTokens};
 
 /// Tokens kept free for the template and a question, beyond video and answer.
@@ -134,6 +134,11 @@ impl LanguageModel {
     /// Bytes of the KV cache when it is full.
     pub fn cache_bytes(&self) -> usize {
         self.decoder.cache_bytes()
+    }
+
+    /// Where the decoder runs.
+    pub fn placement(&self) -> &Placement {
+        self.decoder.placement()
     }
 
     /// Whether a prompt can be used at all: for those of the config, before anything runs.

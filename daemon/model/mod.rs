@@ -1,5 +1,8 @@
 //! A model package on disk, and onnxruntime, which runs its graphs.
 
+mod assignment;
+mod cuda;
+mod device;
 mod family;
 mod floats;
 mod graph;
@@ -7,12 +10,13 @@ mod package;
 mod rope;
 mod runtime;
 
+pub use device::{Devices, Part, Placement, Processor};
 pub use family::{Family, TextKind, TextModel, Tower, VisionModel};
 pub use floats::Float;
 pub use graph::{Element, GraphFacts};
 pub use package::{Graph, GraphKind, Package};
 pub use rope::{RotaryTables, Scaling};
-pub use runtime::{Runtime, Session, Tensor, TensorError};
+pub use runtime::{Runtime, Session, Tensor, TensorError, host_memory};
 
 /// One sentence that names the file or tensor, what was wanted and what was found.
 #[derive(Debug, thiserror::Error)]

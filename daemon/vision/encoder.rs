@@ -1,8 +1,9 @@
 //! The vision graph: CLIP and the projector, run once a frame.
 
+use crate::model::{
+    Float, GraphKind, ModelError, Package, Part, Placement, Runtime, Session, TensorError,
+};
 use std::time::{Duration, Instant};
-
-use crate::model::{Float, GraphKind, ModelError, Package, Runtime, Session, TensorError};
 
 /// Frames that the graph sees at once, if it may. More does not help on a CPU and costs memory.
 pub const BATCH: usize = 8;
@@ -34,7 +35,7 @@ impl Encoder {
     ) -> Result<Encoder, ModelError> {
         let graph = package.graph(GraphKind::Vision);
         graph.facts()?;
-        let session = runtime.session(&graph.file, threads, Vec::new())?;
+        let session = runtime.session(Part::Vision, &graph.file, threads, Vec::new())?;
         session.only_inputs(|name| name == "pixel_values")?;
         let (declared, pixels) = session.float_input("pixel_values")?;
         let size = package.vision.image_size as i64;
@@ -63,6 +64,10 @@ impl Encoder {
     /// Numbers of one frame's `pixel_values` `[3, size, size]`.
     pub fn frame_len(&self) -> usize {
         3 * self.image_size * self.image_size
+    }
+
+    pub fn placement(&self) -> &Placement {
+        &self.session.placement
     }
 
     pub fn grid_tokens(&self) -> usize {
