@@ -1,6 +1,7 @@
 //! lookout: watches RTSP cameras and says in words what happens. `ARCHITECTURE.md` is the map.
 
 pub mod app;
+pub mod assets;
 pub mod camera;
 pub mod cli;
 pub mod client;

@@ -161,6 +161,54 @@ fn what_was_chosen_by_name_has_no_reason() {
     assert!(said.contains("  cpu; threads: ") && !said.contains("auto"), "{said}");
 }
 
+fn bench(library: &Path, driver: Option<&Path>, arguments: &[&str]) -> (Option<i32>, String) {
+    let mut lookout = Command::new(LOOKOUT);
+    lookout.args(["bench", "--rounds", "1", "--tokens", "8"]).args(arguments);
+    lookout.env("ORT_DYLIB_PATH", library).current_dir(repository());
+    if let Some(folder) = driver {
+        lookout.env("LD_LIBRARY_PATH", folder);
+    }
+    let output = lookout.output().expect("lookout");
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8_lossy(&said).into_owned())
+}
+
+#[test]
+fn the_bench_holds_the_cpu_against_itself_and_says_so() {
+    let (code, said) = bench(&usual_library(), None, &[]);
+    assert_eq!(code, Some(0), "{said}");
+    for words in [
+        "on cpu",
+        "s a frame",
+        "writes",
+        "features off by at most 0",
+        "greedy tokens: 8 of 8 the same",
+        "(auto: this libonnxruntime has no CUDA provider)",
+        "both sides ran on the CPU: this proves nothing about a GPU",
+        "PASS",
+    ] {
+        assert!(said.contains(words), "{words:?} is not in: {said}");
+    }
+    let mut measured = Command::new(LOOKOUT);
+    let package = repository().join("models/demo/package");
+    measured.args(["bench", "model", "--device", "cpu", "--rounds", "1", "--tokens", "4"]);
+    measured.args(["--plan", "4:slowfast-slow_2frms_concat-fast_1x1", "--json", "--package"]);
+    let output = measured.arg(package).env("ORT_DYLIB_PATH", usual_library()).output();
+    let output = output.expect("lookout");
+    assert_eq!(output.status.code(), Some(0));
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((&report["frames"], &report["pass"]), (&4.into(), &true.into()), "{report}");
+    assert_eq!(report["parts"][1]["device"]["device"], "cpu", "{report}");
+    assert!(report["peak_memory_bytes"].as_u64() > Some(10 << 20), "{report}");
+}
+
+#[test]
+fn the_bench_refuses_a_device_that_is_not_there() {
+    let (code, said) = bench(&usual_library(), None, &["--device", "cuda"]);
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("no CUDA provider") && said.trim().lines().count() == 1, "{said}");
+}
+
 /// Where onnxruntime for CUDA exists, and this machine has no GPU.
 #[cfg(target_arch = "x86_64")]
 mod cuda {
@@ -244,5 +292,16 @@ mod cuda {
         let said = String::from_utf8_lossy(&output.stdout);
         let line = said.lines().find(|line| line.contains("  device ")).expect("a line");
         assert!(line.contains("cpu; threads") && line.contains("CUDA failure"), "{line}");
+    }
+
+    #[test]
+    fn the_bench_fails_for_parts_that_cannot_run_on_the_device() {
+        let dir = folder();
+        let library = cuda_folder(dir.path(), everything);
+        let driver = stub_driver(dir.path());
+        let (code, said) = bench(&library, Some(&driver), &["--device", "cuda"]);
+        assert_eq!(code, Some(1), "{said}");
+        assert_eq!(said.matches("CUDA failure").count(), 2, "{said}");
+        assert!(said.ends_with("FAIL\n") && !said.contains("proves nothing"), "{said}");
     }
 }

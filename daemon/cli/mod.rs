@@ -2,7 +2,6 @@
 //!
 //! Exit codes: 0 done, 1 failed while running, 2 cannot begin (config, model, address).
 
-#[cfg(feature = "demo")]
 mod bench;
 mod check;
 mod model;
@@ -15,6 +14,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use tokio::runtime::Runtime;
+use toml::{Table, Value};
 
 use crate::client::{self, OnEnd, Output};
 use crate::event::Kind;
@@ -85,9 +85,7 @@ enum Command {
     /// Serves video files as RTSP cameras: what `demo` and the tests watch.
     #[cfg(feature = "demo")]
     DemoCameras(crate::demo::CamerasArgs),
-    /// Measures.
-    #[cfg(feature = "demo")]
-    #[command(subcommand)]
+    /// Measures: by itself the model, and whether a device says what the CPU says.
     Bench(bench::Bench),
 }
 
@@ -117,6 +115,18 @@ impl Client {
     fn output(&self) -> Output {
         if self.json { Output::Json } else { Output::Text }
     }
+}
+
+/// `q4`, or `vision=int8,embed=fp16,decoder=q4`: as the config has it.
+fn precision(text: &str) -> Result<Value, String> {
+    if !text.contains('=') {
+        return Ok(text.into());
+    }
+    let pair = |pair: &str| {
+        let (graph, suffix) = pair.split_once('=').ok_or("wanted GRAPH=SUFFIX,…")?;
+        Ok((graph.to_string(), Value::from(suffix)))
+    };
+    text.split(',').map(pair).collect::<Result<Table, String>>().map(Value::Table)
 }
 
 /// Why the program ends early, and with which exit code.
@@ -185,8 +195,7 @@ fn obey_on(runtime: &Runtime, command: Command, out: &mut dyn Write) -> Result<E
         Command::Demo(options) => runtime.block_on(crate::demo::run(options, out))?,
         #[cfg(feature = "demo")]
         Command::DemoCameras(args) => crate::demo::serve(args)?,
-        #[cfg(feature = "demo")]
-        Command::Bench(bench) => bench::run(bench, out)?,
+        Command::Bench(bench) => return bench::run(bench, out),
     }
     Ok(ExitCode::SUCCESS)
 }

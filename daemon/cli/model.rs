@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Args;
 use toml::{Table, Value};
 
-use super::Failure;
+use super::{Failure, precision};
 use crate::config;
 use crate::inspection::{Footage, GraphFile, Inspection, Model, Plan, Running, RunsOn};
 
@@ -54,18 +54,6 @@ pub fn model(args: ModelArgs, out: &mut dyn Write) -> Result<ExitCode, Failure> 
         print(&found, footage, out)?;
     }
     Ok(if found.refusals.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(2) })
-}
-
-/// `q4`, or `vision=int8,embed=fp16,decoder=q4`: as the config has it.
-fn precision(text: &str) -> Result<Value, String> {
-    if !text.contains('=') {
-        return Ok(text.into());
-    }
-    let pair = |pair: &str| {
-        let (graph, suffix) = pair.split_once('=').ok_or("wanted GRAPH=SUFFIX,…")?;
-        Ok((graph.to_string(), Value::from(suffix)))
-    };
-    text.split(',').map(pair).collect::<Result<Table, String>>().map(Value::Table)
 }
 
 fn print(found: &Inspection, footage: Footage, out: &mut dyn Write) -> io::Result<()> {

@@ -131,16 +131,7 @@ pub async fn run(options: Options, out: &mut dyn Write) -> anyhow::Result<()> {
 
 /// Installed, or in the checkout that the program was built in, or in this folder's checkout.
 fn assets(named: Option<&Path>) -> anyhow::Result<PathBuf> {
-    let program = std::env::current_exe().unwrap_or_default();
-    let places: Vec<PathBuf> = match named {
-        Some(folder) => vec![folder.into()],
-        None => {
-            let beside = program.ancestors().skip(1).take(4);
-            let beside =
-                beside.flat_map(|up| ["models/demo", "share/lookout/demo"].map(|p| up.join(p)));
-            [PathBuf::from("models/demo")].into_iter().chain(beside).collect()
-        }
-    };
+    let places = named.map_or_else(crate::assets::places, |folder| vec![folder.into()]);
     let whole =
         |folder: &&PathBuf| folder.join("package").is_dir() && folder.join("cameras").is_dir();
     let Some(found) = places.iter().find(whole) else {

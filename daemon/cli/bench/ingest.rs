@@ -1,4 +1,4 @@
-//! `lookout bench`: figures for `docs/performance.md`, both sides of a comparison in one run.
+//! `lookout bench ingest`: what receiving a camera costs, beside a bare GStreamer pipeline.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -9,21 +9,13 @@ use std::time::Duration;
 use std::{fs, thread};
 
 use anyhow::{Context, anyhow, bail};
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, ValueEnum};
 
+use super::median;
 use crate::camera::{self, Sink};
 use crate::config;
 use crate::event::CameraStatus;
 use crate::frame::Frame;
-
-#[derive(Subcommand)]
-pub enum Bench {
-    /// CPU of receiving, decoding and sampling one camera, beside a bare gst-launch-1.0 pipeline.
-    Ingest(Ingest),
-    /// One side of `ingest`: receives a camera and drops its frames.
-    #[command(hide = true)]
-    IngestOnly(IngestOnly),
-}
 
 #[derive(Args)]
 pub struct Ingest {
@@ -56,14 +48,7 @@ pub struct IngestOnly {
     decode: Decode,
 }
 
-pub fn run(bench: Bench, out: &mut dyn Write) -> anyhow::Result<()> {
-    match bench {
-        Bench::Ingest(ingest) => compare(ingest, out),
-        Bench::IngestOnly(only) => receive(only),
-    }
-}
-
-fn compare(ingest: Ingest, out: &mut dyn Write) -> anyhow::Result<()> {
+pub fn compare(ingest: Ingest, out: &mut dyn Write) -> anyhow::Result<()> {
     let lookout = std::env::current_exe()?;
     let mut serving = Command::new(&lookout);
     serving.args(["demo-cameras", "--listen", "127.0.0.1:0"]);
@@ -148,13 +133,8 @@ fn cpu_seconds(id: u32) -> anyhow::Result<f64> {
     Ok(ticks.iter().sum::<f64>() / a_second)
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
 /// Receives until it is killed.
-fn receive(only: IngestOnly) -> anyhow::Result<()> {
+pub fn receive(only: IngestOnly) -> anyhow::Result<()> {
     struct Counted(AtomicU64);
     impl Sink for Counted {
         fn frame(&self, _: Frame) {

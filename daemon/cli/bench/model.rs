@@ -1,0 +1,395 @@
+//! `lookout bench model`: the one command that shows what a device does with a model package.
+//!
+//! The same clip, drawn here from a seed, goes through the CPU and through the device: how long
+//! each takes, and how far the device is from the CPU in a frame's features, in the first logits
+//! and in the tokens that follow greedily. The words do not matter: an answer is not ended early,
+//! so that every side makes the same number of tokens. Features and logits are held apart: both
+//! sides get the CPU's video tokens for their words.
+//!
+//! Without a GPU both sides are the CPU, and that is said.
+
+use std::fmt;
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context, anyhow, bail};
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+use toml::{Table, Value};
+
+use super::clip::{self, Scene};
+use super::median;
+use super::parity::{Parity, Tolerance};
+use crate::assets;
+use crate::cli::{Failure, precision};
+use crate::config::{self, Sampling};
+use crate::language::tokenizer::Tokenizer;
+use crate::language::{Decoder, Embedder, Sampler};
+use crate::model::{GraphKind, ModelError, Package, Placement, Processor, Runtime};
+use crate::slowfast::{FrameTokens, Grid, VideoTokens, assemble, pool_frame};
+use crate::vision::Encoder;
+use crate::vision::preprocess::{Preprocess, Scratch};
+
+/// What the demo's model was trained on.
+const DEMO_PLAN: &str = "16:slowfast-slow_4frms_spatial_1d_max_pool-fast_2x2";
+const QUESTION: &str = "What is happening?";
+const SEED: u64 = 1;
+
+#[derive(Args)]
+pub struct Options {
+    /// A model package; the demo's if not given.
+    #[arg(long, value_name = "DIR")]
+    package: Option<PathBuf>,
+    /// As `model.plan` in a config; "paper", or the demo's for the demo's package.
+    #[arg(long)]
+    plan: Option<String>,
+    /// Which graphs, by their files' suffix: one for all, or vision=S,embed=S,decoder=S.
+    #[arg(long, value_name = "SUFFIX", value_parser = precision)]
+    precision: Option<Value>,
+    /// What is held against the CPU.
+    #[arg(long, value_enum, default_value_t = Asked::Auto)]
+    device: Asked,
+    /// New tokens in each round.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    tokens: u32,
+    /// Each figure is the median of so many.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: u32,
+    /// One JSON object instead of lines.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Asked {
+    Cpu,
+    Cuda,
+    Auto,
+}
+
+/// Exit code 0: the device agrees with the CPU; 1: it does not, or a part of the model cannot run
+/// on it; 2: it cannot be had at all.
+pub fn run(options: &Options, out: &mut dyn Write) -> Result<ExitCode, Failure> {
+    let bench = Bench::new(options).map_err(Failure::cannot_begin)?;
+    let device = Runtime::load(&bench.model).map_err(Failure::cannot_begin)?;
+    let report = bench.compare(&device)?;
+    match options.json {
+        true => writeln!(out, "{}", serde_json::to_string(&report)?)?,
+        false => write!(out, "{report}")?,
+    }
+    Ok(if report.pass { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What both sides are given.
+struct Bench {
+    model: config::Model,
+    package: Package,
+    tokens: usize,
+    rounds: usize,
+    /// `pixel_values` of every frame, `[3, size, size]` each.
+    frames: Vec<Vec<f32>>,
+}
+
+#[derive(Serialize)]
+struct Report {
+    model: String,
+    onnxruntime: String,
+    plan: String,
+    frames: usize,
+    rounds: usize,
+    parts: Vec<PartReport>,
+    /// The most that the process ever held; both sides together, the GPU's memory not counted.
+    peak_memory_bytes: u64,
+    /// The device was the CPU, too.
+    only_cpu: bool,
+    pass: bool,
+}
+
+#[derive(Serialize)]
+struct PartReport {
+    part: &'static str,
+    cpu: Speed,
+    /// Absent: it cannot run there, as `refused` says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device: Option<DeviceReport>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refused: Option<String>,
+    pass: bool,
+}
+
+#[derive(Serialize)]
+struct DeviceReport {
+    device: &'static str,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    device_reason: String,
+    speed: Speed,
+    parity: Parity,
+}
+
+/// Medians of the rounds.
+#[derive(Clone, Copy, Serialize)]
+#[serde(untagged)]
+enum Speed {
+    Vision { encode_seconds_per_frame: f64 },
+    Language { prefill_tokens_per_second: f64, decode_tokens_per_second: f64 },
+}
+
+impl Bench {
+    fn new(options: &Options) -> anyhow::Result<Bench> {
+        let (folder, usual_plan) = match &options.package {
+            Some(folder) => (folder.clone(), "paper"),
+            None => (demo_package()?, DEMO_PLAN),
+        };
+        let plan = options.plan.as_deref().unwrap_or(usual_plan);
+        let device = options
+            .device
+            .to_possible_value()
+            .map_or_else(String::new, |value| value.get_name().to_owned());
+        // Every other setting as a config would have it.
+        let mut keys = Table::from_iter([
+            ("package".to_string(), Value::from(folder.display().to_string())),
+            ("plan".into(), plan.into()),
+            ("device".into(), device.into()),
+        ]);
+        keys.extend(options.precision.clone().map(|precision| ("precision".into(), precision)));
+        let model = config::Model::of(keys)?;
+        let package = Package::read(&model.package, &model.precision)?;
+        let frames = pixels(&model, &package)?;
+        let (tokens, rounds) = (options.tokens as usize, options.rounds as usize);
+        Ok(Bench { model, package, tokens, rounds, frames })
+    }
+
+    fn compare(&self, device: &Runtime) -> anyhow::Result<Report> {
+        let cpu = device.on_the_cpu();
+        let (reference, _, cpu_speed) = self.encode(&cpu)?;
+        let vision = match self.encode(device) {
+            Err(refused) => PartReport::refused("vision", cpu_speed, &refused),
+            Ok((features, placement, speed)) => {
+                let tolerance = Tolerance::of(self.package.graph(GraphKind::Vision));
+                let parity = Parity::new("features", &reference, &features, None, tolerance);
+                PartReport::of("vision", cpu_speed, placement, speed, parity)
+            }
+        };
+        let video = self.video_tokens(&reference)?;
+        let (wanted, _, cpu_speed) = self.answer(&cpu, &video)?;
+        let language = match self.answer(device, &video) {
+            Err(refused) => PartReport::refused("language", cpu_speed, &refused),
+            Ok((said, placement, speed)) => {
+                let tolerance = Tolerance::of(self.package.graph(GraphKind::Decoder));
+                let ids = Some((&wanted.ids[..], &said.ids[..]));
+                let parity =
+                    Parity::new("first logits", &wanted.logits, &said.logits, ids, tolerance);
+                PartReport::of("language", cpu_speed, placement, speed, parity)
+            }
+        };
+        let parts = vec![vision, language];
+        let mut ran = parts.iter().filter_map(|part| part.device.as_ref()).peekable();
+        Ok(Report {
+            model: self.package.name.clone(),
+            onnxruntime: device.file.display().to_string(),
+            plan: self.model.plan.to_string(),
+            frames: self.frames.len(),
+            rounds: self.rounds,
+            peak_memory_bytes: peak_memory(),
+            only_cpu: ran.peek().is_some() && ran.all(|ran| ran.device == Processor::Cpu.name()),
+            pass: parts.iter().all(|part| part.pass),
+            parts,
+        })
+    }
+
+    /// Features of all frames, one after the other, `[T, N, D]`.
+    fn encode(&self, runtime: &Runtime) -> anyhow::Result<(Vec<f32>, Placement, Speed)> {
+        let mut encoder = Encoder::load(runtime, &self.package, self.model.vision_threads)?;
+        let mut features = Vec::new();
+        let mut seconds = Vec::new();
+        for round in 0..self.rounds {
+            let begun = Instant::now();
+            for frame in &self.frames {
+                let encoded = encoder.encode(frame)?;
+                if round == 0 {
+                    features.extend(encoded.features);
+                }
+            }
+            seconds.push(begun.elapsed().as_secs_f64() / self.frames.len() as f64);
+        }
+        let speed = Speed::Vision { encode_seconds_per_frame: median(seconds) };
+        Ok((features, encoder.placement().clone(), speed))
+    }
+
+    /// As the daemon makes them of a window.
+    fn video_tokens(&self, features: &[f32]) -> anyhow::Result<VideoTokens> {
+        let (tokens, dim) = (self.package.vision.grid_tokens, self.package.text.hidden_size);
+        let pooled: Vec<FrameTokens> = features
+            .chunks(tokens * dim)
+            .map(|rows| pool_frame(Grid { rows, tokens, dim }, &self.model.plan))
+            .collect::<Result<_, _>>()?;
+        let pooled: Vec<&FrameTokens> = pooled.iter().collect();
+        Ok(assemble(&pooled, &self.model.plan, dim))
+    }
+
+    fn answer(
+        &self,
+        runtime: &Runtime,
+        video: &VideoTokens,
+    ) -> anyhow::Result<(Said, Placement, Speed)> {
+        let threads = self.model.language_threads;
+        let tokenizer = Tokenizer::load(&self.package.folder).map_err(|e| anyhow!("{e}"))?;
+        let mut embedder = Embedder::load(runtime, &self.package, threads)?;
+        let text = self.model.template.replace("{prompt}", QUESTION);
+        let prompt = tokenizer.encode_around_image(&text).map_err(|e| anyhow!("{e}"))?;
+        let mut embeddings = Vec::new();
+        for (at, piece) in prompt.pieces.iter().enumerate() {
+            if at > 0 {
+                embeddings.extend_from_slice(&video.rows);
+            }
+            embeddings.extend(embedder.embed(piece)?);
+        }
+        let dim = self.package.text.hidden_size;
+        let (read, context) = (embeddings.len() / dim, self.package.text.context);
+        if read + self.tokens > context {
+            bail!(
+                "plan {} and {} tokens need {} places; the model's context has {context}",
+                self.model.plan,
+                self.tokens,
+                read + self.tokens
+            );
+        }
+        let mut decoder = Decoder::load(runtime, &self.package, threads, read + self.tokens)?;
+        let mut cache = decoder.cache()?;
+        let (mut prefill, mut decode) = (Vec::new(), Vec::new());
+        let mut said = Said::default();
+        for _ in 0..self.rounds {
+            said = Said::default();
+            decoder.clear(&mut cache)?;
+            let begun = Instant::now();
+            let mut logits = Vec::new();
+            for chunk in embeddings.chunks(self.model.prefill_chunk * dim) {
+                logits = decoder.forward(&mut cache, chunk)?;
+            }
+            prefill.push(read as f64 / begun.elapsed().as_secs_f64());
+            said.logits = logits.clone();
+            let mut sampler = Sampler::new(Sampling::Greedy);
+            let begun = Instant::now();
+            for _ in 0..self.tokens {
+                let id = sampler.next(&logits);
+                said.ids.push(id);
+                logits = decoder.forward(&mut cache, &embedder.embed(&[id])?)?;
+            }
+            decode.push(self.tokens as f64 / begun.elapsed().as_secs_f64());
+        }
+        let speed = Speed::Language {
+            prefill_tokens_per_second: median(prefill),
+            decode_tokens_per_second: median(decode),
+        };
+        Ok((said, decoder.placement().clone(), speed))
+    }
+}
+
+/// What the language model said.
+#[derive(Default)]
+struct Said {
+    /// After the prompt.
+    logits: Vec<f32>,
+    ids: Vec<u32>,
+}
+
+impl PartReport {
+    fn of(
+        part: &'static str,
+        cpu: Speed,
+        placement: Placement,
+        speed: Speed,
+        parity: Parity,
+    ) -> PartReport {
+        let pass = parity.pass;
+        let Placement { processor, reason } = placement;
+        let device =
+            DeviceReport { device: processor.name(), device_reason: reason, speed, parity };
+        PartReport { part, cpu, device: Some(device), refused: None, pass }
+    }
+
+    fn refused(part: &'static str, cpu: Speed, why: &anyhow::Error) -> PartReport {
+        PartReport { part, cpu, device: None, refused: Some(why.to_string()), pass: false }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Report { model, onnxruntime, plan, frames, rounds, .. } = self;
+        writeln!(f, "{model}, plan {plan}, {frames} frames; medians of {rounds} rounds")?;
+        writeln!(f, "{onnxruntime}")?;
+        for part in &self.parts {
+            writeln!(f, "{:<9} on cpu    {}", part.part, part.cpu)?;
+            if let Some(ran) = &part.device {
+                let name = format!("on {}", ran.device);
+                write!(f, "{:<9} {name:<9} {}", "", ran.speed)?;
+                match ran.device_reason.as_str() {
+                    "" => writeln!(f)?,
+                    reason => writeln!(f, "   ({reason})")?,
+                }
+                writeln!(f, "{:<9} parity    {}", "", ran.parity)?;
+            }
+            if let Some(refused) = &part.refused {
+                writeln!(f, "{:<9} FAIL      {refused}", "")?;
+            }
+        }
+        writeln!(f, "peak memory of this process: {}", bytesize::ByteSize(self.peak_memory_bytes))?;
+        if self.only_cpu {
+            writeln!(f, "both sides ran on the CPU: this proves nothing about a GPU")?;
+        }
+        writeln!(f, "{}", if self.pass { "PASS" } else { "FAIL" })
+    }
+}
+
+impl fmt::Display for Speed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Speed::Vision { encode_seconds_per_frame: seconds } => {
+                write!(f, "{seconds:.4} s a frame")
+            }
+            Speed::Language { prefill_tokens_per_second, decode_tokens_per_second } => write!(
+                f,
+                "reads {prefill_tokens_per_second:.0} tokens/s, writes \
+                 {decode_tokens_per_second:.1} tokens/s"
+            ),
+        }
+    }
+}
+
+fn demo_package() -> anyhow::Result<PathBuf> {
+    let places: Vec<PathBuf> =
+        assets::places().into_iter().map(|folder| folder.join("package")).collect();
+    match places.iter().find(|folder| folder.is_dir()) {
+        Some(found) => found.canonicalize().context("the demo's package"),
+        None => {
+            let places: Vec<String> = places.iter().map(|p| p.display().to_string()).collect();
+            bail!("the demo's package is at none of {}; name one by --package", places.join(", "))
+        }
+    }
+}
+
+/// `pixel_values` of a clip as long as the plan wants it.
+fn pixels(model: &config::Model, package: &Package) -> anyhow::Result<Vec<Vec<f32>>> {
+    let preprocess = Preprocess::from_config(&package.preprocessor, model.aspect)
+        .map_err(|e| anyhow::Error::from(ModelError(e)))?;
+    let scene = Scene::new(SEED);
+    let mut scratch = Scratch::default();
+    let frame = |number: usize| {
+        let mut pixels = vec![0.0; 3 * preprocess.size * preprocess.size];
+        let bgrx = scene.bgrx(number);
+        preprocess.pixels(&mut scratch, &bgrx, clip::WIDTH, clip::HEIGHT, &mut pixels)?;
+        Ok(pixels)
+    };
+    (0..model.plan.frames).map(frame).collect()
+}
+
+/// The most that this process was ever resident in, in bytes (proc(5), VmHWM).
+fn peak_memory() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
+}
