@@ -1,21 +1,40 @@
 //! Text to token ids and back, by the package's `tokenizer.json`.
 //!
-//! Prompts are cut at `<image>`, where the video's rows go; answers are decoded id by id, and only
-//! whole characters are handed on.
+//! Prompts are cut at the picture's token, where the video's rows go; answers are decoded id by id,
+//! and only whole characters are handed on.
 
+use std::fs;
 use std::path::Path;
 
-/// Where the video stands in a prompt.
+use serde::Deserialize;
+
+/// Where the video stands in a prompt, unless the package has another token for it.
 pub const IMAGE: &str = "<image>";
 
 pub struct Tokenizer {
     vocabulary: tokenizers::Tokenizer,
     /// What `tokenizer.json` puts before every text.
-    bos: Option<u32>,
+    bos: Option<Token>,
+    image: Image,
+}
+
+#[derive(Clone, Debug)]
+struct Token {
+    id: u32,
+    text: String,
+}
+
+/// Where the video stands in a prompt.
+#[derive(Clone, Debug)]
+enum Image {
+    /// A token that `tokenizer.json` knows.
+    Token(Token),
+    /// It knows none: `<image>` in the text.
+    Unknown,
 }
 
 /// Token ids around the places of the video: one piece more than there are places. The first
-/// begins with BOS if the tokenizer adds one; no other does.
+/// begins with BOS if the tokenizer adds one or the text does; no other does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Prompt {
     pub pieces: Vec<Vec<u32>>,
@@ -26,7 +45,8 @@ pub struct Prompt {
 pub struct TokenizerError(String);
 
 impl Tokenizer {
-    /// Reads `tokenizer.json` of a model package.
+    /// Reads `tokenizer.json` of a model package, and in `config.json`, if there is one, which
+    /// token stands for the picture.
     pub fn load(package: &Path) -> Result<Tokenizer, TokenizerError> {
         let path = package.join("tokenizer.json");
         let failed = |why: String| TokenizerError(format!("{}: {why}", path.display()));
@@ -39,35 +59,74 @@ impl Tokenizer {
         let added: Vec<u32> = std::iter::zip(empty.get_ids(), empty.get_special_tokens_mask())
             .filter_map(|(id, special)| (*special == 1).then_some(*id))
             .collect();
-        match added[..] {
-            [] => Ok(Tokenizer { vocabulary, bos: None }),
-            [bos] => Ok(Tokenizer { vocabulary, bos: Some(bos) }),
-            _ => Err(failed(format!(
-                "adds the tokens {added:?} to every text; only one, at the front, is supported"
-            ))),
+        let bos = match added[..] {
+            [] => None,
+            [id] => {
+                let text = vocabulary.id_to_token(id).unwrap_or_default();
+                Some(Token { id, text })
+            }
+            _ => {
+                return Err(failed(format!(
+                    "adds the tokens {added:?} to every text; only one, at the front, is supported"
+                )));
+            }
+        };
+        let tokenizer = Tokenizer { vocabulary, bos, image: Image::Unknown };
+        let usual = tokenizer.token_to_id(IMAGE);
+        Ok(tokenizer.with_image_token(usual).with_image_token(configured(package)?))
+    }
+
+    /// Takes the token with this id, if `tokenizer.json` adds it, for the place of the video.
+    fn with_image_token(mut self, id: Option<u32>) -> Tokenizer {
+        let mut added = self.vocabulary.get_added_tokens_decoder();
+        if let Some((id, token)) = id.and_then(|id| Some((id, added.remove(&id)?))) {
+            self.image = Image::Token(Token { id, text: token.content });
+        }
+        self
+    }
+
+    /// The text of the token that stands for the video.
+    pub fn image_token(&self) -> &str {
+        match &self.image {
+            Image::Token(token) => &token.text,
+            Image::Unknown => IMAGE,
         }
     }
 
+    /// What `tokenizer.json` puts before every text.
+    pub fn bos_token(&self) -> Option<String> {
+        self.bos.as_ref().map(|bos| bos.text.clone())
+    }
+
+    /// As a processor of transformers does: a text that begins with BOS gets no second one.
     pub fn encode_around_image(&self, text: &str) -> Result<Prompt, TokenizerError> {
-        let mut pieces = Vec::new();
-        for piece in text.split(IMAGE) {
-            let encoding = self
-                .vocabulary
-                .encode_fast(piece, false)
-                .map_err(|e| TokenizerError(format!("prompt cannot be tokenised: {e}")))?;
-            let bos = self.bos.filter(|_| pieces.is_empty());
-            pieces.push(bos.into_iter().chain(encoding.get_ids().iter().copied()).collect());
+        let encode = |text: &str| {
+            let encoding = self.vocabulary.encode_fast(text, false);
+            let encoding =
+                encoding.map_err(|e| TokenizerError(format!("prompt cannot be tokenised: {e}")))?;
+            Ok(encoding.get_ids().to_vec())
+        };
+        let mut pieces: Vec<Vec<u32>> = match &self.image {
+            // Not piece by piece: to some tokenizers the beginning of a text is another thing than
+            // what follows a token.
+            Image::Token(image) => {
+                encode(text)?.split(|id| *id == image.id).map(<[u32]>::to_vec).collect()
+            }
+            Image::Unknown => text.split(IMAGE).map(encode).collect::<Result<_, _>>()?,
+        };
+        if let Some(bos) = self.bos.as_ref().filter(|bos| !text.starts_with(&bos.text)) {
+            pieces[0].insert(0, bos.id);
         }
         Ok(Prompt { pieces })
     }
 
-    /// The first special token (or `<image>`) that stands in a text: people's words must not hold
-    /// any, or they could end their own turn and speak in another's name.
+    /// The first special token (or picture's place) that stands in a text: people's words must not
+    /// hold any, or they could end their own turn and speak in another's name.
     pub fn special_token_in(&self, text: &str) -> Option<String> {
         let special = self.vocabulary.get_added_tokens_decoder().into_values();
         let special = special.filter(|token| token.special).map(|token| token.content);
-        let found =
-            special.chain([IMAGE.into()]).filter_map(|token| Some((text.find(&token)?, token)));
+        let images = [IMAGE.to_string(), self.image_token().to_string()];
+        let found = special.chain(images).filter_map(|token| Some((text.find(&token)?, token)));
         found.min().map(|(_, token)| token)
     }
 
@@ -90,6 +149,21 @@ impl Tokenizer {
     pub fn token_to_id(&self, token: &str) -> Option<u32> {
         self.vocabulary.token_to_id(token)
     }
+}
+
+/// The id of the picture's token, by config.json.
+fn configured(package: &Path) -> Result<Option<u32>, TokenizerError> {
+    #[derive(Deserialize)]
+    struct Config {
+        image_token_id: Option<u32>,
+        /// The older name.
+        image_token_index: Option<u32>,
+    }
+    let path = package.join("config.json");
+    let Ok(text) = fs::read_to_string(&path) else { return Ok(None) };
+    let config: Config = serde_json::from_str(&text)
+        .map_err(|e| TokenizerError(format!("model file {}: {e}", path.display())))?;
+    Ok(config.image_token_id.or(config.image_token_index))
 }
 
 impl Prompt {
@@ -187,6 +261,25 @@ mod tests {
         assert_eq!(prompt.pieces, [Vec::<u32>::new(), Vec::new()]);
         assert_eq!(CHATML.token_to_id("<|im_end|>"), Some(769));
         assert_eq!(CHATML.vocab_size(), 770);
+    }
+
+    #[test]
+    fn a_text_with_bos_gets_no_second_one() {
+        let prompt = LLAMA.encode_around_image("<s>vi<image>").expect("text");
+        assert_eq!(prompt.pieces[0], LLAMA.encode_around_image("vi").expect("text").pieces[0]);
+        assert_eq!(prompt.pieces[0].iter().filter(|id| **id == 1).count(), 1);
+    }
+
+    #[test]
+    fn a_package_may_have_another_token_for_the_picture() {
+        let tokenizer = load("chatml_nobos_legacy").with_image_token(Some(769));
+        assert_eq!(tokenizer.image_token(), "<|im_end|>");
+        let prompt = tokenizer.encode_around_image("a<|im_end|>b").expect("text");
+        assert_eq!(prompt.pieces, CHATML.encode_around_image("a<image>b").expect("text").pieces);
+        assert_eq!(tokenizer.special_token_in("<image>").as_deref(), Some("<image>"));
+        // Not one of tokenizer.json: as if there were none.
+        let tokenizer = load("chatml_nobos_legacy").with_image_token(Some(5000));
+        assert_eq!(tokenizer.image_token(), IMAGE);
     }
 
     #[test]
