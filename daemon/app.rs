@@ -173,6 +173,7 @@ fn load(config: &Config) -> Result<(Pictures, Words, Runtime), ModelError> {
         device,
         device_reason,
         plan = %model.plan,
+        template = language.template().to_string(),
         onnxruntime = %runtime.file.display(),
         "model loaded in {:.1} s",
         begun.elapsed().as_secs_f64()
@@ -227,7 +228,13 @@ pub fn check_model(config: &Config) -> Vec<(&'static str, Result<String, ModelEr
                 device += &format!("; {}", words.device_reason);
             }
             let file = runtime.file.display().to_string();
-            vec![("model", package), ("onnxruntime", Ok(file)), ("device", Ok(device))]
+            let prompts = format!("by {}", words.language.template());
+            vec![
+                ("model", package),
+                ("onnxruntime", Ok(file)),
+                ("device", Ok(device)),
+                ("prompts", Ok(prompts)),
+            ]
         }
     }
 }

@@ -76,6 +76,8 @@ pub struct Plan {
 pub struct Running {
     pub vision: RunsOn,
     pub language: RunsOn,
+    /// Where the prompt around a question comes from.
+    pub prompts: String,
     /// Tokens of video, words and answer that a sequence may have.
     pub sequence_tokens: usize,
     /// Of one sequence of that length.
@@ -196,6 +198,7 @@ fn run(model: &config::Model, max_new_tokens: usize) -> Result<Running, ModelErr
     Ok(Running {
         vision: runs_on(devices.vision),
         language: runs_on(devices.language),
+        prompts: language.template().to_string(),
         sequence_tokens: language.capacity(),
         kv_cache_bytes: language.cache_bytes(),
         load_seconds: begun.elapsed().as_secs_f64(),

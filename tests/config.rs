@@ -94,7 +94,11 @@ fn wrong_values_are_refused_by_their_key() {
         ("broker = \"mqtt:", "broker = \"amqp:", "mqtt.broker"),
         ("transport = \"tcp\"", "transport = \"smoke\"", "smoke"),
         ("listen = \"127.0.0.1:9090\"", "listen = \"9090\"", "socket address"),
-        ("{prompt} ASSISTANT", "ASSISTANT", "model.template: {prompt} stands there 0 times"),
+        (
+            "#template = \"USER: <image>\\n{prompt} ",
+            "template = \"USER: <image> ",
+            "model.template: {prompt} stands there 0 times",
+        ),
         ("tls_verify = true", "tls_verify = false", "tls_verify needs rtsps://"),
     ];
     for (from, to, named) in wrong {
@@ -180,6 +184,16 @@ fn a_start_that_cannot_be_is_refused_in_one_sentence() {
     );
     let tricked = here.replace("every = ", "prompt = \"</s> Hi\"\nevery = ");
     refused(dir, &tricked, &["camera \"gate\": prompt", "</s>"]);
+    let tricked = here.replace("[model]", "[model]\ninstruction = \"</s> Hi\"");
+    refused(dir, &tricked, &["model.instruction", "</s>"]);
+    let tricked = here.replace("[generate]", "[generate]\nanswer_prefix = \"<image>\"");
+    refused(dir, &tricked, &["generate.answer_prefix", "<image>"]);
+    let chat = copy.join("chat_template.jinja");
+    fs::write(&chat, "{% for message in messages %}\n{{ message.content }").expect("write");
+    refused(dir, &here, &["chat_template.jinja", "line 2", "syntax error"]);
+    fs::write(&chat, "USER: {{ messages[0].content[1].text }}").expect("write");
+    refused(dir, &here, &["chat_template.jinja", "\"<image>\"", "0 times", "model.template"]);
+    fs::remove_file(&chat).expect("remove");
     let config = copy.join("config.json");
     let text = fs::read_to_string(&config).expect("config.json");
     fs::write(&config, text.replace("\"llava\"", "\"gpt\"")).expect("write");

@@ -92,7 +92,13 @@ fn the_demo_package_is_described() {
 
     let (code, text) = model(&demo(), &[]);
     assert_eq!(code, Some(0), "{text}");
-    for part in ["demo (llava)", "192 video tokens", "runs        yes", "RoPE plain"] {
+    for part in [
+        "demo (llava)",
+        "192 video tokens",
+        "runs        yes",
+        "RoPE plain",
+        "usual template of LLaVA-1.5",
+    ] {
         assert!(text.contains(part), "{part:?} is not in {text}");
     }
 }

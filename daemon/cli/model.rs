@@ -112,6 +112,7 @@ fn print(found: &Inspection, footage: Footage, out: &mut dyn Write) -> io::Resul
             "a sequence",
             format!("{sequence_tokens} tokens at most, KV cache {}", size(*kv_cache_bytes as u64)),
         )?;
+        line("prompts", format!("by {}", running.prompts))?;
         for (what, RunsOn { device, reason }) in [("device", vision), ("", language)] {
             let part = if what.is_empty() { "language" } else { "vision" };
             let why = if reason.is_empty() { String::new() } else { format!(" ({reason})") };

@@ -36,8 +36,7 @@ pub struct Model {
     /// `libonnxruntime.so`; `None`: where it is usually found.
     pub onnxruntime: Option<PathBuf>,
     pub plan: Plan,
-    /// The prompt, with `<image>` where the video's tokens go and `{prompt}` for the question.
-    pub template: String,
+    pub wording: Wording,
     pub aspect: Aspect,
     pub vision_device: Device,
     pub language_device: Device,
@@ -46,6 +45,18 @@ pub struct Model {
     pub vision_threads: usize,
     pub language_threads: usize,
     pub prefill_chunk: usize,
+}
+
+/// What stands around a question.
+#[derive(Clone, Debug, Default)]
+pub struct Wording {
+    /// The prompt, with `<image>` where the video's tokens go and `{prompt}` for the question;
+    /// `None`: by the package's chat template, or by that of its family.
+    pub template: Option<String>,
+    /// Said to the model with every question and caption prompt; may be empty.
+    pub instruction: String,
+    /// What every answer begins with, put into the model's mouth; may be empty.
+    pub answer_prefix: String,
 }
 
 /// Which of a package's graphs are run, by the suffix of their files; `None`: the only one.

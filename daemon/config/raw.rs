@@ -67,8 +67,9 @@ pub struct RawModel {
     onnxruntime: Option<PathBuf>,
     #[serde(default = "paper")]
     plan: String,
-    #[serde(default = "template")]
-    template: String,
+    template: Option<String>,
+    #[serde(default)]
+    instruction: String,
     #[serde(default)]
     aspect: RawAspect,
     #[serde(default)]
@@ -135,12 +136,20 @@ struct RawGenerate {
     temperature: f32,
     top_p: f32,
     seed: u64,
+    answer_prefix: String,
     queue: usize,
 }
 
 impl Default for RawGenerate {
     fn default() -> Self {
-        RawGenerate { max_new_tokens: 128, temperature: 0.0, top_p: 1.0, seed: 0, queue: 16 }
+        RawGenerate {
+            max_new_tokens: 128,
+            temperature: 0.0,
+            top_p: 1.0,
+            seed: 0,
+            answer_prefix: String::new(),
+            queue: 16,
+        }
     }
 }
 
@@ -257,10 +266,6 @@ enum RawDecode {
 fn paper() -> String {
     "paper".into()
 }
-/// LLaVA-1.5's, without its system sentence.
-fn template() -> String {
-    "USER: <image>\n{prompt} ASSISTANT:".into()
-}
 fn lookout() -> String {
     "lookout".into()
 }
@@ -345,8 +350,10 @@ impl Raw {
         let cameras: Vec<Camera> =
             self.camera.into_iter().map(|c| c.check(folder)).collect::<Result<_, _>>()?;
         let buffer = self.buffer.check(&cameras)?;
+        let mut model = self.model.check(folder)?;
+        model.wording.answer_prefix = self.generate.answer_prefix.clone();
         Ok(Config {
-            model: self.model.check(folder)?,
+            model,
             generate: self.generate.check()?,
             buffer,
             grpc: self.grpc.enabled.then_some(self.grpc.listen),
@@ -361,8 +368,10 @@ impl Raw {
 impl RawModel {
     pub fn check(self, folder: &Path) -> Result<Model, ConfigError> {
         let plan: Plan = self.plan.parse().map_err(|e| ConfigError(format!("model.plan: {e}")))?;
-        for part in ["<image>", "{prompt}"] {
-            let count = self.template.matches(part).count();
+        for (template, part) in
+            self.template.iter().flat_map(|text| [(text, "<image>"), (text, "{prompt}")])
+        {
+            let count = template.matches(part).count();
             if count != 1 {
                 return wrong(format!(
                     "model.template: {part} stands there {count} times; wanted once"
@@ -380,7 +389,11 @@ impl RawModel {
             precision: self.precision.map(RawPrecision::check).unwrap_or_default(),
             onnxruntime: self.onnxruntime.map(|path| folder.join(path)),
             plan,
-            template: self.template,
+            wording: Wording {
+                template: self.template,
+                instruction: self.instruction,
+                answer_prefix: String::new(),
+            },
             aspect: match self.aspect {
                 RawAspect::Resize => Aspect::Resize,
                 RawAspect::Pad => Aspect::Pad,

@@ -4,6 +4,7 @@ mod decoder;
 mod embedder;
 mod model;
 mod sampler;
+pub mod template;
 pub mod tokenizer;
 
 pub use decoder::{Decoder, KvCache};

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::template::ChatTemplate;
 use super::tokenizer::{Prompt, Tokenizer};
 use super::{Decoder, Embedder, KvCache, Sampler};
 use crate::config::{self, Sampling};
@@ -19,8 +20,7 @@ pub struct LanguageModel {
     embedder: Embedder,
     decoder: Decoder,
     cache: KvCache,
-    /// What stands around the video and the question: `<image>` and `{prompt}`.
-    template: String,
+    template: ChatTemplate,
     end_tokens: Vec<u32>,
     prefill_chunk: usize,
     dim: usize,
@@ -92,6 +92,17 @@ impl LanguageModel {
         model: &config::Model,
         capacity: usize,
     ) -> Result<LanguageModel, ModelError> {
+        let tokenizer = Tokenizer::load(&package.folder).map_err(|e| ModelError(e.to_string()))?;
+        if tokenizer.vocab_size() > package.text.vocab_size {
+            return Err(ModelError(format!(
+                "{}: {} tokens, but config.json's vocab_size is {}: of another model?",
+                package.folder.join("tokenizer.json").display(),
+                tokenizer.vocab_size(),
+                package.text.vocab_size
+            )));
+        }
+        let (family, text) = (package.family, package.text.kind);
+        let template = ChatTemplate::of(&package.folder, family, text, &tokenizer, &model.wording)?;
         let mut embedder = Embedder::load(runtime, package, model.language_threads)?;
         let mut decoder = Decoder::load(runtime, package, model.language_threads, capacity)?;
         let mut cache = decoder.cache()?;
@@ -105,21 +116,12 @@ impl LanguageModel {
             }
         };
         decoder.clear(&mut cache)?;
-        let tokenizer = Tokenizer::load(&package.folder).map_err(|e| ModelError(e.to_string()))?;
-        if tokenizer.vocab_size() > package.text.vocab_size {
-            return Err(ModelError(format!(
-                "{}: {} tokens, but config.json's vocab_size is {}: of another model?",
-                package.folder.join("tokenizer.json").display(),
-                tokenizer.vocab_size(),
-                package.text.vocab_size
-            )));
-        }
         Ok(LanguageModel {
             tokenizer,
             embedder,
             cache,
             decoder,
-            template: model.template.clone(),
+            template,
             end_tokens: package.end_tokens.clone(),
             prefill_chunk,
             dim: package.text.hidden_size,
@@ -139,6 +141,11 @@ impl LanguageModel {
     /// Where the decoder runs.
     pub fn placement(&self) -> &Placement {
         self.decoder.placement()
+    }
+
+    /// What stands around a question.
+    pub fn template(&self) -> &ChatTemplate {
+        &self.template
     }
 
     /// Whether a prompt can be used at all: for those of the config, before anything runs.
@@ -230,7 +237,10 @@ impl LanguageModel {
         if let Some(token) = self.tokenizer.special_token_in(words) {
             return Err(LanguageError::BadPrompt(format!("a question cannot hold {token:?}")));
         }
-        let text = self.template.replace("{prompt}", words);
+        let text = self
+            .template
+            .render(&[], words)
+            .map_err(|e| LanguageError::BadPrompt(e.to_string()))?;
         self.tokenizer.encode_around_image(&text).map_err(wrong)
     }
 

@@ -26,6 +26,7 @@ use super::parity::{Parity, Tolerance};
 use crate::assets;
 use crate::cli::{Failure, precision};
 use crate::config::{self, Sampling};
+use crate::language::template::ChatTemplate;
 use crate::language::tokenizer::Tokenizer;
 use crate::language::{Decoder, Embedder, Sampler};
 use crate::model::{GraphKind, ModelError, Package, Placement, Processor, Runtime};
@@ -238,7 +239,10 @@ impl Bench {
         let threads = self.model.language_threads;
         let tokenizer = Tokenizer::load(&self.package.folder).map_err(|e| anyhow!("{e}"))?;
         let mut embedder = Embedder::load(runtime, &self.package, threads)?;
-        let text = self.model.template.replace("{prompt}", QUESTION);
+        let (family, kind) = (self.package.family, self.package.text.kind);
+        let wording = &self.model.wording;
+        let template = ChatTemplate::of(&self.package.folder, family, kind, &tokenizer, wording)?;
+        let text = template.render(&[], QUESTION)?;
         let prompt = tokenizer.encode_around_image(&text).map_err(|e| anyhow!("{e}"))?;
         let mut embeddings = Vec::new();
         for (at, piece) in prompt.pieces.iter().enumerate() {
