@@ -6,7 +6,7 @@
 
 mod golden_suites;
 
-use golden_suites::{Golden, e2e, pooling, preprocess, sampling, tokenization};
+use golden_suites::{Golden, e2e, pooling, preprocess, sampling, templates, tokenization};
 
 const SUITES: [&str; 5] = ["sampling", "pooling", "preprocess", "tokenization", "e2e"];
 
@@ -42,6 +42,16 @@ fn preprocess() {
 #[test]
 fn tokenization() {
     Golden::open().run("tokenization", tokenization::check);
+}
+
+#[test]
+fn templates() {
+    templates::check();
+}
+
+#[test]
+fn dates_in_templates() {
+    templates::check_strftime();
 }
 
 #[test]

@@ -4,6 +4,7 @@ pub mod e2e;
 pub mod pooling;
 pub mod preprocess;
 pub mod sampling;
+pub mod templates;
 pub mod tokenization;
 
 #[path = "../support/recorded.rs"]
