@@ -76,8 +76,11 @@ def main() -> int:
         return 130
 
 
-def export(source: Path, out: Path, plan: Plan) -> int:
-    """Writes the package; 0, or 1 when it does not agree with transformers. Raises `Refusal`."""
+def export(source: Path, out: Path, plan: Plan, vision: Path | None = None) -> int:
+    """Writes the package; 0, or 1 when it does not agree with transformers. Raises `Refusal`.
+
+    `vision`: this checkpoint's float32 vision encoder, where it was made before.
+    """
     import check
     import checkpoint
     import graphs
@@ -94,7 +97,7 @@ def export(source: Path, out: Path, plan: Plan) -> int:
 
     stages.run("config and tokenizer", lambda: copy_files(source, package), package)
     path = onnx_dir / plan.vision_file
-    stages.run(path.name, lambda: graphs.write_vision_encoder(loaded, path, plan, work), path)
+    stages.run(path.name, lambda: graphs.write_vision_encoder(loaded, path, plan, work, vision), path)
     embed = onnx_dir / plan.embed_file
     stages.run(embed.name, lambda: graphs.write_embed_tokens(loaded, embed, plan), embed)
     decoder = onnx_dir / plan.decoder_file
@@ -235,14 +238,11 @@ def fingerprint(source: Path, plan: Plan) -> str:
 def quiet() -> None:
     """Only this program's own lines."""
     warnings.filterwarnings("ignore")
-    # torch sets up its loggers when it is imported: ours come after.
-    import torch.onnx
     import transformers
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    for noisy in ("torch.onnx", "torch.utils.flop_counter", "onnx_ir", "onnxscript"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
+    logging.disable(logging.WARNING)
 
 
 if __name__ == "__main__":

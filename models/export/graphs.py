@@ -73,17 +73,19 @@ def causal_mask(inputs_embeds, attention_mask):
     return torch.where(seen[:, None], 0.0, lowest).to(inputs_embeds.dtype)
 
 
-def write_vision_encoder(checkpoint: Checkpoint, path: Path, plan: Plan, work: Path) -> None:
-    vision = checkpoint.config.vision_config
-    pixels = torch.zeros(2, vision.num_channels, vision.image_size, vision.image_size)
-    module = checkpoint.vision()
-    if plan.vision == "fp16":
-        module = HalfVision(module)
-    traced = work / "vision.onnx"
-    torch_export(module, traced, (pixels,), ["pixel_values"], ["image_features"], ({0: "batch"},))
+def write_vision_encoder(checkpoint: Checkpoint, path: Path, plan: Plan, work: Path, float32: Path | None) -> None:
+    """`float32`: this encoder's graph, where it was made before."""
+    if float32 is None or plan.vision == "fp16":
+        vision = checkpoint.config.vision_config
+        pixels = torch.zeros(2, vision.num_channels, vision.image_size, vision.image_size)
+        module = checkpoint.vision()
+        module = HalfVision(module) if plan.vision == "fp16" else module
+        float32 = work / "vision.onnx"
+        torch_export(module, float32, (pixels,), ["pixel_values"], ["image_features"], ({0: "batch"},))
     if plan.vision == "int8":
-        traced = quantise.vision_int8(traced, work / "vision_int8.onnx")
-    settle_weights(traced, path, plan.external_above)
+        quantise.vision_int8(float32, work / "vision_int8.onnx")
+        float32 = work / "vision_int8.onnx"
+    settle_weights(float32, path, plan.external_above)
 
 
 def write_embed_tokens(checkpoint: Checkpoint, path: Path, plan: Plan) -> None:
