@@ -66,6 +66,11 @@ class Checkpoint:
         return getattr(self.text, "head_dim", None) or self.text.hidden_size // self.text.num_attention_heads
 
     @property
+    def window(self) -> int | None:
+        """How many tokens back Mistral's attention sees."""
+        return getattr(self.text, "sliding_window", None)
+
+    @property
     def rope_kind(self) -> str:
         return self.text.rope_parameters["rope_type"]
 

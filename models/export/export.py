@@ -90,7 +90,7 @@ def export(source: Path, out: Path, plan: Plan, vision: Path | None = None) -> i
     refuse_plan(loaded, plan)
     refuse_to_wipe(out)
     print(f"{source.name}: {loaded.family}, {loaded.config.vision_config.model_type}, {loaded.text.model_type}; "
-          f"{plan.precision} for {plan.device}")  # fmt: skip
+          f"{plan.precision} for {plan.device}", flush=True)  # fmt: skip
     stages = Stages(out, fingerprint(source, plan))
     package, work = stages.folder / "package", stages.folder / "work"
     onnx_dir, language, reference = package / "onnx", work / "language", work / "reference.npz"

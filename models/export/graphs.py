@@ -82,6 +82,7 @@ def write_vision_encoder(checkpoint: Checkpoint, path: Path, plan: Plan, work: P
         module = HalfVision(module) if plan.vision == "fp16" else module
         float32 = work / "vision.onnx"
         torch_export(module, float32, (pixels,), ["pixel_values"], ["image_features"], ({0: "batch"},))
+        module.to("meta")
     if plan.vision == "int8":
         quantise.vision_int8(float32, work / "vision_int8.onnx")
         float32 = work / "vision_int8.onnx"
@@ -145,6 +146,7 @@ def write_plain_decoder(checkpoint: Checkpoint, path: Path, plan: Plan, work: Pa
         outputs=["logits", *[f"present.{n}" for n in names]],
         dynamic=(rows, {0: "batch", 1: "total_length"}, rows, [{0: "batch", 2: "past_length"}] * len(kv)),
     )
+    language.to("meta"), head.to("meta")
     settle_weights(traced, path, plan.external_above)
 
 
@@ -191,24 +193,34 @@ def write_language_model(checkpoint: Checkpoint, folder: Path) -> None:
 
 
 def write_gqa_decoder(checkpoint: Checkpoint, path: Path, plan: Plan, language: Path, work: Path) -> None:
-    """Runs the builder on the language model's folder."""
+    """Runs the builder on the language model's folder.
+
+    For float16 it is told CUDA: for a CPU it then knows no GroupQueryAttention, but onnxruntime does.
+    """
     from onnxruntime_genai.models import builder
 
     built, cache = work / "built", work / "cache"
     shutil.rmtree(built, ignore_errors=True)
-    where = ("", str(language), str(built), plan.builder_precision, plan.device, str(cache))
+    options = ["exclude_embeds=true", "prune_lm_head=true", "hf_token=false", "windowed_kv_cache=false"]
+    # Quantised afterwards, matrix by matrix: the builder would hold the whole model twice to do it.
+    kind = ("fp16", "cuda") if plan.decoder_io == "fp16" else ("fp32", plan.device)
+    where = ("", str(language), str(built), *kind, str(cache))
     said = io.StringIO()
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            options = builder.parse_extra_options(*where, [
-                "exclude_embeds=true", "prune_lm_head=true", "hf_token=false", "windowed_kv_cache=false",
-            ])  # fmt: skip
-            builder.create_model(*where, **options)
+            builder.create_model(*where, **builder.parse_extra_options(*where, options))
     except Exception as error:
         raise RuntimeError(f"{path.name}: the decoder builder failed: {error}\n{said.getvalue()}") from error
     gc.collect()
+    if "GroupQueryAttention" not in {n.op_type for n in onnx.load(built / "model.onnx", load_external_data=False).graph.node}:
+        raise RuntimeError(f"{path.name}: the builder wrote no GroupQueryAttention:\n{said.getvalue()}")
+    graph = built / "model.onnx"
+    if plan.precision in ("int8", "int4"):
+        quantise.decoder_blocks(graph, built / "blocks.onnx", plan.precision, 4 if plan.device == "cpu" else 0)
+        graph = built / "blocks.onnx"
     cos, sin = checkpoint.rotary_tables(checkpoint.text.max_position_embeddings)
-    settle_weights(built / "model.onnx", path, plan.external_above, {"cos_cache": cos, "sin_cache": sin})
+    tables = {"cos_cache": cos, "sin_cache": sin}
+    settle_weights(graph, path, plan.external_above, tables, checkpoint.window)
 
 
 def torch_export(module, path: Path, example: tuple, inputs: list, outputs: list, dynamic: tuple) -> None:
@@ -221,10 +233,13 @@ def torch_export(module, path: Path, example: tuple, inputs: list, outputs: list
         program.save(path, external_data=True)
 
 
-def settle_weights(source: Path, path: Path, external_above: int, tables: dict[str, np.ndarray] | None = None) -> None:
+def settle_weights(
+    source: Path, path: Path, external_above: int, tables: dict[str, np.ndarray] | None = None, window: int | None = None
+) -> None:
     """Moves a built graph to `path`: one file if it is small, else the weights in `path`_data beside it.
 
-    `tables` replaces the values of initialisers of the same shape.
+    `tables` replaces the values of initialisers of the same shape; `window` is how many tokens attention
+    sees, which the builder leaves out for Mistral.
     """
     data = source.with_name(source.name + ".data")
     large = data.exists() and data.stat().st_size > external_above
@@ -235,6 +250,9 @@ def settle_weights(source: Path, path: Path, external_above: int, tables: dict[s
         if name not in initialisers:
             raise RuntimeError(f"{path.name}: no initialiser {name}, which the daemon replaces")
         overwrite(initialisers[name], table, data)
+    if window is not None:
+        for attribute in (a for node in model.graph.node for a in node.attribute if a.name == "local_window_size"):
+            attribute.i = window
     if large:
         for tensor in model.graph.initializer:
             for entry in tensor.external_data:

@@ -36,10 +36,6 @@ class Plan:
         return KINDS[self.precision, self.device][1]
 
     @property
-    def builder_precision(self) -> str:
-        return self.precision
-
-    @property
     def decoder_io(self) -> str:
         """The type of embeddings, KV cache and logits: quantised decoders compute in float32 on a CPU."""
         if self.precision in ("int8", "int4"):
