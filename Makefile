@@ -1,6 +1,6 @@
 # What a person types. `make demo` and `make test` need nothing but Rust and Debian or Ubuntu.
 
-.PHONY: demo test check setup setup-test golden families test-export soak release export-env install
+.PHONY: demo test check setup setup-cuda setup-test golden families test-export soak release export-env install
 
 # DEMO="--for 60s" ends it by itself.
 demo: setup
@@ -18,6 +18,10 @@ check: setup
 
 setup:
 	@.ci/setup
+
+# onnxruntime with CUDA and NVIDIA's libraries, 2 GB on disk, where the daemon finds them by itself.
+setup-cuda: setup
+	@.ci/setup cuda
 
 # Exports the checkpoints of a folder of golden data, and holds lookout against all of it.
 GOLDEN ?= tests/golden
@@ -47,6 +51,9 @@ install:
 	@test -x target/release/lookout || { echo "first: make release"; exit 1; }
 	install -D target/release/lookout $(DESTDIR)/usr/bin/lookout
 	install -D -m 644 target/onnxruntime/libonnxruntime.so $(DESTDIR)/usr/lib/lookout/libonnxruntime.so
+	test ! -e target/onnxruntime-cuda/version || \
+		{ install -d $(DESTDIR)/usr/lib/lookout/cuda && \
+		install -m 644 target/onnxruntime-cuda/*.so* $(DESTDIR)/usr/lib/lookout/cuda; }
 	install -D -m 644 systemd/lookout.service $(DESTDIR)/lib/systemd/system/lookout.service
 	test -e $(DESTDIR)/etc/lookout/lookout.toml || \
 		{ install -d $(DESTDIR)/etc/lookout && \

@@ -19,13 +19,14 @@ use crate::event::{Body, CameraStatus, Phase};
 use crate::frame::Frame;
 use crate::journal::Journal;
 use crate::language::{LanguageModel, Limits};
+use crate::loaded::LoadedModel;
 use crate::model::{ModelError, Package, Runtime};
 use crate::publish::{self, grpc, http, mqtt};
 use crate::service::{
     Answer, AskError, CameraInfo, Evidence, EvidenceError, Question, Readiness, Service,
 };
 use crate::telemetry::{self, PrometheusHandle};
-use crate::vision::{Encoder, evidence, preprocess};
+use crate::vision::{evidence, preprocess};
 
 /// Events that a late reader can still have.
 const JOURNAL_EVENTS: usize = 10_000;
@@ -72,7 +73,7 @@ impl App {
         let loading = config.clone();
         let (pictures, words, _) =
             tokio::task::spawn_blocking(move || load(&loading)).await.context("loading")??;
-        telemetry::model(&words.model, &words.device);
+        telemetry::model(&words.model, &words.device, &words.device_reason);
         let journal = Journal::new(JOURNAL_EVENTS);
         let daemon = Arc::new(Daemon {
             engine: Engine::new(&config, journal.clone()),
@@ -155,31 +156,22 @@ impl App {
     }
 }
 
-/// The model's three graphs, ready to work.
+/// The model and its two workers, ready to work.
 fn load(config: &Config) -> Result<(Pictures, Words, Runtime), ModelError> {
     let begun = Instant::now();
     let model = &config.model;
-    let package = Package::read(&model.package)?;
-    let preprocess = preprocess::Preprocess::from_config(&package.preprocessor, model.aspect)
-        .map_err(ModelError)?;
-    if preprocess.size != package.vision.image_size {
-        return Err(ModelError(format!(
-            "{}: pictures of {} pixels a side, but config.json's vision_config says {}",
-            package.folder.join("preprocessor_config.json").display(),
-            preprocess.size,
-            package.vision.image_size
-        )));
-    }
-    let runtime = Runtime::load(model.onnxruntime.as_deref(), model.device)?;
-    let encoder = Encoder::load(&runtime, &package, model.vision_threads)?;
+    let loaded = LoadedModel::load(model, config.generate.max_new_tokens)?;
+    let devices = loaded.devices();
+    let LoadedModel { package, runtime, preprocess, encoder, language } = loaded;
     let evidence =
         evidence::Evidence::new(config.buffer.evidence_width, config.buffer.evidence_quality)
             .map_err(|e| ModelError(format!("evidence JPEG: {e}")))?;
-    let language = LanguageModel::load(&runtime, &package, model, config.generate.max_new_tokens)?;
     check_prompts(config, &language, encoder.grid_tokens())?;
+    let (device, device_reason) = (devices.device(), devices.reason());
     tracing::info!(
         model = package.name,
-        device = runtime.device,
+        device,
+        device_reason,
         plan = %model.plan,
         onnxruntime = %runtime.file.display(),
         "model loaded in {:.1} s",
@@ -188,8 +180,8 @@ fn load(config: &Config) -> Result<(Pictures, Words, Runtime), ModelError> {
     let scratch = preprocess::Scratch::default();
     let dim = encoder.dim();
     let pictures = Pictures { encoder, preprocess, scratch, evidence, plan: model.plan };
-    let device = runtime.device.to_string();
-    Ok((pictures, Words { language, dim, model: package.name, device }, runtime))
+    let words = Words { language, dim, model: package.name, device, device_reason };
+    Ok((pictures, words, runtime))
 }
 
 /// A caption prompt that cannot be used is said now, not at every window.
@@ -216,7 +208,7 @@ fn check_prompts(
 
 /// What `lookout check` says of the package and of what runs it.
 pub fn check_model(config: &Config) -> Vec<(&'static str, Result<String, ModelError>)> {
-    let package = Package::read(&config.model.package).map(|package| {
+    let package = Package::read(&config.model.package, &config.model.precision).map(|package| {
         let plan = &config.model.plan;
         let tokens = plan.video_tokens(plan.frames, package.vision.grid_tokens).unwrap_or(0);
         let (name, context) = (&package.name, package.text.context);
@@ -225,10 +217,19 @@ pub fn check_model(config: &Config) -> Vec<(&'static str, Result<String, ModelEr
     if package.is_err() {
         return vec![("model", package)];
     }
-    let loaded = load(config).map(|(_, words, runtime)| {
-        format!("{} runs the model on {}", runtime.file.display(), words.device)
-    });
-    vec![("model", package), ("onnxruntime", loaded)]
+    match load(config) {
+        Err(error) => vec![("model", package), ("onnxruntime", Err(error))],
+        Ok((_, words, runtime)) => {
+            let (vision, language) = (config.model.vision_threads, config.model.language_threads);
+            let mut device =
+                format!("{}; threads: vision {vision}, language {language}", words.device);
+            if !words.device_reason.is_empty() {
+                device += &format!("; {}", words.device_reason);
+            }
+            let file = runtime.file.display().to_string();
+            vec![("model", package), ("onnxruntime", Ok(file)), ("device", Ok(device))]
+        }
+    }
 }
 
 /// A worker that fails or panics ends the daemon: nothing works without it, and whoever watches

@@ -62,7 +62,11 @@ pub struct Description {
     /// The frames the model saw, oldest first.
     pub frames: Vec<FrameRef>,
     pub model: String,
+    /// What it ran on: `cpu`, `cuda`, or `vision cuda, language cpu`.
     pub device: String,
+    /// Why it ran there; empty when the device was chosen by name.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub device_reason: String,
     pub finish: Finish,
     pub usage: Usage,
     pub timing: Timing,

@@ -50,8 +50,11 @@ const MQTT_LOST: Metric = counter_of(
     "lookout_mqtt_lost_total",
     "Events that left the journal before the broker took them: it was away too long",
 );
-const MODEL_INFO: Metric =
-    gauge_of("lookout_model_info", Unit::Count, "Always 1; its labels name model and device");
+const MODEL_INFO: Metric = gauge_of(
+    "lookout_model_info",
+    Unit::Count,
+    "Always 1; its labels name model, device and why that one",
+);
 
 const ALL: [Metric; 17] = [
     FRAMES,
@@ -239,8 +242,10 @@ pub fn mqtt_lost(events: u64) {
     counter!(MQTT_LOST.name).increment(events);
 }
 
-pub fn model(model: &str, device: &str) {
-    gauge!(MODEL_INFO.name, "model" => model.to_owned(), "device" => device.to_owned()).set(1.0);
+pub fn model(model: &str, device: &str, device_reason: &str) {
+    let labels = [("model", model), ("device", device), ("device_reason", device_reason)]
+        .map(|(key, value)| metrics::Label::new(key, value.to_owned()));
+    gauge!(MODEL_INFO.name, labels.to_vec()).set(1.0);
 }
 
 fn one_if(yes: bool) -> f64 {

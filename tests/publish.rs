@@ -224,7 +224,9 @@ async fn the_client_prints_for_people() {
     let filter = Filter { from_sequence: 1, ..Filter::default() };
     client::watch(&daemon.grpc, filter, Output::Text, OnEnd::Return, &mut out).await.unwrap();
     let line = out.lines().next().unwrap().to_owned();
-    assert!(line.contains("  gate      A red car drives.   [2/4 frames, 0.21 s, gap "), "{line}");
+    let printed = "  gate      A red car drives.   [2/4 frames, 0.21 s, \
+                 cpu (auto: libcuda.so.1 is missing), gap ";
+    assert!(line.contains(printed), "{line}");
     assert!(line.ends_with(" (camera down)]"), "{line}");
 
     daemon.service.answers_with(|question| {
@@ -725,6 +727,7 @@ fn words(id: &str, text: &str) -> Description {
         ],
         model: "tiny".into(),
         device: "cpu".into(),
+        device_reason: "auto: libcuda.so.1 is missing".into(),
         finish: Finish::Stop,
         usage: Usage { video_tokens: 320, text_tokens: 20, new_tokens: 9 },
         timing: Timing { total_seconds: 0.21, prefill_seconds: 0.1, ..Timing::default() },

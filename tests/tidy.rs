@@ -12,6 +12,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("gst_rtsp_server", &["daemon/camera/", "daemon/demo/"]),
     ("gio", &["daemon/camera/", "daemon/demo/"]),
     ("ort", &["daemon/model/", "daemon/vision/", "daemon/language/"]),
+    ("libloading", &["daemon/model/"]),
     ("tokenizers", &["daemon/language/"]),
     ("fast_image_resize", &["daemon/vision/"]),
     ("turbojpeg", &["daemon/vision/"]),

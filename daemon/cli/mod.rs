@@ -5,6 +5,7 @@
 #[cfg(feature = "demo")]
 mod bench;
 mod check;
+mod model;
 mod run;
 
 use std::io::{self, Write};
@@ -36,6 +37,8 @@ enum Command {
     Run(ConfigFile),
     /// Tries the config, the model, onnxruntime and every camera, a line each, with the mend.
     Check(ConfigFile),
+    /// Says what a model package holds, what it takes to run it, and why it cannot be run, if so.
+    Model(model::ModelArgs),
     /// Lists the cameras of a running daemon and how they are.
     Cameras(Client),
     /// Prints captions, answers and changes of cameras as they happen.
@@ -161,6 +164,7 @@ fn obey_on(runtime: &Runtime, command: Command, out: &mut dyn Write) -> Result<E
     match command {
         Command::Run(file) => return runtime.block_on(run::run(&file.config)),
         Command::Check(file) => return check::check(&file.config, out),
+        Command::Model(args) => return model::model(args, out),
         Command::Cameras(to) => {
             runtime.block_on(client::cameras(&to.server, to.output(), out))?;
         }

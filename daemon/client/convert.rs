@@ -48,6 +48,7 @@ pub fn description(from: proto::Description) -> Read<Description> {
         frames: from.frames.into_iter().map(frame_ref).collect::<Read<_>>()?,
         model: from.model,
         device: from.device,
+        device_reason: from.device_reason,
         usage: usage(from.usage.ok_or(Unreadable("usage"))?),
         timing: timing(from.timing.ok_or(Unreadable("timing"))?),
     })
@@ -182,7 +183,7 @@ mod tests {
             .prop_map(|(number, captured_at, slow)| FrameRef { number, captured_at, slow });
         let finish = prop::sample::select(vec![Finish::Stop, Finish::Length]);
         (
-            prop::array::uniform5(".{0,9}"),
+            prop::array::uniform6(".{0,9}"),
             spans(),
             coverages(),
             prop::collection::vec(frames, 0..4),
@@ -191,7 +192,7 @@ mod tests {
             prop::array::uniform5(0.0f64..1e6),
         )
             .prop_map(|(words, window, coverage, frames, finish, tokens, seconds)| {
-                let [id, prompt, text, model, device] = words;
+                let [id, prompt, text, model, device, device_reason] = words;
                 let [video_tokens, text_tokens, new_tokens] = tokens;
                 let [wait, encode, prefill, decode, total] = seconds;
                 Description {
@@ -203,6 +204,7 @@ mod tests {
                     frames,
                     model,
                     device,
+                    device_reason,
                     finish,
                     usage: Usage { video_tokens, text_tokens, new_tokens },
                     timing: Timing {

@@ -30,11 +30,15 @@ pub fn event_line(event: &Event) -> String {
     }
 }
 
-/// What an answer or a caption rests on: frames, time, every gap by name.
+/// What an answer or a caption rests on: frames, time, device, every gap by name.
 pub fn coverage(words: &Description) -> String {
     let Coverage { frames_used, frames_wanted, gaps, .. } = &words.coverage;
     let seconds = words.timing.total_seconds;
-    let mut line = format!("{frames_used}/{frames_wanted} frames, {seconds:.2} s");
+    let device = one_line(&words.device);
+    let mut line = format!("{frames_used}/{frames_wanted} frames, {seconds:.2} s, {device}");
+    if !words.device_reason.is_empty() {
+        line += &format!(" ({})", one_line(&words.device_reason));
+    }
     for Gap { span, cause } in gaps {
         let cause = match cause {
             GapCause::CameraDown => "camera down",

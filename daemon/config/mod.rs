@@ -32,16 +32,53 @@ pub struct Config {
 #[derive(Clone, Debug)]
 pub struct Model {
     pub package: PathBuf,
+    pub precision: Precision,
     /// `libonnxruntime.so`; `None`: where it is usually found.
     pub onnxruntime: Option<PathBuf>,
     pub plan: Plan,
     /// The prompt, with `<image>` where the video's tokens go and `{prompt}` for the question.
     pub template: String,
     pub aspect: Aspect,
-    pub device: Device,
+    pub vision_device: Device,
+    pub language_device: Device,
+    /// Of the GPU's memory: what onnxruntime's arena may take for each of the two graphs.
+    pub gpu_memory: Option<Bytes>,
     pub vision_threads: usize,
     pub language_threads: usize,
     pub prefill_chunk: usize,
+}
+
+/// Which of a package's graphs are run, by the suffix of their files; `None`: the only one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Precision {
+    pub vision: Option<String>,
+    pub embed: Option<String>,
+    pub decoder: Option<String>,
+}
+
+impl Model {
+    /// As a config's `[model]` table with just these keys; paths begin at the current folder.
+    pub fn of(keys: toml::Table) -> Result<Model, ConfigError> {
+        raw::model(keys)?.check(Path::new(""))
+    }
+
+    /// Threads for (pictures, words) where the config says nothing: a quarter and half of the
+    /// cores, at least one each. The rest decodes video.
+    pub fn usual_threads() -> (usize, usize) {
+        threads_of(std::thread::available_parallelism().map_or(1, |cores| cores.get()))
+    }
+}
+
+fn threads_of(cores: usize) -> (usize, usize) {
+    ((cores / 4).clamp(1, 256), (cores / 2).clamp(1, 256))
+}
+
+impl Precision {
+    /// The same of every graph.
+    pub fn all(name: &str) -> Precision {
+        let name = Some(name.to_string());
+        Precision { vision: name.clone(), embed: name.clone(), decoder: name }
+    }
 }
 
 /// How a frame is made square.
@@ -202,5 +239,16 @@ impl Config {
     /// `folder` is where relative paths begin.
     pub fn parse(text: &str, folder: &Path) -> Result<Config, ConfigError> {
         raw::parse(text)?.check(folder)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cores_are_left_for_decoding_video() {
+        let shares = [1, 2, 4, 8, 1024].map(threads_of);
+        assert_eq!(shares, [(1, 1), (1, 1), (1, 2), (2, 4), (256, 256)]);
     }
 }

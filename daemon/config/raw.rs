@@ -18,6 +18,11 @@ pub fn parse(text: &str) -> Result<Raw, ConfigError> {
     })
 }
 
+/// The `[model]` table alone.
+pub fn model(keys: toml::Table) -> Result<RawModel, ConfigError> {
+    keys.try_into().map_err(|error: toml::de::Error| ConfigError(explain(error.message())))
+}
+
 /// Serde lists every known key; a person wants the nearest.
 fn explain(message: &str) -> String {
     let message = message.replace('\n', " ");
@@ -56,8 +61,9 @@ pub struct Raw {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RawModel {
+pub struct RawModel {
     package: PathBuf,
+    precision: Option<RawPrecision>,
     onnxruntime: Option<PathBuf>,
     #[serde(default = "paper")]
     plan: String,
@@ -67,12 +73,32 @@ struct RawModel {
     aspect: RawAspect,
     #[serde(default)]
     device: RawDevice,
-    #[serde(default = "one")]
-    vision_threads: usize,
-    #[serde(default = "one")]
-    language_threads: usize,
+    vision_device: Option<RawDevice>,
+    language_device: Option<RawDevice>,
+    gpu_memory: Option<Bytes>,
+    vision_threads: Option<usize>,
+    language_threads: Option<usize>,
     #[serde(default = "chunk")]
     prefill_chunk: usize,
+}
+
+/// One suffix for all graphs, or one for each.
+#[derive(Deserialize)]
+#[serde(
+    untagged,
+    expecting = "wanted one name for all graphs, or vision, embed and decoder = NAME"
+)]
+enum RawPrecision {
+    One(String),
+    Each(RawPrecisions),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawPrecisions {
+    vision: Option<String>,
+    embed: Option<String>,
+    decoder: Option<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -83,13 +109,23 @@ enum RawAspect {
     Pad,
 }
 
-#[derive(Deserialize, Default)]
+#[derive(Clone, Copy, Deserialize, Default)]
 #[serde(rename_all = "lowercase")]
 enum RawDevice {
     #[default]
     Auto,
     Cpu,
     Cuda,
+}
+
+impl From<RawDevice> for Device {
+    fn from(raw: RawDevice) -> Device {
+        match raw {
+            RawDevice::Auto => Device::Auto,
+            RawDevice::Cpu => Device::Cpu,
+            RawDevice::Cuda => Device::Cuda,
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -237,9 +273,6 @@ fn prompt() -> String {
 fn yes() -> bool {
     true
 }
-fn one() -> usize {
-    1
-}
 fn one_f64() -> f64 {
     1.0
 }
@@ -326,7 +359,7 @@ impl Raw {
 }
 
 impl RawModel {
-    fn check(self, folder: &Path) -> Result<Model, ConfigError> {
+    pub fn check(self, folder: &Path) -> Result<Model, ConfigError> {
         let plan: Plan = self.plan.parse().map_err(|e| ConfigError(format!("model.plan: {e}")))?;
         for part in ["<image>", "{prompt}"] {
             let count = self.template.matches(part).count();
@@ -336,8 +369,15 @@ impl RawModel {
                 ));
             }
         }
+        if let Some(bytes) = self.gpu_memory
+            && bytes < Bytes::mib(64)
+        {
+            return wrong(format!("model.gpu_memory = \"{bytes}\": wanted at least \"64 MiB\""));
+        }
+        let usual = Model::usual_threads();
         Ok(Model {
             package: folder.join(self.package),
+            precision: self.precision.map(RawPrecision::check).unwrap_or_default(),
             onnxruntime: self.onnxruntime.map(|path| folder.join(path)),
             plan,
             template: self.template,
@@ -345,15 +385,34 @@ impl RawModel {
                 RawAspect::Resize => Aspect::Resize,
                 RawAspect::Pad => Aspect::Pad,
             },
-            device: match self.device {
-                RawDevice::Auto => Device::Auto,
-                RawDevice::Cpu => Device::Cpu,
-                RawDevice::Cuda => Device::Cuda,
-            },
-            vision_threads: within("model.vision_threads", self.vision_threads, 1, 256)?,
-            language_threads: within("model.language_threads", self.language_threads, 1, 256)?,
+            vision_device: self.vision_device.unwrap_or(self.device).into(),
+            language_device: self.language_device.unwrap_or(self.device).into(),
+            gpu_memory: self.gpu_memory,
+            vision_threads: within(
+                "model.vision_threads",
+                self.vision_threads.unwrap_or(usual.0),
+                1,
+                256,
+            )?,
+            language_threads: within(
+                "model.language_threads",
+                self.language_threads.unwrap_or(usual.1),
+                1,
+                256,
+            )?,
             prefill_chunk: within("model.prefill_chunk", self.prefill_chunk, 1, 65536)?,
         })
+    }
+}
+
+impl RawPrecision {
+    fn check(self) -> Precision {
+        match self {
+            RawPrecision::One(name) => Precision::all(&name),
+            RawPrecision::Each(RawPrecisions { vision, embed, decoder }) => {
+                Precision { vision, embed, decoder }
+            }
+        }
     }
 }
 

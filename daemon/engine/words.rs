@@ -19,9 +19,10 @@ pub struct Words {
     pub language: LanguageModel,
     /// Width of an embedding.
     pub dim: usize,
-    /// What events call the model and the device.
+    /// What events call the model and the device, and why it is that one.
     pub model: String,
     pub device: String,
+    pub device_reason: String,
 }
 
 /// A clip described, but for the times, which depend on who asked.
@@ -162,6 +163,7 @@ impl Words {
             frames: clip.references,
             model: self.model.clone(),
             device: self.device.clone(),
+            device_reason: self.device_reason.clone(),
             finish: reply.finish,
             usage: reply.usage,
             timing,

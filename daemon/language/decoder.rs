@@ -2,27 +2,35 @@
 //!
 //! Two kinds of graph are run, told apart by what they declare and hold:
 //! - with `GroupQueryAttention` (onnxruntime-genai's builder): past and present are one buffer,
-//!   allocated once and written in place; the rotary tables are replaced by ours;
+//!   allocated once and written in place;
 //! - without it (transformers.js exports): past and present grow, positions are an input.
 //!
-//! Prefill runs at batch 1. Errors name the file and the tensor.
+//! Where a graph takes rotary tables from initialisers, ours replace them. Embeddings, keys, values
+//! and logits may each be of 32 or 16 bits. Prefill runs at batch 1. Errors name the file and the
+//! tensor.
 
-use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
+use half::f16;
 use ort::session::IoBinding;
-use ort::value::{DynValue, Tensor, TensorElementType as Element};
+use ort::value::{DynValue, Tensor, TensorElementType};
 
 use crate::model::{
-    GraphFacts, GraphKind, ModelError, Package, RotaryTables, Runtime, Session, TensorError,
-    TextModel,
+    Element, Float, GraphFacts, GraphKind, ModelError, Package, Part, Placement, RotaryTables,
+    Runtime, Scaling, Session, TensorError, TextModel, host_memory,
 };
 
 pub struct Decoder {
     session: Session,
     text: TextModel,
     in_place: bool,
+    /// Tokens that a cache holds: the longest sequence that is planned.
+    capacity: usize,
+    embeds: Float,
+    kv: Float,
+    logits: Float,
     position_ids: bool,
     use_cache_branch: bool,
-    num_logits_to_keep: bool,
+    /// The input's shape, where the graph has it: none or `[1]`.
+    num_logits_to_keep: Option<Vec<usize>>,
 }
 
 /// The keys and values of `len` tokens, with room for `capacity`.
@@ -57,28 +65,45 @@ fn past_names(layer: usize) -> [(String, String); 2] {
 }
 
 impl Decoder {
+    /// `capacity`: the longest sequence that is planned, video, words and answer.
     pub fn load(
         runtime: &Runtime,
         package: &Package,
         threads: usize,
+        capacity: usize,
     ) -> Result<Decoder, ModelError> {
-        let file = package.graph(GraphKind::Decoder);
-        let facts = GraphFacts::read(&file)?;
+        let graph = package.graph(GraphKind::Decoder);
+        let facts = graph.facts()?;
         let text = package.text.clone();
-        let initialisers = rotary_initialisers(&facts, &text)
-            .map_err(|why| ModelError(format!("model file {}: {why}", file.display())))?;
-        let session = runtime.session(&file, threads, initialisers)?;
-        let declares = |name: &str| session.inputs().iter().any(|tensor| tensor.name == name);
+        let wrong = |why: String| ModelError(format!("model file {}: {why}", graph.file.display()));
+        let initialisers = rotary_initialisers(&facts, &text, capacity).map_err(wrong)?;
+        let session = runtime.session(Part::Language, &graph.file, threads, initialisers)?;
+        let inputs = session.inputs();
+        let declared = |name: &str| inputs.iter().find(|tensor| tensor.name == name);
         let decoder = Decoder {
             in_place: facts.operators.contains("GroupQueryAttention"),
-            position_ids: declares("position_ids"),
-            use_cache_branch: declares("use_cache_branch"),
-            num_logits_to_keep: declares("num_logits_to_keep"),
+            capacity,
+            embeds: session.float_input("inputs_embeds")?.1,
+            kv: session.float_input("past_key_values.0.key")?.1,
+            logits: session.float_output("logits")?.1,
+            position_ids: declared("position_ids").is_some(),
+            use_cache_branch: declared("use_cache_branch").is_some(),
+            num_logits_to_keep: declared("num_logits_to_keep")
+                .map(|tensor| vec![1; tensor.shape.len()]),
             session,
             text,
         };
         decoder.check()?;
         Ok(decoder)
+    }
+
+    /// Bytes that a cache takes when it is full: keys and values of every layer.
+    pub fn cache_bytes(&self) -> usize {
+        2 * self.text.layers
+            * self.text.kv_heads
+            * self.text.head_dim
+            * self.capacity
+            * self.kv.bytes()
     }
 
     /// The graph's declarations against `config.json`.
@@ -90,20 +115,25 @@ impl Decoder {
             }
             Err(session.error(format!("{name}: {found} declared, config.json says {wanted}")))
         };
-        let embeds = session.input("inputs_embeds", Element::Float32)?;
+        let (embeds, _) = session.float_input("inputs_embeds")?;
         wanted("inputs_embeds width", *embeds.shape.last().unwrap_or(&-1), text.hidden_size)?;
-        session.input("attention_mask", Element::Int64)?;
-        let logits = session.output("logits", Element::Float32)?;
+        session.input("attention_mask", TensorElementType::Int64)?;
+        let (logits, _) = session.float_output("logits")?;
         wanted("logits width", *logits.shape.last().unwrap_or(&-1), text.vocab_size)?;
         for layer in 0..text.layers {
             for (past, present) in past_names(layer) {
-                let tensor = session.input(&past, Element::Float32)?;
+                let (tensor, float) = session.float_input(&past)?;
                 let [_, heads, _, width] = tensor.shape[..] else {
                     return Err(session.error(format!("{past}: wanted 4 dimensions")));
                 };
                 wanted(&format!("{past} heads"), heads, text.kv_heads)?;
                 wanted(&format!("{past} head_dim"), width, text.head_dim)?;
-                session.output(&present, Element::Float32)?;
+                if float != self.kv || session.float_output(&present)?.1 != self.kv {
+                    return Err(session.error(format!(
+                        "{past} and {present}: wanted {:?} as past_key_values.0.key",
+                        self.kv
+                    )));
+                }
             }
         }
         let known = [
@@ -120,28 +150,34 @@ impl Decoder {
         })
     }
 
-    /// An empty cache for at most `capacity` tokens.
-    pub fn cache(&self, capacity: usize) -> Result<KvCache, TensorError> {
-        self.new_cache(capacity).map_err(|e| self.session.error(e))
+    pub fn placement(&self) -> &Placement {
+        &self.session.placement
     }
 
-    fn new_cache(&self, capacity: usize) -> ort::Result<KvCache> {
+    /// An empty cache.
+    pub fn cache(&self) -> Result<KvCache, TensorError> {
+        self.new_cache().map_err(|e| self.session.error(e))
+    }
+
+    fn new_cache(&self) -> ort::Result<KvCache> {
         let mut binding = self.session.session.create_binding()?;
-        let allocator = Allocator::default();
-        let length = if self.in_place { capacity } else { 0 };
+        let length = if self.in_place { self.capacity } else { 0 };
         let shape = [1, self.text.kv_heads, length, self.text.head_dim];
         let mut values = Vec::new();
         for (past, present) in (0..self.text.layers).flat_map(past_names) {
-            let mut value = Tensor::<f32>::new(&allocator, shape)?;
+            let mut value = match self.kv {
+                Float::F32 => self.session.tensor::<f32>(&shape)?.into_dyn(),
+                Float::F16 => self.session.tensor::<f16>(&shape)?.into_dyn(),
+            };
             binding.bind_input(past, &value)?;
             if self.in_place {
                 binding.bind_output(present, &mut value)?;
             } else {
-                binding.bind_output_to_device(present, &host_memory()?)?;
+                binding.bind_output_to_device(present, &self.session.memory()?)?;
             }
-            values.push(value.into_dyn());
+            values.push(value);
         }
-        Ok(KvCache { binding, values, len: 0, capacity })
+        Ok(KvCache { binding, values, len: 0, capacity: self.capacity })
     }
 
     /// Empties the cache, keeping its memory where it is written in place.
@@ -149,7 +185,7 @@ impl Decoder {
         if self.in_place {
             cache.len = 0;
         } else {
-            *cache = self.cache(cache.capacity)?;
+            *cache = self.cache()?;
         }
         Ok(())
     }
@@ -182,7 +218,7 @@ impl Decoder {
         let total = cache.len + new;
         let binding = &mut cache.binding;
         let shape = [1, new, self.text.hidden_size];
-        binding.bind_input("inputs_embeds", &Tensor::from_array((shape, embeddings.to_vec()))?)?;
+        binding.bind_input("inputs_embeds", &self.embeds.tensor(&shape, embeddings.to_vec())?)?;
         let mask = Tensor::from_array(([1, total], vec![1i64; total]))?;
         binding.bind_input("attention_mask", &mask)?;
         if self.position_ids {
@@ -194,12 +230,13 @@ impl Decoder {
             let with_past = Tensor::from_array(([1], vec![cache.len > 0]))?;
             binding.bind_input("use_cache_branch", &with_past)?;
         }
-        if self.num_logits_to_keep {
-            let one = Tensor::from_array(((), vec![1i64]))?;
+        if let Some(shape) = &self.num_logits_to_keep {
+            let one = Tensor::from_array((shape.as_slice(), vec![1i64]))?;
             binding.bind_input("num_logits_to_keep", &one)?;
         }
         // Bound anew each time: what is bound keeps the shape of its last run.
         binding.bind_output_to_device("logits", &host_memory()?)?;
+        self.session.settle(binding)?;
         let mut grown = Vec::new();
         let logits = {
             let mut outputs = self.session.session.run_binding(binding)?;
@@ -208,15 +245,15 @@ impl Decoder {
                     grown.extend(outputs.remove(&present));
                 }
             }
-            let (shape, logits) = outputs["logits"].try_extract_tensor::<f32>()?;
+            let (shape, mut logits) = self.logits.values(&outputs["logits"])?;
             let vocabulary = shape.last().copied().unwrap_or(0) as usize;
-            logits[logits.len() - vocabulary..].to_vec()
+            logits.split_off(logits.len() - vocabulary)
         };
         if !self.in_place {
             let names = (0..self.text.layers).flat_map(past_names);
             for ((past, present), value) in names.zip(&grown) {
                 binding.bind_input(past, value)?;
-                binding.bind_output_to_device(present, &host_memory()?)?;
+                binding.bind_output_to_device(present, &self.session.memory()?)?;
             }
             cache.values = grown;
         }
@@ -224,36 +261,46 @@ impl Decoder {
     }
 }
 
-fn host_memory() -> ort::Result<MemoryInfo<'static>> {
-    MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::CPUOutput)
-}
-
-/// Our rotary tables in place of the graph's, at the shape that the graph holds.
+/// Our rotary tables in place of the graph's, for sequences of up to `positions` tokens.
 fn rotary_initialisers(
     facts: &GraphFacts,
     text: &TextModel,
-) -> Result<Vec<(&'static str, DynValue)>, String> {
-    let (Some(cos), Some(sin)) =
-        (facts.initialisers.get("cos_cache"), facts.initialisers.get("sin_cache"))
-    else {
+    positions: usize,
+) -> Result<Vec<(String, DynValue)>, String> {
+    if facts.rotary.is_empty() {
         if facts.operators.contains("GroupQueryAttention") {
-            return Err("GroupQueryAttention without initialisers cos_cache and sin_cache".into());
+            return Err("GroupQueryAttention that is given no rotary tables".into());
         }
-        // The exporter has computed the rotation into the graph.
-        return Ok(Vec::new());
-    };
-    let half = text.head_dim as i64 / 2;
-    match (&cos[..], &sin[..]) {
-        ([positions, width], other) if *other == cos[..] && *width == half && *positions > 0 => {
-            let tables = RotaryTables::new(text.rope, *positions as usize, text.head_dim);
-            let shape = [tables.positions, tables.half];
-            let tensor = |values: Vec<f32>| {
-                Ok::<_, String>(
-                    Tensor::from_array((shape, values)).map_err(|e| e.to_string())?.into_dyn(),
-                )
-            };
-            Ok(vec![("cos_cache", tensor(tables.cos)?), ("sin_cache", tensor(tables.sin)?)])
-        }
-        _ => Err(format!("cos_cache {cos:?}, sin_cache {sin:?}: wanted [positions, {half}]")),
+        // Whoever exported the graph has computed the rotation into it, for the trained length.
+        return match text.rope.scaling {
+            Scaling::Dynamic { trained, .. } if positions > trained => Err(format!(
+                "rotation is computed into the graph, and config.json's dynamic RoPE scaling \
+                 changes it past {trained} tokens; {positions} are planned"
+            )),
+            _ => Ok(Vec::new()),
+        };
     }
+    let tables = RotaryTables::new(text.rope, positions, text.head_dim);
+    let mut replaced = Vec::new();
+    for (cos, sin) in &facts.rotary {
+        for (name, values) in [(cos, &tables.cos), (sin, &tables.sin)] {
+            let Some(own) = facts.initialisers.get(name) else {
+                return Err(format!("rotary table {name:?} is no initialiser"));
+            };
+            let float = match own.element {
+                Element::Float32 => Float::F32,
+                Element::Float16 => Float::F16,
+                Element::Other => return Err(format!("rotary table {name:?}: wanted floats")),
+            };
+            if !matches!(own.shape[..], [_, width] if width == tables.half as i64) {
+                return Err(format!(
+                    "rotary table {name:?} {:?}: wanted [positions, {}]",
+                    own.shape, tables.half
+                ));
+            }
+            let tensor = float.tensor(&[tables.positions, tables.half], values.clone());
+            replaced.push((name.clone(), tensor.map_err(|e| e.to_string())?));
+        }
+    }
+    Ok(replaced)
 }

@@ -1,11 +1,13 @@
-//! The graph that turns token ids into embeddings.
+//! The graph that turns token ids into embeddings. It stays on the CPU whatever the device: it only
+//! copies rows of a table to where the prompt is put together.
 
 use ort::value::{Tensor, TensorElementType as Element};
 
-use crate::model::{GraphKind, ModelError, Package, Runtime, Session, TensorError};
+use crate::model::{Float, GraphKind, ModelError, Package, Runtime, Session, TensorError};
 
 pub struct Embedder {
     session: Session,
+    float: Float,
 }
 
 impl Embedder {
@@ -14,11 +16,13 @@ impl Embedder {
         package: &Package,
         threads: usize,
     ) -> Result<Embedder, ModelError> {
-        let session = runtime.session(&package.graph(GraphKind::Embed), threads, Vec::new())?;
+        let graph = package.graph(GraphKind::Embed);
+        graph.facts()?;
+        let session = runtime.host_session(&graph.file, threads)?;
         session.input("input_ids", Element::Int64)?;
         session.only_inputs(|name| name == "input_ids")?;
-        session.output("inputs_embeds", Element::Float32)?;
-        Ok(Embedder { session })
+        let (_, float) = session.float_output("inputs_embeds")?;
+        Ok(Embedder { session, float })
     }
 
     /// Embeddings `[n, D]`.
@@ -33,6 +37,6 @@ impl Embedder {
         let ids: Vec<i64> = ids.iter().map(|id| i64::from(*id)).collect();
         let input = Tensor::from_array(([1, ids.len()], ids))?;
         let outputs = self.session.session.run(ort::inputs!["input_ids" => input])?;
-        Ok(outputs["inputs_embeds"].try_extract_tensor::<f32>()?.1.to_vec())
+        Ok(self.float.values(&outputs["inputs_embeds"])?.1)
     }
 }

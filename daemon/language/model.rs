@@ -6,7 +6,7 @@ use super::tokenizer::{Prompt, Tokenizer};
 use super::{Decoder, Embedder, KvCache, Sampler};
 use crate::config::{self, Sampling};
 use crate::event::{Finish, Usage};
-use crate::model::{ModelError, Package, Runtime, TensorError};
+use crate::model::{ModelError, Package, Placement, Runtime, TensorError};
 use crate::slowfast::{Plan, VideoTokens};
 
 /// Tokens kept free for the template and a question, beyond video and answer.
@@ -82,11 +82,28 @@ impl LanguageModel {
             .map_err(|e| ModelError(format!("model.plan {}: {e}", model.plan)))?;
         let capacity = capacity(&model.plan, video, max_new_tokens, package.text.context)
             .map_err(ModelError)?;
+        LanguageModel::with_capacity(runtime, package, model, capacity)
+    }
+
+    /// For sequences of up to `capacity` tokens: video, words and answer.
+    pub fn with_capacity(
+        runtime: &Runtime,
+        package: &Package,
+        model: &config::Model,
+        capacity: usize,
+    ) -> Result<LanguageModel, ModelError> {
         let mut embedder = Embedder::load(runtime, package, model.language_threads)?;
-        let mut decoder = Decoder::load(runtime, package, model.language_threads)?;
-        let mut cache = decoder.cache(capacity)?;
+        let mut decoder = Decoder::load(runtime, package, model.language_threads, capacity)?;
+        let mut cache = decoder.cache()?;
         // Some shapes in the graph are symbolic: only a run shows whether they fit.
         decoder.forward(&mut cache, &embedder.embed(&[0])?)?;
+        let prefill_chunk = match decoder.forward(&mut cache, &embedder.embed(&[0, 0])?) {
+            Ok(_) => model.prefill_chunk,
+            Err(error) => {
+                tracing::warn!("prompts are read in one piece, which takes more memory: {error}");
+                capacity
+            }
+        };
         decoder.clear(&mut cache)?;
         let tokenizer = Tokenizer::load(&package.folder).map_err(|e| ModelError(e.to_string()))?;
         if tokenizer.vocab_size() > package.text.vocab_size {
@@ -104,9 +121,24 @@ impl LanguageModel {
             decoder,
             template: model.template.clone(),
             end_tokens: package.end_tokens.clone(),
-            prefill_chunk: model.prefill_chunk,
+            prefill_chunk,
             dim: package.text.hidden_size,
         })
+    }
+
+    /// Tokens that the KV cache has room for: video, words and answer.
+    pub fn capacity(&self) -> usize {
+        self.cache.capacity()
+    }
+
+    /// Bytes of the KV cache when it is full.
+    pub fn cache_bytes(&self) -> usize {
+        self.decoder.cache_bytes()
+    }
+
+    /// Where the decoder runs.
+    pub fn placement(&self) -> &Placement {
+        self.decoder.placement()
     }
 
     /// Whether a prompt can be used at all: for those of the config, before anything runs.
@@ -194,7 +226,7 @@ impl LanguageModel {
     }
 
     /// The template around people's words.
-    fn prompt(&self, words: &str) -> Result<Prompt, LanguageError> {
+    pub fn prompt(&self, words: &str) -> Result<Prompt, LanguageError> {
         if let Some(token) = self.tokenizer.special_token_in(words) {
             return Err(LanguageError::BadPrompt(format!("a question cannot hold {token:?}")));
         }

@@ -1,14 +1,22 @@
 //! A model package on disk, and onnxruntime, which runs its graphs.
 
+mod assignment;
+mod cuda;
+mod device;
+mod family;
+mod floats;
 mod graph;
 mod package;
 mod rope;
 mod runtime;
 
-pub use graph::GraphFacts;
-pub use package::{GraphKind, Package, Rope, TextModel, VisionModel};
-pub use rope::RotaryTables;
-pub use runtime::{Runtime, Session, Tensor, TensorError};
+pub use device::{Devices, Part, Placement, Processor};
+pub use family::{Family, TextKind, TextModel, Tower, VisionModel};
+pub use floats::Float;
+pub use graph::{Element, GraphFacts};
+pub use package::{Graph, GraphKind, Package};
+pub use rope::{RotaryTables, Scaling};
+pub use runtime::{Runtime, Session, Tensor, TensorError, host_memory};
 
 /// One sentence that names the file or tensor, what was wanted and what was found.
 #[derive(Debug, thiserror::Error)]

@@ -2,59 +2,45 @@
 //!
 //! ```text
 //! config.json  preprocessor_config.json  tokenizer.json  generation_config.json
-//! onnx/vision_encoder.onnx  onnx/embed_tokens.onnx  onnx/decoder_model_merged.onnx
+//! onnx/vision_encoder[_SUFFIX].onnx
+//! onnx/embed_tokens[_SUFFIX].onnx
+//! onnx/decoder_model_merged[_SUFFIX].onnx
 //! ```
 //!
-//! Reads what the daemon must know and refuses by name what it cannot honour. Not yet: other
-//! families than LLaVA with CLIP and Llama, and graphs with a suffix (`_fp16`, `_q4`, …).
+//! Reads what the daemon must know, takes the graphs of the precision that was asked for, and
+//! refuses by name what it cannot honour.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use serde_json::Value;
 
-use super::ModelError;
+use super::family::{self, Family, Ids, TextModel, VisionModel};
+use super::{GraphFacts, ModelError};
+use crate::config::Precision;
 
 #[derive(Clone, Debug)]
 pub struct Package {
     pub folder: PathBuf,
     /// The folder's name: what events call the model.
     pub name: String,
+    pub family: Family,
     pub vision: VisionModel,
     pub text: TextModel,
     /// The text of preprocessor_config.json, which `vision/` reads.
     pub preprocessor: String,
     /// Tokens that end an answer.
     pub end_tokens: Vec<u32>,
+    graphs: [Graph; 3],
 }
 
-#[derive(Clone, Copy, Debug)]
-pub struct VisionModel {
-    /// Pixels a side.
-    pub image_size: usize,
-    /// Patch tokens a frame, without CLS.
-    pub grid_tokens: usize,
-}
-
+/// One of the package's three ONNX files, of the precision chosen.
 #[derive(Clone, Debug)]
-pub struct TextModel {
-    /// Width of an embedding.
-    pub hidden_size: usize,
-    pub layers: usize,
-    pub kv_heads: usize,
-    pub head_dim: usize,
-    pub vocab_size: usize,
-    /// Tokens that the model was trained for.
-    pub context: usize,
-    pub rope: Rope,
-}
-
-/// Rotary position embedding as `config.json` asks for it.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Rope {
-    pub theta: f64,
-    /// Positions are divided by this (linear scaling); 1 without scaling.
-    pub linear_factor: f64,
+pub struct Graph {
+    pub file: PathBuf,
+    /// The file's suffix: `q4`, `fp16`, …; `fp32` where there is none.
+    pub precision: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,59 +51,120 @@ pub enum GraphKind {
 }
 
 impl GraphKind {
-    fn file(self) -> &'static str {
+    pub const ALL: [GraphKind; 3] = [GraphKind::Vision, GraphKind::Embed, GraphKind::Decoder];
+
+    pub fn name(self) -> &'static str {
         match self {
-            GraphKind::Vision => "vision_encoder.onnx",
-            GraphKind::Embed => "embed_tokens.onnx",
-            GraphKind::Decoder => "decoder_model_merged.onnx",
+            GraphKind::Vision => "vision_encoder",
+            GraphKind::Embed => "embed_tokens",
+            GraphKind::Decoder => "decoder_model_merged",
+        }
+    }
+
+    fn choice(self, precision: &Precision) -> Option<&str> {
+        match self {
+            GraphKind::Vision => precision.vision.as_deref(),
+            GraphKind::Embed => precision.embed.as_deref(),
+            GraphKind::Decoder => precision.decoder.as_deref(),
         }
     }
 }
 
 impl Package {
-    pub fn read(folder: &Path) -> Result<Package, ModelError> {
+    pub fn read(folder: &Path, precision: &Precision) -> Result<Package, ModelError> {
         if !folder.is_dir() {
             return Err(ModelError(format!("model package {}: no such folder", folder.display())));
         }
         let config_file = folder.join("config.json");
-        let config: RawConfig = parse(&config_file)?;
-        let wrong = |why: String| ModelError(format!("{}: {why}", config_file.display()));
-        if config.model_type != "llava" {
-            return Err(wrong(format!(
-                "model_type = {:?}; only \"llava\" is supported so far",
-                config.model_type
-            )));
-        }
-        if config.vision_feature_select_strategy.as_deref().unwrap_or("default") != "default" {
-            return Err(wrong(
-                "vision_feature_select_strategy: only \"default\" is supported".into(),
-            ));
-        }
+        let model = family::read(&read(&config_file)?)
+            .map_err(|why| ModelError(format!("model file {}: {why}", config_file.display())))?;
         let generation = folder.join("generation_config.json");
         let generation: RawGeneration =
             if generation.exists() { parse(&generation)? } else { RawGeneration::default() };
-        let end = generation.eos_token_id.or(config.text_config.eos_token_id.clone());
-        let package = Package {
+        let end_tokens = generation.eos_token_id.map_or(model.end_tokens, Ids::list);
+        if end_tokens.is_empty() {
+            return Err(ModelError(format!(
+                "model package {}: neither generation_config.json nor config.json's text_config \
+                 has an eos_token_id; no answer would end",
+                folder.display()
+            )));
+        }
+        let [vision, embed, decoder] =
+            GraphKind::ALL.map(|kind| Graph::find(folder, kind, kind.choice(precision)));
+        Ok(Package {
             folder: folder.into(),
             name: package_name(folder),
-            vision: config.vision_config.check().map_err(wrong)?,
-            text: config.text_config.check().map_err(wrong)?,
-            preprocessor: read(&folder.join("preprocessor_config.json"))?,
-            // 2 is </s> of Llama, which its configs leave out.
-            end_tokens: end.map_or(vec![2], Ids::list),
-        };
-        for kind in [GraphKind::Vision, GraphKind::Embed, GraphKind::Decoder] {
-            let file = package.graph(kind);
-            if !file.is_file() {
-                return Err(ModelError(format!("model file {} is missing", file.display())));
-            }
-        }
-        Ok(package)
+            family: model.family,
+            vision: model.vision,
+            text: model.text,
+            preprocessor: preprocessor(folder)?,
+            end_tokens,
+            graphs: [vision?, embed?, decoder?],
+        })
     }
 
-    pub fn graph(&self, kind: GraphKind) -> PathBuf {
-        self.folder.join("onnx").join(kind.file())
+    pub fn graph(&self, kind: GraphKind) -> &Graph {
+        &self.graphs[kind as usize]
     }
+}
+
+impl Graph {
+    /// Every file of that kind in the package, in the order of their precisions' names.
+    pub fn all(folder: &Path, kind: GraphKind) -> Result<Vec<Graph>, ModelError> {
+        let entries = fs::read_dir(folder.join("onnx"))
+            .map_err(|e| ModelError(format!("model package {}: onnx/: {e}", folder.display())))?;
+        let graph = |entry: fs::DirEntry| {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let suffix = name.strip_prefix(kind.name())?.strip_suffix(".onnx")?;
+            let precision = if suffix.is_empty() { "fp32" } else { suffix.strip_prefix('_')? };
+            Some(Graph { file: entry.path(), precision: precision.into() })
+        };
+        let mut found: Vec<Graph> = entries.filter_map(Result::ok).filter_map(graph).collect();
+        found.sort_by(|a, b| a.precision.cmp(&b.precision));
+        Ok(found)
+    }
+
+    fn find(folder: &Path, kind: GraphKind, choice: Option<&str>) -> Result<Graph, ModelError> {
+        let wrong = |why: String| ModelError(format!("model package {}: {why}", folder.display()));
+        let mut found = Graph::all(folder, kind)?;
+        let all = found.iter().map(|g| g.precision.as_str()).collect::<Vec<_>>().join(", ");
+        match choice {
+            Some(choice) => found.into_iter().find(|g| g.precision == choice).ok_or_else(|| {
+                let there = if all.is_empty() { "none" } else { &all };
+                wrong(format!(
+                    "model.precision asks for {} in {choice:?}; onnx/ holds {there}",
+                    kind.name()
+                ))
+            }),
+            None => match found.len() {
+                0 => Err(wrong(format!("onnx/{}.onnx is missing", kind.name()))),
+                1 => Ok(found.remove(0)),
+                _ => Err(wrong(format!(
+                    "onnx/ holds {} in {all}; choose one by model.precision",
+                    kind.name()
+                ))),
+            },
+        }
+    }
+
+    /// What the file says of itself; refuses one that is damaged, or whose weights are.
+    pub fn facts(&self) -> Result<GraphFacts, ModelError> {
+        GraphFacts::read(&self.file)
+    }
+}
+
+/// The text of `preprocessor_config.json`, or that part of `processor_config.json`, where
+/// transformers 5 writes it.
+fn preprocessor(folder: &Path) -> Result<String, ModelError> {
+    let own = folder.join("preprocessor_config.json");
+    let whole = folder.join("processor_config.json");
+    if !own.exists()
+        && whole.exists()
+        && let Some(part) = parse::<Value>(&whole)?.get("image_processor")
+    {
+        return Ok(part.to_string());
+    }
+    read(&own)
 }
 
 /// The last part of the path that is a name; `package` says nothing, so then its parent's.
@@ -140,119 +187,63 @@ fn parse<T: for<'a> Deserialize<'a>>(file: &Path) -> Result<T, ModelError> {
         .map_err(|e| ModelError(format!("model file {}: {e}", file.display())))
 }
 
-#[derive(Deserialize)]
-struct RawConfig {
-    model_type: String,
-    vision_feature_select_strategy: Option<String>,
-    vision_config: RawVision,
-    text_config: RawText,
-}
-
-#[derive(Deserialize)]
-struct RawVision {
-    model_type: String,
-    image_size: usize,
-    patch_size: usize,
-}
-
-#[derive(Deserialize)]
-struct RawText {
-    model_type: String,
-    hidden_size: Option<usize>,
-    num_hidden_layers: Option<usize>,
-    num_attention_heads: Option<usize>,
-    num_key_value_heads: Option<usize>,
-    head_dim: Option<usize>,
-    vocab_size: Option<usize>,
-    max_position_embeddings: Option<usize>,
-    rope_theta: Option<f64>,
-    rope_scaling: Option<RawRope>,
-    /// Where transformers 5 writes theta and scaling.
-    rope_parameters: Option<RawRope>,
-    eos_token_id: Option<Ids>,
-}
-
-#[derive(Clone, Default, Deserialize)]
-struct RawRope {
-    #[serde(alias = "type")]
-    rope_type: Option<String>,
-    factor: Option<f64>,
-    rope_theta: Option<f64>,
-}
-
 #[derive(Default, Deserialize)]
 struct RawGeneration {
     eos_token_id: Option<Ids>,
 }
 
-#[derive(Clone, Deserialize)]
-#[serde(untagged)]
-enum Ids {
-    One(u32),
-    Many(Vec<u32>),
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Ids {
-    fn list(self) -> Vec<u32> {
-        match self {
-            Ids::One(id) => vec![id],
-            Ids::Many(ids) => ids,
-        }
-    }
-}
-
-impl RawVision {
-    fn check(self) -> Result<VisionModel, String> {
-        if self.model_type != "clip_vision_model" {
-            return Err(format!(
-                "vision_config.model_type = {:?}; only \"clip_vision_model\" is supported so far",
-                self.model_type
-            ));
-        }
-        if self.patch_size == 0 || self.image_size < self.patch_size {
-            return Err(format!(
-                "vision_config: image_size {} holds no patch of {}",
-                self.image_size, self.patch_size
-            ));
-        }
-        let side = self.image_size / self.patch_size;
-        Ok(VisionModel { image_size: self.image_size, grid_tokens: side * side })
-    }
-}
-
-impl RawText {
-    /// What a config leaves out has the value of transformers' `LlamaConfig`.
-    fn check(self) -> Result<TextModel, String> {
-        if self.model_type != "llama" {
-            return Err(format!(
-                "text_config.model_type = {:?}; only \"llama\" is supported so far",
-                self.model_type
-            ));
-        }
-        let hidden_size = self.hidden_size.unwrap_or(4096);
-        let heads = self.num_attention_heads.unwrap_or(32).max(1);
-        let rope = self.rope_parameters.or(self.rope_scaling).unwrap_or_default();
-        let theta = rope.rope_theta.or(self.rope_theta).unwrap_or(10000.0);
-        let linear_factor = match rope.rope_type.as_deref() {
-            None | Some("default") => 1.0,
-            Some("linear") => rope.factor.ok_or("rope_scaling: linear without a factor")?,
-            Some(other) => {
-                return Err(format!(
-                    "rope_scaling type {other:?}; only \"default\" and \"linear\" are supported so far"
-                ));
-            }
+    fn package(graphs: &[&str]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().expect("a folder");
+        let write = |name: &str, text: &str| {
+            fs::write(folder.path().join(name), text).expect("written");
         };
-        if linear_factor.is_nan() || linear_factor < 1.0 {
-            return Err(format!("rope_scaling: factor = {linear_factor}; wanted at least 1"));
+        write("config.json", r#"{"model_type": "llava"}"#);
+        write("preprocessor_config.json", "{}");
+        fs::create_dir(folder.path().join("onnx")).expect("made");
+        for graph in graphs {
+            write(&format!("onnx/{graph}.onnx"), "");
         }
-        Ok(TextModel {
-            hidden_size,
-            layers: self.num_hidden_layers.unwrap_or(32),
-            kv_heads: self.num_key_value_heads.unwrap_or(heads),
-            head_dim: self.head_dim.unwrap_or(hidden_size / heads),
-            vocab_size: self.vocab_size.unwrap_or(32000),
-            context: self.max_position_embeddings.unwrap_or(2048),
-            rope: Rope { theta, linear_factor },
-        })
+        folder
+    }
+
+    fn chosen(folder: &Path, precision: Precision) -> Result<Vec<String>, String> {
+        let package = Package::read(folder, &precision).map_err(|e| e.to_string())?;
+        Ok(GraphKind::ALL.map(|kind| package.graph(kind).precision.clone()).to_vec())
+    }
+
+    #[test]
+    fn what_is_there_once_is_taken() {
+        let folder =
+            package(&["vision_encoder_int8", "embed_tokens", "decoder_model_merged_q4f16"]);
+        let found = chosen(folder.path(), Precision::default());
+        assert_eq!(found, Ok(vec!["int8".into(), "fp32".into(), "q4f16".into()]));
+    }
+
+    #[test]
+    fn two_precisions_want_a_choice() {
+        let folder = package(&[
+            "vision_encoder",
+            "embed_tokens",
+            "decoder_model_merged_q4",
+            "decoder_model_merged_fp16",
+        ]);
+        let error = chosen(folder.path(), Precision::default()).expect_err("no choice");
+        assert!(error.contains("decoder_model_merged in fp16, q4; choose"), "{error}");
+        let q4 = Precision { decoder: Some("q4".into()), ..Precision::default() };
+        assert_eq!(chosen(folder.path(), q4).expect("chosen")[2], "q4");
+        let int8 = Precision { vision: Some("int8".into()), ..Precision::default() };
+        let error = chosen(folder.path(), int8).expect_err("not there");
+        assert!(error.contains("vision_encoder in \"int8\"; onnx/ holds fp32"), "{error}");
+    }
+
+    #[test]
+    fn a_missing_graph_is_named() {
+        let folder = package(&["vision_encoder", "decoder_model_merged"]);
+        let error = chosen(folder.path(), Precision::default()).expect_err("missing");
+        assert!(error.contains("onnx/embed_tokens.onnx is missing"), "{error}");
     }
 }

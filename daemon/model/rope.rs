@@ -1,7 +1,76 @@
-//! Rotary tables (RoFormer, arXiv 2104.09864), computed here because the exporter's tool leaves
-//! out scaling without a word.
+//! Rotary position embedding (RoFormer, arXiv 2104.09864) with every scaling that a LLaVA's
+//! `config.json` may ask for, as tables of cosines and sines.
+//!
+//! Computed here because the tool that builds decoder graphs leaves out some scalings without a
+//! word. The formulas are those of transformers' `modeling_rope_utils`, in its 32-bit floats.
 
-use super::Rope;
+use std::f64::consts::PI;
+
+/// What `config.json` says.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rope {
+    pub theta: f64,
+    pub scaling: Scaling,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Scaling {
+    None,
+    /// Positions are divided by the factor (arXiv 2306.15595).
+    Linear {
+        factor: f64,
+    },
+    /// NTK-aware: theta grows with the sequence, once it is longer than the model was trained for.
+    Dynamic {
+        factor: f64,
+        trained: usize,
+    },
+    /// Llama 3.1: long waves are stretched, short ones stay.
+    Llama3 {
+        factor: f64,
+        low_freq_factor: f64,
+        high_freq_factor: f64,
+        original: usize,
+    },
+    /// arXiv 2309.00071. `attention_factor` multiplies cosines and sines.
+    Yarn {
+        factor: f64,
+        original: usize,
+        attention_factor: f64,
+        beta_fast: f64,
+        beta_slow: f64,
+        truncate: bool,
+    },
+}
+
+impl Scaling {
+    pub fn name(self) -> &'static str {
+        match self {
+            Scaling::None => "plain",
+            Scaling::Linear { .. } => "linear",
+            Scaling::Dynamic { .. } => "dynamic NTK",
+            Scaling::Llama3 { .. } => "llama3",
+            Scaling::Yarn { .. } => "yarn",
+        }
+    }
+
+    /// Tokens that the model can hold, where `max_position_embeddings` is what `config.json` says.
+    ///
+    /// That number is the trained length under linear and dynamic scaling (so transformers
+    /// documents it), the stretched one under llama3, and either under yarn.
+    pub fn context(self, max_position_embeddings: usize) -> usize {
+        let stretched = |length: usize, factor: f64| (length as f64 * factor) as usize;
+        match self {
+            Scaling::None | Scaling::Llama3 { .. } => max_position_embeddings,
+            Scaling::Linear { factor } | Scaling::Dynamic { factor, .. } => {
+                stretched(max_position_embeddings, factor)
+            }
+            Scaling::Yarn { factor, original, .. } => {
+                max_position_embeddings.max(stretched(original, factor))
+            }
+        }
+    }
+}
 
 /// Cosines and sines `[positions, head_dim / 2]`.
 pub struct RotaryTables {
@@ -12,17 +81,70 @@ pub struct RotaryTables {
 }
 
 impl RotaryTables {
-    /// Angle of position p and pair i: p / factor · theta^(−2i / head_dim).
+    /// For sequences of up to `positions` tokens: the length that is planned, which under dynamic
+    /// scaling decides on the one table for all of them, so that what is cached stays true.
     pub fn new(rope: Rope, positions: usize, head_dim: usize) -> RotaryTables {
-        let half = head_dim / 2;
+        let frequencies = frequencies(rope, positions, head_dim);
+        let strength = match rope.scaling {
+            Scaling::Yarn { attention_factor, .. } => attention_factor,
+            _ => 1.0,
+        };
         let angles = (0..positions).flat_map(|position| {
-            (0..half).map(move |pair| {
-                let frequency = rope.theta.powf(-2.0 * pair as f64 / head_dim as f64);
-                position as f64 / rope.linear_factor * frequency
-            })
+            frequencies.iter().map(move |frequency| f64::from(position as f32 * frequency))
         });
-        let (cos, sin) = angles.map(|angle| (angle.cos() as f32, angle.sin() as f32)).unzip();
-        RotaryTables { cos, sin, positions, half }
+        let (cos, sin) = angles
+            .map(|angle| ((angle.cos() * strength) as f32, (angle.sin() * strength) as f32))
+            .unzip();
+        RotaryTables { cos, sin, positions, half: head_dim / 2 }
+    }
+}
+
+/// Angle per position of each pair of a head's channels, `[head_dim / 2]`.
+fn frequencies(rope: Rope, planned: usize, head_dim: usize) -> Vec<f32> {
+    let dim = head_dim as f64;
+    let half = head_dim / 2;
+    let of = |theta: f64| -> Vec<f32> {
+        (0..half).map(|pair| theta.powf(-2.0 * pair as f64 / dim) as f32).collect()
+    };
+    let plain = of(rope.theta);
+    match rope.scaling {
+        Scaling::None => plain,
+        Scaling::Linear { factor } => plain.iter().map(|f| f / factor as f32).collect(),
+        Scaling::Dynamic { factor, trained } => {
+            let ratio = planned.max(trained) as f64 / trained as f64;
+            of(rope.theta * (factor * ratio - (factor - 1.0)).powf(dim / (dim - 2.0)))
+        }
+        Scaling::Llama3 { factor, low_freq_factor, high_freq_factor, original } => {
+            let scaled = |frequency: &f32| {
+                let frequency = f64::from(*frequency);
+                // Waves that fit into the original context.
+                let waves = original as f64 * frequency / (2.0 * PI);
+                let smooth = (waves - low_freq_factor) / (high_freq_factor - low_freq_factor);
+                let smooth = smooth.clamp(0.0, 1.0);
+                ((1.0 - smooth) * frequency / factor + smooth * frequency) as f32
+            };
+            plain.iter().map(scaled).collect()
+        }
+        Scaling::Yarn { factor, original, beta_fast, beta_slow, truncate, .. } => {
+            // The pair that turns so many times within the original context.
+            let pair_of = |turns: f64| {
+                dim * (original as f64 / (turns * 2.0 * PI)).ln() / (2.0 * rope.theta.ln())
+            };
+            let (mut low, mut high) = (pair_of(beta_fast), pair_of(beta_slow));
+            if truncate {
+                (low, high) = (low.floor(), high.ceil());
+            }
+            let (low, mut high) = (low.max(0.0), high.min(dim - 1.0));
+            if low == high {
+                high += 0.001;
+            }
+            let scaled = |(pair, frequency): (usize, &f32)| {
+                let frequency = f64::from(*frequency);
+                let stretched = ((pair as f64 - low) / (high - low)).clamp(0.0, 1.0);
+                (frequency / factor * stretched + frequency * (1.0 - stretched)) as f32
+            };
+            plain.iter().enumerate().map(scaled).collect()
+        }
     }
 }
 
@@ -30,15 +152,67 @@ impl RotaryTables {
 mod tests {
     use super::*;
 
+    fn tables(scaling: Scaling, positions: usize) -> RotaryTables {
+        RotaryTables::new(Rope { theta: 10000.0, scaling }, positions, 8)
+    }
+
     #[test]
     fn linear_scaling_stretches_positions() {
-        let plain = RotaryTables::new(Rope { theta: 10000.0, linear_factor: 1.0 }, 8, 4);
-        let scaled = RotaryTables::new(Rope { theta: 10000.0, linear_factor: 2.0 }, 16, 4);
+        let (plain, scaled) =
+            (tables(Scaling::None, 8), tables(Scaling::Linear { factor: 2.0 }, 16));
         for position in 0..8 {
-            let (a, b) = (position * 2, position * 2 * 2);
-            assert_eq!(plain.cos[a..a + 2], scaled.cos[b..b + 2]);
-            assert_eq!(plain.sin[a..a + 2], scaled.sin[b..b + 2]);
+            let (a, b) = (position * 4, position * 2 * 4);
+            assert_eq!(plain.cos[a..a + 4], scaled.cos[b..b + 4]);
+            assert_eq!(plain.sin[a..a + 4], scaled.sin[b..b + 4]);
         }
         assert_eq!((plain.cos[0], plain.sin[0]), (1.0, 0.0));
+    }
+
+    #[test]
+    fn dynamic_scaling_begins_past_the_trained_length() {
+        let dynamic = Scaling::Dynamic { factor: 2.0, trained: 16 };
+        assert_eq!(tables(dynamic, 16).cos, tables(Scaling::None, 16).cos);
+        let longer = tables(dynamic, 17);
+        assert_ne!(longer.cos[..64], tables(Scaling::None, 17).cos[..64]);
+        assert_eq!(longer.cos.len(), 17 * 4);
+    }
+
+    #[test]
+    fn llama3_and_yarn_leave_short_waves_and_divide_long_ones() {
+        let llama3 = Scaling::Llama3 {
+            factor: 8.0,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original: 64,
+        };
+        let yarn = Scaling::Yarn {
+            factor: 8.0,
+            original: 64,
+            attention_factor: 1.0,
+            beta_fast: 4.0,
+            beta_slow: 1.0,
+            truncate: true,
+        };
+        let plain = frequencies(Rope { theta: 10000.0, scaling: Scaling::None }, 8, 8);
+        for scaling in [llama3, yarn] {
+            let scaled = frequencies(Rope { theta: 10000.0, scaling }, 8, 8);
+            assert_eq!(scaled[0], plain[0], "{scaling:?}");
+            assert!((scaled[3] - plain[3] / 8.0).abs() < 1e-9, "{scaling:?}");
+        }
+    }
+
+    #[test]
+    fn context_is_what_the_scaling_makes_of_it() {
+        assert_eq!(Scaling::None.context(4096), 4096);
+        assert_eq!(Scaling::Linear { factor: 2.0 }.context(4096), 8192);
+        let yarn = Scaling::Yarn {
+            factor: 4.0,
+            original: 32768,
+            attention_factor: 1.0,
+            beta_fast: 32.0,
+            beta_slow: 1.0,
+            truncate: true,
+        };
+        assert_eq!((yarn.context(32768), yarn.context(200_000)), (131_072, 200_000));
     }
 }

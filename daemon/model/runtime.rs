@@ -1,29 +1,46 @@
 //! onnxruntime: found, loaded, and asked for sessions on the device that the user chose.
+//!
+//! A process has one onnxruntime, for the CPU and for CUDA alike. What cannot be had on CUDA ends
+//! the start, or with "auto" goes to the CPU; never to the CPU in silence.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ort::environment::Environment;
+use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::builder::SessionBuilder;
-use ort::value::{DynValue, TensorElementType, ValueType};
+use ort::value::{
+    DynValue, PrimitiveTensorElementType, Tensor as OrtTensor, TensorElementType, ValueType,
+};
 
-use super::ModelError;
-use crate::config::Device;
+use super::assignment::{self, arithmetic_on_cpu, assigned};
+use super::device::{NoCuda, Part, Placement, Processor, place};
+use super::{Float, ModelError, cuda};
+use crate::config::{self, Device};
 
 /// Of onnxruntime 1.24 or newer: `api-24` in Cargo.toml.
 const LIBRARY: &str = "libonnxruntime.so";
 
+#[derive(Clone)]
 pub struct Runtime {
     environment: Environment,
     /// The shared library in use.
     pub file: PathBuf,
-    pub device: &'static str,
+    vision: Device,
+    language: Device,
+    /// What the arena of a session on CUDA may take, in bytes.
+    gpu_memory: Option<usize>,
+    /// Whether CUDA can be had, as far as is known without a graph.
+    cuda: Result<(), NoCuda>,
 }
 
 impl Runtime {
-    /// Loads the library named, or looks where it usually is; settles the device.
-    pub fn load(library: Option<&Path>, device: Device) -> Result<Runtime, ModelError> {
-        let library = find(library)?;
+    /// Loads the library that the config names, or that lies where it usually is, and with it what
+    /// CUDA needs, if a part may run there.
+    pub fn load(model: &config::Model) -> Result<Runtime, ModelError> {
+        let (vision, language) = (model.vision_device, model.language_device);
+        let wanted = [vision, language].iter().any(|device| *device != Device::Cpu);
+        let library = find(model.onnxruntime.as_deref(), wanted)?;
         let wrong = |why: String| ModelError(format!("onnxruntime {}: {why}", library.display()));
         let environment = ort::init_from(&library)
             .map_err(|e| wrong(format!("cannot be loaded: {e}")))?
@@ -31,74 +48,134 @@ impl Runtime {
             .with_telemetry(false)
             .build()
             .map_err(|e| wrong(e.to_string()))?;
-        let device = settle(device).map_err(wrong)?;
-        Ok(Runtime { environment, file: library, device })
+        let cuda = match wanted {
+            true => cuda::prepare(&library, &environment),
+            false => Ok(()),
+        };
+        // Said before anything slow is loaded.
+        for (part, asked) in [(Part::Vision, vision), (Part::Language, language)] {
+            place(part, asked, &cuda).map_err(wrong)?;
+        }
+        let gpu_memory = model.gpu_memory.map(|bytes| bytes.0 as usize);
+        Ok(Runtime { environment, file: library, vision, language, gpu_memory, cuda })
     }
 
-    /// A session on `file`; `initialisers` replace those of the graph by name.
+    /// The same onnxruntime, and all on the CPU.
+    pub fn on_the_cpu(&self) -> Runtime {
+        Runtime { vision: Device::Cpu, language: Device::Cpu, ..self.clone() }
+    }
+
+    /// Loads a part by `load`, which also runs it once. What fails only then on CUDA (a GPU that is
+    /// too old, or too small) goes to the CPU where the device is "auto".
+    pub fn load_part<T>(
+        &self,
+        part: Part,
+        load: impl Fn(&Runtime) -> Result<T, ModelError>,
+    ) -> Result<T, ModelError> {
+        match load(self) {
+            Err(error) if self.asked(part) == Device::Auto && self.cuda.is_ok() => {
+                let why = cuda::refused(&error.to_string());
+                // What has nothing to do with CUDA fails again, and is said.
+                load(&Runtime { cuda: Err(why), ..self.clone() })
+            }
+            loaded => loaded,
+        }
+    }
+
+    fn asked(&self, part: Part) -> Device {
+        match part {
+            Part::Vision => self.vision,
+            Part::Language => self.language,
+        }
+    }
+
+    /// A session on `file` where `part` is to run; `initialisers` replace those of the graph by
+    /// name.
     pub fn session(
+        &self,
+        part: Part,
+        file: &Path,
+        threads: usize,
+        initialisers: Vec<(String, DynValue)>,
+    ) -> Result<Session, ModelError> {
+        let asked = self.asked(part);
+        let initialisers: Vec<_> =
+            initialisers.into_iter().map(|(name, value)| (name, Arc::new(value))).collect();
+        let on_cuda = match (asked, &self.cuda) {
+            (Device::Cpu, _) => Ok(None),
+            (_, Ok(())) => self.on_cuda(file, threads, &initialisers).map(Some),
+            (_, Err(why)) => Err(why.clone()),
+        };
+        let found = on_cuda.as_ref().map(|_| ()).map_err(NoCuda::clone);
+        let placement = place(part, asked, &found)
+            .map_err(|why| ModelError(format!("model file {}: {why}", file.display())))?;
+        match on_cuda {
+            Ok(Some(session)) => Ok(Session { session, file: file.into(), placement }),
+            _ => self.on_cpu(file, threads, &initialisers, placement),
+        }
+    }
+
+    /// A session that stays on the CPU whatever was asked for.
+    pub fn host_session(&self, file: &Path, threads: usize) -> Result<Session, ModelError> {
+        self.on_cpu(file, threads, &[], Placement::CPU_BY_NAME)
+    }
+
+    fn on_cpu(
         &self,
         file: &Path,
         threads: usize,
-        initialisers: Vec<(&str, DynValue)>,
+        initialisers: &[Initialiser],
+        placement: Placement,
     ) -> Result<Session, ModelError> {
-        let build = || -> ort::Result<ort::session::Session> {
-            let mut builder = self.builder(threads)?;
-            for (name, value) in initialisers {
-                builder = builder.with_initializer(name, Arc::new(value))?;
-            }
-            builder.commit_from_file(file)
-        };
         let session =
-            build().map_err(|e| ModelError(format!("model file {}: {e}", file.display())))?;
-        Ok(Session { session, file: file.into() })
+            self.builder(threads, initialisers).and_then(|mut b| b.commit_from_file(file));
+        let session =
+            session.map_err(|e| ModelError(format!("model file {}: {e}", file.display())))?;
+        Ok(Session { session, file: file.into(), placement })
     }
 
-    fn builder(&self, threads: usize) -> ort::Result<SessionBuilder> {
-        let builder = SessionBuilder::new(&self.environment)?
+    /// Refused where a part of the model's own arithmetic would be left on the CPU.
+    fn on_cuda(
+        &self,
+        file: &Path,
+        threads: usize,
+        initialisers: &[Initialiser],
+    ) -> Result<ort::session::Session, NoCuda> {
+        let build = || {
+            self.builder(threads, initialisers)?
+                .with_execution_providers([cuda::provider(self.gpu_memory)])?
+                .with_config_entry(assignment::RECORD.0, assignment::RECORD.1)?
+                .commit_from_file(file)
+        };
+        let wrong = |e: ort::Error| cuda::refused(&e.to_string());
+        let session = build().map_err(wrong)?;
+        match arithmetic_on_cpu(&assigned(&session).map_err(wrong)?) {
+            None => Ok(session),
+            Some(operators) => {
+                let graph = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                Err(NoCuda::NoKernel { graph, operators })
+            }
+        }
+    }
+
+    fn builder(&self, threads: usize, initialisers: &[Initialiser]) -> ort::Result<SessionBuilder> {
+        let mut builder = SessionBuilder::new(&self.environment)?
             .with_intra_threads(threads)?
             // The box decodes video too: a spinning thread takes its time from others.
-            .with_intra_op_spinning(false)?;
-        #[cfg(feature = "cuda")]
-        let builder = match self.device {
-            "cuda" => builder.with_execution_providers([cuda()])?,
-            _ => builder,
-        };
+            .with_intra_op_spinning(false)?
+            .with_inter_op_spinning(false)?;
+        for (name, value) in initialisers {
+            builder = builder.with_initializer(name, value.clone())?;
+        }
         Ok(builder)
     }
 }
 
-#[cfg(feature = "cuda")]
-fn cuda() -> ort::ep::ExecutionProviderDispatch {
-    use ort::ep::cuda::{CUDA, ConvAlgorithmSearch};
-    // Without error_on_failure onnxruntime goes on with the CPU and says nothing.
-    CUDA::default()
-        .with_conv_algorithm_search(ConvAlgorithmSearch::Heuristic)
-        .build()
-        .error_on_failure()
-}
+type Initialiser = (String, Arc<DynValue>);
 
-/// What the device is, or why it cannot be had.
-fn settle(device: Device) -> Result<&'static str, String> {
-    match device {
-        Device::Cpu => Ok("cpu"),
-        #[cfg(feature = "cuda")]
-        Device::Cuda => Ok("cuda"),
-        #[cfg(not(feature = "cuda"))]
-        Device::Cuda => Err("model.device = \"cuda\", but this lookout was built without \
-                             `--features cuda`"
-            .into()),
-        Device::Auto => {
-            tracing::info!(
-                "model.device = \"auto\": running on the CPU (CUDA is not yet chosen by itself)"
-            );
-            Ok("cpu")
-        }
-    }
-}
-
-/// The library named by the user, else by the environment, else beside the program or the system.
-fn find(named: Option<&Path>) -> Result<PathBuf, ModelError> {
+/// The library named by the user, else by the environment, else beside the program or in the
+/// system: the one with CUDA first where a part may run there, else the one for CPUs.
+fn find(named: Option<&Path>, cuda: bool) -> Result<PathBuf, ModelError> {
     if let Some(path) = named {
         return exists(path)
             .ok_or_else(|| ModelError(format!("model.onnxruntime = {path:?}: no such file")));
@@ -111,13 +188,18 @@ fn find(named: Option<&Path>) -> Result<PathBuf, ModelError> {
     let program = std::env::current_exe().unwrap_or_default();
     // target/debug/lookout and target/debug/deps/TEST both find target/onnxruntime, and
     // PREFIX/bin/lookout finds PREFIX/lib/lookout.
-    let beside = program.ancestors().skip(1).take(3).flat_map(|folder| {
-        ["", "onnxruntime", "lib/lookout"].map(|place| folder.join(place).join(LIBRARY))
-    });
+    let places = |beside: &[&str], system: &[&str]| -> Vec<PathBuf> {
+        let folders = program.ancestors().skip(1).take(3);
+        let beside = folders.flat_map(|folder| beside.iter().map(|place| folder.join(place)));
+        beside.chain(system.iter().map(PathBuf::from)).map(|f| f.join(LIBRARY)).collect()
+    };
+    let mut all = Vec::new();
+    if cuda {
+        all.extend(places(&["onnxruntime-cuda", "lib/lookout/cuda"], &["/usr/lib/lookout/cuda"]));
+    }
     let system = ["/usr/lib/lookout", "/usr/local/lib", "/usr/lib"];
-    let places: Vec<PathBuf> =
-        beside.chain(system.iter().map(|folder| Path::new(folder).join(LIBRARY))).collect();
-    places.iter().find_map(|path| exists(path)).ok_or_else(|| {
+    all.extend(places(&["", "onnxruntime", "lib/lookout"], &system));
+    all.iter().find_map(|path| exists(path)).ok_or_else(|| {
         ModelError(format!(
             "{LIBRARY} was not found beside {} nor in {}; `make setup` fetches it, or name it \
              by model.onnxruntime",
@@ -135,6 +217,8 @@ fn exists(path: &Path) -> Option<PathBuf> {
 pub struct Session {
     pub session: ort::session::Session,
     pub file: PathBuf,
+    /// Where it runs.
+    pub placement: Placement,
 }
 
 /// An input or output as the graph declares it; -1 is any length.
@@ -167,13 +251,25 @@ impl Session {
         declared(self.session.outputs())
     }
 
-    /// The input of that name, of 32-bit floats or 64-bit integers as wanted.
+    /// The input of that name and kind.
     pub fn input(&self, name: &str, wanted: TensorElementType) -> Result<Tensor, TensorError> {
-        self.find("input", self.inputs(), name, wanted)
+        let tensor = self.find("input", self.inputs(), name)?;
+        if tensor.element != wanted {
+            return Err(
+                self.error(format!("input {name:?} holds {}, wanted {wanted}", tensor.element))
+            );
+        }
+        Ok(tensor)
     }
 
-    pub fn output(&self, name: &str, wanted: TensorElementType) -> Result<Tensor, TensorError> {
-        self.find("output", self.outputs(), name, wanted)
+    /// The input of that name, of floats.
+    pub fn float_input(&self, name: &str) -> Result<(Tensor, Float), TensorError> {
+        self.float("input", self.inputs(), name)
+    }
+
+    /// The output of that name, of floats.
+    pub fn float_output(&self, name: &str) -> Result<(Tensor, Float), TensorError> {
+        self.float("output", self.outputs(), name)
     }
 
     /// Refuses inputs that nobody would fill.
@@ -186,28 +282,78 @@ impl Session {
         }
     }
 
+    /// Where tensors live that stay between runs, and are an output of one and an input of the
+    /// next: the memory of the device that the session runs on.
+    pub fn memory(&self) -> ort::Result<MemoryInfo<'static>> {
+        match self.placement.processor {
+            Processor::Cpu => host_memory(),
+            Processor::Cuda => MemoryInfo::new(
+                AllocationDevice::CUDA,
+                0,
+                AllocatorType::Device,
+                MemoryType::Default,
+            ),
+        }
+    }
+
+    /// A tensor in [`Session::memory`]. On the CPU it holds what was there before; on CUDA zeros,
+    /// for kernels there may read, and multiply by nothing, rows that were never written.
+    pub fn tensor<T>(&self, shape: &[usize]) -> ort::Result<OrtTensor<T>>
+    where
+        T: PrimitiveTensorElementType + Clone + Default + std::fmt::Debug + 'static,
+    {
+        if self.placement.processor == Processor::Cpu {
+            return OrtTensor::new(&Allocator::default(), shape);
+        }
+        let mut tensor = OrtTensor::new(&Allocator::new(&self.session, self.memory()?)?, shape)?;
+        let numbers = shape.iter().product();
+        if numbers > 0 {
+            let zeros = OrtTensor::from_array((shape, vec![T::default(); numbers]))?;
+            zeros.copy_into(&mut tensor)?;
+        }
+        Ok(tensor)
+    }
+
+    /// Waits until what was bound has reached the device.
+    pub fn settle(&self, binding: &ort::session::IoBinding) -> ort::Result<()> {
+        match self.placement.processor {
+            Processor::Cpu => Ok(()),
+            Processor::Cuda => binding.synchronize_inputs(),
+        }
+    }
+
     pub fn error(&self, why: impl ToString) -> TensorError {
         TensorError { file: self.file.display().to_string(), why: why.to_string() }
     }
 
-    fn find(
+    fn float(
         &self,
         side: &str,
         tensors: Vec<Tensor>,
         name: &str,
-        wanted: TensorElementType,
-    ) -> Result<Tensor, TensorError> {
-        let names: Vec<String> = tensors.iter().map(|tensor| tensor.name.clone()).collect();
-        let Some(tensor) = tensors.into_iter().find(|tensor| tensor.name == name) else {
-            return Err(self.error(format!("no {side} {name:?}; found {}", names.join(", "))));
-        };
-        if tensor.element != wanted {
-            return Err(
-                self.error(format!("{side} {name:?} holds {}, wanted {wanted}", tensor.element))
-            );
-        }
-        Ok(tensor)
+    ) -> Result<(Tensor, Float), TensorError> {
+        let tensor = self.find(side, tensors, name)?;
+        let float = Float::of(tensor.element).ok_or_else(|| {
+            self.error(format!(
+                "{side} {name:?} holds {}, wanted floats of 32 or 16 bits",
+                tensor.element
+            ))
+        })?;
+        Ok((tensor, float))
     }
+
+    fn find(&self, side: &str, tensors: Vec<Tensor>, name: &str) -> Result<Tensor, TensorError> {
+        let names: Vec<String> = tensors.iter().map(|tensor| tensor.name.clone()).collect();
+        tensors
+            .into_iter()
+            .find(|tensor| tensor.name == name)
+            .ok_or_else(|| self.error(format!("no {side} {name:?}; found {}", names.join(", "))))
+    }
+}
+
+/// Where the program itself reads and writes.
+pub fn host_memory() -> ort::Result<MemoryInfo<'static>> {
+    MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::CPUOutput)
 }
 
 fn declared(outlets: &[ort::value::Outlet]) -> Vec<Tensor> {
@@ -218,4 +364,66 @@ fn declared(outlets: &[ort::value::Outlet]) -> Vec<Tensor> {
         _ => None,
     };
     outlets.iter().filter_map(tensor).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::OnceLock;
+
+    use super::super::{GraphKind, Package};
+    use super::*;
+
+    /// A process has one onnxruntime.
+    fn on_the_cpu() -> &'static (Runtime, Package) {
+        static LOADED: OnceLock<(Runtime, Package)> = OnceLock::new();
+        LOADED.get_or_init(|| {
+            let package = concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo/package");
+            let keys = toml::toml! { package = "" device = "cpu" };
+            let mut keys = keys;
+            keys["package"] = package.into();
+            let model = config::Model::of(keys).expect("a config");
+            let package =
+                Package::read(&model.package, &model.precision).expect("the demo's package");
+            (Runtime::load(&model).expect("onnxruntime: run `make setup`"), package)
+        })
+    }
+
+    /// The rule that refuses a session on CUDA reads this list; here it is that of a whole model.
+    #[test]
+    fn onnxruntime_tells_where_every_operator_runs() {
+        let (runtime, package) = on_the_cpu();
+        let session = runtime
+            .builder(1, &[])
+            .and_then(|builder| {
+                builder
+                    .with_config_entry(assignment::RECORD.0, assignment::RECORD.1)?
+                    .commit_from_file(&package.graph(GraphKind::Decoder).file)
+            })
+            .expect("a session");
+        let assigned = assigned(&session).expect("the list");
+        assert!(assigned.iter().all(|one| one.provider == assignment::CPU), "{assigned:?}");
+        let attention = assigned.iter().filter(|one| one.operator == "GroupQueryAttention");
+        assert_eq!(attention.count(), package.text.layers);
+        let left = arithmetic_on_cpu(&assigned).expect("all of it");
+        assert!(left.contains(&format!("{} GroupQueryAttention", package.text.layers)), "{left}");
+        assert!(left.contains("MatMul"), "{left}");
+    }
+
+    #[test]
+    fn what_fails_on_cuda_at_its_first_run_goes_to_the_cpu_only_with_auto() {
+        let failure = "model file x.onnx: CUDA failure 209: no kernel image ; GPU=0 ; line=1";
+        let load = |runtime: &Runtime| match &runtime.cuda {
+            Ok(()) => Err(ModelError(failure.into())),
+            Err(why) => Ok(why.to_string()),
+        };
+        let asking = |device| Runtime { vision: device, ..on_the_cpu().0.clone() };
+        let loaded = asking(Device::Auto).load_part(Part::Vision, load);
+        let said = "onnxruntime says \"CUDA failure 209: no kernel image\"";
+        assert_eq!(loaded.expect("the CPU"), said);
+        let refused = asking(Device::Cuda).load_part(Part::Vision, load).expect_err("cuda");
+        assert_eq!(refused.to_string(), failure);
+        let broken = |_: &Runtime| Err::<(), _>(ModelError("cut off".into()));
+        let refused = asking(Device::Auto).load_part(Part::Vision, broken).expect_err("broken");
+        assert_eq!(refused.to_string(), "cut off");
+    }
 }

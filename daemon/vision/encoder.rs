@@ -1,16 +1,19 @@
 //! The vision graph: CLIP and the projector, run once a frame.
 
+use crate::model::{
+    Float, GraphKind, ModelError, Package, Part, Placement, Runtime, Session, TensorError,
+};
 use std::time::{Duration, Instant};
 
-use ort::value::{TensorElementType as Element, TensorRef};
-
-use crate::model::{GraphKind, ModelError, Package, Runtime, Session, TensorError};
-
-/// Frames that the graph sees at once. More does not help on a CPU and costs memory.
+/// Frames that the graph sees at once, if it may. More does not help on a CPU and costs memory.
 pub const BATCH: usize = 8;
 
 pub struct Encoder {
     session: Session,
+    pixels: Float,
+    features: Float,
+    /// Frames a run: one, where the graph is fixed to that.
+    batch: usize,
     image_size: usize,
     grid_tokens: usize,
     /// Width of the language model's embeddings.
@@ -30,11 +33,24 @@ impl Encoder {
         package: &Package,
         threads: usize,
     ) -> Result<Encoder, ModelError> {
-        let session = runtime.session(&package.graph(GraphKind::Vision), threads, Vec::new())?;
-        session.input("pixel_values", Element::Float32)?;
+        let graph = package.graph(GraphKind::Vision);
+        graph.facts()?;
+        let session = runtime.session(Part::Vision, &graph.file, threads, Vec::new())?;
         session.only_inputs(|name| name == "pixel_values")?;
-        session.output("image_features", Element::Float32)?;
+        let (declared, pixels) = session.float_input("pixel_values")?;
+        let size = package.vision.image_size as i64;
+        let fits = |(side, wanted): (&i64, &[i64])| *side < 0 || wanted.contains(side);
+        let wanted: [&[i64]; 4] = [&[1], &[3], &[size], &[size]];
+        if declared.shape.len() != 4 || !declared.shape.iter().zip(wanted).all(fits) {
+            return Err(ModelError::from(session.error(format!(
+                "pixel_values {:?}: config.json and a frame at a time want [any or 1, 3, {size}, {size}]",
+                declared.shape
+            ))));
+        }
         let mut encoder = Encoder {
+            batch: if declared.shape[0] < 0 { BATCH } else { 1 },
+            pixels,
+            features: session.float_output("image_features")?.1,
             session,
             image_size: package.vision.image_size,
             grid_tokens: package.vision.grid_tokens,
@@ -50,6 +66,10 @@ impl Encoder {
         3 * self.image_size * self.image_size
     }
 
+    pub fn placement(&self) -> &Placement {
+        &self.session.placement
+    }
+
     pub fn grid_tokens(&self) -> usize {
         self.grid_tokens
     }
@@ -61,24 +81,32 @@ impl Encoder {
     /// `pixels`: `[B, 3, size, size]`, B from 1 to [`BATCH`].
     pub fn encode(&mut self, pixels: &[f32]) -> Result<Encoded, TensorError> {
         let begun = Instant::now();
-        let features = self.run(pixels).map_err(|e| self.session.error(e))?;
-        let (shape, features) = features;
-        let frames = pixels.len() / self.frame_len();
-        let wanted = [frames as i64, self.grid_tokens as i64, self.dim as i64];
-        if shape != wanted {
+        let mut features = Vec::new();
+        for pixels in pixels.chunks(self.batch * self.frame_len()) {
+            features.extend(self.checked(pixels)?);
+        }
+        Ok(Encoded { features, took: begun.elapsed() })
+    }
+
+    fn checked(&mut self, pixels: &[f32]) -> Result<Vec<f32>, TensorError> {
+        let (shape, features) = self.run(pixels).map_err(|e| self.session.error(e))?;
+        let (frames, tokens) = (pixels.len() / self.frame_len(), self.grid_tokens);
+        let wanted = [frames as i64, tokens as i64, self.dim as i64];
+        // Some exports give all frames' tokens in one row of rows.
+        let flat = [(frames * tokens) as i64, self.dim as i64];
+        if shape != wanted && shape != flat {
             return Err(self
                 .session
                 .error(format!("image_features came as {shape:?}; config.json says {wanted:?}")));
         }
-        Ok(Encoded { features, took: begun.elapsed() })
+        Ok(features)
     }
 
     fn run(&mut self, pixels: &[f32]) -> ort::Result<(Vec<i64>, Vec<f32>)> {
         let size = self.image_size;
         let shape = [pixels.len() / self.frame_len(), 3, size, size];
-        let input = TensorRef::from_array_view((shape, pixels))?;
+        let input = self.pixels.tensor(&shape, pixels.to_vec())?;
         let outputs = self.session.session.run(ort::inputs!["pixel_values" => input])?;
-        let (shape, features) = outputs["image_features"].try_extract_tensor::<f32>()?;
-        Ok((shape.to_vec(), features.to_vec()))
+        self.features.values(&outputs["image_features"])
     }
 }

@@ -5,7 +5,8 @@
 Writes OUT_DIR/NAME/ for each family, anew only when this file or the exporter changed:
 
     checkpoint/          random weights, in the layout in which the family is published
-    fp32/ int8/ int4/    packages; of PLAIN_TOO also fp16/ plain/ plain-fp16/
+    fp32/ int8/ int4/    packages; of KINDS_TOO also fp16/ plain/ plain-fp16/, external/ (fp32 with weights beside
+                         the graphs) and ready-made/ (ready_made.py)
     reference.json       what transformers alone says: the video's tokens, the first logits, 64 token ids
 
 Every fp32 package, and the plain and fp16 ones, are run here too and must give the same ids.
@@ -26,7 +27,7 @@ ROOT = HERE.parent.parent
 GOLDEN = ROOT / "tests/golden"
 FRAMES = [f"tests/golden/e2e/frames/f{i:02}.png" for i in range(12)]
 ANSWER_TOKENS, SLOW_FRAMES = 64, 4
-PLAIN_TOO = ["llava-vicuna", "llava-onevision-qwen"]
+KINDS_TOO = ["llava-vicuna", "llava-onevision-qwen"]
 # Below it, two correct programs may choose different words: the daemon keeps the video's tokens in float16.
 MIN_MARGIN = 0.05
 
@@ -177,9 +178,10 @@ def make_if_changed(name: str, folder: Path) -> int:
     torch.set_num_threads(1)
     reference = Family(name, folder / "checkpoint").write()
     kinds = {"fp32": Plan("fp32", "cpu"), "int8": Plan("int8", "cpu"), "int4": Plan("int4", "cpu")}
-    if name in PLAIN_TOO:
+    if name in KINDS_TOO:
         kinds["fp16"] = Plan("fp16", "cpu")
         kinds["plain"], kinds["plain-fp16"] = Plan("fp32", "cpu", "plain"), Plan("fp16", "cpu", "plain")
+        kinds["external"] = Plan("fp32", "cpu", external_above=10_000)
     for kind, plan in kinds.items():
         vision = None if kind == "fp32" else folder / "fp32/onnx/vision_encoder.onnx"
         if (code := export.export(folder / "checkpoint", folder / kind, plan, vision)) != 0:
@@ -193,6 +195,10 @@ def make_if_changed(name: str, folder: Path) -> int:
         elif same != len(ids):
             print(f"{name}/{kind}: wanted {reference['ids']}, found {ids}", file=sys.stderr)
             return 1
+    if name in KINDS_TOO:
+        import ready_made
+
+        ready_made.write(folder / "plain", folder / "ready-made")
     (folder / "reference.json").write_text(json.dumps(reference, indent=1) + "\n")
     stamp.write_text(wanted)
     print(f"{folder}: made in {time.monotonic() - started:.0f} s")
@@ -223,7 +229,7 @@ def fingerprint(name: str) -> str:
     from export import SOURCES
 
     tokenizers = sorted((GOLDEN / "tokenizers").rglob("tokenizer.json"))
-    sources = [HERE / source for source in [*SOURCES, "families.py"]]
+    sources = [HERE / source for source in [*SOURCES, "families.py", "ready_made.py"]]
     return digest(name, sources + tokenizers + [ROOT / frame for frame in FRAMES])
 
 

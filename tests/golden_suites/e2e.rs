@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use lookout::config::{Aspect, Device, Model, Sampling};
+use lookout::config::{Aspect, Model, Precision, Sampling};
 use lookout::language::tokenizer::Prompt;
 use lookout::language::{Decoder, LanguageModel, Limits, Listening};
 use lookout::model::{Package, Runtime};
@@ -21,7 +21,7 @@ use super::{Golden, equal, parse};
 const TOLERANCE_FEATURES: f32 = 5e-4;
 const TOLERANCE_LOGITS: f32 = 5e-3;
 /// Small and odd, so that prompts are prefilled in many chunks.
-const PREFILL_CHUNK: usize = 61;
+const PREFILL_CHUNK: i64 = 61;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -70,9 +70,9 @@ struct Tensors {
 }
 
 /// onnxruntime lets a process have one environment.
-fn runtime() -> &'static Runtime {
+fn runtime(model: &Model) -> &'static Runtime {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
-    RUNTIME.get_or_init(|| Runtime::load(None, Device::Cpu).expect("onnxruntime"))
+    RUNTIME.get_or_init(|| Runtime::load(model).expect("onnxruntime"))
 }
 
 /// Where `make golden` puts a checkpoint's package.
@@ -97,10 +97,11 @@ fn check(golden: &Golden, kind: &str, json: Value, packages: &str) -> Result<(),
     if !case.required {
         return Ok(());
     }
-    let runtime = runtime();
-    let package =
-        Package::read(&package_of(packages, &case.checkpoint)).map_err(|e| e.to_string())?;
-    equal("context", &package.text.context, &case.max_position_embeddings)?;
+    let package = Package::read(&package_of(packages, &case.checkpoint), &Precision::default())
+        .map_err(|e| e.to_string())?;
+    let model = model_config(&package, &case);
+    let runtime = runtime(&model);
+    equal("positions", &package.text.max_positions, &case.max_position_embeddings)?;
 
     let features = features(golden, runtime, &package, &case)?;
     let dim = package.text.hidden_size;
@@ -112,7 +113,6 @@ fn check(golden: &Golden, kind: &str, json: Value, packages: &str) -> Result<(),
     equal("video_tokens", &video.len(), &case.video_tokens)?;
 
     let prompt = prompt(&case)?;
-    let model = model_config(&package, &case);
     let mut language = LanguageModel::load(runtime, &package, &model, case.max_new_tokens)
         .map_err(|e| e.to_string())?;
     let embeddings = language.embeddings(&prompt, &video).map_err(|e| e.to_string())?;
@@ -120,8 +120,9 @@ fn check(golden: &Golden, kind: &str, json: Value, packages: &str) -> Result<(),
     if let Some(file) = &case.tensors.inputs_embeds {
         near(golden, "inputs_embeds", &embeddings, file, TOLERANCE_FEATURES)?;
     }
-    let mut decoder = Decoder::load(runtime, &package, 1).map_err(|e| e.to_string())?;
-    let mut cache = decoder.cache(case.embeds_len).map_err(|e| e.to_string())?;
+    let decoder = Decoder::load(runtime, &package, 1, case.embeds_len);
+    let mut decoder = decoder.map_err(|e| e.to_string())?;
+    let mut cache = decoder.cache().map_err(|e| e.to_string())?;
     let logits = decoder.forward(&mut cache, &embeddings).map_err(|e| e.to_string())?;
     near(golden, "first_logits", &logits, &case.tensors.first_logits, TOLERANCE_LOGITS)?;
 
@@ -183,17 +184,14 @@ fn prompt(case: &Case) -> Result<Prompt, String> {
 fn model_config(package: &Package, case: &Case) -> Model {
     let frames = case.video_tokens.div_ceil(package.vision.grid_tokens);
     let plan = format!("{frames}:slowfast-slow_{frames}frms_concat-fast_1x1");
-    Model {
-        package: package.folder.clone(),
-        onnxruntime: None,
-        plan: plan.parse().expect("a plan"),
-        template: String::new(),
-        aspect: Aspect::Resize,
-        device: Device::Cpu,
-        vision_threads: 1,
-        language_threads: 1,
-        prefill_chunk: PREFILL_CHUNK,
-    }
+    let keys = toml::toml! { device = "cpu" vision_threads = 1 language_threads = 1 };
+    let more = [
+        ("package", package.folder.display().to_string().into()),
+        ("plan", plan.into()),
+        ("prefill_chunk", PREFILL_CHUNK.into()),
+    ];
+    let more = more.map(|(key, value): (&str, toml::Value)| (key.to_string(), value));
+    Model::of(keys.into_iter().chain(more).collect()).expect("a model's settings")
 }
 
 fn near(

@@ -6,6 +6,9 @@ pub mod preprocess;
 pub mod sampling;
 pub mod tokenization;
 
+#[path = "../support/recorded.rs"]
+mod recorded;
+
 use std::path::PathBuf;
 use std::{env, fs};
 
@@ -13,6 +16,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+
+pub use recorded::{Picture, Tensor};
 
 const FORMAT: &str = "slowfast-golden/1";
 
@@ -49,30 +54,6 @@ struct File {
     path: String,
     bytes: usize,
     sha256: String,
-}
-
-/// `[shape]`, C order.
-pub struct Tensor {
-    pub shape: Vec<usize>,
-    pub values: Vec<f32>,
-}
-
-pub struct Picture {
-    pub width: u32,
-    pub height: u32,
-    pub rgb: Vec<u8>,
-}
-
-impl Picture {
-    /// As cameras give it.
-    pub fn bgrx(&self) -> Vec<u8> {
-        self.rgb
-            .as_chunks()
-            .0
-            .iter()
-            .flat_map(|[red, green, blue]| [*blue, *green, *red, 0])
-            .collect()
-    }
 }
 
 /// What a case checks: its kind, its JSON, and what went wrong.
@@ -134,46 +115,11 @@ impl Golden {
     }
 
     pub fn png(&self, path: &str) -> Result<Picture, String> {
-        let bytes = self.read(path)?;
-        let failed = |e: png::DecodingError| format!("{path}: {e}");
-        let mut reader =
-            png::Decoder::new(std::io::Cursor::new(bytes)).read_info().map_err(failed)?;
-        let mut rgb = vec![0; reader.output_buffer_size().ok_or("too large")?];
-        let info = reader.next_frame(&mut rgb).map_err(failed)?;
-        if (info.color_type, info.bit_depth) != (png::ColorType::Rgb, png::BitDepth::Eight) {
-            return Err(format!("{path}: not 8-bit RGB"));
-        }
-        rgb.truncate(info.buffer_size());
-        Ok(Picture { width: info.width, height: info.height, rgb })
+        recorded::png(&self.folder.join(path))
     }
 
-    /// A `.npy` file of version 1.0: magic, header length, a Python dict, the numbers.
     pub fn npy(&self, path: &str) -> Result<Tensor, String> {
-        let bytes = self.read(path)?;
-        let rest = bytes.strip_prefix(b"\x93NUMPY\x01\x00").ok_or(format!("{path}: no npy 1.0"))?;
-        let (length, rest) = rest.split_first_chunk().ok_or(format!("{path}: cut off"))?;
-        let (header, data) = rest
-            .split_at_checked(usize::from(u16::from_le_bytes(*length)))
-            .ok_or(format!("{path}: cut off"))?;
-        let header = String::from_utf8_lossy(header);
-        let shape = header
-            .split_once("'shape': (")
-            .and_then(|(_, after)| after.split_once(')'))
-            .map(|(shape, _)| shape.split(',').filter_map(|n| n.trim().parse().ok()).collect())
-            .filter(|_| header.contains("'fortran_order': False"))
-            .ok_or(format!("{path}: header {header}"))?;
-        let values: Vec<f32> = if header.contains("'<f4'") {
-            data.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
-        } else if header.contains("'<f2'") {
-            data.as_chunks().0.iter().map(|b| half::f16::from_le_bytes(*b).to_f32()).collect()
-        } else {
-            return Err(format!("{path}: header {header}"));
-        };
-        let tensor = Tensor { shape, values };
-        if tensor.shape.iter().product::<usize>() != tensor.values.len() {
-            return Err(format!("{path}: {} numbers, {:?}", tensor.values.len(), tensor.shape));
-        }
-        Ok(tensor)
+        recorded::npy(&self.folder.join(path))
     }
 }
 

@@ -34,6 +34,7 @@ pub fn description(from: &Description) -> proto::Description {
         frames: from.frames.iter().map(frame_ref).collect(),
         model: from.model.clone(),
         device: from.device.clone(),
+        device_reason: from.device_reason.clone(),
         finish: match from.finish {
             Finish::Stop => proto::Finish::Stop,
             Finish::Length => proto::Finish::Length,

@@ -1,0 +1,144 @@
+//! `lookout model`: what a package holds, what it takes, and why it cannot be run, if so.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use toml::{Table, Value};
+
+use super::Failure;
+use crate::config;
+use crate::inspection::{Footage, GraphFile, Inspection, Model, Plan, Running, RunsOn};
+
+#[derive(Args)]
+pub struct ModelArgs {
+    /// The folder with config.json, tokenizer.json and onnx/.
+    package: PathBuf,
+    /// How a window becomes tokens, as model.plan in the config.
+    #[arg(long, default_value = "paper")]
+    plan: String,
+    /// Which graphs, by their files' suffix: one for all, or vision=S,embed=S,decoder=S.
+    #[arg(long, value_name = "SUFFIX", value_parser = precision)]
+    precision: Option<Value>,
+    /// Where to run it: cpu, cuda or auto.
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    device: String,
+    /// Room for an answer, in tokens.
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    max_new_tokens: usize,
+    /// Frames a second of a camera, and how long the buffer keeps them: for the memory.
+    #[arg(long, default_value_t = 1.0)]
+    fps: f64,
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = humantime::parse_duration)]
+    age: Duration,
+    /// One JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn model(args: ModelArgs, out: &mut dyn Write) -> Result<ExitCode, Failure> {
+    let mut keys = Table::from_iter([
+        ("package".to_string(), Value::from(args.package.display().to_string())),
+        ("plan".into(), args.plan.into()),
+        ("device".into(), args.device.into()),
+    ]);
+    keys.extend(args.precision.map(|precision| ("precision".into(), precision)));
+    let model = config::Model::of(keys).map_err(Failure::cannot_begin)?;
+    let footage = Footage { fps: args.fps, age: args.age };
+    let found = Inspection::of(&model, args.max_new_tokens, footage);
+    if args.json {
+        writeln!(out, "{}", serde_json::to_string(&found)?)?;
+    } else {
+        print(&found, footage, out)?;
+    }
+    Ok(if found.refusals.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(2) })
+}
+
+/// `q4`, or `vision=int8,embed=fp16,decoder=q4`: as the config has it.
+fn precision(text: &str) -> Result<Value, String> {
+    if !text.contains('=') {
+        return Ok(text.into());
+    }
+    let pair = |pair: &str| {
+        let (graph, suffix) = pair.split_once('=').ok_or("wanted GRAPH=SUFFIX,…")?;
+        Ok((graph.to_string(), Value::from(suffix)))
+    };
+    text.split(',').map(pair).collect::<Result<Table, String>>().map(Value::Table)
+}
+
+fn print(found: &Inspection, footage: Footage, out: &mut dyn Write) -> io::Result<()> {
+    let mut line = |what: &str, words: String| writeln!(out, "{what:<10}  {words}");
+    if let Some(Model { name, family, vision, image_size, grid_tokens, .. }) = &found.model {
+        line("model", format!("{name} ({family})"))?;
+        line(
+            "vision",
+            format!("{vision}, {image_size}×{image_size} pixels, {grid_tokens} tokens a frame"),
+        )?;
+    }
+    if let Some(model) = &found.model {
+        let Model { language, layers, hidden_size, kv_heads, head_dim, vocab_size, .. } = model;
+        line(
+            "language",
+            format!(
+                "{language}, {layers} layers of {hidden_size}, {kv_heads} key heads of {head_dim}, \
+                 {vocab_size} words"
+            ),
+        )?;
+        let Model { context, rope, rope_theta, .. } = model;
+        line("context", format!("{context} tokens (RoPE {rope}, theta {rope_theta})"))?;
+    }
+    for (at, graph) in found.graphs.iter().enumerate() {
+        let GraphFile { file, precision, bytes, chosen, .. } = graph;
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        let mark = if *chosen { "" } else { "  (not chosen)" };
+        line(
+            if at == 0 { "graphs" } else { "" },
+            format!("{name}: {precision}, {}{mark}", size(*bytes)),
+        )?;
+    }
+    if let Some(plan) = &found.plan {
+        let Plan { plan, frames, slow_frames, video_tokens, .. } = plan;
+        line("plan", plan.clone())?;
+        line(
+            "window",
+            format!("{frames} frames, {slow_frames} of them slow: {video_tokens} video tokens"),
+        )?;
+    }
+    if let Some(Plan { frame_bytes, camera_frames, camera_bytes, .. }) = &found.plan {
+        line(
+            "a camera",
+            format!(
+                "{} for {camera_frames} frames of {} ({} frames/s, {}), and their JPEGs",
+                size(*camera_bytes as u64),
+                size(*frame_bytes as u64),
+                footage.fps,
+                humantime::format_duration(footage.age),
+            ),
+        )?;
+    }
+    if let Some(running) = &found.running {
+        let Running { sequence_tokens, kv_cache_bytes, vision, language, .. } = running;
+        line(
+            "a sequence",
+            format!("{sequence_tokens} tokens at most, KV cache {}", size(*kv_cache_bytes as u64)),
+        )?;
+        for (what, RunsOn { device, reason }) in [("device", vision), ("", language)] {
+            let part = if what.is_empty() { "language" } else { "vision" };
+            let why = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
+            line(what, format!("{part} on {device}{why}"))?;
+        }
+        let resident = running.resident_bytes.map(|bytes| format!(", {} resident", size(bytes)));
+        let resident = resident.unwrap_or_default();
+        line("runs", format!("yes; loaded in {:.1} s{resident}", running.load_seconds))?;
+    }
+    for refusal in &found.refusals {
+        line("cannot run", refusal.clone())?;
+    }
+    Ok(())
+}
+
+fn size(bytes: u64) -> config::Bytes {
+    config::Bytes::b(bytes)
+}

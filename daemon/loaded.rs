@@ -1,0 +1,46 @@
+//! A model package made ready to run: onnxruntime and the three graphs, held against each other.
+
+use crate::config;
+use crate::language::LanguageModel;
+use crate::model::{Devices, ModelError, Package, Part, Runtime};
+use crate::vision::Encoder;
+use crate::vision::preprocess::Preprocess;
+
+pub struct LoadedModel {
+    pub package: Package,
+    pub runtime: Runtime,
+    pub preprocess: Preprocess,
+    pub encoder: Encoder,
+    pub language: LanguageModel,
+}
+
+impl LoadedModel {
+    /// Takes as long as the model is large. Every graph has run once when it returns.
+    pub fn load(model: &config::Model, max_new_tokens: usize) -> Result<LoadedModel, ModelError> {
+        let package = Package::read(&model.package, &model.precision)?;
+        let preprocess = Preprocess::from_config(&package.preprocessor, model.aspect)
+            .map_err(|why| ModelError(format!("model package {}: {why}", package.name)))?;
+        if preprocess.size != package.vision.image_size {
+            return Err(ModelError(format!(
+                "{}: pictures of {} pixels a side, but config.json's vision_config says {}",
+                package.folder.join("preprocessor_config.json").display(),
+                preprocess.size,
+                package.vision.image_size
+            )));
+        }
+        let runtime = Runtime::load(model)?;
+        let encoder = runtime.load_part(Part::Vision, |runtime| {
+            Encoder::load(runtime, &package, model.vision_threads)
+        })?;
+        let language = runtime.load_part(Part::Language, |runtime| {
+            LanguageModel::load(runtime, &package, model, max_new_tokens)
+        })?;
+        Ok(LoadedModel { package, runtime, preprocess, encoder, language })
+    }
+
+    /// Where the two parts run.
+    pub fn devices(&self) -> Devices {
+        let (vision, language) = (self.encoder.placement(), self.language.placement());
+        Devices { vision: vision.clone(), language: language.clone() }
+    }
+}

@@ -1,0 +1,218 @@
+//! Which device a part of the model runs on, and why it is that one: rules only. What is there to
+//! choose from, `cuda.rs` finds out.
+
+use std::fmt;
+
+use crate::config::Device;
+
+/// What can have a device of its own. Embedding tokens is neither: it copies rows of a table into
+/// the host's memory, where they are needed, and so stays on the CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    Vision,
+    Language,
+}
+
+impl Part {
+    pub fn name(self) -> &'static str {
+        match self {
+            Part::Vision => "vision",
+            Part::Language => "language",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Processor {
+    Cpu,
+    Cuda,
+}
+
+impl Processor {
+    pub fn name(self) -> &'static str {
+        match self {
+            Processor::Cpu => "cpu",
+            Processor::Cuda => "cuda",
+        }
+    }
+}
+
+/// Where a part runs. Always what is, never what was wished.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placement {
+    pub processor: Processor,
+    /// Why, in words; empty when it was chosen by name.
+    pub reason: String,
+}
+
+impl Placement {
+    pub const CPU_BY_NAME: Placement =
+        Placement { processor: Processor::Cpu, reason: String::new() };
+}
+
+/// Why CUDA cannot be had.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoCuda {
+    /// The libonnxruntime in use is one for CPUs only.
+    NoProvider,
+    /// A shared library is not there: its file name.
+    MissingLibrary(String),
+    /// In the words of onnxruntime or the loader.
+    Refused(String),
+    /// Arithmetic of a graph that CUDA has no kernel for: file, and operators with their number.
+    NoKernel { graph: String, operators: String },
+}
+
+impl fmt::Display for NoCuda {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NoCuda::NoProvider => f.write_str("this libonnxruntime has no CUDA provider"),
+            NoCuda::MissingLibrary(name) => write!(f, "{name} is missing"),
+            NoCuda::Refused(why) => f.write_str(why),
+            NoCuda::NoKernel { graph, operators } => {
+                write!(f, "onnxruntime has no CUDA kernel for {operators} of {graph}")
+            }
+        }
+    }
+}
+
+impl NoCuda {
+    /// What to do about it, if there is anything.
+    fn mend(&self) -> Option<&'static str> {
+        match self {
+            NoCuda::NoProvider => Some("`make setup-cuda` fetches one that has"),
+            NoCuda::MissingLibrary(name) if name.starts_with("libcuda.so") => {
+                Some("NVIDIA's driver brings it")
+            }
+            NoCuda::MissingLibrary(_) => Some("`make setup-cuda` fetches it"),
+            NoCuda::NoKernel { .. } => Some("a graph in fp16 may do better"),
+            NoCuda::Refused(_) => None,
+        }
+    }
+}
+
+/// What is asked × what is there: where a part runs and why, or the sentence that ends the start.
+pub fn place(part: Part, asked: Device, cuda: &Result<(), NoCuda>) -> Result<Placement, String> {
+    let (processor, reason) = match (asked, cuda) {
+        (Device::Cpu, _) => (Processor::Cpu, String::new()),
+        (Device::Cuda, Ok(())) => (Processor::Cuda, String::new()),
+        (Device::Auto, Ok(())) => (Processor::Cuda, "auto: CUDA was found".into()),
+        (Device::Auto, Err(why)) => (Processor::Cpu, format!("auto: {why}")),
+        (Device::Cuda, Err(why)) => {
+            let part = part.name();
+            let mend = why.mend().map_or_else(String::new, |mend| format!("{mend}, or "));
+            return Err(format!(
+                "device \"cuda\" cannot be had for {part}: {why}; {mend}take the CPU by \
+                 model.{part}_device = \"cpu\" or \"auto\""
+            ));
+        }
+    };
+    Ok(Placement { processor, reason })
+}
+
+/// Where both parts run, as events and logs say it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Devices {
+    pub vision: Placement,
+    pub language: Placement,
+}
+
+impl Devices {
+    /// `cpu` or `cuda`; both by name where they differ.
+    pub fn device(&self) -> String {
+        let (vision, language) = (self.vision.processor, self.language.processor);
+        if vision == language {
+            return vision.name().into();
+        }
+        format!("vision {}, language {}", vision.name(), language.name())
+    }
+
+    /// Why; empty when both were chosen by name.
+    pub fn reason(&self) -> String {
+        let (vision, language) = (&self.vision.reason, &self.language.reason);
+        match (vision.as_str(), language.as_str()) {
+            (same, other) if same == other => same.into(),
+            ("", language) => format!("language {language}"),
+            (vision, "") => format!("vision {vision}"),
+            (vision, language) => format!("vision {vision}; language {language}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn missing(name: &str) -> Result<(), NoCuda> {
+        Err(NoCuda::MissingLibrary(name.into()))
+    }
+
+    #[test]
+    fn what_is_asked_and_what_is_there_decide() {
+        let cpu = |reason: &str| Ok(Placement { processor: Processor::Cpu, reason: reason.into() });
+        let cuda =
+            |reason: &str| Ok(Placement { processor: Processor::Cuda, reason: reason.into() });
+        let driver = missing("libcuda.so.1");
+        let of = |asked, cuda: &Result<(), NoCuda>| place(Part::Vision, asked, cuda);
+        assert_eq!(of(Device::Cpu, &Ok(())), cpu(""));
+        assert_eq!(of(Device::Cpu, &driver), cpu(""));
+        assert_eq!(of(Device::Cuda, &Ok(())), cuda(""));
+        assert_eq!(of(Device::Auto, &Ok(())), cuda("auto: CUDA was found"));
+        assert_eq!(of(Device::Auto, &driver), cpu("auto: libcuda.so.1 is missing"));
+        assert_eq!(
+            of(Device::Cuda, &driver),
+            Err("device \"cuda\" cannot be had for vision: libcuda.so.1 is missing; NVIDIA's \
+                 driver brings it, or take the CPU by model.vision_device = \"cpu\" or \"auto\""
+                .into())
+        );
+    }
+
+    #[test]
+    fn every_refusal_names_what_is_missing_and_the_mend() {
+        let refusals = [
+            (NoCuda::NoProvider, "no CUDA provider", "`make setup-cuda` fetches one that has"),
+            (NoCuda::MissingLibrary("libcudnn.so.9".into()), "libcudnn.so.9", "fetches it"),
+            (NoCuda::MissingLibrary("libcuda.so.1".into()), "libcuda.so.1", "driver"),
+            (NoCuda::Refused("CUDA failure 100".into()), "CUDA failure 100", "\"auto\""),
+            (
+                NoCuda::NoKernel { graph: "decoder.onnx".into(), operators: "4 Attention".into() },
+                "4 Attention of decoder.onnx",
+                "fp16",
+            ),
+        ];
+        for (why, named, mend) in refusals {
+            let said = place(Part::Language, Device::Cuda, &Err(why)).expect_err("refused");
+            assert!(said.contains(named) && said.contains(mend), "{said}");
+            assert!(said.contains("language") && !said.contains('\n'), "{said}");
+        }
+    }
+
+    #[test]
+    fn parts_that_differ_are_both_said() {
+        let placed = |asked, cuda: &Result<(), NoCuda>| {
+            place(Part::Vision, asked, cuda).expect("a placement")
+        };
+        let driver = missing("libcuda.so.1");
+        let said = |vision: &Placement, language: &Placement| {
+            let devices = Devices { vision: vision.clone(), language: language.clone() };
+            (devices.device(), devices.reason())
+        };
+        let auto_cpu = placed(Device::Auto, &driver);
+        let auto_cuda = placed(Device::Auto, &Ok(()));
+        let cpu = Placement::CPU_BY_NAME;
+        let words = |device: &str, reason: &str| (device.to_string(), reason.to_string());
+        assert_eq!(said(&cpu, &cpu), words("cpu", ""));
+        assert_eq!(said(&auto_cpu, &auto_cpu), words("cpu", "auto: libcuda.so.1 is missing"));
+        assert_eq!(
+            said(&auto_cuda, &cpu),
+            words("vision cuda, language cpu", "vision auto: CUDA was found")
+        );
+        assert_eq!(
+            said(&auto_cuda, &auto_cpu),
+            words(
+                "vision cuda, language cpu",
+                "vision auto: CUDA was found; language auto: libcuda.so.1 is missing"
+            )
+        );
+    }
+}
