@@ -14,10 +14,11 @@ from checkpoint import Checkpoint, fill
 from plan import Plan
 from runtime import Decoder, session
 
-# float32 must be equal but for rounding; other precisions keep the direction. A trained model keeps it
-# far better than these floors say (models/README.md); random weights come near to them.
+# float32 must be equal but for rounding; other precisions keep the direction. The floors tell a broken graph
+# from a coarse one: trained weights stay far above them, random ones, whose errors grow from layer to layer,
+# come near (models/README.md).
 TOLERANCE = 1e-3
-FLOORS = {"fp16": 0.999, "int8": 0.97, "int4": 0.90}
+FLOORS = {"fp16": 0.999, "int8": 0.95, "int4": 0.80}
 TEXT_TOKENS, BEFORE_PICTURE = 12, 4
 
 
@@ -67,12 +68,12 @@ def write_reference(checkpoint: Checkpoint, path: Path, seed: int = 1) -> None:
     name = "model.language_model.embed_tokens.weight"
     words = torch.cat([checkpoint.tensors.rows(name, int(i), 1) for i in ids]).float()
     whole = torch.cat([words[:BEFORE_PICTURE], features[0], words[BEFORE_PICTURE:], words[:1]])
-    logits = layer_by_layer(checkpoint, whole[None])[0, -2:]
+    logits = layer_by_layer(checkpoint, whole[None])[0]
     np.savez(path, pixels=pixels.numpy(), ids=ids.numpy(), features=features.numpy(), logits=logits.numpy())
 
 
 def layer_by_layer(checkpoint: Checkpoint, embeds: torch.Tensor) -> torch.Tensor:
-    """transformers' logits `[1, L, V]` of the last two positions, its layers filled as they are reached and emptied after."""
+    """transformers' logits `[1, 2, V]` of the last two positions; a layer has weights only while it works."""
     language, head, tensors = checkpoint.language(), checkpoint.model.lm_head, checkpoint.tensors
     hooks = []
     for number, layer in enumerate(language.layers):

@@ -206,7 +206,7 @@ def refuse_settings(folder: Path, config) -> None:
     if config.text_config.rope_parameters.get("partial_rotary_factor", 1.0) != 1.0:
         raise Refusal(f"{folder}: partial_rotary_factor is not 1; only whole heads that turn can be exported.")
     if getattr(config.text_config, "use_sliding_window", False):
-        raise Refusal(f"{folder}: use_sliding_window is true; attention that forgets in some layers cannot be exported.")
+        raise Refusal(f"{folder}: use_sliding_window is true; a window in some layers only cannot be exported.")
     depth = config.vision_config.num_hidden_layers
     layers = config.vision_feature_layer
     for layer in [layers] if isinstance(layers, int) else layers:

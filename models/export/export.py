@@ -114,7 +114,7 @@ def export(source: Path, out: Path, plan: Plan, vision: Path | None = None) -> i
 
     started = time.monotonic()
     gap = check.compare(loaded, package, plan, reference)
-    print(f"beside transformers  {time.monotonic() - started:.1f} s")
+    print(f"{'beside transformers':32} {time.monotonic() - started:7.1f} s; memory {peak_memory():.2f} GB")
     for line in gap.lines():
         print(f"  {line}")
     if why := gap.fails(plan.precision):
@@ -122,10 +122,14 @@ def export(source: Path, out: Path, plan: Plan, vision: Path | None = None) -> i
         return 1
     stages.finish(package)
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
-    # Linux counts in KiB.
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(f"{out}: {size / 1e6:.1f} MB; memory at most {memory / 1e9:.2f} GB")
+    print(f"{out}: {size / 1e6:.1f} MB; memory at most {peak_memory():.2f} GB")
     return 0
+
+
+def peak_memory() -> float:
+    """The most that this process ever held, in GB."""
+    # Linux counts in KiB.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
 class Stages:
@@ -166,7 +170,7 @@ class Stages:
         work()
         parts = result.rglob("*") if result.is_dir() else result.parent.glob(result.name + "*")
         size = sum(part.stat().st_size for part in parts if part.is_file())
-        print(f"{time.monotonic() - started:7.1f} s {size / 1e6:10.1f} MB", flush=True)
+        print(f"{time.monotonic() - started:7.1f} s {size / 1e6:10.1f} MB; memory {peak_memory():.2f} GB", flush=True)
         self.state["done"].append(name)
         self.save()
 
@@ -187,6 +191,8 @@ class Stages:
 def refuse_plan(loaded, plan: Plan) -> None:
     from checkpoint import Refusal
 
+    if (plan.precision, plan.device) not in KINDS:
+        raise Refusal(f"--precision {plan.precision} is not for {plan.device}, whose attention is float16; take fp16.")
     if plan.decoder != "plain":
         return
     if plan.precision not in ("fp32", "fp16"):

@@ -40,7 +40,9 @@ SIGLIP = {
     "model_type": "siglip_vision_model", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3,
     "num_attention_heads": 4, "image_size": 112, "patch_size": 16, "vision_use_head": False,
 }  # fmt: skip
-SIZE = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_hidden_layers": 2, "vocab_size": 800}
+SIZE = {
+    "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_hidden_layers": 2, "vocab_size": 800,
+}  # fmt: skip
 LLAMA = SIZE | {"model_type": "llama", "max_position_embeddings": 512, "rms_norm_eps": 1e-5}
 MISTRAL = SIZE | {
     "model_type": "mistral", "max_position_embeddings": 1024, "num_key_value_heads": 2, "rms_norm_eps": 1e-5,
@@ -183,7 +185,7 @@ def make_if_changed(name: str, folder: Path) -> int:
         kinds["plain"], kinds["plain-fp16"] = Plan("fp32", "cpu", "plain"), Plan("fp16", "cpu", "plain")
         kinds["external"] = Plan("fp32", "cpu", external_above=10_000)
     for kind, plan in kinds.items():
-        vision = None if kind == "fp32" else folder / "fp32/onnx/vision_encoder.onnx"
+        vision = None if kind in ("fp32", "external") else folder / "fp32/onnx/vision_encoder.onnx"
         if (code := export.export(folder / "checkpoint", folder / kind, plan, vision)) != 0:
             return code
         first, ids = run_package(folder, kind, plan, reference)
@@ -292,7 +294,9 @@ class Family:
             (self.folder / "chat_template.jinja").write_text(self.chat)
         self.dump("tokenizer_config.json", settings)
         self.image_token, self.end_token = tokenizer.token_to_id("<image>"), tokenizer.token_to_id(end)
-        eos = [self.end_token, tokenizer.token_to_id("<|endoftext|>")] if self.tokenizer_kind == "qwen" else self.end_token
+        eos = self.end_token
+        if self.tokenizer_kind == "qwen":
+            eos = [eos, tokenizer.token_to_id("<|endoftext|>")]
         self.dump("generation_config.json", {"eos_token_id": eos, "do_sample": False})
 
     def write_pictures_config(self) -> None:
@@ -337,7 +341,8 @@ class Family:
             del state["lm_head.weight"]
         if self.layout == "old":
             state = {older_name(name): tensor for name, tensor in state.items()}
-        save_file({name: t.contiguous() for name, t in state.items()}, self.folder / "model.safetensors", {"format": "pt"})
+        state = {name: tensor.contiguous() for name, tensor in state.items()}
+        save_file(state, self.folder / "model.safetensors", {"format": "pt"})
 
     def answer(self) -> dict | None:
         """What transformers says to the video, or None where its words are no clear ones."""
@@ -414,7 +419,8 @@ def byte_level_tokenizer():
 
 def older_name(name: str) -> str:
     """transformers 5's names to those that most published checkpoints have."""
-    name = name.replace("model.vision_tower.", "vision_tower.vision_model.").replace("lm_head.", "language_model.lm_head.")
+    name = name.replace("model.vision_tower.", "vision_tower.vision_model.")
+    name = name.replace("lm_head.", "language_model.lm_head.")
     return name.replace("model.language_model.", "language_model.model.").removeprefix("model.")
 
 

@@ -203,7 +203,7 @@ def write_gqa_decoder(checkpoint: Checkpoint, path: Path, plan: Plan, language: 
     shutil.rmtree(built, ignore_errors=True)
     options = ["exclude_embeds=true", "prune_lm_head=true", "hf_token=false", "windowed_kv_cache=false"]
     # Quantised afterwards, matrix by matrix: the builder would hold the whole model twice to do it.
-    kind = ("fp16", "cuda") if plan.decoder_io == "fp16" else ("fp32", plan.device)
+    kind = ("fp16", "cuda") if plan.decoder_io == "fp16" else ("fp32", "cpu")
     where = ("", str(language), str(built), *kind, str(cache))
     said = io.StringIO()
     try:
@@ -212,15 +212,16 @@ def write_gqa_decoder(checkpoint: Checkpoint, path: Path, plan: Plan, language: 
     except Exception as error:
         raise RuntimeError(f"{path.name}: the decoder builder failed: {error}\n{said.getvalue()}") from error
     gc.collect()
-    if "GroupQueryAttention" not in {n.op_type for n in onnx.load(built / "model.onnx", load_external_data=False).graph.node}:
-        raise RuntimeError(f"{path.name}: the builder wrote no GroupQueryAttention:\n{said.getvalue()}")
     graph = built / "model.onnx"
+    if "GroupQueryAttention" not in {n.op_type for n in onnx.load(graph, load_external_data=False).graph.node}:
+        raise RuntimeError(f"{path.name}: the builder wrote no GroupQueryAttention:\n{said.getvalue()}")
     if plan.precision in ("int8", "int4"):
         quantise.decoder_blocks(graph, built / "blocks.onnx", plan.precision, 4 if plan.device == "cpu" else 0)
         graph = built / "blocks.onnx"
     cos, sin = checkpoint.rotary_tables(checkpoint.text.max_position_embeddings)
     tables = {"cos_cache": cos, "sin_cache": sin}
     settle_weights(graph, path, plan.external_above, tables, checkpoint.window)
+    shutil.rmtree(built)
 
 
 def torch_export(module, path: Path, example: tuple, inputs: list, outputs: list, dynamic: tuple) -> None:
@@ -234,7 +235,11 @@ def torch_export(module, path: Path, example: tuple, inputs: list, outputs: list
 
 
 def settle_weights(
-    source: Path, path: Path, external_above: int, tables: dict[str, np.ndarray] | None = None, window: int | None = None
+    source: Path,
+    path: Path,
+    external_above: int,
+    tables: dict[str, np.ndarray] | None = None,
+    window: int | None = None,
 ) -> None:
     """Moves a built graph to `path`: one file if it is small, else the weights in `path`_data beside it.
 

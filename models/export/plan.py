@@ -5,10 +5,10 @@ from dataclasses import dataclass
 # One protobuf file ends at 2 GB; well below it the weights move to a file beside the graph.
 EXTERNAL_ABOVE = 1_500_000_000
 
-# Weights of (vision, embedding), and the decoder's file suffix.
+# Weights of (vision, embedding), and the decoder's file suffix. onnxruntime's CUDA has no float32
+# GroupQueryAttention, so that there is no fp32 for it.
 KINDS = {
     ("fp32", "cpu"): ("fp32", "fp32", ""),
-    ("fp32", "cuda"): ("fp32", "fp32", ""),
     ("fp16", "cpu"): ("fp16", "fp16", "_fp16"),
     ("fp16", "cuda"): ("fp16", "fp16", "_fp16"),
     ("int8", "cpu"): ("int8", "fp16", "_int8"),

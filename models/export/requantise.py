@@ -37,11 +37,13 @@ def requantise(package: Path, out: Path, precision: str) -> None:
     (out / "onnx").mkdir(parents=True, exist_ok=True)
     for file in package.glob("*.json"):
         shutil.copyfile(file, out / file.name)
-    quantise.vision_int8(package / "onnx/vision_encoder.onnx", out / "onnx" / plan.vision_file)
     onnx.save_model(half_table(onnx.load(package / "onnx/embed_tokens.onnx")), out / "onnx" / plan.embed_file)
     with tempfile.TemporaryDirectory(dir=out) as work:
         blocks = Path(work, "blocks.onnx")
         quantise.decoder_blocks(package / "onnx/decoder_model_merged.onnx", blocks, precision, 4)
+        vision = Path(work, "vision.onnx")
+        quantise.vision_int8(package / "onnx/vision_encoder.onnx", vision)
+        settle_weights(vision, out / "onnx" / plan.vision_file, plan.external_above)
         settle_weights(blocks, out / "onnx" / plan.decoder_file, plan.external_above)
 
 

@@ -141,6 +141,11 @@ class Refusals(Folder):
             self.export(Plan("fp32", "cpu", "plain"))
         self.assertIn("dynamic", str(code.exception))
 
+    def test_float32_attention_on_a_gpu(self):
+        with self.assertRaises(Refusal) as caught:
+            self.export(Plan("fp32", "cuda"))
+        self.assertIn("take fp16", str(caught.exception))
+
     def test_nothing_but_a_package_is_replaced(self):
         (self.folder / "things").mkdir()
         (self.folder / "things/photo.jpg").write_bytes(b"dear")
