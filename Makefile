@@ -1,13 +1,13 @@
 # What a person types. `make demo` and `make test` need nothing but Rust and Debian or Ubuntu.
 
-.PHONY: demo test check setup setup-cuda setup-test golden soak release export-env install
+.PHONY: demo test check setup setup-cuda setup-test golden families test-export soak release export-env install
 
 # DEMO="--for 60s" ends it by itself.
 demo: setup
 	cargo build --bin lookout
 	target/debug/lookout demo $(DEMO)
 
-test: golden
+test: golden families test-export
 	cargo test
 
 # Formatting, lints and docs, as CI wants them.
@@ -31,6 +31,13 @@ golden: setup-test export-env
 ifneq ($(GOLDEN),tests/golden)
 	LOOKOUT_GOLDEN=$(abspath $(GOLDEN)) cargo test --test golden
 endif
+
+# Small checkpoints of every model family, their packages, and transformers' answers.
+families: setup-test export-env
+	target/export-env/bin/python models/export/families.py target/families
+
+test-export: export-env
+	target/export-env/bin/python models/export/test_export.py
 
 # Ten minutes of real footage: rate, memory, evidence.
 soak: setup-test

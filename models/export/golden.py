@@ -41,9 +41,10 @@ def export_if_changed(source: Path, package: Path, decoder: str) -> int:
         return 0
     # Loading torch takes seconds: only when there is something to do.
     import export
+    from plan import Plan
 
     export.quiet()
-    code = export.export(source, package, decoder=decoder)
+    code = export.export(source, package, Plan("fp32", "cpu", decoder))
     if code == 0:
         stamp.write_text(wanted)
     return code
@@ -52,7 +53,9 @@ def export_if_changed(source: Path, package: Path, decoder: str) -> int:
 def fingerprint(source: Path, decoder: str) -> str:
     """What the package depends on: the checkpoint, the exporter, the lock, the kind of decoder."""
     digest = hashlib.sha256(decoder.encode())
-    files = [p for p in source.iterdir() if p.is_file()] + list(HERE.glob("*.py")) + [HERE / "requirements.txt"]
+    from export import SOURCES
+
+    files = [p for p in source.iterdir() if p.is_file()] + [HERE / name for name in SOURCES]
     for path in sorted(files, key=lambda p: p.name):
         digest.update(f"\0{path.name}\0".encode())
         digest.update(path.read_bytes())
@@ -60,7 +63,6 @@ def fingerprint(source: Path, decoder: str) -> str:
 
 
 def verify(golden: Path, out: Path, cases: list[dict], decoder_kind: str) -> int:
-    import check
     import checkpoint
     import export
     import runtime
@@ -70,11 +72,11 @@ def verify(golden: Path, out: Path, cases: list[dict], decoder_kind: str) -> int
     for case in cases:
         name = case["checkpoint"]
         if name not in loaded:
-            source, onnx_dir = checkpoint.load(golden / name, "cpu"), out / Path(name).name / "onnx"
-            text = source.model.config.text_config
-            tables = check.rotary_tables(source) if decoder_kind == "gqa" else None
+            source, onnx_dir = checkpoint.open_checkpoint(golden / name), out / Path(name).name / "onnx"
+            text = source.text
+            tables = source.rotary_tables(text.max_position_embeddings) if decoder_kind == "gqa" else None
             path = onnx_dir / "decoder_model_merged.onnx"
-            decoder = runtime.Decoder(path, text.num_key_value_heads, text.head_dim, tables)
+            decoder = runtime.Decoder(path, text.num_key_value_heads, source.head_dim, tables)
             loaded[name] = decoder, runtime.session(onnx_dir / "embed_tokens.onnx")
         decoder, embed = loaded[name]
         words = lambda ids: embed.run(None, {"input_ids": np.array([ids], np.int64)})[0]
