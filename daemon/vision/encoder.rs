@@ -1,18 +1,20 @@
 //! The vision graph: CLIP and the projector, run once a frame.
 
 use crate::model::{
-    Float, GraphKind, ModelError, Package, Part, Placement, Runtime, Session, TensorError,
+    Float, GraphKind, ModelError, Package, Part, Placement, Processor, Runtime, Session,
+    TensorError,
 };
 use std::time::{Duration, Instant};
 
-/// Frames that the graph sees at once, if it may. More does not help on a CPU and costs memory.
+/// Frames that the graph sees at once on a GPU. On a CPU it sees one: more does not help, and where
+/// activations are quantised as they come, a frame's features would depend on its neighbours.
 pub const BATCH: usize = 8;
 
 pub struct Encoder {
     session: Session,
     pixels: Float,
     features: Float,
-    /// Frames a run: one, where the graph is fixed to that.
+    /// Frames a run.
     batch: usize,
     image_size: usize,
     grid_tokens: usize,
@@ -47,8 +49,12 @@ impl Encoder {
                 declared.shape
             ))));
         }
+        let batch = match session.placement.processor {
+            Processor::Cuda if declared.shape[0] < 0 => BATCH,
+            _ => 1,
+        };
         let mut encoder = Encoder {
-            batch: if declared.shape[0] < 0 { BATCH } else { 1 },
+            batch,
             pixels,
             features: session.float_output("image_features")?.1,
             session,
