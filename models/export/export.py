@@ -170,9 +170,10 @@ class Stages:
         work()
         parts = result.rglob("*") if result.is_dir() else result.parent.glob(result.name + "*")
         size = sum(part.stat().st_size for part in parts if part.is_file())
-        print(f"{time.monotonic() - started:7.1f} s {size / 1e6:10.1f} MB; memory {peak_memory():.2f} GB", flush=True)
+        # Before it is said: what was said to be done is not done again.
         self.state["done"].append(name)
         self.save()
+        print(f"{time.monotonic() - started:7.1f} s {size / 1e6:10.1f} MB; memory {peak_memory():.2f} GB", flush=True)
 
     def save(self) -> None:
         new = self.state_file.with_suffix(".new")
