@@ -59,7 +59,7 @@ install:
 		{ install -d $(DESTDIR)/etc/lookout && \
 		sed 's|"../models/|"/usr/share/lookout/|' configs/example.toml >$(DESTDIR)/etc/lookout/lookout.toml; }
 	mkdir -p $(DESTDIR)/usr/share/lookout/demo
-	cp -R models/demo/package models/demo/cameras $(DESTDIR)/usr/share/lookout/demo
+	cp -R models/demo/package models/demo/package-fp16 models/demo/cameras $(DESTDIR)/usr/share/lookout/demo
 
 setup-test:
 	@.ci/setup test

@@ -54,23 +54,22 @@ fn gst(pipeline: &str) {
     assert!(output.status.success(), "{pipeline}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Mean difference of a JPEG, small and grey, from a picture.
-fn difference(jpeg: &[u8], picture: &[u8]) -> f64 {
+/// A JPEG, small and grey: 96 × 72 means of its pixels.
+fn small(jpeg: &[u8]) -> Vec<f64> {
     let image = turbojpeg::decompress(jpeg, turbojpeg::PixelFormat::GRAY).expect("a JPEG");
-    let sum: f64 = (0..72 * 96)
-        .map(|at| {
-            let (y, x) = (at / 96 * image.height / 72, at % 96 * image.width / 96);
-            let (down, right) = (image.height / 72, image.width / 96);
-            let mut mean = 0.0;
-            for row in y..y + down {
-                for column in x..x + right {
-                    mean += f64::from(image.pixels[row * image.pitch + column]);
-                }
-            }
-            (mean / (down * right) as f64 - f64::from(picture[at])).abs()
-        })
-        .sum();
-    sum / (72.0 * 96.0)
+    let (down, right) = (image.height / 72, image.width / 96);
+    let mean = |at: usize| {
+        let (y, x) = (at / 96 * image.height / 72, at % 96 * image.width / 96);
+        let rows = (y..y + down).map(|row| &image.pixels[row * image.pitch + x..][..right]);
+        rows.flatten().map(|pixel| f64::from(*pixel)).sum::<f64>() / (down * right) as f64
+    };
+    (0..72 * 96).map(mean).collect()
+}
+
+/// Mean difference of two such pictures.
+fn difference(seen: &[f64], picture: &[u8]) -> f64 {
+    let sum: f64 = seen.iter().zip(picture).map(|(a, b)| (a - f64::from(*b)).abs()).sum();
+    sum / seen.len() as f64
 }
 
 #[test]
@@ -106,11 +105,11 @@ fn real_footage_for_a_while() {
         let file = jpeg.to_str().expect("path");
         let (code, _, error) = daemon.client(&["frame", "street", &number, "--output", file]);
         assert_eq!(code, Some(0), "{error}");
-        let jpeg = fs::read(&jpeg).expect("jpeg");
+        let shown = small(&fs::read(&jpeg).expect("jpeg"));
         let position = seconds(&frame["captured_at"]) % length * CLIP_FPS;
         let nearest = (0..CLIP_FRAMES)
             .min_by(|a, b| {
-                let off = |i: &usize| difference(&jpeg, &footage.pictures[*i]);
+                let off = |i: &usize| difference(&shown, &footage.pictures[*i]);
                 off(a).total_cmp(&off(b))
             })
             .expect("pictures");
