@@ -23,7 +23,7 @@ from tokenizers import Tokenizer
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "export"))
-from runtime import Decoder, session  # noqa: E402
+from runtime import Decoder, graph_file, session  # noqa: E402
 
 WINDOW, SAMPLE_FPS = 8, 2
 SLOW_FRAMES, FAST_SIDE = 4, 2
@@ -42,9 +42,10 @@ class Package:
         self.side = config["vision_config"]["image_size"] // config["vision_config"]["patch_size"]
         self.bos, self.eos = text["bos_token_id"], text["eos_token_id"]
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self.vision = session(folder / "onnx/vision_encoder.onnx")
-        self.embed = session(folder / "onnx/embed_tokens.onnx")
-        self.decoder = Decoder(folder / "onnx/decoder_model_merged.onnx", text["num_key_value_heads"], text["head_dim"])
+        self.vision = session(graph_file(folder, "vision_encoder"))
+        self.embed = session(graph_file(folder, "embed_tokens"))
+        decoder = graph_file(folder, "decoder_model_merged")
+        self.decoder = Decoder(decoder, text["num_key_value_heads"], text["head_dim"])
 
     def look(self, picture: Image.Image) -> np.ndarray:
         """`[N, D]`: the picture squashed to the model's size, encoded and projected."""
