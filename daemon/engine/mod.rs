@@ -11,6 +11,7 @@
 mod inbox;
 mod pictures;
 mod queue;
+pub mod scheduler;
 mod windows;
 mod words;
 

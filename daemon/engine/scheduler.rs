@@ -1,0 +1,320 @@
+//! What the language worker does next: pure rules, no model and no clock of its own.
+//!
+//! - Questions come before captions, and in the order asked; at most `capacity` wait.
+//! - A caption has a deadline: its window's close and the camera's freshness. One that would be
+//!   late even if it were begun now is skipped, and never begun in vain. Where a caption takes
+//!   longer than its freshness whatever is done, it is made all the same, as soon as can be.
+//! - At most one caption waits for a camera: a newer window replaces an older one.
+//! - The camera whose caption was least recently begun is next.
+//!
+//! Times are durations since any one moment: the daemon's start, or a simulation's.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::Hash;
+use std::time::Duration;
+
+pub struct Scheduler<C, Q, P> {
+    questions: VecDeque<Q>,
+    capacity: usize,
+    captions: HashMap<C, Waiting<P>>,
+    /// For each camera, the turn in which its caption was last begun.
+    served: HashMap<C, u64>,
+    clock: u64,
+    caption_takes: Estimate,
+    question_takes: Estimate,
+}
+
+struct Waiting<P> {
+    /// The order in which it came.
+    came: u64,
+    freshness: Duration,
+    deadline: Duration,
+    caption: P,
+}
+
+#[derive(Debug, PartialEq)]
+pub enum Next<C, Q, P> {
+    Question(Q),
+    Caption(C, P),
+}
+
+impl<C: Clone + Eq + Hash, Q, P> Scheduler<C, Q, P> {
+    pub fn new(capacity: usize) -> Self {
+        Scheduler {
+            questions: VecDeque::new(),
+            capacity,
+            captions: HashMap::new(),
+            served: HashMap::new(),
+            clock: 0,
+            caption_takes: Estimate::default(),
+            question_takes: Estimate::default(),
+        }
+    }
+
+    /// Gives the question back when the queue is full.
+    pub fn ask(&mut self, question: Q) -> Result<(), Q> {
+        if self.questions.len() >= self.capacity {
+            return Err(question);
+        }
+        self.questions.push_back(question);
+        Ok(())
+    }
+
+    /// Forgets questions that nobody waits for any more.
+    pub fn retain(&mut self, waited_for: impl FnMut(&Q) -> bool) {
+        self.questions.retain(waited_for);
+    }
+
+    /// A window closed at `closed`. Returns the older caption of this camera, which will not be
+    /// made.
+    pub fn caption(
+        &mut self,
+        camera: C,
+        caption: P,
+        closed: Duration,
+        freshness: Duration,
+    ) -> Option<P> {
+        self.clock += 1;
+        let deadline = closed.saturating_add(freshness);
+        let waiting = Waiting { came: self.clock, freshness, deadline, caption };
+        self.captions.insert(camera, waiting).map(|older| older.caption)
+    }
+
+    /// Takes away the captions that would be late if they were begun now: ask before [`next`].
+    ///
+    /// [`next`]: Scheduler::next
+    pub fn late(&mut self, now: Duration) -> Vec<(C, P)> {
+        let takes = self.caption_takes.expected();
+        let late = self.captions.extract_if(|_, waiting| {
+            takes <= waiting.freshness && now.saturating_add(takes) > waiting.deadline
+        });
+        late.map(|(camera, waiting)| (camera, waiting.caption)).collect()
+    }
+
+    pub fn next(&mut self) -> Option<Next<C, Q, P>> {
+        if let Some(question) = self.questions.pop_front() {
+            return Some(Next::Question(question));
+        }
+        let turn = |camera: &C| self.served.get(camera).copied().unwrap_or(0);
+        let (camera, _) = self.captions.iter().min_by_key(|(c, w)| (turn(c), w.came))?;
+        let camera = camera.clone();
+        self.clock += 1;
+        self.served.insert(camera.clone(), self.clock);
+        let waiting = self.captions.remove(&camera)?;
+        Some(Next::Caption(camera, waiting.caption))
+    }
+
+    /// How long a caption took from its beginning to the wires.
+    pub fn caption_took(&mut self, time: Duration) {
+        self.caption_takes.add(time);
+    }
+
+    /// How long an answer took from its beginning to its end.
+    pub fn question_took(&mut self, time: Duration) {
+        self.question_takes.add(time);
+    }
+
+    /// After how long a place in the queue is free again, with `rows` answers at a time.
+    pub fn retry_after(&self, rows: usize) -> Duration {
+        let each = self.question_takes.mean.unwrap_or(Duration::from_secs(1));
+        each.mul_f64(self.questions.len().max(1) as f64 / rows.max(1) as f64)
+    }
+
+    /// Questions and captions that wait.
+    pub fn waiting(&self) -> usize {
+        self.questions.len() + self.captions.len()
+    }
+
+    pub fn questions(&self) -> usize {
+        self.questions.len()
+    }
+}
+
+/// A smoothed time and its smoothed deviation, as TCP keeps them of round trips (RFC 6298).
+#[derive(Default)]
+struct Estimate {
+    mean: Option<Duration>,
+    deviation: Duration,
+}
+
+impl Estimate {
+    fn add(&mut self, time: Duration) {
+        let Some(mean) = self.mean else {
+            self.mean = Some(time);
+            return;
+        };
+        self.deviation = (self.deviation * 3 + mean.abs_diff(time)) / 4;
+        self.mean = Some((mean * 7 + time) / 8);
+    }
+
+    /// What all but few stay within; nothing before the first.
+    fn expected(&self) -> Duration {
+        self.mean.unwrap_or_default() + self.deviation * 2
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const fn ms(milliseconds: u64) -> Duration {
+        Duration::from_millis(milliseconds)
+    }
+
+    #[test]
+    fn questions_first_then_the_camera_that_waited_longest_for_a_turn() {
+        let mut scheduler = Scheduler::new(2);
+        let mut caption = |s: &mut Scheduler<_, _, _>, c, n| s.caption(c, n, ms(0), ms(100));
+        assert_eq!(caption(&mut scheduler, "a", 1), None);
+        assert_eq!(caption(&mut scheduler, "b", 2), None);
+        assert_eq!(caption(&mut scheduler, "a", 3), Some(1));
+        assert_eq!(scheduler.ask("q1"), Ok(()));
+        assert_eq!(scheduler.ask("q2"), Ok(()));
+        assert_eq!(scheduler.ask("q3"), Err("q3"));
+        assert_eq!(scheduler.next(), Some(Next::Question("q1")));
+        assert_eq!(scheduler.next(), Some(Next::Question("q2")));
+        assert_eq!(scheduler.next(), Some(Next::Caption("b", 2)));
+        assert_eq!(caption(&mut scheduler, "b", 4), None);
+        assert_eq!(scheduler.next(), Some(Next::Caption("a", 3)));
+        assert_eq!(scheduler.next(), Some(Next::Caption("b", 4)));
+        assert_eq!(scheduler.next(), None);
+    }
+
+    #[test]
+    fn what_would_be_late_is_skipped_and_what_is_always_late_is_not() {
+        let mut scheduler: Scheduler<_, (), _> = Scheduler::new(1);
+        scheduler.caption_took(ms(60));
+        scheduler.caption("fresh", (), ms(0), ms(100));
+        scheduler.caption("never", (), ms(0), ms(50));
+        assert_eq!(scheduler.late(ms(40)), []);
+        assert_eq!(scheduler.late(ms(41)), [("fresh", ())]);
+        assert_eq!(scheduler.next(), Some(Next::Caption("never", ())));
+    }
+
+    #[test]
+    fn the_retry_delay_is_what_those_who_wait_will_take() {
+        let mut scheduler: Scheduler<(), _, ()> = Scheduler::new(8);
+        assert_eq!(scheduler.retry_after(1), ms(1000));
+        scheduler.question_took(ms(300));
+        for question in 0..6 {
+            assert_eq!(scheduler.ask(question), Ok(()));
+        }
+        assert_eq!(scheduler.retry_after(1), ms(1800));
+        assert_eq!(scheduler.retry_after(4), ms(450));
+    }
+
+    /// A window of each camera closes every `every`, each camera at a time of its own; captions
+    /// take `cost`, one after the other. What was published (camera, close, at) and skipped.
+    struct Served {
+        published: Vec<(usize, Duration, Duration)>,
+        skipped: Vec<(usize, Duration, Duration)>,
+        replaced: usize,
+        waiting: usize,
+        closed: usize,
+    }
+
+    fn serve(closes: &[(Duration, usize)], freshness: Duration, cost: Duration) -> Served {
+        let mut scheduler: Scheduler<usize, (), Duration> = Scheduler::new(1);
+        scheduler.caption_took(cost);
+        let mut served = Served {
+            published: Vec::new(),
+            skipped: Vec::new(),
+            replaced: 0,
+            waiting: 0,
+            closed: closes.len(),
+        };
+        let mut closes = closes.iter().peekable();
+        let mut now = Duration::ZERO;
+        loop {
+            while let Some((at, camera)) = closes.next_if(|(at, _)| *at <= now) {
+                served.replaced +=
+                    usize::from(scheduler.caption(*camera, *at, *at, freshness).is_some());
+            }
+            let late = scheduler.late(now);
+            served.skipped.extend(late.into_iter().map(|(camera, at)| (camera, at, now)));
+            match scheduler.next() {
+                Some(Next::Caption(camera, at)) => {
+                    now += cost;
+                    served.published.push((camera, at, now));
+                }
+                _ => match closes.peek() {
+                    Some((at, _)) => now = *at,
+                    None => break,
+                },
+            }
+        }
+        served.waiting = scheduler.waiting();
+        served
+    }
+
+    proptest! {
+        /// Whatever the order of arrival: what is published is fresh, only what would have been
+        /// late is skipped, the worker never rests while something could be kept (else it would
+        /// wait at the end), and everything comes out once.
+        #[test]
+        fn nothing_that_could_be_kept_is_skipped(
+            closes in prop::collection::vec((0u64..20_000, 0usize..9), 0..120),
+            freshness in 1u64..3000,
+            share in 1u64..100,
+        ) {
+            let mut closes: Vec<_> = closes.into_iter().map(|(at, c)| (ms(at), c)).collect();
+            closes.sort();
+            let (freshness, cost) = (ms(freshness), ms(freshness * share / 100));
+            let served = serve(&closes, freshness, cost);
+            for (_, closed, published) in &served.published {
+                prop_assert!(*published <= *closed + freshness);
+            }
+            for (_, closed, skipped) in &served.skipped {
+                prop_assert!(*skipped + cost > *closed + freshness);
+            }
+            let out = served.published.len() + served.skipped.len() + served.replaced;
+            prop_assert_eq!((out, served.waiting), (served.closed, 0));
+        }
+
+        /// However many cameras there are too many, each gets its share.
+        #[test]
+        fn overload_is_shared_evenly(
+            cameras in 2usize..40, cost in 20u64..400, phases in prop::collection::vec(0u64..1000, 40),
+        ) {
+            let rounds = 200;
+            let mut closes: Vec<_> = (0..cameras)
+                .flat_map(|c| (0..rounds).map(move |n| (n, c)))
+                .map(|(n, c)| (ms(n * 1000 + phases[c]), c))
+                .collect();
+            closes.sort();
+            let served = serve(&closes, ms(1000), ms(cost));
+            let mut each = vec![0usize; cameras];
+            served.published.iter().for_each(|(camera, _, _)| each[*camera] += 1);
+            let mean = served.published.len() as f64 / cameras as f64;
+            let worst = each.iter().copied().min().unwrap_or(0) as f64;
+            prop_assert!(worst >= 0.8 * mean - 1.0, "{each:?}");
+            // Where all can be served, all are.
+            if cameras as u64 * cost <= 500 {
+                prop_assert_eq!(served.published.len(), closes.len());
+            }
+        }
+
+        /// What goes in comes out once, is replaced once, is skipped once, or is refused.
+        #[test]
+        fn nothing_is_lost_or_doubled(steps in prop::collection::vec((0usize..4, 0u8..5), 0..200)) {
+            let mut scheduler = Scheduler::new(3);
+            scheduler.caption_took(ms(5));
+            let (mut inside, mut out, mut now) = (0, 0, ms(0));
+            for (camera, step) in steps {
+                now += ms(3);
+                match step {
+                    0 => {
+                        inside += 1;
+                        out += usize::from(scheduler.caption(camera, (), now, ms(12)).is_some());
+                    }
+                    1 => { inside += 1; out += usize::from(scheduler.ask(()).is_err()); }
+                    2 => out += scheduler.late(now).len(),
+                    _ => out += usize::from(scheduler.next().is_some()),
+                }
+                prop_assert_eq!(inside, out + scheduler.waiting());
+            }
+        }
+    }
+}
