@@ -48,6 +48,7 @@ const PURE: &[(&str, &[&str])] = &[
     ("daemon/engine/windows", &[]),
     ("daemon/timeline/", &[]),
     ("daemon/language/sampler", &["rand"]),
+    ("daemon/language/prefixes", &[]),
 ];
 
 /// The one file that knows every part is known to nobody but these.

@@ -1,5 +1,15 @@
-//! The language worker: one window or question at a time, as the queue says.
+//! The language worker: several windows and questions together, as the queue says.
+//!
+//! ```text
+//! ┌► admit what there is room for ─► one turn of the language model ─► deliver what came of it ┐
+//! └────────────────────────────────────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! - The last free row is a question's, and a caption begins only when no prompt is being read: a
+//!   question waits for no more than a turn while there are rows.
+//! - An asker who has left frees the row before the next turn.
 
+use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -8,7 +18,9 @@ use super::queue::Next;
 use super::{Asked, Engine, Window};
 use crate::event::{Body, Description, Timing};
 use crate::frame::Span;
-use crate::language::{LanguageError, LanguageModel, Limits, Listening, Reply, Request};
+use crate::language::{
+    LanguageError, LanguageModel, Limits, Listening, Reply, Request, Said, Seen, Ticket, Urgency,
+};
 use crate::model::ModelError;
 use crate::service::{AnswerItem, AskError};
 use crate::slowfast::{FrameTokens, assemble};
@@ -25,138 +37,185 @@ pub struct Words {
     pub device_reason: String,
 }
 
-/// A clip described, but for the times, which depend on who asked.
-struct Described {
+type Job = Next<Arc<str>, Asked, Window>;
+
+/// What there is room for beside what is in work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Room {
+    /// For anything; nothing is in work, and nothing else is to be done.
+    Idle,
+    Any,
+    Question,
+    Nothing,
+}
+
+/// A job in work.
+struct Running {
+    job: Job,
+    prompt: String,
     clip: Clip,
-    reply: Reply,
+    admitted: Instant,
 }
 
 impl Words {
     /// Works until the engine stops; what then still waits is told so.
     pub fn run(mut self, engine: &Engine) -> Result<(), ModelError> {
-        while let Some(next) = engine.next_job() {
-            let begun = Instant::now();
-            match next {
-                Next::Caption(camera, window) => self.caption(engine, &camera, window)?,
-                Next::Question(asked) => self.answer(engine, asked)?,
+        let mut running = HashMap::new();
+        let mut last_finished = Instant::now();
+        loop {
+            telemetry::rows(running.len());
+            while let Some(job) = engine.next_job(self.room()) {
+                self.begin(engine, job, &mut running)?;
+                telemetry::rows(running.len());
             }
-            engine.took(begun.elapsed());
-        }
-        Ok(())
-    }
-
-    fn caption(
-        &mut self,
-        engine: &Engine,
-        camera: &Arc<str>,
-        window: Window,
-    ) -> Result<(), ModelError> {
-        let Some(prompt) = engine.cameras.get(camera).and_then(|lens| lens.prompt.as_deref())
-        else {
-            return Ok(());
-        };
-        let begun = Instant::now();
-        // On the way out nobody needs a caption any more.
-        let hear = |_: &str| if engine.jobs().stopping { Listening::No } else { Listening::Yes };
-        let described = match self.describe(engine, camera, window.span, prompt, None, hear) {
-            Ok(Some(described)) => described,
-            Ok(None) => return Ok(()),
-            Err(LanguageError::BadPrompt(why)) => {
-                tracing::warn!(camera = &**camera, "no caption: {why}");
+            if running.is_empty() {
                 return Ok(());
             }
-            Err(error) => return Err(ModelError(error.to_string())),
-        };
-        let timing = timing(window.closed, begun, window.encode, &described.reply);
-        let description = self.finish(String::new(), prompt, window.span, described, timing);
-        telemetry::caption(camera);
-        measure(camera, &description);
-        engine.journal.append(camera.clone(), Body::Caption(description));
-        Ok(())
+            for (running, reply) in self.turn(engine, &mut running)? {
+                let since = running.admitted.max(last_finished);
+                last_finished = Instant::now();
+                engine.took(last_finished - since);
+                self.finish(engine, running, reply);
+            }
+        }
     }
 
-    fn answer(&mut self, engine: &Engine, asked: Asked) -> Result<(), ModelError> {
-        let begun = Instant::now();
-        let hear = |piece: &str| {
-            if !piece.is_empty() {
-                // The channel has room for the whole answer: only an asker who left makes it fail.
-                let _ = asked.to.try_send(AnswerItem::Token(piece.into()));
-            }
-            if asked.to.is_closed() { Listening::No } else { Listening::Yes }
-        };
-        let most = Some(asked.max_new_tokens);
-        let described = self.describe(engine, &asked.camera, asked.span, &asked.text, most, hear);
-        let item = match described {
-            Ok(Some(described)) => {
-                let timing = timing(asked.came, begun, Duration::ZERO, &described.reply);
-                let id = asked.id.clone();
-                let description = self.finish(id, &asked.text, asked.span, described, timing);
-                telemetry::answer(&asked.camera);
-                measure(&asked.camera, &description);
-                engine.journal.append(asked.camera.clone(), Body::Answer(description.clone()));
-                AnswerItem::Finished(Box::new(description))
-            }
-            Ok(None) if asked.to.is_closed() => return Ok(()),
-            Ok(None) => AnswerItem::Failed(AskError::NoFootage {
-                camera: asked.camera.to_string(),
-                window: asked.span.length(),
-                why: "its frames have left the buffer".into(),
-            }),
-            Err(LanguageError::BadPrompt(why)) => AnswerItem::Failed(AskError::BadQuestion(why)),
-            Err(error) => {
-                let why = error.to_string();
-                let _ = asked.to.try_send(AnswerItem::Failed(AskError::Model(why.clone())));
-                return Err(ModelError(why));
-            }
-        };
-        // An asker that has gone needs no answer.
-        let _ = asked.to.try_send(item);
-        Ok(())
+    fn room(&self) -> Room {
+        match self.language.rows() - self.language.in_work() {
+            _ if self.language.in_work() == 0 => Room::Idle,
+            0 => Room::Nothing,
+            1 => Room::Question,
+            _ if self.language.unread() > 0 => Room::Question,
+            _ => Room::Any,
+        }
     }
 
-    /// `None`: no frames are left of the span, or nobody listens any more.
-    fn describe(
+    fn begin(
         &mut self,
         engine: &Engine,
-        camera: &Arc<str>,
-        span: Span,
-        prompt: &str,
-        max_new_tokens: Option<usize>,
-        hear: impl FnMut(&str) -> Listening,
-    ) -> Result<Option<Described>, LanguageError> {
-        let Some(lens) = engine.cameras.get(camera) else { return Ok(None) };
-        let plan = &engine.plan;
-        let came = lens.came.load(Ordering::Relaxed);
-        let clip = engine
-            .timeline
-            .ring(camera)
-            .and_then(|ring| select(&ring, span, lens.period, came, plan));
-        let Some(clip) = clip else { return Ok(None) };
-        let tokens: Vec<&FrameTokens> = clip.frames.iter().map(|entry| &entry.tokens).collect();
-        let request = Request {
-            video: &assemble(&tokens, plan, self.dim),
-            prompt,
-            limits: Limits {
-                max_new_tokens: max_new_tokens.unwrap_or(engine.max_new_tokens),
-                sampling: engine.sampling,
-            },
+        job: Job,
+        running: &mut HashMap<Ticket, Running>,
+    ) -> Result<(), ModelError> {
+        let Some((camera, prompt, span, most, urgency)) = job_of(engine, &job) else {
+            return Ok(());
         };
-        let reply = self.language.answer(request, hear)?;
-        Ok(reply.map(|reply| Described { clip, reply }))
+        let Some(clip) = clip(engine, &camera, span) else {
+            if let Next::Question(asked) = job {
+                let _ = asked.to.try_send(AnswerItem::Failed(AskError::NoFootage {
+                    camera: camera.to_string(),
+                    window: span.length(),
+                    why: "its frames have left the buffer".into(),
+                }));
+            }
+            return Ok(());
+        };
+        let tokens: Vec<&FrameTokens> = clip.frames.iter().map(|entry| &entry.tokens).collect();
+        let seen = |frame: &crate::event::FrameRef| Seen {
+            camera: camera.clone(),
+            number: frame.number,
+            slow: frame.slow,
+        };
+        let request = Request {
+            video: &assemble(&tokens, &engine.plan, self.dim),
+            footage: Some(clip.references.iter().map(seen).collect()),
+            turns: &[],
+            prompt: &prompt,
+            limits: Limits { max_new_tokens: most, sampling: engine.sampling },
+            urgency,
+        };
+        match self.language.begin(request) {
+            Ok(ticket) => {
+                let admitted = Instant::now();
+                running.insert(ticket, Running { job, prompt, clip, admitted });
+                Ok(())
+            }
+            Err(LanguageError::BadPrompt(why)) => {
+                match job {
+                    Next::Caption(camera, _) => {
+                        tracing::warn!(camera = &*camera, "no caption: {why}");
+                    }
+                    Next::Question(asked) => {
+                        let item = AnswerItem::Failed(AskError::BadQuestion(why));
+                        let _ = asked.to.try_send(item);
+                    }
+                }
+                Ok(())
+            }
+            Err(error) => {
+                Err(failed(error, running.drain().map(|(_, running)| running.job).chain([job])))
+            }
+        }
     }
 
-    fn finish(
+    /// One run of the model; what has finished is no longer running.
+    fn turn(
+        &mut self,
+        engine: &Engine,
+        running: &mut HashMap<Ticket, Running>,
+    ) -> Result<Vec<(Running, Reply)>, ModelError> {
+        let (mut finished, mut left) = (Vec::new(), Vec::new());
+        let turned = self.language.turn(&mut |ticket, said| {
+            let listening = match said {
+                Said::Finished(reply) => {
+                    finished.push((ticket, reply));
+                    Listening::Yes
+                }
+                Said::Piece(piece) => {
+                    running.get(&ticket).map_or(Listening::No, |one| one.hear(engine, piece))
+                }
+            };
+            if listening == Listening::No {
+                left.push(ticket);
+            }
+            listening
+        });
+        if let Err(error) = turned {
+            return Err(failed(error, running.drain().map(|(_, running)| running.job)));
+        }
+        let take = |(ticket, reply)| Some((running.remove(&ticket)?, reply));
+        let finished: Vec<_> = finished.into_iter().filter_map(take).collect();
+        for ticket in left {
+            running.remove(&ticket);
+        }
+        Ok(finished)
+    }
+
+    /// Tells what came of a job.
+    fn finish(&self, engine: &Engine, running: Running, reply: Reply) {
+        let Running { job, prompt, clip, .. } = running;
+        match job {
+            Next::Caption(camera, window) => {
+                let timing = timing(window.closed, window.encode, &reply);
+                let id = String::new();
+                let description = self.describe(id, prompt, window.span, clip, reply, timing);
+                telemetry::caption(&camera);
+                measure(&camera, &description);
+                engine.journal.append(camera, Body::Caption(description));
+            }
+            Next::Question(asked) => {
+                let timing = timing(asked.came, Duration::ZERO, &reply);
+                let description = self.describe(asked.id, prompt, asked.span, clip, reply, timing);
+                telemetry::answer(&asked.camera);
+                measure(&asked.camera, &description);
+                engine.journal.append(asked.camera, Body::Answer(description.clone()));
+                // An asker that has gone needs no answer.
+                let _ = asked.to.try_send(AnswerItem::Finished(Box::new(description)));
+            }
+        }
+    }
+
+    fn describe(
         &self,
         id: String,
-        prompt: &str,
+        prompt: String,
         window: Span,
-        described: Described,
+        clip: Clip,
+        reply: Reply,
         timing: Timing,
     ) -> Description {
-        let Described { clip, reply } = described;
         Description {
             id,
-            prompt: prompt.into(),
+            prompt,
             text: reply.text,
             window,
             coverage: clip.coverage,
@@ -169,6 +228,57 @@ impl Words {
             timing,
         }
     }
+}
+
+impl Running {
+    fn hear(&self, engine: &Engine, piece: &str) -> Listening {
+        let anybody = match &self.job {
+            // On the way out nobody needs a caption any more.
+            Next::Caption(..) => !engine.jobs().stopping,
+            Next::Question(asked) => {
+                if !piece.is_empty() {
+                    // The channel has room for the whole answer: only an asker who left makes it
+                    // fail.
+                    let _ = asked.to.try_send(AnswerItem::Token(piece.into()));
+                }
+                !asked.to.is_closed()
+            }
+        };
+        if anybody { Listening::Yes } else { Listening::No }
+    }
+}
+
+/// Camera, prompt, span, most new tokens and urgency; `None`: no caption is wanted there.
+fn job_of(engine: &Engine, job: &Job) -> Option<(Arc<str>, String, Span, usize, Urgency)> {
+    Some(match job {
+        Next::Caption(camera, window) => {
+            let prompt = engine.cameras.get(camera)?.prompt.clone()?;
+            (camera.clone(), prompt, window.span, engine.max_new_tokens, Urgency::Later)
+        }
+        Next::Question(asked) => {
+            let (camera, text) = (asked.camera.clone(), asked.text.clone());
+            (camera, text, asked.span, asked.max_new_tokens, Urgency::Now)
+        }
+    })
+}
+
+/// `None`: no frames are left of the span.
+fn clip(engine: &Engine, camera: &Arc<str>, span: Span) -> Option<Clip> {
+    let lens = engine.cameras.get(camera)?;
+    let came = lens.came.load(Ordering::Relaxed);
+    let ring = engine.timeline.ring(camera)?;
+    select(&ring, span, lens.period, came, &engine.plan)
+}
+
+/// The model is broken: whoever waits for it is told.
+fn failed(error: LanguageError, jobs: impl Iterator<Item = Job>) -> ModelError {
+    let why = error.to_string();
+    for job in jobs {
+        if let Next::Question(asked) = job {
+            let _ = asked.to.try_send(AnswerItem::Failed(AskError::Model(why.clone())));
+        }
+    }
+    ModelError(why)
 }
 
 fn measure(camera: &str, description: &Description) {
@@ -185,9 +295,9 @@ fn measure(camera: &str, description: &Description) {
     telemetry::tokens(camera, seen, u64::from(usage.new_tokens));
 }
 
-fn timing(since: Instant, begun: Instant, encode: Duration, reply: &Reply) -> Timing {
+fn timing(since: Instant, encode: Duration, reply: &Reply) -> Timing {
     Timing {
-        wait_seconds: begun.saturating_duration_since(since).as_secs_f64(),
+        wait_seconds: reply.begun.saturating_duration_since(since).as_secs_f64(),
         encode_seconds: encode.as_secs_f64(),
         prefill_seconds: reply.prefill.as_secs_f64(),
         decode_seconds: reply.decode.as_secs_f64(),
@@ -196,21 +306,29 @@ fn timing(since: Instant, begun: Instant, encode: Duration, reply: &Reply) -> Ti
 }
 
 impl Engine {
-    /// Waits for the next job; `None`: the engine stops, and waiting questions have been told.
-    fn next_job(&self) -> Option<Next<Arc<str>, Asked, Window>> {
+    /// The next job that there is room for. With nothing in work it waits for one, and `None` says
+    /// that the engine stops. Waiting questions are told of a stop in any case.
+    fn next_job(&self, room: Room) -> Option<Job> {
         let mut jobs = self.jobs();
         loop {
-            let next = jobs.queue.next();
+            let next = match room {
+                _ if jobs.stopping => jobs.queue.next(),
+                Room::Idle | Room::Any => jobs.queue.next(),
+                Room::Question => jobs.queue.next_question().map(Next::Question),
+                Room::Nothing => None,
+            };
             telemetry::queue_length(jobs.queue.waiting());
             match next {
-                Some(Next::Question(asked)) if asked.to.is_closed() => continue,
+                Some(Next::Question(asked)) if asked.to.is_closed() => {}
                 Some(Next::Question(asked)) if jobs.stopping => {
                     let _ = asked.to.try_send(AnswerItem::Failed(AskError::Stopping));
                 }
                 Some(_) if jobs.stopping => {}
                 Some(next) => return Some(next),
-                None if jobs.stopping => return None,
-                None => jobs = self.wake.wait(jobs).unwrap_or_else(PoisonError::into_inner),
+                None if room == Room::Idle && !jobs.stopping => {
+                    jobs = self.wake.wait(jobs).unwrap_or_else(PoisonError::into_inner);
+                }
+                None => return None,
             }
         }
     }
