@@ -70,6 +70,14 @@ pub struct Description {
     pub finish: Finish,
     pub usage: Usage,
     pub timing: Timing,
+    /// Of a caption: windows of the camera since its last caption that got none, because it would
+    /// have come too late.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub skipped: u32,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -24,9 +24,9 @@ const CAMERA_LIVE: Metric =
 const CAMERA_RECONNECTS: Metric =
     counter_of("lookout_camera_reconnects_total", "Times a camera was lost and sought again");
 const CAPTIONS: Metric = counter_of("lookout_captions_total", "Captions published");
-const CAPTIONS_REPLACED: Metric = counter_of(
-    "lookout_captions_replaced_total",
-    "Captions that waited so long that a newer window took their place",
+const CAPTIONS_SKIPPED: Metric = counter_of(
+    "lookout_captions_skipped_total",
+    "Windows that got no caption: it would have been late, or a newer window took its place",
 );
 const ANSWERS: Metric = counter_of("lookout_answers_total", "Questions answered");
 const QUESTIONS_REFUSED: Metric =
@@ -78,7 +78,7 @@ const ALL: [Metric; 22] = [
     CAMERA_LIVE,
     CAMERA_RECONNECTS,
     CAPTIONS,
-    CAPTIONS_REPLACED,
+    CAPTIONS_SKIPPED,
     ANSWERS,
     QUESTIONS_REFUSED,
     STAGE_SECONDS,
@@ -201,8 +201,21 @@ pub fn caption(camera: &str) {
     counter!(CAPTIONS.name, "camera" => camera.to_owned()).increment(1);
 }
 
-pub fn caption_replaced(camera: &str) {
-    counter!(CAPTIONS_REPLACED.name, "camera" => camera.to_owned()).increment(1);
+/// Why a window got no caption.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SkipReason {
+    /// It would have been published after its deadline.
+    Late,
+    /// The next window closed before its turn came.
+    Replaced,
+}
+
+pub fn caption_skipped(camera: &str, reason: SkipReason) {
+    let reason = match reason {
+        SkipReason::Late => "late",
+        SkipReason::Replaced => "replaced",
+    };
+    counter!(CAPTIONS_SKIPPED.name, "camera" => camera.to_owned(), "reason" => reason).increment(1);
 }
 
 pub fn answer(camera: &str) {

@@ -247,6 +247,7 @@ fn config(name: &str, source: Source) -> Camera {
         fps: 4.0,
         window: Duration::from_secs(10),
         every: Duration::from_secs(10),
+        freshness: Duration::from_secs(10),
         prompt: None,
         decode: Decode::All,
         stall_timeout: Duration::from_secs(2),

@@ -49,6 +49,7 @@ pub fn description(from: proto::Description) -> Read<Description> {
         model: from.model,
         device: from.device,
         device_reason: from.device_reason,
+        skipped: from.skipped,
         usage: usage(from.usage.ok_or(Unreadable("usage"))?),
         timing: timing(from.timing.ok_or(Unreadable("timing"))?),
     })
@@ -188,12 +189,12 @@ mod tests {
             coverages(),
             prop::collection::vec(frames, 0..4),
             finish,
-            any::<[u32; 4]>(),
+            any::<[u32; 5]>(),
             prop::array::uniform5(0.0f64..1e6),
         )
-            .prop_map(|(words, window, coverage, frames, finish, tokens, seconds)| {
+            .prop_map(|(words, window, coverage, frames, finish, numbers, seconds)| {
                 let [id, prompt, text, model, device, device_reason] = words;
-                let [video_tokens, text_tokens, new_tokens, cached_tokens] = tokens;
+                let [video_tokens, text_tokens, new_tokens, cached_tokens, skipped] = numbers;
                 let [wait, encode, prefill, decode, total] = seconds;
                 Description {
                     id,
@@ -214,6 +215,7 @@ mod tests {
                         decode_seconds: decode,
                         total_seconds: total,
                     },
+                    skipped,
                 }
             })
     }

@@ -48,6 +48,11 @@ pub fn coverage(words: &Description) -> String {
         let (from, to) = (clock_time(span.from), clock_time(span.to));
         line += &format!(", gap {from}–{to} ({cause})");
     }
+    match words.skipped {
+        0 => {}
+        1 => line += ", 1 window before it skipped",
+        more => line += &format!(", {more} windows before it skipped"),
+    }
     line
 }
 

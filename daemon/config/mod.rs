@@ -170,6 +170,8 @@ pub struct Camera {
     pub fps: f64,
     pub window: Duration,
     pub every: Duration,
+    /// A caption is published within so long of its window's close, or not made.
+    pub freshness: Duration,
     /// What the model is asked about each window; `None`: no captions, questions only.
     pub prompt: Option<String>,
     pub decode: Decode,

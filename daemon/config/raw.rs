@@ -239,6 +239,8 @@ struct RawCamera {
     window: Duration,
     #[serde(default = "ten_seconds", with = "humantime_serde")]
     every: Duration,
+    #[serde(default, with = "humantime_serde")]
+    freshness: Option<Duration>,
     #[serde(default = "prompt")]
     prompt: String,
     #[serde(default = "yes")]
@@ -528,11 +530,13 @@ impl RawCamera {
         if self.captions && self.prompt.trim().is_empty() {
             return wrong("prompt is empty; to have no captions, say captions = false".into());
         }
+        let every = lasting("every", self.every, second / 2)?;
         Ok(Camera {
             name: self.name.as_str().into(),
             fps,
             window,
-            every: lasting("every", self.every, second / 2)?,
+            every,
+            freshness: lasting("freshness", self.freshness.unwrap_or(every), second / 2)?,
             prompt: self.captions.then(|| self.prompt.clone()),
             decode: match self.decode {
                 RawDecode::All => Decode::All,

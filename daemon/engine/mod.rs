@@ -10,13 +10,12 @@
 
 mod inbox;
 mod pictures;
-mod queue;
 pub mod scheduler;
 mod windows;
 mod words;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -27,11 +26,11 @@ use crate::frame::{Frame, Span};
 use crate::journal::Journal;
 use crate::service::{Answer, AnswerItem, AskError, Question};
 use crate::slowfast::Plan;
-use crate::telemetry::{self, DropReason};
+use crate::telemetry::{self, DropReason, SkipReason};
 use crate::timeline::{Limits, Period, Timeline};
 
 use inbox::Inbox;
-use queue::Queue;
+use scheduler::Scheduler;
 
 pub use pictures::Pictures;
 pub use words::Words;
@@ -43,6 +42,8 @@ pub struct Engine {
     inbox: Inbox,
     jobs: Mutex<Jobs>,
     wake: Condvar,
+    /// From here the scheduler's times are counted.
+    started: Instant,
     pub timeline: Timeline,
     pub journal: Arc<Journal>,
     cameras: HashMap<Arc<str>, Lens>,
@@ -56,18 +57,19 @@ struct Lens {
     period: Period,
     window: Duration,
     every: Duration,
+    freshness: Duration,
     prompt: Option<String>,
     /// When the newest encoded frame came, and its own time.
     newest: Mutex<Option<(SystemTime, Instant)>>,
     /// Frames below this number have come, encoded or not.
     came: AtomicU64,
+    /// Windows since the last caption that got none.
+    skipped: AtomicU32,
 }
 
 struct Jobs {
-    queue: Queue<Arc<str>, Asked, Window>,
+    scheduler: Scheduler<Arc<str>, Asked, Window>,
     stopping: bool,
-    /// How long the last answers took, smoothed: from it the retry delay is told.
-    usual: Duration,
 }
 
 /// A closed window that wants a caption.
@@ -95,9 +97,11 @@ impl Engine {
                 period: Period::of_rate(camera.fps),
                 window: camera.window,
                 every: camera.every,
+                freshness: camera.freshness,
                 prompt: camera.prompt.clone(),
                 newest: Mutex::new(None),
                 came: AtomicU64::new(0),
+                skipped: AtomicU32::new(0),
             };
             (camera.name.clone(), lens)
         };
@@ -106,10 +110,10 @@ impl Engine {
         Arc::new(Engine {
             inbox: Inbox::new(INBOX_FRAMES),
             jobs: Mutex::new(Jobs {
-                queue: Queue::new(config.generate.queue),
+                scheduler: Scheduler::new(config.generate.queue),
                 stopping: false,
-                usual: Duration::from_secs(1),
             }),
+            started: Instant::now(),
             wake: Condvar::new(),
             timeline: Timeline::new(config.cameras.iter().map(|c| c.name.clone()), limits),
             journal,
@@ -161,13 +165,12 @@ impl Engine {
         if jobs.stopping {
             return Err(AskError::Stopping);
         }
-        jobs.queue.retain(|asked| !asked.to.is_closed());
-        let waiting = jobs.queue.questions();
-        let retry_after = jobs.usual * (waiting as u32).max(1);
-        if jobs.queue.ask(asked).is_err() {
+        jobs.scheduler.retain(|asked| !asked.to.is_closed());
+        let (waiting, retry_after) = (jobs.scheduler.questions(), jobs.scheduler.retry_after());
+        if jobs.scheduler.ask(asked).is_err() {
             return Err(AskError::QueueFull { waiting, retry_after });
         }
-        telemetry::queue_length(jobs.queue.waiting());
+        telemetry::queue_length(jobs.scheduler.waiting());
         drop(jobs);
         self.wake.notify_one();
         Ok(answer)
@@ -198,6 +201,14 @@ impl Engine {
         self.inbox.close();
         self.jobs().stopping = true;
         self.wake.notify_all();
+    }
+
+    /// A window will get no caption.
+    fn skip(&self, camera: &Arc<str>, reason: SkipReason) {
+        if let Some(lens) = self.cameras.get(camera) {
+            lens.skipped.fetch_add(1, Ordering::Relaxed);
+        }
+        telemetry::caption_skipped(camera, reason);
     }
 
     fn jobs(&self) -> MutexGuard<'_, Jobs> {

@@ -10,7 +10,7 @@ use super::{Engine, Window};
 use crate::frame::{Frame, Span};
 use crate::model::ModelError;
 use crate::slowfast::{Grid, Plan, pool_frame};
-use crate::telemetry::{self, DropReason, Stage};
+use crate::telemetry::{self, DropReason, SkipReason, Stage};
 use crate::timeline::Entry;
 use crate::vision::evidence::Evidence;
 use crate::vision::preprocess::{PictureError, Preprocess, Scratch};
@@ -132,14 +132,17 @@ impl Engine {
 
     /// A window has closed: it wants a caption, if captions are wanted.
     fn close(&self, camera: &Arc<str>, span: Span, closed: Instant, encode: Duration) {
-        if self.cameras.get(camera).is_none_or(|lens| lens.prompt.is_none()) {
+        let Some(lens) = self.cameras.get(camera).filter(|lens| lens.prompt.is_some()) else {
             return;
-        }
+        };
+        let window = Window { span, closed, encode };
+        let since_start = closed.saturating_duration_since(self.started);
         let mut jobs = self.jobs();
-        if jobs.queue.caption(camera.clone(), Window { span, closed, encode }).is_some() {
-            telemetry::caption_replaced(camera);
+        let older = jobs.scheduler.caption(camera.clone(), window, since_start, lens.freshness);
+        if older.is_some() {
+            self.skip(camera, SkipReason::Replaced);
         }
-        telemetry::queue_length(jobs.queue.waiting());
+        telemetry::queue_length(jobs.scheduler.waiting());
         drop(jobs);
         self.wake.notify_one();
     }

@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::queue::Next;
+use super::scheduler::Next;
 use super::{Asked, Engine, Window};
 use crate::event::{Body, Description, Timing};
 use crate::frame::Span;
@@ -24,7 +24,7 @@ use crate::language::{
 use crate::model::ModelError;
 use crate::service::{AnswerItem, AskError};
 use crate::slowfast::{FrameTokens, assemble};
-use crate::telemetry::{self, Stage};
+use crate::telemetry::{self, SkipReason, Stage};
 use crate::timeline::{Clip, select};
 
 pub struct Words {
@@ -74,7 +74,7 @@ impl Words {
             for (running, reply) in self.turn(engine, &mut running)? {
                 let since = running.admitted.max(last_finished);
                 last_finished = Instant::now();
-                engine.took(last_finished - since);
+                engine.took(&running, last_finished, last_finished - since);
                 self.finish(engine, running, reply);
             }
         }
@@ -187,7 +187,11 @@ impl Words {
             Next::Caption(camera, window) => {
                 let timing = timing(window.closed, window.encode, &reply);
                 let id = String::new();
-                let description = self.describe(id, prompt, window.span, clip, reply, timing);
+                let mut description = self.describe(id, prompt, window.span, clip, reply, timing);
+                description.skipped = engine
+                    .cameras
+                    .get(&camera)
+                    .map_or(0, |lens| lens.skipped.swap(0, Ordering::Relaxed));
                 telemetry::caption(&camera);
                 measure(&camera, &description);
                 engine.journal.append(camera, Body::Caption(description));
@@ -226,6 +230,7 @@ impl Words {
             finish: reply.finish,
             usage: reply.usage,
             timing,
+            skipped: 0,
         }
     }
 }
@@ -311,13 +316,18 @@ impl Engine {
     fn next_job(&self, room: Room) -> Option<Job> {
         let mut jobs = self.jobs();
         loop {
+            if matches!(room, Room::Idle | Room::Any) {
+                for (camera, _) in jobs.scheduler.late(self.started.elapsed()) {
+                    self.skip(&camera, SkipReason::Late);
+                }
+            }
             let next = match room {
-                _ if jobs.stopping => jobs.queue.next(),
-                Room::Idle | Room::Any => jobs.queue.next(),
-                Room::Question => jobs.queue.next_question().map(Next::Question),
+                _ if jobs.stopping => jobs.scheduler.take(),
+                Room::Idle | Room::Any => jobs.scheduler.take(),
+                Room::Question => jobs.scheduler.next_question().map(Next::Question),
                 Room::Nothing => None,
             };
-            telemetry::queue_length(jobs.queue.waiting());
+            telemetry::queue_length(jobs.scheduler.waiting());
             match next {
                 Some(Next::Question(asked)) if asked.to.is_closed() => {}
                 Some(Next::Question(asked)) if jobs.stopping => {
@@ -333,8 +343,12 @@ impl Engine {
         }
     }
 
-    fn took(&self, time: Duration) {
-        let mut jobs = self.jobs();
-        jobs.usual = (jobs.usual * 3 + time) / 4;
+    /// `alone`: of its time, that in which nothing else was finished.
+    fn took(&self, running: &Running, finished: Instant, alone: Duration) {
+        let scheduler = &mut self.jobs().scheduler;
+        scheduler.job_took(alone);
+        if matches!(running.job, Next::Caption(..)) {
+            scheduler.caption_took(finished - running.admitted);
+        }
     }
 }

@@ -35,6 +35,7 @@ pub fn description(from: &Description) -> proto::Description {
         model: from.model.clone(),
         device: from.device.clone(),
         device_reason: from.device_reason.clone(),
+        skipped: from.skipped,
         finish: match from.finish {
             Finish::Stop => proto::Finish::Stop,
             Finish::Length => proto::Finish::Length,
