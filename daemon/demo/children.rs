@@ -83,6 +83,11 @@ impl Children {
         Ok(())
     }
 
+    /// The process number of a child that runs.
+    pub fn id(&self, name: &str) -> Option<u32> {
+        self.running.iter().find(|(other, _)| *other == name)?.1.id()
+    }
+
     /// A process whose lines are read.
     pub fn reader(
         &mut self,

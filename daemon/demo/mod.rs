@@ -2,7 +2,7 @@
 //! over RTSP, a broker, the daemon as its own process, and a watcher that listens on both wires.
 
 pub mod cameras;
-mod children;
+pub mod children;
 mod watcher;
 
 use std::fs;
@@ -20,10 +20,12 @@ use watcher::Watcher;
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// The cameras of the demo: clips and their truth, by name.
-const CAMERAS: [&str; 3] = ["gate", "yard", "drive"];
+pub const CAMERAS: [&str; 3] = ["gate", "yard", "drive"];
+/// The demo model's: it was trained on 16 frames of a window, 4 of them slow.
+pub const PLAN: &str = "16:slowfast-slow_4frms_spatial_1d_max_pool-fast_2x2";
 const USUAL_PORT: u16 = 50051;
 /// Reading the model and connecting take seconds; more is a failure.
-const START_TIMEOUT: Duration = Duration::from_secs(60);
+pub const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[derive(Args)]
 pub struct Options {
@@ -130,7 +132,7 @@ pub async fn run(options: Options, out: &mut dyn Write) -> anyhow::Result<()> {
 }
 
 /// Installed, or in the checkout that the program was built in, or in this folder's checkout.
-fn assets(named: Option<&Path>) -> anyhow::Result<PathBuf> {
+pub fn assets(named: Option<&Path>) -> anyhow::Result<PathBuf> {
     let places = named.map_or_else(crate::assets::places, |folder| vec![folder.into()]);
     let whole =
         |folder: &&PathBuf| folder.join("package").is_dir() && folder.join("cameras").is_dir();
@@ -142,7 +144,7 @@ fn assets(named: Option<&Path>) -> anyhow::Result<PathBuf> {
 }
 
 /// A port that nobody has at the moment, below those that the kernel gives to whoever connects.
-fn free_port() -> io::Result<u16> {
+pub fn free_port() -> io::Result<u16> {
     let mut ports = (0..1000).map(|_| rand::random_range(20_000..32_000));
     ports.find_map(|port| is_free(port).ok()).ok_or(io::ErrorKind::AddrNotAvailable.into())
 }
@@ -152,13 +154,12 @@ fn is_free(port: u16) -> io::Result<u16> {
     TcpListener::bind((LOOPBACK, port)).map(|_| port)
 }
 
-/// The plan is the demo model's: it was trained on 16 frames of a window, 4 of them slow.
 fn daemon_config(assets: &Path, rtsp: u16, broker: u16, grpc: u16, http: u16) -> String {
     let package = assets.join("package");
     let mut config = format!(
         r#"[model]
 package = {package:?}
-plan = "16:slowfast-slow_4frms_spatial_1d_max_pool-fast_2x2"
+plan = "{PLAN}"
 device = "cpu"
 [generate]
 max_new_tokens = 64

@@ -156,7 +156,7 @@ impl Estimate {
 
     /// What all but few stay within; nothing before the first.
     fn expected(&self) -> Duration {
-        self.mean.unwrap_or_default() + self.deviation * 2
+        self.mean.unwrap_or_default() + self.deviation * 4
     }
 }
 

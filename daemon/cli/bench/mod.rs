@@ -5,6 +5,7 @@ mod clip;
 mod ingest;
 mod model;
 mod parity;
+mod streams;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -27,6 +28,8 @@ enum What {
     /// The model's speed on a device, and whether it says there what it says on the CPU. Also
     /// without its name: `lookout bench --device cuda`.
     Model(model::Options),
+    /// How many cameras a device keeps up with: measured with this daemon and RTSP, or simulated.
+    Streams(streams::Options),
     /// CPU of receiving, decoding and sampling one camera, beside a bare gst-launch-1.0 pipeline.
     #[cfg(feature = "demo")]
     Ingest(ingest::Ingest),
@@ -40,6 +43,7 @@ pub fn run(bench: Bench, out: &mut dyn Write) -> Result<ExitCode, Failure> {
     match bench.what {
         None => model::run(&bench.model, out),
         Some(What::Model(options)) => model::run(&options, out),
+        Some(What::Streams(options)) => Ok(streams::run(options, out).map(|()| ExitCode::SUCCESS)?),
         #[cfg(feature = "demo")]
         Some(What::Ingest(ingest)) => Ok(ingest::compare(ingest, out).map(|()| ExitCode::SUCCESS)?),
         #[cfg(feature = "demo")]

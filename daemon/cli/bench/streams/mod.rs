@@ -1,0 +1,207 @@
+//! `lookout bench streams`: how many cameras a device keeps up with, as a table per number of
+//! cameras, as JSON and as a chart. The numbers are measured with a real daemon and real RTSP, or
+//! simulated: the same scheduler over costs that a profile gives.
+
+mod chart;
+#[cfg(feature = "demo")]
+mod measure;
+mod simulate;
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Args;
+use serde::Serialize;
+
+#[derive(Args)]
+pub struct Options {
+    /// Numbers of cameras, one row each.
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1,2,4,8",
+        value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    cameras: Vec<u32>,
+    /// Not measured: the daemon's scheduler over a device whose costs this file gives, as
+    /// configs/profiles/h100.toml does.
+    #[arg(long, value_name = "PROFILE")]
+    simulate: Option<PathBuf>,
+    /// So long for each number of cameras; simulated, it is over at once.
+    #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration,
+        default_value = "2m")]
+    length: Duration,
+    #[cfg(feature = "demo")]
+    #[command(flatten)]
+    measured: measure::Options,
+    /// One JSON object instead of a table.
+    #[arg(long)]
+    json: bool,
+    /// Writes a chart: from a window's close to its caption, and the share that was skipped.
+    #[arg(long, value_name = "FILE.svg")]
+    chart: Option<PathBuf>,
+}
+
+/// What came of so many cameras.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Row {
+    pub cameras: usize,
+    /// Windows that closed.
+    pub windows: usize,
+    pub published: usize,
+    /// Windows that got no caption, because it would have been late.
+    pub skipped: usize,
+    /// Captions that were published after their deadline.
+    pub late: usize,
+    /// Questions for which there was no room.
+    pub refused: usize,
+    /// From a window's close to its caption.
+    pub captions: Option<Times>,
+    /// From a question to its answer's end.
+    pub answers: Option<Times>,
+    /// The captions of the camera with the fewest, beside the mean of all.
+    pub worst: Option<f64>,
+    /// Shares of the device's time, where they are known.
+    pub vision_load: Option<f64>,
+    pub language_load: Option<f64>,
+    /// By how much the daemon's memory grew in the second half, bytes a minute.
+    pub memory_slope: Option<f64>,
+}
+
+/// Seconds.
+#[derive(Clone, Debug, Serialize)]
+pub struct Times {
+    pub mean: f64,
+    pub p50: f64,
+    pub p95: f64,
+    pub p99: f64,
+}
+
+impl Times {
+    fn of(mut seconds: Vec<f64>) -> Option<Times> {
+        seconds.sort_by(f64::total_cmp);
+        let last = seconds.len().checked_sub(1)?;
+        // The least that so many percent are not above.
+        let percentile =
+            |p: usize| seconds[(seconds.len() * p).div_ceil(100).clamp(1, last + 1) - 1];
+        let mean = seconds.iter().sum::<f64>() / seconds.len() as f64;
+        Some(Times { mean, p50: percentile(50), p95: percentile(95), p99: percentile(99) })
+    }
+}
+
+impl Row {
+    fn count(mut self, of_each: &[usize], captions: Vec<f64>, answers: Vec<f64>) -> Row {
+        self.published = captions.len();
+        let mean = self.published as f64 / of_each.len().max(1) as f64;
+        let fewest = of_each.iter().min().copied().unwrap_or(0) as f64;
+        self.worst = (mean > 0.0).then(|| fewest / mean);
+        self.captions = Times::of(captions);
+        self.answers = Times::of(answers);
+        self
+    }
+
+    /// Nothing skipped, nothing late, something published.
+    fn keeps_up(&self) -> bool {
+        self.skipped == 0 && self.late == 0 && self.published > 0
+    }
+}
+
+#[derive(Serialize)]
+struct Report {
+    /// What ran, or what was simulated.
+    device: String,
+    simulated: bool,
+    seconds: f64,
+    rows: Vec<Row>,
+    /// The most cameras of the table of which every window got its caption in time.
+    keeps_up: Option<usize>,
+}
+
+pub fn run(options: Options, out: &mut dyn Write) -> anyhow::Result<()> {
+    let seconds = options.length.as_secs_f64();
+    let numbers = options.cameras.iter().map(|n| *n as usize);
+    let (device, rows) = match &options.simulate {
+        Some(file) => {
+            let profile = simulate::Profile::read(file)?;
+            let rows = numbers.map(|n| simulate::simulate(&profile, n, seconds, 1)).collect();
+            (profile.name.clone(), rows)
+        }
+        #[cfg(feature = "demo")]
+        None => measure::run(&options.measured, numbers.collect(), options.length, options.json)?,
+        #[cfg(not(feature = "demo"))]
+        None => anyhow::bail!("built without cameras to measure with; there is --simulate"),
+    };
+    let keeps_up = rows.iter().filter(|row: &&Row| row.keeps_up()).map(|row| row.cameras).max();
+    let simulated = options.simulate.is_some();
+    let report = Report { device, simulated, seconds, rows, keeps_up };
+    if let Some(file) = &options.chart {
+        let svg = chart::svg(&report.device, &report.rows).context("chart")?;
+        fs::write(file, svg).with_context(|| file.display().to_string())?;
+    }
+    match options.json {
+        true => writeln!(out, "{}", serde_json::to_string(&report)?)?,
+        false => write!(out, "{}", table(&report))?,
+    }
+    Ok(())
+}
+
+fn table(report: &Report) -> String {
+    let kind = if report.simulated { "simulated" } else { "measured" };
+    let mut text = format!("{}, {kind}, {:.0} s each\n\n", report.device, report.seconds);
+    text += "| cameras | captions/s | close → caption mean |   p50 |   p95 |   p99 | skipped | late | \
+             worst camera | answer p50 |   p95 | vision | language | memory/min |\n";
+    text += "|--------:|-----------:|---------------------:|------:|------:|------:|--------:|-----:|\
+             -------------:|-----------:|------:|-------:|---------:|-----------:|\n";
+    for row in &report.rows {
+        let seconds = |times: &Option<Times>, pick: fn(&Times) -> f64| {
+            times.as_ref().map_or("–".into(), |times| format!("{:.2} s", pick(times)))
+        };
+        let percent = |share: Option<f64>| {
+            share.map_or("–".into(), |share| format!("{:.0} %", share * 100.0))
+        };
+        let skipped = (row.windows > 0).then(|| row.skipped as f64 / row.windows as f64);
+        let memory =
+            row.memory_slope.map_or("–".into(), |slope| format!("{:+.1} MB", slope / 1e6));
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            text,
+            "| {:7} | {:10.2} | {:>20} | {:>5} | {:>5} | {:>5} | {:>7} | {:>4} | {:>12} | {:>10} | {:>5} \
+             | {:>6} | {:>8} | {memory:>10} |",
+            row.cameras,
+            row.published as f64 / report.seconds,
+            seconds(&row.captions, |t| t.mean),
+            seconds(&row.captions, |t| t.p50),
+            seconds(&row.captions, |t| t.p95),
+            seconds(&row.captions, |t| t.p99),
+            percent(skipped),
+            row.late,
+            percent(row.worst),
+            seconds(&row.answers, |t| t.p50),
+            seconds(&row.answers, |t| t.p95),
+            percent(row.vision_load),
+            percent(row.language_load),
+        );
+    }
+    text += &match report.keeps_up {
+        Some(cameras) => {
+            format!("\nEvery window got its caption in time with up to {cameras} of these.\n")
+        }
+        None => "\nWith none of these did every window get its caption in time.\n".into(),
+    };
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_values_that_occurred() {
+        let times = Times::of((1..=200).map(f64::from).collect()).expect("some");
+        assert_eq!((times.p50, times.p95, times.p99), (100.0, 190.0, 198.0));
+        assert_eq!(times.mean, 100.5);
+        let one = Times::of(vec![3.0]).expect("one");
+        assert_eq!((one.p50, one.p99), (3.0, 3.0));
+        assert!(Times::of(vec![]).is_none());
+    }
+}

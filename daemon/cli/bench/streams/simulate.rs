@@ -1,0 +1,351 @@
+//! The daemon's scheduler over a device whose costs are given: so many cameras, and a clock that
+//! jumps. The turns are those of `engine/words.rs` and of the language model's batch: a prompt is
+//! read in chunks, and after a chunk the answers in work get as much time as it took.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use serde::{Deserialize, Deserializer};
+
+use super::Row;
+use crate::engine::scheduler::{Next, Scheduler};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Profile {
+    pub name: String,
+    /// Pictures and words share the device: what pictures take, words do not have.
+    shared: bool,
+    cameras: Cameras,
+    vision: Vision,
+    language: Language,
+    questions: Option<Questions>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Cameras {
+    fps: f64,
+    #[serde(deserialize_with = "seconds")]
+    every: f64,
+    #[serde(deserialize_with = "seconds")]
+    freshness: f64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Vision {
+    #[serde(deserialize_with = "seconds")]
+    frame: f64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Language {
+    video_tokens: u32,
+    text_tokens: u32,
+    new_tokens: u32,
+    prefill_chunk: u32,
+    prefill_per_second: f64,
+    batch: usize,
+    #[serde(deserialize_with = "seconds")]
+    step: f64,
+    #[serde(deserialize_with = "seconds")]
+    row: f64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Questions {
+    a_minute: f64,
+    new_tokens: u32,
+}
+
+/// As people write times, fractions too: "12ms", "0.3ms", "10s".
+fn seconds<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+    let text = String::deserialize(from)?;
+    let parsed = [("ms", 1e-3), ("s", 1.0), ("m", 60.0)].into_iter().find_map(|(unit, factor)| {
+        text.trim().strip_suffix(unit)?.trim().parse().ok().map(|number: f64| number * factor)
+    });
+    match parsed {
+        Some(time) if time.is_finite() && time > 0.0 => Ok(time),
+        _ => Err(serde::de::Error::custom(format!("{text:?}; wanted a time like \"12ms\""))),
+    }
+}
+
+impl Profile {
+    pub fn read(file: &Path) -> anyhow::Result<Profile> {
+        let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
+        let profile: Profile = toml::from_str(&text).with_context(|| file.display().to_string())?;
+        let Language { prefill_chunk, prefill_per_second, batch, new_tokens, .. } =
+            profile.language;
+        let counts = [prefill_chunk as f64, prefill_per_second, batch as f64, new_tokens as f64];
+        if counts.iter().chain([&profile.cameras.fps]).any(|count| *count <= 0.0 || count.is_nan())
+        {
+            bail!(
+                "{}: fps, prefill_chunk, prefill_per_second, batch and new_tokens must be above 0",
+                file.display()
+            );
+        }
+        Ok(profile)
+    }
+
+    /// The share of the device that pictures take.
+    fn vision_load(&self, cameras: usize) -> f64 {
+        cameras as f64 * self.cameras.fps * self.vision.frame
+    }
+}
+
+/// A caption (of a camera's window that closed then) or an answer (asked then), in work.
+struct Sequence {
+    camera: Option<usize>,
+    since: f64,
+    begun: f64,
+    unread: u32,
+    unwritten: u32,
+}
+
+/// What happens next outside: a camera's window closes, or somebody asks.
+#[derive(Clone, Copy, PartialEq)]
+struct Event {
+    at: f64,
+    camera: Option<usize>,
+}
+
+impl Eq for Event {}
+
+impl Ord for Event {
+    fn cmp(&self, other: &Event) -> std::cmp::Ordering {
+        self.at.total_cmp(&other.at).then(self.camera.cmp(&other.camera))
+    }
+}
+
+impl PartialOrd for Event {
+    fn partial_cmp(&self, other: &Event) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// Questions that may wait.
+const QUEUE: usize = 16;
+
+struct Run<'a> {
+    profile: &'a Profile,
+    /// How much longer the language model takes beside the pictures.
+    slower: f64,
+    now: f64,
+    scheduler: Scheduler<usize, f64, f64>,
+    work: Vec<Sequence>,
+    events: BinaryHeap<Reverse<Event>>,
+    random: StdRng,
+    row: Row,
+    /// Captions of each camera.
+    published: Vec<usize>,
+    captions: Vec<f64>,
+    answers: Vec<f64>,
+    busy: f64,
+}
+
+/// `length` seconds of `cameras` cameras, whose windows close at moments that `seed` draws.
+pub fn simulate(profile: &Profile, cameras: usize, length: f64, seed: u64) -> Row {
+    let vision = profile.vision_load(cameras);
+    let slower = if profile.shared { 1.0 / (1.0 - vision).max(1e-9) } else { 1.0 };
+    let mut random = StdRng::seed_from_u64(seed);
+    let every = profile.cameras.every;
+    let mut events: BinaryHeap<_> = (0..cameras)
+        .map(|camera| Event { at: random.random_range(0.0..every), camera: Some(camera) })
+        .map(Reverse)
+        .collect();
+    if profile.questions.is_some() {
+        events.push(Reverse(Event { at: 0.0, camera: None }));
+    }
+    let mut run = Run {
+        profile,
+        slower,
+        now: 0.0,
+        scheduler: Scheduler::new(QUEUE),
+        work: Vec::new(),
+        events,
+        random,
+        row: Row { cameras, vision_load: Some(vision), ..Row::default() },
+        published: vec![0; cameras],
+        captions: Vec::new(),
+        answers: Vec::new(),
+        busy: 0.0,
+    };
+    while run.now < length && vision < 1.0 {
+        run.happen();
+        run.admit();
+        if run.work.is_empty() {
+            run.now = run.events.peek().map_or(length, |next| next.0.at);
+        } else {
+            run.turn();
+        }
+    }
+    run.row.language_load = Some(run.busy / run.now.max(1e-9));
+    run.row.count(&run.published, run.captions, run.answers)
+}
+
+impl Run<'_> {
+    /// Windows that have closed and questions that were asked until now.
+    fn happen(&mut self) {
+        let Profile { cameras, vision, questions, .. } = self.profile;
+        while let Some(Reverse(event)) = self.events.peek().copied()
+            && event.at <= self.now
+        {
+            self.events.pop();
+            let pause = match (event.camera, questions) {
+                (Some(camera), _) => {
+                    // The window's last frame is encoded first.
+                    let closed = event.at - vision.frame;
+                    let (at, freshness) = (duration(closed), duration(cameras.freshness));
+                    let older = self.scheduler.caption(camera, closed, at, freshness);
+                    self.row.windows += 1;
+                    self.row.skipped += usize::from(older.is_some());
+                    cameras.every
+                }
+                (None, Some(questions)) => {
+                    self.row.refused += usize::from(self.scheduler.ask(event.at).is_err());
+                    let chance: f64 = self.random.random_range(f64::MIN_POSITIVE..1.0);
+                    -chance.ln() * 60.0 / questions.a_minute
+                }
+                (None, None) => return,
+            };
+            self.events.push(Reverse(Event { at: event.at + pause, ..event }));
+        }
+    }
+
+    /// Fills the rows: the last one is a question's, and a caption begins when no prompt waits.
+    fn admit(&mut self) {
+        let language = &self.profile.language;
+        loop {
+            let free = language.batch - self.work.len();
+            let reading = self.work.iter().any(|sequence| sequence.unread > 0);
+            let any = self.work.is_empty() || (free > 1 && !reading);
+            let next = match free {
+                0 => None,
+                _ if any => {
+                    self.row.skipped += self.scheduler.late(duration(self.now)).len();
+                    self.scheduler.take()
+                }
+                _ => self.scheduler.next_question().map(Next::Question),
+            };
+            let unread = language.video_tokens + language.text_tokens;
+            let (camera, since, unwritten) = match (next, &self.profile.questions) {
+                (Some(Next::Caption(camera, closed)), _) => {
+                    (Some(camera), closed, language.new_tokens)
+                }
+                (Some(Next::Question(asked)), Some(questions)) => {
+                    (None, asked, questions.new_tokens.max(1))
+                }
+                _ => return,
+            };
+            self.work.push(Sequence { camera, since, begun: self.now, unread, unwritten });
+        }
+    }
+
+    /// A chunk of a prompt, the questions' first; then tokens for as long as that took.
+    fn turn(&mut self) {
+        let language = &self.profile.language;
+        let unread = |s: &&mut Sequence| s.unread > 0;
+        let mut took = 0.0;
+        if let Some(reader) = self.work.iter_mut().filter(unread).min_by_key(|s| s.camera.is_some())
+        {
+            let chunk = reader.unread.min(language.prefill_chunk);
+            reader.unread -= chunk;
+            // The last chunk's logits are the first token.
+            reader.unwritten -= u32::from(reader.unread == 0);
+            took = f64::from(chunk) / language.prefill_per_second * self.slower;
+            self.pass(took);
+        }
+        let until = self.now + took;
+        loop {
+            let writing = self.work.iter().filter(|s| s.unread == 0 && s.unwritten > 0).count();
+            if writing == 0 {
+                return;
+            }
+            self.pass((language.step + language.row * (writing - 1) as f64) * self.slower);
+            for sequence in self.work.iter_mut().filter(|s| s.unread == 0) {
+                sequence.unwritten = sequence.unwritten.saturating_sub(1);
+            }
+            self.finish();
+            if self.now >= until {
+                return;
+            }
+        }
+    }
+
+    fn pass(&mut self, time: f64) {
+        self.now += time;
+        self.busy += time;
+    }
+
+    fn finish(&mut self) {
+        let now = self.now;
+        let done = self.work.extract_if(.., |s| s.unread == 0 && s.unwritten == 0);
+        for Sequence { camera, since, begun, .. } in done {
+            match camera {
+                Some(camera) => {
+                    self.scheduler.caption_took(duration(now - begun));
+                    self.published[camera] += 1;
+                    self.row.late += usize::from(now - since > self.profile.cameras.freshness);
+                    self.captions.push(now - since);
+                }
+                None => self.answers.push(now - since),
+            }
+        }
+    }
+}
+
+fn duration(seconds: f64) -> Duration {
+    Duration::from_secs_f64(seconds.max(0.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn profile() -> Profile {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/profiles/h100.toml");
+        Profile::read(&file).expect("the profile in the repository")
+    }
+
+    #[test]
+    fn what_fits_is_all_in_time() {
+        let row = simulate(&profile(), 33, 600.0, 1);
+        assert_eq!((row.skipped, row.late), (0, 0), "{row:?}");
+        assert!(row.windows > 33 * 55 && row.published >= row.windows - 33, "{row:?}");
+    }
+
+    #[test]
+    fn what_does_not_fit_is_skipped_evenly_and_the_rest_is_fresh() {
+        for cameras in [64, 100, 128] {
+            let row = simulate(&profile(), cameras, 1200.0, 1);
+            assert!(row.skipped > row.windows / 4, "{row:?}");
+            assert!(row.late * 100 <= row.published, "{row:?}");
+            assert!(row.worst.is_some_and(|worst| worst >= 0.8), "{row:?}");
+            // No cliff: as many captions as the device can make.
+            let full = simulate(&profile(), 40, 1200.0, 1);
+            assert!(row.published * 10 >= full.published * 9, "{row:?} {full:?}");
+        }
+    }
+
+    #[test]
+    fn answers_do_not_wait_for_captions() {
+        let (idle, full) = (simulate(&profile(), 1, 600.0, 1), simulate(&profile(), 128, 600.0, 1));
+        let median = |row: &Row| row.answers.as_ref().map(|times| times.p50).expect("answers");
+        assert!(median(&full) < 5.0 * median(&idle), "{} {}", median(&full), median(&idle));
+    }
+
+    #[test]
+    fn pictures_that_take_the_whole_device_leave_nothing() {
+        let row = simulate(&profile(), 400, 60.0, 1);
+        assert_eq!(row.published, 0);
+        assert!(row.vision_load.is_some_and(|load| load > 1.0));
+    }
+}
