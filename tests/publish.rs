@@ -98,10 +98,9 @@ async fn a_slow_reader_is_told_its_loss_and_delays_nobody() {
 #[tokio::test]
 async fn refused_questions_have_their_status() {
     let daemon = Daemon::start(10).await;
-    let window = Duration::from_secs(5);
     let cases = [
         (AskError::NoSuchCamera("x".into()), Code::NotFound),
-        (AskError::NoFootage { camera: "x".into(), window, why: "down".into() }, Code::OutOfRange),
+        (AskError::NoFootage { camera: "x".into(), why: "down".into() }, Code::OutOfRange),
         (
             AskError::QueueFull { waiting: 4, retry_after: Duration::from_millis(2500) },
             Code::ResourceExhausted,
@@ -236,16 +235,41 @@ async fn the_client_prints_for_people() {
         to.try_send(AnswerItem::Finished(Box::new(words(&question.id, "Yes.")))).unwrap();
         Ok(answer)
     });
+    let asked = |cameras: &[&str]| client::Question {
+        cameras: cameras.iter().map(|name| name.to_string()).collect(),
+        text: "Open?".into(),
+        ..client::Question::default()
+    };
     let mut out = Vec::new();
-    client::ask(&daemon.grpc, "gate", "Open?", None, Output::Text, &mut out).await.unwrap();
+    client::ask(&daemon.grpc, asked(&["gate"]), Output::Text, &mut out).await.unwrap();
     let text = String::from_utf8(out).unwrap();
     assert!(text.starts_with("Yes.\n[2/4 frames"), "{text}");
 
     let mut out = Vec::new();
-    client::ask(&daemon.grpc, "gate", "Open?", None, Output::Json, &mut out).await.unwrap();
+    client::ask(&daemon.grpc, asked(&["gate"]), Output::Json, &mut out).await.unwrap();
     let json: Value = serde_json::from_slice(&out).unwrap();
     assert_eq!((&json["kind"], &json["camera"]), (&"answer".into(), &"gate".into()));
     assert!(json["id"].as_str().unwrap().starts_with("grpc-"));
+
+    // Of several, the one that has nothing is said, and the other answers all the same.
+    daemon.service.answers_with(|question| match question.camera.as_str() {
+        "gate" => Err(AskError::NoFootage { camera: "gate".into(), why: "no footage".into() }),
+        _ => {
+            let (to, answer) = mpsc::channel(4);
+            to.try_send(AnswerItem::Token("No.".into())).unwrap();
+            to.try_send(AnswerItem::Finished(Box::new(words(&question.id, "No.")))).unwrap();
+            Ok(answer)
+        }
+    });
+    let mut out = Vec::new();
+    let both = asked(&["gate", "yard"]);
+    let error = client::ask(&daemon.grpc, both, Output::Text, &mut out).await.unwrap_err();
+    let text = String::from_utf8(out).unwrap();
+    assert!(text.starts_with("yard: No.\n[2/4 frames"), "{text}");
+    assert_eq!(error.to_string(), "camera \"gate\" gave no answer (OUT_OF_RANGE)");
+    let unknown = asked(&["gate", "gaet"]);
+    let error = client::ask(&daemon.grpc, unknown, Output::Text, &mut Vec::new()).await;
+    assert_eq!(error.unwrap_err().to_string(), "no camera is named \"gaet\"");
 
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("frame.jpg");
@@ -670,7 +694,7 @@ impl Daemon {
         camera: &str,
     ) -> Result<tonic::Streaming<proto::AskResponse>, tonic::Status> {
         let question = "Is it open?".into();
-        let request = proto::AskRequest { camera: camera.into(), question, max_new_tokens: 0 };
+        let request = proto::AskRequest { camera: camera.into(), question, ..Default::default() };
         Ok(self.client().await.ask(request).await?.into_inner())
     }
 }

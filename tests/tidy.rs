@@ -45,6 +45,7 @@ const PURE: &[(&str, &[&str])] = &[
     ("daemon/slowfast/", &["serde", "thiserror", "half"]),
     ("daemon/engine/queue", &[]),
     ("daemon/engine/inbox", &[]),
+    ("daemon/engine/range", &[]),
     ("daemon/engine/windows", &[]),
     ("daemon/timeline/", &[]),
     ("daemon/language/sampler", &["rand"]),

@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, 1 failed while running, 2 cannot begin (config, model, address).
 
+mod ask;
 mod bench;
 mod check;
 mod model;
@@ -55,18 +56,9 @@ enum Command {
         #[arg(long, value_name = "SEQUENCE", default_value_t = 0)]
         from: u64,
     },
-    /// Asks about a camera's most recent window: lookout ask gate "Is there a person?"
-    Ask {
-        #[command(flatten)]
-        client: Client,
-        /// Its name in the config; `lookout cameras` lists them.
-        camera: String,
-        /// In words, in quotes.
-        question: String,
-        /// At most so many new tokens; as configured if not given.
-        #[arg(long, value_name = "N")]
-        max_new_tokens: Option<u32>,
-    },
+    /// Asks about a camera's most recent window, or a range of time that its buffer holds:
+    /// lookout ask gate "Did anyone come to the gate?" --last 10m
+    Ask(ask::Ask),
     /// Saves the JPEG of a frame that an event names.
     Frame {
         #[command(flatten)]
@@ -183,11 +175,7 @@ fn obey_on(runtime: &Runtime, command: Command, out: &mut dyn Write) -> Result<E
             let watch = client::watch(&to.server, filter, to.output(), OnEnd::Reconnect, out);
             runtime.block_on(watch)?;
         }
-        Command::Ask { client: to, camera, question, max_new_tokens } => {
-            let (server, output) = (&to.server, to.output());
-            let ask = client::ask(server, &camera, &question, max_new_tokens, output, out);
-            runtime.block_on(ask)?;
-        }
+        Command::Ask(args) => ask::ask(runtime, args, out)?,
         Command::Frame { client: to, camera, number, output } => {
             runtime.block_on(client::frame(&to.server, &camera, number, &output, out))?;
         }

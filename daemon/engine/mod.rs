@@ -10,7 +10,9 @@
 
 mod inbox;
 mod pictures;
+mod questions;
 mod queue;
+mod range;
 mod windows;
 mod words;
 
@@ -24,10 +26,10 @@ use tokio::sync::mpsc;
 use crate::config::{self, Sampling};
 use crate::frame::{Frame, Span};
 use crate::journal::Journal;
-use crate::service::{Answer, AnswerItem, AskError, Question};
+use crate::service::AnswerItem;
 use crate::slowfast::Plan;
 use crate::telemetry::{self, DropReason};
-use crate::timeline::{Limits, Period, Timeline};
+use crate::timeline::{Clip, Limits, Period, Timeline, select};
 
 use inbox::Inbox;
 use queue::Queue;
@@ -77,12 +79,14 @@ struct Window {
     encode: Duration,
 }
 
+/// A question with the frames that it is about.
 struct Asked {
     camera: Arc<str>,
     id: String,
     text: String,
     max_new_tokens: usize,
-    span: Span,
+    window: Span,
+    clip: Clip,
     came: Instant,
     to: mpsc::Sender<AnswerItem>,
 }
@@ -131,72 +135,18 @@ impl Engine {
         }
     }
 
-    /// Takes a question, or says why not.
-    pub fn ask(&self, question: Question) -> Result<Answer, AskError> {
-        self.enqueue(question).inspect_err(telemetry::question_refused)
-    }
-
-    fn enqueue(&self, question: Question) -> Result<Answer, AskError> {
-        let Some((camera, lens)) = self.cameras.get_key_value(question.camera.as_str()) else {
-            return Err(AskError::NoSuchCamera(question.camera));
-        };
-        if question.text.trim().is_empty() {
-            return Err(AskError::BadQuestion("the question is empty".into()));
-        }
-        let span = self.recent(camera, lens)?;
-        let most = question.max_new_tokens.unwrap_or(usize::MAX).min(self.max_new_tokens);
-        // Room for the whole answer: an asker who reads slowly holds up nobody.
-        let (to, answer) = mpsc::channel(most + 2);
-        let asked = Asked {
-            camera: camera.clone(),
-            id: question.id,
-            text: question.text,
-            max_new_tokens: most,
-            span,
-            came: Instant::now(),
-            to,
-        };
-        let mut jobs = self.jobs();
-        if jobs.stopping {
-            return Err(AskError::Stopping);
-        }
-        jobs.queue.retain(|asked| !asked.to.is_closed());
-        let waiting = jobs.queue.questions();
-        let retry_after = jobs.usual * (waiting as u32).max(1);
-        if jobs.queue.ask(asked).is_err() {
-            return Err(AskError::QueueFull { waiting, retry_after });
-        }
-        telemetry::queue_length(jobs.queue.waiting());
-        drop(jobs);
-        self.wake.notify_one();
-        Ok(answer)
-    }
-
-    /// The camera's most recent window, up to its newest frame; when frames have ceased to come,
-    /// up to now in the camera's own time.
-    fn recent(&self, camera: &Arc<str>, lens: &Lens) -> Result<Span, AskError> {
-        let none = |why: String| AskError::NoFootage {
-            camera: camera.to_string(),
-            window: lens.window,
-            why,
-        };
-        let newest = *lens.newest.lock().unwrap_or_else(PoisonError::into_inner);
-        let (captured_at, came) = newest.ok_or_else(|| none("no frame has come yet".into()))?;
-        let silent = came.elapsed();
-        let fresh = silent < lens.period.0.mul_f64(2.5) + Duration::from_secs(1);
-        let to = captured_at + lens.period.0 / 2 + if fresh { Duration::ZERO } else { silent };
-        let span = Span { from: to - lens.window, to };
-        if captured_at < span.from {
-            return Err(none(format!("the last frame came {} s ago", silent.as_secs())));
-        }
-        Ok(span)
-    }
-
     /// Lets running work end and takes no more; waiting questions are told so.
     pub fn stop(&self) {
         self.inbox.close();
         self.jobs().stopping = true;
         self.wake.notify_all();
+    }
+
+    /// The plan's frames of a span of a camera's time; `None`: there are none.
+    fn clip(&self, camera: &str, span: Span) -> Option<Clip> {
+        let lens = self.cameras.get(camera)?;
+        let came = lens.came.load(Ordering::Relaxed);
+        select(&*self.timeline.ring(camera)?, span, lens.period, came, &self.plan)
     }
 
     fn jobs(&self) -> MutexGuard<'_, Jobs> {

@@ -1,6 +1,5 @@
 //! The language worker: one window or question at a time, as the queue says.
 
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,7 +12,7 @@ use crate::model::ModelError;
 use crate::service::{AnswerItem, AskError};
 use crate::slowfast::{FrameTokens, assemble};
 use crate::telemetry::{self, Stage};
-use crate::timeline::{Clip, select};
+use crate::timeline::Clip;
 
 pub struct Words {
     pub language: LanguageModel,
@@ -23,12 +22,6 @@ pub struct Words {
     pub model: String,
     pub device: String,
     pub device_reason: String,
-}
-
-/// A clip described, but for the times, which depend on who asked.
-struct Described {
-    clip: Clip,
-    reply: Reply,
 }
 
 impl Words {
@@ -58,8 +51,9 @@ impl Words {
         let begun = Instant::now();
         // On the way out nobody needs a caption any more.
         let hear = |_: &str| if engine.jobs().stopping { Listening::No } else { Listening::Yes };
-        let described = match self.describe(engine, camera, window.span, prompt, None, hear) {
-            Ok(Some(described)) => described,
+        let Some(clip) = engine.clip(camera, window.span) else { return Ok(()) };
+        let reply = match self.describe(engine, &clip, prompt, None, hear) {
+            Ok(Some(reply)) => reply,
             Ok(None) => return Ok(()),
             Err(LanguageError::BadPrompt(why)) => {
                 tracing::warn!(camera = &**camera, "no caption: {why}");
@@ -67,8 +61,8 @@ impl Words {
             }
             Err(error) => return Err(ModelError(error.to_string())),
         };
-        let timing = timing(window.closed, begun, window.encode, &described.reply);
-        let description = self.finish(String::new(), prompt, window.span, described, timing);
+        let timing = timing(window.closed, begun, window.encode, &reply);
+        let description = self.finish(String::new(), prompt, window.span, clip, reply, timing);
         telemetry::caption(camera);
         measure(camera, &description);
         engine.journal.append(camera.clone(), Body::Caption(description));
@@ -85,23 +79,19 @@ impl Words {
             if asked.to.is_closed() { Listening::No } else { Listening::Yes }
         };
         let most = Some(asked.max_new_tokens);
-        let described = self.describe(engine, &asked.camera, asked.span, &asked.text, most, hear);
-        let item = match described {
-            Ok(Some(described)) => {
-                let timing = timing(asked.came, begun, Duration::ZERO, &described.reply);
-                let id = asked.id.clone();
-                let description = self.finish(id, &asked.text, asked.span, described, timing);
+        let reply = self.describe(engine, &asked.clip, &asked.text, most, hear);
+        let item = match reply {
+            Ok(Some(reply)) => {
+                let timing = timing(asked.came, begun, Duration::ZERO, &reply);
+                let Asked { id, text, window, clip, .. } = &asked;
+                let clip = clip.clone();
+                let description = self.finish(id.clone(), text, *window, clip, reply, timing);
                 telemetry::answer(&asked.camera);
                 measure(&asked.camera, &description);
                 engine.journal.append(asked.camera.clone(), Body::Answer(description.clone()));
                 AnswerItem::Finished(Box::new(description))
             }
-            Ok(None) if asked.to.is_closed() => return Ok(()),
-            Ok(None) => AnswerItem::Failed(AskError::NoFootage {
-                camera: asked.camera.to_string(),
-                window: asked.span.length(),
-                why: "its frames have left the buffer".into(),
-            }),
+            Ok(None) => return Ok(()),
             Err(LanguageError::BadPrompt(why)) => AnswerItem::Failed(AskError::BadQuestion(why)),
             Err(error) => {
                 let why = error.to_string();
@@ -114,35 +104,25 @@ impl Words {
         Ok(())
     }
 
-    /// `None`: no frames are left of the span, or nobody listens any more.
+    /// `None`: nobody listens any more.
     fn describe(
         &mut self,
         engine: &Engine,
-        camera: &Arc<str>,
-        span: Span,
+        clip: &Clip,
         prompt: &str,
         max_new_tokens: Option<usize>,
         hear: impl FnMut(&str) -> Listening,
-    ) -> Result<Option<Described>, LanguageError> {
-        let Some(lens) = engine.cameras.get(camera) else { return Ok(None) };
-        let plan = &engine.plan;
-        let came = lens.came.load(Ordering::Relaxed);
-        let clip = engine
-            .timeline
-            .ring(camera)
-            .and_then(|ring| select(&ring, span, lens.period, came, plan));
-        let Some(clip) = clip else { return Ok(None) };
+    ) -> Result<Option<Reply>, LanguageError> {
         let tokens: Vec<&FrameTokens> = clip.frames.iter().map(|entry| &entry.tokens).collect();
         let request = Request {
-            video: &assemble(&tokens, plan, self.dim),
+            video: &assemble(&tokens, &engine.plan, self.dim),
             prompt,
             limits: Limits {
                 max_new_tokens: max_new_tokens.unwrap_or(engine.max_new_tokens),
                 sampling: engine.sampling,
             },
         };
-        let reply = self.language.answer(request, hear)?;
-        Ok(reply.map(|reply| Described { clip, reply }))
+        self.language.answer(request, hear)
     }
 
     fn finish(
@@ -150,10 +130,10 @@ impl Words {
         id: String,
         prompt: &str,
         window: Span,
-        described: Described,
+        clip: Clip,
+        reply: Reply,
         timing: Timing,
     ) -> Description {
-        let Described { clip, reply } = described;
         Description {
             id,
             prompt: prompt.into(),

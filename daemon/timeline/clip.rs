@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use super::ring::Section;
 use super::{Entry, Ring};
 use crate::event::{Coverage, FrameRef, Gap, GapCause};
 use crate::frame::{Clock, Span};
@@ -29,7 +30,7 @@ impl Period {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Clip {
     /// In order of time; never empty.
     pub frames: Vec<Arc<Entry>>,
@@ -41,12 +42,9 @@ pub struct Clip {
 /// numbers below `came` have come, whether they are in the ring or not. `None`: the span holds no
 /// frame.
 pub fn select(ring: &Ring, span: Span, period: Period, came: u64, plan: &Plan) -> Option<Clip> {
-    let (before, inside) = ring.span(span);
-    let mut gaps = gaps(span, period, before.as_deref(), &inside, ring.evicted_until());
-    let newest = ring.newest().map_or(0, |entry| entry.number);
-    if let Some(tail) = gaps.last_mut().filter(|gap| gap.span.to == span.to && came > newest + 1) {
-        tail.cause = GapCause::Overload;
-    }
+    let section = ring.span(span);
+    let gaps = gaps(span, period, &section, ring.evicted_until(), came);
+    let inside = section.inside;
     let picked = sampling::pick(inside.len(), plan.frames);
     let frames: Vec<Arc<Entry>> = picked.into_iter().map(|i| inside[i].clone()).collect();
     let (first, last) = (frames.first()?, frames.last()?);
@@ -71,32 +69,31 @@ pub fn select(ring: &Ring, span: Span, period: Period, came: u64, plan: &Plan) -
 fn gaps(
     span: Span,
     period: Period,
-    before: Option<&Entry>,
-    inside: &[Arc<Entry>],
+    section: &Section,
     evicted_until: Option<SystemTime>,
+    came: u64,
 ) -> Vec<Gap> {
     let mut gaps = Vec::new();
-    let mut last = before;
-    let mut edge = span.from;
-    for entry in inside {
-        let missing = entry.captured_at.duration_since(edge).unwrap_or_default();
-        if missing > period.gap() {
-            let span = Span { from: edge, to: entry.captured_at };
-            let came = last.is_some_and(|last| entry.number > last.number + 1);
-            let evicted = evicted_until.is_some_and(|until| until >= edge && last.is_none());
-            let cause = match (evicted, came) {
-                (true, _) => GapCause::Evicted,
-                (false, true) => GapCause::Overload,
-                (false, false) => GapCause::CameraDown,
-            };
-            gaps.push(Gap { span, cause });
+    let (mut last, mut edge) = (section.before.as_deref(), span.from);
+    let mut hole = |last: Option<&Entry>, edge: SystemTime, next: Option<&Entry>| {
+        let to = next.map_or(span.to, |next| next.captured_at.min(span.to));
+        if to.duration_since(edge).unwrap_or_default() <= period.gap() {
+            return;
         }
-        edge = entry.captured_at;
-        last = Some(entry);
+        let next = next.map_or(came, |next| next.number);
+        let evicted = last.is_none() && evicted_until.is_some_and(|until| until >= edge);
+        let cause = match last {
+            _ if evicted => GapCause::Evicted,
+            Some(last) if next > last.number + 1 => GapCause::Overload,
+            _ => GapCause::CameraDown,
+        };
+        gaps.push(Gap { span: Span { from: edge, to }, cause });
+    };
+    for entry in &section.inside {
+        hole(last, edge, Some(entry));
+        (last, edge) = (Some(&**entry), entry.captured_at);
     }
-    if !inside.is_empty() && span.to.duration_since(edge).unwrap_or_default() > period.gap() {
-        gaps.push(Gap { span: Span { from: edge, to: span.to }, cause: GapCause::CameraDown });
-    }
+    hole(last, edge, section.after.as_deref());
     gaps
 }
 
@@ -146,6 +143,11 @@ mod tests {
         let span = Span { from: at(0), to: at(4000) };
         let behind = select(&tail, span, Period::of_rate(2.0), 7, &plan()).expect("frames");
         assert_eq!(behind.coverage.gaps, [gap(GapCause::Overload, 500, 4000)]);
+        // The same of a range that has passed: what came behind it tells.
+        let past = ring(&[(0, 0), (1, 500), (9, 6000), (10, 6500)]);
+        assert_eq!(clip(&past, 0, 4000).coverage.gaps, [gap(GapCause::Overload, 500, 4000)]);
+        let past = ring(&[(0, 0), (1, 500), (2, 6000), (3, 6500)]);
+        assert_eq!(clip(&past, 0, 4000).coverage.gaps, [gap(GapCause::CameraDown, 500, 4000)]);
         let evicted: Vec<_> = (0..100).map(|i| (i, i * 500)).collect();
         assert_eq!(
             clip(&ring(&evicted), 10_000, 25_000).coverage.gaps,

@@ -37,6 +37,13 @@ pub struct Usage {
     pub evicted: u64,
 }
 
+/// A stretch of a ring, and the entries next to it.
+pub struct Section {
+    pub before: Option<Arc<Entry>>,
+    pub inside: Vec<Arc<Entry>>,
+    pub after: Option<Arc<Entry>>,
+}
+
 /// Entries in order of number and of time.
 pub struct Ring {
     entries: VecDeque<Arc<Entry>>,
@@ -82,12 +89,21 @@ impl Ring {
         self.entries.back()
     }
 
-    /// The entries of a span, and the one before it, from which gaps are told.
-    pub fn span(&self, span: Span) -> (Option<Arc<Entry>>, Vec<Arc<Entry>>) {
+    /// From the oldest entry to the newest; `None`: there is none.
+    pub fn held(&self) -> Option<Span> {
+        let (oldest, newest) = (self.entries.front()?, self.entries.back()?);
+        Some(Span { from: oldest.captured_at, to: newest.captured_at })
+    }
+
+    /// The entries of a span, and its neighbours, from which gaps are told.
+    pub fn span(&self, span: Span) -> Section {
         let from = self.entries.partition_point(|entry| entry.captured_at < span.from);
-        let to = self.entries.partition_point(|entry| entry.captured_at < span.to);
-        let before = from.checked_sub(1).map(|at| self.entries[at].clone());
-        (before, self.entries.range(from..to.max(from)).cloned().collect())
+        let to = self.entries.partition_point(|entry| entry.captured_at < span.to).max(from);
+        Section {
+            before: from.checked_sub(1).map(|at| self.entries[at].clone()),
+            inside: self.entries.range(from..to).cloned().collect(),
+            after: self.entries.get(to).cloned(),
+        }
     }
 
     pub fn evicted_until(&self) -> Option<SystemTime> {
@@ -150,8 +166,10 @@ pub(super) mod tests {
         for number in 0..10 {
             ring.push(entry(number, number * 1000, 0));
         }
-        let (before, inside) = ring.span(Span { from: at(3000), to: at(6000) });
+        let Section { before, inside, after } = ring.span(Span { from: at(3000), to: at(6000) });
         assert_eq!(before.map(|e| e.number), Some(2));
         assert_eq!(inside.iter().map(|e| e.number).collect::<Vec<_>>(), [3, 4, 5]);
+        assert_eq!(after.map(|e| e.number), Some(6));
+        assert_eq!(ring.held(), Some(Span { from: at(0), to: at(9000) }));
     }
 }
