@@ -15,14 +15,23 @@ pub trait Service: Send + Sync + 'static {
     /// Every configured camera, in the order of the config.
     fn cameras(&self) -> Vec<CameraInfo>;
 
-    /// The evidence of one frame, while the buffer holds it.
-    fn evidence(&self, camera: &str, number: u64) -> Result<Evidence, EvidenceError>;
+    /// The evidence of one frame, while the buffer holds it; `run` `None`: of this run. May wait for
+    /// the disk, so not for async code.
+    fn evidence(
+        &self,
+        camera: &str,
+        run: Option<u64>,
+        number: u64,
+    ) -> Result<Evidence, EvidenceError>;
 
     /// Takes a question about a range of a camera's time. Never waits: full is an error.
     /// Dropping the answer's receiver cancels it.
     fn ask(&self, question: Question) -> Result<Answer, AskError>;
 
     fn readiness(&self) -> Readiness;
+
+    /// What does not work, though the daemon does: a sentence each.
+    fn troubles(&self) -> Vec<String>;
 }
 
 #[derive(Clone, Debug)]
@@ -31,8 +40,13 @@ pub struct CameraInfo {
     /// Without user and password.
     pub source: String,
     pub status: CameraStatus,
+    /// Frames that can be asked about, on disk or in memory.
     pub buffer_frames: u64,
+    /// In memory.
     pub buffer_bytes: u64,
+    pub disk_bytes: u64,
+    /// The oldest frame that can be asked about.
+    pub oldest_frame: Option<SystemTime>,
 }
 
 #[derive(Clone, Debug)]
@@ -47,6 +61,8 @@ pub enum EvidenceError {
     NoSuchCamera(String),
     #[error("camera {camera:?}: frame {number} is not in the buffer")]
     NoSuchFrame { camera: String, number: u64 },
+    #[error("camera {camera:?}: frame {number} cannot be read from the disk; the log says why")]
+    Unreadable { camera: String, number: u64 },
 }
 
 #[derive(Clone, Debug)]

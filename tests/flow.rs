@@ -165,6 +165,7 @@ fn any_range_of_the_buffer_can_be_asked_about() {
     let gaps = long["coverage"]["gaps"].as_array().expect("gaps");
     assert_eq!(gaps.len(), 1, "{long}");
     assert_eq!(gaps[0]["from"], long["window"]["from"]);
+    assert_eq!(gaps[0]["cause"], "before_start");
 
     // Several cameras, each by its name.
     let question = "Is there a person?";
@@ -338,7 +339,7 @@ fn in_mid_answer(dir: &Path, cameras: &Cameras) -> (Daemon, Process) {
     let quiet = camera("gate", &cameras.url("gate"), "captions = false");
     let daemon = Daemon::with_config(dir, &(config + &quiet), grpc, http);
     wait_for("a frame", SECONDS(20), || {
-        (daemon.metric("lookout_buffer_frames") > 2.0).then_some(())
+        (daemon.metric("lookout_buffer_frames{camera=\"gate\",tier=\"hot\"}") > 2.0).then_some(())
     });
     let mut command = Command::new(LOOKOUT);
     command.args(["ask", "gate", "What?", "--server", &daemon.server]);

@@ -131,7 +131,7 @@ async fn refused_questions_have_their_status() {
     }
     let unknown = proto::WatchRequest { cameras: vec!["gaet".into()], ..Default::default() };
     assert_eq!(daemon.client().await.watch(unknown).await.unwrap_err().code(), Code::NotFound);
-    let frame = proto::GetFrameRequest { camera: "gate".into(), number: 9 };
+    let frame = proto::GetFrameRequest { camera: "gate".into(), number: 9, run: 0 };
     assert_eq!(daemon.client().await.get_frame(frame).await.unwrap_err().code(), Code::NotFound);
 }
 
@@ -274,7 +274,7 @@ async fn the_client_prints_for_people() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("frame.jpg");
     let mut out = Vec::new();
-    client::frame(&daemon.grpc, "gate", 7, &path, &mut out).await.unwrap();
+    client::frame(&daemon.grpc, "gate", (0, 7), &path, &mut out).await.unwrap();
     assert_eq!(std::fs::read(&path).unwrap(), b"a jpeg");
 }
 
@@ -583,7 +583,9 @@ async fn http_tells_health_readiness_and_metrics() {
         reply
     };
     assert!(get("/healthz").await.starts_with("HTTP/1.1 200"));
-    assert!(get("/readyz").await.starts_with("HTTP/1.1 200"));
+    let ready = get("/readyz").await;
+    assert!(ready.starts_with("HTTP/1.1 200"), "{ready}");
+    assert!(ready.ends_with("ready; the disk is full\n"), "{ready}");
     daemon.service.ready.store(false, Ordering::Relaxed);
     let not_ready = get("/readyz").await;
     assert!(not_ready.starts_with("HTTP/1.1 503"), "{not_ready}");
@@ -625,19 +627,32 @@ impl Service for Fake {
                 status: status(phase),
                 buffer_frames: 3,
                 buffer_bytes: 4096,
+                disk_bytes: 0,
+                oldest_frame: None,
             })
             .into()
     }
 
-    fn evidence(&self, camera: &str, number: u64) -> Result<Evidence, EvidenceError> {
+    fn evidence(
+        &self,
+        camera: &str,
+        run: Option<u64>,
+        number: u64,
+    ) -> Result<Evidence, EvidenceError> {
         match number {
-            7 => Ok(Evidence { jpeg: b"a jpeg"[..].into(), captured_at: SystemTime::now() }),
+            7 if run.is_none() => {
+                Ok(Evidence { jpeg: b"a jpeg"[..].into(), captured_at: SystemTime::now() })
+            }
             _ => Err(EvidenceError::NoSuchFrame { camera: camera.into(), number }),
         }
     }
 
     fn ask(&self, question: Question) -> Result<Answer, AskError> {
         self.ask.lock().unwrap()(question)
+    }
+
+    fn troubles(&self) -> Vec<String> {
+        vec!["the disk is full".into()]
     }
 
     fn readiness(&self) -> Readiness {
@@ -746,8 +761,8 @@ fn words(id: &str, text: &str) -> Description {
             clock: Clock::Camera,
         },
         frames: vec![
-            FrameRef { number: 4, captured_at: at(2), slow: true },
-            FrameRef { number: 6, captured_at: at(6), slow: false },
+            FrameRef { run: 1, number: 4, captured_at: at(2), slow: true },
+            FrameRef { run: 1, number: 6, captured_at: at(6), slow: false },
         ],
         model: "tiny".into(),
         device: "cpu".into(),

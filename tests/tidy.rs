@@ -19,6 +19,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("jiff", &["daemon/language/template/"]),
     ("fast_image_resize", &["daemon/vision/"]),
     ("turbojpeg", &["daemon/vision/"]),
+    ("crc32fast", &["daemon/disk/record"]),
     ("tonic", &["daemon/publish/grpc", "daemon/client", "daemon/lib.rs"]),
     ("tonic_prost", &["daemon/publish/grpc", "daemon/client", "daemon/lib.rs"]),
     ("tonic_health", &["daemon/publish/grpc", "daemon/client"]),
@@ -48,6 +49,8 @@ const PURE: &[(&str, &[&str])] = &[
     ("daemon/engine/range", &[]),
     ("daemon/engine/windows", &[]),
     ("daemon/timeline/", &[]),
+    ("daemon/disk/queue", &[]),
+    ("daemon/disk/record", &["crc32fast", "thiserror"]),
     ("daemon/language/sampler", &["rand"]),
 ];
 

@@ -67,6 +67,9 @@ enum Command {
         camera: String,
         /// As in an event's `frames`.
         number: u64,
+        /// Of a frame from before the daemon's start: the run in the event's `frames`.
+        #[arg(long, default_value_t = 0, hide_default_value = true)]
+        run: u64,
         /// The file; `-` is standard output.
         #[arg(short, long, value_name = "FILE")]
         output: PathBuf,
@@ -176,8 +179,9 @@ fn obey_on(runtime: &Runtime, command: Command, out: &mut dyn Write) -> Result<E
             runtime.block_on(watch)?;
         }
         Command::Ask(args) => ask::ask(runtime, args, out)?,
-        Command::Frame { client: to, camera, number, output } => {
-            runtime.block_on(client::frame(&to.server, &camera, number, &output, out))?;
+        Command::Frame { client: to, camera, number, run, output } => {
+            let frame = client::frame(&to.server, &camera, (run, number), &output, out);
+            runtime.block_on(frame)?;
         }
         #[cfg(feature = "demo")]
         Command::Demo(options) => runtime.block_on(crate::demo::run(options, out))?,

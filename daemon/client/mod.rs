@@ -173,16 +173,16 @@ async fn watch_once(
     }
 }
 
-/// Writes the JPEG of a frame to a file; `-` is `out`. Returns when the frame was captured.
+/// Writes the JPEG of a frame to a file; `-` is `out`. Run 0 is the daemon's own. Returns when the frame was captured.
 pub async fn frame(
     endpoint: &str,
     camera: &str,
-    number: u64,
+    (run, number): (u64, u64),
     path: &Path,
     out: &mut dyn Write,
 ) -> Result<SystemTime, ClientError> {
     let mut daemon = Daemon::reach(endpoint).await?;
-    let request = proto::GetFrameRequest { camera: camera.to_owned(), number };
+    let request = proto::GetFrameRequest { camera: camera.to_owned(), run, number };
     let reply = daemon.client.get_frame(request).await;
     let reply = reply.map_err(|status| daemon.failed(status))?.into_inner();
     if path == Path::new("-") {

@@ -2,37 +2,42 @@
 //!
 //! ```text
 //!  camera ─► Inbox ─► vision worker ─► Timeline ─► Queue ─► language worker ─► Journal
-//!                       Windows ─ a window closes ──┘  ▲                └────► asker
-//!                                             ask() ───┘
+//!              ▲        Windows ─ a window closes ──┘  ▲                └────► asker
+//!              │                              ask() ───┤ all its frames are hot
+//!              └──────── disk ◄─ ask() some are not: Recall ─► encoded again ─► Queue
 //! ```
 //!
-//! Two threads compute; nothing else does. Neither waits for a camera, a broker or a client.
+//! Two threads compute, a third owns the disk; nothing else does. Neither waits for a camera, a broker or a client.
 
+mod evidence;
 mod inbox;
 mod pictures;
 mod questions;
 mod queue;
 mod range;
+mod recall;
 mod windows;
 mod words;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::mpsc;
 
 use crate::config::{self, Sampling};
-use crate::frame::{Frame, Span};
+use crate::disk;
+use crate::frame::{Frame, FrameId, Span};
 use crate::journal::Journal;
 use crate::service::AnswerItem;
 use crate::slowfast::Plan;
 use crate::telemetry::{self, DropReason};
-use crate::timeline::{Clip, Limits, Period, Timeline, select};
+use crate::timeline::{Chosen, Clip, Limits, Period, Tiers, Timeline, choose};
 
 use inbox::Inbox;
 use queue::Queue;
+use recall::Recall;
 
 pub use pictures::Pictures;
 pub use words::Words;
@@ -41,7 +46,13 @@ pub use words::Words;
 const INBOX_FRAMES: usize = 8;
 
 pub struct Engine {
-    inbox: Inbox,
+    /// Of this run's frames.
+    run: u64,
+    inbox: Inbox<Recall>,
+    /// `None`: nothing is kept on disk.
+    pub disk: Option<disk::Queue>,
+    /// Questions whose frames are being encoded again; they hold places of the queue.
+    gathering: Arc<AtomicUsize>,
     jobs: Mutex<Jobs>,
     wake: Condvar,
     pub timeline: Timeline,
@@ -87,12 +98,15 @@ struct Asked {
     max_new_tokens: usize,
     window: Span,
     clip: Clip,
+    /// Model time of encoding frames again.
+    encode: Duration,
     came: Instant,
     to: mpsc::Sender<AnswerItem>,
 }
 
 impl Engine {
-    pub fn new(config: &config::Config, journal: Arc<Journal>) -> Arc<Engine> {
+    /// `run` names this run's frames: the milliseconds from 1970 to its start.
+    pub fn new(config: &config::Config, journal: Arc<Journal>, run: u64) -> Arc<Engine> {
         let lens = |camera: &config::Camera| {
             let lens = Lens {
                 period: Period::of_rate(camera.fps),
@@ -104,9 +118,17 @@ impl Engine {
             };
             (camera.name.clone(), lens)
         };
-        let limits =
-            Limits { age: config.buffer.age, bytes: config.buffer.bytes.as_u64() as usize };
+        let buffer = &config.buffer;
+        let limits = Limits {
+            hot_age: buffer.age,
+            hot_bytes: buffer.bytes.as_u64() as usize,
+            warm_age: buffer.jpeg_age,
+            warm_bytes: buffer.jpeg_bytes.as_u64() as usize,
+        };
         Arc::new(Engine {
+            run,
+            disk: buffer.disk.as_ref().map(|_| disk::Queue::new(disk::QUEUE_FRAMES)),
+            gathering: Arc::default(),
             inbox: Inbox::new(INBOX_FRAMES),
             jobs: Mutex::new(Jobs {
                 queue: Queue::new(config.generate.queue),
@@ -137,16 +159,29 @@ impl Engine {
 
     /// Lets running work end and takes no more; waiting questions are told so.
     pub fn stop(&self) {
-        self.inbox.close();
+        for recall in self.inbox.close() {
+            recall.stopping();
+        }
+        if let Some(disk) = &self.disk {
+            disk.close();
+        }
         self.jobs().stopping = true;
         self.wake.notify_all();
     }
 
-    /// The plan's frames of a span of a camera's time; `None`: there are none.
+    /// The plan's frames of a span of a camera's time, of those whose tokens are there; `None`:
+    /// there are none.
     fn clip(&self, camera: &str, span: Span) -> Option<Clip> {
+        let chosen = self.choose(camera, span, Tiers::Hot)?;
+        let tokens = chosen.tokens();
+        chosen.clip(tokens, &self.plan)
+    }
+
+    fn choose(&self, camera: &str, span: Span, tiers: Tiers) -> Option<Chosen> {
         let lens = self.cameras.get(camera)?;
-        let came = lens.came.load(Ordering::Relaxed);
-        select(&*self.timeline.ring(camera)?, span, lens.period, came, &self.plan)
+        let came = FrameId { run: self.run, number: lens.came.load(Ordering::Relaxed) };
+        let ring = self.timeline.ring(camera)?;
+        choose(&ring, span, lens.period, came, &self.plan, tiers)
     }
 
     fn jobs(&self) -> MutexGuard<'_, Jobs> {

@@ -1,23 +1,26 @@
 //! How a question is taken: its range made a span, its frames gathered, its place in the queue.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::mpsc;
 
+use super::recall::Seat;
 use super::{Asked, Engine, Lens, range};
 use crate::event::Body;
 use crate::frame::{Span, rfc3339};
 use crate::service::{Answer, AskError, Question, Range};
 use crate::telemetry;
+use crate::timeline::Tiers;
 
 impl Engine {
     /// Takes a question, or says why not.
-    pub fn ask(&self, question: Question) -> Result<Answer, AskError> {
+    pub fn ask(self: &Arc<Engine>, question: Question) -> Result<Answer, AskError> {
         self.enqueue(question).inspect_err(telemetry::question_refused)
     }
 
-    fn enqueue(&self, question: Question) -> Result<Answer, AskError> {
+    fn enqueue(self: &Arc<Engine>, question: Question) -> Result<Answer, AskError> {
         let Some((camera, lens)) = self.cameras.get_key_value(question.camera.as_str()) else {
             return Err(AskError::NoSuchCamera(question.camera));
         };
@@ -25,34 +28,45 @@ impl Engine {
             return Err(AskError::BadQuestion("the question is empty".into()));
         }
         let window = self.span_of(camera, lens, question.range)?;
-        let clip = self.clip(camera, window).ok_or_else(|| self.no_footage(camera, window))?;
+        let chosen = self.choose(camera, window, Tiers::All);
+        let chosen = chosen.ok_or_else(|| self.no_footage(camera, window))?;
         let most = question.max_new_tokens.unwrap_or(usize::MAX).min(self.max_new_tokens);
         // Room for the whole answer: an asker who reads slowly holds up nobody.
         let (to, answer) = mpsc::channel(most + 2);
-        let asked = Asked {
-            camera: camera.clone(),
-            id: question.id,
-            text: question.text,
-            max_new_tokens: most,
-            window,
-            clip,
-            came: Instant::now(),
-            to,
+        let seat = self.seat()?;
+        let asked = {
+            let (camera, came, to) = (camera.clone(), Instant::now(), to.clone());
+            let Question { id, text, .. } = question;
+            move |clip, encode| Asked {
+                camera,
+                id,
+                text,
+                max_new_tokens: most,
+                window,
+                clip,
+                encode,
+                came,
+                to,
+            }
         };
+        self.gather(camera, to, chosen, Box::new(asked), seat);
+        Ok(answer)
+    }
+
+    /// A place in the queue, for a question that first has its frames gathered.
+    fn seat(&self) -> Result<Seat, AskError> {
+        self.inbox.retain(|recall| !recall.nobody_waits());
         let mut jobs = self.jobs();
         if jobs.stopping {
             return Err(AskError::Stopping);
         }
         jobs.queue.retain(|asked| !asked.to.is_closed());
-        let waiting = jobs.queue.questions();
-        let retry_after = jobs.usual * (waiting as u32).max(1);
-        if jobs.queue.ask(asked).is_err() {
+        let waiting = jobs.queue.questions() + self.gathering.load(Ordering::Relaxed);
+        if waiting >= jobs.queue.capacity() {
+            let retry_after = jobs.usual * (waiting as u32).max(1);
             return Err(AskError::QueueFull { waiting, retry_after });
         }
-        telemetry::queue_length(jobs.queue.waiting());
-        drop(jobs);
-        self.wake.notify_one();
-        Ok(answer)
+        Ok(Seat::take(&self.gathering))
     }
 
     fn span_of(&self, camera: &str, lens: &Lens, asked: Range) -> Result<Span, AskError> {

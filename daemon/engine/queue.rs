@@ -44,6 +44,10 @@ impl<C: Clone + Eq + Hash, Q, P> Queue<C, Q, P> {
         Ok(())
     }
 
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
     /// Forgets questions that nobody waits for any more.
     pub fn retain(&mut self, waited_for: impl FnMut(&Q) -> bool) {
         self.questions.retain(waited_for);

@@ -82,7 +82,7 @@ impl Words {
         let reply = self.describe(engine, &asked.clip, &asked.text, most, hear);
         let item = match reply {
             Ok(Some(reply)) => {
-                let timing = timing(asked.came, begun, Duration::ZERO, &reply);
+                let timing = timing(asked.came, begun, asked.encode, &reply);
                 let Asked { id, text, window, clip, .. } = &asked;
                 let clip = clip.clone();
                 let description = self.finish(id.clone(), text, *window, clip, reply, timing);
@@ -113,7 +113,7 @@ impl Words {
         max_new_tokens: Option<usize>,
         hear: impl FnMut(&str) -> Listening,
     ) -> Result<Option<Reply>, LanguageError> {
-        let tokens: Vec<&FrameTokens> = clip.frames.iter().map(|entry| &entry.tokens).collect();
+        let tokens: Vec<&FrameTokens> = clip.frames.iter().map(|tokens| &**tokens).collect();
         let request = Request {
             video: &assemble(&tokens, &engine.plan, self.dim),
             prompt,
