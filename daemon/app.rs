@@ -19,7 +19,7 @@ use crate::engine::{Engine, Pictures, Words};
 use crate::event::{Body, CameraStatus, Phase};
 use crate::frame::Frame;
 use crate::journal::Journal;
-use crate::language::{LanguageModel, Limits};
+use crate::language::{Budget, LanguageModel, Limits};
 use crate::loaded::LoadedModel;
 use crate::model::{ModelError, Package, Runtime};
 use crate::publish::{self, grpc, http, mqtt};
@@ -168,7 +168,7 @@ impl App {
 fn load(config: &Config) -> Result<(Pictures, Words, Runtime), ModelError> {
     let begun = Instant::now();
     let model = &config.model;
-    let loaded = LoadedModel::load(model, config.generate.max_new_tokens)?;
+    let loaded = LoadedModel::load(model, Budget::of(&config.generate))?;
     let devices = loaded.devices();
     let LoadedModel { package, runtime, preprocess, encoder, language } = loaded;
     let config::Buffer { evidence_width, evidence_quality, .. } = config.buffer;
@@ -183,6 +183,7 @@ fn load(config: &Config) -> Result<(Pictures, Words, Runtime), ModelError> {
         device_reason,
         plan = %model.plan,
         template = language.template().to_string(),
+        memory = memory(config, &language, encoder.grid_tokens()),
         onnxruntime = %runtime.file.display(),
         "model loaded in {:.1} s",
         begun.elapsed().as_secs_f64()
@@ -205,6 +206,22 @@ fn this_run(disk: Option<&Disk>) -> u64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let newest = disk.and_then(Disk::newest_run).unwrap_or(0);
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX).max(newest + 1)
+}
+
+/// What answers take beside the model itself.
+fn memory(config: &Config, language: &LanguageModel, grid_tokens: usize) -> String {
+    let plan = &config.model.plan;
+    let size = |bytes: usize| bytesize::ByteSize(bytes as u64);
+    let window = language.prefix_bytes(plan.video_tokens(plan.frames, grid_tokens).unwrap_or(0));
+    let kept = language.prefix_cache_room();
+    let windows = kept / window.max(1);
+    let mut text =
+        format!("KV cache {} × {}, prefix cache ", language.rows(), size(language.row_bytes()));
+    match kept {
+        0 => text += "off",
+        _ => text += &format!("{} for {windows} windows of {}", size(kept), size(window)),
+    }
+    text
 }
 
 /// A caption prompt that cannot be used is said now, not at every window.
@@ -242,7 +259,7 @@ pub fn check_model(config: &Config) -> Vec<(&'static str, Result<String, ModelEr
     }
     match load(config) {
         Err(error) => vec![("model", package), ("onnxruntime", Err(error))],
-        Ok((_, words, runtime)) => {
+        Ok((pictures, words, runtime)) => {
             let (vision, language) = (config.model.vision_threads, config.model.language_threads);
             let mut device =
                 format!("{}; threads: vision {vision}, language {language}", words.device);
@@ -251,11 +268,13 @@ pub fn check_model(config: &Config) -> Vec<(&'static str, Result<String, ModelEr
             }
             let file = runtime.file.display().to_string();
             let prompts = format!("by {}", words.language.template());
+            let memory = memory(config, &words.language, pictures.encoder.grid_tokens());
             vec![
                 ("model", package),
                 ("onnxruntime", Ok(file)),
                 ("device", Ok(device)),
                 ("prompts", Ok(prompts)),
+                ("memory", Ok(memory)),
             ]
         }
     }

@@ -132,6 +132,8 @@ pub struct Usage {
     pub video_tokens: u32,
     pub text_tokens: u32,
     pub new_tokens: u32,
+    /// Of the first two, those that had been read for an earlier question about the same window.
+    pub cached_tokens: u32,
 }
 
 /// Where the time went, in seconds, from the window's close (for a question: its arrival).
@@ -142,6 +144,8 @@ pub struct Timing {
     /// Of the waiting, encoding: for a caption that of the window's last frame, model time; for a
     /// question that of the frames whose tokens had left the buffer.
     pub encode_seconds: f64,
+    /// From the first chunk of the prompt to the last, and from there to the last token. Both hold the
+    /// turns of other answers and captions that came between.
     pub prefill_seconds: f64,
     pub decode_seconds: f64,
     /// All of it, until the event entered the journal.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::config;
+use crate::language::Budget;
 use crate::loaded::LoadedModel;
 use crate::model::{Graph, GraphFacts, GraphKind, ModelError, Package, Placement};
 use crate::slowfast::TokenShape;
@@ -193,14 +194,14 @@ fn plan(model: &config::Model, package: &Package, footage: Footage) -> Result<Pl
 
 fn run(model: &config::Model, max_new_tokens: usize) -> Result<Running, ModelError> {
     let begun = Instant::now();
-    let loaded = LoadedModel::load(model, max_new_tokens)?;
+    let loaded = LoadedModel::load(model, Budget::one_by_one(max_new_tokens))?;
     let (devices, language) = (loaded.devices(), &loaded.language);
     Ok(Running {
         vision: runs_on(devices.vision),
         language: runs_on(devices.language),
         prompts: language.template().to_string(),
         sequence_tokens: language.capacity(),
-        kv_cache_bytes: language.cache_bytes(),
+        kv_cache_bytes: language.row_bytes(),
         load_seconds: begun.elapsed().as_secs_f64(),
         resident_bytes: resident_bytes(),
     })

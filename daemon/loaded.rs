@@ -1,7 +1,7 @@
 //! A model package made ready to run: onnxruntime and the three graphs, held against each other.
 
 use crate::config;
-use crate::language::LanguageModel;
+use crate::language::{Budget, LanguageModel};
 use crate::model::{Devices, ModelError, Package, Part, Runtime};
 use crate::vision::Encoder;
 use crate::vision::preprocess::Preprocess;
@@ -16,7 +16,7 @@ pub struct LoadedModel {
 
 impl LoadedModel {
     /// Takes as long as the model is large. Every graph has run once when it returns.
-    pub fn load(model: &config::Model, max_new_tokens: usize) -> Result<LoadedModel, ModelError> {
+    pub fn load(model: &config::Model, budget: Budget) -> Result<LoadedModel, ModelError> {
         let package = Package::read(&model.package, &model.precision)?;
         let preprocess = Preprocess::from_config(&package.preprocessor, model.aspect)
             .map_err(|why| ModelError(format!("model package {}: {why}", package.name)))?;
@@ -33,7 +33,7 @@ impl LoadedModel {
             Encoder::load(runtime, &package, model.vision_threads)
         })?;
         let language = runtime.load_part(Part::Language, |runtime| {
-            LanguageModel::load(runtime, &package, model, max_new_tokens)
+            LanguageModel::load(runtime, &package, model, budget)
         })?;
         Ok(LoadedModel { package, runtime, preprocess, encoder, language })
     }

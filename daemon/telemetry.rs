@@ -62,6 +62,21 @@ const REENCODED: Metric = counter_of(
 );
 const QUEUE_LENGTH: Metric =
     gauge_of("lookout_queue_length", Unit::Count, "Captions and questions that wait for the model");
+const PREFIX_LOOKUPS: Metric = counter_of(
+    "lookout_prefix_lookups_total",
+    "Prompts whose window's prefix was sought in the prefix cache: hit or miss",
+);
+const PREFIX_EVICTIONS: Metric =
+    counter_of("lookout_prefix_evictions_total", "Prefixes that left the prefix cache for room");
+const PREFIX_BYTES: Metric =
+    gauge_of("lookout_prefix_cache_bytes", Unit::Bytes, "What the prefix cache holds");
+const PREFIXES: Metric =
+    gauge_of("lookout_prefixes", Unit::Count, "Windows whose prefix is in the prefix cache");
+const ROWS: Metric = gauge_of(
+    "lookout_language_rows",
+    Unit::Count,
+    "Captions and answers that are being read or written, together",
+);
 const MQTT_CONNECTED: Metric =
     gauge_of("lookout_mqtt_connected", Unit::Count, "1 while the broker is connected, else 0");
 const MQTT_LOST: Metric = counter_of(
@@ -74,7 +89,7 @@ const MODEL_INFO: Metric = gauge_of(
     "Always 1; its labels name model, device and why that one",
 );
 
-const ALL: [Metric; 21] = [
+const ALL: [Metric; 26] = [
     FRAMES,
     FRAMES_DROPPED,
     FRAMES_EVICTED,
@@ -93,6 +108,11 @@ const ALL: [Metric; 21] = [
     DISK_FAILING,
     REENCODED,
     QUEUE_LENGTH,
+    PREFIX_LOOKUPS,
+    PREFIX_EVICTIONS,
+    PREFIX_BYTES,
+    PREFIXES,
+    ROWS,
     MQTT_CONNECTED,
     MQTT_LOST,
     MODEL_INFO,
@@ -284,6 +304,22 @@ pub fn reencoded(camera: &str, frames: u64) {
 
 pub fn queue_length(waiting: usize) {
     gauge!(QUEUE_LENGTH.name).set(waiting as f64);
+}
+
+pub fn prefix_looked_up(found: bool) {
+    let result = if found { "hit" } else { "miss" };
+    counter!(PREFIX_LOOKUPS.name, "result" => result).increment(1);
+}
+
+/// After a prefix came in, for which so many others had to leave.
+pub fn prefixes_kept(bytes: usize, prefixes: usize, evicted: usize) {
+    gauge!(PREFIX_BYTES.name).set(bytes as f64);
+    gauge!(PREFIXES.name).set(prefixes as f64);
+    counter!(PREFIX_EVICTIONS.name).increment(evicted as u64);
+}
+
+pub fn rows(in_work: usize) {
+    gauge!(ROWS.name).set(in_work as f64);
 }
 
 pub fn mqtt_connected(connected: bool) {

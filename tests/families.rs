@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 
 use lookout::config::Sampling;
 use lookout::config::{Aspect, Model};
-use lookout::language::{Decoder, LanguageModel, Limits, Listening};
+use lookout::language::{Budget, Decoder, LanguageModel, Limits, Listening};
 use lookout::model::{Package, Runtime};
 use lookout::slowfast::{Aggregation, VideoTokens, aggregate};
 use lookout::vision::Encoder;
@@ -100,13 +100,15 @@ impl Family {
 
         let runtime = runtime(&model);
         let video = self.video(runtime, &package);
-        let mut language = LanguageModel::with_capacity(runtime, &package, &model, *planned_length)
-            .expect("a language model");
-        let prompt = language.prompt(&self.reference.question).expect("a prompt");
+        let budget = Budget::one_by_one(self.reference.ids.len());
+        let mut language =
+            LanguageModel::with_capacity(runtime, &package, &model, budget, *planned_length)
+                .expect("a language model");
+        let prompt = language.prompt(&[], &self.reference.question).expect("a prompt");
         let embeddings = language.embeddings(&prompt, &video).expect("embeddings");
         let mut decoder = Decoder::load(runtime, &package, 1, *planned_length).expect("a decoder");
-        let mut cache = decoder.cache().expect("a cache");
-        let first_logits = decoder.forward(&mut cache, &embeddings).expect("logits");
+        let mut cache = decoder.cache(1).expect("a cache");
+        let first_logits = decoder.read(&mut cache, 0, &embeddings).expect("logits");
 
         let max_new_tokens = self.reference.ids.len();
         let limits = Limits { max_new_tokens, sampling: Sampling::Greedy };

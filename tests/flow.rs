@@ -366,6 +366,34 @@ fn a_stop_in_mid_answer_lets_it_end() {
 }
 
 #[test]
+fn a_long_answer_holds_up_no_short_one() {
+    let folder = folder();
+    let cameras = Cameras::start(folder.path(), 0, &[("gate", &clip("gate"))], &[]);
+    // On a busy machine the long one can be over before the short one is asked for: then once more.
+    for attempt in 0..5 {
+        let dir = folder.path().join(attempt.to_string());
+        fs::create_dir(&dir).expect("a folder");
+        let (daemon, mut asker) = in_mid_answer(&dir, &cameras);
+        let mut command = Command::new(LOOKOUT);
+        command.args(["ask", "gate", "And now?", "--max-new-tokens", "2"]);
+        command.args(["--server", &daemon.server, "--json"]);
+        let short = command.output().expect("an answer");
+        let long_goes_on = asker.child.try_wait().expect("a process").is_none();
+        let text = String::from_utf8_lossy(&short.stdout).into_owned();
+        assert!(short.status.success(), "{text} {}", String::from_utf8_lossy(&short.stderr));
+        if long_goes_on {
+            assert!(daemon.metric("lookout_language_rows") >= 1.0);
+            asker.signal(libc::SIGKILL);
+            wait_for("the row of an asker who has gone", SECONDS(5), || {
+                (daemon.metric("lookout_language_rows") == 0.0).then_some(())
+            });
+            return;
+        }
+    }
+    panic!("no short answer came before a long one");
+}
+
+#[test]
 fn a_second_signal_ends_at_once() {
     let folder = folder();
     let cameras = Cameras::start(folder.path(), 0, &[("gate", &clip("gate"))], &[]);

@@ -768,7 +768,7 @@ fn words(id: &str, text: &str) -> Description {
         device: "cpu".into(),
         device_reason: "auto: libcuda.so.1 is missing".into(),
         finish: Finish::Stop,
-        usage: Usage { video_tokens: 320, text_tokens: 20, new_tokens: 9 },
+        usage: Usage { video_tokens: 320, text_tokens: 20, new_tokens: 9, cached_tokens: 300 },
         timing: Timing { total_seconds: 0.21, prefill_seconds: 0.1, ..Timing::default() },
     }
 }

@@ -52,6 +52,7 @@ const PURE: &[(&str, &[&str])] = &[
     ("daemon/disk/queue", &[]),
     ("daemon/disk/record", &["crc32fast", "thiserror"]),
     ("daemon/language/sampler", &["rand"]),
+    ("daemon/language/prefixes", &[]),
 ];
 
 /// The one file that knows every part is known to nobody but these.

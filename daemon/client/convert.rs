@@ -111,8 +111,8 @@ fn frame_ref(from: proto::FrameRef) -> Read<FrameRef> {
 }
 
 fn usage(from: proto::Usage) -> Usage {
-    let proto::Usage { video_tokens, text_tokens, new_tokens } = from;
-    Usage { video_tokens, text_tokens, new_tokens }
+    let proto::Usage { video_tokens, text_tokens, new_tokens, cached_tokens } = from;
+    Usage { video_tokens, text_tokens, new_tokens, cached_tokens }
 }
 
 fn timing(from: proto::Timing) -> Timing {
@@ -199,12 +199,12 @@ mod tests {
             coverages(),
             prop::collection::vec(frames, 0..4),
             finish,
-            any::<[u32; 3]>(),
+            any::<[u32; 4]>(),
             prop::array::uniform5(0.0f64..1e6),
         )
             .prop_map(|(words, window, coverage, frames, finish, tokens, seconds)| {
                 let [id, prompt, text, model, device, device_reason] = words;
-                let [video_tokens, text_tokens, new_tokens] = tokens;
+                let [video_tokens, text_tokens, new_tokens, cached_tokens] = tokens;
                 let [wait, encode, prefill, decode, total] = seconds;
                 Description {
                     id,
@@ -217,7 +217,7 @@ mod tests {
                     device,
                     device_reason,
                     finish,
-                    usage: Usage { video_tokens, text_tokens, new_tokens },
+                    usage: Usage { video_tokens, text_tokens, new_tokens, cached_tokens },
                     timing: Timing {
                         wait_seconds: wait,
                         encode_seconds: encode,

@@ -114,6 +114,10 @@ pub struct Generate {
     pub max_new_tokens: usize,
     pub sampling: Sampling,
     pub queue: usize,
+    /// Answers and captions that are written together.
+    pub batch: usize,
+    /// For what the prompts of a window have in common.
+    pub prefix_cache: Bytes,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]

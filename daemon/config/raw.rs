@@ -138,6 +138,8 @@ struct RawGenerate {
     seed: u64,
     answer_prefix: String,
     queue: usize,
+    batch: usize,
+    prefix_cache: Bytes,
 }
 
 impl Default for RawGenerate {
@@ -149,6 +151,8 @@ impl Default for RawGenerate {
             seed: 0,
             answer_prefix: String::new(),
             queue: 16,
+            batch: 4,
+            prefix_cache: Bytes::gib(1),
         }
     }
 }
@@ -459,6 +463,8 @@ impl RawGenerate {
         Ok(Generate {
             max_new_tokens: within("generate.max_new_tokens", self.max_new_tokens, 1, 4096)?,
             queue: within("generate.queue", self.queue, 1, 1024)?,
+            batch: within("generate.batch", self.batch, 1, 64)?,
+            prefix_cache: self.prefix_cache,
             sampling: match temperature {
                 0.0 => Sampling::Greedy,
                 _ => Sampling::Nucleus { temperature, top_p, seed: self.seed },

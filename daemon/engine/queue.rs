@@ -60,7 +60,7 @@ impl<C: Clone + Eq + Hash, Q, P> Queue<C, Q, P> {
     }
 
     pub fn next(&mut self) -> Option<Next<C, Q, P>> {
-        if let Some(question) = self.questions.pop_front() {
+        if let Some(question) = self.next_question() {
             return Some(Next::Question(question));
         }
         let turn = |camera: &C| self.served.get(camera).copied().unwrap_or(0);
@@ -74,6 +74,11 @@ impl<C: Clone + Eq + Hash, Q, P> Queue<C, Q, P> {
         self.served.insert(camera.clone(), self.clock);
         let (_, caption) = self.captions.remove(&camera)?;
         Some(Next::Caption(camera, caption))
+    }
+
+    /// Where there is room for a question only.
+    pub fn next_question(&mut self) -> Option<Q> {
+        self.questions.pop_front()
     }
 
     /// Questions and captions that wait.

@@ -1,18 +1,30 @@
-//! The language worker: one window or question at a time, as the queue says.
+//! The language worker: several windows and questions together, as the queue says.
+//!
+//! ```text
+//! ┌► admit what there is room for ─► one turn of the language model ─► deliver what came of it ┐
+//! └────────────────────────────────────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! - The last free row is a question's, and a caption begins only when no prompt is being read: a
+//!   question waits for no more than a turn while there are rows.
+//! - An asker who has left frees the row before the next turn.
 
+use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::queue::Next;
 use super::{Asked, Engine, Window};
-use crate::event::{Body, Description, Timing};
+use crate::event::{Body, Description, FrameRef, Timing};
 use crate::frame::Span;
-use crate::language::{LanguageError, LanguageModel, Limits, Listening, Reply, Request};
+use crate::language::{
+    LanguageError, LanguageModel, Limits, Listening, Reply, Request, Said, Seen, Ticket, Urgency,
+};
 use crate::model::ModelError;
 use crate::service::{AnswerItem, AskError};
 use crate::slowfast::{FrameTokens, assemble};
 use crate::telemetry::{self, Stage};
-use crate::timeline::Clip;
+use crate::timeline::{Clip, Look};
 
 pub struct Words {
     pub language: LanguageModel,
@@ -24,111 +36,170 @@ pub struct Words {
     pub device_reason: String,
 }
 
+type Job = Next<Arc<str>, Asked, Window>;
+
+/// What there is room for beside what is in work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Room {
+    /// For anything; nothing is in work, and nothing else is to be done.
+    Idle,
+    Any,
+    Question,
+    Nothing,
+}
+
+/// A job in work.
+struct Running {
+    job: Job,
+    prompt: String,
+    clip: Clip,
+    admitted: Instant,
+}
+
 impl Words {
     /// Works until the engine stops; what then still waits is told so.
     pub fn run(mut self, engine: &Engine) -> Result<(), ModelError> {
-        while let Some(next) = engine.next_job() {
-            let begun = Instant::now();
-            match next {
-                Next::Caption(camera, window) => self.caption(engine, &camera, window)?,
-                Next::Question(asked) => self.answer(engine, asked)?,
+        let mut running = HashMap::new();
+        let mut last_finished = Instant::now();
+        loop {
+            telemetry::rows(running.len());
+            while let Some(job) = engine.next_job(self.room()) {
+                self.begin(engine, job, &mut running)?;
+                telemetry::rows(running.len());
             }
-            engine.took(begun.elapsed());
-        }
-        Ok(())
-    }
-
-    fn caption(
-        &mut self,
-        engine: &Engine,
-        camera: &Arc<str>,
-        window: Window,
-    ) -> Result<(), ModelError> {
-        let Some(prompt) = engine.cameras.get(camera).and_then(|lens| lens.prompt.as_deref())
-        else {
-            return Ok(());
-        };
-        let begun = Instant::now();
-        // On the way out nobody needs a caption any more.
-        let hear = |_: &str| if engine.jobs().stopping { Listening::No } else { Listening::Yes };
-        let Some(clip) = engine.clip(camera, window.span) else { return Ok(()) };
-        let reply = match self.describe(engine, &clip, prompt, None, hear) {
-            Ok(Some(reply)) => reply,
-            Ok(None) => return Ok(()),
-            Err(LanguageError::BadPrompt(why)) => {
-                tracing::warn!(camera = &**camera, "no caption: {why}");
+            if running.is_empty() {
                 return Ok(());
             }
-            Err(error) => return Err(ModelError(error.to_string())),
-        };
-        let timing = timing(window.closed, begun, window.encode, &reply);
-        let description = self.finish(String::new(), prompt, window.span, clip, reply, timing);
-        telemetry::caption(camera);
-        measure(camera, &description);
-        engine.journal.append(camera.clone(), Body::Caption(description));
-        Ok(())
+            for (running, reply) in self.turn(engine, &mut running)? {
+                let since = running.admitted.max(last_finished);
+                last_finished = Instant::now();
+                engine.took(last_finished - since);
+                self.finish(engine, running, reply);
+            }
+        }
     }
 
-    fn answer(&mut self, engine: &Engine, asked: Asked) -> Result<(), ModelError> {
-        let begun = Instant::now();
-        let hear = |piece: &str| {
-            if !piece.is_empty() {
-                // The channel has room for the whole answer: only an asker who left makes it fail.
-                let _ = asked.to.try_send(AnswerItem::Token(piece.into()));
-            }
-            if asked.to.is_closed() { Listening::No } else { Listening::Yes }
-        };
-        let most = Some(asked.max_new_tokens);
-        let reply = self.describe(engine, &asked.clip, &asked.text, most, hear);
-        let item = match reply {
-            Ok(Some(reply)) => {
-                let timing = timing(asked.came, begun, asked.encode, &reply);
-                let Asked { id, text, window, clip, .. } = &asked;
-                let clip = clip.clone();
-                let description = self.finish(id.clone(), text, *window, clip, reply, timing);
-                telemetry::answer(&asked.camera);
-                measure(&asked.camera, &description);
-                engine.journal.append(asked.camera.clone(), Body::Answer(description.clone()));
-                AnswerItem::Finished(Box::new(description))
-            }
-            Ok(None) => return Ok(()),
-            Err(LanguageError::BadPrompt(why)) => AnswerItem::Failed(AskError::BadQuestion(why)),
-            Err(error) => {
-                let why = error.to_string();
-                let _ = asked.to.try_send(AnswerItem::Failed(AskError::Model(why.clone())));
-                return Err(ModelError(why));
-            }
-        };
-        // An asker that has gone needs no answer.
-        let _ = asked.to.try_send(item);
-        Ok(())
+    fn room(&self) -> Room {
+        match self.language.rows() - self.language.in_work() {
+            _ if self.language.in_work() == 0 => Room::Idle,
+            0 => Room::Nothing,
+            1 => Room::Question,
+            _ if self.language.unread() > 0 => Room::Question,
+            _ => Room::Any,
+        }
     }
 
-    /// `None`: nobody listens any more.
-    fn describe(
+    fn begin(
         &mut self,
         engine: &Engine,
-        clip: &Clip,
-        prompt: &str,
-        max_new_tokens: Option<usize>,
-        hear: impl FnMut(&str) -> Listening,
-    ) -> Result<Option<Reply>, LanguageError> {
-        let tokens: Vec<&FrameTokens> = clip.frames.iter().map(|tokens| &**tokens).collect();
+        job: Job,
+        running: &mut HashMap<Ticket, Running>,
+    ) -> Result<(), ModelError> {
+        let Some(Task { camera, prompt, clip, most, urgency }) = task(engine, &job) else {
+            return Ok(());
+        };
+        let tokens: Vec<&FrameTokens> = clip.frames.iter().map(|look| &*look.tokens).collect();
+        let seen = |(frame, look): (&FrameRef, &Look)| Seen {
+            camera: camera.clone(),
+            run: frame.run,
+            number: frame.number,
+            slow: frame.slow,
+            again: look.again,
+        };
         let request = Request {
             video: &assemble(&tokens, &engine.plan, self.dim),
-            prompt,
-            limits: Limits {
-                max_new_tokens: max_new_tokens.unwrap_or(engine.max_new_tokens),
-                sampling: engine.sampling,
-            },
+            footage: Some(clip.references.iter().zip(&clip.frames).map(seen).collect()),
+            turns: &[],
+            prompt: &prompt,
+            limits: Limits { max_new_tokens: most, sampling: engine.sampling },
+            urgency,
         };
-        self.language.answer(request, hear)
+        match self.language.begin(request) {
+            Ok(ticket) => {
+                let admitted = Instant::now();
+                running.insert(ticket, Running { job, prompt, clip, admitted });
+                Ok(())
+            }
+            Err(LanguageError::BadPrompt(why)) => {
+                match job {
+                    Next::Caption(camera, _) => {
+                        tracing::warn!(camera = &*camera, "no caption: {why}");
+                    }
+                    Next::Question(asked) => {
+                        let item = AnswerItem::Failed(AskError::BadQuestion(why));
+                        let _ = asked.to.try_send(item);
+                    }
+                }
+                Ok(())
+            }
+            Err(error) => {
+                Err(failed(error, running.drain().map(|(_, running)| running.job).chain([job])))
+            }
+        }
     }
 
-    fn finish(
+    /// One run of the model; what has finished is no longer running.
+    fn turn(
+        &mut self,
+        engine: &Engine,
+        running: &mut HashMap<Ticket, Running>,
+    ) -> Result<Vec<(Running, Reply)>, ModelError> {
+        let (mut finished, mut left) = (Vec::new(), Vec::new());
+        let turned = self.language.turn(&mut |ticket, said| {
+            let listening = match said {
+                Said::Finished(reply) => {
+                    finished.push((ticket, reply));
+                    Listening::Yes
+                }
+                Said::Piece(piece) => {
+                    running.get(&ticket).map_or(Listening::No, |one| one.hear(engine, piece))
+                }
+            };
+            if listening == Listening::No {
+                left.push(ticket);
+            }
+            listening
+        });
+        if let Err(error) = turned {
+            return Err(failed(error, running.drain().map(|(_, running)| running.job)));
+        }
+        let take = |(ticket, reply)| Some((running.remove(&ticket)?, reply));
+        let finished: Vec<_> = finished.into_iter().filter_map(take).collect();
+        for ticket in left {
+            running.remove(&ticket);
+        }
+        Ok(finished)
+    }
+
+    /// Tells what came of a job.
+    fn finish(&self, engine: &Engine, running: Running, reply: Reply) {
+        let Running { job, prompt, clip, .. } = running;
+        match job {
+            Next::Caption(camera, window) => {
+                let timing = timing(window.closed, window.encode, &reply);
+                let id = String::new();
+                let description = self.describe(id, prompt, window.span, clip, reply, timing);
+                telemetry::caption(&camera);
+                measure(&camera, &description);
+                engine.journal.append(camera, Body::Caption(description));
+            }
+            Next::Question(asked) => {
+                let timing = timing(asked.came, asked.encode, &reply);
+                let description =
+                    self.describe(asked.id, prompt, asked.window, clip, reply, timing);
+                telemetry::answer(&asked.camera);
+                measure(&asked.camera, &description);
+                engine.journal.append(asked.camera, Body::Answer(description.clone()));
+                // An asker that has gone needs no answer.
+                let _ = asked.to.try_send(AnswerItem::Finished(Box::new(description)));
+            }
+        }
+    }
+
+    fn describe(
         &self,
         id: String,
-        prompt: &str,
+        prompt: String,
         window: Span,
         clip: Clip,
         reply: Reply,
@@ -136,7 +207,7 @@ impl Words {
     ) -> Description {
         Description {
             id,
-            prompt: prompt.into(),
+            prompt,
             text: reply.text,
             window,
             coverage: clip.coverage,
@@ -149,6 +220,65 @@ impl Words {
             timing,
         }
     }
+}
+
+impl Running {
+    fn hear(&self, engine: &Engine, piece: &str) -> Listening {
+        let anybody = match &self.job {
+            // On the way out nobody needs a caption any more.
+            Next::Caption(..) => !engine.jobs().stopping,
+            Next::Question(asked) => {
+                if !piece.is_empty() {
+                    // The channel has room for the whole answer: only an asker who left makes it
+                    // fail.
+                    let _ = asked.to.try_send(AnswerItem::Token(piece.into()));
+                }
+                !asked.to.is_closed()
+            }
+        };
+        if anybody { Listening::Yes } else { Listening::No }
+    }
+}
+
+/// What a job asks of the model.
+struct Task {
+    camera: Arc<str>,
+    prompt: String,
+    clip: Clip,
+    /// New tokens.
+    most: usize,
+    urgency: Urgency,
+}
+
+/// `None`: no caption is wanted there, or no frames are left for it.
+fn task(engine: &Engine, job: &Job) -> Option<Task> {
+    Some(match job {
+        Next::Caption(camera, window) => Task {
+            camera: camera.clone(),
+            prompt: engine.cameras.get(camera)?.prompt.clone()?,
+            clip: engine.clip(camera, window.span)?,
+            most: engine.max_new_tokens,
+            urgency: Urgency::Later,
+        },
+        Next::Question(asked) => Task {
+            camera: asked.camera.clone(),
+            prompt: asked.text.clone(),
+            clip: asked.clip.clone(),
+            most: asked.max_new_tokens,
+            urgency: Urgency::Now,
+        },
+    })
+}
+
+/// The model is broken: whoever waits for it is told.
+fn failed(error: LanguageError, jobs: impl Iterator<Item = Job>) -> ModelError {
+    let why = error.to_string();
+    for job in jobs {
+        if let Next::Question(asked) = job {
+            let _ = asked.to.try_send(AnswerItem::Failed(AskError::Model(why.clone())));
+        }
+    }
+    ModelError(why)
 }
 
 fn measure(camera: &str, description: &Description) {
@@ -165,9 +295,9 @@ fn measure(camera: &str, description: &Description) {
     telemetry::tokens(camera, seen, u64::from(usage.new_tokens));
 }
 
-fn timing(since: Instant, begun: Instant, encode: Duration, reply: &Reply) -> Timing {
+fn timing(since: Instant, encode: Duration, reply: &Reply) -> Timing {
     Timing {
-        wait_seconds: begun.saturating_duration_since(since).as_secs_f64(),
+        wait_seconds: reply.begun.saturating_duration_since(since).as_secs_f64(),
         encode_seconds: encode.as_secs_f64(),
         prefill_seconds: reply.prefill.as_secs_f64(),
         decode_seconds: reply.decode.as_secs_f64(),
@@ -176,21 +306,29 @@ fn timing(since: Instant, begun: Instant, encode: Duration, reply: &Reply) -> Ti
 }
 
 impl Engine {
-    /// Waits for the next job; `None`: the engine stops, and waiting questions have been told.
-    fn next_job(&self) -> Option<Next<Arc<str>, Asked, Window>> {
+    /// The next job that there is room for. With nothing in work it waits for one, and `None` says
+    /// that the engine stops. Waiting questions are told of a stop in any case.
+    fn next_job(&self, room: Room) -> Option<Job> {
         let mut jobs = self.jobs();
         loop {
-            let next = jobs.queue.next();
+            let next = match room {
+                _ if jobs.stopping => jobs.queue.next(),
+                Room::Idle | Room::Any => jobs.queue.next(),
+                Room::Question => jobs.queue.next_question().map(Next::Question),
+                Room::Nothing => None,
+            };
             telemetry::queue_length(jobs.queue.waiting());
             match next {
-                Some(Next::Question(asked)) if asked.to.is_closed() => continue,
+                Some(Next::Question(asked)) if asked.to.is_closed() => {}
                 Some(Next::Question(asked)) if jobs.stopping => {
                     let _ = asked.to.try_send(AnswerItem::Failed(AskError::Stopping));
                 }
                 Some(_) if jobs.stopping => {}
                 Some(next) => return Some(next),
-                None if jobs.stopping => return None,
-                None => jobs = self.wake.wait(jobs).unwrap_or_else(PoisonError::into_inner),
+                None if room == Room::Idle && !jobs.stopping => {
+                    jobs = self.wake.wait(jobs).unwrap_or_else(PoisonError::into_inner);
+                }
+                None => return None,
             }
         }
     }

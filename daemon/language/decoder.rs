@@ -6,16 +6,22 @@
 //! - without it (transformers.js exports): past and present grow, positions are an input.
 //!
 //! Where a graph takes rotary tables from initialisers, ours replace them. Embeddings, keys, values
-//! and logits may each be of 32 or 16 bits. Prefill runs at batch 1. Errors name the file and the
-//! tensor.
+//! and logits may each be of 32 or 16 bits. A prompt is read into one row; then rows go on together
+//! where the cache is written in place, and one after the other where it grows. Errors name the
+//! file and the tensor.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
 
 use half::f16;
 use ort::session::IoBinding;
 use ort::value::{DynValue, Tensor, TensorElementType};
 
+use super::cache::{Growing, InPlace, Kept, KvCache, Prefix, Shape, Store};
 use crate::model::{
-    Element, Float, GraphFacts, GraphKind, ModelError, Package, Part, Placement, RotaryTables,
-    Runtime, Scaling, Session, TensorError, TextModel, host_memory,
+    Element, Float, GraphFacts, GraphKind, Memory, ModelError, Package, Part, Placement,
+    RotaryTables, Runtime, Scaling, Session, TensorError, TextModel, host_memory,
 };
 
 pub struct Decoder {
@@ -31,32 +37,6 @@ pub struct Decoder {
     use_cache_branch: bool,
     /// The input's shape, where the graph has it: none or `[1]`.
     num_logits_to_keep: Option<Vec<usize>>,
-}
-
-/// The keys and values of `len` tokens, with room for `capacity`.
-///
-/// Belongs to the decoder that made it. Tokens from `len` on are rubbish; going back is lowering
-/// `len`.
-pub struct KvCache {
-    binding: IoBinding,
-    /// Per layer key and value, in the order of [`past_names`]; in place: bound on both sides.
-    values: Vec<DynValue>,
-    len: usize,
-    capacity: usize,
-}
-
-impl KvCache {
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    pub fn capacity(&self) -> usize {
-        self.capacity
-    }
 }
 
 fn past_names(layer: usize) -> [(String, String); 2] {
@@ -97,13 +77,9 @@ impl Decoder {
         Ok(decoder)
     }
 
-    /// Bytes that a cache takes when it is full: keys and values of every layer.
-    pub fn cache_bytes(&self) -> usize {
-        2 * self.text.layers
-            * self.text.kv_heads
-            * self.text.head_dim
-            * self.capacity
-            * self.kv.bytes()
+    /// Bytes of a token's keys and values in every layer.
+    pub fn token_bytes(&self) -> usize {
+        2 * self.text.layers * self.text.kv_heads * self.text.head_dim * self.kv.bytes()
     }
 
     /// The graph's declarations against `config.json`.
@@ -154,80 +130,144 @@ impl Decoder {
         &self.session.placement
     }
 
-    /// An empty cache.
-    pub fn cache(&self) -> Result<KvCache, TensorError> {
-        self.new_cache().map_err(|e| self.session.error(e))
+    /// An empty cache for so many sequences.
+    pub fn cache(&self, rows: usize) -> Result<KvCache, TensorError> {
+        let store = if self.in_place { self.in_place(rows) } else { self.growing(rows) };
+        let store = store.map_err(|e| self.session.error(e))?;
+        Ok(KvCache { store, lengths: vec![0; rows], capacity: self.capacity })
     }
 
-    fn new_cache(&self) -> ort::Result<KvCache> {
-        let mut binding = self.session.session.create_binding()?;
-        let length = if self.in_place { self.capacity } else { 0 };
-        let shape = [1, self.text.kv_heads, length, self.text.head_dim];
-        let mut values = Vec::new();
-        for (past, present) in (0..self.text.layers).flat_map(past_names) {
-            let mut value = match self.kv {
-                Float::F32 => self.session.tensor::<f32>(&shape)?.into_dyn(),
-                Float::F16 => self.session.tensor::<f16>(&shape)?.into_dyn(),
+    fn in_place(&self, rows: usize) -> ort::Result<Store> {
+        let shape = Shape {
+            parts: 2 * self.text.layers,
+            rows,
+            heads: self.text.kv_heads,
+            capacity: self.capacity,
+            head_dim: self.text.head_dim,
+        };
+        Ok(Store::InPlace(InPlace {
+            bindings: HashMap::new(),
+            memory: Memory::new(&self.session, self.kv, shape.numbers())?,
+            spare: Memory::new(&self.session, self.kv, shape.head())?,
+            shape,
+        }))
+    }
+
+    fn growing(&self, rows: usize) -> ort::Result<Store> {
+        let shape = [1, self.text.kv_heads, 0, self.text.head_dim];
+        let none = || match self.kv {
+            Float::F32 => self.session.tensor::<f32>(&shape).map(Tensor::into_dyn),
+            Float::F16 => self.session.tensor::<f16>(&shape).map(Tensor::into_dyn),
+        };
+        let row = |_| {
+            let values =
+                (0..2 * self.text.layers).map(|_| none()).collect::<Result<Vec<_>, _>>()?;
+            let mut row = Growing {
+                binding: self.session.session.create_binding()?,
+                values: Arc::new(values),
             };
-            binding.bind_input(past, &value)?;
-            if self.in_place {
-                binding.bind_output(present, &mut value)?;
-            } else {
-                binding.bind_output_to_device(present, &self.session.memory()?)?;
-            }
-            values.push(value);
-        }
-        Ok(KvCache { binding, values, len: 0, capacity: self.capacity })
+            self.take_past(&mut row)?;
+            Ok(row)
+        };
+        (0..rows).map(row).collect::<ort::Result<Vec<_>>>().map(Store::Growing)
     }
 
-    /// Empties the cache, keeping its memory where it is written in place.
-    pub fn clear(&self, cache: &mut KvCache) -> Result<(), TensorError> {
-        if self.in_place {
-            cache.len = 0;
-        } else {
-            *cache = self.cache()?;
+    /// Empties a row, keeping its memory where it is written in place.
+    pub fn clear(&self, cache: &mut KvCache, row: usize) -> Result<(), TensorError> {
+        if let Store::Growing(rows) = &mut cache.store {
+            let Store::Growing(mut fresh) = self.growing(1).map_err(|e| self.session.error(e))?
+            else {
+                return Ok(());
+            };
+            rows[row] = fresh.remove(0);
         }
+        cache.lengths[row] = 0;
         Ok(())
     }
 
-    /// Appends tokens, `embeddings` `[n, D]`, and returns the logits `[vocabulary]` after the last.
-    pub fn forward(
+    /// Appends tokens to a row, `embeddings` `[n, D]`, and returns the logits `[vocabulary]` after
+    /// the last.
+    pub fn read(
         &mut self,
         cache: &mut KvCache,
+        row: usize,
         embeddings: &[f32],
     ) -> Result<Vec<f32>, TensorError> {
         let new = embeddings.len() / self.text.hidden_size;
-        if new == 0 || cache.len + new > cache.capacity {
-            return Err(self.session.error(format!(
-                "{new} tokens on {} of a cache for {}",
-                cache.len, cache.capacity
-            )));
+        self.forward(cache, row, 1, new, embeddings)
+    }
+
+    /// Appends one token to each of the first `rows`, `embeddings` `[rows, D]`, and returns the
+    /// logits `[rows, vocabulary]`.
+    pub fn step(
+        &mut self,
+        cache: &mut KvCache,
+        rows: usize,
+        embeddings: &[f32],
+    ) -> Result<Vec<f32>, TensorError> {
+        if self.in_place {
+            return self.forward(cache, 0, rows, 1, embeddings);
         }
-        let logits = self.run(cache, embeddings, new);
+        // To run together, rows of different lengths would have to be copied into one at each step.
+        let mut logits = Vec::new();
+        for (row, embedding) in embeddings.chunks(self.text.hidden_size).enumerate() {
+            logits.extend(self.forward(cache, row, 1, 1, embedding)?);
+        }
+        Ok(logits)
+    }
+
+    /// `new` tokens for each of the `rows` from `first` on.
+    fn forward(
+        &mut self,
+        cache: &mut KvCache,
+        first: usize,
+        rows: usize,
+        new: usize,
+        embeddings: &[f32],
+    ) -> Result<Vec<f32>, TensorError> {
+        let lengths = &cache.lengths[first..first + rows];
+        let longest = lengths.iter().max().copied().unwrap_or(0);
+        if new == 0 || longest + new > cache.capacity {
+            return Err(self
+                .session
+                .error(format!("{new} tokens on {longest} of a cache for {}", cache.capacity)));
+        }
+        let logits = self.run(cache, first, rows, new, embeddings);
         let logits = logits.map_err(|e| self.session.error(e))?;
-        cache.len += new;
+        cache.lengths[first..first + rows].iter_mut().for_each(|length| *length += new);
         Ok(logits)
     }
 
     fn run(
         &mut self,
         cache: &mut KvCache,
-        embeddings: &[f32],
+        first: usize,
+        rows: usize,
         new: usize,
+        embeddings: &[f32],
     ) -> ort::Result<Vec<f32>> {
-        let total = cache.len + new;
-        let binding = &mut cache.binding;
-        let shape = [1, new, self.text.hidden_size];
+        let lengths = &cache.lengths[first..first + rows];
+        let binding = match &mut cache.store {
+            Store::InPlace(store) => self.bound(store, first, rows)?,
+            Store::Growing(rows) => &mut rows[first].binding,
+        };
+        let shape = [rows, new, self.text.hidden_size];
         binding.bind_input("inputs_embeds", &self.embeds.tensor(&shape, embeddings.to_vec())?)?;
-        let mask = Tensor::from_array(([1, total], vec![1i64; total]))?;
+        // Rows are padded on the right; a row's sum is its length.
+        let longest = lengths.iter().max().copied().unwrap_or(0) + new;
+        let mask = lengths
+            .iter()
+            .flat_map(|length| (0..longest).map(move |at| i64::from(at < length + new)));
+        let mask = Tensor::from_array(([rows, longest], mask.collect::<Vec<_>>()))?;
         binding.bind_input("attention_mask", &mask)?;
         if self.position_ids {
-            let positions: Vec<i64> = (cache.len as i64..total as i64).collect();
-            binding.bind_input("position_ids", &Tensor::from_array(([1, new], positions))?)?;
+            let positions = lengths.iter().flat_map(|length| *length as i64..(length + new) as i64);
+            let positions = Tensor::from_array(([rows, new], positions.collect::<Vec<_>>()))?;
+            binding.bind_input("position_ids", &positions)?;
         }
         if self.use_cache_branch {
             // One element; the branch without a past only spares the empty past.
-            let with_past = Tensor::from_array(([1], vec![cache.len > 0]))?;
+            let with_past = Tensor::from_array(([1], vec![lengths[0] > 0]))?;
             binding.bind_input("use_cache_branch", &with_past)?;
         }
         if let Some(shape) = &self.num_logits_to_keep {
@@ -245,20 +285,110 @@ impl Decoder {
                     grown.extend(outputs.remove(&present));
                 }
             }
-            let (shape, mut logits) = self.logits.values(&outputs["logits"])?;
-            let vocabulary = shape.last().copied().unwrap_or(0) as usize;
-            logits.split_off(logits.len() - vocabulary)
+            let (_, logits) = self.logits.values(&outputs["logits"])?;
+            last_of_each(logits, rows, self.text.vocab_size)
         };
-        if !self.in_place {
-            let names = (0..self.text.layers).flat_map(past_names);
-            for ((past, present), value) in names.zip(&grown) {
-                binding.bind_input(past, value)?;
-                binding.bind_output_to_device(present, &self.session.memory()?)?;
-            }
-            cache.values = grown;
+        if let Store::Growing(rows) = &mut cache.store {
+            rows[first].values = Arc::new(grown);
+            self.take_past(&mut rows[first])?;
         }
         Ok(logits)
     }
+
+    /// The binding of some rows in one memory.
+    fn bound<'a>(
+        &self,
+        store: &'a mut InPlace,
+        first: usize,
+        rows: usize,
+    ) -> ort::Result<&'a mut IoBinding> {
+        let InPlace { bindings, memory, shape, .. } = store;
+        match bindings.entry((first, rows)) {
+            Entry::Occupied(bound) => Ok(bound.into_mut()),
+            Entry::Vacant(place) => {
+                let mut binding = self.session.session.create_binding()?;
+                let whole = [rows, shape.heads, shape.capacity, shape.head_dim];
+                for (part, names) in (0..self.text.layers).flat_map(past_names).enumerate() {
+                    // SAFETY: the binding is kept beside the memory, and dropped before it.
+                    unsafe { memory.bind(&mut binding, names, shape.at(part, first), &whole) }?;
+                }
+                Ok(place.insert(binding))
+            }
+        }
+    }
+
+    /// Binds what the row holds as past, and what comes of it to memory of its own.
+    fn take_past(&self, row: &mut Growing) -> ort::Result<()> {
+        let names = (0..self.text.layers).flat_map(past_names);
+        for ((past, present), value) in names.zip(row.values.iter()) {
+            row.binding.bind_input(past, value)?;
+            row.binding.bind_output_to_device(present, &self.session.memory()?)?;
+        }
+        Ok(())
+    }
+
+    /// A copy of all that a row holds.
+    pub fn keep(&self, cache: &mut KvCache, row: usize) -> Result<Prefix, TensorError> {
+        let len = cache.len(row);
+        let kept = match &mut cache.store {
+            Store::Growing(rows) => Kept::Shared(rows[row].values.clone()),
+            Store::InPlace(store) => {
+                let kept = self.compact(store, row, len).map_err(|e| self.session.error(e))?;
+                Kept::Compact(kept)
+            }
+        };
+        Ok(Prefix { len, kept })
+    }
+
+    fn compact(&self, store: &mut InPlace, row: usize, len: usize) -> ort::Result<Memory> {
+        let InPlace { memory, shape, .. } = store;
+        let head = len * shape.head_dim;
+        let mut kept = Memory::new(&self.session, self.kv, shape.parts * shape.heads * head)?;
+        for (at, from) in shape.heads_of(row).enumerate() {
+            kept.copy(at * head, memory, from, head)?;
+        }
+        Ok(kept)
+    }
+
+    /// Lets a row begin with what was kept.
+    pub fn restore(
+        &self,
+        cache: &mut KvCache,
+        row: usize,
+        prefix: &mut Prefix,
+    ) -> Result<(), TensorError> {
+        let restored = match (&mut cache.store, &mut prefix.kept) {
+            (Store::Growing(rows), Kept::Shared(values)) => {
+                rows[row].values = values.clone();
+                self.take_past(&mut rows[row])
+            }
+            (Store::InPlace(InPlace { memory, shape, .. }), Kept::Compact(kept)) => {
+                let head = prefix.len * shape.head_dim;
+                shape
+                    .heads_of(row)
+                    .enumerate()
+                    .try_for_each(|(at, to)| memory.copy(to, kept, at * head, head))
+            }
+            _ => Err(ort::Error::new("a prefix of another graph's cache")),
+        };
+        restored.map_err(|e| self.session.error(e))?;
+        cache.lengths[row] = prefix.len;
+        Ok(())
+    }
+
+    /// Exchanges two rows.
+    pub fn swap(&self, cache: &mut KvCache, a: usize, b: usize) -> Result<(), TensorError> {
+        cache.swap(a, b).map_err(|e| self.session.error(e))
+    }
+}
+
+/// Of logits `[rows, any, vocabulary]` those of each row's last token.
+fn last_of_each(logits: Vec<f32>, rows: usize, vocabulary: usize) -> Vec<f32> {
+    let row = logits.len() / rows.max(1);
+    if row == vocabulary {
+        return logits;
+    }
+    logits.chunks(row).flat_map(|row| &row[row.len() - vocabulary..]).copied().collect()
 }
 
 /// Our rotary tables in place of the graph's, for sequences of up to `positions` tokens.

@@ -1,13 +1,21 @@
 //! From a prompt around video tokens to words.
 
+mod batch;
+mod cache;
 mod decoder;
 mod embedder;
 mod model;
+mod prefixes;
 mod sampler;
 pub mod template;
 pub mod tokenizer;
 
-pub use decoder::{Decoder, KvCache};
+pub use batch::{Said, Ticket};
+pub use cache::{KvCache, Prefix};
+pub use decoder::Decoder;
 pub use embedder::Embedder;
-pub use model::{LanguageError, LanguageModel, Limits, Listening, Reply, Request};
+pub use model::{
+    Budget, Footage, LanguageError, LanguageModel, Limits, Listening, Reply, Request, Seen, Urgency,
+};
 pub use sampler::Sampler;
+pub use template::Turn;

@@ -1,35 +1,76 @@
-//! Questions around video tokens, answered: prompt, prefill, decoding, text.
+//! The language model made ready, and the prompts that it is given; [`super::batch`] runs them.
 
 use std::time::{Duration, Instant};
 
-use super::template::ChatTemplate;
+use super::batch::Batch;
+use super::template::{ChatTemplate, Turn};
 use super::tokenizer::{Prompt, Tokenizer};
-use super::{Decoder, Embedder, KvCache, Sampler};
-use crate::config::{self, Sampling};
+use super::{Decoder, Embedder, KvCache};
+use crate::config::{self, Generate, Sampling};
 use crate::event::{Finish, Usage};
 use crate::model::{ModelError, Package, Placement, Runtime, TensorError};
 use crate::slowfast::{Plan, VideoTokens};
 
-/// Tokens kept free for the template and a question, beyond video and answer.
+/// Tokens kept free for the template, earlier turns and a question, beyond video and answer.
 const TEXT_ROOM: usize = 512;
 /// Less room than this for text is no use.
 const LEAST_TEXT_ROOM: usize = 32;
 
 pub struct LanguageModel {
-    tokenizer: Tokenizer,
-    embedder: Embedder,
-    decoder: Decoder,
-    cache: KvCache,
+    pub(super) tokenizer: Tokenizer,
+    pub(super) embedder: Embedder,
+    pub(super) decoder: Decoder,
+    pub(super) batch: Batch,
     template: ChatTemplate,
-    end_tokens: Vec<u32>,
-    prefill_chunk: usize,
-    dim: usize,
+    pub(super) end_tokens: Vec<u32>,
+    pub(super) prefill_chunk: usize,
+    /// Whether the graph takes several tokens on what is in the cache already.
+    pub(super) chunks: bool,
+    pub(super) dim: usize,
+    pub(super) vocabulary: usize,
+}
+
+/// How much is worked on and kept at a time.
+#[derive(Clone, Copy, Debug)]
+pub struct Budget {
+    pub max_new_tokens: usize,
+    /// Sequences that are written together.
+    pub rows: usize,
+    /// For what the prompts of a window have in common; 0 keeps nothing.
+    pub prefix_bytes: usize,
 }
 
 pub struct Request<'a> {
     pub video: &'a VideoTokens,
+    /// What the video's rows were made of, where others may ask about the same.
+    pub footage: Option<Footage>,
+    /// What was said before about the same video, the oldest first.
+    pub turns: &'a [Turn],
     pub prompt: &'a str,
     pub limits: Limits,
+    pub urgency: Urgency,
+}
+
+/// The frames that a video's rows were made of, in order: equal footage has equal rows.
+pub type Footage = std::sync::Arc<[Seen]>;
+
+/// A frame's part in a video.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Seen {
+    pub camera: std::sync::Arc<str>,
+    pub run: u64,
+    pub number: u64,
+    pub slow: bool,
+    /// Encoded from its JPEG, which gives other tokens.
+    pub again: bool,
+}
+
+/// Whose prompt is read first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Urgency {
+    /// Somebody waits for it.
+    Now,
+    Later,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +86,10 @@ pub struct Reply {
     pub ids: Vec<u32>,
     pub finish: Finish,
     pub usage: Usage,
+    /// When the reading of its prompt began.
+    pub begun: Instant,
+    /// From then until the whole prompt was read, and from there to the last token. Both hold the
+    /// turns of other sequences that came between.
     pub prefill: Duration,
     pub decode: Duration,
 }
@@ -67,22 +112,37 @@ pub enum Listening {
     No,
 }
 
+impl Budget {
+    pub fn of(generate: &Generate) -> Budget {
+        Budget {
+            max_new_tokens: generate.max_new_tokens,
+            rows: generate.batch,
+            prefix_bytes: generate.prefix_cache.as_u64() as usize,
+        }
+    }
+
+    /// One sequence after the other, and nothing kept.
+    pub fn one_by_one(max_new_tokens: usize) -> Budget {
+        Budget { max_new_tokens, rows: 1, prefix_bytes: 0 }
+    }
+}
+
 impl LanguageModel {
-    /// Loads the graphs and allocates the KV cache for the plan's whole window, a question and an
-    /// answer; refuses a plan that the model's context cannot hold.
+    /// Loads the graphs and allocates the KV cache, each row for the plan's whole window, a
+    /// question and an answer; refuses a plan that the model's context cannot hold.
     pub fn load(
         runtime: &Runtime,
         package: &Package,
         model: &config::Model,
-        max_new_tokens: usize,
+        budget: Budget,
     ) -> Result<LanguageModel, ModelError> {
         let video = model
             .plan
             .video_tokens(model.plan.frames, package.vision.grid_tokens)
             .map_err(|e| ModelError(format!("model.plan {}: {e}", model.plan)))?;
-        let capacity = capacity(&model.plan, video, max_new_tokens, package.text.context)
+        let capacity = capacity(&model.plan, video, budget.max_new_tokens, package.text.context)
             .map_err(ModelError)?;
-        LanguageModel::with_capacity(runtime, package, model, capacity)
+        LanguageModel::with_capacity(runtime, package, model, budget, capacity)
     }
 
     /// For sequences of up to `capacity` tokens: video, words and answer.
@@ -90,6 +150,7 @@ impl LanguageModel {
         runtime: &Runtime,
         package: &Package,
         model: &config::Model,
+        budget: Budget,
         capacity: usize,
     ) -> Result<LanguageModel, ModelError> {
         let tokenizer = Tokenizer::load(&package.folder).map_err(|e| ModelError(e.to_string()))?;
@@ -105,37 +166,36 @@ impl LanguageModel {
         let template = ChatTemplate::of(&package.folder, family, text, &tokenizer, &model.wording)?;
         let mut embedder = Embedder::load(runtime, package, model.language_threads)?;
         let mut decoder = Decoder::load(runtime, package, model.language_threads, capacity)?;
-        let mut cache = decoder.cache()?;
-        // Some shapes in the graph are symbolic: only a run shows whether they fit.
-        decoder.forward(&mut cache, &embedder.embed(&[0])?)?;
-        let prefill_chunk = match decoder.forward(&mut cache, &embedder.embed(&[0, 0])?) {
-            Ok(_) => model.prefill_chunk,
-            Err(error) => {
-                tracing::warn!("prompts are read in one piece, which takes more memory: {error}");
-                capacity
-            }
-        };
-        decoder.clear(&mut cache)?;
+        let (cache, chunks) = rows(&mut decoder, &mut embedder, budget.rows)?;
+        let prefix_bytes = if chunks { budget.prefix_bytes } else { 0 };
         Ok(LanguageModel {
             tokenizer,
             embedder,
-            cache,
             decoder,
+            batch: Batch::new(cache, prefix_bytes),
             template,
             end_tokens: package.end_tokens.clone(),
-            prefill_chunk,
+            prefill_chunk: if chunks { model.prefill_chunk } else { capacity },
+            chunks,
             dim: package.text.hidden_size,
+            vocabulary: package.text.vocab_size,
         })
     }
 
-    /// Tokens that the KV cache has room for: video, words and answer.
+    /// Tokens that a row of the KV cache has room for: video, words and answer.
     pub fn capacity(&self) -> usize {
-        self.cache.capacity()
+        self.batch.cache.capacity()
     }
 
-    /// Bytes of the KV cache when it is full.
-    pub fn cache_bytes(&self) -> usize {
-        self.decoder.cache_bytes()
+    /// Bytes of one row of the KV cache when it is full.
+    pub fn row_bytes(&self) -> usize {
+        self.decoder.token_bytes() * self.capacity()
+    }
+
+    /// Bytes that the prefix of a window of so many tokens takes in the prefix cache, without the
+    /// few of the template's head.
+    pub fn prefix_bytes(&self, video_tokens: usize) -> usize {
+        self.decoder.token_bytes() * video_tokens
     }
 
     /// Where the decoder runs.
@@ -155,103 +215,35 @@ impl LanguageModel {
         video_tokens: usize,
         limits: Limits,
     ) -> Result<(), LanguageError> {
-        let tokens = self.prompt(prompt)?.text_tokens() + video_tokens;
+        let tokens = self.prompt(&[], prompt)?.text_tokens() + video_tokens;
         self.room(tokens, limits)
     }
 
-    /// Answers a question about a clip; `hear` gets each new piece of text (at first an empty one)
-    /// and says whether anybody still listens. `None`: nobody did.
-    pub fn answer(
-        &mut self,
-        request: Request<'_>,
-        hear: impl FnMut(&str) -> Listening,
-    ) -> Result<Option<Reply>, LanguageError> {
-        let prompt = self.prompt(request.prompt)?;
-        self.complete(&prompt, request.video, request.limits, hear)
-    }
-
-    /// Goes on from a prompt, with the video's rows between its pieces.
-    pub fn complete(
-        &mut self,
-        prompt: &Prompt,
-        video: &VideoTokens,
-        limits: Limits,
-        mut hear: impl FnMut(&str) -> Listening,
-    ) -> Result<Option<Reply>, LanguageError> {
-        let embeddings = self.embeddings(prompt, video)?;
-        let tokens = embeddings.len() / self.dim;
-        self.room(tokens, limits)?;
-        let begun = Instant::now();
-        self.decoder.clear(&mut self.cache)?;
-        let mut logits = Vec::new();
-        for chunk in embeddings.chunks(self.prefill_chunk * self.dim) {
-            if hear("") == Listening::No {
-                return Ok(None);
+    /// The template around people's words, and around what was said before.
+    pub fn prompt(&self, turns: &[Turn], words: &str) -> Result<Prompt, LanguageError> {
+        let said = turns.iter().flat_map(|turn| {
+            [("an earlier question", &*turn.question), ("an earlier answer", &*turn.answer)]
+        });
+        for (what, words) in said.chain([("a question", words)]) {
+            if let Some(token) = self.tokenizer.special_token_in(words) {
+                return Err(LanguageError::BadPrompt(format!("{what} cannot hold {token:?}")));
             }
-            logits = self.decoder.forward(&mut self.cache, chunk)?;
-        }
-        let prefilled = Instant::now();
-        let mut sampler = Sampler::new(limits.sampling);
-        let mut stream = self.tokenizer.stream();
-        let mut text = String::new();
-        let mut ids = Vec::new();
-        let finish = loop {
-            let id = sampler.next(&logits);
-            if self.end_tokens.contains(&id) {
-                break Finish::Stop;
-            }
-            ids.push(id);
-            let piece = stream.push(id).map_err(wrong)?;
-            // The space that tokenizers put before the first word is not part of the answer.
-            let piece = if text.is_empty() { piece.trim_start() } else { &piece };
-            text.push_str(piece);
-            if hear(piece) == Listening::No {
-                return Ok(None);
-            }
-            if ids.len() == limits.max_new_tokens {
-                break Finish::Length;
-            }
-            let embedding = self.embedder.embed(&[id])?;
-            logits = self.decoder.forward(&mut self.cache, &embedding)?;
-        };
-        let rest = stream.finish().map_err(wrong)?;
-        hear(&rest);
-        text.push_str(&rest);
-        let video_tokens = if prompt.pieces.len() > 1 { video.len() } else { 0 };
-        Ok(Some(Reply {
-            text: text.trim_end().to_string(),
-            finish,
-            usage: Usage {
-                video_tokens: video_tokens as u32,
-                text_tokens: (tokens - video_tokens) as u32,
-                new_tokens: ids.len() as u32,
-            },
-            ids,
-            prefill: prefilled - begun,
-            decode: prefilled.elapsed(),
-        }))
-    }
-
-    /// The template around people's words.
-    pub fn prompt(&self, words: &str) -> Result<Prompt, LanguageError> {
-        if let Some(token) = self.tokenizer.special_token_in(words) {
-            return Err(LanguageError::BadPrompt(format!("a question cannot hold {token:?}")));
         }
         let text = self
             .template
-            .render(&[], words)
+            .render(turns, words)
             .map_err(|e| LanguageError::BadPrompt(e.to_string()))?;
         self.tokenizer.encode_around_image(&text).map_err(wrong)
     }
 
-    fn room(&self, tokens: usize, limits: Limits) -> Result<(), LanguageError> {
-        let (new, room) = (limits.max_new_tokens, self.cache.capacity());
+    pub(super) fn room(&self, tokens: usize, limits: Limits) -> Result<(), LanguageError> {
+        let (new, room) = (limits.max_new_tokens, self.capacity());
         if tokens + new <= room {
             return Ok(());
         }
         Err(LanguageError::BadPrompt(format!(
-            "video and question take {tokens} tokens and the answer may take {new}; there is room \
-             for {room}"
+            "video and question, with what was said before, take {tokens} tokens and the answer \
+             may take {new}; there is room for {room}"
         )))
     }
 
@@ -272,7 +264,45 @@ impl LanguageModel {
     }
 }
 
-fn wrong(error: impl ToString) -> LanguageError {
+/// A cache of so many rows, or of what there is memory for; and whether the graph takes several
+/// tokens on a cache that holds some.
+fn rows(
+    decoder: &mut Decoder,
+    embedder: &mut Embedder,
+    wanted: usize,
+) -> Result<(KvCache, bool), ModelError> {
+    let mut rows = wanted;
+    let mut cache = loop {
+        match decoder.cache(rows) {
+            Ok(cache) => break cache,
+            Err(error) if rows > 1 => {
+                tracing::warn!("generate.batch = {rows} is more than there is memory for: {error}");
+                rows -= 1;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    };
+    // Some shapes in the graph are symbolic: only a run shows whether they fit.
+    decoder.read(&mut cache, 0, &embedder.embed(&[0])?)?;
+    let several = decoder.read(&mut cache, 0, &embedder.embed(&[0, 0])?);
+    if let Err(error) = &several {
+        tracing::warn!("prompts are read in one piece, which takes more memory: {error}");
+    }
+    decoder.clear(&mut cache, 0)?;
+    if rows > 1 {
+        let together = embedder.embed(&vec![0; rows])?;
+        if let Err(error) = decoder.step(&mut cache, rows, &together) {
+            tracing::warn!("one answer is written at a time: {error}");
+            cache = decoder.cache(1)?;
+        }
+        for row in 0..cache.rows() {
+            decoder.clear(&mut cache, row)?;
+        }
+    }
+    Ok((cache, several.is_ok()))
+}
+
+pub(super) fn wrong(error: impl ToString) -> LanguageError {
     LanguageError::Tokenizer(error.to_string())
 }
 

@@ -137,10 +137,6 @@ impl Tokenizer {
             .map_err(|e| TokenizerError(format!("answer cannot be decoded: {e}")))
     }
 
-    pub fn stream(&self) -> TokenStream<'_> {
-        TokenStream { tokenizer: self, ids: Vec::new(), told: 0 }
-    }
-
     /// With the added tokens.
     pub fn vocab_size(&self) -> usize {
         self.vocabulary.get_vocab_size(true)
@@ -187,8 +183,8 @@ impl Prompt {
 ///
 /// What [`push`](Self::push) and [`finish`](Self::finish) return adds up to [`Tokenizer::decode`]
 /// of all ids, wherever these are whole characters.
-pub struct TokenStream<'t> {
-    tokenizer: &'t Tokenizer,
+#[derive(Default)]
+pub struct TokenStream {
     /// The ids of the last text handed on, which decide whether a space follows, then the ids
     /// that are not handed on yet.
     ids: Vec<u32>,
@@ -196,11 +192,11 @@ pub struct TokenStream<'t> {
     told: usize,
 }
 
-impl TokenStream<'_> {
+impl TokenStream {
     /// The text that `id` completes; empty while a character is not whole.
-    pub fn push(&mut self, id: u32) -> Result<String, TokenizerError> {
+    pub fn push(&mut self, tokenizer: &Tokenizer, id: u32) -> Result<String, TokenizerError> {
         self.ids.push(id);
-        let fresh = self.fresh()?;
+        let fresh = self.fresh(tokenizer)?;
         // An unfinished character decodes as U+FFFD at the end; its other bytes may yet come.
         if fresh.is_empty() || fresh.ends_with(char::REPLACEMENT_CHARACTER) {
             return Ok(String::new());
@@ -211,18 +207,18 @@ impl TokenStream<'_> {
     }
 
     /// The rest: a character that was never finished comes out as U+FFFD.
-    pub fn finish(self) -> Result<String, TokenizerError> {
-        self.fresh()
+    pub fn finish(self, tokenizer: &Tokenizer) -> Result<String, TokenizerError> {
+        self.fresh(tokenizer)
     }
 
-    fn fresh(&self) -> Result<String, TokenizerError> {
-        let told = self.tokenizer.decode(&self.ids[..self.told])?;
-        let all = self.tokenizer.decode(&self.ids)?;
+    fn fresh(&self, tokenizer: &Tokenizer) -> Result<String, TokenizerError> {
+        let told = tokenizer.decode(&self.ids[..self.told])?;
+        let all = tokenizer.decode(&self.ids)?;
         match all.strip_prefix(&told) {
             Some(fresh) => Ok(fresh.into()),
             // Bytes that fit no character spoil, in some decoders, the good ones before them,
             // which were handed on already.
-            None => self.tokenizer.decode(&self.ids[self.told..]),
+            None => tokenizer.decode(&self.ids[self.told..]),
         }
     }
 }
@@ -244,10 +240,10 @@ mod tests {
     }
 
     fn streamed(tokenizer: &Tokenizer, ids: &[u32]) -> Vec<String> {
-        let mut stream = tokenizer.stream();
+        let mut stream = TokenStream::default();
         let mut texts: Vec<String> =
-            ids.iter().map(|id| stream.push(*id).expect("decodes")).collect();
-        texts.push(stream.finish().expect("decodes"));
+            ids.iter().map(|id| stream.push(tokenizer, *id).expect("decodes")).collect();
+        texts.push(stream.finish(tokenizer).expect("decodes"));
         texts
     }
 

@@ -367,14 +367,14 @@ fn declared(outlets: &[ort::value::Outlet]) -> Vec<Tensor> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::OnceLock;
 
     use super::super::{GraphKind, Package};
     use super::*;
 
     /// A process has one onnxruntime.
-    fn on_the_cpu() -> &'static (Runtime, Package) {
+    pub(crate) fn on_the_cpu() -> &'static (Runtime, Package) {
         static LOADED: OnceLock<(Runtime, Package)> = OnceLock::new();
         LOADED.get_or_init(|| {
             let package = concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo/package");

@@ -48,10 +48,18 @@ pub struct Chosen {
     frames_wanted: u32,
 }
 
+/// What the model sees of a frame.
+#[derive(Clone, Debug)]
+pub struct Look {
+    pub tokens: Arc<FrameTokens>,
+    /// Encoded again, from the JPEG: nearly the same tokens, but not the same.
+    pub again: bool,
+}
+
 #[derive(Clone, Debug)]
 pub struct Clip {
     /// In order of time; never empty.
-    pub frames: Vec<Arc<FrameTokens>>,
+    pub frames: Vec<Look>,
     pub references: Vec<FrameRef>,
     pub coverage: Coverage,
 }
@@ -126,7 +134,8 @@ impl Chosen {
             clock: if from_camera { Clock::Camera } else { Clock::Host },
         };
         let references = seen.iter().enumerate().map(reference).collect();
-        let frames = seen.into_iter().map(|(_, tokens)| tokens).collect();
+        let look = |(entry, tokens): (Entry, _)| Look { again: entry.tokens().is_none(), tokens };
+        let frames = seen.into_iter().map(look).collect();
         Some(Clip { frames, references, coverage })
     }
 }

@@ -10,7 +10,7 @@ mod ring;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-pub use clip::{Chosen, Clip, Period, Tiers, choose};
+pub use clip::{Chosen, Clip, Look, Period, Tiers, choose};
 pub use ring::{Entry, Held, Limits, Place, Ring, Stored, Tier, Usage};
 
 /// The rings of all cameras.

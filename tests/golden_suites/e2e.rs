@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 use lookout::config::{Aspect, Model, Precision, Sampling};
 use lookout::language::tokenizer::Prompt;
-use lookout::language::{Decoder, LanguageModel, Limits, Listening};
+use lookout::language::{Budget, Decoder, LanguageModel, Limits, Listening};
 use lookout::model::{Package, Runtime};
 use lookout::slowfast::{Aggregation, VideoTokens, aggregate};
 use lookout::vision::Encoder;
@@ -113,8 +113,9 @@ fn check(golden: &Golden, kind: &str, json: Value, packages: &str) -> Result<(),
     equal("video_tokens", &video.len(), &case.video_tokens)?;
 
     let prompt = prompt(&case)?;
-    let mut language = LanguageModel::load(runtime, &package, &model, case.max_new_tokens)
-        .map_err(|e| e.to_string())?;
+    let budget = Budget::one_by_one(case.max_new_tokens);
+    let mut language =
+        LanguageModel::load(runtime, &package, &model, budget).map_err(|e| e.to_string())?;
     let embeddings = language.embeddings(&prompt, &video).map_err(|e| e.to_string())?;
     equal("embeds_len", &(embeddings.len() / dim), &case.embeds_len)?;
     if let Some(file) = &case.tensors.inputs_embeds {
@@ -122,8 +123,8 @@ fn check(golden: &Golden, kind: &str, json: Value, packages: &str) -> Result<(),
     }
     let decoder = Decoder::load(runtime, &package, 1, case.embeds_len);
     let mut decoder = decoder.map_err(|e| e.to_string())?;
-    let mut cache = decoder.cache().map_err(|e| e.to_string())?;
-    let logits = decoder.forward(&mut cache, &embeddings).map_err(|e| e.to_string())?;
+    let mut cache = decoder.cache(1).map_err(|e| e.to_string())?;
+    let logits = decoder.read(&mut cache, 0, &embeddings).map_err(|e| e.to_string())?;
     near(golden, "first_logits", &logits, &case.tensors.first_logits, TOLERANCE_LOGITS)?;
 
     let limits = Limits { max_new_tokens: case.max_new_tokens, sampling: Sampling::Greedy };

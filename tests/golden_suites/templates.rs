@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use lookout::config::Wording;
-use lookout::language::template::{ChatTemplate, Exchange, strftime};
+use lookout::language::template::{ChatTemplate, Turn, strftime};
 use lookout::language::tokenizer::Tokenizer;
 use lookout::model::{Family, TextKind};
 use serde::Deserialize;
@@ -124,10 +124,10 @@ fn check_prompt(
     let (family, text) = kind(&case.files["config.json"])?;
     let template =
         ChatTemplate::of(package, family, text, &tokenizer, &wording).map_err(|e| e.to_string())?;
-    let past: Vec<Exchange> = prompt
+    let past: Vec<Turn> = prompt
         .past
         .iter()
-        .map(|past| Exchange { question: &past.question, answer: &past.answer })
+        .map(|past| Turn { question: past.question.clone(), answer: past.answer.clone() })
         .collect();
     let text = template.render(&past, &prompt.question).map_err(|e| e.to_string())?;
     // The record's today is another one than ours, and is tokenised as the record has it.

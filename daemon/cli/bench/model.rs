@@ -262,10 +262,10 @@ impl Bench {
             );
         }
         let mut decoder = Decoder::load(runtime, &self.package, threads, read + self.tokens)?;
-        let mut cache = decoder.cache()?;
+        let mut cache = decoder.cache(1)?;
         // Some graphs take several tokens only on an empty cache, and are fed in one piece.
-        decoder.forward(&mut cache, &embeddings[..dim])?;
-        let chunk = match decoder.forward(&mut cache, &embeddings[..2 * dim]) {
+        decoder.read(&mut cache, 0, &embeddings[..dim])?;
+        let chunk = match decoder.read(&mut cache, 0, &embeddings[..2 * dim]) {
             Ok(_) => self.model.prefill_chunk,
             Err(_) => read,
         };
@@ -273,11 +273,11 @@ impl Bench {
         let mut said = Said::default();
         for _ in 0..self.rounds {
             said = Said::default();
-            decoder.clear(&mut cache)?;
+            decoder.clear(&mut cache, 0)?;
             let begun = Instant::now();
             let mut logits = Vec::new();
             for chunk in embeddings.chunks(chunk * dim) {
-                logits = decoder.forward(&mut cache, chunk)?;
+                logits = decoder.read(&mut cache, 0, chunk)?;
             }
             prefill.push(read as f64 / begun.elapsed().as_secs_f64());
             said.logits = logits.clone();
@@ -286,7 +286,7 @@ impl Bench {
             for _ in 0..self.tokens {
                 let id = sampler.next(&logits);
                 said.ids.push(id);
-                logits = decoder.forward(&mut cache, &embedder.embed(&[id])?)?;
+                logits = decoder.read(&mut cache, 0, &embedder.embed(&[id])?)?;
             }
             decode.push(self.tokens as f64 / begun.elapsed().as_secs_f64());
         }

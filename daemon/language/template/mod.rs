@@ -30,10 +30,10 @@ pub use jinja::strftime;
 pub const PROMPT: &str = "{prompt}";
 
 /// An earlier question, and what was answered.
-#[derive(Clone, Copy, Debug)]
-pub struct Exchange<'a> {
-    pub question: &'a str,
-    pub answer: &'a str,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Turn {
+    pub question: String,
+    pub answer: String,
 }
 
 pub struct ChatTemplate {
@@ -128,7 +128,7 @@ impl ChatTemplate {
     }
 
     /// The prompt for a question about a picture, which belongs to the first question asked.
-    pub fn render(&self, past: &[Exchange<'_>], question: &str) -> Result<String, TemplateError> {
+    pub fn render(&self, past: &[Turn], question: &str) -> Result<String, TemplateError> {
         let mut text = self.write(&self.instruction, past, question)?;
         let places = text.matches(&self.image).count();
         if places != 1 {
@@ -214,10 +214,10 @@ impl ChatTemplate {
     fn write(
         &self,
         instruction: &str,
-        past: &[Exchange<'_>],
+        past: &[Turn],
         question: &str,
     ) -> Result<String, TemplateError> {
-        let mut questions: Vec<String> = past.iter().map(|e| e.question.into()).collect();
+        let mut questions: Vec<String> = past.iter().map(|turn| turn.question.clone()).collect();
         questions.push(question.into());
         if !instruction.is_empty() && self.system == System::InQuestion {
             questions[0] = format!("{instruction}\n\n{}", questions[0]);
@@ -241,8 +241,8 @@ impl ChatTemplate {
                 _ => style.words(question),
             };
             messages.push(Message { role: "user", content });
-            if let Some(exchange) = past.get(at) {
-                let content = style.words(exchange.answer);
+            if let Some(turn) = past.get(at) {
+                let content = style.words(&turn.answer);
                 messages.push(Message { role: "assistant", content });
             }
         }
@@ -492,7 +492,7 @@ mod tests {
         assert_eq!(fake.prompt(&instructed), "Q: <image> Be brief.\n\nWho?\nA:");
         let template = fake.template(&instructed).expect("a template");
         assert!(template.to_string().starts_with("model.template, which has no place"));
-        let past = [Exchange { question: "Is", answer: "it" }];
+        let past = [Turn { question: "Is".into(), answer: "it".into() }];
         assert!(template.render(&past, "Who?").is_err());
         // Words that look like the place of the question are words.
         assert_eq!(

@@ -103,8 +103,8 @@ fn frame_ref(from: &FrameRef) -> proto::FrameRef {
 }
 
 fn usage(from: Usage) -> proto::Usage {
-    let Usage { video_tokens, text_tokens, new_tokens } = from;
-    proto::Usage { video_tokens, text_tokens, new_tokens }
+    let Usage { video_tokens, text_tokens, new_tokens, cached_tokens } = from;
+    proto::Usage { video_tokens, text_tokens, new_tokens, cached_tokens }
 }
 
 fn timing(from: Timing) -> proto::Timing {

@@ -1,0 +1,413 @@
+//! Sequences that are worked on together, a row of the KV cache each.
+//!
+//! ```text
+//! begin ─► waits ─► is read, a chunk a turn ─► is written, a token a turn ─► finished
+//!            └───────────────┴──── nobody listens any more ────┴─► gone
+//! ```
+//!
+//! - A turn is one run of the decoder: a chunk of one prompt, or a token of every sequence that is
+//!   being written.
+//! - Where both wait, each kind gets half of the time: after a chunk, tokens are written for as long
+//!   as it took. A long prompt slows running answers to half at most, and they it.
+//! - A prompt's prefix, all up to the end of the video, is read in chunks of its own, kept, and
+//!   found by the next prompt with the same head and footage. Chunks have the same borders whether
+//!   it is found or not, so that the answer has the same bits.
+//! - The rows that are written come first, side by side, as a batch must be.
+
+use std::time::{Duration, Instant};
+
+use super::cache::Prefix;
+use super::model::wrong;
+use super::prefixes::Prefixes;
+use super::tokenizer::{Prompt, TokenStream};
+use super::{
+    Footage, KvCache, LanguageError, LanguageModel, Limits, Listening, Reply, Request, Sampler,
+    Urgency,
+};
+use crate::event::{Finish, Usage};
+use crate::slowfast::VideoTokens;
+use crate::telemetry;
+
+/// Names a sequence from its beginning to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(u64);
+
+/// What is heard of a sequence.
+#[derive(Debug)]
+pub enum Said<'a> {
+    /// A new piece of its text; an empty one only asks whether anybody still listens.
+    Piece(&'a str),
+    /// The last that is heard.
+    Finished(Reply),
+}
+
+pub(super) struct Batch {
+    pub(super) cache: KvCache,
+    /// One for each row in use, in their order.
+    sequences: Vec<Sequence>,
+    /// So many rows, the first, are being written; the others wait or are read.
+    written: usize,
+    prefixes: Prefixes<PrefixKey, Prefix>,
+    /// Time that writing has yet to get before the next chunk is read.
+    owed: Duration,
+    tickets: u64,
+}
+
+/// What the tokens of a prefix are, without a look at the numbers.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct PrefixKey {
+    /// Before the video.
+    head: Vec<u32>,
+    footage: Footage,
+}
+
+struct Sequence {
+    ticket: Ticket,
+    urgency: Urgency,
+    limits: Limits,
+    /// Of the prompt, `[tokens, D]`, until it has been read.
+    embeddings: Vec<f32>,
+    tokens: usize,
+    /// Tokens of the prefix.
+    shared: usize,
+    key: Option<PrefixKey>,
+    usage: Usage,
+    begun: Option<Instant>,
+    read: Option<Instant>,
+    sampler: Sampler,
+    stream: TokenStream,
+    text: String,
+    ids: Vec<u32>,
+}
+
+/// What a turn is for.
+enum Turn {
+    /// The prompt in this row.
+    Read(usize),
+    Write,
+}
+
+impl Batch {
+    pub(super) fn new(cache: KvCache, prefix_bytes: usize) -> Batch {
+        let prefixes = Prefixes::new(prefix_bytes);
+        let (sequences, owed) = (Vec::new(), Duration::ZERO);
+        Batch { cache, sequences, written: 0, prefixes, owed, tickets: 0 }
+    }
+
+    fn next(&self) -> Option<Turn> {
+        match self.to_read() {
+            Some(row) if self.written == 0 || self.owed.is_zero() => Some(Turn::Read(row)),
+            _ if self.written > 0 => Some(Turn::Write),
+            _ => None,
+        }
+    }
+
+    /// The most urgent prompt, and of these the oldest; but before it whatever already reads the
+    /// prefix that it needs.
+    fn to_read(&self) -> Option<usize> {
+        let unread = || self.sequences.iter().enumerate().skip(self.written);
+        let (row, next) = unread().min_by_key(|(_, s)| (s.urgency, s.ticket))?;
+        if next.begun.is_some() || next.key.is_none() {
+            return Some(row);
+        }
+        let same = |(row, other): &(usize, &Sequence)| {
+            other.begun.is_some() && other.key == next.key && self.cache.len(*row) < other.shared
+        };
+        Some(unread().find(same).map_or(row, |(row, _)| row))
+    }
+}
+
+impl LanguageModel {
+    /// Sequences that can be worked on together.
+    pub fn rows(&self) -> usize {
+        self.batch.cache.rows()
+    }
+
+    /// Sequences that are being worked on.
+    pub fn in_work(&self) -> usize {
+        self.batch.sequences.len()
+    }
+
+    /// Of these, how many have a prompt that is not wholly read.
+    pub fn unread(&self) -> usize {
+        self.batch.sequences.len() - self.batch.written
+    }
+
+    /// Bytes in the prefix cache.
+    pub fn prefix_cache_bytes(&self) -> usize {
+        self.batch.prefixes.bytes()
+    }
+
+    /// Bytes that the prefix cache may hold.
+    pub fn prefix_cache_room(&self) -> usize {
+        self.batch.prefixes.most()
+    }
+
+    /// Takes a question into work; there must be a free row.
+    pub fn begin(&mut self, request: Request<'_>) -> Result<Ticket, LanguageError> {
+        let prompt = self.prompt(request.turns, request.prompt)?;
+        let Request { video, footage, limits, urgency, .. } = request;
+        self.begin_prompt(&prompt, video, footage, limits, urgency)
+    }
+
+    fn begin_prompt(
+        &mut self,
+        prompt: &Prompt,
+        video: &VideoTokens,
+        footage: Option<Footage>,
+        limits: Limits,
+        urgency: Urgency,
+    ) -> Result<Ticket, LanguageError> {
+        assert!(self.in_work() < self.rows(), "a sequence more than there are rows");
+        let video_tokens = if prompt.pieces.len() > 1 { video.len() } else { 0 };
+        let (head, words) = match &prompt.pieces[..] {
+            [head, words] => (head.as_slice(), words.len()),
+            _ => (&[][..], 0),
+        };
+        let tokens = prompt.text_tokens() + (prompt.pieces.len() - 1) * video.len();
+        self.room(tokens, limits)?;
+        let embeddings = self.embeddings(prompt, video)?;
+        // The last token of a prompt is never in the prefix: its logits are wanted.
+        let apart = self.chunks && words > 0;
+        let batch = &mut self.batch;
+        batch.tickets += 1;
+        let ticket = Ticket(batch.tickets);
+        batch.sequences.push(Sequence {
+            ticket,
+            urgency,
+            limits,
+            embeddings,
+            tokens,
+            shared: if apart { head.len() + video_tokens } else { 0 },
+            key: footage
+                .filter(|_| apart)
+                .map(|footage| PrefixKey { head: head.to_vec(), footage }),
+            usage: Usage {
+                video_tokens: video_tokens as u32,
+                text_tokens: (tokens - video_tokens) as u32,
+                new_tokens: 0,
+                cached_tokens: 0,
+            },
+            begun: None,
+            read: None,
+            sampler: Sampler::new(limits.sampling),
+            stream: TokenStream::default(),
+            text: String::new(),
+            ids: Vec::new(),
+        });
+        Ok(ticket)
+    }
+
+    /// Runs the decoder once for whatever is next, if anything is. `hear` gets what comes of it, and
+    /// says whether anybody still listens; it is asked of every sequence before the run.
+    pub fn turn(
+        &mut self,
+        hear: &mut dyn FnMut(Ticket, Said<'_>) -> Listening,
+    ) -> Result<(), LanguageError> {
+        for row in (0..self.in_work()).rev() {
+            if hear(self.batch.sequences[row].ticket, Said::Piece("")) == Listening::No {
+                self.leave(row)?;
+            }
+        }
+        let begun = Instant::now();
+        match self.batch.next() {
+            Some(Turn::Read(row)) => {
+                self.read(row, hear)?;
+                let others = self.batch.written > 0;
+                self.batch.owed = if others { begun.elapsed() } else { Duration::ZERO };
+            }
+            Some(Turn::Write) => {
+                self.write(hear)?;
+                self.batch.owed = self.batch.owed.saturating_sub(begun.elapsed());
+            }
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// Answers one question, while nothing else is in work. `None`: nobody listened any more.
+    pub fn answer(
+        &mut self,
+        request: Request<'_>,
+        hear: impl FnMut(&str) -> Listening,
+    ) -> Result<Option<Reply>, LanguageError> {
+        self.begin(request)?;
+        self.until_done(hear)
+    }
+
+    /// Goes on from a prompt, with the video's rows between its pieces, while nothing else is in
+    /// work. `None`: nobody listened any more.
+    pub fn complete(
+        &mut self,
+        prompt: &Prompt,
+        video: &VideoTokens,
+        limits: Limits,
+        hear: impl FnMut(&str) -> Listening,
+    ) -> Result<Option<Reply>, LanguageError> {
+        self.begin_prompt(prompt, video, None, limits, Urgency::Now)?;
+        self.until_done(hear)
+    }
+
+    fn until_done(
+        &mut self,
+        mut hear: impl FnMut(&str) -> Listening,
+    ) -> Result<Option<Reply>, LanguageError> {
+        debug_assert_eq!(self.in_work(), 1);
+        let mut reply = None;
+        while self.in_work() > 0 {
+            self.turn(&mut |_, said| match said {
+                Said::Piece(piece) => hear(piece),
+                Said::Finished(finished) => {
+                    reply = Some(finished);
+                    Listening::Yes
+                }
+            })?;
+        }
+        Ok(reply)
+    }
+
+    /// Reads the next chunk of the prompt in this row.
+    fn read(
+        &mut self,
+        row: usize,
+        hear: &mut dyn FnMut(Ticket, Said<'_>) -> Listening,
+    ) -> Result<(), LanguageError> {
+        if self.batch.sequences[row].begun.is_none() {
+            self.batch.sequences[row].begun = Some(Instant::now());
+            self.decoder.clear(&mut self.batch.cache, row)?;
+            self.look_up(row)?;
+        }
+        let Batch { cache, sequences, .. } = &mut self.batch;
+        let sequence = &mut sequences[row];
+        let from = cache.len(row);
+        let border = if from < sequence.shared { sequence.shared } else { sequence.tokens };
+        let to = border.min(from + self.prefill_chunk);
+        let chunk = &sequence.embeddings[from * self.dim..to * self.dim];
+        let logits = self.decoder.read(cache, row, chunk)?;
+        if to == sequence.shared {
+            self.keep(row)?;
+        } else if to == sequence.tokens {
+            sequence.embeddings = Vec::new();
+            sequence.read = Some(Instant::now());
+            let written = self.batch.written;
+            self.swap(row, written)?;
+            self.batch.written += 1;
+            self.say(written, &logits, hear)?;
+        }
+        Ok(())
+    }
+
+    /// Writes a token of every sequence that has been read.
+    fn write(
+        &mut self,
+        hear: &mut dyn FnMut(Ticket, Said<'_>) -> Listening,
+    ) -> Result<(), LanguageError> {
+        let Batch { cache, sequences, written, .. } = &mut self.batch;
+        let written = *written;
+        let last: Vec<u32> =
+            sequences[..written].iter().flat_map(|s| s.ids.last().copied()).collect();
+        let embeddings = self.embedder.embed(&last)?;
+        let logits = self.decoder.step(cache, written, &embeddings)?;
+        // From the last, for what leaves a row is followed there by the last.
+        for (row, logits) in logits.chunks(self.vocabulary).enumerate().rev() {
+            self.say(row, logits, hear)?;
+        }
+        Ok(())
+    }
+
+    /// The next token of a sequence, and what follows from it.
+    fn say(
+        &mut self,
+        row: usize,
+        logits: &[f32],
+        hear: &mut dyn FnMut(Ticket, Said<'_>) -> Listening,
+    ) -> Result<(), LanguageError> {
+        let sequence = &mut self.batch.sequences[row];
+        let id = sequence.sampler.next(logits);
+        if self.end_tokens.contains(&id) {
+            return self.finish(row, Finish::Stop, hear);
+        }
+        sequence.ids.push(id);
+        let piece = sequence.stream.push(&self.tokenizer, id).map_err(wrong)?;
+        // The space that tokenizers put before the first word is not part of the answer.
+        let piece = if sequence.text.is_empty() { piece.trim_start() } else { &piece };
+        sequence.text.push_str(piece);
+        if hear(sequence.ticket, Said::Piece(piece)) == Listening::No {
+            return self.leave(row);
+        }
+        if sequence.ids.len() == sequence.limits.max_new_tokens {
+            return self.finish(row, Finish::Length, hear);
+        }
+        Ok(())
+    }
+
+    fn finish(
+        &mut self,
+        row: usize,
+        finish: Finish,
+        hear: &mut dyn FnMut(Ticket, Said<'_>) -> Listening,
+    ) -> Result<(), LanguageError> {
+        let sequence = &mut self.batch.sequences[row];
+        let rest = std::mem::take(&mut sequence.stream).finish(&self.tokenizer).map_err(wrong)?;
+        hear(sequence.ticket, Said::Piece(&rest));
+        let now = Instant::now();
+        let (begun, read) = (sequence.begun.unwrap_or(now), sequence.read.unwrap_or(now));
+        let reply = Reply {
+            text: (std::mem::take(&mut sequence.text) + &rest).trim_end().to_string(),
+            finish,
+            usage: Usage { new_tokens: sequence.ids.len() as u32, ..sequence.usage },
+            ids: std::mem::take(&mut sequence.ids),
+            begun,
+            prefill: read - begun,
+            decode: now - read,
+        };
+        hear(sequence.ticket, Said::Finished(reply));
+        self.leave(row)
+    }
+
+    /// Frees a row.
+    fn leave(&mut self, row: usize) -> Result<(), LanguageError> {
+        self.decoder.clear(&mut self.batch.cache, row)?;
+        let mut row = row;
+        if row < self.batch.written {
+            self.batch.written -= 1;
+            let written = self.batch.written;
+            self.swap(row, written)?;
+            row = written;
+        }
+        self.swap(row, self.in_work() - 1)?;
+        self.batch.sequences.pop();
+        Ok(())
+    }
+
+    fn swap(&mut self, a: usize, b: usize) -> Result<(), LanguageError> {
+        self.decoder.swap(&mut self.batch.cache, a, b)?;
+        self.batch.sequences.swap(a, b);
+        Ok(())
+    }
+
+    /// Takes the row's prefix from the cache, if it is there.
+    fn look_up(&mut self, row: usize) -> Result<(), LanguageError> {
+        let Batch { cache, sequences, prefixes, .. } = &mut self.batch;
+        let sequence = &mut sequences[row];
+        let Some(key) = &sequence.key else { return Ok(()) };
+        let found = prefixes.get(key);
+        telemetry::prefix_looked_up(found.is_some());
+        if let Some(prefix) = found {
+            self.decoder.restore(cache, row, prefix)?;
+            sequence.usage.cached_tokens = sequence.shared as u32;
+        }
+        Ok(())
+    }
+
+    /// Puts the prefix that the row now holds into the cache.
+    fn keep(&mut self, row: usize) -> Result<(), LanguageError> {
+        let Batch { cache, sequences, prefixes, .. } = &mut self.batch;
+        let Some(key) = &sequences[row].key else { return Ok(()) };
+        let bytes = self.decoder.token_bytes() * cache.len(row);
+        let Some(evicted) = prefixes.make_room(bytes) else { return Ok(()) };
+        prefixes.put(key.clone(), self.decoder.keep(cache, row)?, bytes);
+        telemetry::prefixes_kept(prefixes.bytes(), prefixes.count(), evicted);
+        Ok(())
+    }
+}

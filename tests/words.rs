@@ -1,0 +1,330 @@
+//! Several questions at a time, on real graphs: with and without the prefix cache, alone and
+//! together, wholly heard and broken off, the answers are the same.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use lookout::config::{Model, Sampling};
+use lookout::language::{
+    Budget, Decoder, Embedder, LanguageError, LanguageModel, Limits, Listening, Reply, Request,
+    Said, Seen, Ticket, Turn, Urgency,
+};
+use lookout::model::{Package, Runtime};
+use lookout::slowfast::VideoTokens;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+/// Tokens of a video, and the longest sequence.
+const VIDEO: usize = 192;
+const CAPACITY: usize = 320;
+/// Small and odd, so that prompts are read in many chunks.
+const PREFILL_CHUNK: i64 = 61;
+const MOST: usize = 12;
+
+const QUESTIONS: [&str; 4] = [
+    "What is happening?",
+    "How many people are there, and what do they do?",
+    "Is the gate open?",
+    "Tell me of the cars.",
+];
+
+/// Of each kind of graph one: keys and values written in place, in 32 and in 16 bits, and grown.
+fn packages() -> Vec<PathBuf> {
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let plain = repository.join("target/golden-packages-plain/plain");
+    assert!(plain.is_dir(), "{} is missing: run `make golden`", plain.display());
+    vec![repository.join("models/demo/package"), repository.join("models/demo/package-fp16"), plain]
+}
+
+fn settings(package: &Path) -> Model {
+    let keys = toml::toml! { device = "cpu" vision_threads = 1 language_threads = 1 };
+    let more = [
+        ("package", package.display().to_string().into()),
+        ("plan", "1:slowfast-slow_1frms_concat-fast_1x1".into()),
+        ("prefill_chunk", PREFILL_CHUNK.into()),
+    ];
+    let more = more.map(|(key, value): (&str, toml::Value)| (key.to_string(), value));
+    Model::of(keys.into_iter().chain(more).collect()).expect("a model's settings")
+}
+
+/// onnxruntime lets a process have one environment.
+fn runtime() -> &'static Runtime {
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    RUNTIME.get_or_init(|| Runtime::load(&settings(&packages()[0])).expect("onnxruntime"))
+}
+
+fn load(package: &Path, rows: usize, prefix_bytes: usize) -> LanguageModel {
+    let model = settings(package);
+    let package = Package::read(&model.package, &model.precision).expect("a package");
+    let budget = Budget { max_new_tokens: MOST, rows, prefix_bytes };
+    LanguageModel::with_capacity(runtime(), &package, &model, budget, CAPACITY).expect("a model")
+}
+
+/// A window's rows, and the frames that they stand for.
+struct Window {
+    video: VideoTokens,
+    footage: Arc<[Seen]>,
+}
+
+fn window(package: &Path, number: u64) -> Window {
+    let package = Package::read(package, &Default::default()).expect("a package");
+    let dim = package.text.hidden_size;
+    let mut random = StdRng::seed_from_u64(number);
+    let rows = (0..VIDEO * dim).map(|_| random.random_range(-1.0..1.0)).collect();
+    let footage = [Seen { camera: "gate".into(), run: 1, number, slow: true, again: false }];
+    Window { video: VideoTokens { rows, dim }, footage: footage.into() }
+}
+
+fn request<'a>(window: &'a Window, question: usize) -> Request<'a> {
+    Request {
+        video: &window.video,
+        footage: Some(window.footage.clone()),
+        turns: &[],
+        prompt: QUESTIONS[question],
+        limits: Limits { max_new_tokens: 4 + question * 2, sampling: Sampling::Greedy },
+        urgency: Urgency::Now,
+    }
+}
+
+/// Works until nothing is left, at most `turns` long.
+fn work(
+    language: &mut LanguageModel,
+    heard: &mut BTreeMap<Ticket, String>,
+    turns: usize,
+    listening: impl Fn(Ticket) -> Listening,
+) -> BTreeMap<Ticket, Reply> {
+    let mut replies = BTreeMap::new();
+    for _ in 0..turns {
+        if language.in_work() == 0 {
+            break;
+        }
+        let turned = language.turn(&mut |ticket, said| {
+            match said {
+                Said::Piece(piece) => heard.entry(ticket).or_default().push_str(piece),
+                Said::Finished(reply) => {
+                    assert_eq!(heard[&ticket].trim_end(), reply.text);
+                    assert!(replies.insert(ticket, reply).is_none(), "finished twice");
+                }
+            }
+            listening(ticket)
+        });
+        turned.expect("a turn");
+    }
+    replies
+}
+
+fn alone(package: &Path, windows: &[Window]) -> Vec<Vec<u32>> {
+    let mut language = load(package, 1, 0);
+    let mut answers = Vec::new();
+    for window in windows {
+        for question in 0..QUESTIONS.len() {
+            let reply = language.answer(request(window, question), |_| Listening::Yes);
+            let reply = reply.expect("an answer").expect("a listener");
+            assert_eq!(reply.usage.cached_tokens, 0);
+            answers.push(reply.ids);
+        }
+    }
+    let different: std::collections::HashSet<_> = answers.iter().collect();
+    assert!(different.len() > 2, "answers that tell nothing: {answers:?}");
+    answers
+}
+
+#[test]
+fn the_prefix_cache_changes_no_answer() {
+    for package in packages() {
+        let windows = [window(&package, 1), window(&package, 2)];
+        let wanted = alone(&package, &windows);
+        let one = load(&package, 1, 0).prefix_bytes(VIDEO + 8);
+        // Room for all; for one window only, so that two in turn drive each other out; for none.
+        for (bytes, in_turn, hits) in
+            [(4 * one, false, 6), (4 * one, true, 6), (one, true, 0), (one / 4, false, 0)]
+        {
+            let mut language = load(&package, 1, bytes);
+            let mut cached = 0;
+            let order = (0..8).map(|at| if in_turn { (at % 2, at / 2) } else { (at / 4, at % 4) });
+            for (at, question) in order {
+                let reply = language.answer(request(&windows[at], question), |_| Listening::Yes);
+                let reply = reply.expect("an answer").expect("a listener");
+                assert_eq!(reply.ids, wanted[at * 4 + question], "{} {bytes}", package.display());
+                cached += usize::from(reply.usage.cached_tokens as usize > VIDEO);
+                assert!(language.prefix_cache_bytes() <= bytes);
+            }
+            assert_eq!(cached, hits, "{} {bytes} {in_turn}", package.display());
+        }
+    }
+}
+
+/// More than equal answers: the same bits, after a prefix that was put back and after one that
+/// was read on the spot.
+#[test]
+fn a_prefix_put_back_gives_the_same_bits() {
+    for folder in packages() {
+        let package = Package::read(&folder, &Default::default()).expect("a package");
+        let mut decoder = Decoder::load(runtime(), &package, 1, CAPACITY).expect("a decoder");
+        let mut embedder = Embedder::load(runtime(), &package, 1).expect("an embedder");
+        let words = embedder.embed(&[5, 6, 7, 8, 9]).expect("embeddings");
+        let (mut cache, window) = (decoder.cache(3).expect("a cache"), window(&folder, 3));
+        decoder.read(&mut cache, 0, &window.video.rows).expect("logits");
+        let mut prefix = decoder.keep(&mut cache, 0).expect("a prefix");
+        let wanted = decoder.read(&mut cache, 0, &words).expect("logits");
+        for row in [0, 2, 1] {
+            // What is there is rubbish to the prefix.
+            decoder.read(&mut cache, row, &words).expect("logits");
+            decoder.restore(&mut cache, row, &mut prefix).expect("room");
+            assert_eq!(decoder.read(&mut cache, row, &words).expect("logits"), wanted);
+        }
+        // Rows of different lengths change places.
+        decoder.clear(&mut cache, 1).expect("a row");
+        decoder.read(&mut cache, 1, &words).expect("logits");
+        for (a, b) in [(0, 1), (2, 1)] {
+            decoder.swap(&mut cache, a, b).expect("two rows");
+        }
+        assert_eq!([0, 1, 2].map(|row| cache.len(row)), [5, VIDEO + 5, VIDEO + 5]);
+        let [short, mut long] =
+            [0, 1].map(|row| decoder.read(&mut cache, row, &words).expect("logits"));
+        decoder.restore(&mut cache, 0, &mut prefix).expect("room");
+        decoder.read(&mut cache, 0, &words).expect("logits");
+        assert_eq!(decoder.read(&mut cache, 0, &words).expect("logits"), long);
+        decoder.clear(&mut cache, 0).expect("a row");
+        decoder.read(&mut cache, 0, &words).expect("logits");
+        long = decoder.read(&mut cache, 0, &words).expect("logits");
+        assert_eq!(long, short);
+    }
+}
+
+#[test]
+fn together_and_alone_answers_are_the_same() {
+    for package in packages() {
+        let windows = [window(&package, 1), window(&package, 2)];
+        let wanted = alone(&package, &windows);
+        for (rows, bytes) in [(1, 0), (2, 1 << 30), (8, 0), (8, 1 << 30)] {
+            let mut language = load(&package, rows, bytes);
+            let (mut heard, mut tickets) = (BTreeMap::new(), BTreeMap::new());
+            let mut replies = BTreeMap::new();
+            // Whenever there is room the next comes in, while the others are at any place.
+            for at in 0..8 {
+                while language.in_work() == language.rows() {
+                    replies.extend(work(&mut language, &mut heard, 1, |_| Listening::Yes));
+                }
+                let ticket = language.begin(request(&windows[at / 4], at % 4)).expect("a ticket");
+                tickets.insert(ticket, at);
+                replies.extend(work(&mut language, &mut heard, 3, |_| Listening::Yes));
+            }
+            replies.extend(work(&mut language, &mut heard, 1000, |_| Listening::Yes));
+            assert_eq!(replies.len(), 8);
+            for (ticket, reply) in replies {
+                let at = tickets[&ticket];
+                assert_eq!(reply.ids, wanted[at], "{} {rows} rows, {at}", package.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn whoever_leaves_at_any_turn_leaves_nothing_behind() {
+    for package in packages() {
+        let windows = [window(&package, 1), window(&package, 2)];
+        let wanted = alone(&package, &windows);
+        let bytes = 4 * load(&package, 1, 0).prefix_bytes(VIDEO);
+        let mut language = load(&package, 3, bytes);
+        let mut heard = BTreeMap::new();
+        // Longer than all three take.
+        for turn in 0..40 {
+            for leaver in 0..3 {
+                let questions = [(0, 0), (1, 1), (0, 2)];
+                let tickets = questions.map(|(at, question)| {
+                    language.begin(request(&windows[at], question)).expect("a row is free")
+                });
+                let mut replies = work(&mut language, &mut heard, turn, |_| Listening::Yes);
+                let before = language.in_work();
+                let gone = replies.contains_key(&tickets[leaver]);
+                let left = |ticket| {
+                    if ticket == tickets[leaver] { Listening::No } else { Listening::Yes }
+                };
+                if before > 0 {
+                    let more = work(&mut language, &mut heard, 1, left);
+                    assert!(!more.contains_key(&tickets[leaver]), "answered nobody");
+                    let freed = before - language.in_work() - more.len();
+                    assert_eq!(freed, usize::from(!gone), "turn {turn}");
+                    replies.extend(more);
+                }
+                replies.extend(work(&mut language, &mut heard, 1000, |_| Listening::Yes));
+                assert_eq!((language.in_work(), language.unread()), (0, 0));
+                assert!(language.prefix_cache_bytes() <= bytes);
+                for (ticket, (at, question)) in tickets.into_iter().zip(questions) {
+                    match replies.get(&ticket) {
+                        Some(reply) => assert_eq!(reply.ids, wanted[at * 4 + question]),
+                        None => assert_eq!(ticket, tickets[leaver], "turn {turn}"),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Three askers at once, about the same window: it is read once. And who is urgent is read first,
+/// but for what it needs itself.
+#[test]
+fn a_window_is_read_once_for_all_who_ask() {
+    let package = &packages()[0];
+    let (one, other) = (window(package, 1), window(package, 2));
+    let mut language = load(package, 4, 1 << 30);
+    let mut heard = BTreeMap::new();
+    let later = |window| Request { urgency: Urgency::Later, ..request(window, 0) };
+    let caption = language.begin(later(&one)).expect("a row");
+    // Its first chunk.
+    assert!(work(&mut language, &mut heard, 1, |_| Listening::Yes).is_empty());
+    let asked = language.begin(request(&other, 1)).expect("a row");
+    let same = language.begin(request(&one, 3)).expect("a row");
+    let mut order = Vec::new();
+    let mut cached = BTreeMap::new();
+    while language.in_work() > 0 {
+        for (ticket, reply) in work(&mut language, &mut heard, 1, |_| Listening::Yes) {
+            order.push((reply.begun, ticket));
+            cached.insert(ticket, reply.usage.cached_tokens as usize);
+        }
+    }
+    order.sort();
+    let order: Vec<Ticket> = order.into_iter().map(|(_, ticket)| ticket).collect();
+    assert_eq!(order, [caption, asked, same]);
+    assert_eq!((cached[&caption], cached[&asked]), (0, 0));
+    assert!(cached[&same] > VIDEO, "{cached:?}");
+}
+
+#[test]
+fn a_conversation_sees_what_was_said_before() {
+    let package = &packages()[0];
+    let window = window(package, 1);
+    let mut language = load(package, 1, 1 << 30);
+    let turn =
+        |question: &str, answer: &str| Turn { question: question.into(), answer: answer.into() };
+    let turns = [turn("Is the gate open?", "No."), turn("Why not?", "It is night.")];
+    let mut ask = |turns: &[Turn]| {
+        let request = Request { turns, ..request(&window, 0) };
+        language.answer(request, |_| Listening::Yes).map(|reply| reply.expect("a listener"))
+    };
+    let (first, later) = (ask(&[]).expect("an answer"), ask(&turns).expect("an answer"));
+    assert_eq!(first.usage.cached_tokens, 0);
+    assert!(later.usage.cached_tokens as usize > VIDEO, "the same prefix");
+    let prompt = language.prompt(&turns, QUESTIONS[0]).expect("a prompt");
+    assert_eq!(later.usage.text_tokens as usize, prompt.text_tokens());
+    assert!(later.usage.text_tokens > first.usage.text_tokens + 8);
+
+    let bad = |turns: &[Turn]| match language.prompt(turns, "What?") {
+        Err(LanguageError::BadPrompt(why)) => why,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(bad(&[turn("a <image>", "")]), "an earlier question cannot hold \"<image>\"");
+    assert_eq!(bad(&[turn("a", "b </s>")]), "an earlier answer cannot hold \"</s>\"");
+    let long = vec![turn("Is the gate open?", "No, it is closed, and has been all day."); 40];
+    let request = Request { turns: &long, ..request(&window, 0) };
+    match language.answer(request, |_| Listening::Yes) {
+        Err(LanguageError::BadPrompt(why)) => {
+            assert!(why.contains("what was said before"), "{why}");
+            assert!(why.contains(&CAPACITY.to_string()), "{why}");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(language.in_work(), 0);
+}
