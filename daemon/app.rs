@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::camera::{self, CameraHandle, Sink};
 use crate::config::{self, Config};
+use crate::disk::{self, Disk, Trouble};
 use crate::engine::{Engine, Pictures, Words};
 use crate::event::{Body, CameraStatus, Phase};
 use crate::frame::Frame;
@@ -37,6 +38,7 @@ pub struct App {
     daemon: Arc<Daemon>,
     pictures: Pictures,
     words: Words,
+    disk: Option<Disk>,
     grpc: Option<TcpListener>,
     http: Option<TcpListener>,
     metrics: PrometheusHandle,
@@ -48,6 +50,8 @@ struct Daemon {
     journal: Arc<Journal>,
     cameras: Vec<config::Camera>,
     statuses: Mutex<HashMap<Arc<str>, CameraStatus>>,
+    /// Of the disk, if it keeps frames.
+    trouble: Arc<Trouble>,
     stopping: AtomicBool,
 }
 
@@ -71,20 +75,24 @@ impl App {
         let (grpc, http) = (listen(config.grpc).await?, listen(config.http).await?);
         camera::init()?;
         let loading = config.clone();
-        let (pictures, words, _) =
-            tokio::task::spawn_blocking(move || load(&loading)).await.context("loading")??;
+        let trouble = Arc::<Trouble>::default();
+        let told = trouble.clone();
+        let load = move || load(&loading).map(|loaded| (loaded, open_disk(&loading, told)));
+        let loaded = tokio::task::spawn_blocking(load).await.context("loading")??;
+        let ((pictures, words, _), disk) = loaded;
         telemetry::model(&words.model, &words.device, &words.device_reason);
         let journal = Journal::new(JOURNAL_EVENTS);
         let daemon = Arc::new(Daemon {
-            engine: Engine::new(&config, journal.clone()),
+            engine: Engine::new(&config, journal.clone(), this_run(disk.as_ref())),
             journal,
+            trouble,
             statuses: Mutex::new(
                 config.cameras.iter().map(|c| (c.name.clone(), not_yet())).collect(),
             ),
             cameras: config.cameras.clone(),
             stopping: AtomicBool::new(false),
         });
-        Ok(App { config, daemon, pictures, words, grpc, http, metrics })
+        Ok(App { config, daemon, pictures, words, disk, grpc, http, metrics })
     }
 
     /// Runs until `signals` asks to stop, or a part that the others need breaks.
@@ -93,7 +101,7 @@ impl App {
     pub async fn run(self, mut signals: mpsc::Receiver<()>) -> anyhow::Result<Ended> {
         let (failed, mut failure) = mpsc::channel(8);
         let daemon = self.daemon;
-        let workers = spawn_workers(&daemon.engine, self.pictures, self.words, &failed)?;
+        let workers = spawn_workers(&daemon.engine, self.pictures, self.words, self.disk, &failed)?;
         let cameras: Vec<CameraHandle> = self
             .config
             .cameras
@@ -163,8 +171,9 @@ fn load(config: &Config) -> Result<(Pictures, Words, Runtime), ModelError> {
     let loaded = LoadedModel::load(model, Budget::of(&config.generate))?;
     let devices = loaded.devices();
     let LoadedModel { package, runtime, preprocess, encoder, language } = loaded;
+    let config::Buffer { evidence_width, evidence_quality, .. } = config.buffer;
     let evidence =
-        evidence::Evidence::new(config.buffer.evidence_width, config.buffer.evidence_quality)
+        evidence::Evidence::new(evidence_width, preprocess.size as u32, evidence_quality)
             .map_err(|e| ModelError(format!("evidence JPEG: {e}")))?;
     check_prompts(config, &language, encoder.grid_tokens())?;
     let (device, device_reason) = (devices.device(), devices.reason());
@@ -184,6 +193,19 @@ fn load(config: &Config) -> Result<(Pictures, Words, Runtime), ModelError> {
     let pictures = Pictures { encoder, preprocess, scratch, evidence, plan: model.plan };
     let words = Words { language, dim, model: package.name, device, device_reason };
     Ok((pictures, words, runtime))
+}
+
+fn open_disk(config: &Config, trouble: Arc<Trouble>) -> Option<Disk> {
+    let config::Disk { folder, retention, bytes } = config.buffer.disk.clone()?;
+    Some(Disk::open(folder, disk::Bounds { retention, bytes: bytes.as_u64() }, trouble))
+}
+
+/// The name of this run's frames: the milliseconds from 1970 to now, and in any case later than
+/// every run on disk.
+fn this_run(disk: Option<&Disk>) -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let newest = disk.and_then(Disk::newest_run).unwrap_or(0);
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX).max(newest + 1)
 }
 
 /// What answers take beside the model itself.
@@ -264,6 +286,7 @@ fn spawn_workers(
     engine: &Arc<Engine>,
     pictures: Pictures,
     words: Words,
+    disk: Option<Disk>,
     failed: &mpsc::Sender<anyhow::Error>,
 ) -> anyhow::Result<Vec<JoinHandle<()>>> {
     type Work = Box<dyn FnOnce(&Engine) -> Result<(), ModelError> + Send>;
@@ -279,10 +302,22 @@ fn spawn_workers(
             let _ = failed.blocking_send(error);
         })
     };
-    Ok(vec![
+    let mut workers = vec![
         spawn("vision", Box::new(|engine| pictures.run(engine)))?,
         spawn("language", Box::new(|engine| words.run(engine)))?,
-    ])
+    ];
+    if let Some(mut disk) = disk {
+        // Before anybody can ask about them.
+        disk.restore(&**engine);
+        let keep = |engine: &Engine| {
+            if let Some(queue) = &engine.disk {
+                disk.run(queue, engine);
+            }
+            Ok(())
+        };
+        workers.push(spawn("disk", Box::new(keep))?);
+    }
+    Ok(workers)
 }
 
 fn wire_error(
@@ -349,29 +384,32 @@ impl Service for Daemon {
     fn cameras(&self) -> Vec<CameraInfo> {
         let statuses = self.statuses().clone();
         let info = |camera: &config::Camera| {
-            let usage = self.engine.timeline.ring(&camera.name).map(|ring| ring.usage());
-            let usage = usage.unwrap_or_default();
+            let ring = self.engine.timeline.ring(&camera.name);
+            let (usage, held) = ring.map(|ring| (ring.usage(), ring.held())).unwrap_or_default();
             CameraInfo {
                 name: camera.name.clone(),
                 source: camera.source.to_string(),
                 status: statuses.get(&camera.name).cloned().unwrap_or_else(not_yet),
                 buffer_frames: usage.frames as u64,
-                buffer_bytes: usage.bytes as u64,
+                buffer_bytes: usage.hot.bytes + usage.warm.bytes,
+                disk_bytes: usage.disk.bytes,
+                oldest_frame: held.map(|held| held.from),
             }
         };
         self.cameras.iter().map(info).collect()
     }
 
-    fn evidence(&self, camera: &str, number: u64) -> Result<Evidence, EvidenceError> {
-        let Some(ring) = self.engine.timeline.ring(camera) else {
-            return Err(EvidenceError::NoSuchCamera(camera.into()));
-        };
-        match ring.get(number) {
-            Some(entry) => {
-                Ok(Evidence { jpeg: entry.jpeg.clone(), captured_at: entry.captured_at })
-            }
-            None => Err(EvidenceError::NoSuchFrame { camera: camera.into(), number }),
-        }
+    fn evidence(
+        &self,
+        camera: &str,
+        run: Option<u64>,
+        number: u64,
+    ) -> Result<Evidence, EvidenceError> {
+        self.engine.evidence(camera, run, number)
+    }
+
+    fn troubles(&self) -> Vec<String> {
+        self.trouble.get().into_iter().collect()
     }
 
     fn ask(&self, question: Question) -> Result<Answer, AskError> {

@@ -82,6 +82,9 @@ fn is_zero(number: &u32) -> bool {
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct FrameRef {
+    /// The run of the daemon that took it, for numbers begin anew with each: the milliseconds from
+    /// 1970 to its start.
+    pub run: u64,
     pub number: u64,
     #[serde(with = "rfc3339")]
     pub captured_at: SystemTime,
@@ -118,6 +121,8 @@ pub enum GapCause {
     Overload,
     /// The frames have left the buffer.
     Evicted,
+    /// It is from before the daemon's start: nothing was taken, or nothing was kept on disk.
+    BeforeStart,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -144,7 +149,8 @@ pub struct Usage {
 pub struct Timing {
     /// Waiting for the window's last frames to be encoded and for a turn.
     pub wait_seconds: f64,
-    /// Of the waiting, the encoding of the window's last frame: model time.
+    /// Of the waiting, encoding: for a caption that of the window's last frame, model time; for a
+    /// question that of the frames whose tokens had left the buffer.
     pub encode_seconds: f64,
     /// From the first chunk of the prompt to the last, and from there to the last token. Both hold the
     /// turns of other answers and captions that came between.

@@ -22,6 +22,21 @@ pub struct Frame {
     pub bgrx: Bytes,
 }
 
+/// Which frame of a camera, over restarts of the daemon. In order of time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FrameId {
+    /// The run of the daemon that took it: the milliseconds from 1970 to its start.
+    pub run: u64,
+    pub number: u64,
+}
+
+impl FrameId {
+    /// When the run that took it began.
+    pub fn started(self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_millis(self.run)
+    }
+}
+
 /// Whose clock `captured_at` was read from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]

@@ -60,6 +60,13 @@ impl Journal {
         Cursor { newest: self.newest.subscribe(), journal: self.clone(), next }
     }
 
+    /// The event of this sequence, while the ring holds it.
+    pub fn get(&self, sequence: u64) -> Option<Arc<Event>> {
+        let ring = self.ring();
+        let at = sequence.checked_sub(ring.oldest())?;
+        ring.events.get(usize::try_from(at).ok()?).cloned()
+    }
+
     /// Reads what is appended from now on.
     pub fn live(self: &Arc<Journal>) -> Cursor {
         let next = self.ring().next;

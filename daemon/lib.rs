@@ -8,6 +8,7 @@ pub mod client;
 pub mod config;
 #[cfg(feature = "demo")]
 pub mod demo;
+pub mod disk;
 pub mod engine;
 pub mod event;
 pub mod frame;

@@ -15,14 +15,23 @@ pub trait Service: Send + Sync + 'static {
     /// Every configured camera, in the order of the config.
     fn cameras(&self) -> Vec<CameraInfo>;
 
-    /// The evidence of one frame, while the buffer holds it.
-    fn evidence(&self, camera: &str, number: u64) -> Result<Evidence, EvidenceError>;
+    /// The evidence of one frame, while the buffer holds it; `run` `None`: of this run. May wait for
+    /// the disk, so not for async code.
+    fn evidence(
+        &self,
+        camera: &str,
+        run: Option<u64>,
+        number: u64,
+    ) -> Result<Evidence, EvidenceError>;
 
-    /// Takes a question about a camera's most recent window. Never waits: full is an error.
+    /// Takes a question about a range of a camera's time. Never waits: full is an error.
     /// Dropping the answer's receiver cancels it.
     fn ask(&self, question: Question) -> Result<Answer, AskError>;
 
     fn readiness(&self) -> Readiness;
+
+    /// What does not work, though the daemon does: a sentence each.
+    fn troubles(&self) -> Vec<String>;
 }
 
 #[derive(Clone, Debug)]
@@ -31,8 +40,13 @@ pub struct CameraInfo {
     /// Without user and password.
     pub source: String,
     pub status: CameraStatus,
+    /// Frames that can be asked about, on disk or in memory.
     pub buffer_frames: u64,
+    /// In memory.
     pub buffer_bytes: u64,
+    pub disk_bytes: u64,
+    /// The oldest frame that can be asked about.
+    pub oldest_frame: Option<SystemTime>,
 }
 
 #[derive(Clone, Debug)]
@@ -47,6 +61,8 @@ pub enum EvidenceError {
     NoSuchCamera(String),
     #[error("camera {camera:?}: frame {number} is not in the buffer")]
     NoSuchFrame { camera: String, number: u64 },
+    #[error("camera {camera:?}: frame {number} cannot be read from the disk; the log says why")]
+    Unreadable { camera: String, number: u64 },
 }
 
 #[derive(Clone, Debug)]
@@ -55,8 +71,42 @@ pub struct Question {
     /// Given by the wire, returned in the answer's `id`.
     pub id: String,
     pub text: String,
+    pub range: Range,
     /// `None`: as configured.
     pub max_new_tokens: Option<usize>,
+}
+
+/// What time a question is about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Range {
+    /// The camera's most recent window.
+    #[default]
+    Recent,
+    /// Up to the newest frame.
+    Last(Duration),
+    /// `to` `None`, or still to come: up to the newest frame.
+    Between { from: SystemTime, to: Option<SystemTime> },
+    /// The window of this event of the journal.
+    Event(u64),
+}
+
+impl Range {
+    /// At most one of `last`, `from` (with or without `to`) and `event`; the error says so.
+    pub fn of(
+        last: Option<Duration>,
+        from: Option<SystemTime>,
+        to: Option<SystemTime>,
+        event: Option<u64>,
+    ) -> Result<Range, String> {
+        match (last, from, to, event) {
+            (None, None, None, None) => Ok(Range::Recent),
+            (Some(last), None, None, None) => Ok(Range::Last(last)),
+            (None, Some(from), to, None) => Ok(Range::Between { from, to }),
+            (None, None, None, Some(event)) => Ok(Range::Event(event)),
+            (None, None, Some(_), None) => Err("a range needs its from, too".into()),
+            _ => Err("wanted one range: last, or from and to, or event".into()),
+        }
+    }
 }
 
 /// Tokens as they are made, then exactly one `Finished` or `Failed`.
@@ -73,8 +123,8 @@ pub enum AnswerItem {
 pub enum AskError {
     #[error("no camera is named {0:?}")]
     NoSuchCamera(String),
-    #[error("camera {camera:?}: no footage of the last {window:?}: {why}")]
-    NoFootage { camera: String, window: Duration, why: String },
+    #[error("camera {camera:?}: {why}")]
+    NoFootage { camera: String, why: String },
     #[error("{waiting} questions wait already; ask again in {} s", retry_after.as_secs().max(1))]
     QueueFull { waiting: usize, retry_after: Duration },
     #[error("{0}")]

@@ -38,10 +38,28 @@ const STAGE_SECONDS: Metric = Metric {
     about: "Where the time of a caption or an answer goes; publish is split by wire",
 };
 const TOKENS: Metric = counter_of("lookout_tokens_total", "Tokens of the model, in and out");
-const BUFFER_BYTES: Metric =
-    gauge_of("lookout_buffer_bytes", Unit::Bytes, "What a camera's rolling buffer holds");
-const BUFFER_FRAMES: Metric =
-    gauge_of("lookout_buffer_frames", Unit::Count, "Frames that a camera's rolling buffer holds");
+const BUFFER_BYTES: Metric = gauge_of(
+    "lookout_buffer_bytes",
+    Unit::Bytes,
+    "What a camera's rolling buffer holds in a tier: hot (tokens and JPEG), warm (JPEG), disk",
+);
+const BUFFER_FRAMES: Metric = gauge_of(
+    "lookout_buffer_frames",
+    Unit::Count,
+    "Frames that a camera's rolling buffer holds in a tier; on disk also those in memory",
+);
+const UNWRITTEN: Metric = counter_of(
+    "lookout_frames_unwritten_total",
+    "Frames that were not kept on disk, because the queue was full or the disk failed",
+);
+const DISK_BYTES: Metric =
+    gauge_of("lookout_disk_bytes", Unit::Bytes, "What the segments on disk take, of all cameras");
+const DISK_FAILING: Metric =
+    gauge_of("lookout_disk_failing", Unit::Count, "1 while no frame can be kept on disk, else 0");
+const REENCODED: Metric = counter_of(
+    "lookout_frames_reencoded_total",
+    "Frames encoded again from their JPEG, for a question about what has left the hot tier",
+);
 const QUEUE_LENGTH: Metric =
     gauge_of("lookout_queue_length", Unit::Count, "Captions and questions that wait for the model");
 const PREFIX_LOOKUPS: Metric = counter_of(
@@ -71,7 +89,7 @@ const MODEL_INFO: Metric = gauge_of(
     "Always 1; its labels name model, device and why that one",
 );
 
-const ALL: [Metric; 22] = [
+const ALL: [Metric; 26] = [
     FRAMES,
     FRAMES_DROPPED,
     FRAMES_EVICTED,
@@ -85,6 +103,10 @@ const ALL: [Metric; 22] = [
     TOKENS,
     BUFFER_BYTES,
     BUFFER_FRAMES,
+    UNWRITTEN,
+    DISK_BYTES,
+    DISK_FAILING,
+    REENCODED,
     QUEUE_LENGTH,
     PREFIX_LOOKUPS,
     PREFIX_EVICTIONS,
@@ -258,9 +280,39 @@ pub fn tokens(camera: &str, tokens_in: u64, tokens_out: u64) {
         .increment(tokens_out);
 }
 
-pub fn buffer(camera: &str, bytes: u64, frames: u64) {
-    gauge!(BUFFER_BYTES.name, "camera" => camera.to_owned()).set(bytes as f64);
-    gauge!(BUFFER_FRAMES.name, "camera" => camera.to_owned()).set(frames as f64);
+pub fn buffer(camera: &str, usage: &crate::timeline::Usage) {
+    for (name, tier) in [("hot", usage.hot), ("warm", usage.warm), ("disk", usage.disk)] {
+        gauge!(BUFFER_BYTES.name, "camera" => camera.to_owned(), "tier" => name)
+            .set(tier.bytes as f64);
+        gauge!(BUFFER_FRAMES.name, "camera" => camera.to_owned(), "tier" => name)
+            .set(tier.frames as f64);
+    }
+}
+
+/// Why a frame was not kept on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unwritten {
+    /// Too many waited: the disk is too slow.
+    Queue,
+    /// The disk is full, read-only or broken.
+    Disk,
+}
+
+pub fn unwritten(camera: &str, why: Unwritten) {
+    let reason = match why {
+        Unwritten::Queue => "queue",
+        Unwritten::Disk => "disk",
+    };
+    counter!(UNWRITTEN.name, "camera" => camera.to_owned(), "reason" => reason).increment(1);
+}
+
+pub fn disk(bytes: u64, failing: bool) {
+    gauge!(DISK_BYTES.name).set(bytes as f64);
+    gauge!(DISK_FAILING.name).set(one_if(failing));
+}
+
+pub fn reencoded(camera: &str, frames: u64) {
+    counter!(REENCODED.name, "camera" => camera.to_owned()).increment(frames);
 }
 
 pub fn queue_length(waiting: usize) {

@@ -106,6 +106,100 @@ fn caption_flow() {
     assert!(code == Some(0) && table.contains("gate") && table.contains("live"), "{table}");
 }
 
+#[test]
+fn any_range_of_the_buffer_can_be_asked_about() {
+    let folder = folder();
+    let dir = folder.path();
+    let cameras = Cameras::start(dir, 0, &[("gate", &clip("gate")), ("yard", &clip("yard"))], &[]);
+    let broker = Broker::start(dir, free_port());
+    let mut mqtt = subscribe(broker.port, dir);
+    let watched = ["gate", "yard"].map(|name| camera(name, &cameras.url(name), ""));
+    let daemon = Daemon::start(dir, &watched, Some(broker.port));
+    let mut events = daemon.watch(dir);
+    let mut seen = Vec::new();
+    let first = events.until("a caption", SECONDS(30), &mut seen, |e| is_caption(e, "gate"));
+    for _ in 0..4 {
+        events.until("captions", SECONDS(30), &mut seen, |e| is_caption(e, "gate"));
+    }
+    let ask = |arguments: &[&str]| {
+        let (code, answer, error) =
+            daemon.client(&[&["ask", "--json", "gate", "Is there a person?"], arguments].concat());
+        assert_eq!((code, error.as_str()), (Some(0), ""), "{arguments:?}");
+        let answer: Value = serde_json::from_str(&answer).expect("JSON");
+        let text = answer["text"].as_str().expect("text");
+        assert!(text.starts_with("Yes") || text.starts_with("No"), "{answer}");
+        answer
+    };
+    let length =
+        |answer: &Value| seconds(&answer["window"]["to"]) - seconds(&answer["window"]["from"]);
+    let refused = |arguments: &[&str]| {
+        let (code, _, error) =
+            daemon.client(&[&["ask", "gate", "Is there a person?"], arguments].concat());
+        assert_eq!(code, Some(1), "{arguments:?}: {error}");
+        error
+    };
+
+    // The past is asked about as it was captioned: the same window, the same frames.
+    let sequence = first["sequence"].to_string();
+    let past = ask(&["--event", &sequence]);
+    assert_eq!((&past["window"], &past["frames"]), (&first["window"], &first["frames"]));
+    let (from, to) = (&first["window"]["from"], &first["window"]["to"]);
+    let (from, to) = (from.as_str().expect("from"), to.as_str().expect("to"));
+    let past = ask(&["--from", from, "--to", to]);
+    assert_eq!(past["frames"], first["frames"]);
+
+    // Longer than the plan has frames for: they are sampled, eight over twelve seconds.
+    let twelve = ask(&["--from", from]);
+    assert!(length(&twelve) > 10.0, "{twelve}");
+    let times: Vec<f64> = twelve["frames"]
+        .as_array()
+        .expect("frames")
+        .iter()
+        .map(|frame| seconds(&frame["captured_at"]))
+        .collect();
+    assert_eq!(times.len(), 8, "{twelve}");
+    assert!(times[7] - times[0] > 0.7 * length(&twelve), "{times:?}");
+    // From before the daemon ran: what is missing is named.
+    let long = ask(&["--last", "10m"]);
+    assert!((length(&long) - 600.0).abs() < 0.01, "{long}");
+    let gaps = long["coverage"]["gaps"].as_array().expect("gaps");
+    assert_eq!(gaps.len(), 1, "{long}");
+    assert_eq!(gaps[0]["from"], long["window"]["from"]);
+    assert_eq!(gaps[0]["cause"], "before_start");
+
+    // Several cameras, each by its name.
+    let question = "Is there a person?";
+    let (code, both, _) = daemon.client(&["ask", "gate,yard", question, "--last", "4s", "--json"]);
+    assert_eq!(code, Some(0), "{both}");
+    let both: Vec<Value> =
+        both.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let names: Vec<_> = both.iter().map(|answer| &answer["camera"]).collect();
+    assert_eq!(names, ["gate", "yard"]);
+
+    // What is no range, and what there is no footage of.
+    assert!(refused(&["--last", "0s"]).contains("no length"));
+    assert!(refused(&["--from", to, "--to", from]).contains("backwards"));
+    assert!(refused(&["--from", "2125-01-01T00:00:00"]).contains("still to come"));
+    let error = refused(&["--from", "2025-01-01T00:00:00", "--to", "2025-01-01T00:10:00"]);
+    assert!(error.contains("no footage from 2025-01-01T00:00:00.000Z"), "{error}");
+    assert!(error.contains("there is some from 2"), "{error}");
+    assert!(refused(&["--event", "100000"]).contains("not in the journal"));
+
+    // The same by MQTT.
+    let question = format!(r#"{{"id":"past","question":"Is there a person?","event":{sequence}}}"#);
+    let mut publish = Command::new("mosquitto_pub");
+    publish.args(["-p", &broker.port.to_string(), "-t", "lookout/gate/ask", "-m", &question]);
+    assert!(publish.status().expect("mosquitto_pub").success());
+    wait_for("the answer by MQTT", SECONDS(20), || {
+        let line = mqtt.next(SECONDS(20))?;
+        let (topic, payload) = line.split_once(' ')?;
+        let answer: Value = serde_json::from_str(payload).ok()?;
+        (topic == "lookout/gate/answer" && answer["id"] == "past").then(|| {
+            assert_eq!(answer["frames"], first["frames"]);
+        })
+    });
+}
+
 /// Breaks the gate's camera by `hurt`, waits for `phase`, heals it, and wants captions again within
 /// 15 s; the yard's never miss a window.
 fn gate_comes_back(
@@ -245,7 +339,7 @@ fn in_mid_answer(dir: &Path, cameras: &Cameras) -> (Daemon, Process) {
     let quiet = camera("gate", &cameras.url("gate"), "captions = false");
     let daemon = Daemon::with_config(dir, &(config + &quiet), grpc, http);
     wait_for("a frame", SECONDS(20), || {
-        (daemon.metric("lookout_buffer_frames") > 2.0).then_some(())
+        (daemon.metric("lookout_buffer_frames{camera=\"gate\",tier=\"hot\"}") > 2.0).then_some(())
     });
     let mut command = Command::new(LOOKOUT);
     command.args(["ask", "gate", "What?", "--server", &daemon.server]);

@@ -82,7 +82,7 @@ fn real_footage_for_a_while() {
     let (grpc, http) = (free_port(), free_port());
     let broker = Broker::start(dir, free_port());
     let config = head(grpc, http, Some(broker.port)).replace("8:slowfast", "16:slowfast")
-        + "[buffer]\nage = \"30s\"\nevidence_width = 384\n"
+        + "[buffer]\nage = \"30s\"\njpeg_age = \"30s\"\nevidence_width = 384\n"
         + &camera("street", &cameras.url("street"), "")
             .replace("\"4s\"", "\"8s\"")
             .replace("\"2s\"", "\"4s\"");

@@ -1,15 +1,18 @@
-//! The rolling buffer holds as many bytes as it says: frames times bytes a frame, within 5 %.
+//! The rolling buffer holds as many bytes as it says, in each tier in memory: frames times bytes a
+//! frame, within 5 %. Of the tier on disk `tests/tiers.rs` says it.
 
 use std::fs;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use half::f16;
-use lookout::frame::Clock;
+use lookout::frame::{Clock, FrameId};
 use lookout::slowfast::{FrameTokens, Plan, TokenShape};
-use lookout::timeline::{Entry, Limits, Ring};
+use lookout::timeline::{Entry, Held, Limits, Ring, Stored};
 
 const FRAMES: usize = 400;
+/// With their JPEG only.
+const WARM_FRAMES: usize = 1000;
 const JPEG_BYTES: usize = 40_000;
 /// Of a language model of half a billion parameters.
 const DIM: usize = 896;
@@ -26,34 +29,43 @@ fn a_buffer_takes_frames_times_bytes_a_frame() {
     let plan: Plan = "paper".parse().expect("plan");
     let shape = TokenShape::of(&plan, 576, DIM).expect("shape");
     let entry = |number: u64| Entry {
-        number,
+        id: FrameId { run: 1, number },
         captured_at: SystemTime::UNIX_EPOCH + Duration::from_millis(500 * number),
         clock: Clock::Host,
-        tokens: FrameTokens {
-            slow: vec![f16::ONE; shape.slow_tokens * DIM].into(),
-            fast: vec![f16::ONE; shape.fast_tokens * DIM].into(),
+        held: Held::Hot {
+            tokens: Arc::new(FrameTokens {
+                slow: vec![f16::ONE; shape.slow_tokens * DIM].into(),
+                fast: vec![f16::ONE; shape.fast_tokens * DIM].into(),
+            }),
+            jpeg: Arc::from(vec![1u8; JPEG_BYTES]),
         },
-        jpeg: Arc::from(vec![1u8; JPEG_BYTES]),
+        stored: Stored::No,
+        evicted_before: false,
     };
     let near = |found: usize, wanted: usize| {
         let ratio = found as f64 / wanted as f64;
         assert!((ratio - 1.0).abs() < 0.05, "{found} bytes, wanted {wanted}: {ratio:.3}");
     };
     let before = resident();
-    let age = Duration::from_millis(500 * (FRAMES as u64 - 1));
-    let mut ring = Ring::new(Limits { age, bytes: usize::MAX });
+    let age = |frames: usize| Duration::from_millis(500 * (frames as u64 - 1));
+    let mut ring = Ring::new(Limits {
+        hot_age: age(FRAMES),
+        hot_bytes: usize::MAX,
+        warm_age: age(FRAMES + WARM_FRAMES),
+        warm_bytes: usize::MAX,
+    });
     // Three times over, so that what has left must have been given back.
-    for number in 0..3 * FRAMES as u64 {
+    for number in 0..3 * (FRAMES + WARM_FRAMES) as u64 {
         ring.push(entry(number));
     }
     let usage = ring.usage();
-    assert_eq!(usage.frames, FRAMES);
-    near(usage.bytes, FRAMES * (shape.frame_bytes() + JPEG_BYTES));
-    near(resident() - before, usage.bytes);
+    assert_eq!((usage.hot.frames, usage.warm.frames), (FRAMES, WARM_FRAMES));
+    let (hot, warm) = (usage.hot.bytes as usize, usage.warm.bytes as usize);
+    near(hot, FRAMES * (shape.frame_bytes() + JPEG_BYTES));
+    near(warm, WARM_FRAMES * JPEG_BYTES);
+    near(resident() - before, hot + warm);
     println!(
-        "{FRAMES} frames of {} bytes: {} bytes said, {} resident",
-        shape.frame_bytes() + JPEG_BYTES,
-        usage.bytes,
+        "{FRAMES} hot frames: {hot} bytes said; {WARM_FRAMES} warm: {warm}; {} resident",
         resident() - before
     );
 }

@@ -98,10 +98,9 @@ async fn a_slow_reader_is_told_its_loss_and_delays_nobody() {
 #[tokio::test]
 async fn refused_questions_have_their_status() {
     let daemon = Daemon::start(10).await;
-    let window = Duration::from_secs(5);
     let cases = [
         (AskError::NoSuchCamera("x".into()), Code::NotFound),
-        (AskError::NoFootage { camera: "x".into(), window, why: "down".into() }, Code::OutOfRange),
+        (AskError::NoFootage { camera: "x".into(), why: "down".into() }, Code::OutOfRange),
         (
             AskError::QueueFull { waiting: 4, retry_after: Duration::from_millis(2500) },
             Code::ResourceExhausted,
@@ -132,7 +131,7 @@ async fn refused_questions_have_their_status() {
     }
     let unknown = proto::WatchRequest { cameras: vec!["gaet".into()], ..Default::default() };
     assert_eq!(daemon.client().await.watch(unknown).await.unwrap_err().code(), Code::NotFound);
-    let frame = proto::GetFrameRequest { camera: "gate".into(), number: 9 };
+    let frame = proto::GetFrameRequest { camera: "gate".into(), number: 9, run: 0 };
     assert_eq!(daemon.client().await.get_frame(frame).await.unwrap_err().code(), Code::NotFound);
 }
 
@@ -236,21 +235,46 @@ async fn the_client_prints_for_people() {
         to.try_send(AnswerItem::Finished(Box::new(words(&question.id, "Yes.")))).unwrap();
         Ok(answer)
     });
+    let asked = |cameras: &[&str]| client::Question {
+        cameras: cameras.iter().map(|name| name.to_string()).collect(),
+        text: "Open?".into(),
+        ..client::Question::default()
+    };
     let mut out = Vec::new();
-    client::ask(&daemon.grpc, "gate", "Open?", None, Output::Text, &mut out).await.unwrap();
+    client::ask(&daemon.grpc, asked(&["gate"]), Output::Text, &mut out).await.unwrap();
     let text = String::from_utf8(out).unwrap();
     assert!(text.starts_with("Yes.\n[2/4 frames"), "{text}");
 
     let mut out = Vec::new();
-    client::ask(&daemon.grpc, "gate", "Open?", None, Output::Json, &mut out).await.unwrap();
+    client::ask(&daemon.grpc, asked(&["gate"]), Output::Json, &mut out).await.unwrap();
     let json: Value = serde_json::from_slice(&out).unwrap();
     assert_eq!((&json["kind"], &json["camera"]), (&"answer".into(), &"gate".into()));
     assert!(json["id"].as_str().unwrap().starts_with("grpc-"));
 
+    // Of several, the one that has nothing is said, and the other answers all the same.
+    daemon.service.answers_with(|question| match question.camera.as_str() {
+        "gate" => Err(AskError::NoFootage { camera: "gate".into(), why: "no footage".into() }),
+        _ => {
+            let (to, answer) = mpsc::channel(4);
+            to.try_send(AnswerItem::Token("No.".into())).unwrap();
+            to.try_send(AnswerItem::Finished(Box::new(words(&question.id, "No.")))).unwrap();
+            Ok(answer)
+        }
+    });
+    let mut out = Vec::new();
+    let both = asked(&["gate", "yard"]);
+    let error = client::ask(&daemon.grpc, both, Output::Text, &mut out).await.unwrap_err();
+    let text = String::from_utf8(out).unwrap();
+    assert!(text.starts_with("yard: No.\n[2/4 frames"), "{text}");
+    assert_eq!(error.to_string(), "camera \"gate\" gave no answer (OUT_OF_RANGE)");
+    let unknown = asked(&["gate", "gaet"]);
+    let error = client::ask(&daemon.grpc, unknown, Output::Text, &mut Vec::new()).await;
+    assert_eq!(error.unwrap_err().to_string(), "no camera is named \"gaet\"");
+
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("frame.jpg");
     let mut out = Vec::new();
-    client::frame(&daemon.grpc, "gate", 7, &path, &mut out).await.unwrap();
+    client::frame(&daemon.grpc, "gate", (0, 7), &path, &mut out).await.unwrap();
     assert_eq!(std::fs::read(&path).unwrap(), b"a jpeg");
 }
 
@@ -559,7 +583,9 @@ async fn http_tells_health_readiness_and_metrics() {
         reply
     };
     assert!(get("/healthz").await.starts_with("HTTP/1.1 200"));
-    assert!(get("/readyz").await.starts_with("HTTP/1.1 200"));
+    let ready = get("/readyz").await;
+    assert!(ready.starts_with("HTTP/1.1 200"), "{ready}");
+    assert!(ready.ends_with("ready; the disk is full\n"), "{ready}");
     daemon.service.ready.store(false, Ordering::Relaxed);
     let not_ready = get("/readyz").await;
     assert!(not_ready.starts_with("HTTP/1.1 503"), "{not_ready}");
@@ -601,19 +627,32 @@ impl Service for Fake {
                 status: status(phase),
                 buffer_frames: 3,
                 buffer_bytes: 4096,
+                disk_bytes: 0,
+                oldest_frame: None,
             })
             .into()
     }
 
-    fn evidence(&self, camera: &str, number: u64) -> Result<Evidence, EvidenceError> {
+    fn evidence(
+        &self,
+        camera: &str,
+        run: Option<u64>,
+        number: u64,
+    ) -> Result<Evidence, EvidenceError> {
         match number {
-            7 => Ok(Evidence { jpeg: b"a jpeg"[..].into(), captured_at: SystemTime::now() }),
+            7 if run.is_none() => {
+                Ok(Evidence { jpeg: b"a jpeg"[..].into(), captured_at: SystemTime::now() })
+            }
             _ => Err(EvidenceError::NoSuchFrame { camera: camera.into(), number }),
         }
     }
 
     fn ask(&self, question: Question) -> Result<Answer, AskError> {
         self.ask.lock().unwrap()(question)
+    }
+
+    fn troubles(&self) -> Vec<String> {
+        vec!["the disk is full".into()]
     }
 
     fn readiness(&self) -> Readiness {
@@ -670,7 +709,7 @@ impl Daemon {
         camera: &str,
     ) -> Result<tonic::Streaming<proto::AskResponse>, tonic::Status> {
         let question = "Is it open?".into();
-        let request = proto::AskRequest { camera: camera.into(), question, max_new_tokens: 0 };
+        let request = proto::AskRequest { camera: camera.into(), question, ..Default::default() };
         Ok(self.client().await.ask(request).await?.into_inner())
     }
 }
@@ -722,8 +761,8 @@ fn words(id: &str, text: &str) -> Description {
             clock: Clock::Camera,
         },
         frames: vec![
-            FrameRef { number: 4, captured_at: at(2), slow: true },
-            FrameRef { number: 6, captured_at: at(6), slow: false },
+            FrameRef { run: 1, number: 4, captured_at: at(2), slow: true },
+            FrameRef { run: 1, number: 6, captured_at: at(6), slow: false },
         ],
         model: "tiny".into(),
         device: "cpu".into(),

@@ -72,7 +72,7 @@ fn window(package: &Path, number: u64) -> Window {
     let dim = package.text.hidden_size;
     let mut random = StdRng::seed_from_u64(number);
     let rows = (0..VIDEO * dim).map(|_| random.random_range(-1.0..1.0)).collect();
-    let footage = [Seen { camera: "gate".into(), number, slow: true }];
+    let footage = [Seen { camera: "gate".into(), run: 1, number, slow: true, again: false }];
     Window { video: VideoTokens { rows, dim }, footage: footage.into() }
 }
 

@@ -9,7 +9,8 @@ use std::time::Duration;
 use super::Failure;
 use crate::app;
 use crate::camera;
-use crate::config::Config;
+use crate::config::{self, Config};
+use crate::disk;
 
 /// How long a camera may take to give its first picture.
 const CAMERA_TIMEOUT: Duration = Duration::from_secs(10);
@@ -44,6 +45,15 @@ pub fn check(file: &Path, out: &mut dyn Write) -> Result<ExitCode, Failure> {
                 well = false;
                 line(out, false, "mqtt", &format!("{address}: {e}; is the broker running?"))?;
             }
+        }
+    }
+    if let Some(config::Disk { folder, retention, bytes }) = config.buffer.disk.clone() {
+        let bounds = disk::Bounds { retention, bytes: bytes.as_u64() };
+        let checked = disk::check(&folder, bounds);
+        well &= checked.is_ok();
+        match checked {
+            Ok(words) => line(out, true, "disk", &words)?,
+            Err(error) => line(out, false, "disk", &format!("{}: {error}", folder.display()))?,
         }
     }
     for (what, checked) in app::check_model(&config) {

@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, 1 failed while running, 2 cannot begin (config, model, address).
 
+mod ask;
 mod bench;
 mod check;
 mod model;
@@ -55,18 +56,9 @@ enum Command {
         #[arg(long, value_name = "SEQUENCE", default_value_t = 0)]
         from: u64,
     },
-    /// Asks about a camera's most recent window: lookout ask gate "Is there a person?"
-    Ask {
-        #[command(flatten)]
-        client: Client,
-        /// Its name in the config; `lookout cameras` lists them.
-        camera: String,
-        /// In words, in quotes.
-        question: String,
-        /// At most so many new tokens; as configured if not given.
-        #[arg(long, value_name = "N")]
-        max_new_tokens: Option<u32>,
-    },
+    /// Asks about a camera's most recent window, or a range of time that its buffer holds:
+    /// lookout ask gate "Did anyone come to the gate?" --last 10m
+    Ask(ask::Ask),
     /// Saves the JPEG of a frame that an event names.
     Frame {
         #[command(flatten)]
@@ -75,6 +67,9 @@ enum Command {
         camera: String,
         /// As in an event's `frames`.
         number: u64,
+        /// Of a frame from before the daemon's start: the run in the event's `frames`.
+        #[arg(long, default_value_t = 0, hide_default_value = true)]
+        run: u64,
         /// The file; `-` is standard output.
         #[arg(short, long, value_name = "FILE")]
         output: PathBuf,
@@ -183,13 +178,10 @@ fn obey_on(runtime: &Runtime, command: Command, out: &mut dyn Write) -> Result<E
             let watch = client::watch(&to.server, filter, to.output(), OnEnd::Reconnect, out);
             runtime.block_on(watch)?;
         }
-        Command::Ask { client: to, camera, question, max_new_tokens } => {
-            let (server, output) = (&to.server, to.output());
-            let ask = client::ask(server, &camera, &question, max_new_tokens, output, out);
-            runtime.block_on(ask)?;
-        }
-        Command::Frame { client: to, camera, number, output } => {
-            runtime.block_on(client::frame(&to.server, &camera, number, &output, out))?;
+        Command::Ask(args) => ask::ask(runtime, args, out)?,
+        Command::Frame { client: to, camera, number, run, output } => {
+            let frame = client::frame(&to.server, &camera, (run, number), &output, out);
+            runtime.block_on(frame)?;
         }
         #[cfg(feature = "demo")]
         Command::Demo(options) => runtime.block_on(crate::demo::run(options, out))?,

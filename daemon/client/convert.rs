@@ -62,6 +62,11 @@ pub fn camera(from: proto::Camera) -> Read<CameraInfo> {
         status: camera_status(from.status.ok_or(Unreadable("status"))?)?,
         buffer_frames: from.buffer_frames,
         buffer_bytes: from.buffer_bytes,
+        disk_bytes: from.disk_bytes,
+        oldest_frame: match from.oldest_frame {
+            None => None,
+            time_of_it => Some(time(time_of_it, "oldest_frame")?),
+        },
     })
 }
 
@@ -94,6 +99,7 @@ fn gap(from: proto::Gap) -> Read<Gap> {
             proto::GapCause::CameraDown => GapCause::CameraDown,
             proto::GapCause::Overload => GapCause::Overload,
             proto::GapCause::Evicted => GapCause::Evicted,
+            proto::GapCause::BeforeStart => GapCause::BeforeStart,
             proto::GapCause::Unspecified => return Err(Unreadable("cause")),
         },
         span: Span { from: time(from.from, "gap")?, to: time(from.to, "gap")? },
@@ -102,7 +108,7 @@ fn gap(from: proto::Gap) -> Read<Gap> {
 
 fn frame_ref(from: proto::FrameRef) -> Read<FrameRef> {
     let captured_at = time(from.captured_at, "captured_at")?;
-    Ok(FrameRef { number: from.number, captured_at, slow: from.slow })
+    Ok(FrameRef { run: from.run, number: from.number, captured_at, slow: from.slow })
 }
 
 fn usage(from: proto::Usage) -> Usage {
@@ -161,8 +167,12 @@ mod tests {
     }
 
     fn coverages() -> impl Strategy<Value = Coverage> {
-        let causes =
-            prop::sample::select(vec![GapCause::CameraDown, GapCause::Overload, GapCause::Evicted]);
+        let causes = prop::sample::select(vec![
+            GapCause::CameraDown,
+            GapCause::Overload,
+            GapCause::Evicted,
+            GapCause::BeforeStart,
+        ]);
         let gaps = (spans(), causes).prop_map(|(span, cause)| Gap { span, cause });
         (
             any::<(u32, u32)>(),
@@ -180,8 +190,9 @@ mod tests {
     }
 
     fn descriptions() -> impl Strategy<Value = Description> {
-        let frames = (any::<u64>(), times(), any::<bool>())
-            .prop_map(|(number, captured_at, slow)| FrameRef { number, captured_at, slow });
+        let frames = (any::<[u64; 2]>(), times(), any::<bool>()).prop_map(
+            |([run, number], captured_at, slow)| FrameRef { run, number, captured_at, slow },
+        );
         let finish = prop::sample::select(vec![Finish::Stop, Finish::Length]);
         (
             prop::array::uniform6(".{0,9}"),

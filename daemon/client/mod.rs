@@ -4,6 +4,7 @@
 //! carries. A reader that goes away (`| head`) ends the command quietly. Which exit code an error
 //! is stands in `main`.
 
+mod ask;
 mod convert;
 mod text;
 
@@ -15,16 +16,16 @@ use serde::Serialize;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
+pub use ask::{Question, ask};
 pub use convert::Unreadable;
 
 use crate::event::Kind;
 use crate::proto;
-use crate::proto::ask_response::Item as AskItem;
 use crate::proto::lookout_client::LookoutClient;
 use crate::proto::watch_response::Item as WatchItem;
 use crate::publish::grpc::convert::kind;
 use crate::service::CameraInfo;
-use text::{AnswerJson, CameraJson, LostJson};
+use text::{CameraJson, LostJson};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -172,63 +173,16 @@ async fn watch_once(
     }
 }
 
-/// Prints the answer's tokens as they come and what it rests on; with JSON, one line at the end.
-pub async fn ask(
-    endpoint: &str,
-    camera: &str,
-    question: &str,
-    max_new_tokens: Option<u32>,
-    output: Output,
-    out: &mut dyn Write,
-) -> Done {
-    let mut daemon = Daemon::reach(endpoint).await?;
-    let request = proto::AskRequest {
-        camera: camera.to_owned(),
-        question: question.to_owned(),
-        max_new_tokens: max_new_tokens.unwrap_or(0),
-    };
-    let reply = daemon.client.ask(request).await;
-    let mut stream = reply.map_err(|status| daemon.failed(status))?.into_inner();
-    loop {
-        let reply = stream.message().await.map_err(|status| daemon.failed(status))?;
-        let Some(reply) = reply else {
-            return Err(daemon.broken("the answer broke off".into()));
-        };
-        match reply.item.ok_or(Unreadable("item"))? {
-            AskItem::Token(token) => {
-                let written = match output {
-                    Output::Text => write!(out, "{}", printable(&token)).and_then(|()| out.flush()),
-                    Output::Json => Ok(()),
-                };
-                // Dropping the stream cancels the question.
-                if quietly(written)? == Reader::Left {
-                    return Ok(());
-                }
-            }
-            AskItem::Finished(words) => {
-                let words = convert::description(words)?;
-                let written = match output {
-                    Output::Text => writeln!(out, "\n[{}]", text::coverage(&words)),
-                    Output::Json => {
-                        json_line(out, &AnswerJson { camera, kind: "answer", words: &words })
-                    }
-                };
-                return quietly(written.and_then(|()| out.flush())).map(drop);
-            }
-        }
-    }
-}
-
-/// Writes the JPEG of a frame to a file; `-` is `out`. Returns when the frame was captured.
+/// Writes the JPEG of a frame to a file; `-` is `out`. Run 0 is the daemon's own. Returns when the frame was captured.
 pub async fn frame(
     endpoint: &str,
     camera: &str,
-    number: u64,
+    (run, number): (u64, u64),
     path: &Path,
     out: &mut dyn Write,
 ) -> Result<SystemTime, ClientError> {
     let mut daemon = Daemon::reach(endpoint).await?;
-    let request = proto::GetFrameRequest { camera: camera.to_owned(), number };
+    let request = proto::GetFrameRequest { camera: camera.to_owned(), run, number };
     let reply = daemon.client.get_frame(request).await;
     let reply = reply.map_err(|status| daemon.failed(status))?.into_inner();
     if path == Path::new("-") {

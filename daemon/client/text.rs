@@ -44,6 +44,7 @@ pub fn coverage(words: &Description) -> String {
             GapCause::CameraDown => "camera down",
             GapCause::Overload => "overload",
             GapCause::Evicted => "no longer in the buffer",
+            GapCause::BeforeStart => "before the start",
         };
         let (from, to) = (clock_time(span.from), clock_time(span.to));
         line += &format!(", gap {from}–{to} ({cause})");
@@ -66,13 +67,20 @@ pub fn camera_table(cameras: &[CameraInfo], now: SystemTime) -> String {
             Some(time) => format!("{} ago", short(now, time)),
             None => "never".into(),
         };
-        let bytes = bytesize::ByteSize(camera.buffer_bytes);
+        let mut buffer = match camera.oldest_frame {
+            Some(oldest) => format!("{}, ", short(now, oldest)),
+            None => String::new(),
+        };
+        buffer += &bytesize::ByteSize(camera.buffer_bytes).to_string();
+        if camera.disk_bytes > 0 {
+            buffer += &format!(", {} on disk", bytesize::ByteSize(camera.disk_bytes));
+        }
         [
             camera.name.to_string(),
             status.phase.name().to_owned(),
             short(now, status.since),
             last_frame,
-            format!("{} frames, {bytes}", camera.buffer_frames),
+            buffer,
             status.reconnects.to_string(),
             camera.source.clone(),
         ]
@@ -111,6 +119,9 @@ pub struct CameraJson<'a> {
     status: &'a CameraStatus,
     buffer_frames: u64,
     buffer_bytes: u64,
+    disk_bytes: u64,
+    #[serde(with = "crate::frame::rfc3339::option")]
+    oldest_frame: Option<SystemTime>,
 }
 
 impl<'a> From<&'a CameraInfo> for CameraJson<'a> {
@@ -121,6 +132,8 @@ impl<'a> From<&'a CameraInfo> for CameraJson<'a> {
             status: &camera.status,
             buffer_frames: camera.buffer_frames,
             buffer_bytes: camera.buffer_bytes,
+            disk_bytes: camera.disk_bytes,
+            oldest_frame: camera.oldest_frame,
         }
     }
 }

@@ -132,13 +132,26 @@ pub enum Sampling {
 }
 
 /// Bounds of the rolling buffer of each camera.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Buffer {
+    /// Of frames with their tokens.
     pub age: Duration,
     pub bytes: Bytes,
+    /// Of frames whose tokens have left, but not their JPEGs.
+    pub jpeg_age: Duration,
+    pub jpeg_bytes: Bytes,
+    pub disk: Option<Disk>,
     /// Width in pixels of the JPEG kept of each frame.
     pub evidence_width: u32,
     pub evidence_quality: u8,
+}
+
+/// Frames of all cameras that outlive memory and the daemon.
+#[derive(Clone, Debug)]
+pub struct Disk {
+    pub folder: PathBuf,
+    pub retention: Duration,
+    pub bytes: Bytes,
 }
 
 #[derive(Clone, Debug)]

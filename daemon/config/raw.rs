@@ -163,15 +163,38 @@ struct RawBuffer {
     #[serde(with = "humantime_serde")]
     age: Duration,
     bytes: Bytes,
+    #[serde(with = "humantime_serde")]
+    jpeg_age: Duration,
+    jpeg_bytes: Bytes,
     evidence_width: u32,
     evidence_quality: u8,
+    disk: RawDisk,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawDisk {
+    folder: Option<PathBuf>,
+    #[serde(with = "humantime_serde")]
+    retention: Duration,
+    bytes: Bytes,
+}
+
+impl Default for RawDisk {
+    fn default() -> Self {
+        let retention = Duration::from_secs(24 * 3600);
+        RawDisk { folder: None, retention, bytes: Bytes::gib(10) }
+    }
 }
 
 impl Default for RawBuffer {
     fn default() -> Self {
         RawBuffer {
+            disk: RawDisk::default(),
             age: Duration::from_secs(600),
             bytes: Bytes::gib(1),
+            jpeg_age: Duration::from_secs(3600),
+            jpeg_bytes: Bytes::mib(256),
             evidence_width: 640,
             evidence_quality: 80,
         }
@@ -355,7 +378,7 @@ impl Raw {
         }
         let cameras: Vec<Camera> =
             self.camera.into_iter().map(|c| c.check(folder)).collect::<Result<_, _>>()?;
-        let buffer = self.buffer.check(&cameras)?;
+        let buffer = self.buffer.check(&cameras, folder)?;
         let mut model = self.model.check(folder)?;
         model.wording.answer_prefix = self.generate.answer_prefix.clone();
         Ok(Config {
@@ -453,7 +476,7 @@ impl RawGenerate {
 }
 
 impl RawBuffer {
-    fn check(self, cameras: &[Camera]) -> Result<Buffer, ConfigError> {
+    fn check(self, cameras: &[Camera], folder: &Path) -> Result<Buffer, ConfigError> {
         for camera in cameras {
             if self.age < camera.window + camera.every {
                 return wrong(format!(
@@ -467,9 +490,18 @@ impl RawBuffer {
         if self.bytes < Bytes::mib(1) {
             return wrong(format!("buffer.bytes = \"{}\": wanted at least \"1 MiB\"", self.bytes));
         }
+        let RawDisk { folder: kept_in, retention, bytes } = self.disk;
+        if bytes < Bytes::mib(1) {
+            return wrong(format!("buffer.disk.bytes = \"{bytes}\": wanted at least \"1 MiB\""));
+        }
+        let retention = lasting("buffer.disk.retention", retention, Duration::from_secs(1))?;
+        let disk = |kept_in| Disk { folder: folder.join(kept_in), retention, bytes };
         Ok(Buffer {
             age: self.age,
             bytes: self.bytes,
+            jpeg_age: self.jpeg_age,
+            jpeg_bytes: self.jpeg_bytes,
+            disk: kept_in.map(disk),
             evidence_width: within("buffer.evidence_width", self.evidence_width, 32, 8192)?,
             evidence_quality: within("buffer.evidence_quality", self.evidence_quality, 1, 100)?,
         })

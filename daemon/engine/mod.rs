@@ -2,34 +2,41 @@
 //!
 //! ```text
 //!  camera ─► Inbox ─► vision worker ─► Timeline ─► Queue ─► language worker ─► Journal
-//!                       Windows ─ a window closes ──┘  ▲                └────► asker
-//!                                             ask() ───┘
+//!              ▲        Windows ─ a window closes ──┘  ▲                └────► asker
+//!              │                              ask() ───┤ all its frames are hot
+//!              └──────── disk ◄─ ask() some are not: Recall ─► encoded again ─► Queue
 //! ```
 //!
-//! Two threads compute; nothing else does. Neither waits for a camera, a broker or a client.
+//! Two threads compute, a third owns the disk; nothing else does. Neither waits for a camera, a broker or a client.
 
+mod evidence;
 mod inbox;
 mod pictures;
+mod questions;
+mod range;
+mod recall;
 pub mod scheduler;
 mod windows;
 mod words;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::mpsc;
 
 use crate::config::{self, Sampling};
-use crate::frame::{Frame, Span};
+use crate::disk;
+use crate::frame::{Frame, FrameId, Span};
 use crate::journal::Journal;
-use crate::service::{Answer, AnswerItem, AskError, Question};
+use crate::service::AnswerItem;
 use crate::slowfast::Plan;
 use crate::telemetry::{self, DropReason, SkipReason};
-use crate::timeline::{Limits, Period, Timeline};
+use crate::timeline::{Chosen, Clip, Limits, Period, Tiers, Timeline, choose};
 
 use inbox::Inbox;
+use recall::Recall;
 use scheduler::Scheduler;
 
 pub use pictures::Pictures;
@@ -39,7 +46,13 @@ pub use words::Words;
 const INBOX_FRAMES: usize = 8;
 
 pub struct Engine {
-    inbox: Inbox,
+    /// Of this run's frames.
+    run: u64,
+    inbox: Inbox<Recall>,
+    /// `None`: nothing is kept on disk.
+    pub disk: Option<disk::Queue>,
+    /// Questions whose frames are being encoded again; they hold places of the queue.
+    gathering: Arc<AtomicUsize>,
     jobs: Mutex<Jobs>,
     wake: Condvar,
     /// From here the scheduler's times are counted.
@@ -80,18 +93,23 @@ struct Window {
     encode: Duration,
 }
 
+/// A question with the frames that it is about.
 struct Asked {
     camera: Arc<str>,
     id: String,
     text: String,
     max_new_tokens: usize,
-    span: Span,
+    window: Span,
+    clip: Clip,
+    /// Model time of encoding frames again.
+    encode: Duration,
     came: Instant,
     to: mpsc::Sender<AnswerItem>,
 }
 
 impl Engine {
-    pub fn new(config: &config::Config, journal: Arc<Journal>) -> Arc<Engine> {
+    /// `run` names this run's frames: the milliseconds from 1970 to its start.
+    pub fn new(config: &config::Config, journal: Arc<Journal>, run: u64) -> Arc<Engine> {
         let lens = |camera: &config::Camera| {
             let lens = Lens {
                 period: Period::of_rate(camera.fps),
@@ -105,9 +123,17 @@ impl Engine {
             };
             (camera.name.clone(), lens)
         };
-        let limits =
-            Limits { age: config.buffer.age, bytes: config.buffer.bytes.as_u64() as usize };
+        let buffer = &config.buffer;
+        let limits = Limits {
+            hot_age: buffer.age,
+            hot_bytes: buffer.bytes.as_u64() as usize,
+            warm_age: buffer.jpeg_age,
+            warm_bytes: buffer.jpeg_bytes.as_u64() as usize,
+        };
         Arc::new(Engine {
+            run,
+            disk: buffer.disk.as_ref().map(|_| disk::Queue::new(disk::QUEUE_FRAMES)),
+            gathering: Arc::default(),
             inbox: Inbox::new(INBOX_FRAMES),
             jobs: Mutex::new(Jobs {
                 scheduler: Scheduler::new(config.generate.queue),
@@ -136,69 +162,14 @@ impl Engine {
         }
     }
 
-    /// Takes a question, or says why not.
-    pub fn ask(&self, question: Question) -> Result<Answer, AskError> {
-        self.enqueue(question).inspect_err(telemetry::question_refused)
-    }
-
-    fn enqueue(&self, question: Question) -> Result<Answer, AskError> {
-        let Some((camera, lens)) = self.cameras.get_key_value(question.camera.as_str()) else {
-            return Err(AskError::NoSuchCamera(question.camera));
-        };
-        if question.text.trim().is_empty() {
-            return Err(AskError::BadQuestion("the question is empty".into()));
-        }
-        let span = self.recent(camera, lens)?;
-        let most = question.max_new_tokens.unwrap_or(usize::MAX).min(self.max_new_tokens);
-        // Room for the whole answer: an asker who reads slowly holds up nobody.
-        let (to, answer) = mpsc::channel(most + 2);
-        let asked = Asked {
-            camera: camera.clone(),
-            id: question.id,
-            text: question.text,
-            max_new_tokens: most,
-            span,
-            came: Instant::now(),
-            to,
-        };
-        let mut jobs = self.jobs();
-        if jobs.stopping {
-            return Err(AskError::Stopping);
-        }
-        jobs.scheduler.retain(|asked| !asked.to.is_closed());
-        let (waiting, retry_after) = (jobs.scheduler.questions(), jobs.scheduler.retry_after());
-        if jobs.scheduler.ask(asked).is_err() {
-            return Err(AskError::QueueFull { waiting, retry_after });
-        }
-        telemetry::queue_length(jobs.scheduler.waiting());
-        drop(jobs);
-        self.wake.notify_one();
-        Ok(answer)
-    }
-
-    /// The camera's most recent window, up to its newest frame; when frames have ceased to come,
-    /// up to now in the camera's own time.
-    fn recent(&self, camera: &Arc<str>, lens: &Lens) -> Result<Span, AskError> {
-        let none = |why: String| AskError::NoFootage {
-            camera: camera.to_string(),
-            window: lens.window,
-            why,
-        };
-        let newest = *lens.newest.lock().unwrap_or_else(PoisonError::into_inner);
-        let (captured_at, came) = newest.ok_or_else(|| none("no frame has come yet".into()))?;
-        let silent = came.elapsed();
-        let fresh = silent < lens.period.0.mul_f64(2.5) + Duration::from_secs(1);
-        let to = captured_at + lens.period.0 / 2 + if fresh { Duration::ZERO } else { silent };
-        let span = Span { from: to - lens.window, to };
-        if captured_at < span.from {
-            return Err(none(format!("the last frame came {} s ago", silent.as_secs())));
-        }
-        Ok(span)
-    }
-
     /// Lets running work end and takes no more; waiting questions are told so.
     pub fn stop(&self) {
-        self.inbox.close();
+        for recall in self.inbox.close() {
+            recall.stopping();
+        }
+        if let Some(disk) = &self.disk {
+            disk.close();
+        }
         self.jobs().stopping = true;
         self.wake.notify_all();
     }
@@ -209,6 +180,21 @@ impl Engine {
             lens.skipped.fetch_add(1, Ordering::Relaxed);
         }
         telemetry::caption_skipped(camera, reason);
+    }
+
+    /// The plan's frames of a span of a camera's time, of those whose tokens are there; `None`:
+    /// there are none.
+    fn clip(&self, camera: &str, span: Span) -> Option<Clip> {
+        let chosen = self.choose(camera, span, Tiers::Hot)?;
+        let tokens = chosen.tokens();
+        chosen.clip(tokens, &self.plan)
+    }
+
+    fn choose(&self, camera: &str, span: Span, tiers: Tiers) -> Option<Chosen> {
+        let lens = self.cameras.get(camera)?;
+        let came = FrameId { run: self.run, number: lens.came.load(Ordering::Relaxed) };
+        let ring = self.timeline.ring(camera)?;
+        choose(&ring, span, lens.period, came, &self.plan, tiers)
     }
 
     fn jobs(&self) -> MutexGuard<'_, Jobs> {

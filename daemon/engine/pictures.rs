@@ -1,18 +1,21 @@
-//! The vision worker: every frame is encoded once, pooled at once, and put into the timeline.
+//! The vision worker: every frame is encoded once, pooled at once, and put into the timeline; and
+//! once more only for a question about what has left the hot tier.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::inbox::Arrival;
+use super::inbox::{Arrival, Work};
+use super::recall::Recall;
 use super::windows::Windows;
 use super::{Engine, Window};
-use crate::frame::{Frame, Span};
+use crate::disk::{Record, Write};
+use crate::frame::{Frame, FrameId, Span};
 use crate::model::ModelError;
-use crate::slowfast::{Grid, Plan, pool_frame};
-use crate::telemetry::{self, DropReason, SkipReason, Stage};
-use crate::timeline::Entry;
-use crate::vision::evidence::Evidence;
+use crate::slowfast::{FrameTokens, Grid, Plan, pool_frame};
+use crate::telemetry::{self, DropReason, SkipReason, Stage, Unwritten};
+use crate::timeline::{Entry, Held, Ring, Stored};
+use crate::vision::evidence::{Evidence, Picture};
 use crate::vision::preprocess::{PictureError, Preprocess, Scratch};
 use crate::vision::{BATCH, Encoder};
 
@@ -34,8 +37,11 @@ impl Pictures {
         let mut windows: HashMap<Arc<str>, Windows> =
             engine.cameras.iter().map(|(name, lens)| (name.clone(), windows(lens))).collect();
         let mut pixels = Vec::new();
-        while let Some(arrivals) = engine.inbox.take(BATCH, TICK) {
-            self.look(engine, arrivals, &mut pixels, &mut windows)?;
+        while let Some(work) = engine.inbox.take(BATCH, TICK) {
+            match work {
+                Work::Frames(arrivals) => self.look(engine, arrivals, &mut pixels, &mut windows)?,
+                Work::Recall(recall) => self.look_again(engine, recall, &mut pixels)?,
+            }
             let now = Instant::now();
             for (camera, windows) in &mut windows {
                 if let Some(span) = windows.tick(now) {
@@ -78,20 +84,9 @@ impl Pictures {
         if good.is_empty() {
             return Ok(());
         }
-        let encoded = self.encoder.encode(pixels)?;
-        let (tokens, dim) = (self.encoder.grid_tokens(), self.encoder.dim());
-        for ((arrival, jpeg), rows) in good.iter().zip(encoded.features.chunks_exact(tokens * dim))
-        {
-            let frame = &arrival.frame;
-            let entry = Entry {
-                number: frame.number,
-                captured_at: frame.captured_at,
-                clock: frame.clock,
-                tokens: pool_frame(Grid { rows, tokens, dim }, &self.plan)
-                    .map_err(|e| ModelError(e.to_string()))?,
-                jpeg: jpeg.clone(),
-            };
-            engine.remember(&frame.camera, entry, arrival.at);
+        let encoded = self.encode(pixels)?;
+        for ((arrival, jpeg), tokens) in good.iter().zip(encoded) {
+            engine.remember(&arrival.frame, tokens, jpeg.clone(), arrival.at);
         }
         let took = begun.elapsed();
         for (arrival, _) in &good {
@@ -107,6 +102,54 @@ impl Pictures {
         Ok(())
     }
 
+    /// Encodes a batch of a question's frames from their JPEGs. One that is no picture is left out,
+    /// which the answer says.
+    fn look_again(
+        &mut self,
+        engine: &Engine,
+        mut recall: Recall,
+        pixels: &mut Vec<f32>,
+    ) -> Result<(), ModelError> {
+        if recall.nobody_waits() {
+            return Ok(());
+        }
+        let begun = Instant::now();
+        let frame_len = self.encoder.frame_len();
+        let mut good = Vec::new();
+        pixels.clear();
+        for (at, jpeg) in recall.next(BATCH) {
+            let start = pixels.len();
+            pixels.resize(start + frame_len, 0.0);
+            match self.prepare_again(&jpeg, &mut pixels[start..]) {
+                Ok(()) => good.push(at),
+                Err(error) => {
+                    pixels.truncate(start);
+                    tracing::warn!(camera = &*recall.camera, "a kept frame is unusable: {error}");
+                }
+            }
+        }
+        let encoded = if good.is_empty() { Vec::new() } else { self.encode(pixels)? };
+        recall.encoded(good.into_iter().zip(encoded).collect(), begun.elapsed());
+        engine.recall(recall);
+        Ok(())
+    }
+
+    /// `pixels`: `[B, 3, size, size]`; the frames' tokens, pooled.
+    fn encode(&mut self, pixels: &[f32]) -> Result<Vec<FrameTokens>, ModelError> {
+        let encoded = self.encoder.encode(pixels)?;
+        let (tokens, dim) = (self.encoder.grid_tokens(), self.encoder.dim());
+        let pool = |rows| {
+            pool_frame(Grid { rows, tokens, dim }, &self.plan)
+                .map_err(|e| ModelError(e.to_string()))
+        };
+        encoded.features.chunks_exact(tokens * dim).map(pool).collect()
+    }
+
+    fn prepare_again(&mut self, jpeg: &[u8], out: &mut [f32]) -> Result<(), PictureError> {
+        let Picture { bgrx, width, height } = self.evidence.picture(jpeg)?;
+        self.preprocess.pixels(&mut self.scratch, &bgrx, width, height, out)
+    }
+
     /// Fills `out` for the model and makes the evidence.
     fn prepare(&mut self, frame: &Frame, out: &mut [f32]) -> Result<Arc<[u8]>, PictureError> {
         let Frame { bgrx, width, height, .. } = frame;
@@ -116,18 +159,42 @@ impl Pictures {
 }
 
 impl Engine {
-    fn remember(&self, camera: &Arc<str>, entry: Entry, came: Instant) {
-        let captured_at = entry.captured_at;
-        if let Some(mut ring) = self.timeline.ring(camera) {
-            let before = ring.usage().evicted;
-            ring.push(entry);
-            let usage = ring.usage();
-            telemetry::frames_evicted(camera, usage.evicted - before);
-            telemetry::buffer(camera, usage.bytes as u64, usage.frames as u64);
+    fn remember(&self, frame: &Frame, tokens: FrameTokens, jpeg: Arc<[u8]>, came: Instant) {
+        let Frame { camera, captured_at, clock, .. } = frame;
+        let (captured_at, clock) = (*captured_at, *clock);
+        let id = FrameId { run: self.run, number: frame.number };
+        let entry = Entry {
+            id,
+            captured_at,
+            clock,
+            held: Held::Hot { tokens: Arc::new(tokens), jpeg: jpeg.clone() },
+            stored: if self.disk.is_some() { Stored::Pending } else { Stored::No },
+            evicted_before: false,
+        };
+        self.change(camera, |ring| ring.push(entry));
+        // The entry first: the disk may be done with it before this thread goes on.
+        if let Some(disk) = &self.disk {
+            let record =
+                Record { camera: camera.clone(), id, captured_at, clock, missing_before: false };
+            if !disk.write(Write { record, jpeg }) {
+                telemetry::unwritten(camera, Unwritten::Queue);
+                self.change(camera, |ring| ring.stored(id, None));
+            }
         }
         if let Some(lens) = self.cameras.get(camera) {
             *lens.newest.lock().unwrap_or_else(PoisonError::into_inner) = Some((captured_at, came));
         }
+    }
+
+    /// Changes a camera's ring, and measures what came of it.
+    pub(super) fn change(&self, camera: &str, change: impl FnOnce(&mut Ring)) {
+        let Some(mut ring) = self.timeline.ring(camera) else { return };
+        let before = ring.usage().evicted;
+        change(&mut ring);
+        let usage = ring.usage();
+        drop(ring);
+        telemetry::frames_evicted(camera, usage.evicted - before);
+        telemetry::buffer(camera, &usage);
     }
 
     /// A window has closed: it wants a caption, if captions are wanted.

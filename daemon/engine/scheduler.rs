@@ -121,15 +121,20 @@ impl<C: Clone + Eq + Hash, Q, P> Scheduler<C, Q, P> {
         self.job_takes.add(time);
     }
 
-    /// After how long a place in the queue should be free again.
-    pub fn retry_after(&self) -> Duration {
+    /// How long so many questions that wait should take.
+    pub fn retry_after(&self, waiting: usize) -> Duration {
         let each = self.job_takes.mean.unwrap_or(Duration::from_secs(1));
-        each * (self.questions.len() as u32).max(1)
+        each.saturating_mul((waiting as u32).max(1))
     }
 
     /// Questions and captions that wait.
     pub fn waiting(&self) -> usize {
         self.questions.len() + self.captions.len()
+    }
+
+    /// Questions that may wait.
+    pub fn capacity(&self) -> usize {
+        self.capacity
     }
 
     pub fn questions(&self) -> usize {
@@ -202,13 +207,10 @@ mod tests {
 
     #[test]
     fn the_retry_delay_is_what_those_who_wait_will_take() {
-        let mut scheduler: Scheduler<(), _, ()> = Scheduler::new(8);
-        assert_eq!(scheduler.retry_after(), ms(1000));
+        let mut scheduler: Scheduler<(), (), ()> = Scheduler::new(8);
+        assert_eq!(scheduler.retry_after(0), ms(1000));
         scheduler.job_took(ms(300));
-        for question in 0..6 {
-            assert_eq!(scheduler.ask(question), Ok(()));
-        }
-        assert_eq!(scheduler.retry_after(), ms(1800));
+        assert_eq!(scheduler.retry_after(6), ms(1800));
     }
 
     /// A window of each camera closes every `every`, each camera at a time of its own; captions

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use super::scheduler::Next;
 use super::{Asked, Engine, Window};
-use crate::event::{Body, Description, Timing};
+use crate::event::{Body, Description, FrameRef, Timing};
 use crate::frame::Span;
 use crate::language::{
     LanguageError, LanguageModel, Limits, Listening, Reply, Request, Said, Seen, Ticket, Urgency,
@@ -25,7 +25,7 @@ use crate::model::ModelError;
 use crate::service::{AnswerItem, AskError};
 use crate::slowfast::{FrameTokens, assemble};
 use crate::telemetry::{self, SkipReason, Stage};
-use crate::timeline::{Clip, select};
+use crate::timeline::{Clip, Look};
 
 pub struct Words {
     pub language: LanguageModel,
@@ -96,28 +96,20 @@ impl Words {
         job: Job,
         running: &mut HashMap<Ticket, Running>,
     ) -> Result<(), ModelError> {
-        let Some((camera, prompt, span, most, urgency)) = job_of(engine, &job) else {
+        let Some(Task { camera, prompt, clip, most, urgency }) = task(engine, &job) else {
             return Ok(());
         };
-        let Some(clip) = clip(engine, &camera, span) else {
-            if let Next::Question(asked) = job {
-                let _ = asked.to.try_send(AnswerItem::Failed(AskError::NoFootage {
-                    camera: camera.to_string(),
-                    window: span.length(),
-                    why: "its frames have left the buffer".into(),
-                }));
-            }
-            return Ok(());
-        };
-        let tokens: Vec<&FrameTokens> = clip.frames.iter().map(|entry| &entry.tokens).collect();
-        let seen = |frame: &crate::event::FrameRef| Seen {
+        let tokens: Vec<&FrameTokens> = clip.frames.iter().map(|look| &*look.tokens).collect();
+        let seen = |(frame, look): (&FrameRef, &Look)| Seen {
             camera: camera.clone(),
+            run: frame.run,
             number: frame.number,
             slow: frame.slow,
+            again: look.again,
         };
         let request = Request {
             video: &assemble(&tokens, &engine.plan, self.dim),
-            footage: Some(clip.references.iter().map(seen).collect()),
+            footage: Some(clip.references.iter().zip(&clip.frames).map(seen).collect()),
             turns: &[],
             prompt: &prompt,
             limits: Limits { max_new_tokens: most, sampling: engine.sampling },
@@ -197,8 +189,9 @@ impl Words {
                 engine.journal.append(camera, Body::Caption(description));
             }
             Next::Question(asked) => {
-                let timing = timing(asked.came, Duration::ZERO, &reply);
-                let description = self.describe(asked.id, prompt, asked.span, clip, reply, timing);
+                let timing = timing(asked.came, asked.encode, &reply);
+                let description =
+                    self.describe(asked.id, prompt, asked.window, clip, reply, timing);
                 telemetry::answer(&asked.camera);
                 measure(&asked.camera, &description);
                 engine.journal.append(asked.camera, Body::Answer(description.clone()));
@@ -253,26 +246,34 @@ impl Running {
     }
 }
 
-/// Camera, prompt, span, most new tokens and urgency; `None`: no caption is wanted there.
-fn job_of(engine: &Engine, job: &Job) -> Option<(Arc<str>, String, Span, usize, Urgency)> {
-    Some(match job {
-        Next::Caption(camera, window) => {
-            let prompt = engine.cameras.get(camera)?.prompt.clone()?;
-            (camera.clone(), prompt, window.span, engine.max_new_tokens, Urgency::Later)
-        }
-        Next::Question(asked) => {
-            let (camera, text) = (asked.camera.clone(), asked.text.clone());
-            (camera, text, asked.span, asked.max_new_tokens, Urgency::Now)
-        }
-    })
+/// What a job asks of the model.
+struct Task {
+    camera: Arc<str>,
+    prompt: String,
+    clip: Clip,
+    /// New tokens.
+    most: usize,
+    urgency: Urgency,
 }
 
-/// `None`: no frames are left of the span.
-fn clip(engine: &Engine, camera: &Arc<str>, span: Span) -> Option<Clip> {
-    let lens = engine.cameras.get(camera)?;
-    let came = lens.came.load(Ordering::Relaxed);
-    let ring = engine.timeline.ring(camera)?;
-    select(&ring, span, lens.period, came, &engine.plan)
+/// `None`: no caption is wanted there, or no frames are left for it.
+fn task(engine: &Engine, job: &Job) -> Option<Task> {
+    Some(match job {
+        Next::Caption(camera, window) => Task {
+            camera: camera.clone(),
+            prompt: engine.cameras.get(camera)?.prompt.clone()?,
+            clip: engine.clip(camera, window.span)?,
+            most: engine.max_new_tokens,
+            urgency: Urgency::Later,
+        },
+        Next::Question(asked) => Task {
+            camera: asked.camera.clone(),
+            prompt: asked.text.clone(),
+            clip: asked.clip.clone(),
+            most: asked.max_new_tokens,
+            urgency: Urgency::Now,
+        },
+    })
 }
 
 /// The model is broken: whoever waits for it is told.

@@ -58,8 +58,11 @@ pub type Footage = std::sync::Arc<[Seen]>;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Seen {
     pub camera: std::sync::Arc<str>,
+    pub run: u64,
     pub number: u64,
     pub slow: bool,
+    /// Encoded from its JPEG, which gives other tokens.
+    pub again: bool,
 }
 
 /// Whose prompt is read first.

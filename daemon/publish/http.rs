@@ -57,7 +57,10 @@ pub async fn serve(
 
 async fn ready(State(app): State<App>) -> (StatusCode, String) {
     match app.service.readiness() {
-        Readiness::Ready => (StatusCode::OK, "ready\n".into()),
+        Readiness::Ready => {
+            let troubles = app.service.troubles().into_iter().map(|why| format!("; {why}"));
+            (StatusCode::OK, format!("ready{}\n", troubles.collect::<String>()))
+        }
         Readiness::NotYet(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
     }
 }

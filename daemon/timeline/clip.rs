@@ -4,10 +4,11 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use super::ring::Section;
 use super::{Entry, Ring};
 use crate::event::{Coverage, FrameRef, Gap, GapCause};
-use crate::frame::{Clock, Span};
-use crate::slowfast::{Plan, sampling};
+use crate::frame::{Clock, FrameId, Span};
+use crate::slowfast::{FrameTokens, Plan, sampling};
 
 /// Time between two frames at the camera's rate.
 #[derive(Clone, Copy, Debug)]
@@ -29,73 +30,159 @@ impl Period {
     }
 }
 
+/// Which frames may be chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tiers {
+    /// Whose tokens are there: nothing has to be encoded again.
+    Hot,
+    All,
+}
+
+/// The sampled frames of a span; some may have to be encoded again.
 #[derive(Debug)]
+pub struct Chosen {
+    /// In order of time; never empty.
+    pub frames: Vec<Entry>,
+    span: Span,
+    gaps: Vec<Gap>,
+    frames_wanted: u32,
+}
+
+/// What the model sees of a frame.
+#[derive(Clone, Debug)]
+pub struct Look {
+    pub tokens: Arc<FrameTokens>,
+    /// Encoded again, from the JPEG: nearly the same tokens, but not the same.
+    pub again: bool,
+}
+
+#[derive(Clone, Debug)]
 pub struct Clip {
     /// In order of time; never empty.
-    pub frames: Vec<Arc<Entry>>,
+    pub frames: Vec<Look>,
     pub references: Vec<FrameRef>,
     pub coverage: Coverage,
 }
 
-/// Samples the plan's frames of the span, evenly (arXiv 2407.15841, section 3.2). Frames with
-/// numbers below `came` have come, whether they are in the ring or not. `None`: the span holds no
-/// frame.
-pub fn select(ring: &Ring, span: Span, period: Period, came: u64, plan: &Plan) -> Option<Clip> {
-    let (before, inside) = ring.span(span);
-    let mut gaps = gaps(span, period, before.as_deref(), &inside, ring.evicted_until());
-    let newest = ring.newest().map_or(0, |entry| entry.number);
-    if let Some(tail) = gaps.last_mut().filter(|gap| gap.span.to == span.to && came > newest + 1) {
-        tail.cause = GapCause::Overload;
-    }
-    let picked = sampling::pick(inside.len(), plan.frames);
-    let frames: Vec<Arc<Entry>> = picked.into_iter().map(|i| inside[i].clone()).collect();
-    let (first, last) = (frames.first()?, frames.last()?);
-    let slow: HashSet<usize> = sampling::slow(frames.len(), plan.slow_frames).into_iter().collect();
-    let reference = |(at, entry): (usize, &Arc<Entry>)| FrameRef {
-        number: entry.number,
-        captured_at: entry.captured_at,
-        slow: slow.contains(&at),
-    };
-    let from_camera = frames.iter().all(|entry| entry.clock == Clock::Camera);
-    let coverage = Coverage {
-        frames_wanted: period.frames_in(span.length()).min(plan.frames) as u32,
-        frames_used: frames.len() as u32,
-        covered: Some(Span { from: first.captured_at, to: last.captured_at }),
-        gaps,
-        clock: if from_camera { Clock::Camera } else { Clock::Host },
-    };
-    Some(Clip { references: frames.iter().enumerate().map(reference).collect(), frames, coverage })
-}
-
-/// Where frames are missing in the span, and why: their numbers tell whether they came.
-fn gaps(
+/// Samples the plan's frames of the span, evenly (arXiv 2407.15841, section 3.2). `came` is the
+/// next frame to come: all of its run with lower numbers have come, whether they are in the ring or
+/// not. `None`: the span holds no frame.
+pub fn choose(
+    ring: &Ring,
     span: Span,
     period: Period,
-    before: Option<&Entry>,
-    inside: &[Arc<Entry>],
-    evicted_until: Option<SystemTime>,
-) -> Vec<Gap> {
-    let mut gaps = Vec::new();
-    let mut last = before;
-    let mut edge = span.from;
-    for entry in inside {
-        let missing = entry.captured_at.duration_since(edge).unwrap_or_default();
-        if missing > period.gap() {
-            let span = Span { from: edge, to: entry.captured_at };
-            let came = last.is_some_and(|last| entry.number > last.number + 1);
-            let evicted = evicted_until.is_some_and(|until| until >= edge && last.is_none());
-            let cause = match (evicted, came) {
-                (true, _) => GapCause::Evicted,
-                (false, true) => GapCause::Overload,
-                (false, false) => GapCause::CameraDown,
-            };
-            gaps.push(Gap { span, cause });
-        }
-        edge = entry.captured_at;
-        last = Some(entry);
+    came: FrameId,
+    plan: &Plan,
+    tiers: Tiers,
+) -> Option<Chosen> {
+    let section = ring.span(span);
+    let wanted = |entry: &&Entry| tiers == Tiers::All || entry.tokens().is_some();
+    let inside: Vec<&Entry> = section.inside.clone().filter(wanted).collect();
+    let picked = sampling::pick(inside.len(), plan.frames);
+    let frames: Vec<Entry> = picked.into_iter().map(|i| inside[i].clone()).collect();
+    if frames.is_empty() {
+        return None;
     }
-    if !inside.is_empty() && span.to.duration_since(edge).unwrap_or_default() > period.gap() {
-        gaps.push(Gap { span: Span { from: edge, to: span.to }, cause: GapCause::CameraDown });
+    let gaps = gaps(span, period, section, came, tiers);
+    let frames_wanted = period.frames_in(span.length()).min(plan.frames) as u32;
+    Some(Chosen { frames, span, gaps, frames_wanted })
+}
+
+impl Chosen {
+    /// The tokens of each frame, where they are there.
+    pub fn tokens(&self) -> Vec<Option<Arc<FrameTokens>>> {
+        self.frames.iter().map(|entry| entry.tokens().cloned()).collect()
+    }
+
+    /// The clip, once each frame has its tokens (in the order of `frames`). Frames without any have
+    /// left the buffer meanwhile, which is a gap. `None`: no frame has tokens.
+    pub fn clip(mut self, tokens: Vec<Option<Arc<FrameTokens>>>, plan: &Plan) -> Option<Clip> {
+        let Span { mut from, to } = self.span;
+        let mut missing = false;
+        let mut seen = Vec::with_capacity(tokens.len());
+        for (entry, tokens) in self.frames.into_iter().zip(tokens) {
+            let Some(tokens) = tokens else {
+                missing = true;
+                continue;
+            };
+            if missing {
+                let span = Span { from, to: entry.captured_at };
+                self.gaps.push(Gap { span, cause: GapCause::Evicted });
+            }
+            (from, missing) = (entry.captured_at, false);
+            seen.push((entry, tokens));
+        }
+        if missing {
+            self.gaps.push(Gap { span: Span { from, to }, cause: GapCause::Evicted });
+        }
+        self.gaps.sort_by_key(|gap| gap.span.from);
+        let (first, last) = (&seen.first()?.0, &seen.last()?.0);
+        let slow: HashSet<usize> =
+            sampling::slow(seen.len(), plan.slow_frames).into_iter().collect();
+        let reference = |(at, (entry, _)): (usize, &(Entry, _))| FrameRef {
+            run: entry.id.run,
+            number: entry.id.number,
+            captured_at: entry.captured_at,
+            slow: slow.contains(&at),
+        };
+        let from_camera = seen.iter().all(|(entry, _)| entry.clock == Clock::Camera);
+        let coverage = Coverage {
+            frames_wanted: self.frames_wanted,
+            frames_used: seen.len() as u32,
+            covered: Some(Span { from: first.captured_at, to: last.captured_at }),
+            gaps: self.gaps,
+            clock: if from_camera { Clock::Camera } else { Clock::Host },
+        };
+        let references = seen.iter().enumerate().map(reference).collect();
+        let look = |(entry, tokens): (Entry, _)| Look { again: entry.tokens().is_none(), tokens };
+        let frames = seen.into_iter().map(look).collect();
+        Some(Clip { frames, references, coverage })
+    }
+}
+
+/// Where frames are missing in the span, and why: what stands before and behind tells.
+fn gaps(span: Span, period: Period, section: Section<'_>, came: FrameId, tiers: Tiers) -> Vec<Gap> {
+    let mut gaps = Vec::new();
+    let (mut last, mut edge, mut skipped) = (section.before, span.from, false);
+    let mut hole = |last: Option<&Entry>, edge, next: FrameId, to, evicted| {
+        let mut add = |from: SystemTime, to: SystemTime, cause| {
+            let long = to.duration_since(from).unwrap_or_default() > period.gap();
+            if long {
+                gaps.push(Gap { span: Span { from, to }, cause });
+            }
+            long
+        };
+        match last {
+            _ if evicted => add(edge, to, GapCause::Evicted),
+            Some(last) if last.id.run == next.run => match next.number > last.id.number + 1 {
+                true => add(edge, to, GapCause::Overload),
+                false => add(edge, to, GapCause::CameraDown),
+            },
+            // The daemon was started in between.
+            _ => {
+                let cause = if next.number > 0 { GapCause::Overload } else { GapCause::CameraDown };
+                let started = next.started().clamp(edge, to.max(edge));
+                let (before, after) =
+                    (add(edge, started, GapCause::BeforeStart), add(started, to, cause));
+                before || after || add(edge, to, GapCause::BeforeStart)
+            }
+        };
+    };
+    for entry in section.inside {
+        let evicted = entry.evicted_before || skipped;
+        if tiers == Tiers::Hot && entry.tokens().is_none() {
+            (skipped, last) = (true, Some(entry));
+            continue;
+        }
+        hole(last, edge, entry.id, entry.captured_at, evicted);
+        (last, edge, skipped) = (Some(entry), entry.captured_at, false);
+    }
+    match section.after {
+        Some(after) => {
+            let to = after.captured_at.min(span.to);
+            hole(last, edge, after.id, to, after.evicted_before || skipped);
+        }
+        None => hole(last, edge, came, span.to, skipped),
     }
     gaps
 }
@@ -103,11 +190,15 @@ fn gaps(
 #[cfg(test)]
 mod tests {
     use super::super::Limits;
-    use super::super::ring::tests::{at, entry};
+    use super::super::ring::tests::{RUN, at, entry, id, limits};
+    use super::super::ring::{Held, Place, Stored};
     use super::*;
 
+    /// The last 30 s are hot; nothing is kept of what is older.
+    const THIRTY_SECONDS: fn() -> Limits = || limits(30_000, 1 << 20, 1 << 20);
+
     fn ring(frames: &[(u64, u64)]) -> Ring {
-        let mut ring = Ring::new(Limits { age: Duration::from_secs(30), bytes: 1 << 20 });
+        let mut ring = Ring::new(THIRTY_SECONDS());
         for (number, milliseconds) in frames {
             ring.push(entry(*number, *milliseconds, 0));
         }
@@ -118,10 +209,20 @@ mod tests {
         "4:slowfast-slow_2frms_concat-fast_1x1".parse().expect("a plan")
     }
 
-    fn clip(ring: &Ring, from: u64, to: u64) -> Clip {
+    fn select(ring: &Ring, from: u64, to: u64, came: u64, tiers: Tiers) -> Option<Clip> {
         let span = Span { from: at(from), to: at(to) };
-        let came = ring.newest().map_or(0, |entry| entry.number + 1);
-        select(ring, span, Period::of_rate(2.0), came, &plan()).expect("frames")
+        let chosen = choose(ring, span, Period::of_rate(2.0), id(came), &plan(), tiers)?;
+        let tokens = chosen.tokens();
+        chosen.clip(tokens, &plan())
+    }
+
+    fn clip(ring: &Ring, from: u64, to: u64) -> Clip {
+        let came = ring.newest().map_or(0, |entry| entry.id.number + 1);
+        select(ring, from, to, came, Tiers::All).expect("frames")
+    }
+
+    fn gap(cause: GapCause, from: u64, to: u64) -> Gap {
+        Gap { span: Span { from: at(from), to: at(to) }, cause }
     }
 
     #[test]
@@ -137,15 +238,18 @@ mod tests {
     #[test]
     fn a_gap_names_its_cause() {
         let down = ring(&[(0, 0), (1, 500), (2, 3000), (3, 3500)]);
-        let gap = |cause, from, to| Gap { span: Span { from: at(from), to: at(to) }, cause };
         assert_eq!(clip(&down, 0, 4000).coverage.gaps, [gap(GapCause::CameraDown, 500, 3000)]);
         let overload = ring(&[(0, 0), (1, 500), (6, 3000), (7, 3500)]);
         assert_eq!(clip(&overload, 0, 4000).coverage.gaps, [gap(GapCause::Overload, 500, 3000)]);
         let tail = ring(&[(0, 0), (1, 500)]);
         assert_eq!(clip(&tail, 0, 4000).coverage.gaps, [gap(GapCause::CameraDown, 500, 4000)]);
-        let span = Span { from: at(0), to: at(4000) };
-        let behind = select(&tail, span, Period::of_rate(2.0), 7, &plan()).expect("frames");
+        let behind = select(&tail, 0, 4000, 7, Tiers::All).expect("frames");
         assert_eq!(behind.coverage.gaps, [gap(GapCause::Overload, 500, 4000)]);
+        // The same of a range that has passed: what came behind it tells.
+        let past = ring(&[(0, 0), (1, 500), (9, 6000), (10, 6500)]);
+        assert_eq!(clip(&past, 0, 4000).coverage.gaps, [gap(GapCause::Overload, 500, 4000)]);
+        let past = ring(&[(0, 0), (1, 500), (2, 6000), (3, 6500)]);
+        assert_eq!(clip(&past, 0, 4000).coverage.gaps, [gap(GapCause::CameraDown, 500, 4000)]);
         let evicted: Vec<_> = (0..100).map(|i| (i, i * 500)).collect();
         assert_eq!(
             clip(&ring(&evicted), 10_000, 25_000).coverage.gaps,
@@ -154,8 +258,100 @@ mod tests {
     }
 
     #[test]
+    fn what_was_before_the_start_is_told_apart() {
+        // The run began at 0.5 s, its first frame came at 4 s.
+        let late = ring(&[(0, 4000), (1, 4500)]);
+        assert_eq!(clip(&late, 0, 5000).coverage.gaps, [gap(GapCause::CameraDown, 500, 4000)]);
+        let mut restarted = ring(&[(0, 14_000), (1, 14_500)]);
+        let earlier = |number, milliseconds| Entry {
+            id: FrameId { run: 20, number },
+            held: Held::Cool,
+            stored: Stored::At(Place { segment: 1, offset: 0, length: 9 }),
+            ..entry(number, milliseconds, 0)
+        };
+        restarted.restore(vec![earlier(70, 100), earlier(71, 200)]);
+        let span = Span { from: at(0), to: at(15_000) };
+        let period = Period(Duration::from_millis(100));
+        let chosen = choose(&restarted, span, period, id(2), &plan(), Tiers::All);
+        assert_eq!(
+            chosen.expect("frames").gaps,
+            [
+                gap(GapCause::BeforeStart, 200, 500),
+                gap(GapCause::CameraDown, 500, 14_000),
+                gap(GapCause::CameraDown, 14_000, 14_500),
+                gap(GapCause::CameraDown, 14_500, 15_000),
+            ]
+        );
+        let id = FrameId { run: RUN, number: 0 };
+        assert_eq!(id.started(), at(500));
+    }
+
+    #[test]
+    fn what_is_not_hot_is_chosen_only_where_it_can_be_encoded_again() {
+        let size = entry(0, 0, 0).bytes();
+        let mut ring = Ring::new(limits(60_000, 4 * size, 1 << 20));
+        for number in 0..10 {
+            ring.push(entry(number, number * 500, 0));
+        }
+        let span = Span { from: at(1000), to: at(5000) };
+        let choose = |tiers| {
+            choose(&ring, span, Period::of_rate(2.0), id(10), &plan(), tiers).expect("some")
+        };
+        let numbers =
+            |chosen: &Chosen| chosen.frames.iter().map(|entry| entry.id.number).collect::<Vec<_>>();
+        let all = choose(Tiers::All);
+        assert_eq!(numbers(&all), [3, 5, 6, 8]);
+        assert_eq!(all.gaps, []);
+        let hot = choose(Tiers::Hot);
+        assert_eq!(numbers(&hot), [6, 7, 8, 9]);
+        assert_eq!(hot.gaps, [gap(GapCause::Evicted, 1000, 3000)]);
+        // What could not be encoded again is missing, and that is said.
+        let tokens = all.tokens();
+        assert_eq!(
+            tokens.iter().map(Option::is_some).collect::<Vec<_>>(),
+            [false, false, true, true]
+        );
+        let clip = all.clip(tokens, &plan()).expect("two frames");
+        assert_eq!(clip.coverage.gaps, [gap(GapCause::Evicted, 1000, 3000)]);
+        assert_eq!((clip.coverage.frames_used, clip.coverage.frames_wanted), (2, 4));
+        assert_eq!(clip.references.len(), clip.frames.len());
+    }
+
+    #[test]
     fn nothing_is_nothing() {
-        let span = Span { from: at(0), to: at(9000) };
-        assert!(select(&ring(&[]), span, Period::of_rate(1.0), 0, &plan()).is_none());
+        assert!(select(&ring(&[]), 0, 9000, 0, Tiers::All).is_none());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_frame_is_seen_once_and_in_order(
+            steps in proptest::collection::vec((1u64..3000, 1u64..4), 1..80),
+            (from, length) in (0u64..60_000, 1u64..60_000),
+            hot in 1usize..60,
+        ) {
+            let size = entry(0, 0, 0).bytes();
+            let mut ring = Ring::new(limits(1 << 40, hot * size, 1 << 30));
+            let (mut now, mut number) = (0, 0);
+            for (after, numbers) in steps {
+                now += after;
+                number += numbers;
+                ring.push(entry(number, now, 0));
+            }
+            let span = Span { from: at(from), to: at(from + length) };
+            let chosen =
+                choose(&ring, span, Period::of_rate(1.0), id(number + 1), &plan(), Tiers::All);
+            let Some(chosen) = chosen else { return Ok(()) };
+            proptest::prop_assert!(chosen.frames.len() <= 4);
+            for pair in chosen.frames.windows(2) {
+                proptest::prop_assert!(pair[0].id < pair[1].id);
+            }
+            proptest::prop_assert!(chosen.frames.iter().all(|e| span.contains(e.captured_at)));
+            let mut edge = span.from;
+            for gap in &chosen.gaps {
+                proptest::prop_assert!(edge <= gap.span.from && gap.span.from < gap.span.to);
+                edge = gap.span.to;
+            }
+            proptest::prop_assert!(edge <= span.to);
+        }
     }
 }

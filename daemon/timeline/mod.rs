@@ -1,6 +1,7 @@
-//! What is remembered of each camera: a rolling buffer of encoded frames and their evidence.
+//! What is remembered of each camera: a rolling buffer of frames in three tiers, their tokens
+//! (hot), their JPEGs (warm) and what the disk holds of them (cool).
 //!
-//! Bounded by age and by bytes; the oldest leave and are counted. The writer never waits for a
+//! Each tier is bounded; the oldest move on, and leave in the end, counted. The writer never waits for a
 //! reader: frames are shared by reference, and a clip keeps its own alive.
 
 mod clip;
@@ -9,8 +10,8 @@ mod ring;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-pub use clip::{Clip, Period, select};
-pub use ring::{Entry, Limits, Ring, Usage};
+pub use clip::{Chosen, Clip, Look, Period, Tiers, choose};
+pub use ring::{Entry, Held, Limits, Place, Ring, Stored, Tier, Usage};
 
 /// The rings of all cameras.
 pub struct Timeline {

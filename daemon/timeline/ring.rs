@@ -1,101 +1,313 @@
-//! One camera's rolling buffer, a plain value.
+//! One camera's rolling buffer, a plain value: its frames in order, each in the tiers that hold it.
+//!
+//! ```text
+//!   oldest                                             newest
+//!   ├── cool ──────────┼── warm ───────┼── hot ────────────┤
+//!   │ on disk only     │ JPEG          │ tokens and JPEG   │     in memory
+//!   └── a frame of any tier may be on disk, too ───────────┘
+//! ```
+//!
+//! A frame grows old in one direction: its tokens leave first, then its JPEG. What then is not on
+//! disk has left the buffer, and the frame behind it remembers that something has.
 
 use std::collections::VecDeque;
+use std::collections::vec_deque::Iter;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::frame::{Clock, Span};
+use crate::frame::{Clock, FrameId, Span};
 use crate::slowfast::FrameTokens;
 
-/// An encoded frame.
+/// A frame that was encoded once, and what is left of it.
 #[derive(Clone, Debug)]
 pub struct Entry {
-    pub number: u64,
+    pub id: FrameId,
     pub captured_at: SystemTime,
     pub clock: Clock,
-    pub tokens: FrameTokens,
-    pub jpeg: Arc<[u8]>,
+    pub held: Held,
+    pub stored: Stored,
+    /// Frames between the entry before this one and this one have left the buffer.
+    pub evicted_before: bool,
+}
+
+/// What memory holds of a frame.
+#[derive(Clone, Debug)]
+pub enum Held {
+    Hot { tokens: Arc<FrameTokens>, jpeg: Arc<[u8]> },
+    Warm { jpeg: Arc<[u8]> },
+    Cool,
+}
+
+/// What the disk holds of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stored {
+    No,
+    /// On its way there.
+    Pending,
+    At(Place),
+}
+
+/// Where on disk a frame's record is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub segment: u64,
+    pub offset: u64,
+    /// Of the whole record, in bytes.
+    pub length: u32,
 }
 
 impl Entry {
+    /// In memory.
     pub fn bytes(&self) -> usize {
-        self.tokens.bytes() + self.jpeg.len() + size_of::<Entry>()
+        size_of::<Entry>()
+            + match &self.held {
+                Held::Hot { tokens, jpeg } => tokens.bytes() + jpeg.len(),
+                Held::Warm { jpeg } => jpeg.len(),
+                Held::Cool => 0,
+            }
+    }
+
+    pub fn tokens(&self) -> Option<&Arc<FrameTokens>> {
+        match &self.held {
+            Held::Hot { tokens, .. } => Some(tokens),
+            Held::Warm { .. } | Held::Cool => None,
+        }
+    }
+
+    pub fn jpeg(&self) -> Option<&Arc<[u8]>> {
+        match &self.held {
+            Held::Hot { jpeg, .. } | Held::Warm { jpeg } => Some(jpeg),
+            Held::Cool => None,
+        }
+    }
+
+    fn on_disk(&self) -> u64 {
+        match self.stored {
+            Stored::At(place) => u64::from(place.length),
+            Stored::No | Stored::Pending => 0,
+        }
     }
 }
 
+/// Bounds of the two tiers in memory; the disk has its own. Ages are those of frames.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    pub age: Duration,
-    pub bytes: usize,
+    pub hot_age: Duration,
+    pub hot_bytes: usize,
+    pub warm_age: Duration,
+    pub warm_bytes: usize,
+}
+
+/// What a tier holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tier {
+    pub frames: usize,
+    pub bytes: u64,
 }
 
 /// What a ring holds, and what has left it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
+    pub hot: Tier,
+    pub warm: Tier,
+    /// All that is on disk, of frames that memory holds, too.
+    pub disk: Tier,
+    /// Frames that can be asked about.
     pub frames: usize,
-    pub bytes: usize,
     pub evicted: u64,
 }
 
-/// Entries in order of number and of time.
+/// A stretch of a ring, and the entries next to it.
+pub struct Section<'a> {
+    pub before: Option<&'a Entry>,
+    pub inside: Iter<'a, Entry>,
+    pub after: Option<&'a Entry>,
+}
+
+/// Entries in order of time and of their ids: first cool ones, then warm, then hot.
 pub struct Ring {
-    entries: VecDeque<Arc<Entry>>,
-    bytes: usize,
+    entries: VecDeque<Entry>,
+    hot: Tier,
+    warm: Tier,
+    disk: Tier,
     evicted: u64,
-    /// When the newest frame that has left was taken.
-    evicted_until: Option<SystemTime>,
     limits: Limits,
 }
 
 impl Ring {
     pub fn new(limits: Limits) -> Ring {
-        Ring { entries: VecDeque::new(), bytes: 0, evicted: 0, evicted_until: None, limits }
+        let empty = Tier::default();
+        let entries = VecDeque::new();
+        Ring { entries, hot: empty, warm: empty, disk: empty, evicted: 0, limits }
     }
 
-    /// Takes the newest entry; what is too old or too much leaves. The newest itself stays.
-    pub fn push(&mut self, entry: Entry) {
-        debug_assert!(self.entries.back().is_none_or(|last| {
-            last.number < entry.number && last.captured_at < entry.captured_at
-        }));
-        let oldest_kept = entry.captured_at.checked_sub(self.limits.age);
-        self.bytes += entry.bytes();
-        self.entries.push_back(Arc::new(entry));
-        while self.entries.len() > 1 {
-            let oldest = &self.entries[0];
-            let too_old = oldest_kept.is_some_and(|kept| oldest.captured_at < kept);
-            if !too_old && self.bytes <= self.limits.bytes {
-                break;
+    /// Takes the newest entry, a hot one; what is too old or too much moves on or leaves. The
+    /// newest itself stays.
+    pub fn push(&mut self, mut entry: Entry) {
+        debug_assert!(entry.tokens().is_some(), "a new frame is hot");
+        // The clock was set back over a restart: two frames of one time cannot both be told.
+        while self.entries.back().is_some_and(|last| last.captured_at >= entry.captured_at) {
+            self.remove(self.entries.len() - 1);
+            entry.evicted_before = true;
+        }
+        debug_assert!(self.entries.back().is_none_or(|last| last.id < entry.id));
+        let now = entry.captured_at;
+        self.hot.frames += 1;
+        self.hot.bytes += entry.bytes() as u64;
+        self.disk.frames += usize::from(entry.on_disk() > 0);
+        self.disk.bytes += entry.on_disk();
+        self.entries.push_back(entry);
+        self.cool_down(now);
+    }
+
+    /// Entries that an earlier run left on disk, in order; they come before all that is here.
+    /// Those that do not fit before it are left out.
+    pub fn restore(&mut self, mut entries: Vec<Entry>) {
+        let mut next = self.entries.front().map(|first| (first.captured_at, first.id));
+        while let Some(entry) = entries.pop() {
+            let fits = next.is_none_or(|(at, id)| entry.captured_at < at && entry.id < id);
+            if matches!(entry.held, Held::Cool) && entry.on_disk() > 0 && fits {
+                next = Some((entry.captured_at, entry.id));
+                self.disk.frames += 1;
+                self.disk.bytes += entry.on_disk();
+                self.entries.push_front(entry);
             }
-            self.bytes -= oldest.bytes();
-            self.evicted += 1;
-            self.evicted_until = Some(oldest.captured_at);
-            self.entries.pop_front();
         }
     }
 
-    pub fn get(&self, number: u64) -> Option<&Arc<Entry>> {
-        let at = self.entries.binary_search_by_key(&number, |entry| entry.number).ok()?;
-        self.entries.get(at)
+    /// A frame's way to the disk has ended: there, or not.
+    pub fn stored(&mut self, id: FrameId, place: Option<Place>) {
+        let Some(at) = self.position(id) else { return };
+        match place {
+            Some(place) => {
+                self.forget_place(at);
+                self.entries[at].stored = Stored::At(place);
+                self.disk.frames += 1;
+                self.disk.bytes += u64::from(place.length);
+            }
+            None => self.lose_place(at),
+        }
     }
 
-    pub fn newest(&self) -> Option<&Arc<Entry>> {
+    /// This segment and those before it are gone from the disk.
+    pub fn segment_gone(&mut self, segment: u64) {
+        let mut at = 0;
+        while let Some(entry) = self.entries.get(at) {
+            match entry.stored {
+                Stored::At(place) if place.segment > segment => break,
+                Stored::At(_) if matches!(entry.held, Held::Cool) => self.remove(at),
+                Stored::At(_) => {
+                    self.lose_place(at);
+                    at += 1;
+                }
+                Stored::No | Stored::Pending => at += 1,
+            }
+        }
+    }
+
+    pub fn get(&self, id: FrameId) -> Option<&Entry> {
+        self.entries.get(self.position(id)?)
+    }
+
+    pub fn newest(&self) -> Option<&Entry> {
         self.entries.back()
     }
 
-    /// The entries of a span, and the one before it, from which gaps are told.
-    pub fn span(&self, span: Span) -> (Option<Arc<Entry>>, Vec<Arc<Entry>>) {
-        let from = self.entries.partition_point(|entry| entry.captured_at < span.from);
-        let to = self.entries.partition_point(|entry| entry.captured_at < span.to);
-        let before = from.checked_sub(1).map(|at| self.entries[at].clone());
-        (before, self.entries.range(from..to.max(from)).cloned().collect())
+    /// From the oldest entry to the newest; `None`: there is none.
+    pub fn held(&self) -> Option<Span> {
+        let (oldest, newest) = (self.entries.front()?, self.entries.back()?);
+        Some(Span { from: oldest.captured_at, to: newest.captured_at })
     }
 
-    pub fn evicted_until(&self) -> Option<SystemTime> {
-        self.evicted_until
+    /// The entries of a span, and its neighbours, from which gaps are told.
+    pub fn span(&self, span: Span) -> Section<'_> {
+        let from = self.entries.partition_point(|entry| entry.captured_at < span.from);
+        let to = self.entries.partition_point(|entry| entry.captured_at < span.to).max(from);
+        Section {
+            before: from.checked_sub(1).and_then(|at| self.entries.get(at)),
+            inside: self.entries.range(from..to),
+            after: self.entries.get(to),
+        }
     }
 
     pub fn usage(&self) -> Usage {
-        Usage { frames: self.entries.len(), bytes: self.bytes, evicted: self.evicted }
+        let Ring { hot, warm, disk, evicted, .. } = *self;
+        Usage { hot, warm, disk, frames: self.entries.len(), evicted }
+    }
+
+    fn cool_down(&mut self, now: SystemTime) {
+        let older = |entry: &Entry, age: Duration| {
+            now.checked_sub(age).is_some_and(|kept| entry.captured_at < kept)
+        };
+        let Limits { hot_age, hot_bytes, warm_age, warm_bytes } = self.limits;
+        while self.hot.frames > 1 {
+            let at = self.entries.len() - self.hot.frames;
+            let entry = &mut self.entries[at];
+            if !older(entry, hot_age) && self.hot.bytes <= hot_bytes as u64 {
+                break;
+            }
+            self.hot.frames -= 1;
+            self.hot.bytes -= entry.bytes() as u64;
+            if let Held::Hot { jpeg, .. } = &entry.held {
+                entry.held = Held::Warm { jpeg: jpeg.clone() };
+            }
+            self.warm.frames += 1;
+            self.warm.bytes += entry.bytes() as u64;
+        }
+        while self.warm.frames > 0 {
+            let at = self.entries.len() - self.hot.frames - self.warm.frames;
+            let entry = &mut self.entries[at];
+            if !older(entry, warm_age) && self.warm.bytes <= warm_bytes as u64 {
+                break;
+            }
+            if entry.stored == Stored::No {
+                self.remove(at);
+                continue;
+            }
+            self.warm.frames -= 1;
+            self.warm.bytes -= entry.bytes() as u64;
+            entry.held = Held::Cool;
+        }
+    }
+
+    /// The record is no more, or never came to be: what has nothing else left leaves.
+    fn lose_place(&mut self, at: usize) {
+        match self.entries[at].held {
+            Held::Cool => self.remove(at),
+            Held::Hot { .. } | Held::Warm { .. } => {
+                self.forget_place(at);
+                self.entries[at].stored = Stored::No;
+            }
+        }
+    }
+
+    fn forget_place(&mut self, at: usize) {
+        let bytes = self.entries[at].on_disk();
+        self.disk.frames -= usize::from(bytes > 0);
+        self.disk.bytes -= bytes;
+    }
+
+    fn remove(&mut self, at: usize) {
+        self.forget_place(at);
+        let Some(entry) = self.entries.remove(at) else { return };
+        let bytes = entry.bytes() as u64;
+        let tier = match entry.held {
+            Held::Hot { .. } => Some(&mut self.hot),
+            Held::Warm { .. } => Some(&mut self.warm),
+            Held::Cool => None,
+        };
+        if let Some(tier) = tier {
+            tier.frames -= 1;
+            tier.bytes -= bytes;
+        }
+        self.evicted += 1;
+        if let Some(next) = self.entries.get_mut(at) {
+            next.evicted_before = true;
+        }
+    }
+
+    fn position(&self, id: FrameId) -> Option<usize> {
+        self.entries.binary_search_by_key(&id, |entry| entry.id).ok()
     }
 }
 
@@ -105,53 +317,214 @@ pub(super) mod tests {
 
     use super::*;
 
+    pub const RUN: u64 = 500;
+
     pub fn at(milliseconds: u64) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_millis(milliseconds)
     }
 
+    pub fn id(number: u64) -> FrameId {
+        FrameId { run: RUN, number }
+    }
+
     pub fn entry(number: u64, milliseconds: u64, jpeg: usize) -> Entry {
         Entry {
-            number,
+            id: id(number),
             captured_at: at(milliseconds),
             clock: Clock::Host,
-            tokens: FrameTokens { slow: Box::default(), fast: Box::default() },
-            jpeg: vec![0; jpeg].into(),
+            held: Held::Hot {
+                tokens: Arc::new(FrameTokens {
+                    slow: vec![half::f16::ZERO; 40].into(),
+                    fast: vec![half::f16::ZERO; 8].into(),
+                }),
+                jpeg: vec![0; jpeg].into(),
+            },
+            stored: Stored::No,
+            evicted_before: false,
         }
+    }
+
+    pub fn limits(age: u64, hot_bytes: usize, warm_bytes: usize) -> Limits {
+        let age = Duration::from_millis(age);
+        Limits { hot_age: age, hot_bytes, warm_age: age, warm_bytes }
+    }
+
+    fn place(segment: u64) -> Place {
+        Place { segment, offset: 0, length: 100 }
+    }
+
+    /// Counted anew, and the order and the tiers' order looked at.
+    fn check(ring: &Ring) -> Result<(), TestCaseError> {
+        let mut seen = Usage { frames: ring.entries.len(), ..ring.usage() };
+        (seen.hot, seen.warm, seen.disk) = Default::default();
+        let mut coldest_allowed = 0;
+        for entry in &ring.entries {
+            let warmth = match &entry.held {
+                Held::Cool => 0,
+                Held::Warm { .. } => 1,
+                Held::Hot { .. } => 2,
+            };
+            prop_assert!(warmth >= coldest_allowed, "{entry:?} is colder than an older one");
+            coldest_allowed = warmth;
+            prop_assert!(warmth > 0 || entry.stored != Stored::No, "{entry:?} is nowhere");
+            for (tier, bytes) in [
+                (&mut seen.hot, if warmth == 2 { entry.bytes() as u64 } else { 0 }),
+                (&mut seen.warm, if warmth == 1 { entry.bytes() as u64 } else { 0 }),
+                (&mut seen.disk, entry.on_disk()),
+            ] {
+                tier.frames += usize::from(bytes > 0);
+                tier.bytes += bytes;
+            }
+        }
+        prop_assert_eq!(seen, ring.usage());
+        let ordered = ring.entries.iter().zip(ring.entries.iter().skip(1));
+        for (a, b) in ordered {
+            prop_assert!(a.id < b.id && a.captured_at < b.captured_at);
+        }
+        Ok(())
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Frame {
+            after: u64,
+            jpeg: usize,
+            to_disk: bool,
+        },
+        /// The oldest frame that is on its way to the disk is there, or not.
+        Written(bool),
+        /// The oldest segment goes.
+        SegmentGone,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let frame = (1u64..2000, 0usize..500, any::<bool>())
+            .prop_map(|(after, jpeg, to_disk)| Step::Frame { after, jpeg, to_disk });
+        let step = prop_oneof![
+            4 => frame,
+            2 => any::<bool>().prop_map(Step::Written),
+            1 => Just(Step::SegmentGone),
+        ];
+        prop::collection::vec(step, 1..200)
     }
 
     proptest! {
         #[test]
-        fn bounds_hold_and_the_count_is_right(
-            steps in prop::collection::vec((1u64..2000, 0usize..500), 1..200),
-            age in 100u64..20_000,
-            bytes in 1usize..20_000,
+        fn bounds_hold_and_nothing_is_lost_uncounted(
+            steps in steps(),
+            (hot_age, warm_age) in (100u64..20_000, 100u64..40_000),
+            (hot_bytes, warm_bytes) in (1usize..20_000, 0usize..10_000),
         ) {
-            let mut ring = Ring::new(Limits { age: Duration::from_millis(age), bytes });
-            let mut now = 0;
-            for (number, (step, jpeg)) in steps.iter().enumerate() {
-                now += step;
-                ring.push(entry(number as u64, now, *jpeg));
+            let (hot, warm) = (Duration::from_millis(hot_age), Duration::from_millis(warm_age));
+            let limits = Limits { hot_age: hot, hot_bytes, warm_age: warm, warm_bytes };
+            let mut ring = Ring::new(limits);
+            let (mut now, mut number, mut segment) = (0, 0, 1);
+            let mut on_the_way = VecDeque::new();
+            for step in steps {
+                match step {
+                    Step::Frame { after, jpeg, to_disk } => {
+                        now += after;
+                        let mut entry = entry(number, now, jpeg);
+                        if to_disk {
+                            entry.stored = Stored::Pending;
+                            on_the_way.push_back(number);
+                        }
+                        ring.push(entry);
+                        prop_assert_eq!(ring.newest().map(|e| e.id), Some(id(number)));
+                        number += 1;
+                    }
+                    Step::Written(well) => {
+                        if let Some(number) = on_the_way.pop_front() {
+                            ring.stored(id(number), well.then_some(place(segment)));
+                            segment += number % 2;
+                        }
+                    }
+                    Step::SegmentGone => ring.segment_gone(segment.saturating_sub(2)),
+                }
+                check(&ring)?;
                 let usage = ring.usage();
-                let sum: usize = ring.entries.iter().map(|entry| entry.bytes()).sum();
-                prop_assert_eq!(usage.bytes, sum);
-                prop_assert_eq!(usage.frames as u64 + usage.evicted, number as u64 + 1);
-                prop_assert!(usage.frames == 1 || usage.bytes <= bytes);
-                prop_assert!(ring.entries.iter().all(|e| e.captured_at >= at(now.saturating_sub(age))));
-                // Never emptier than it must be: the newest frame that left had no room.
-                prop_assert_eq!(ring.newest().map(|e| e.number), Some(number as u64));
-                prop_assert!(ring.get(number as u64).is_some());
+                prop_assert!(usage.hot.frames <= 1 || usage.hot.bytes <= hot_bytes as u64);
+                prop_assert!(usage.warm.bytes <= warm_bytes as u64);
+                prop_assert_eq!(usage.frames as u64 + usage.evicted, number);
+                // Whoever is missing between two entries is remembered.
+                for (a, b) in ring.entries.iter().zip(ring.entries.iter().skip(1)) {
+                    prop_assert_eq!(b.id.number > a.id.number + 1, b.evicted_before);
+                }
             }
         }
     }
 
     #[test]
+    fn a_frame_passes_through_the_tiers() {
+        let size = entry(0, 0, 50).bytes();
+        let jpeg = size_of::<Entry>() + 50;
+        let mut ring = Ring::new(limits(1 << 40, 3 * size, 2 * jpeg));
+        for number in 0..8 {
+            let mut entry = entry(number, number * 1000, 50);
+            entry.stored = Stored::Pending;
+            ring.push(entry);
+            if number != 1 {
+                ring.stored(id(number), Some(place(number / 2)));
+            }
+        }
+        let held = |ring: &Ring| {
+            let name = |entry: &Entry| match entry.held {
+                Held::Hot { .. } => format!("{} hot", entry.id.number),
+                Held::Warm { .. } => format!("{} warm", entry.id.number),
+                Held::Cool => format!("{} cool", entry.id.number),
+            };
+            ring.entries.iter().map(name).collect::<Vec<_>>().join(", ")
+        };
+        assert_eq!(held(&ring), "0 cool, 1 cool, 2 cool, 3 warm, 4 warm, 5 hot, 6 hot, 7 hot");
+        // What never arrived on disk leaves, and its neighbour knows.
+        ring.stored(id(1), None);
+        assert!(ring.get(id(2)).is_some_and(|entry| entry.evicted_before));
+        // Segments 0 and 1 hold 0, 2 and 3; the last is warm and stays, its record does not.
+        ring.segment_gone(1);
+        assert_eq!(held(&ring), "3 warm, 4 warm, 5 hot, 6 hot, 7 hot");
+        assert_eq!(ring.get(id(3)).map(|entry| entry.stored), Some(Stored::No));
+        assert_eq!(ring.usage().disk, Tier { frames: 4, bytes: 400 });
+    }
+
+    #[test]
+    fn an_earlier_run_comes_before_this_one() {
+        let mut ring = Ring::new(limits(60_000, 1 << 20, 1 << 20));
+        ring.push(entry(0, 5000, 0));
+        let earlier = |run, number, milliseconds| Entry {
+            id: FrameId { run, number },
+            held: Held::Cool,
+            stored: Stored::At(place(1)),
+            ..entry(number, milliseconds, 0)
+        };
+        // One of a clock that was ahead, one that is out of order.
+        ring.restore(vec![
+            earlier(3, 7, 1000),
+            earlier(3, 8, 4500),
+            earlier(4, 0, 3000),
+            earlier(4, 1, 9000),
+        ]);
+        let ids: Vec<_> = ring.entries.iter().map(|e| (e.id.run, e.id.number)).collect();
+        assert_eq!(ids, [(3, 7), (4, 0), (RUN, 0)]);
+        assert_eq!(ring.usage().disk.frames, 2);
+        // The next frame of this run lies before those of a clock that was ahead.
+        let mut ring = Ring::new(limits(60_000, 1 << 20, 1 << 20));
+        ring.restore(vec![earlier(3, 7, 1000), earlier(3, 8, 4500)]);
+        ring.push(entry(0, 2000, 0));
+        let ids: Vec<_> = ring.entries.iter().map(|e| (e.id.run, e.id.number)).collect();
+        assert_eq!(ids, [(3, 7), (RUN, 0)]);
+        assert!(ring.newest().is_some_and(|entry| entry.evicted_before));
+    }
+
+    #[test]
     fn a_span_is_half_open() {
-        let mut ring = Ring::new(Limits { age: Duration::from_secs(60), bytes: 1 << 20 });
+        let mut ring = Ring::new(limits(60_000, 1 << 20, 0));
         for number in 0..10 {
             ring.push(entry(number, number * 1000, 0));
         }
-        let (before, inside) = ring.span(Span { from: at(3000), to: at(6000) });
-        assert_eq!(before.map(|e| e.number), Some(2));
-        assert_eq!(inside.iter().map(|e| e.number).collect::<Vec<_>>(), [3, 4, 5]);
+        let Section { before, inside, after } = ring.span(Span { from: at(3000), to: at(6000) });
+        assert_eq!(before.map(|e| e.id.number), Some(2));
+        assert_eq!(inside.map(|e| e.id.number).collect::<Vec<_>>(), [3, 4, 5]);
+        assert_eq!(after.map(|e| e.id.number), Some(6));
+        assert_eq!(ring.held(), Some(Span { from: at(0), to: at(9000) }));
     }
 }

@@ -1,27 +1,39 @@
-//! The small JPEG that is kept of a frame, so that a person can see what a caption was made from.
+//! The small JPEG that is kept of a frame, so that a person can see what a caption was made from,
+//! and the model what it no longer has the tokens of.
 
 use std::sync::Arc;
 
 use fast_image_resize::{FilterType, Resizer};
-use turbojpeg::{Compressor, Image, PixelFormat, Subsamp};
+use turbojpeg::{Compressor, Decompressor, Image, PixelFormat, Subsamp};
 
 use super::preprocess::{PictureError, check, resize};
+
+pub struct Picture {
+    pub bgrx: Vec<u8>,
+    pub width: u32,
+    pub height: u32,
+}
 
 /// Makes JPEGs; its buffers are used again for every frame.
 pub struct Evidence {
     width_max: u32,
+    least_side: u32,
     compressor: Compressor,
+    decompressor: Decompressor,
     resizer: Resizer,
     small: Vec<u8>,
 }
 
 impl Evidence {
-    /// JPEGs at most `width_max` pixels wide, of `quality` 1 to 100.
-    pub fn new(width_max: u32, quality: u8) -> Result<Evidence, PictureError> {
+    /// JPEGs at most `width_max` pixels wide, of `quality` 1 to 100; wider where a side would else
+    /// be shorter than `least_side`, the model's input, and the picture has it.
+    pub fn new(width_max: u32, least_side: u32, quality: u8) -> Result<Evidence, PictureError> {
         let mut compressor = Compressor::new()?;
         compressor.set_quality(i32::from(quality))?;
         compressor.set_subsamp(Subsamp::Sub2x2)?;
-        Ok(Evidence { width_max, compressor, resizer: Resizer::new(), small: Vec::new() })
+        let (decompressor, resizer) = (Decompressor::new()?, Resizer::new());
+        let small = Vec::new();
+        Ok(Evidence { width_max, least_side, compressor, decompressor, resizer, small })
     }
 
     /// Keeps the aspect; never enlarges.
@@ -32,7 +44,7 @@ impl Evidence {
         height: u32,
     ) -> Result<Arc<[u8]>, PictureError> {
         check(bgrx, width, height)?;
-        let (to_width, to_height) = fitted(width, height, self.width_max);
+        let (to_width, to_height) = fitted(width, height, self.width_max, self.least_side);
         let pixels = if (to_width, to_height) == (width, height) {
             bgrx
         } else {
@@ -44,15 +56,30 @@ impl Evidence {
         let image = Image { pixels, width, pitch: width * 4, height, format: PixelFormat::BGRX };
         Ok(Arc::from(&*self.compressor.compress_to_owned(image)?))
     }
+
+    /// A JPEG's picture, as cameras give it.
+    pub fn picture(&mut self, jpeg: &[u8]) -> Result<Picture, PictureError> {
+        let header = self.decompressor.read_header(jpeg)?;
+        let (width, height) = (header.width, header.height);
+        let pitch = width * 4;
+        let mut bgrx = vec![0; pitch * height];
+        let pixels = &mut bgrx[..];
+        let image = Image { pixels, width, pitch, height, format: PixelFormat::BGRX };
+        self.decompressor.decompress(jpeg, image)?;
+        Ok(Picture { bgrx, width: width as u32, height: height as u32 })
+    }
 }
 
-/// `width` × `height`, scaled down where it is wider than `width_max`.
-fn fitted(width: u32, height: u32, width_max: u32) -> (u32, u32) {
-    if width <= width_max {
+/// `width` × `height`, scaled down where it is wider than `width_max`, but to no side shorter than
+/// `least`.
+fn fitted(width: u32, height: u32, width_max: u32, least: u32) -> (u32, u32) {
+    let [width_max, least, w, h] = [width_max, least, width, height].map(f64::from);
+    let scale = (width_max / w).max(least / w).max(least / h);
+    if scale >= 1.0 {
         return (width, height);
     }
-    let scaled = f64::from(height) * f64::from(width_max) / f64::from(width);
-    (width_max, (scaled.round() as u32).max(1))
+    let scaled = |side: f64| ((side * scale).round() as u32).max(1);
+    (scaled(w), scaled(h))
 }
 
 #[cfg(test)]
@@ -66,7 +93,7 @@ mod tests {
 
     #[test]
     fn wide_pictures_shrink_and_small_ones_stay() {
-        let mut evidence = Evidence::new(32, 80).expect("turbojpeg");
+        let mut evidence = Evidence::new(32, 0, 80).expect("turbojpeg");
         for (width, height, wanted) in
             [(64, 48, (32, 24)), (20, 90, (20, 90)), (33, 7, (32, 7)), (640, 1, (32, 1))]
         {
@@ -77,9 +104,23 @@ mod tests {
     }
 
     #[test]
+    fn no_side_is_shorter_than_the_model_sees() {
+        assert_eq!(fitted(1920, 1080, 640, 336), (640, 360));
+        assert_eq!(fitted(1920, 1080, 640, 384), (683, 384));
+        assert_eq!(fitted(1080, 1920, 100, 336), (336, 597));
+        assert_eq!(fitted(640, 200, 320, 336), (640, 200));
+        let mut evidence = Evidence::new(16, 40, 90).expect("turbojpeg");
+        let jpeg = evidence.jpeg(&vec![90; 100 * 80 * 4], 100, 80).expect("compressed");
+        assert_eq!(size(&jpeg), (50, 40));
+        let picture = evidence.picture(&jpeg).expect("a picture");
+        assert_eq!((picture.width, picture.height, picture.bgrx.len()), (50, 40, 50 * 40 * 4));
+        assert!(evidence.picture(&jpeg[..20]).is_err());
+    }
+
+    #[test]
     fn colours_survive() {
         let bgrx: Vec<u8> = [90, 40, 200, 0].into_iter().cycle().take(64 * 64 * 4).collect();
-        let mut evidence = Evidence::new(16, 90).expect("turbojpeg");
+        let mut evidence = Evidence::new(16, 0, 90).expect("turbojpeg");
         let jpeg = evidence.jpeg(&bgrx, 64, 64).expect("compressed");
         let picture = turbojpeg::decompress(&jpeg, PixelFormat::RGB).expect("a JPEG");
         for (found, wanted) in picture.pixels.iter().zip([200u8, 40, 90].into_iter().cycle()) {
@@ -89,7 +130,7 @@ mod tests {
 
     #[test]
     fn what_is_no_picture_is_refused() {
-        let mut evidence = Evidence::new(16, 90).expect("turbojpeg");
+        let mut evidence = Evidence::new(16, 0, 90).expect("turbojpeg");
         assert!(evidence.jpeg(&[0; 5], 2, 1).is_err());
         assert!(evidence.jpeg(&[], 0, 0).is_err());
     }

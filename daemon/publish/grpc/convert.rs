@@ -53,6 +53,8 @@ pub fn camera(from: &CameraInfo) -> proto::Camera {
         status: Some(camera_status(&from.status)),
         buffer_frames: from.buffer_frames,
         buffer_bytes: from.buffer_bytes,
+        disk_bytes: from.disk_bytes,
+        oldest_frame: from.oldest_frame.and_then(time),
     }
 }
 
@@ -91,12 +93,14 @@ fn gap(from: &Gap) -> proto::Gap {
         GapCause::CameraDown => proto::GapCause::CameraDown,
         GapCause::Overload => proto::GapCause::Overload,
         GapCause::Evicted => proto::GapCause::Evicted,
+        GapCause::BeforeStart => proto::GapCause::BeforeStart,
     };
     proto::Gap { from: time(from.span.from), to: time(from.span.to), cause: cause.into() }
 }
 
 fn frame_ref(from: &FrameRef) -> proto::FrameRef {
-    proto::FrameRef { number: from.number, captured_at: time(from.captured_at), slow: from.slow }
+    let FrameRef { run, number, captured_at, slow } = *from;
+    proto::FrameRef { run, number, captured_at: time(captured_at), slow }
 }
 
 fn usage(from: Usage) -> proto::Usage {

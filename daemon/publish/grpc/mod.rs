@@ -4,6 +4,7 @@
 //! falls behind is told how many events it lost; an Ask whose client is gone is cancelled; when
 //! the daemon stops, every stream ends with UNAVAILABLE.
 
+mod ask;
 pub(crate) mod convert;
 
 use std::pin::Pin;
@@ -25,10 +26,9 @@ use super::{Code, PublishError, retry_after_seconds};
 use crate::event::{Event, Kind};
 use crate::journal::{Cursor, Read};
 use crate::proto;
-use crate::proto::ask_response::Item as AskItem;
 use crate::proto::lookout_server::{Lookout, LookoutServer};
 use crate::proto::watch_response::Item as WatchItem;
-use crate::service::{Answer, AnswerItem, AskError, EvidenceError, Question, Readiness, Service};
+use crate::service::{AskError, EvidenceError, Readiness, Service};
 use crate::telemetry::{self, Wire};
 
 /// Messages that wait for one client's window to open; behind them the journal's ring waits.
@@ -158,26 +158,24 @@ impl Lookout for Server {
         &self,
         request: Request<proto::AskRequest>,
     ) -> Result<Response<Self::AskStream>, Status> {
-        let request = request.into_inner();
-        let question = Question {
-            camera: request.camera,
-            id: format!("grpc-{:016x}", rand::random::<u64>()),
-            text: request.question,
-            max_new_tokens: (request.max_new_tokens > 0).then_some(request.max_new_tokens as usize),
-        };
-        let answer = self.service.ask(question).map_err(|e| refusal(&e))?;
-        self.stream(|to| answer_to(answer, to))
+        let asked = ask::read(request.into_inner())?;
+        ask::begin(self.service.clone(), asked).map(|asking| self.stream(|to| asking.run(to)))?
     }
 
     async fn get_frame(
         &self,
         request: Request<proto::GetFrameRequest>,
     ) -> Result<Response<proto::GetFrameResponse>, Status> {
-        let proto::GetFrameRequest { camera, number } = request.into_inner();
-        let evidence = self.service.evidence(&camera, number).map_err(|e| match e {
+        let proto::GetFrameRequest { camera, number, run } = request.into_inner();
+        let (service, run) = (self.service.clone(), (run > 0).then_some(run));
+        let evidence =
+            tokio::task::spawn_blocking(move || service.evidence(&camera, run, number)).await;
+        let evidence = evidence.map_err(|e| Status::internal(e.to_string()))?;
+        let evidence = evidence.map_err(|e| match e {
             EvidenceError::NoSuchCamera(_) | EvidenceError::NoSuchFrame { .. } => {
                 Status::not_found(e.to_string())
             }
+            EvidenceError::Unreadable { .. } => Status::unavailable(e.to_string()),
         })?;
         Ok(Response::new(proto::GetFrameResponse {
             jpeg: evidence.jpeg.to_vec(),
@@ -274,23 +272,6 @@ async fn watch(
         if let Some(event) = event.filter(|event| event.published_at >= begun) {
             let took = SystemTime::now().duration_since(event.published_at).unwrap_or_default();
             telemetry::published(&event.camera, Wire::Grpc, took);
-        }
-    }
-}
-
-async fn answer_to(mut answer: Answer, to: mpsc::Sender<Result<proto::AskResponse, Status>>) {
-    let reply = |item| Ok(proto::AskResponse { item: Some(item) });
-    loop {
-        let (item, last) = match answer.recv().await {
-            Some(AnswerItem::Token(token)) => (reply(AskItem::Token(token)), false),
-            Some(AnswerItem::Finished(words)) => {
-                (reply(AskItem::Finished(convert::description(&words))), true)
-            }
-            Some(AnswerItem::Failed(error)) => (Err(refusal(&error)), true),
-            None => (Err(Status::internal("the answer broke off")), true),
-        };
-        if to.send(item).await.is_err() || last {
-            return;
         }
     }
 }

@@ -4,12 +4,13 @@
 //! Only a refusal has no event, and goes out directly.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
 use crate::publish::{Code, retry_after_seconds};
-use crate::service::{Answer, AnswerItem, AskError, Question, Service};
+use crate::service::{Answer, AnswerItem, AskError, Question, Range, Service};
 
 /// Questions of this wire that are being answered at once; the engine's own queue is usually
 /// shorter and refuses earlier.
@@ -87,7 +88,7 @@ async fn follow(mut answer: Answer, camera: String, id: String) -> Option<Refusa
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Asked {
     #[serde(default)]
@@ -95,6 +96,14 @@ struct Asked {
     question: String,
     #[serde(default)]
     max_new_tokens: Option<usize>,
+    #[serde(default, with = "humantime_serde")]
+    last: Option<Duration>,
+    #[serde(default, with = "humantime_serde")]
+    from: Option<SystemTime>,
+    #[serde(default, with = "humantime_serde")]
+    to: Option<SystemTime>,
+    #[serde(default)]
+    event: Option<u64>,
 }
 
 /// Plain text is a question; what begins with `{` is JSON.
@@ -108,23 +117,31 @@ fn parse(camera: &str, payload: &[u8]) -> Result<Question, Refusal> {
         .trim();
     let asked = if text.starts_with('{') {
         let bad = |id: &str, e: serde_json::Error| {
-            refuse(id, format!(r#"wanted {{"id", "question", "max_new_tokens"}}: {e}"#))
+            refuse(
+                id,
+                format!(
+                    r#"wanted {{"id", "question", "max_new_tokens", and "last": "10m", or "from" and "to", or "event"}}: {e}"#
+                ),
+            )
         };
         let value: serde_json::Value = serde_json::from_str(text).map_err(|e| bad("", e))?;
         // Whoever asked recognises a refusal by the id, even of a question that is malformed.
         let id = value["id"].as_str().unwrap_or_default().to_owned();
         serde_json::from_value::<Asked>(value).map_err(|e| bad(&id, e))?
     } else {
-        Asked { id: None, question: text.to_owned(), max_new_tokens: None }
+        Asked { question: text.to_owned(), ..Asked::default() }
     };
     let id = asked.id.unwrap_or_else(|| format!("mqtt-{:016x}", rand::random::<u64>()));
     if asked.question.trim().is_empty() {
         return Err(refuse(&id, "the question is empty".into()));
     }
+    let range = Range::of(asked.last, asked.from, asked.to, asked.event);
+    let range = range.map_err(|why| refuse(&id, why))?;
     Ok(Question {
         camera: camera.to_owned(),
         id,
         text: asked.question,
+        range,
         max_new_tokens: asked.max_new_tokens,
     })
 }
@@ -152,12 +169,31 @@ mod tests {
         assert!(plain.id.starts_with("mqtt-"));
         let json = parse("gate", br#"{"id":"7","question":"Open?","max_new_tokens":3}"#).unwrap();
         assert_eq!((json.id.as_str(), json.max_new_tokens), ("7", Some(3)));
+        assert_eq!(json.range, Range::Recent);
+        let range = |fields: &str| {
+            parse("gate", format!(r#"{{"question":"Open?",{fields}}}"#).as_bytes()).unwrap().range
+        };
+        assert_eq!(range(r#""last":"10m""#), Range::Last(Duration::from_secs(600)));
+        assert_eq!(range(r#""event":7"#), Range::Event(7));
+        let from = SystemTime::UNIX_EPOCH + Duration::from_secs(60);
+        let (to, times) = (None, r#""from":"1970-01-01T00:01:00Z""#);
+        assert_eq!(range(times), Range::Between { from, to });
     }
 
     #[test]
     fn malformed_questions_are_told_so() {
-        let cases: [&[u8]; 6] =
-            [b"", b"\xff", b"{", br#"{"question":1}"#, br#"{"question":" "}"#, b"{\"x\":1}"];
+        let cases: [&[u8]; 10] = [
+            b"",
+            b"\xff",
+            b"{",
+            br#"{"question":1}"#,
+            br#"{"question":" "}"#,
+            b"{\"x\":1}",
+            br#"{"question":"Open?","last":"soon"}"#,
+            br#"{"question":"Open?","last":"1m","event":3}"#,
+            br#"{"question":"Open?","to":"1970-01-01T00:01:00Z"}"#,
+            br#"{"question":"Open?","from":"yesterday"}"#,
+        ];
         for payload in cases {
             let refusal = parse("gate", payload).unwrap_err();
             assert_eq!(refusal.code, "INVALID_ARGUMENT", "{refusal:?}");

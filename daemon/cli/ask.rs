@@ -1,0 +1,59 @@
+//! `lookout ask`: whom, what, and about which time.
+
+use std::io::Write;
+use std::time::{Duration, SystemTime};
+
+use clap::Args;
+use tokio::runtime::Runtime;
+
+use super::{Client, Failure};
+use crate::client;
+use crate::service::Range;
+
+#[derive(Args)]
+pub struct Ask {
+    #[command(flatten)]
+    client: Client,
+    /// Its name in the config; `lookout cameras` lists them. Several, with commas between: each
+    /// answers for itself.
+    #[arg(value_delimiter = ',', required = true)]
+    camera: Vec<String>,
+    /// In words, in quotes.
+    question: String,
+    /// At most so many new tokens; as configured if not given.
+    #[arg(long, value_name = "N")]
+    max_new_tokens: Option<u32>,
+    /// About so much time up to now: 90s, 10m, 1h.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(conflicts_with_all = ["from", "event"])]
+    last: Option<Duration>,
+    /// From this time on, UTC: 2026-03-01T14:05:00.
+    #[arg(long, value_name = "UTC", value_parser = humantime::parse_rfc3339_weak)]
+    #[arg(conflicts_with = "event")]
+    from: Option<SystemTime>,
+    /// Until this time, UTC; without it, until now.
+    #[arg(long, value_name = "UTC", value_parser = humantime::parse_rfc3339_weak)]
+    #[arg(requires = "from")]
+    to: Option<SystemTime>,
+    /// About the window of this event, by its sequence, as `lookout watch --json` prints it.
+    #[arg(long, value_name = "SEQUENCE")]
+    event: Option<u64>,
+}
+
+pub fn ask(runtime: &Runtime, args: Ask, out: &mut dyn Write) -> Result<(), Failure> {
+    let Ask {
+        client: to,
+        camera: cameras,
+        question: text,
+        max_new_tokens,
+        last,
+        from,
+        to: until,
+        event,
+    } = args;
+    let range = Range::of(last, from, until, event);
+    let range = range.map_err(|why| Failure::cannot_begin(anyhow::anyhow!(why)))?;
+    let question = client::Question { cameras, text, range, max_new_tokens };
+    runtime.block_on(client::ask(&to.server, question, to.output(), out))?;
+    Ok(())
+}

@@ -1,0 +1,91 @@
+//! `lookout ask`: a question, and the answers of one camera or several.
+
+use std::io::Write;
+
+use super::text::{self, AnswerJson};
+use super::{ClientError, Daemon, Done, Output, Reader, convert, json_line, printable, quietly};
+use crate::proto;
+use crate::proto::ask_request::Range as AskRange;
+use crate::proto::ask_response::Item;
+use crate::service::Range;
+
+#[derive(Clone, Debug, Default)]
+pub struct Question {
+    /// One or several; none where an event names it.
+    pub cameras: Vec<String>,
+    pub text: String,
+    pub range: Range,
+    pub max_new_tokens: Option<u32>,
+}
+
+/// Prints the answer's tokens as they come and what it rests on; with JSON, one line a camera. Of
+/// several cameras each answer begins with its name, and one that gives none fails the command
+/// behind the others' answers.
+pub async fn ask(endpoint: &str, question: Question, output: Output, out: &mut dyn Write) -> Done {
+    let several = question.cameras.len() > 1;
+    let mut daemon = Daemon::reach(endpoint).await?;
+    let reply = daemon.client.ask(request(question)).await;
+    let mut stream = reply.map_err(|status| daemon.failed(status))?.into_inner();
+    let (mut heard, mut begun, mut refusal) = (0, false, None);
+    loop {
+        let reply = stream.message().await.map_err(|status| daemon.failed(status))?;
+        let Some(proto::AskResponse { item, camera }) = reply else {
+            return match (heard, refusal) {
+                (_, Some(refused)) => Err(refused),
+                (0, None) => Err(daemon.broken("the answer broke off".into())),
+                (_, None) => Ok(()),
+            };
+        };
+        let named = if several && !begun { format!("{camera}: ") } else { String::new() };
+        let written = match item.ok_or(convert::Unreadable("item"))? {
+            Item::Token(token) => match output {
+                Output::Text => {
+                    begun = true;
+                    write!(out, "{named}{}", printable(&token))
+                }
+                Output::Json => Ok(()),
+            },
+            Item::Finished(words) => {
+                (heard, begun) = (heard + 1, false);
+                let words = convert::description(words)?;
+                match output {
+                    Output::Text => writeln!(out, "{named}\n[{}]", text::coverage(&words)),
+                    Output::Json => {
+                        let camera = &camera;
+                        json_line(out, &AnswerJson { camera, kind: "answer", words: &words })
+                    }
+                }
+            }
+            Item::Refused(proto::Refused { code, message }) => {
+                begun = false;
+                eprintln!("lookout: {message}");
+                let message = format!("camera {camera:?} gave no answer ({code})");
+                let code = tonic::Code::Unknown;
+                refusal = Some(ClientError::Refused { code, message, retry_after: None });
+                Ok(())
+            }
+        };
+        // Dropping the stream cancels the question.
+        if quietly(written.and_then(|()| out.flush()))? == Reader::Left {
+            return Ok(());
+        }
+    }
+}
+
+fn request(question: Question) -> proto::AskRequest {
+    let Question { mut cameras, text, range, max_new_tokens } = question;
+    let camera = if cameras.len() == 1 { cameras.remove(0) } else { String::new() };
+    let range = match range {
+        Range::Recent => None,
+        Range::Last(last) => Some(AskRange::Last(prost_types::Duration {
+            seconds: i64::try_from(last.as_secs()).unwrap_or(i64::MAX),
+            nanos: last.subsec_nanos() as i32,
+        })),
+        Range::Between { from, to } => {
+            Some(AskRange::Between(proto::Span { from: Some(from.into()), to: to.map(Into::into) }))
+        }
+        Range::Event(sequence) => Some(AskRange::Event(sequence)),
+    };
+    let max_new_tokens = max_new_tokens.unwrap_or(0);
+    proto::AskRequest { camera, cameras, question: text, max_new_tokens, range }
+}

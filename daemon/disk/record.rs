@@ -1,0 +1,178 @@
+//! How a frame stands in a segment: a header, the camera's name, the JPEG.
+//!
+//! ```text
+//!   0  "LKF1"        8  run     u64    24  captured  u64, ns since 1970   36  CRC-32 of the JPEG
+//!   4  name's bytes  16 number  u64    32  JPEG's bytes  u32              40  CRC-32 of 0..40 and
+//!   5  clock                                                                  of the name
+//!   6  frames before it are missing on disk        44  name, JPEG
+//!   7  0
+//! ```
+//!
+//! Numbers are little endian. A header that is whole tells where the next one begins, so an index
+//! is read without the pictures.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use crate::frame::{Clock, FrameId};
+
+const MAGIC: [u8; 4] = *b"LKF1";
+pub const HEADER: usize = 44;
+/// Of a camera's name, as the config has it.
+const NAME_MAX: usize = 64;
+
+/// All but the picture.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    pub camera: Arc<str>,
+    pub id: FrameId,
+    pub captured_at: SystemTime,
+    pub clock: Clock,
+    /// Frames between the camera's record before this one and this one were not written.
+    pub missing_before: bool,
+}
+
+/// What a header says, before the name is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lengths {
+    pub name: usize,
+    pub jpeg: usize,
+}
+
+impl Lengths {
+    pub fn record(self) -> usize {
+        HEADER + self.name + self.jpeg
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Damaged {
+    #[error("no record begins there")]
+    NoHeader,
+    #[error("the header's checksum is another")]
+    Header,
+    #[error("the picture's checksum is another")]
+    Picture,
+    #[error("the record is cut off")]
+    CutOff,
+}
+
+/// The whole record; `None`: the name, the time or the picture is beyond what a header can say.
+pub fn encode(record: &Record, jpeg: &[u8]) -> Option<Vec<u8>> {
+    let name = record.camera.as_bytes();
+    let captured = record.captured_at.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    let mut bytes = Vec::with_capacity(HEADER + name.len() + jpeg.len());
+    bytes.extend(MAGIC);
+    let clock = match record.clock {
+        Clock::Camera => 1,
+        Clock::Host => 2,
+    };
+    let name_len = u8::try_from(name.len()).ok().filter(|n| usize::from(*n) <= NAME_MAX)?;
+    bytes.extend([name_len, clock, u8::from(record.missing_before), 0]);
+    bytes.extend(record.id.run.to_le_bytes());
+    bytes.extend(record.id.number.to_le_bytes());
+    bytes.extend(u64::try_from(captured.as_nanos()).ok()?.to_le_bytes());
+    bytes.extend(u32::try_from(jpeg.len()).ok()?.to_le_bytes());
+    bytes.extend(crc32fast::hash(jpeg).to_le_bytes());
+    bytes.extend(header_checksum(&bytes, name).to_le_bytes());
+    bytes.extend(name);
+    bytes.extend(jpeg);
+    Some(bytes)
+}
+
+/// The lengths that a header gives; they are to be believed only once [`read_header`] has found
+/// the checksum right.
+pub fn lengths(header: &[u8; HEADER]) -> Result<Lengths, Damaged> {
+    let name = usize::from(header[4]);
+    if header[..4] != MAGIC || name > NAME_MAX {
+        return Err(Damaged::NoHeader);
+    }
+    Ok(Lengths { name, jpeg: u32_at(header, 32) as usize })
+}
+
+pub fn read_header(header: &[u8; HEADER], name: &[u8]) -> Result<Record, Damaged> {
+    if header_checksum(&header[..40], name) != u32_at(header, 40) {
+        return Err(Damaged::Header);
+    }
+    let clock = match header[5] {
+        1 => Clock::Camera,
+        _ => Clock::Host,
+    };
+    Ok(Record {
+        camera: std::str::from_utf8(name).map_err(|_| Damaged::Header)?.into(),
+        id: FrameId { run: u64_at(header, 8), number: u64_at(header, 16) },
+        captured_at: SystemTime::UNIX_EPOCH + Duration::from_nanos(u64_at(header, 24)),
+        clock,
+        missing_before: header[6] != 0,
+    })
+}
+
+/// A whole record, as [`encode`] wrote it.
+pub fn decode(bytes: &[u8]) -> Result<(Record, &[u8]), Damaged> {
+    let (header, rest) = bytes.split_first_chunk().ok_or(Damaged::CutOff)?;
+    let lengths = lengths(header)?;
+    let (name, rest) = rest.split_at_checked(lengths.name).ok_or(Damaged::CutOff)?;
+    let jpeg = rest.get(..lengths.jpeg).ok_or(Damaged::CutOff)?;
+    let record = read_header(header, name)?;
+    picture_is_whole(header, jpeg)?;
+    Ok((record, jpeg))
+}
+
+pub fn picture_is_whole(header: &[u8; HEADER], jpeg: &[u8]) -> Result<(), Damaged> {
+    let whole = crc32fast::hash(jpeg) == u32_at(header, 36);
+    if whole { Ok(()) } else { Err(Damaged::Picture) }
+}
+
+fn header_checksum(header: &[u8], name: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(header);
+    hasher.update(name);
+    hasher.finalize()
+}
+
+fn u32_at(header: &[u8; HEADER], at: usize) -> u32 {
+    u32::from_le_bytes(std::array::from_fn(|i| header[at + i]))
+}
+
+fn u64_at(header: &[u8; HEADER], at: usize) -> u64 {
+    u64::from_le_bytes(std::array::from_fn(|i| header[at + i]))
+}
+
+#[cfg(test)]
+pub mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    pub fn record(camera: &str, number: u64) -> Record {
+        Record {
+            camera: camera.into(),
+            id: FrameId { run: 1_700_000_000_000, number },
+            captured_at: SystemTime::UNIX_EPOCH + Duration::new(1_700_000_000 + number, 7),
+            clock: Clock::Camera,
+            missing_before: number % 3 == 1,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(
+            name in "[a-z0-9_-]{1,64}",
+            number: u64,
+            jpeg in prop::collection::vec(any::<u8>(), 0..300),
+        ) {
+            let record = record(&name, number % (1 << 30));
+            let bytes = encode(&record, &jpeg).expect("fits");
+            prop_assert_eq!(decode(&bytes), Ok((record, &jpeg[..])));
+        }
+
+        #[test]
+        fn one_wrong_bit_is_seen(at: prop::sample::Index, bit in 0u32..8) {
+            let mut bytes = encode(&record("gate", 3), b"a picture").expect("fits");
+            let at = at.index(bytes.len());
+            bytes[at] ^= 1 << bit;
+            prop_assert!(decode(&bytes).is_err());
+            prop_assert!(decode(&bytes[..at]).is_err());
+        }
+    }
+}

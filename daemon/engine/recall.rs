@@ -1,0 +1,176 @@
+//! A question whose frames have left the hot tier: read back from the disk where memory has no
+//! JPEG, encoded again by the vision worker a batch at a time, and only then in the queue.
+//!
+//! It holds its place of the queue from the start, and frees it when its asker leaves.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use super::{Asked, Engine};
+use crate::disk::{Jpegs, Read, Told, Wanted};
+use crate::frame::FrameId;
+use crate::service::{AnswerItem, AskError};
+use crate::slowfast::FrameTokens;
+use crate::telemetry;
+use crate::timeline::{Chosen, Clip, Entry, Place, Stored};
+
+/// A place of the queue that is held before it is taken.
+pub struct Seat(Arc<AtomicUsize>);
+
+impl Seat {
+    pub fn take(taken: &Arc<AtomicUsize>) -> Seat {
+        taken.fetch_add(1, Ordering::Relaxed);
+        Seat(taken.clone())
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A question but for its clip.
+pub type Pending = Box<dyn FnOnce(Clip, Duration) -> Asked + Send>;
+
+/// A question on its way to its clip.
+pub struct Recall {
+    pub camera: Arc<str>,
+    to: tokio::sync::mpsc::Sender<AnswerItem>,
+    pending: Pending,
+    chosen: Chosen,
+    /// Of each chosen frame, where they are there.
+    tokens: Vec<Option<Arc<FrameTokens>>>,
+    /// What is still to be encoded: the frame's position, and its JPEG.
+    jpegs: Vec<(usize, Arc<[u8]>)>,
+    encode: Duration,
+    _seat: Seat,
+}
+
+impl Recall {
+    pub fn nobody_waits(&self) -> bool {
+        self.to.is_closed()
+    }
+
+    /// Up to `most` JPEGs to encode, the oldest first; none: it has all that can be had.
+    pub fn next(&mut self, most: usize) -> Vec<(usize, Arc<[u8]>)> {
+        self.jpegs.drain(..most.min(self.jpegs.len())).collect()
+    }
+
+    pub fn encoded(&mut self, frames: Vec<(usize, FrameTokens)>, took: Duration) {
+        telemetry::reencoded(&self.camera, frames.len() as u64);
+        self.encode += took;
+        for (at, tokens) in frames {
+            self.tokens[at] = Some(Arc::new(tokens));
+        }
+    }
+
+    pub fn is_complete(&self) -> bool {
+        self.jpegs.is_empty()
+    }
+
+    pub fn stopping(self) {
+        let _ = self.to.try_send(AnswerItem::Failed(AskError::Stopping));
+    }
+}
+
+impl Engine {
+    /// Begins to gather what is missing of the chosen frames' tokens.
+    pub(super) fn gather(
+        self: &Arc<Engine>,
+        camera: &Arc<str>,
+        to: tokio::sync::mpsc::Sender<AnswerItem>,
+        chosen: Chosen,
+        pending: Pending,
+        seat: Seat,
+    ) {
+        let tokens = chosen.tokens();
+        let (mut jpegs, mut places, mut wanted) = (Vec::new(), Vec::new(), Vec::new());
+        for (at, entry) in chosen.frames.iter().enumerate().filter(|(at, _)| tokens[*at].is_none())
+        {
+            match (entry.jpeg(), entry.stored) {
+                (Some(jpeg), _) => jpegs.push((at, jpeg.clone())),
+                (None, stored) => {
+                    let place = match stored {
+                        Stored::At(place) => Some(place),
+                        Stored::Pending | Stored::No => None,
+                    };
+                    places.push(at);
+                    wanted.push(Wanted { camera: camera.clone(), id: entry.id, place });
+                }
+            }
+        }
+        let mut recall = Recall {
+            camera: camera.clone(),
+            to,
+            pending,
+            chosen,
+            tokens,
+            jpegs,
+            encode: Duration::ZERO,
+            _seat: seat,
+        };
+        let Some(disk) = self.disk.as_ref().filter(|_| !wanted.is_empty()) else {
+            return self.recall(recall);
+        };
+        let engine = self.clone();
+        let to = Box::new(move |read: Jpegs| {
+            let read = places.into_iter().zip(read);
+            recall.jpegs.extend(read.filter_map(|(at, jpeg)| Some((at, jpeg?))));
+            recall.jpegs.sort_by_key(|(at, _)| *at);
+            engine.recall(recall);
+        });
+        // Closed only when the daemon stops: then as if nothing could be read.
+        if let Err(Read { wanted, to }) = disk.read(Read { wanted, to }) {
+            to(vec![None; wanted.len()]);
+        }
+    }
+
+    /// To the vision worker, or where nothing has to be encoded, on to the queue.
+    pub(super) fn recall(&self, recall: Recall) {
+        if recall.is_complete() {
+            self.gathered(recall);
+        } else if let Err(recall) = self.inbox.recall(recall) {
+            recall.stopping();
+        }
+    }
+
+    fn gathered(&self, recall: Recall) {
+        let Recall { camera, to, pending, chosen, tokens, encode, _seat, .. } = recall;
+        let Some(clip) = chosen.clip(tokens, &self.plan) else {
+            let why = "its frames left the buffer while they were read".into();
+            let camera = camera.to_string();
+            let _ = to.try_send(AnswerItem::Failed(AskError::NoFootage { camera, why }));
+            return;
+        };
+        let asked = pending(clip, encode);
+        let mut jobs = self.jobs();
+        // The seat is given up for a place in the queue at once, so there is one.
+        drop(_seat);
+        if jobs.stopping || jobs.scheduler.ask(asked).is_err() {
+            let _ = to.try_send(AnswerItem::Failed(AskError::Stopping));
+            return;
+        }
+        telemetry::queue_length(jobs.scheduler.waiting());
+        drop(jobs);
+        self.wake.notify_one();
+    }
+}
+
+impl Told for Engine {
+    fn stored(&self, camera: &str, id: FrameId, place: Option<Place>) {
+        self.change(camera, |ring| ring.stored(id, place));
+    }
+
+    fn segment_gone(&self, segment: u64) {
+        for camera in self.cameras.keys() {
+            self.change(camera, |ring| ring.segment_gone(segment));
+        }
+    }
+
+    fn restored(&self, camera: &str, entries: Vec<Entry>) {
+        let earlier = entries.into_iter().filter(|entry| entry.id.run < self.run).collect();
+        self.change(camera, |ring| ring.restore(earlier));
+    }
+}
