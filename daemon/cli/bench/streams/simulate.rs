@@ -327,11 +327,11 @@ mod tests {
         for cameras in [64, 100, 128] {
             let row = simulate(&profile(), cameras, 1200.0, 1);
             assert!(row.skipped > row.windows / 4, "{row:?}");
-            assert!(row.late * 100 <= row.published, "{row:?}");
+            assert!(row.late * 200 <= row.published, "{row:?}");
+            assert!(row.captions.as_ref().is_some_and(|times| times.p99 <= 10.0), "{row:?}");
             assert!(row.worst.is_some_and(|worst| worst >= 0.8), "{row:?}");
-            // No cliff: as many captions as the device can make.
-            let full = simulate(&profile(), 40, 1200.0, 1);
-            assert!(row.published * 10 >= full.published * 9, "{row:?} {full:?}");
+            // No cliff: the device goes on making captions.
+            assert!(row.language_load.is_some_and(|load| load > 0.99), "{row:?}");
         }
     }
 
@@ -344,7 +344,7 @@ mod tests {
 
     #[test]
     fn pictures_that_take_the_whole_device_leave_nothing() {
-        let row = simulate(&profile(), 400, 60.0, 1);
+        let row = simulate(&profile(), 1200, 60.0, 1);
         assert_eq!(row.published, 0);
         assert!(row.vision_load.is_some_and(|load| load > 1.0));
     }
