@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::camera::{self, CameraHandle, Sink};
 use crate::config::{self, Config};
 use crate::disk::{self, Disk, Trouble};
-use crate::engine::{Engine, Pictures, Words};
+use crate::engine::{Engine, Pictures, Still, Words};
 use crate::event::{Body, CameraStatus, Phase};
 use crate::frame::Frame;
 use crate::journal::Journal;
@@ -191,7 +191,14 @@ fn load(config: &Config) -> Result<(Pictures, Words, Runtime), ModelError> {
     let scratch = preprocess::Scratch::default();
     let dim = encoder.dim();
     let pictures = Pictures { encoder, preprocess, scratch, evidence, plan: model.plan };
-    let words = Words { language, dim, model: package.name, device, device_reason };
+    let words = Words {
+        language,
+        dim,
+        model: package.name,
+        device,
+        device_reason,
+        still: Still::default(),
+    };
     Ok((pictures, words, runtime))
 }
 

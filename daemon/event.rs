@@ -74,6 +74,19 @@ pub struct Description {
     /// have come too late.
     #[serde(skip_serializing_if = "is_zero")]
     pub skipped: u32,
+    /// Of a caption: nothing has happened, the text is "unchanged" and the model did not run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unchanged: Option<Unchanged>,
+}
+
+/// What a window is like.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Unchanged {
+    /// The begin of the window that was described last.
+    #[serde(with = "rfc3339")]
+    pub since: SystemTime,
+    /// The event that describes it.
+    pub sequence: u64,
 }
 
 fn is_zero(number: &u32) -> bool {

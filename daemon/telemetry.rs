@@ -31,6 +31,16 @@ const CAPTIONS_SKIPPED: Metric = counter_of(
 const ANSWERS: Metric = counter_of("lookout_answers_total", "Questions answered");
 const QUESTIONS_REFUSED: Metric =
     counter_of("lookout_questions_refused_total", "Questions refused, by reason");
+const CAPTIONS_UNCHANGED: Metric = counter_of(
+    "lookout_captions_unchanged_total",
+    "Captions that say that nothing has happened, without the model",
+);
+const WINDOW_CHANGE: Metric = Metric {
+    name: "lookout_window_change",
+    kind: Shape::Histogram,
+    unit: Unit::Count,
+    about: "How much a window differs from the last described one, on the scale of camera.unchanged",
+};
 const STAGE_SECONDS: Metric = Metric {
     name: "lookout_stage_seconds",
     kind: Shape::Histogram,
@@ -89,7 +99,7 @@ const MODEL_INFO: Metric = gauge_of(
     "Always 1; its labels name model, device and why that one",
 );
 
-const ALL: [Metric; 26] = [
+const ALL: [Metric; 28] = [
     FRAMES,
     FRAMES_DROPPED,
     FRAMES_EVICTED,
@@ -97,6 +107,8 @@ const ALL: [Metric; 26] = [
     CAMERA_RECONNECTS,
     CAPTIONS,
     CAPTIONS_SKIPPED,
+    CAPTIONS_UNCHANGED,
+    WINDOW_CHANGE,
     ANSWERS,
     QUESTIONS_REFUSED,
     STAGE_SECONDS,
@@ -122,10 +134,15 @@ const ALL: [Metric; 26] = [
 const SECONDS: [f64; 15] =
     [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0];
 
+/// From a camera's noise to another picture.
+const CHANGES: [f64; 13] =
+    [0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 3.0, 10.0];
+
 /// Installs the process's recorder; an error if there is one already.
 pub fn install() -> Result<PrometheusHandle, BuildError> {
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)?
+        .set_buckets_for_metric(Matcher::Full(WINDOW_CHANGE.name.into()), &CHANGES)?
         .install_recorder()?;
     for metric in ALL {
         metric.describe();
@@ -238,6 +255,14 @@ pub fn caption_skipped(camera: &str, reason: SkipReason) {
         SkipReason::Replaced => "replaced",
     };
     counter!(CAPTIONS_SKIPPED.name, "camera" => camera.to_owned(), "reason" => reason).increment(1);
+}
+
+pub fn caption_unchanged(camera: &str) {
+    counter!(CAPTIONS_UNCHANGED.name, "camera" => camera.to_owned()).increment(1);
+}
+
+pub fn window_change(camera: &str, change: f32) {
+    histogram!(WINDOW_CHANGE.name, "camera" => camera.to_owned()).record(f64::from(change));
 }
 
 pub fn answer(camera: &str) {

@@ -248,6 +248,7 @@ fn config(name: &str, source: Source) -> Camera {
         window: Duration::from_secs(10),
         every: Duration::from_secs(10),
         freshness: Duration::from_secs(10),
+        unchanged: 0.0,
         prompt: None,
         decode: Decode::All,
         stall_timeout: Duration::from_secs(2),

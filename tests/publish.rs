@@ -771,6 +771,7 @@ fn words(id: &str, text: &str) -> Description {
         usage: Usage { video_tokens: 320, text_tokens: 20, new_tokens: 9, cached_tokens: 300 },
         timing: Timing { total_seconds: 0.21, prefill_seconds: 0.1, ..Timing::default() },
         skipped: 0,
+        unchanged: None,
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use crate::event::{
     Body, CameraStatus, Coverage, Description, Event, Finish, FrameRef, Gap, GapCause, Phase,
-    Timing, Usage,
+    Timing, Unchanged, Usage,
 };
 use crate::frame::{Clock, Span};
 use crate::proto;
@@ -50,6 +50,7 @@ pub fn description(from: proto::Description) -> Read<Description> {
         device: from.device,
         device_reason: from.device_reason,
         skipped: from.skipped,
+        unchanged: from.unchanged.map(unchanged).transpose()?,
         usage: usage(from.usage.ok_or(Unreadable("usage"))?),
         timing: timing(from.timing.ok_or(Unreadable("timing"))?),
     })
@@ -91,6 +92,10 @@ fn coverage(from: proto::Coverage) -> Read<Coverage> {
         covered: from.covered.map(|covered| span(Some(covered), "covered")).transpose()?,
         gaps: from.gaps.into_iter().map(gap).collect::<Read<_>>()?,
     })
+}
+
+fn unchanged(from: proto::Unchanged) -> Read<Unchanged> {
+    Ok(Unchanged { since: time(from.since, "since")?, sequence: from.sequence })
 }
 
 fn gap(from: proto::Gap) -> Read<Gap> {
@@ -227,6 +232,8 @@ mod tests {
                         total_seconds: total,
                     },
                     skipped,
+                    unchanged: (skipped % 2 == 1)
+                        .then(|| Unchanged { since: window.from, sequence: skipped.into() }),
                 }
             })
     }

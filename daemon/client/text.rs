@@ -49,6 +49,10 @@ pub fn coverage(words: &Description) -> String {
         let (from, to) = (clock_time(span.from), clock_time(span.to));
         line += &format!(", gap {from}–{to} ({cause})");
     }
+    if let Some(unchanged) = &words.unchanged {
+        let (since, sequence) = (clock_time(unchanged.since), unchanged.sequence);
+        line += &format!(", since {since} as event {sequence} says");
+    }
     match words.skipped {
         0 => {}
         1 => line += ", 1 window before it skipped",

@@ -185,6 +185,8 @@ pub struct Camera {
     pub every: Duration,
     /// A caption is published within so long of its window's close, or not made.
     pub freshness: Duration,
+    /// Change of a window up to which nothing has happened; 0: every window is described.
+    pub unchanged: f32,
     /// What the model is asked about each window; `None`: no captions, questions only.
     pub prompt: Option<String>,
     pub decode: Decode,

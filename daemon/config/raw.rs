@@ -264,6 +264,8 @@ struct RawCamera {
     every: Duration,
     #[serde(default, with = "humantime_serde")]
     freshness: Option<Duration>,
+    #[serde(default)]
+    unchanged: f32,
     #[serde(default = "prompt")]
     prompt: String,
     #[serde(default = "yes")]
@@ -569,6 +571,7 @@ impl RawCamera {
             window,
             every,
             freshness: lasting("freshness", self.freshness.unwrap_or(every), second / 2)?,
+            unchanged: within("unchanged", self.unchanged, 0.0, 1e6)?,
             prompt: self.captions.then(|| self.prompt.clone()),
             decode: match self.decode {
                 RawDecode::All => Decode::All,

@@ -16,6 +16,7 @@ mod questions;
 mod range;
 mod recall;
 pub mod scheduler;
+mod still;
 mod windows;
 mod words;
 
@@ -40,6 +41,7 @@ use recall::Recall;
 use scheduler::Scheduler;
 
 pub use pictures::Pictures;
+pub use still::Still;
 pub use words::Words;
 
 /// Frames of one camera that may wait to be encoded.
@@ -71,6 +73,8 @@ struct Lens {
     window: Duration,
     every: Duration,
     freshness: Duration,
+    /// Change up to which nothing has happened; 0: not asked.
+    unchanged: f32,
     prompt: Option<String>,
     /// When the newest encoded frame came, and its own time.
     newest: Mutex<Option<(SystemTime, Instant)>>,
@@ -116,6 +120,7 @@ impl Engine {
                 window: camera.window,
                 every: camera.every,
                 freshness: camera.freshness,
+                unchanged: camera.unchanged,
                 prompt: camera.prompt.clone(),
                 newest: Mutex::new(None),
                 came: AtomicU64::new(0),

@@ -15,8 +15,9 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::scheduler::Next;
+use super::still::Still;
 use super::{Asked, Engine, Window};
-use crate::event::{Body, Description, FrameRef, Timing};
+use crate::event::{Body, Description, Event, Finish, FrameRef, Timing, Usage};
 use crate::frame::Span;
 use crate::language::{
     LanguageError, LanguageModel, Limits, Listening, Reply, Request, Said, Seen, Ticket, Urgency,
@@ -35,6 +36,7 @@ pub struct Words {
     pub model: String,
     pub device: String,
     pub device_reason: String,
+    pub still: Still,
 }
 
 type Job = Next<Arc<str>, Asked, Window>;
@@ -99,6 +101,15 @@ impl Words {
         let Some(Task { camera, prompt, clip, most, urgency }) = task(engine, &job) else {
             return Ok(());
         };
+        let (job, clip) = match job {
+            Next::Caption(camera, window) => {
+                match self.without_words(engine, camera, window, &prompt, clip) {
+                    Some((camera, window, clip)) => (Next::Caption(camera, window), clip),
+                    None => return Ok(()),
+                }
+            }
+            question => (question, clip),
+        };
         let tokens: Vec<&FrameTokens> = clip.frames.iter().map(|look| &*look.tokens).collect();
         let seen = |(frame, look): (&FrameRef, &Look)| Seen {
             camera: camera.clone(),
@@ -139,6 +150,46 @@ impl Words {
         }
     }
 
+    /// Publishes that nothing has happened, if so; else gives back what wants words.
+    fn without_words(
+        &mut self,
+        engine: &Engine,
+        camera: Arc<str>,
+        window: Window,
+        prompt: &str,
+        clip: Clip,
+    ) -> Option<(Arc<str>, Window, Clip)> {
+        let begun = Instant::now();
+        let limit = engine.cameras.get(&camera).map_or(0.0, |lens| lens.unchanged);
+        let frames = clip.frames.iter().map(|look| &*look.tokens);
+        let compared = self.still.compare(&camera, frames, self.dim, limit);
+        if let Some((change, _)) = compared {
+            telemetry::window_change(&camera, change);
+        }
+        // What is missing may have held anything.
+        let whole = limit > 0.0 && clip.coverage.gaps.is_empty();
+        let Some(unchanged) = compared.and_then(|(_, unchanged)| unchanged).filter(|_| whole)
+        else {
+            return Some((camera, window, clip));
+        };
+        let reply = Reply {
+            text: "unchanged".into(),
+            ids: Vec::new(),
+            finish: Finish::Stop,
+            usage: Usage::default(),
+            begun,
+            prefill: Duration::ZERO,
+            decode: Duration::ZERO,
+        };
+        telemetry::caption_unchanged(&camera);
+        let timing = timing(window.closed, window.encode, &reply);
+        let (id, prompt) = (String::new(), prompt.into());
+        let mut caption = self.describe(id, prompt, window.span, clip, reply, timing);
+        caption.unchanged = Some(unchanged);
+        self.publish(engine, camera, caption);
+        None
+    }
+
     /// One run of the model; what has finished is no longer running.
     fn turn(
         &mut self,
@@ -173,20 +224,20 @@ impl Words {
     }
 
     /// Tells what came of a job.
-    fn finish(&self, engine: &Engine, running: Running, reply: Reply) {
+    fn finish(&mut self, engine: &Engine, running: Running, reply: Reply) {
         let Running { job, prompt, clip, .. } = running;
         match job {
             Next::Caption(camera, window) => {
+                let frames = clip.frames.clone();
+                let (since, whole) = (window.span.from, clip.coverage.gaps.is_empty());
                 let timing = timing(window.closed, window.encode, &reply);
                 let id = String::new();
-                let mut description = self.describe(id, prompt, window.span, clip, reply, timing);
-                description.skipped = engine
-                    .cameras
-                    .get(&camera)
-                    .map_or(0, |lens| lens.skipped.swap(0, Ordering::Relaxed));
-                telemetry::caption(&camera);
-                measure(&camera, &description);
-                engine.journal.append(camera, Body::Caption(description));
+                let caption = self.describe(id, prompt, window.span, clip, reply, timing);
+                let event = self.publish(engine, camera.clone(), caption);
+                if let Some(first) = frames.first().filter(|_| whole) {
+                    let (first, tokens) = (first.tokens.clone(), frames.iter().map(|f| &*f.tokens));
+                    self.still.describe(camera, first, tokens, self.dim, since, event.sequence);
+                }
             }
             Next::Question(asked) => {
                 let timing = timing(asked.came, asked.encode, &reply);
@@ -199,6 +250,15 @@ impl Words {
                 let _ = asked.to.try_send(AnswerItem::Finished(Box::new(description)));
             }
         }
+    }
+
+    fn publish(&self, engine: &Engine, camera: Arc<str>, mut caption: Description) -> Arc<Event> {
+        if let Some(lens) = engine.cameras.get(&camera) {
+            caption.skipped = lens.skipped.swap(0, Ordering::Relaxed);
+        }
+        telemetry::caption(&camera);
+        measure(&camera, &caption);
+        engine.journal.append(camera, Body::Caption(caption))
     }
 
     fn describe(
@@ -224,6 +284,7 @@ impl Words {
             usage: reply.usage,
             timing,
             skipped: 0,
+            unchanged: None,
         }
     }
 }

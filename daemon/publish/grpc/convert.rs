@@ -36,6 +36,10 @@ pub fn description(from: &Description) -> proto::Description {
         device: from.device.clone(),
         device_reason: from.device_reason.clone(),
         skipped: from.skipped,
+        unchanged: from.unchanged.as_ref().map(|unchanged| proto::Unchanged {
+            since: time(unchanged.since),
+            sequence: unchanged.sequence,
+        }),
         finish: match from.finish {
             Finish::Stop => proto::Finish::Stop,
             Finish::Length => proto::Finish::Length,

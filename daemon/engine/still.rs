@@ -1,0 +1,140 @@
+//! Whether anything has happened since a camera's last described window.
+//!
+//! A window's change is held against the described window's first frame: of every frame and every
+//! cell of the fast pathway the squared distance of the two tokens, divided by the mean square of
+//! the first frame's tokens; of all these the largest, so that one small actor in one cell counts.
+//! Nothing has happened where neither window changes by more than the camera's limit: nobody came,
+//! went or moved in either. What changes slowly adds up, for the first frame stays the same.
+//!
+//! The scale is the model's own: a limit holds for the model it was measured with.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use half::f16;
+
+use crate::event::Unchanged;
+use crate::slowfast::FrameTokens;
+
+/// The last described window of each camera.
+#[derive(Default)]
+pub struct Still {
+    described: HashMap<Arc<str>, Described>,
+}
+
+struct Described {
+    first: Arc<FrameTokens>,
+    /// How much the window changed in itself.
+    change: f32,
+    is: Unchanged,
+}
+
+impl Still {
+    /// How much a window differs from the last that was described, and whether nothing has
+    /// happened. `None`: none was. `dim`: the width of a token.
+    pub fn compare<'a>(
+        &self,
+        camera: &str,
+        frames: impl IntoIterator<Item = &'a FrameTokens>,
+        dim: usize,
+        limit: f32,
+    ) -> Option<(f32, Option<Unchanged>)> {
+        let described = self.described.get(camera)?;
+        let change = change(&described.first, frames, dim);
+        let still = described.change.max(change) <= limit;
+        Some((change, still.then(|| described.is.clone())))
+    }
+
+    /// A window was described, by the event `sequence`.
+    pub fn describe<'a>(
+        &mut self,
+        camera: Arc<str>,
+        first: Arc<FrameTokens>,
+        frames: impl IntoIterator<Item = &'a FrameTokens>,
+        dim: usize,
+        since: SystemTime,
+        sequence: u64,
+    ) {
+        let change = change(&first, frames, dim);
+        let is = Unchanged { since, sequence };
+        self.described.insert(camera, Described { first, change, is });
+    }
+}
+
+/// See above. Infinite for a frame that cannot be compared: of another plan.
+fn change<'a>(
+    first: &FrameTokens,
+    frames: impl IntoIterator<Item = &'a FrameTokens>,
+    dim: usize,
+) -> f32 {
+    let square = |rows: &[f16]| rows.iter().map(|v| v.to_f32().powi(2)).sum::<f32>();
+    let cells = first.fast.len() / dim;
+    let usual = (square(&first.fast) / cells as f32).max(f32::MIN_POSITIVE);
+    let of_frame = |frame: &FrameTokens| {
+        if frame.fast.len() != first.fast.len() {
+            return f32::INFINITY;
+        }
+        let cells = frame.fast.chunks_exact(dim).zip(first.fast.chunks_exact(dim));
+        let apart = |(a, b): (&[f16], &[f16])| {
+            a.iter().zip(b).map(|(a, b)| (a.to_f32() - b.to_f32()).powi(2)).sum::<f32>()
+        };
+        cells.map(apart).fold(0.0, f32::max) / usual
+    };
+    frames.into_iter().map(of_frame).fold(0.0, f32::max)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Four cells of two.
+    fn frame(cells: [f32; 4]) -> Arc<FrameTokens> {
+        let fast = cells.iter().flat_map(|v| [f16::from_f32(*v), f16::from_f32(1.0)]).collect();
+        Arc::new(FrameTokens { slow: Box::default(), fast })
+    }
+
+    fn compare(still: &Still, frames: &[Arc<FrameTokens>]) -> Option<(f32, bool)> {
+        let (change, unchanged) = still.compare("gate", frames.iter().map(|f| &**f), 2, 0.5)?;
+        Some((change, unchanged.is_some()))
+    }
+
+    fn described(frames: &[Arc<FrameTokens>]) -> Still {
+        let mut still = Still::default();
+        let (first, since) = (frames[0].clone(), SystemTime::UNIX_EPOCH);
+        still.describe("gate".into(), first, frames.iter().map(|f| &**f), 2, since, 7);
+        still
+    }
+
+    #[test]
+    fn one_cell_of_one_frame_is_a_change() {
+        let empty = frame([1.0; 4]);
+        let somebody = frame([1.0, 1.0, 3.0, 1.0]);
+        let still = described(&[empty.clone(), empty.clone()]);
+        assert_eq!(compare(&still, &[empty.clone(), frame([1.1; 4])]).map(|c| c.1), Some(true));
+        // 2² over a mean square of 2.
+        assert_eq!(compare(&still, &[empty.clone(), somebody, empty]), Some((2.0, false)));
+    }
+
+    #[test]
+    fn what_moved_while_it_was_described_is_described_again() {
+        let (empty, somebody) = (frame([1.0; 4]), frame([3.0, 1.0, 1.0, 1.0]));
+        let still = described(&[empty.clone(), somebody]);
+        assert_eq!(compare(&still, &[empty.clone(), empty.clone()]), Some((0.0, false)));
+        let still = described(&[empty.clone(), empty.clone()]);
+        assert_eq!(compare(&still, &[empty]), Some((0.0, true)));
+    }
+
+    #[test]
+    fn slow_light_adds_up() {
+        let still = described(&[frame([1.0; 4])]);
+        let steps = [1.2, 1.4, 1.6, 1.8, 2.1].map(|light| frame([light; 4]));
+        let unchanged = steps.map(|step| compare(&still, &[step]).is_some_and(|c| c.1));
+        assert_eq!(unchanged, [true, true, true, true, false]);
+    }
+
+    #[test]
+    fn a_camera_without_a_description_has_nothing_to_be_like() {
+        assert_eq!(compare(&Still::default(), &[frame([1.0; 4])]), None);
+    }
+}
