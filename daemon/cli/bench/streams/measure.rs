@@ -17,7 +17,7 @@ use crate::demo::children::Children;
 use crate::demo::{CAMERAS, START_TIMEOUT, assets, free_port};
 
 #[derive(Args)]
-pub struct Options {
+pub struct Measured {
     /// A model package; the demo's if not given.
     #[arg(long, value_name = "DIR", conflicts_with = "simulate")]
     package: Option<PathBuf>,
@@ -42,7 +42,7 @@ pub struct Options {
     freshness: Option<Duration>,
 }
 
-impl Options {
+impl Measured {
     fn freshness(&self) -> Duration {
         self.freshness.unwrap_or(self.every)
     }
@@ -50,7 +50,7 @@ impl Options {
 
 /// What ran, and a row for each number of cameras.
 pub fn run(
-    options: &Options,
+    options: &Measured,
     numbers: Vec<usize>,
     length: Duration,
     quiet: bool,
@@ -69,7 +69,7 @@ pub fn run(
 }
 
 async fn measure(
-    options: &Options,
+    options: &Measured,
     cameras: usize,
     length: Duration,
 ) -> anyhow::Result<(String, Row)> {
@@ -131,8 +131,8 @@ async fn measure(
     Ok((device, row.count(&of_each, captions, Vec::new())))
 }
 
-fn config(options: &Options, package: &str, cameras: usize, rtsp: u16, grpc: u16) -> String {
-    let Options { plan, device, fps, window, every, .. } = options;
+fn config(options: &Measured, package: &str, cameras: usize, rtsp: u16, grpc: u16) -> String {
+    let Measured { plan, device, fps, window, every, .. } = options;
     let mut text = format!(
         "[model]\npackage = {package:?}\nplan = {plan:?}\ndevice = {device:?}\n\
          [http]\nenabled = false\n[grpc]\nlisten = \"127.0.0.1:{grpc}\"\n"

@@ -33,7 +33,7 @@ pub struct Options {
     length: Duration,
     #[cfg(feature = "demo")]
     #[command(flatten)]
-    measured: measure::Options,
+    measured: measure::Measured,
     /// One JSON object instead of a table.
     #[arg(long)]
     json: bool,
