@@ -26,7 +26,7 @@ pub struct Evidence {
 
 impl Evidence {
     /// JPEGs at most `width_max` pixels wide, of `quality` 1 to 100; wider where a side would else
-    /// be shorter than `least_side`, the model's input, and the picture has it.
+    /// be shorter than `least_side`, and the picture has it.
     pub fn new(width_max: u32, least_side: u32, quality: u8) -> Result<Evidence, PictureError> {
         let mut compressor = Compressor::new()?;
         compressor.set_quality(i32::from(quality))?;
