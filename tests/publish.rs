@@ -770,6 +770,10 @@ fn words(id: &str, text: &str) -> Description {
         finish: Finish::Stop,
         usage: Usage { video_tokens: 320, text_tokens: 20, new_tokens: 9, cached_tokens: 300 },
         timing: Timing { total_seconds: 0.21, prefill_seconds: 0.1, ..Timing::default() },
+        conversation: String::new(),
+        earlier_turns: 0,
+        parts: Vec::new(),
+        summary: None,
     }
 }
 

@@ -137,6 +137,7 @@ struct RawGenerate {
     top_p: f32,
     seed: u64,
     answer_prefix: String,
+    summary: Summary,
     queue: usize,
     batch: usize,
     prefix_cache: Bytes,
@@ -150,6 +151,7 @@ impl Default for RawGenerate {
             top_p: 1.0,
             seed: 0,
             answer_prefix: String::new(),
+            summary: Summary::Model,
             queue: 16,
             batch: 4,
             prefix_cache: Bytes::gib(1),
@@ -462,6 +464,7 @@ impl RawGenerate {
         let top_p = within("generate.top_p", self.top_p, 0.01, 1.0)?;
         Ok(Generate {
             max_new_tokens: within("generate.max_new_tokens", self.max_new_tokens, 1, 4096)?,
+            summary: self.summary,
             queue: within("generate.queue", self.queue, 1, 1024)?,
             batch: within("generate.batch", self.batch, 1, 64)?,
             prefix_cache: self.prefix_cache,

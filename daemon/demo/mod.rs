@@ -162,6 +162,7 @@ plan = "16:slowfast-slow_4frms_spatial_1d_max_pool-fast_2x2"
 device = "cpu"
 [generate]
 max_new_tokens = 64
+summary = "list"
 [grpc]
 listen = "127.0.0.1:{grpc}"
 [http]

@@ -9,8 +9,11 @@
 //!
 //! Two threads compute, a third owns the disk; nothing else does. Neither waits for a camera, a broker or a client.
 
+mod conversations;
 mod evidence;
 mod inbox;
+mod long;
+mod parts;
 mod pictures;
 mod questions;
 mod queue;
@@ -28,13 +31,16 @@ use tokio::sync::mpsc;
 
 use crate::config::{self, Sampling};
 use crate::disk;
+use crate::event::Description;
 use crate::frame::{Frame, FrameId, Span};
 use crate::journal::Journal;
+use crate::language::Turn;
 use crate::service::AnswerItem;
 use crate::slowfast::Plan;
 use crate::telemetry::{self, DropReason};
 use crate::timeline::{Chosen, Clip, Limits, Period, Tiers, Timeline, choose};
 
+use conversations::Conversations;
 use inbox::Inbox;
 use queue::Queue;
 use recall::Recall;
@@ -44,6 +50,10 @@ pub use words::Words;
 
 /// Frames of one camera that may wait to be encoded.
 const INBOX_FRAMES: usize = 8;
+
+/// Conversations that are remembered, and for how long after the last answer.
+const CONVERSATIONS: usize = 64;
+const CONVERSATION_AGE: Duration = Duration::from_secs(30 * 60);
 
 pub struct Engine {
     /// Of this run's frames.
@@ -61,6 +71,8 @@ pub struct Engine {
     plan: Plan,
     max_new_tokens: usize,
     sampling: Sampling,
+    summary: config::Summary,
+    conversations: Mutex<Conversations<Turn>>,
 }
 
 /// What the engine must know of a camera.
@@ -94,7 +106,13 @@ struct Window {
 struct Asked {
     camera: Arc<str>,
     id: String,
+    /// As it was asked.
     text: String,
+    /// As the model is asked.
+    prompt: String,
+    /// Earlier questions and answers.
+    turns: Arc<[Turn]>,
+    conversation: String,
     max_new_tokens: usize,
     window: Span,
     clip: Clip,
@@ -102,7 +120,13 @@ struct Asked {
     encode: Duration,
     came: Instant,
     to: mpsc::Sender<AnswerItem>,
+    /// Whether the asker hears the words as they are made.
+    speaks: bool,
+    /// What is to be done with the answer, or with why there is none; `None`: it is published.
+    then: Option<Then>,
 }
+
+type Then = Box<dyn FnOnce(Result<Description, String>) + Send>;
 
 impl Engine {
     /// `run` names this run's frames: the milliseconds from 1970 to its start.
@@ -142,6 +166,8 @@ impl Engine {
             plan: config.model.plan,
             max_new_tokens: config.generate.max_new_tokens,
             sampling: config.generate.sampling,
+            summary: config.generate.summary,
+            conversations: Mutex::new(Conversations::new(CONVERSATIONS, CONVERSATION_AGE)),
         })
     }
 

@@ -45,7 +45,8 @@ pub struct Recall {
     /// What is still to be encoded: the frame's position, and its JPEG.
     jpegs: Vec<(usize, Arc<[u8]>)>,
     encode: Duration,
-    _seat: Seat,
+    /// `None`: the question holds it for longer than this look.
+    seat: Option<Seat>,
 }
 
 impl Recall {
@@ -83,7 +84,7 @@ impl Engine {
         to: tokio::sync::mpsc::Sender<AnswerItem>,
         chosen: Chosen,
         pending: Pending,
-        seat: Seat,
+        seat: Option<Seat>,
     ) {
         let tokens = chosen.tokens();
         let (mut jpegs, mut places, mut wanted) = (Vec::new(), Vec::new(), Vec::new());
@@ -109,7 +110,7 @@ impl Engine {
             tokens,
             jpegs,
             encode: Duration::ZERO,
-            _seat: seat,
+            seat,
         };
         let Some(disk) = self.disk.as_ref().filter(|_| !wanted.is_empty()) else {
             return self.recall(recall);
@@ -137,7 +138,7 @@ impl Engine {
     }
 
     fn gathered(&self, recall: Recall) {
-        let Recall { camera, to, pending, chosen, tokens, encode, _seat, .. } = recall;
+        let Recall { camera, to, pending, chosen, tokens, encode, seat, .. } = recall;
         let Some(clip) = chosen.clip(tokens, &self.plan) else {
             let why = "its frames left the buffer while they were read".into();
             let camera = camera.to_string();
@@ -147,7 +148,7 @@ impl Engine {
         let asked = pending(clip, encode);
         let mut jobs = self.jobs();
         // The seat is given up for a place in the queue at once, so there is one.
-        drop(_seat);
+        drop(seat);
         if jobs.stopping || jobs.queue.ask(asked).is_err() {
             let _ = to.try_send(AnswerItem::Failed(AskError::Stopping));
             return;
