@@ -47,6 +47,7 @@ const PURE: &[(&str, &[&str])] = &[
     ("daemon/engine/queue", &[]),
     ("daemon/engine/inbox", &[]),
     ("daemon/engine/range", &[]),
+    ("daemon/engine/recalled", &[]),
     ("daemon/engine/parts", &[]),
     ("daemon/engine/conversations", &[]),
     ("daemon/engine/windows", &[]),

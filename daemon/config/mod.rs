@@ -150,6 +150,8 @@ pub struct Buffer {
     /// Of frames whose tokens have left, but not their JPEGs.
     pub jpeg_age: Duration,
     pub jpeg_bytes: Bytes,
+    /// Of tokens of frames encoded again, of all cameras.
+    pub recall_bytes: Bytes,
     pub disk: Option<Disk>,
     /// Width in pixels of the JPEG kept of each frame.
     pub evidence_width: u32,

@@ -168,6 +168,7 @@ struct RawBuffer {
     #[serde(with = "humantime_serde")]
     jpeg_age: Duration,
     jpeg_bytes: Bytes,
+    recall_bytes: Bytes,
     evidence_width: u32,
     evidence_quality: u8,
     disk: RawDisk,
@@ -197,6 +198,7 @@ impl Default for RawBuffer {
             bytes: Bytes::gib(1),
             jpeg_age: Duration::from_secs(3600),
             jpeg_bytes: Bytes::mib(256),
+            recall_bytes: Bytes::mib(256),
             evidence_width: 640,
             evidence_quality: 80,
         }
@@ -502,6 +504,7 @@ impl RawBuffer {
             bytes: self.bytes,
             jpeg_age: self.jpeg_age,
             jpeg_bytes: self.jpeg_bytes,
+            recall_bytes: self.recall_bytes,
             disk: kept_in.map(disk),
             evidence_width: within("buffer.evidence_width", self.evidence_width, 32, 8192)?,
             evidence_quality: within("buffer.evidence_quality", self.evidence_quality, 1, 100)?,

@@ -19,6 +19,7 @@ mod questions;
 mod queue;
 mod range;
 mod recall;
+mod recalled;
 mod windows;
 mod words;
 
@@ -36,7 +37,7 @@ use crate::frame::{Frame, FrameId, Span};
 use crate::journal::Journal;
 use crate::language::Turn;
 use crate::service::AnswerItem;
-use crate::slowfast::Plan;
+use crate::slowfast::{FrameTokens, Plan};
 use crate::telemetry::{self, DropReason};
 use crate::timeline::{Chosen, Clip, Limits, Period, Tiers, Timeline, choose};
 
@@ -44,6 +45,7 @@ use conversations::Conversations;
 use inbox::Inbox;
 use queue::Queue;
 use recall::Recall;
+use recalled::Recalled;
 
 pub use pictures::Pictures;
 pub use words::Words;
@@ -63,6 +65,7 @@ pub struct Engine {
     pub disk: Option<disk::Queue>,
     /// Questions whose frames are being encoded again; they hold places of the queue.
     gathering: Arc<AtomicUsize>,
+    recalled: Mutex<Recalled<Named, Arc<FrameTokens>>>,
     jobs: Mutex<Jobs>,
     wake: Condvar,
     pub timeline: Timeline,
@@ -74,6 +77,9 @@ pub struct Engine {
     summary: config::Summary,
     conversations: Mutex<Conversations<Turn>>,
 }
+
+/// A frame of any camera.
+type Named = (Arc<str>, FrameId);
 
 /// What the engine must know of a camera.
 struct Lens {
@@ -153,6 +159,7 @@ impl Engine {
             run,
             disk: buffer.disk.as_ref().map(|_| disk::Queue::new(disk::QUEUE_FRAMES)),
             gathering: Arc::default(),
+            recalled: Mutex::new(Recalled::new(buffer.recall_bytes.as_u64() as usize)),
             inbox: Inbox::new(INBOX_FRAMES),
             jobs: Mutex::new(Jobs {
                 queue: Queue::new(config.generate.queue),
@@ -208,6 +215,11 @@ impl Engine {
         let came = FrameId { run: self.run, number: lens.came.load(Ordering::Relaxed) };
         let ring = self.timeline.ring(camera)?;
         choose(&ring, span, lens.period, came, &self.plan, tiers)
+    }
+
+    fn recalled(&self) -> MutexGuard<'_, Recalled<Named, Arc<FrameTokens>>> {
+        // Whole after each of its methods, so a poisoned lock is still good.
+        self.recalled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn jobs(&self) -> MutexGuard<'_, Jobs> {

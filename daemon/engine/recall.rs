@@ -59,12 +59,18 @@ impl Recall {
         self.jpegs.drain(..most.min(self.jpegs.len())).collect()
     }
 
-    pub fn encoded(&mut self, frames: Vec<(usize, FrameTokens)>, took: Duration) {
+    /// These frames have been encoded, at these positions.
+    pub fn encoded(&mut self, engine: &Engine, frames: Vec<(usize, FrameTokens)>, took: Duration) {
         telemetry::reencoded(&self.camera, frames.len() as u64);
         self.encode += took;
+        let mut recalled = engine.recalled();
         for (at, tokens) in frames {
-            self.tokens[at] = Some(Arc::new(tokens));
+            let (name, bytes) = ((self.camera.clone(), self.chosen.frames[at].id), tokens.bytes());
+            let tokens = Arc::new(tokens);
+            recalled.put(name, tokens.clone(), bytes);
+            self.tokens[at] = Some(tokens);
         }
+        telemetry::recalled(recalled.bytes() as u64);
     }
 
     pub fn is_complete(&self) -> bool {
@@ -86,7 +92,11 @@ impl Engine {
         pending: Pending,
         seat: Option<Seat>,
     ) {
-        let tokens = chosen.tokens();
+        let mut tokens = chosen.tokens();
+        let missing = chosen.frames.iter().zip(&mut tokens).filter(|(_, tokens)| tokens.is_none());
+        for (entry, tokens) in missing {
+            *tokens = self.recalled().get(&(camera.clone(), entry.id));
+        }
         let (mut jpegs, mut places, mut wanted) = (Vec::new(), Vec::new(), Vec::new());
         for (at, entry) in chosen.frames.iter().enumerate().filter(|(at, _)| tokens[*at].is_none())
         {
