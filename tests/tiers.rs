@@ -160,6 +160,8 @@ fn the_past_is_answered_as_rightly_as_the_present() {
     // Killed, and started again: what is on disk is still there, and is not mixed up.
     daemon.process.signal(libc::SIGKILL);
     drop((daemon, events));
+    // Longer than what is no gap.
+    std::thread::sleep(SECONDS(3));
     let daemon = start(dir, &tiers(&kept, ""), &watched);
     wait_for("frames of this run", SECONDS(20), || {
         (tier(&daemon, "frames", "gate", "hot") > 4.0).then_some(())
