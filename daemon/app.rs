@@ -173,7 +173,7 @@ fn load(config: &Config) -> Result<(Pictures, Words, Runtime), ModelError> {
     let LoadedModel { package, runtime, preprocess, encoder, language } = loaded;
     let config::Buffer { evidence_width, evidence_quality, .. } = config.buffer;
     let evidence =
-        evidence::Evidence::new(evidence_width, preprocess.size as u32, evidence_quality)
+        evidence::Evidence::new(evidence_width, preprocess.least_side(), evidence_quality)
             .map_err(|e| ModelError(format!("evidence JPEG: {e}")))?;
     check_prompts(config, &language, encoder.grid_tokens())?;
     let (device, device_reason) = (devices.device(), devices.reason());

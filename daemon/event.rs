@@ -77,6 +77,19 @@ pub struct Description {
     /// Of a caption: nothing has happened, the text is "unchanged" and the model did not run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unchanged: Option<Unchanged>,
+    /// What a further question names to be asked after this one; empty for captions.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub conversation: String,
+    /// Questions of the conversation that the model saw with this one.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub earlier_turns: u32,
+    /// Of a range too long for one look: what was answered of each part that has footage, in order
+    /// of time. `text` is made of these; coverage and frames are of all of them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<Part>,
+    /// How `text` was made of the parts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub summary: Option<Summary>,
 }
 
 /// What a window is like.
@@ -91,6 +104,26 @@ pub struct Unchanged {
 
 fn is_zero(number: &u32) -> bool {
     *number == 0
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Part {
+    pub window: Span,
+    pub text: String,
+    pub coverage: Coverage,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Summary {
+    /// All parts began with yes or no, and `text` says which began with yes.
+    YesNo,
+    /// All parts said the same.
+    Same,
+    /// The model's, from the parts' words and a sparse look at the whole.
+    Model,
+    /// The parts' words one after the other: by the config, or because the model had no room.
+    List,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -66,6 +66,26 @@ impl Span {
     }
 }
 
+impl Span {
+    /// `14:05:00–14:05:50`, UTC, or with the date where `dated`.
+    pub fn clock(&self, dated: bool) -> String {
+        let show = |time| {
+            let text = humantime::format_rfc3339_seconds(time).to_string();
+            let from = if dated { 0 } else { 11 };
+            text.get(from..19).unwrap_or(&text).replace('T', " ")
+        };
+        format!("{}–{}", show(self.from), show(self.to))
+    }
+
+    /// Whether a clock's time alone does not say which day it is.
+    pub fn is_over_days(&self) -> bool {
+        let day = |time: SystemTime| {
+            time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs() / 86_400
+        };
+        day(self.from) != day(self.to)
+    }
+}
+
 /// Time on every wire: RFC 3339, UTC, milliseconds.
 pub mod rfc3339 {
     use std::time::SystemTime;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use serde::Deserialize;
 use tokio::sync::mpsc;
 
 use crate::event::{CameraStatus, Description};
@@ -72,8 +73,24 @@ pub struct Question {
     pub id: String,
     pub text: String,
     pub range: Range,
+    pub detail: Detail,
+    /// An earlier answer's, or a name of the asker's own; `None`: a new one.
+    pub conversation: Option<String>,
     /// `None`: as configured.
     pub max_new_tokens: Option<usize>,
+}
+
+/// How closely a range is looked at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Detail {
+    /// In parts where one look would leave out too much.
+    #[default]
+    Auto,
+    /// One look.
+    Overview,
+    /// In parts, each one look.
+    Parts,
 }
 
 /// What time a question is about.

@@ -70,6 +70,11 @@ const REENCODED: Metric = counter_of(
     "lookout_frames_reencoded_total",
     "Frames encoded again from their JPEG, for a question about what has left the hot tier",
 );
+const RECALL_BYTES: Metric = gauge_of(
+    "lookout_recall_bytes",
+    Unit::Bytes,
+    "Tokens of frames encoded again that are kept for the next question",
+);
 const QUEUE_LENGTH: Metric =
     gauge_of("lookout_queue_length", Unit::Count, "Captions and questions that wait for the model");
 const PREFIX_LOOKUPS: Metric = counter_of(
@@ -99,7 +104,7 @@ const MODEL_INFO: Metric = gauge_of(
     "Always 1; its labels name model, device and why that one",
 );
 
-const ALL: [Metric; 28] = [
+const ALL: [Metric; 29] = [
     FRAMES,
     FRAMES_DROPPED,
     FRAMES_EVICTED,
@@ -119,6 +124,7 @@ const ALL: [Metric; 28] = [
     DISK_BYTES,
     DISK_FAILING,
     REENCODED,
+    RECALL_BYTES,
     QUEUE_LENGTH,
     PREFIX_LOOKUPS,
     PREFIX_EVICTIONS,
@@ -338,6 +344,10 @@ pub fn disk(bytes: u64, failing: bool) {
 
 pub fn reencoded(camera: &str, frames: u64) {
     counter!(REENCODED.name, "camera" => camera.to_owned()).increment(frames);
+}
+
+pub fn recalled(bytes: u64) {
+    gauge!(RECALL_BYTES.name).set(bytes as f64);
 }
 
 pub fn queue_length(waiting: usize) {

@@ -772,6 +772,10 @@ fn words(id: &str, text: &str) -> Description {
         timing: Timing { total_seconds: 0.21, prefill_seconds: 0.1, ..Timing::default() },
         skipped: 0,
         unchanged: None,
+        conversation: String::new(),
+        earlier_turns: 0,
+        parts: Vec::new(),
+        summary: None,
     }
 }
 

@@ -33,8 +33,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("axum", &["daemon/publish/http"]),
     ("metrics", &["daemon/telemetry"]),
     ("metrics_exporter_prometheus", &["daemon/telemetry"]),
-    // `Kind` of an event is also a flag's value.
-    ("clap", &["daemon/cli/", "daemon/demo/", "daemon/event.rs"]),
+    // `Kind` of an event and a question's `Detail` are also flags' values.
+    ("clap", &["daemon/cli/", "daemon/demo/", "daemon/event.rs", "daemon/service.rs"]),
 ];
 
 /// Values and arithmetic: each place, and the only foreign names it may use outside its tests. A
@@ -47,6 +47,9 @@ const PURE: &[(&str, &[&str])] = &[
     ("daemon/engine/queue", &[]),
     ("daemon/engine/inbox", &[]),
     ("daemon/engine/range", &[]),
+    ("daemon/engine/recalled", &[]),
+    ("daemon/engine/parts", &[]),
+    ("daemon/engine/conversations", &[]),
     ("daemon/engine/windows", &[]),
     ("daemon/timeline/", &[]),
     ("daemon/disk/queue", &[]),

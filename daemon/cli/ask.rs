@@ -8,7 +8,7 @@ use tokio::runtime::Runtime;
 
 use super::{Client, Failure};
 use crate::client;
-use crate::service::Range;
+use crate::service::{Detail, Range};
 
 #[derive(Args)]
 pub struct Ask {
@@ -38,22 +38,28 @@ pub struct Ask {
     /// About the window of this event, by its sequence, as `lookout watch --json` prints it.
     #[arg(long, value_name = "SEQUENCE")]
     event: Option<u64>,
+    /// One look at the range, or part by part, or by itself the parts where one look would leave
+    /// out too much.
+    #[arg(long, value_enum, default_value_t = Detail::Auto)]
+    detail: Detail,
+    /// Goes on with the conversation of this name, about the same frames; or begins it. The JSON of
+    /// every answer has one.
+    #[arg(long, value_name = "NAME")]
+    conversation: Option<String>,
 }
 
 pub fn ask(runtime: &Runtime, args: Ask, out: &mut dyn Write) -> Result<(), Failure> {
-    let Ask {
-        client: to,
-        camera: cameras,
-        question: text,
-        max_new_tokens,
-        last,
-        from,
-        to: until,
-        event,
-    } = args;
-    let range = Range::of(last, from, until, event);
+    let range = Range::of(args.last, args.from, args.to, args.event);
     let range = range.map_err(|why| Failure::cannot_begin(anyhow::anyhow!(why)))?;
-    let question = client::Question { cameras, text, range, max_new_tokens };
-    runtime.block_on(client::ask(&to.server, question, to.output(), out))?;
+    let question = client::Question {
+        cameras: args.camera,
+        text: args.question,
+        range,
+        detail: args.detail,
+        conversation: args.conversation,
+        max_new_tokens: args.max_new_tokens,
+    };
+    let Client { server, .. } = &args.client;
+    runtime.block_on(client::ask(server, question, args.client.output(), out))?;
     Ok(())
 }

@@ -7,7 +7,7 @@ use super::{ClientError, Daemon, Done, Output, Reader, convert, json_line, print
 use crate::proto;
 use crate::proto::ask_request::Range as AskRange;
 use crate::proto::ask_response::Item;
-use crate::service::Range;
+use crate::service::{Detail, Range};
 
 #[derive(Clone, Debug, Default)]
 pub struct Question {
@@ -15,6 +15,8 @@ pub struct Question {
     pub cameras: Vec<String>,
     pub text: String,
     pub range: Range,
+    pub detail: Detail,
+    pub conversation: Option<String>,
     pub max_new_tokens: Option<u32>,
 }
 
@@ -49,7 +51,10 @@ pub async fn ask(endpoint: &str, question: Question, output: Output, out: &mut d
                 (heard, begun) = (heard + 1, false);
                 let words = convert::description(words)?;
                 match output {
-                    Output::Text => writeln!(out, "{named}\n[{}]", text::coverage(&words)),
+                    Output::Text => {
+                        let (parts, grounds) = (text::parts(&words), text::coverage(&words));
+                        writeln!(out, "{named}\n{parts}[{grounds}]")
+                    }
                     Output::Json => {
                         let camera = &camera;
                         json_line(out, &AnswerJson { camera, kind: "answer", words: &words })
@@ -73,7 +78,12 @@ pub async fn ask(endpoint: &str, question: Question, output: Output, out: &mut d
 }
 
 fn request(question: Question) -> proto::AskRequest {
-    let Question { mut cameras, text, range, max_new_tokens } = question;
+    let Question { mut cameras, text, range, detail, conversation, max_new_tokens } = question;
+    let detail = match detail {
+        Detail::Auto => proto::Detail::Unspecified,
+        Detail::Overview => proto::Detail::Overview,
+        Detail::Parts => proto::Detail::Parts,
+    };
     let camera = if cameras.len() == 1 { cameras.remove(0) } else { String::new() };
     let range = match range {
         Range::Recent => None,
@@ -87,5 +97,13 @@ fn request(question: Question) -> proto::AskRequest {
         Range::Event(sequence) => Some(AskRange::Event(sequence)),
     };
     let max_new_tokens = max_new_tokens.unwrap_or(0);
-    proto::AskRequest { camera, cameras, question: text, max_new_tokens, range }
+    proto::AskRequest {
+        camera,
+        cameras,
+        question: text,
+        max_new_tokens,
+        range,
+        detail: detail.into(),
+        conversation: conversation.unwrap_or_default(),
+    }
 }

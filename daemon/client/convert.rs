@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::event::{
-    Body, CameraStatus, Coverage, Description, Event, Finish, FrameRef, Gap, GapCause, Phase,
-    Timing, Unchanged, Usage,
+    Body, CameraStatus, Coverage, Description, Event, Finish, FrameRef, Gap, GapCause, Part, Phase,
+    Summary, Timing, Unchanged, Usage,
 };
 use crate::frame::{Clock, Span};
 use crate::proto;
@@ -40,6 +40,13 @@ pub fn description(from: proto::Description) -> Read<Description> {
             proto::Finish::Length => Finish::Length,
             proto::Finish::Unspecified => return Err(Unreadable("finish")),
         },
+        summary: match from.summary() {
+            proto::Summary::Unspecified => None,
+            proto::Summary::YesNo => Some(Summary::YesNo),
+            proto::Summary::Same => Some(Summary::Same),
+            proto::Summary::Model => Some(Summary::Model),
+            proto::Summary::List => Some(Summary::List),
+        },
         id: from.id,
         prompt: from.prompt,
         text: from.text,
@@ -53,6 +60,17 @@ pub fn description(from: proto::Description) -> Read<Description> {
         unchanged: from.unchanged.map(unchanged).transpose()?,
         usage: usage(from.usage.ok_or(Unreadable("usage"))?),
         timing: timing(from.timing.ok_or(Unreadable("timing"))?),
+        conversation: from.conversation,
+        earlier_turns: from.earlier_turns,
+        parts: from.parts.into_iter().map(part).collect::<Read<_>>()?,
+    })
+}
+
+fn part(from: proto::Part) -> Read<Part> {
+    Ok(Part {
+        window: span(from.window, "window")?,
+        text: from.text,
+        coverage: coverage(from.coverage.ok_or(Unreadable("coverage"))?)?,
     })
 }
 
@@ -199,6 +217,14 @@ mod tests {
             |([run, number], captured_at, slow)| FrameRef { run, number, captured_at, slow },
         );
         let finish = prop::sample::select(vec![Finish::Stop, Finish::Length]);
+        let part = (spans(), ".{0,9}", coverages()).prop_map(|(window, text, coverage)| Part {
+            window,
+            text,
+            coverage,
+        });
+        let summaries = [None, Some(Summary::YesNo), Some(Summary::Same), Some(Summary::Model)];
+        let summary = prop::sample::select([&summaries[..], &[Some(Summary::List)]].concat());
+        let more = (".{0,9}", any::<u32>(), prop::collection::vec(part, 0..3), summary);
         (
             prop::array::uniform6(".{0,9}"),
             spans(),
@@ -207,35 +233,43 @@ mod tests {
             finish,
             any::<[u32; 5]>(),
             prop::array::uniform5(0.0f64..1e6),
+            more,
         )
-            .prop_map(|(words, window, coverage, frames, finish, numbers, seconds)| {
-                let [id, prompt, text, model, device, device_reason] = words;
-                let [video_tokens, text_tokens, new_tokens, cached_tokens, skipped] = numbers;
-                let [wait, encode, prefill, decode, total] = seconds;
-                Description {
-                    id,
-                    prompt,
-                    text,
-                    window,
-                    coverage,
-                    frames,
-                    model,
-                    device,
-                    device_reason,
-                    finish,
-                    usage: Usage { video_tokens, text_tokens, new_tokens, cached_tokens },
-                    timing: Timing {
-                        wait_seconds: wait,
-                        encode_seconds: encode,
-                        prefill_seconds: prefill,
-                        decode_seconds: decode,
-                        total_seconds: total,
-                    },
-                    skipped,
-                    unchanged: (skipped % 2 == 1)
-                        .then(|| Unchanged { since: window.from, sequence: skipped.into() }),
-                }
-            })
+            .prop_map(
+                |(words, window, coverage, frames, finish, numbers, seconds, more)| {
+                    let (conversation, earlier_turns, parts, summary) = more;
+                    let [id, prompt, text, model, device, device_reason] = words;
+                    let [video_tokens, text_tokens, new_tokens, cached_tokens, skipped] = numbers;
+                    let [wait, encode, prefill, decode, total] = seconds;
+                    Description {
+                        id,
+                        prompt,
+                        text,
+                        window,
+                        coverage,
+                        frames,
+                        model,
+                        device,
+                        device_reason,
+                        finish,
+                        usage: Usage { video_tokens, text_tokens, new_tokens, cached_tokens },
+                        timing: Timing {
+                            wait_seconds: wait,
+                            encode_seconds: encode,
+                            prefill_seconds: prefill,
+                            decode_seconds: decode,
+                            total_seconds: total,
+                        },
+                        skipped,
+                        unchanged: (skipped % 2 == 1)
+                            .then(|| Unchanged { since: window.from, sequence: skipped.into() }),
+                        conversation,
+                        earlier_turns,
+                        parts,
+                        summary,
+                    }
+                },
+            )
     }
 
     fn statuses() -> impl Strategy<Value = CameraStatus> {

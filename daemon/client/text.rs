@@ -4,7 +4,9 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use crate::event::{Body, CameraStatus, Coverage, Description, Event, Gap, GapCause, Phase};
+use crate::event::{
+    Body, CameraStatus, Coverage, Description, Event, Gap, GapCause, Part, Phase, Summary,
+};
 use crate::service::CameraInfo;
 
 /// The least width of the camera's name, so that texts stand under each other.
@@ -39,6 +41,9 @@ pub fn coverage(words: &Description) -> String {
     if !words.device_reason.is_empty() {
         line += &format!(" ({})", one_line(&words.device_reason));
     }
+    if !words.parts.is_empty() {
+        line += &format!(", in {} parts", words.parts.len());
+    }
     for Gap { span, cause } in gaps {
         let cause = match cause {
             GapCause::CameraDown => "camera down",
@@ -59,6 +64,19 @@ pub fn coverage(words: &Description) -> String {
         more => line += &format!(", {more} windows before it skipped"),
     }
     line
+}
+
+/// What was answered of each part, a line each; nothing where there are none, or where the answer
+/// lists them itself.
+pub fn parts(words: &Description) -> String {
+    if words.summary == Some(Summary::List) {
+        return String::new();
+    }
+    let line = |part: &Part| {
+        let (from, to) = (clock_time(part.window.from), clock_time(part.window.to));
+        format!("  {from}–{to}  {}\n", one_line(&part.text))
+    };
+    words.parts.iter().map(line).collect()
 }
 
 /// A table with a head; the lines end with `\n`.

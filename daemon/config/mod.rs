@@ -113,11 +113,21 @@ pub enum Device {
 pub struct Generate {
     pub max_new_tokens: usize,
     pub sampling: Sampling,
+    pub summary: Summary,
     pub queue: usize,
     /// Answers and captions that are written together.
     pub batch: usize,
     /// For what the prompts of a window have in common.
     pub prefix_cache: Bytes,
+}
+
+/// What is made of the answers about a long range's parts, where no rule puts them together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Summary {
+    Model,
+    /// They are told one after the other.
+    List,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -140,6 +150,8 @@ pub struct Buffer {
     /// Of frames whose tokens have left, but not their JPEGs.
     pub jpeg_age: Duration,
     pub jpeg_bytes: Bytes,
+    /// Of tokens of frames encoded again, of all cameras.
+    pub recall_bytes: Bytes,
     pub disk: Option<Disk>,
     /// Width in pixels of the JPEG kept of each frame.
     pub evidence_width: u32,

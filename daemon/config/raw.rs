@@ -137,6 +137,7 @@ struct RawGenerate {
     top_p: f32,
     seed: u64,
     answer_prefix: String,
+    summary: Summary,
     queue: usize,
     batch: usize,
     prefix_cache: Bytes,
@@ -150,6 +151,7 @@ impl Default for RawGenerate {
             top_p: 1.0,
             seed: 0,
             answer_prefix: String::new(),
+            summary: Summary::Model,
             queue: 16,
             batch: 4,
             prefix_cache: Bytes::gib(1),
@@ -166,6 +168,7 @@ struct RawBuffer {
     #[serde(with = "humantime_serde")]
     jpeg_age: Duration,
     jpeg_bytes: Bytes,
+    recall_bytes: Bytes,
     evidence_width: u32,
     evidence_quality: u8,
     disk: RawDisk,
@@ -195,6 +198,7 @@ impl Default for RawBuffer {
             bytes: Bytes::gib(1),
             jpeg_age: Duration::from_secs(3600),
             jpeg_bytes: Bytes::mib(256),
+            recall_bytes: Bytes::mib(256),
             evidence_width: 640,
             evidence_quality: 80,
         }
@@ -466,6 +470,7 @@ impl RawGenerate {
         let top_p = within("generate.top_p", self.top_p, 0.01, 1.0)?;
         Ok(Generate {
             max_new_tokens: within("generate.max_new_tokens", self.max_new_tokens, 1, 4096)?,
+            summary: self.summary,
             queue: within("generate.queue", self.queue, 1, 1024)?,
             batch: within("generate.batch", self.batch, 1, 64)?,
             prefix_cache: self.prefix_cache,
@@ -503,6 +508,7 @@ impl RawBuffer {
             bytes: self.bytes,
             jpeg_age: self.jpeg_age,
             jpeg_bytes: self.jpeg_bytes,
+            recall_bytes: self.recall_bytes,
             disk: kept_in.map(disk),
             evidence_width: within("buffer.evidence_width", self.evidence_width, 32, 8192)?,
             evidence_quality: within("buffer.evidence_quality", self.evidence_quality, 1, 100)?,

@@ -163,6 +163,7 @@ plan = "{PLAN}"
 device = "cpu"
 [generate]
 max_new_tokens = 64
+summary = "list"
 [grpc]
 listen = "127.0.0.1:{grpc}"
 [http]

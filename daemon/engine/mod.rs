@@ -9,12 +9,16 @@
 //!
 //! Two threads compute, a third owns the disk; nothing else does. Neither waits for a camera, a broker or a client.
 
+mod conversations;
 mod evidence;
 mod inbox;
+mod long;
+mod parts;
 mod pictures;
 mod questions;
 mod range;
 mod recall;
+mod recalled;
 pub mod scheduler;
 mod still;
 mod windows;
@@ -29,15 +33,19 @@ use tokio::sync::mpsc;
 
 use crate::config::{self, Sampling};
 use crate::disk;
+use crate::event::Description;
 use crate::frame::{Frame, FrameId, Span};
 use crate::journal::Journal;
+use crate::language::Turn;
 use crate::service::AnswerItem;
-use crate::slowfast::Plan;
+use crate::slowfast::{FrameTokens, Plan};
 use crate::telemetry::{self, DropReason, SkipReason};
 use crate::timeline::{Chosen, Clip, Limits, Period, Tiers, Timeline, choose};
 
+use conversations::Conversations;
 use inbox::Inbox;
 use recall::Recall;
+use recalled::Recalled;
 use scheduler::Scheduler;
 
 pub use pictures::Pictures;
@@ -47,6 +55,10 @@ pub use words::Words;
 /// Frames of one camera that may wait to be encoded.
 const INBOX_FRAMES: usize = 8;
 
+/// Conversations that are remembered, and for how long after the last answer.
+const CONVERSATIONS: usize = 64;
+const CONVERSATION_AGE: Duration = Duration::from_secs(30 * 60);
+
 pub struct Engine {
     /// Of this run's frames.
     run: u64,
@@ -55,6 +67,7 @@ pub struct Engine {
     pub disk: Option<disk::Queue>,
     /// Questions whose frames are being encoded again; they hold places of the queue.
     gathering: Arc<AtomicUsize>,
+    recalled: Mutex<Recalled<Named, Arc<FrameTokens>>>,
     jobs: Mutex<Jobs>,
     wake: Condvar,
     /// From here the scheduler's times are counted.
@@ -65,7 +78,12 @@ pub struct Engine {
     plan: Plan,
     max_new_tokens: usize,
     sampling: Sampling,
+    summary: config::Summary,
+    conversations: Mutex<Conversations<Turn>>,
 }
+
+/// A frame of any camera.
+type Named = (Arc<str>, FrameId);
 
 /// What the engine must know of a camera.
 struct Lens {
@@ -101,7 +119,13 @@ struct Window {
 struct Asked {
     camera: Arc<str>,
     id: String,
+    /// As it was asked.
     text: String,
+    /// As the model is asked.
+    prompt: String,
+    /// Earlier questions and answers.
+    turns: Arc<[Turn]>,
+    conversation: String,
     max_new_tokens: usize,
     window: Span,
     clip: Clip,
@@ -109,7 +133,13 @@ struct Asked {
     encode: Duration,
     came: Instant,
     to: mpsc::Sender<AnswerItem>,
+    /// Whether the asker hears the words as they are made.
+    speaks: bool,
+    /// What is to be done with the answer, or with why there is none; `None`: it is published.
+    then: Option<Then>,
 }
+
+type Then = Box<dyn FnOnce(Result<Description, String>) + Send>;
 
 impl Engine {
     /// `run` names this run's frames: the milliseconds from 1970 to its start.
@@ -139,6 +169,7 @@ impl Engine {
             run,
             disk: buffer.disk.as_ref().map(|_| disk::Queue::new(disk::QUEUE_FRAMES)),
             gathering: Arc::default(),
+            recalled: Mutex::new(Recalled::new(buffer.recall_bytes.as_u64() as usize)),
             inbox: Inbox::new(INBOX_FRAMES),
             jobs: Mutex::new(Jobs {
                 scheduler: Scheduler::new(config.generate.queue),
@@ -152,6 +183,8 @@ impl Engine {
             plan: config.model.plan,
             max_new_tokens: config.generate.max_new_tokens,
             sampling: config.generate.sampling,
+            summary: config.generate.summary,
+            conversations: Mutex::new(Conversations::new(CONVERSATIONS, CONVERSATION_AGE)),
         })
     }
 
@@ -200,6 +233,11 @@ impl Engine {
         let came = FrameId { run: self.run, number: lens.came.load(Ordering::Relaxed) };
         let ring = self.timeline.ring(camera)?;
         choose(&ring, span, lens.period, came, &self.plan, tiers)
+    }
+
+    fn recalled(&self) -> MutexGuard<'_, Recalled<Named, Arc<FrameTokens>>> {
+        // Whole after each of its methods, so a poisoned lock is still good.
+        self.recalled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn jobs(&self) -> MutexGuard<'_, Jobs> {

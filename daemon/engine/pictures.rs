@@ -129,7 +129,7 @@ impl Pictures {
             }
         }
         let encoded = if good.is_empty() { Vec::new() } else { self.encode(pixels)? };
-        recall.encoded(good.into_iter().zip(encoded).collect(), begun.elapsed());
+        recall.encoded(engine, good.into_iter().zip(encoded).collect(), begun.elapsed());
         engine.recall(recall);
         Ok(())
     }

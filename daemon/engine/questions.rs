@@ -1,18 +1,24 @@
 //! How a question is taken: its range made a span, its frames gathered, its place in the queue.
 
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::mpsc;
 
+use super::conversations::{Conversation, Conversations};
+use super::long::{self, Long};
 use super::recall::Seat;
-use super::{Asked, Engine, Lens, range};
-use crate::event::Body;
-use crate::frame::{Span, rfc3339};
-use crate::service::{Answer, AskError, Question, Range};
+use super::{Asked, Engine, Lens, parts, range};
+use crate::event::{Body, Description, FrameRef};
+use crate::frame::{FrameId, Span, rfc3339};
+use crate::language::Turn;
+use crate::service::{Answer, AnswerItem, AskError, Detail, Question, Range};
 use crate::telemetry;
 use crate::timeline::Tiers;
+
+/// Bytes of a conversation's name.
+const NAME_MOST: usize = 256;
 
 impl Engine {
     /// Takes a question, or says why not.
@@ -27,30 +33,104 @@ impl Engine {
         if question.text.trim().is_empty() {
             return Err(AskError::BadQuestion("the question is empty".into()));
         }
-        let window = self.span_of(camera, lens, question.range)?;
-        let chosen = self.choose(camera, window, Tiers::All);
+        let known = self.known(camera, &question)?;
+        let window = match &known {
+            Some(known) => known.window,
+            None => self.span_of(camera, lens, question.range)?,
+        };
+        let chosen = self.choose(camera, window, Tiers::All).and_then(|chosen| {
+            match known.as_ref().and_then(|known| known.frames.as_ref()) {
+                Some(frames) => chosen.just(&*self.timeline.ring(camera)?, frames),
+                None => Some(chosen),
+            }
+        });
         let chosen = chosen.ok_or_else(|| self.no_footage(camera, window))?;
         let most = question.max_new_tokens.unwrap_or(usize::MAX).min(self.max_new_tokens);
         // Room for the whole answer: an asker who reads slowly holds up nobody.
-        let (to, answer) = mpsc::channel(most + 2);
+        let (to, answer) = mpsc::channel(most + 3);
         let seat = self.seat()?;
-        let asked = {
-            let (camera, came, to) = (camera.clone(), Instant::now(), to.clone());
-            let Question { id, text, .. } = question;
-            move |clip, encode| Asked {
-                camera,
-                id,
-                text,
-                max_new_tokens: most,
-                window,
-                clip,
-                encode,
-                came,
-                to,
+        let new_name = || format!("c-{:016x}", rand::random::<u64>());
+        let parts = match question.detail {
+            Detail::Overview => Vec::new(),
+            // A further question has the same look as the first.
+            Detail::Auto if known.is_some() => Vec::new(),
+            Detail::Auto if parts::one_look_is_fair(chosen.available, self.plan.frames) => {
+                Vec::new()
+            }
+            Detail::Auto | Detail::Parts => {
+                // Where there is no footage at either end there is nothing to split.
+                let (footage, half) = (chosen.footage, lens.period.0 / 2);
+                let from = (footage.from - half).max(window.from);
+                let footage = Span { from, to: (footage.to + half).min(window.to) };
+                parts::split(footage, lens.period.0, self.plan.frames)
             }
         };
-        self.gather(camera, to, chosen, Box::new(asked), seat);
+        let asked = long::Question {
+            camera: camera.clone(),
+            id: question.id,
+            text: question.text,
+            conversation: question.conversation.unwrap_or_else(new_name),
+            turns: known.map(|known| known.turns.into()).unwrap_or_default(),
+            max_new_tokens: most,
+            window,
+            came: Instant::now(),
+            to: to.clone(),
+        };
+        if parts.len() > 1 {
+            let (engine, left, answered) = (self.clone(), parts.into(), Vec::new());
+            Long { engine, asked, overview: chosen, left, answered, seat }.go_on();
+        } else {
+            self.gather(camera, to, chosen, asked.one_look(), Some(seat));
+        }
         Ok(answer)
+    }
+
+    /// The conversation that a question goes on with; `None`: it begins one.
+    fn known(
+        &self,
+        camera: &Arc<str>,
+        question: &Question,
+    ) -> Result<Option<Conversation<Turn>>, AskError> {
+        let Some(name) = &question.conversation else { return Ok(None) };
+        if name.is_empty() || name.len() > NAME_MOST {
+            let why = format!("a conversation's name has 1 to {NAME_MOST} bytes");
+            return Err(AskError::BadQuestion(why));
+        }
+        let key = (name.clone(), camera.clone());
+        let known = self.conversations().get(&key, Instant::now());
+        if known.is_some() && question.range != Range::Recent {
+            return Err(AskError::BadQuestion(format!(
+                "conversation {name:?} is about the window of its first question: name no range"
+            )));
+        }
+        Ok(known)
+    }
+
+    /// The answer is out: into the journal, to its asker, and into its conversation. `frames`: what
+    /// a further question is to look at; `None`: at all of the window.
+    pub(super) fn publish(
+        &self,
+        camera: &Arc<str>,
+        turns: &[Turn],
+        frames: Option<Vec<FrameId>>,
+        to: &mpsc::Sender<AnswerItem>,
+        description: Description,
+    ) {
+        telemetry::answer(camera);
+        let Description { prompt, text, window, conversation, .. } = &description;
+        let turn = Turn { question: prompt.clone(), answer: text.clone() };
+        let turns = turns.iter().cloned().chain([turn]).collect();
+        let said = Conversation { window: *window, frames, turns };
+        let key = (conversation.clone(), camera.clone());
+        self.conversations().put(key, said, Instant::now());
+        self.journal.append(camera.clone(), Body::Answer(description.clone()));
+        // An asker that has gone needs no answer.
+        let _ = to.try_send(AnswerItem::Finished(Box::new(description)));
+    }
+
+    fn conversations(&self) -> MutexGuard<'_, Conversations<Turn>> {
+        // Whole after each of its methods, so a poisoned lock is still good.
+        self.conversations.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A place in the queue, for a question that first has its frames gathered.
@@ -103,6 +183,38 @@ impl Engine {
         let (from, to) = (rfc3339::format(span.from), rfc3339::format(span.to));
         let why = format!("no footage from {from} to {to}; {there}");
         AskError::NoFootage { camera: camera.to_string(), why }
+    }
+}
+
+impl Asked {
+    /// A piece of the answer, maybe an empty one. Returns whether anybody still listens.
+    pub(super) fn hear(&self, piece: &str) -> bool {
+        if self.speaks && !piece.is_empty() {
+            // The channel has room for the whole answer: only an asker who left makes it fail.
+            let _ = self.to.try_send(AnswerItem::Token(piece.into()));
+        }
+        !self.to.is_closed()
+    }
+
+    pub(super) fn answered(self, engine: &Engine, mut description: Description) {
+        description.conversation = self.conversation;
+        description.earlier_turns = self.turns.len() as u32;
+        match self.then {
+            Some(then) => then(Ok(description)),
+            None => {
+                let name = |frame: &FrameRef| FrameId { run: frame.run, number: frame.number };
+                let frames = Some(description.frames.iter().map(name).collect());
+                engine.publish(&self.camera, &self.turns, frames, &self.to, description);
+            }
+        }
+    }
+
+    /// The model cannot be asked this, and why.
+    pub(super) fn unanswerable(self, why: String) {
+        match self.then {
+            Some(then) => then(Err(why)),
+            None => drop(self.to.try_send(AnswerItem::Failed(AskError::BadQuestion(why)))),
+        }
     }
 }
 

@@ -45,7 +45,8 @@ pub struct Recall {
     /// What is still to be encoded: the frame's position, and its JPEG.
     jpegs: Vec<(usize, Arc<[u8]>)>,
     encode: Duration,
-    _seat: Seat,
+    /// `None`: the question holds it for longer than this look.
+    seat: Option<Seat>,
 }
 
 impl Recall {
@@ -58,12 +59,18 @@ impl Recall {
         self.jpegs.drain(..most.min(self.jpegs.len())).collect()
     }
 
-    pub fn encoded(&mut self, frames: Vec<(usize, FrameTokens)>, took: Duration) {
+    /// These frames have been encoded, at these positions.
+    pub fn encoded(&mut self, engine: &Engine, frames: Vec<(usize, FrameTokens)>, took: Duration) {
         telemetry::reencoded(&self.camera, frames.len() as u64);
         self.encode += took;
+        let mut recalled = engine.recalled();
         for (at, tokens) in frames {
-            self.tokens[at] = Some(Arc::new(tokens));
+            let (name, bytes) = ((self.camera.clone(), self.chosen.frames[at].id), tokens.bytes());
+            let tokens = Arc::new(tokens);
+            recalled.put(name, tokens.clone(), bytes);
+            self.tokens[at] = Some(tokens);
         }
+        telemetry::recalled(recalled.bytes() as u64);
     }
 
     pub fn is_complete(&self) -> bool {
@@ -83,9 +90,13 @@ impl Engine {
         to: tokio::sync::mpsc::Sender<AnswerItem>,
         chosen: Chosen,
         pending: Pending,
-        seat: Seat,
+        seat: Option<Seat>,
     ) {
-        let tokens = chosen.tokens();
+        let mut tokens = chosen.tokens();
+        let missing = chosen.frames.iter().zip(&mut tokens).filter(|(_, tokens)| tokens.is_none());
+        for (entry, tokens) in missing {
+            *tokens = self.recalled().get(&(camera.clone(), entry.id));
+        }
         let (mut jpegs, mut places, mut wanted) = (Vec::new(), Vec::new(), Vec::new());
         for (at, entry) in chosen.frames.iter().enumerate().filter(|(at, _)| tokens[*at].is_none())
         {
@@ -109,7 +120,7 @@ impl Engine {
             tokens,
             jpegs,
             encode: Duration::ZERO,
-            _seat: seat,
+            seat,
         };
         let Some(disk) = self.disk.as_ref().filter(|_| !wanted.is_empty()) else {
             return self.recall(recall);
@@ -137,7 +148,7 @@ impl Engine {
     }
 
     fn gathered(&self, recall: Recall) {
-        let Recall { camera, to, pending, chosen, tokens, encode, _seat, .. } = recall;
+        let Recall { camera, to, pending, chosen, tokens, encode, seat, .. } = recall;
         let Some(clip) = chosen.clip(tokens, &self.plan) else {
             let why = "its frames left the buffer while they were read".into();
             let camera = camera.to_string();
@@ -147,7 +158,7 @@ impl Engine {
         let asked = pending(clip, encode);
         let mut jobs = self.jobs();
         // The seat is given up for a place in the queue at once, so there is one.
-        drop(_seat);
+        drop(seat);
         if jobs.stopping || jobs.scheduler.ask(asked).is_err() {
             let _ = to.try_send(AnswerItem::Failed(AskError::Stopping));
             return;

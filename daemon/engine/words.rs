@@ -20,7 +20,8 @@ use super::{Asked, Engine, Window};
 use crate::event::{Body, Description, Event, Finish, FrameRef, Timing, Usage};
 use crate::frame::Span;
 use crate::language::{
-    LanguageError, LanguageModel, Limits, Listening, Reply, Request, Said, Seen, Ticket, Urgency,
+    LanguageError, LanguageModel, Limits, Listening, Reply, Request, Said, Seen, Ticket, Turn,
+    Urgency,
 };
 use crate::model::ModelError;
 use crate::service::{AnswerItem, AskError};
@@ -98,7 +99,7 @@ impl Words {
         job: Job,
         running: &mut HashMap<Ticket, Running>,
     ) -> Result<(), ModelError> {
-        let Some(Task { camera, prompt, clip, most, urgency }) = task(engine, &job) else {
+        let Some(Task { camera, prompt, turns, clip, most, urgency }) = task(engine, &job) else {
             return Ok(());
         };
         let (job, clip) = match job {
@@ -121,7 +122,7 @@ impl Words {
         let request = Request {
             video: &assemble(&tokens, &engine.plan, self.dim),
             footage: Some(clip.references.iter().zip(&clip.frames).map(seen).collect()),
-            turns: &[],
+            turns: &turns,
             prompt: &prompt,
             limits: Limits { max_new_tokens: most, sampling: engine.sampling },
             urgency,
@@ -137,10 +138,7 @@ impl Words {
                     Next::Caption(camera, _) => {
                         tracing::warn!(camera = &*camera, "no caption: {why}");
                     }
-                    Next::Question(asked) => {
-                        let item = AnswerItem::Failed(AskError::BadQuestion(why));
-                        let _ = asked.to.try_send(item);
-                    }
+                    Next::Question(asked) => asked.unanswerable(why),
                 }
                 Ok(())
             }
@@ -241,13 +239,10 @@ impl Words {
             }
             Next::Question(asked) => {
                 let timing = timing(asked.came, asked.encode, &reply);
-                let description =
-                    self.describe(asked.id, prompt, asked.window, clip, reply, timing);
-                telemetry::answer(&asked.camera);
+                let (id, text) = (asked.id.clone(), asked.text.clone());
+                let description = self.describe(id, text, asked.window, clip, reply, timing);
                 measure(&asked.camera, &description);
-                engine.journal.append(asked.camera, Body::Answer(description.clone()));
-                // An asker that has gone needs no answer.
-                let _ = asked.to.try_send(AnswerItem::Finished(Box::new(description)));
+                asked.answered(engine, description);
             }
         }
     }
@@ -285,6 +280,10 @@ impl Words {
             timing,
             skipped: 0,
             unchanged: None,
+            conversation: String::new(),
+            earlier_turns: 0,
+            parts: Vec::new(),
+            summary: None,
         }
     }
 }
@@ -294,14 +293,7 @@ impl Running {
         let anybody = match &self.job {
             // On the way out nobody needs a caption any more.
             Next::Caption(..) => !engine.jobs().stopping,
-            Next::Question(asked) => {
-                if !piece.is_empty() {
-                    // The channel has room for the whole answer: only an asker who left makes it
-                    // fail.
-                    let _ = asked.to.try_send(AnswerItem::Token(piece.into()));
-                }
-                !asked.to.is_closed()
-            }
+            Next::Question(asked) => asked.hear(piece),
         };
         if anybody { Listening::Yes } else { Listening::No }
     }
@@ -311,6 +303,7 @@ impl Running {
 struct Task {
     camera: Arc<str>,
     prompt: String,
+    turns: Arc<[Turn]>,
     clip: Clip,
     /// New tokens.
     most: usize,
@@ -323,13 +316,15 @@ fn task(engine: &Engine, job: &Job) -> Option<Task> {
         Next::Caption(camera, window) => Task {
             camera: camera.clone(),
             prompt: engine.cameras.get(camera)?.prompt.clone()?,
+            turns: Arc::default(),
             clip: engine.clip(camera, window.span)?,
             most: engine.max_new_tokens,
             urgency: Urgency::Later,
         },
         Next::Question(asked) => Task {
             camera: asked.camera.clone(),
-            prompt: asked.text.clone(),
+            prompt: asked.prompt.clone(),
+            turns: asked.turns.clone(),
             clip: asked.clip.clone(),
             most: asked.max_new_tokens,
             urgency: Urgency::Now,

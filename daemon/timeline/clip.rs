@@ -43,6 +43,10 @@ pub enum Tiers {
 pub struct Chosen {
     /// In order of time; never empty.
     pub frames: Vec<Entry>,
+    /// Frames that there were to choose from.
+    pub available: usize,
+    /// From the first of these to the last.
+    pub footage: Span,
     span: Span,
     gaps: Vec<Gap>,
     frames_wanted: u32,
@@ -80,15 +84,25 @@ pub fn choose(
     let inside: Vec<&Entry> = section.inside.clone().filter(wanted).collect();
     let picked = sampling::pick(inside.len(), plan.frames);
     let frames: Vec<Entry> = picked.into_iter().map(|i| inside[i].clone()).collect();
-    if frames.is_empty() {
-        return None;
-    }
+    let (first, last) = (inside.first()?, inside.last()?);
+    let footage = Span { from: first.captured_at, to: last.captured_at };
     let gaps = gaps(span, period, section, came, tiers);
     let frames_wanted = period.frames_in(span.length()).min(plan.frames) as u32;
-    Some(Chosen { frames, span, gaps, frames_wanted })
+    let available = inside.len();
+    Some(Chosen { frames, available, footage, span, gaps, frames_wanted })
 }
 
 impl Chosen {
+    pub fn gaps(&self) -> &[Gap] {
+        &self.gaps
+    }
+
+    /// Of the span not the sample, but these frames: those that are still there. `None`: none is.
+    pub fn just(mut self, ring: &Ring, frames: &[FrameId]) -> Option<Chosen> {
+        self.frames = frames.iter().filter_map(|id| ring.get(*id).cloned()).collect();
+        if self.frames.is_empty() { None } else { Some(self) }
+    }
+
     /// The tokens of each frame, where they are there.
     pub fn tokens(&self) -> Vec<Option<Arc<FrameTokens>>> {
         self.frames.iter().map(|entry| entry.tokens().cloned()).collect()

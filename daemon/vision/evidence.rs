@@ -26,11 +26,12 @@ pub struct Evidence {
 
 impl Evidence {
     /// JPEGs at most `width_max` pixels wide, of `quality` 1 to 100; wider where a side would else
-    /// be shorter than `least_side`, the model's input, and the picture has it.
+    /// be shorter than `least_side`, and the picture has it.
     pub fn new(width_max: u32, least_side: u32, quality: u8) -> Result<Evidence, PictureError> {
         let mut compressor = Compressor::new()?;
         compressor.set_quality(i32::from(quality))?;
-        compressor.set_subsamp(Subsamp::Sub2x2)?;
+        // Colours at half the size cost the features more than the bytes that they save.
+        compressor.set_subsamp(Subsamp::None)?;
         let (decompressor, resizer) = (Decompressor::new()?, Resizer::new());
         let small = Vec::new();
         Ok(Evidence { width_max, least_side, compressor, decompressor, resizer, small })

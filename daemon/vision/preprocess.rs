@@ -53,6 +53,12 @@ const RESCALE: f64 = 1.0 / 255.0;
 const SIZE_MAX: usize = 4096;
 
 impl Preprocess {
+    /// Of a picture that is kept to be prepared again: half as much again as the model sees, for
+    /// at its very size the features are visibly others (`docs/performance.md`).
+    pub fn least_side(&self) -> u32 {
+        self.size as u32 * 3 / 2
+    }
+
     /// Fills `out`, `[3, size, size]`, from packed BGRx.
     pub fn pixels(
         &self,

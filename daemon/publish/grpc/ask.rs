@@ -15,7 +15,7 @@ use crate::proto;
 use crate::proto::ask_request::Range as AskRange;
 use crate::proto::ask_response::Item;
 use crate::publish::Code;
-use crate::service::{Answer, AnswerItem, AskError, Question, Range, Service};
+use crate::service::{Answer, AnswerItem, AskError, Detail, Question, Range, Service};
 
 type To = mpsc::Sender<Result<proto::AskResponse, Status>>;
 
@@ -27,11 +27,18 @@ pub struct Asked {
     cameras: Vec<String>,
     text: String,
     range: Range,
+    detail: Detail,
+    conversation: Option<String>,
     max_new_tokens: Option<usize>,
 }
 
 /// The request's own faults are said here.
 pub fn read(request: proto::AskRequest) -> Result<Asked, Status> {
+    let detail = match request.detail() {
+        proto::Detail::Unspecified => Detail::Auto,
+        proto::Detail::Overview => Detail::Overview,
+        proto::Detail::Parts => Detail::Parts,
+    };
     let bad = |why: &str| Status::invalid_argument(why);
     let range = match request.range {
         None => Range::Recent,
@@ -58,7 +65,8 @@ pub fn read(request: proto::AskRequest) -> Result<Asked, Status> {
         (false, false) => return Err(bad("camera and cameras are given: wanted one")),
     };
     let max_new_tokens = (request.max_new_tokens > 0).then_some(request.max_new_tokens as usize);
-    Ok(Asked { cameras, text: request.question, range, max_new_tokens })
+    let conversation = Some(request.conversation).filter(|name| !name.is_empty());
+    Ok(Asked { cameras, text: request.question, range, detail, conversation, max_new_tokens })
 }
 
 /// What was accepted and only has to be followed.
@@ -98,6 +106,8 @@ impl Asked {
             id: format!("grpc-{:016x}", rand::random::<u64>()),
             text: self.text.clone(),
             range: self.range,
+            detail: self.detail,
+            conversation: self.conversation.clone(),
             max_new_tokens: self.max_new_tokens,
         }
     }

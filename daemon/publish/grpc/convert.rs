@@ -4,8 +4,8 @@
 use std::time::SystemTime;
 
 use crate::event::{
-    Body, CameraStatus, Coverage, Description, Event, Finish, FrameRef, Gap, GapCause, Kind, Phase,
-    Timing, Usage,
+    Body, CameraStatus, Coverage, Description, Event, Finish, FrameRef, Gap, GapCause, Kind, Part,
+    Phase, Summary, Timing, Usage,
 };
 use crate::frame::{Clock, Span};
 use crate::proto;
@@ -47,7 +47,24 @@ pub fn description(from: &Description) -> proto::Description {
         .into(),
         usage: Some(usage(from.usage)),
         timing: Some(timing(from.timing)),
+        conversation: from.conversation.clone(),
+        earlier_turns: from.earlier_turns,
+        parts: from.parts.iter().map(part).collect(),
+        summary: match from.summary {
+            None => proto::Summary::Unspecified,
+            Some(Summary::YesNo) => proto::Summary::YesNo,
+            Some(Summary::Same) => proto::Summary::Same,
+            Some(Summary::Model) => proto::Summary::Model,
+            Some(Summary::List) => proto::Summary::List,
+        }
+        .into(),
     }
+}
+
+fn part(from: &Part) -> proto::Part {
+    let Part { window, text, coverage: of_it } = from;
+    let (window, text) = (Some(span(*window)), text.clone());
+    proto::Part { window, text, coverage: Some(coverage(of_it)) }
 }
 
 pub fn camera(from: &CameraInfo) -> proto::Camera {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
 use crate::publish::{Code, retry_after_seconds};
-use crate::service::{Answer, AnswerItem, AskError, Question, Range, Service};
+use crate::service::{Answer, AnswerItem, AskError, Detail, Question, Range, Service};
 
 /// Questions of this wire that are being answered at once; the engine's own queue is usually
 /// shorter and refuses earlier.
@@ -104,6 +104,10 @@ struct Asked {
     to: Option<SystemTime>,
     #[serde(default)]
     event: Option<u64>,
+    #[serde(default)]
+    detail: Detail,
+    #[serde(default)]
+    conversation: Option<String>,
 }
 
 /// Plain text is a question; what begins with `{` is JSON.
@@ -120,7 +124,7 @@ fn parse(camera: &str, payload: &[u8]) -> Result<Question, Refusal> {
             refuse(
                 id,
                 format!(
-                    r#"wanted {{"id", "question", "max_new_tokens", and "last": "10m", or "from" and "to", or "event"}}: {e}"#
+                    r#"wanted {{"id", "question", "max_new_tokens", "detail", "conversation", and "last": "10m", or "from" and "to", or "event"}}: {e}"#
                 ),
             )
         };
@@ -142,6 +146,8 @@ fn parse(camera: &str, payload: &[u8]) -> Result<Question, Refusal> {
         id,
         text: asked.question,
         range,
+        detail: asked.detail,
+        conversation: asked.conversation,
         max_new_tokens: asked.max_new_tokens,
     })
 }

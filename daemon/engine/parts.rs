@@ -1,0 +1,191 @@
+//! A range too long for one look: its parts, and what they say together. Pure rules, no model.
+//!
+//! One look samples the plan's frames over the whole range. Where they would lie more than [`FAIR`]
+//! times as far apart as the camera's own, what happens between them is not seen, and the range is
+//! looked at in parts: as many as leave out no frame, at most [`MOST`].
+
+use std::time::Duration;
+
+use crate::event::{Part, Summary};
+use crate::frame::Span;
+
+/// Frames of a range for one that a look may leave: the paper's own benchmarks sample a minute or
+/// three by 50 frames, one to four seconds apart.
+pub const FAIR: usize = 4;
+
+/// Each part is read like a window: more would keep the model from everybody else.
+pub const MOST: usize = 16;
+
+/// Of a part's words, in the summary's prompt.
+const WORDS: usize = 200;
+
+/// Whether one look at a range of `frames` frames is fair, of which the plan takes `sampled`.
+pub fn one_look_is_fair(frames: usize, sampled: usize) -> bool {
+    frames <= FAIR * sampled
+}
+
+/// Equal parts of the span, in order, each short enough that `sampled` frames of the period leave
+/// out none; at most [`MOST`].
+pub fn split(span: Span, period: Duration, sampled: usize) -> Vec<Span> {
+    let look = period.as_secs_f64() * sampled as f64;
+    let count = (span.length().as_secs_f64() / look).ceil().clamp(1.0, MOST as f64) as u32;
+    let part = span.length() / count;
+    let edge = |i: u32| if i == count { span.to } else { span.from + part * i };
+    (0..count).map(|i| Span { from: edge(i), to: edge(i + 1) }).collect()
+}
+
+/// What the parts say together without a model: `None`, where that takes understanding.
+///
+/// Where all begin with yes or no, the answer is yes if any does, and says of which parts; so it is
+/// literally true also of a question that asks about all of the time.
+pub fn combine(parts: &[Part]) -> Option<(String, Summary)> {
+    let first = parts.first()?;
+    let verdicts: Option<Vec<bool>> = parts.iter().map(|part| verdict(&part.text)).collect();
+    if let Some(verdicts) = verdicts {
+        let dated = is_dated(parts);
+        let mut spans: Vec<(usize, Span)> = Vec::new();
+        let yes = parts.iter().enumerate().zip(&verdicts).filter(|(_, yes)| **yes);
+        for ((at, part), _) in yes {
+            match spans.last_mut() {
+                Some((last, span)) if *last + 1 == at => (*last, span.to) = (at, part.window.to),
+                _ => spans.push((at, part.window)),
+            }
+        }
+        let count = verdicts.iter().filter(|yes| **yes).count();
+        let all = parts.len();
+        let text = match count {
+            0 => format!("No, in none of {all} parts."),
+            _ if count == all => format!("Yes, in all of {all} parts."),
+            _ => {
+                let times: Vec<_> = spans.iter().map(|(_, span)| span.clock(dated)).collect();
+                format!("Yes, in {count} of {all} parts: {} UTC.", times.join(", "))
+            }
+        };
+        return Some((text, Summary::YesNo));
+    }
+    let same = parts.iter().all(|part| part.text == first.text);
+    same.then(|| (first.text.clone(), Summary::Same))
+}
+
+/// The parts' words one after the other.
+pub fn list(parts: &[Part]) -> String {
+    let dated = is_dated(parts);
+    let line = |part: &Part| format!("{} UTC: {}", part.window.clock(dated), part.text);
+    parts.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// What the model is asked, with a sparse look at the whole before its eyes.
+pub fn prompt(parts: &[Part], question: &str) -> String {
+    let dated = is_dated(parts);
+    let line = |part: &Part| {
+        let words: String = part.text.chars().take(WORDS).collect();
+        format!("{}: {}\n", part.window.clock(dated), words.replace('\n', " "))
+    };
+    format!(
+        "These notes tell of the video's parts in order, each with its time:\n{}Going by the notes \
+         and the video, answer briefly for the whole time: {question}",
+        parts.iter().map(line).collect::<String>()
+    )
+}
+
+fn is_dated(parts: &[Part]) -> bool {
+    let ends = parts.first().zip(parts.last());
+    ends.is_some_and(|(first, last)| {
+        Span { from: first.window.from, to: last.window.to }.is_over_days()
+    })
+}
+
+/// Whether a text begins with the word yes or no, and which.
+fn verdict(text: &str) -> Option<bool> {
+    let word: String = text.trim_start().chars().take_while(|c| c.is_alphanumeric()).collect();
+    match word.to_lowercase().as_str() {
+        "yes" => Some(true),
+        "no" => Some(false),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::event::Coverage;
+    use crate::frame::Clock;
+
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    /// Parts of 50 s from 14:00 on.
+    fn parts(texts: &[&str]) -> Vec<Part> {
+        let part = |(i, text): (usize, &&str)| {
+            let from = at(14 * 3600 + 50 * i as u64);
+            Part {
+                window: Span { from, to: from + Duration::from_secs(50) },
+                text: text.to_string(),
+                coverage: Coverage {
+                    frames_wanted: 0,
+                    frames_used: 0,
+                    covered: None,
+                    gaps: Vec::new(),
+                    clock: Clock::Host,
+                },
+            }
+        };
+        texts.iter().enumerate().map(part).collect()
+    }
+
+    fn combined(texts: &[&str]) -> Option<String> {
+        combine(&parts(texts)).map(|(text, _)| text)
+    }
+
+    #[test]
+    fn any_yes_is_a_yes_and_says_when() {
+        assert_eq!(
+            combined(&["No.", "Yes.", "yes, a dog", "No", "Yes."]).as_deref(),
+            Some("Yes, in 3 of 5 parts: 14:00:50–14:02:30, 14:03:20–14:04:10 UTC.")
+        );
+        assert_eq!(combined(&["No.", "no"]).as_deref(), Some("No, in none of 2 parts."));
+        assert_eq!(combined(&["Yes.", "Yes."]).as_deref(), Some("Yes, in all of 2 parts."));
+    }
+
+    #[test]
+    fn what_takes_understanding_is_left_to_the_model() {
+        assert_eq!(combined(&["No.", "Nothing is there."]), None);
+        assert_eq!(combined(&["A dog runs.", "A car is parked."]), None);
+        assert_eq!(combined(&["A dog.", "A dog."]).as_deref(), Some("A dog."));
+        assert_eq!(combined(&[]), None);
+        let parts = parts(&["A dog.", "A car\nstops."]);
+        assert_eq!(
+            list(&parts),
+            "14:00:00–14:00:50 UTC: A dog.\n14:00:50–14:01:40 UTC: A car\nstops."
+        );
+        let prompt = prompt(&parts, "What came?");
+        assert!(prompt.contains("14:00:50–14:01:40: A car stops.\n"), "{prompt}");
+        assert!(prompt.ends_with("What came?"), "{prompt}");
+    }
+
+    proptest! {
+        #[test]
+        fn parts_follow_each_other_and_leave_out_no_frame(
+            length in 1u64..100_000,
+            period in 10u64..5000,
+            sampled in 1usize..60,
+        ) {
+            let span = Span { from: at(7), to: at(7) + Duration::from_millis(length) };
+            let period = Duration::from_millis(period);
+            let parts = split(span, period, sampled);
+            prop_assert!(!parts.is_empty() && parts.len() <= MOST);
+            prop_assert_eq!(parts.first().map(|p| p.from), Some(span.from));
+            prop_assert_eq!(parts.last().map(|p| p.to), Some(span.to));
+            prop_assert!(parts.windows(2).all(|pair| pair[0].to == pair[1].from));
+            let look = period.as_secs_f64() * sampled as f64;
+            if parts.len() < MOST {
+                prop_assert!(parts.iter().all(|p| p.length().as_secs_f64() <= look * 1.001 + 1e-6));
+            }
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! Long ranges, answered part by part, and conversations: the whole daemon with the demo's model.
+
+mod support;
+
+use std::time::Duration;
+
+use serde_json::Value;
+use support::truth::{Sidecar, Verdict};
+use support::*;
+
+const SECONDS: fn(u64) -> Duration = Duration::from_secs;
+
+fn ask(daemon: &Daemon, question: &str, more: &[&str]) -> Value {
+    let (code, answer, error) =
+        daemon.client(&[&["ask", "--json", "gate", question], more].concat());
+    assert_eq!((code, error.as_str()), (Some(0), ""), "{more:?}");
+    serde_json::from_str(&answer).expect("JSON")
+}
+
+fn list<'a>(answer: &'a Value, key: &str) -> &'a Vec<Value> {
+    answer[key].as_array().unwrap_or_else(|| panic!("no {key} in {answer}"))
+}
+
+#[test]
+fn a_long_range_is_answered_part_by_part() {
+    let folder = folder();
+    let dir = folder.path();
+    let cameras = Cameras::start(dir, 0, &[("gate", &clip("gate"))], &[]);
+    let quiet = camera("gate", &cameras.url("gate"), "captions = false");
+    let (grpc, http) = (free_port(), free_port());
+    // Six seconds hot: the rest is encoded again from the JPEGs in memory.
+    let config = head(grpc, http, None) + "[buffer]\nage = \"6s\"\n" + &quiet;
+    let daemon = Daemon::with_config(dir, &config, grpc, http);
+    let frames = "lookout_buffer_frames{camera=\"gate\",tier=\"warm\"}";
+    wait_for("forty seconds", SECONDS(60), || (daemon.metric(frames) > 67.0).then_some(()));
+
+    // Eight frames in one look, two a second: sixteen seconds are still fair, forty are not.
+    let question = "Is there a person?";
+    assert!(ask(&daemon, question, &["--last", "15s"])["parts"].is_null());
+    let sparse = ask(&daemon, question, &["--last", "38s", "--detail", "overview"]);
+    assert!(sparse["parts"].is_null() && list(&sparse, "frames").len() == 8, "{sparse}");
+    let whole = ask(&daemon, question, &["--last", "38s"]);
+    let parts = list(&whole, "parts");
+    assert_eq!(parts.len(), 10, "{whole}");
+    assert_eq!(whole["summary"], "yes_no");
+    assert!(whole["timing"]["encode_seconds"].as_f64() > Some(0.0), "{whole}");
+
+    // Each part tells of its own time, rightly, and they follow each other.
+    let sidecar = Sidecar::of("gate");
+    let (mut judged, mut yes) = (0, 0);
+    for part in parts {
+        let event = serde_json::json!({
+            "window": part["window"], "prompt": question, "text": part["text"],
+        });
+        match sidecar.judge_answer(&event) {
+            Verdict::Wrong(why) => panic!("{why}"),
+            Verdict::Right => judged += 1,
+            Verdict::NotJudged => {}
+        }
+        yes += usize::from(part["text"].as_str().expect("text").starts_with("Yes"));
+    }
+    assert!(judged >= 2, "only {judged} parts can be judged: {whole}");
+    for pair in parts.windows(2) {
+        assert_eq!(pair[0]["window"]["to"], pair[1]["window"]["from"]);
+    }
+    let text = whole["text"].as_str().expect("text");
+    let wanted = match yes {
+        0 => "No, in none of 10 parts.".into(),
+        10 => "Yes, in all of 10 parts.".into(),
+        _ => format!("Yes, in {yes} of 10 parts: "),
+    };
+    assert!(text.starts_with(&wanted), "{text}: {yes} parts said yes");
+    // All frames of the range were seen, each named once.
+    let numbers: Vec<u64> =
+        list(&whole, "frames").iter().filter_map(|frame| frame["number"].as_u64()).collect();
+    assert!(numbers.windows(2).all(|pair| pair[1] == pair[0] + 1), "{numbers:?}");
+    assert!(numbers.len() >= 74, "{} frames", numbers.len());
+    assert_eq!(whole["coverage"]["frames_used"], numbers.len());
+    assert_eq!(whole["coverage"]["gaps"], Value::Array(Vec::new()), "{whole}");
+
+    // No rule puts these together: the model has the last word, and the parts stand beside it.
+    // What was encoded again for the last question is there for this one.
+    let again = "lookout_frames_reencoded_total{camera=\"gate\"}";
+    let before = daemon.metric(again);
+    let told = ask(&daemon, "What is happening?", &["--last", "38s"]);
+    let more = daemon.metric(again) - before;
+    assert!(before >= 50.0 && more <= before / 2.0, "{before} frames, then {more} more");
+    assert_eq!(list(&told, "parts").len(), 10);
+    assert!(told["summary"] == "model" || told["summary"] == "list", "{told}");
+    let (code, text, _) = daemon.client(&["ask", "gate", question, "--last", "38s"]);
+    assert!(code == Some(0) && text.contains(", in 10 parts"), "{text}");
+}
+
+#[test]
+fn a_conversation_stays_with_its_window() {
+    let folder = folder();
+    let dir = folder.path();
+    let cameras = Cameras::start(dir, 0, &[("gate", &clip("gate"))], &[]);
+    let quiet = camera("gate", &cameras.url("gate"), "captions = false");
+    let daemon = Daemon::start(dir, &[quiet], None);
+    let frames = "lookout_buffer_frames{camera=\"gate\",tier=\"hot\"}";
+    wait_for("frames", SECONDS(30), || (daemon.metric(frames) > 10.0).then_some(()));
+
+    let first = ask(&daemon, "Is there a person?", &["--conversation", "talk"]);
+    assert_eq!((&first["conversation"], &first["earlier_turns"]), (&"talk".into(), &Value::Null));
+    let seen = daemon.metric(frames);
+    wait_for("other frames", SECONDS(30), || (daemon.metric(frames) > seen + 6.0).then_some(()));
+    let second = ask(&daemon, "What colour is the car?", &["--conversation", "talk"]);
+    assert_eq!((&second["window"], &second["frames"]), (&first["window"], &first["frames"]));
+    assert_eq!(second["earlier_turns"], 1);
+    let words = |answer: &Value| answer["usage"]["text_tokens"].as_u64().expect("tokens");
+    assert!(words(&second) > words(&first) + 4, "the first turn is not in {second}");
+    assert!(second["usage"]["cached_tokens"].as_u64() > Some(0), "read anew: {second}");
+    assert_eq!(ask(&daemon, "And a dog?", &["--conversation", "talk"])["earlier_turns"], 2);
+
+    // Without a name it gets one; another name knows nothing of it.
+    let unnamed = ask(&daemon, "Is there a person?", &[]);
+    assert_ne!(unnamed["window"], first["window"]);
+    let name = unnamed["conversation"].as_str().expect("a name");
+    assert_eq!(ask(&daemon, "And a dog?", &["--conversation", name])["earlier_turns"], 1);
+    let other = ask(&daemon, "And a dog?", &["--conversation", "another"]);
+    assert!(other["earlier_turns"].is_null(), "{other}");
+    let ranged = ["ask", "gate", "And?", "--conversation", "talk", "--last", "3s"];
+    let (code, _, error) = daemon.client(&ranged);
+    assert_eq!(code, Some(1));
+    assert!(error.contains("is about the window of its first question"), "{error}");
+}
