@@ -81,7 +81,10 @@ fn real_footage_for_a_while() {
     let cameras = Cameras::start(dir, 0, &[("street", &footage.clip)], &[]);
     let (grpc, http) = (free_port(), free_port());
     let broker = Broker::start(dir, free_port());
-    let config = head(grpc, http, Some(broker.port)).replace("8:slowfast", "16:slowfast")
+    // A prefix cache that is full as soon as the buffer is.
+    let config = head(grpc, http, Some(broker.port))
+        .replace("8:slowfast", "16:slowfast")
+        .replace("[generate]", "[generate]\nprefix_cache = \"4 MiB\"")
         + "[buffer]\nage = \"30s\"\njpeg_age = \"30s\"\nevidence_width = 384\n"
         + &camera("street", &cameras.url("street"), "")
             .replace("\"4s\"", "\"8s\"")
