@@ -1,11 +1,27 @@
 # What a person types. `make demo` and `make test` need nothing but Rust and Debian or Ubuntu.
 
-.PHONY: demo test check setup setup-cuda setup-test golden families test-export soak release export-env install
+.PHONY: demo demo-clips demo-model demo-score test check setup setup-cuda setup-test golden families test-export soak release export-env install
 
 # DEMO="--for 60s" ends it by itself.
 demo: setup
 	cargo build --bin lookout
 	target/debug/lookout demo $(DEMO)
+
+# What is right of what it says of scenes that nobody has seen, through the whole daemon: a table.
+demo-score: setup export-env
+	target/export-env/bin/python models/demo/render.py target/held-out --held-out 12
+	cargo build --bin lookout
+	target/debug/lookout demo --score --clips target/held-out --for 210s
+
+# Trains the demo's model from nothing and exports it to models/demo/package: hours. A run that was
+# stopped goes on; `rm -r target/demo-model` begins anew.
+demo-model: export-env
+	nice target/export-env/bin/python models/demo/train.py
+
+# The clips of the demo's cameras.
+demo-clips: export-env
+	target/export-env/bin/python models/demo/render.py
+	target/export-env/bin/python models/demo/cases.py
 
 test: golden families test-export
 	cargo test

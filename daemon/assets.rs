@@ -2,6 +2,9 @@
 
 use std::path::PathBuf;
 
+/// The plan of the demo's model: it was trained on 16 frames of a window, 4 of them slow.
+pub const PLAN: &str = "16:slowfast-slow_4frms_spatial_1d_max_pool-fast_2x4";
+
 /// The folders to look in: this folder's checkout, the checkout that the program was built in, and
 /// what `make install` put beside it.
 pub fn places() -> Vec<PathBuf> {

@@ -42,7 +42,7 @@ fn the_example_holds_every_default() {
         r#"
         [model]
         package = "../models/demo/package"
-        plan = "16:slowfast-slow_4frms_spatial_1d_max_pool-fast_2x2"
+        plan = "16:slowfast-slow_4frms_spatial_1d_max_pool-fast_2x4"
         [mqtt]
         broker = "mqtt://127.0.0.1:1883"
         [[camera]]
@@ -52,7 +52,7 @@ fn the_example_holds_every_default() {
     )
     .expect("the least config");
     assert_eq!(format!("{shown:#?}"), format!("{least:#?}"));
-    let paper = example().replace("16:slowfast-slow_4frms_spatial_1d_max_pool-fast_2x2", "paper");
+    let paper = example().replace("16:slowfast-slow_4frms_spatial_1d_max_pool-fast_2x4", "paper");
     assert_eq!(parse(&paper).expect("paper").model.plan.frames, 50);
 }
 
@@ -175,7 +175,7 @@ fn a_start_that_cannot_be_is_refused_in_one_sentence() {
     refused(dir, &here, &["decoder_model_merged.onnx"]);
     fs::write(&decoder, &whole_decoder).expect("write");
 
-    let paper = here.replace("8:slowfast-slow_4frms_spatial_1d_max_pool-fast_2x2", "paper");
+    let paper = here.replace("8:slowfast-slow_4frms_spatial_1d_max_pool-fast_2x4", "paper");
     refused(dir, &paper, &["model.plan", "context of 1024 tokens"]);
     refused(
         dir,

@@ -53,7 +53,7 @@ fn a_jpegs_features_are_those_of_its_frame() {
     let package = repository().join("models/demo/package");
     keys.insert("package".into(), package.display().to_string().into());
     keys.insert("device".into(), "cpu".into());
-    keys.insert("plan".into(), "8:slowfast-slow_4frms_spatial_1d_max_pool-fast_2x2".into());
+    keys.insert("plan".into(), "8:slowfast-slow_4frms_spatial_1d_max_pool-fast_2x4".into());
     let model = config::Model::of(keys).expect("a model table");
     let budget = Budget { max_new_tokens: 8, rows: 1, prefix_bytes: 0 };
     let LoadedModel { preprocess, mut encoder, .. } =

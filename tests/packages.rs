@@ -8,7 +8,7 @@ use std::process::Command;
 use serde_json::Value;
 use tempfile::TempDir;
 
-const PLAN: &str = "16:slowfast-slow_4frms_spatial_1d_max_pool-fast_2x2";
+const PLAN: &str = "16:slowfast-slow_4frms_spatial_1d_max_pool-fast_2x4";
 
 fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -30,11 +30,11 @@ impl Children {
     }
 
     /// The RTSP server; returns its port.
-    pub async fn cameras(&mut self, assets: &Path, names: &[&str]) -> anyhow::Result<u16> {
+    pub async fn cameras(&mut self, clips: &Path, names: &[String]) -> anyhow::Result<u16> {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["demo-cameras", "--listen", "127.0.0.1:0"]);
         for name in names {
-            let file = assets.join("cameras").join(format!("{name}.mp4"));
+            let file = clips.join(format!("{name}.mp4"));
             command.arg(format!("{name}={}", file.display()));
         }
         let mut lines = self.reader("cameras", command)?;

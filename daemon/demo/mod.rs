@@ -1,8 +1,12 @@
 //! `lookout demo`: everything at once on one machine, nothing of it pretended. Rendered cameras
-//! over RTSP, a broker, the daemon as its own process, and a watcher that listens on both wires.
+//! over RTSP, a broker, the daemon as its own process, and a watcher that listens on both wires and
+//! knows what was true.
 
 pub mod cameras;
 pub mod children;
+pub mod judge;
+pub mod score;
+pub mod truth;
 mod watcher;
 
 use std::fs;
@@ -11,18 +15,17 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use clap::Args;
 
 use cameras::CamerasOptions;
 use children::Children;
-use watcher::Watcher;
+use score::Score;
+use watcher::{Manner, Watcher};
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// The cameras of the demo: clips and their truth, by name.
 pub const CAMERAS: [&str; 3] = ["gate", "yard", "drive"];
-/// The demo model's: it was trained on 16 frames of a window, 4 of them slow.
-pub const PLAN: &str = "16:slowfast-slow_4frms_spatial_1d_max_pool-fast_2x2";
 const USUAL_PORT: u16 = 50051;
 /// Reading the model and connecting take seconds; more is a failure.
 pub const START_TIMEOUT: Duration = Duration::from_secs(60);
@@ -35,9 +38,15 @@ pub struct Options {
     /// One event a line, as JSON.
     #[arg(long)]
     json: bool,
+    /// Asks much more, and ends with a table of what was right, and every mistake.
+    #[arg(long)]
+    score: bool,
     /// The folder with `package/` and `cameras/`; found by itself in a checkout.
     #[arg(long, value_name = "DIR")]
     assets: Option<PathBuf>,
+    /// The folder with the clips, each NAME.mp4 with its NAME.json; by default `cameras/` of the assets.
+    #[arg(long, value_name = "DIR")]
+    clips: Option<PathBuf>,
     /// Where the daemon's gRPC listens; by default 50051, where `lookout ask` looks for it, or any
     /// free port if that is taken.
     #[arg(long, value_name = "PORT")]
@@ -89,6 +98,8 @@ pub fn serve(args: CamerasArgs) -> anyhow::Result<()> {
 
 pub async fn run(options: Options, out: &mut dyn Write) -> anyhow::Result<()> {
     let assets = assets(options.assets.as_deref())?;
+    let clips = options.clips.unwrap_or_else(|| assets.join("cameras"));
+    let cameras = clips_in(&clips)?;
     let folder = tempfile::Builder::new().prefix("lookout-demo-").tempdir()?;
     let mut children = Children::new(folder.path());
     let say = |words: &str| {
@@ -97,8 +108,8 @@ pub async fn run(options: Options, out: &mut dyn Write) -> anyhow::Result<()> {
         }
     };
 
-    let rtsp = children.cameras(&assets, &CAMERAS).await?;
-    say(&format!("cameras   rtsp://127.0.0.1:{rtsp}/  ({})", CAMERAS.join(", ")));
+    let rtsp = children.cameras(&clips, &cameras).await?;
+    say(&format!("cameras   rtsp://127.0.0.1:{rtsp}/  ({})", cameras.join(", ")));
     let broker = free_port()?;
     children.broker(broker).await?;
     say(&format!("broker    mqtt://127.0.0.1:{broker}"));
@@ -108,7 +119,7 @@ pub async fn run(options: Options, out: &mut dyn Write) -> anyhow::Result<()> {
     };
     let http = free_port()?;
     let config = folder.path().join("lookout.toml");
-    fs::write(&config, daemon_config(&assets, rtsp, broker, grpc, http))?;
+    fs::write(&config, daemon_config(&assets, &cameras, Ports { rtsp, broker, grpc, http }))?;
     let server = format!("127.0.0.1:{grpc}");
     children.daemon(&config, &server, START_TIMEOUT).await?;
     say(&format!(
@@ -116,11 +127,16 @@ pub async fn run(options: Options, out: &mut dyn Write) -> anyhow::Result<()> {
         children.log("run")
     ));
     say("Captions come every 4 s a camera, each about the 8 s before it. Meanwhile, elsewhere:");
-    say(&format!("          lookout ask gate \"Is there a person?\" --server {server}"));
+    say(&format!("          lookout ask {} \"Is there a person?\" --server {server}", cameras[0]));
     say(&format!("          mosquitto_sub -p {broker} -t 'lookout/#' -v"));
 
-    let mut watcher =
-        Watcher::start(&mut children, &server, broker, &assets, &CAMERAS, options.json)?;
+    let score = Score::of_clips(&clips, &cameras)?;
+    let manner = match (options.json, options.score) {
+        (true, _) => Manner::Json,
+        (false, true) => Manner::Score,
+        (false, false) => Manner::Show,
+    };
+    let mut watcher = Watcher::start(&mut children, &server, broker, cameras, score, manner)?;
     let ended = tokio::select! {
         watched = watcher.run(options.limit, out) => watched.map_err(anyhow::Error::from),
         gone = children.any_gone() => Err(gone),
@@ -128,6 +144,9 @@ pub async fn run(options: Options, out: &mut dyn Write) -> anyhow::Result<()> {
     };
     say(&format!("{}; ending", watcher.summary()));
     children.stop().await;
+    if options.score {
+        watcher.report(out)?;
+    }
     ended
 }
 
@@ -154,12 +173,35 @@ fn is_free(port: u16) -> io::Result<u16> {
     TcpListener::bind((LOOPBACK, port)).map(|_| port)
 }
 
-fn daemon_config(assets: &Path, rtsp: u16, broker: u16, grpc: u16, http: u16) -> String {
-    let package = assets.join("package");
+/// The names of a folder's clips, in order.
+fn clips_in(folder: &Path) -> anyhow::Result<Vec<String>> {
+    let files = fs::read_dir(folder).with_context(|| folder.display().to_string())?;
+    let mut names = Vec::new();
+    for file in files {
+        let file = file?.path();
+        if file.extension().is_some_and(|e| e == "json") && file.with_extension("mp4").exists() {
+            names.extend(file.file_stem().and_then(|stem| stem.to_str()).map(String::from));
+        }
+    }
+    names.sort();
+    ensure!(!names.is_empty(), "{}: no NAME.mp4 with a NAME.json", folder.display());
+    Ok(names)
+}
+
+struct Ports {
+    rtsp: u16,
+    broker: u16,
+    grpc: u16,
+    http: u16,
+}
+
+fn daemon_config(assets: &Path, cameras: &[String], ports: Ports) -> String {
+    let (package, plan) = (assets.join("package"), crate::assets::PLAN);
+    let Ports { rtsp, broker, grpc, http } = ports;
     let mut config = format!(
         r#"[model]
 package = {package:?}
-plan = "{PLAN}"
+plan = "{plan}"
 device = "cpu"
 [generate]
 max_new_tokens = 64
@@ -172,7 +214,7 @@ listen = "127.0.0.1:{http}"
 broker = "mqtt://127.0.0.1:{broker}"
 "#
     );
-    for name in CAMERAS {
+    for name in cameras {
         config += &format!(
             r#"[[camera]]
 name = "{name}"

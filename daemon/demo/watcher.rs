@@ -1,10 +1,8 @@
 //! The demo's reader: takes captions from both wires, asks now and then, and prints what came.
 
 use std::collections::HashMap;
-use std::io::Write;
-use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use std::{fs, io};
+use std::io::{self, Write};
+use std::time::Duration;
 
 use anyhow::Context;
 use serde_json::Value;
@@ -13,23 +11,43 @@ use tokio::process::{ChildStdout, Command};
 use tokio::time::{Instant, sleep_until};
 
 use super::children::Children;
+use super::judge;
+use super::score::Score;
 
 /// How long one wire may be behind the other before a caption is shown with one alone.
 const WIRES_APART: Duration = Duration::from_secs(3);
 /// Between two questions, of which each goes to the next camera.
 const ASK_EVERY: Duration = Duration::from_secs(9);
-const QUESTIONS: [&str; 3] =
-    ["Is there a person?", "What colour is the car?", "What is happening?"];
+/// The same, for a score, where each camera is asked so often.
+const SCORE_EVERY: Duration = Duration::from_secs(2);
+/// What is asked where nothing is counted.
+const QUESTIONS: [&str; 4] = [
+    "Is there a person?",
+    "What colour is the car?",
+    "Which way does the car go?",
+    "What is happening?",
+];
+
+/// What comes of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manner {
+    /// A line for people.
+    Show,
+    Json,
+    /// Counted.
+    Score,
+}
 
 pub struct Watcher {
     grpc: Lines<BufReader<ChildStdout>>,
     mqtt: Lines<BufReader<ChildStdout>>,
     server: String,
     cameras: Vec<String>,
-    truth: HashMap<String, Value>,
+    score: Score,
+    questions: Vec<String>,
     /// Captions that have come by one wire, by sequence.
     half: HashMap<u64, (Value, &'static str, Instant)>,
-    json: bool,
+    manner: Manner,
     captions: u64,
     answers: u64,
 }
@@ -39,29 +57,28 @@ impl Watcher {
         children: &mut Children,
         server: &str,
         broker: u16,
-        assets: &Path,
-        cameras: &[&str],
-        json: bool,
+        cameras: Vec<String>,
+        score: Score,
+        manner: Manner,
     ) -> anyhow::Result<Watcher> {
         let mut grpc = Command::new(std::env::current_exe()?);
         grpc.args(["watch", "--json", "--from", "1", "--kind", "caption", "--server", server]);
         let mut mqtt = Command::new("mosquitto_sub");
         mqtt.args(["-p", &broker.to_string(), "-q", "1", "-t", "lookout/+/caption", "-F", "%p"]);
-        let truth = |name: &&str| {
-            let file = assets.join("cameras").join(format!("{name}.json"));
-            let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
-            anyhow::Ok((name.to_string(), serde_json::from_str(&text)?))
-        };
         Ok(Watcher {
             grpc: children.reader("watch", grpc)?,
             mqtt: children.reader("mosquitto_sub", mqtt).context(
                 "mosquitto_sub cannot be started; `apt-get install mosquitto-clients`, or `make setup`",
             )?,
             server: server.into(),
-            cameras: cameras.iter().map(|name| name.to_string()).collect(),
-            truth: cameras.iter().map(truth).collect::<anyhow::Result<_>>()?,
+            cameras,
+            score,
+            questions: match manner {
+                Manner::Score => judge::mixed().into_iter().map(|asked| asked.text).collect(),
+                _ => QUESTIONS.map(String::from).into(),
+            },
             half: HashMap::new(),
-            json,
+            manner,
             captions: 0,
             answers: 0,
         })
@@ -77,7 +94,11 @@ impl Watcher {
             }
         };
         tokio::pin!(over);
-        let mut ask = tokio::time::interval_at(Instant::now() + 2 * ASK_EVERY, ASK_EVERY);
+        let ask_every = match self.manner {
+            Manner::Score => SCORE_EVERY / self.cameras.len() as u32,
+            _ => ASK_EVERY,
+        };
+        let mut ask = tokio::time::interval_at(Instant::now() + 2 * ASK_EVERY, ask_every);
         let mut late = tokio::time::interval(Duration::from_millis(500));
         let mut turn = 0;
         loop {
@@ -87,9 +108,9 @@ impl Watcher {
                 _ = late.tick() => self.one_wire_only(out),
                 _ = ask.tick() => {
                     let camera = self.cameras[turn % self.cameras.len()].clone();
-                    let question = QUESTIONS[turn % QUESTIONS.len()];
+                    let question = self.questions[turn % self.questions.len()].clone();
                     turn += 1;
-                    self.ask(&camera, question, out).await
+                    self.ask(&camera, &question, out).await
                 }
                 () = &mut over => return Ok(()),
             };
@@ -159,9 +180,14 @@ impl Watcher {
     fn print(&mut self, event: Value, wires: &[&str], out: &mut dyn Write) -> io::Result<()> {
         let question = event["kind"] == "answer";
         *(if question { &mut self.answers } else { &mut self.captions }) += 1;
-        if self.json {
-            writeln!(out, "{event}")?;
-            return out.flush();
+        self.score.add(&event);
+        match self.manner {
+            Manner::Json => {
+                writeln!(out, "{event}")?;
+                return out.flush();
+            }
+            Manner::Score => return Ok(()),
+            Manner::Show => {}
         }
         let camera = event["camera"].as_str().unwrap_or_default();
         let text = event["text"].as_str().unwrap_or_default();
@@ -181,33 +207,18 @@ impl Watcher {
             event["timing"]["total_seconds"].as_f64().unwrap_or_default(),
             wires.join(" + ")
         )?;
-        if let Some(truth) = to.and_then(|to| self.truth(camera, to, &event)) {
-            writeln!(out, "                 what the camera showed: {truth}")?;
+        if let Some(window) = self.score.window(&event) {
+            writeln!(out, "                 what the camera showed: {window}")?;
         }
         out.flush()
     }
 
-    /// The scenes that the window lies in. A clip's position is the time since 1970, modulo its
-    /// length.
-    fn truth(&self, camera: &str, to: SystemTime, event: &Value) -> Option<String> {
-        let sidecar = self.truth.get(camera)?;
-        let from = humantime::parse_rfc3339(event["window"]["from"].as_str()?).ok()?;
-        let period = sidecar["period_seconds"].as_f64()?;
-        let position = |time: SystemTime| {
-            time.duration_since(UNIX_EPOCH).map_or(0.0, |t| t.as_secs_f64() % period)
-        };
-        let scene_at = |time: SystemTime| {
-            let at = position(time);
-            sidecar["scenes"].as_array()?.iter().find(|scene| {
-                scene["from"].as_f64().is_some_and(|from| from <= at)
-                    && scene["to"].as_f64().is_some_and(|to| at < to)
-            })
-        };
-        let (first, last) = (scene_at(from)?, scene_at(to)?);
-        let caption = |scene: &Value| scene["caption"].as_str().map(str::to_string);
-        if first == last {
-            return caption(first);
+    /// The table of what was right, and every mistake with its window.
+    pub fn report(&self, out: &mut dyn Write) -> io::Result<()> {
+        for mistake in &self.score.mistakes {
+            writeln!(out, "{mistake}")?;
         }
-        Some(format!("{} ‖ cut ‖ {}", caption(first)?, caption(last)?))
+        writeln!(out, "{} windows, {} answers\n", self.score.windows, self.answers)?;
+        write!(out, "{}", self.score)
     }
 }

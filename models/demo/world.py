@@ -1,9 +1,8 @@
-"""The rendered yard: one background, a few actors, a light. Scenes in, pictures and captions out.
+"""The rendered yard: what it looks like. Visits in, pictures out.
 
-This is the only world which the demo model knows: it was trained on pictures drawn exactly so.
-Sizes, colours and the order of random draws are therefore part of the model; change them and it
-no longer understands what it sees. People and cars are left-right symmetric on purpose: which way
-they go can be told from the order of frames only.
+This is the only world which the demo model knows. People and cars are left-right symmetric on purpose:
+which way they go can be told from the order of frames only. People walk along the fence, cars use the
+drive in the middle of the ground, dogs run in front.
 """
 
 import math
@@ -14,20 +13,25 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 WIDTH, HEIGHT = 192, 144
-COLOURS = {
+RGB = {
     "red": (205, 35, 30),
     "green": (35, 150, 55),
     "blue": (35, 70, 205),
     "yellow": (230, 200, 35),
     "white": (240, 240, 240),
 }
+COLOURS = list(RGB)
+KINDS = ["person", "car", "dog"]
 HALF_WIDTH = {"person": 9, "car": 34, "dog": 17}
-LEFT, RIGHT = -1, 1
+LEFT, RIGHT = "left", "right"
+
+# An actor counts as visible while this share of its width is in the picture.
+VISIBLE_SHARE = 0.4
 
 
 @dataclass
 class Looks:
-    """What tells two actors of one kind and colour apart; drawn at random from a seed."""
+    """What tells two actors of one kind and colour apart."""
 
     rgb: tuple
     skin: tuple
@@ -36,10 +40,10 @@ class Looks:
     coat: tuple
 
     @staticmethod
-    def random(r: random.Random, colour: str | None) -> "Looks":
+    def drawn(r: random.Random, colour: str | None) -> "Looks":
         return Looks(
             # A dog has no colour to speak of: its coat is drawn below.
-            rgb=tuple(int(min(255, max(0, c + r.uniform(-18, 18)))) for c in COLOURS[colour or "white"]),
+            rgb=tuple(int(min(255, max(0, c + r.uniform(-18, 18)))) for c in RGB[colour or "white"]),
             skin=r.choice([(224, 180, 150), (190, 140, 105), (120, 80, 55)]),
             trousers=r.choice([(40, 40, 48), (60, 55, 50), (30, 35, 60), (75, 70, 66)]),
             hair=r.choice([(40, 28, 20), (20, 18, 18), (110, 80, 40)]),
@@ -48,107 +52,121 @@ class Looks:
 
 
 @dataclass
-class Actor:
-    """Someone in a scene. Times are shares of the scene, 0 to 1; places are pixels.
+class Visit:
+    """Someone comes into the picture from one side and leaves it, passing through or stopping between.
 
-    `event` is cross, enter, leave or stand; the actor moves from `start` to `end`. `rest_x` is where
-    an entering actor stops, and where a leaving or standing one stands. `y` is the ground under it.
+    Times are seconds of the scene, places pixels, speed pixels a second. `comes` and `goes` are the
+    directions of its motion before and after the stop; who passes has no stop and one direction.
+    `y` is the ground under it.
     """
 
     kind: str
-    event: str
-    direction: int
+    colour: str | None
     looks: Looks
-    colour: str | None = None
-    start: float = 0.0
-    end: float = 0.0
-    rest_x: float = WIDTH / 2
-    y: float = 120.0
-    size: float = 1.0
+    y: float
+    size: float
+    comes: str
+    start: float
+    speed: float
+    goes: str = ""
+    stop_x: float | None = None
+    stop_seconds: float = 0.0
+    corners: list = field(default_factory=list)  # (time, x): it moves evenly from one to the next
+
+    def __post_init__(self):
+        out = self.half_width + 3
+        sides = {LEFT: -out, RIGHT: WIDTH + out}
+        first = sides[LEFT if self.comes == RIGHT else RIGHT]
+        if self.stop_x is None:
+            self.goes = self.comes
+            self.corners = [(self.start, first), (self.start + (WIDTH + 2 * out) / self.speed, sides[self.goes])]
+            return
+        stops = self.start + abs(self.stop_x - first) / self.speed
+        sets_off = stops + self.stop_seconds
+        leaves = sets_off + abs(sides[self.goes] - self.stop_x) / self.speed
+        self.corners = [(self.start, first), (stops, self.stop_x), (sets_off, self.stop_x), (leaves, sides[self.goes])]
 
     @property
     def half_width(self) -> float:
         return HALF_WIDTH[self.kind] * self.size
 
-    def at(self, u: float) -> tuple[float, bool] | None:
-        """Centre x and whether it is moving at time `u`; None before it came or after it went."""
-        margin = self.half_width + 3
-        first, last = (-margin, WIDTH + margin) if self.direction == RIGHT else (WIDTH + margin, -margin)
-        if self.event == "stand":
-            return self.rest_x, False
-        done = (u - self.start) / (self.end - self.start)
-        if self.event == "cross":
-            return (first + (last - first) * done, True) if 0 <= done <= 1 else None
-        if self.event == "enter":
-            if done < 0:
-                return None
-            return (first + (self.rest_x - first) * done, True) if done < 1 else (self.rest_x, False)
-        if done < 0:
-            return self.rest_x, False
-        return (self.rest_x + (last - self.rest_x) * done, True) if done <= 1 else None
+    def at(self, t: float) -> tuple[float, str | None] | None:
+        """Centre x, and which way it is moving; None before it came or after it went."""
+        if not self.corners[0][0] <= t <= self.corners[-1][0]:
+            return None
+        for (t0, x0), (t1, x1) in zip(self.corners, self.corners[1:]):
+            if t <= t1:
+                moving = None if x0 == x1 else (RIGHT if x1 > x0 else LEFT)
+                return x0 + (x1 - x0) * (t - t0) / (t1 - t0), moving
+        return None
 
-    def share_visible(self, u: float) -> float:
-        """How much of its width is inside the picture at time `u`."""
-        place = self.at(u)
-        if place is None:
-            return 0.0
-        inside = min(place[0] + self.half_width, WIDTH) - max(place[0] - self.half_width, 0)
-        return max(0.0, inside / (2 * self.half_width))
+    def is_visible(self, x: float) -> bool:
+        beyond = (1 - 2 * VISIBLE_SHARE) * self.half_width
+        return -beyond <= x <= WIDTH + beyond
 
+    @property
+    def seen(self) -> tuple[float, float]:
+        """The first and the last moment at which enough of it is in the picture."""
+        hidden = (3 + 2 * VISIBLE_SHARE * self.half_width) / self.speed
+        return self.corners[0][0] + hidden, self.corners[-1][0] - hidden
 
-@dataclass
-class Scene:
-    """`kind` is empty, single, both (two at once) or seq (one after the other, in order)."""
-
-    kind: str
-    actors: list[Actor] = field(default_factory=list)
+    @property
+    def moves(self) -> list[tuple[float, float, str]]:
+        """From when to when it moves within sight, and which way."""
+        first, last = self.seen
+        if self.stop_x is None:
+            return [(first, last, self.comes)]
+        return [(first, self.corners[1][0], self.comes), (self.corners[2][0], last, self.goes)]
 
 
 @dataclass
 class Light:
-    """What lies over a drawn picture: brightness, a cast per channel, and a camera's noise."""
+    """What lies over a drawn picture: brightness, a cast per channel, a camera's noise, blur and shake."""
 
     brightness: float = 1.0
     cast: tuple = (1.0, 1.0, 1.0)
     noise: float = 0.0
     blur: float = 0.0
+    shake: int = 0
 
-    def on(self, picture: Image.Image, noise: np.random.Generator) -> Image.Image:
+    @staticmethod
+    def drawn(r: random.Random, night: bool) -> "Light":
+        return Light(
+            brightness=r.uniform(0.45, 0.75) if night else r.uniform(0.85, 1.1),
+            cast=(r.uniform(0.88, 1), r.uniform(0.92, 1), 1.0) if night else (1.0, 1.0, 1.0),
+            noise=r.choice([0, 2, 4, 6]) * r.uniform(0.6, 1.2),
+            blur=r.choice([0, 0, 0.5, 0.9]),
+            shake=int(r.random() < 0.25),
+        )
+
+    def on(self, picture: Image.Image, r: random.Random) -> Image.Image:
         table = [int(min(255, v * self.brightness * c)) for c in self.cast for v in range(256)]
         picture = picture.point(table)
         if self.blur:
             picture = picture.filter(ImageFilter.GaussianBlur(self.blur))
+        if self.shake:
+            dx, dy = r.randint(-self.shake, self.shake), r.randint(-self.shake, self.shake)
+            # Enlarged a little, so that no black border shows.
+            picture = picture.transform((WIDTH, HEIGHT), Image.AFFINE, (0.98, 0, 2 + dx, 0, 0.98, 1.5 + dy))
         if self.noise:
-            noisy = np.asarray(picture, np.float32) + noise.normal(0, self.noise, (HEIGHT, WIDTH, 3))
+            x, y, grain = r.randrange(64), r.randrange(64), NOISE[r.randrange(len(NOISE))]
+            noisy = np.asarray(picture, np.float32) + grain[y : y + HEIGHT, x : x + WIDTH] * self.noise
             picture = Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8))
         return picture
 
 
-# ---- words -------------------------------------------------------------------------------------
+# Drawing new noise for every picture would cost more than the picture.
+NOISE = np.random.default_rng(0).normal(0, 1, (8, HEIGHT + 64, WIDTH + 64, 3)).astype(np.float32)
 
 
-def noun(actor: Actor) -> str:
-    return {"person": f"a person in a {actor.colour} jacket", "car": f"a {actor.colour} car", "dog": "a dog"}[actor.kind]
+@dataclass
+class Scene:
+    """What one camera sees for `seconds`: one place, one light, and who comes when."""
 
-
-def clause(actor: Actor) -> str:
-    moves = {"person": "walks", "car": "drives", "dog": "runs"}[actor.kind]
-    rests = {"person": "stands still", "car": "is parked", "dog": "stands still"}[actor.kind]
-    source, target = ("left", "right") if actor.direction == RIGHT else ("right", "left")
-    return {
-        "cross": f"{noun(actor)} {moves} from {source} to {target}",
-        "enter": f"{noun(actor)} {moves} in from the {source} and stops",
-        "leave": f"{noun(actor)} {rests}, then {moves} out to the {target}",
-        "stand": f"{noun(actor)} {rests}",
-    }[actor.event]
-
-
-def caption(scene: Scene) -> str:
-    if not scene.actors:
-        return "The yard is empty."
-    clauses = [clause(actor) for actor in scene.actors]
-    text = f"first {clauses[0]}, then {clauses[1]}" if scene.kind == "seq" else " and ".join(clauses)
-    return text[0].upper() + text[1:] + "."
+    seconds: float
+    place: int  # the seed of its background
+    light: Light
+    visits: list[Visit]
 
 
 # ---- pictures ----------------------------------------------------------------------------------
@@ -217,24 +235,25 @@ def tree(d, r, horizon) -> None:
     d.ellipse([x - crown * 0.6, y - 40 - crown * 1.1, x + crown * 0.8, y - 36], fill=lighter)
 
 
-def draw(scenery: Image.Image, scene: Scene, u: float) -> Image.Image:
-    """The scene at time `u`, before any light; who stands nearer is drawn over who stands farther."""
+def draw(scenery: Image.Image, visits: list[Visit], t: float) -> Image.Image:
+    """The scene at second `t`, before any light; who stands nearer is drawn over who stands farther."""
     picture = scenery.copy()
     d = ImageDraw.Draw(picture)
-    for actor in sorted(scene.actors, key=lambda a: a.y):
-        place = actor.at(u)
+    for visit in sorted(visits, key=lambda v: v.y):
+        place = visit.at(t)
         if place is None:
             continue
         x, moving = place
         phase = x * 0.32 if moving else 0.15
-        y = actor.y + (abs(math.sin(phase)) if moving and actor.kind != "car" else 0)
-        shadow = actor.half_width * 0.9
+        y = visit.y + (abs(math.sin(phase)) if moving and visit.kind != "car" else 0)
+        shadow = visit.half_width * 0.9
         d.ellipse([x - shadow, y - 2, x + shadow, y + 2.5], fill=(70, 68, 64))
-        {"person": person, "car": car, "dog": dog}[actor.kind](d, actor, x, y, phase)
+        ahead = 1 if (moving or visit.comes) == RIGHT else -1
+        {"person": person, "car": car, "dog": dog}[visit.kind](d, visit, x, y, phase, ahead)
     return picture
 
 
-def person(d, a, x, y, phase) -> None:
+def person(d, a, x, y, phase, _ahead) -> None:
     s, swing, jacket = a.size, math.sin(phase) * 5 * a.size, a.looks.rgb
     leg, arm = max(2, round(5 * s)), max(2, round(4 * s))
     d.line([x - 2 * s, y - 18 * s, x - 2 * s - swing, y], fill=a.looks.trousers, width=leg)
@@ -246,7 +265,7 @@ def person(d, a, x, y, phase) -> None:
     d.pieslice([x - 5 * s, y - 50 * s, x + 5 * s, y - 40 * s], 180, 360, fill=a.looks.hair)
 
 
-def car(d, a, x, y, _phase) -> None:
+def car(d, a, x, y, _phase, _ahead) -> None:
     s, paint, glass = a.size, a.looks.rgb, (60, 70, 80)
     cabin = [(-19, -18), (-13, -31), (13, -31), (19, -18)]
     d.polygon([(x + i * s, y + j * s) for i, j in cabin], fill=paint)
@@ -261,8 +280,8 @@ def car(d, a, x, y, _phase) -> None:
         d.ellipse(hub, fill=(130, 130, 135))
 
 
-def dog(d, a, x, y, phase) -> None:
-    s, ahead, coat, swing = a.size, a.direction, a.looks.coat, math.sin(phase) * 4 * a.size
+def dog(d, a, x, y, phase, ahead) -> None:
+    s, coat, swing = a.size, a.looks.coat, math.sin(phase) * 4 * a.size
     for leg, step in ((-8, swing), (-5, -swing), (6, swing), (9, -swing)):
         d.line([x + leg * s, y - 9 * s, x + leg * s + step, y], fill=coat, width=max(2, round(2.6 * s)))
     d.ellipse([x - 12 * s, y - 17 * s, x + 12 * s, y - 6 * s], fill=coat)

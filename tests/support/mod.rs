@@ -169,7 +169,7 @@ pub fn head(grpc: u16, http: u16, broker: Option<u16>) -> String {
     let mqtt = broker.map(|port| format!("[mqtt]\nbroker = \"mqtt://127.0.0.1:{port}\"\n"));
     format!(
         "[model]\npackage = {package:?}\ndevice = \"cpu\"\n\
-         plan = \"8:slowfast-slow_4frms_spatial_1d_max_pool-fast_2x2\"\n\
+         plan = \"8:slowfast-slow_4frms_spatial_1d_max_pool-fast_2x4\"\n\
          [generate]\nmax_new_tokens = 48\n\
          [grpc]\nlisten = \"127.0.0.1:{grpc}\"\n[http]\nlisten = \"127.0.0.1:{http}\"\n{}",
         mqtt.unwrap_or_default()

@@ -34,8 +34,6 @@ use crate::slowfast::{FrameTokens, Grid, VideoTokens, assemble, pool_frame};
 use crate::vision::Encoder;
 use crate::vision::preprocess::{Preprocess, Scratch};
 
-/// What the demo's model was trained on.
-const DEMO_PLAN: &str = "16:slowfast-slow_4frms_spatial_1d_max_pool-fast_2x2";
 const QUESTION: &str = "What is happening?";
 const SEED: u64 = 1;
 
@@ -142,7 +140,7 @@ impl Bench {
     fn new(options: &Options) -> anyhow::Result<Bench> {
         let (folder, usual_plan) = match &options.package {
             Some(folder) => (folder.clone(), "paper"),
-            None => (demo_package()?, DEMO_PLAN),
+            None => (demo_package()?, assets::PLAN),
         };
         let plan = options.plan.as_deref().unwrap_or(usual_plan);
         let device = options

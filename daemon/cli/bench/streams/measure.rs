@@ -22,7 +22,7 @@ pub struct Measured {
     #[arg(long, value_name = "DIR", conflicts_with = "simulate")]
     package: Option<PathBuf>,
     /// As `model.plan` in a config.
-    #[arg(long, conflicts_with = "simulate", default_value = crate::demo::PLAN)]
+    #[arg(long, conflicts_with = "simulate", default_value = crate::assets::PLAN)]
     plan: String,
     /// As `model.device` in a config.
     #[arg(long, conflicts_with = "simulate", default_value = "auto")]
@@ -76,7 +76,7 @@ async fn measure(
     let assets = assets(None)?;
     let folder = tempfile::Builder::new().prefix("lookout-bench-").tempdir()?;
     let mut children = Children::new(folder.path());
-    let rtsp = children.cameras(&assets, &CAMERAS).await?;
+    let rtsp = children.cameras(&assets.join("cameras"), &CAMERAS.map(String::from)).await?;
     let grpc = free_port()?;
     let file = folder.path().join("lookout.toml");
     let package = options.package.clone().unwrap_or_else(|| assets.join("package"));
