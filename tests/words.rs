@@ -263,6 +263,69 @@ fn whoever_leaves_at_any_turn_leaves_nothing_behind() {
     }
 }
 
+/// Another pathway, another camera, another frame: other rows, which must not be taken for these.
+#[test]
+fn a_prefix_is_known_by_all_that_its_rows_were_made_of() {
+    let package = &packages()[0];
+    let window = window(package, 1);
+    let mut language = load(package, 1, 1 << 30);
+    let mut cached = |seen: Seen| {
+        let request = Request { footage: Some([seen].into()), ..request(&window, 0) };
+        let reply = language.answer(request, |_| Listening::Yes).expect("an answer");
+        reply.expect("a listener").usage.cached_tokens > 0
+    };
+    let seen = Seen { camera: "gate".into(), run: 1, number: 1, slow: true, again: false };
+    assert!(!cached(seen.clone()));
+    assert!(!cached(Seen { slow: false, ..seen.clone() }));
+    assert!(!cached(Seen { number: 2, ..seen.clone() }));
+    assert!(!cached(Seen { run: 2, ..seen.clone() }));
+    assert!(!cached(Seen { again: true, ..seen.clone() }));
+    assert!(!cached(Seen { camera: "yard".into(), ..seen.clone() }));
+    assert!(cached(seen));
+    // Nothing is known of its rows.
+    let unknown = Request { footage: None, ..request(&window, 0) };
+    let reply = language.answer(unknown, |_| Listening::Yes).expect("an answer");
+    assert_eq!(reply.expect("a listener").usage.cached_tokens, 0);
+}
+
+#[test]
+fn a_long_prompt_stops_no_answer_for_more_than_a_chunk() {
+    for folder in packages() {
+        let model = settings(&folder);
+        let mut package = Package::read(&model.package, &model.precision).expect("a package");
+        package.end_tokens.clear();
+        let budget = Budget { max_new_tokens: 64, rows: 2, prefix_bytes: 0 };
+        let language = LanguageModel::with_capacity(runtime(), &package, &model, budget, CAPACITY);
+        let (mut language, window) = (language.expect("a model"), window(&folder, 1));
+        let limits = Limits { max_new_tokens: 64, sampling: Sampling::Greedy };
+        let long = Request { limits, ..request(&window, 0) };
+        let answer = language.begin(long).expect("a row");
+        while language.unread() > 0 {
+            language.turn(&mut |_, _| Listening::Yes).expect("a turn");
+        }
+        language.begin(request(&window, 1)).expect("a row");
+        let (mut chunks, mut waited) = (0, false);
+        while language.unread() > 0 {
+            let mut heard = 0;
+            let turned = language.turn(&mut |ticket, _| {
+                heard += usize::from(ticket == answer);
+                Listening::Yes
+            });
+            turned.expect("a turn");
+            // It is asked once before the run, and heard of again when it has got a token.
+            match heard {
+                0 => break,
+                1 => {
+                    assert!(!waited, "{}: two chunks in a row", folder.display());
+                    (chunks, waited) = (chunks + 1, true);
+                }
+                _ => waited = false,
+            }
+        }
+        assert!(chunks > 1, "{}: nothing was read beside it", folder.display());
+    }
+}
+
 /// Three askers at once, about the same window: it is read once. And who is urgent is read first,
 /// but for what it needs itself.
 #[test]

@@ -160,15 +160,9 @@ impl LanguageModel {
     ) -> Result<Ticket, LanguageError> {
         assert!(self.in_work() < self.rows(), "a sequence more than there are rows");
         let video_tokens = if prompt.pieces.len() > 1 { video.len() } else { 0 };
-        let (head, words) = match &prompt.pieces[..] {
-            [head, words] => (head.as_slice(), words.len()),
-            _ => (&[][..], 0),
-        };
-        let tokens = prompt.text_tokens() + (prompt.pieces.len() - 1) * video.len();
+        let (tokens, shared) = self.extent(prompt, video.len());
         self.room(tokens, limits)?;
         let embeddings = self.embeddings(prompt, video)?;
-        // The last token of a prompt is never in the prefix: its logits are wanted.
-        let apart = self.chunks && words > 0;
         let batch = &mut self.batch;
         batch.tickets += 1;
         let ticket = Ticket(batch.tickets);
@@ -178,10 +172,10 @@ impl LanguageModel {
             limits,
             embeddings,
             tokens,
-            shared: if apart { head.len() + video_tokens } else { 0 },
+            shared,
             key: footage
-                .filter(|_| apart)
-                .map(|footage| PrefixKey { head: head.to_vec(), footage }),
+                .filter(|_| shared > 0)
+                .map(|footage| PrefixKey { head: prompt.pieces[0].clone(), footage }),
             usage: Usage {
                 video_tokens: video_tokens as u32,
                 text_tokens: (tokens - video_tokens) as u32,
@@ -196,6 +190,23 @@ impl LanguageModel {
             ids: Vec::new(),
         });
         Ok(ticket)
+    }
+
+    /// Tokens of a prompt, and of its prefix.
+    fn extent(&self, prompt: &Prompt, video_tokens: usize) -> (usize, usize) {
+        let tokens = prompt.text_tokens() + (prompt.pieces.len() - 1) * video_tokens;
+        let shared = match &prompt.pieces[..] {
+            // The last token of a prompt is never in the prefix: its logits are wanted.
+            [head, words] if self.chunks && !words.is_empty() => head.len() + video_tokens,
+            _ => 0,
+        };
+        (tokens, shared)
+    }
+
+    /// A chunk never goes over the end of the prefix.
+    fn chunk_end(&self, from: usize, shared: usize, tokens: usize) -> usize {
+        let border = if from < shared { shared } else { tokens };
+        border.min(from + self.prefill_chunk)
     }
 
     /// Runs the decoder once for whatever is next, if anything is. `hear` gets what comes of it, and
@@ -277,11 +288,10 @@ impl LanguageModel {
             self.decoder.clear(&mut self.batch.cache, row)?;
             self.look_up(row)?;
         }
+        let (from, of) = (self.batch.cache.len(row), &self.batch.sequences[row]);
+        let to = self.chunk_end(from, of.shared, of.tokens);
         let Batch { cache, sequences, .. } = &mut self.batch;
         let sequence = &mut sequences[row];
-        let from = cache.len(row);
-        let border = if from < sequence.shared { sequence.shared } else { sequence.tokens };
-        let to = border.min(from + self.prefill_chunk);
         let chunk = &sequence.embeddings[from * self.dim..to * self.dim];
         let logits = self.decoder.read(cache, row, chunk)?;
         if to == sequence.shared {

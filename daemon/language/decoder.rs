@@ -18,6 +18,7 @@ use half::f16;
 use ort::session::IoBinding;
 use ort::value::{DynValue, Tensor, TensorElementType};
 
+use super::Stopwatch;
 use super::cache::{Growing, InPlace, Kept, KvCache, Prefix, Shape, Store};
 use crate::model::{
     Element, Float, GraphFacts, GraphKind, Memory, ModelError, Package, Part, Placement,
@@ -26,6 +27,7 @@ use crate::model::{
 
 pub struct Decoder {
     session: Session,
+    pub(super) stopwatch: Stopwatch,
     text: TextModel,
     in_place: bool,
     /// Tokens that a cache holds: the longest sequence that is planned.
@@ -71,6 +73,7 @@ impl Decoder {
             num_logits_to_keep: declared("num_logits_to_keep")
                 .map(|tensor| vec![1; tensor.shape.len()]),
             session,
+            stopwatch: Stopwatch::default(),
             text,
         };
         decoder.check()?;
@@ -279,7 +282,9 @@ impl Decoder {
         self.session.settle(binding)?;
         let mut grown = Vec::new();
         let logits = {
+            let begun = self.stopwatch.now();
             let mut outputs = self.session.session.run_binding(binding)?;
+            self.stopwatch.add(begun);
             if !self.in_place {
                 for (_, present) in (0..self.text.layers).flat_map(past_names) {
                     grown.extend(outputs.remove(&present));

@@ -3,10 +3,12 @@
 
 use ort::value::{Tensor, TensorElementType as Element};
 
+use super::Stopwatch;
 use crate::model::{Float, GraphKind, ModelError, Package, Runtime, Session, TensorError};
 
 pub struct Embedder {
     session: Session,
+    pub(super) stopwatch: Stopwatch,
     float: Float,
 }
 
@@ -22,7 +24,7 @@ impl Embedder {
         session.input("input_ids", Element::Int64)?;
         session.only_inputs(|name| name == "input_ids")?;
         let (_, float) = session.float_output("inputs_embeds")?;
-        Ok(Embedder { session, float })
+        Ok(Embedder { session, stopwatch: Stopwatch::default(), float })
     }
 
     /// Embeddings `[n, D]`.
@@ -36,7 +38,9 @@ impl Embedder {
     fn run(&mut self, ids: &[u32]) -> ort::Result<Vec<f32>> {
         let ids: Vec<i64> = ids.iter().map(|id| i64::from(*id)).collect();
         let input = Tensor::from_array(([1, ids.len()], ids))?;
+        let begun = self.stopwatch.now();
         let outputs = self.session.session.run(ort::inputs!["input_ids" => input])?;
+        self.stopwatch.add(begun);
         Ok(self.float.values(&outputs["inputs_embeds"])?.1)
     }
 }

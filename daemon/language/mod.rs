@@ -7,6 +7,7 @@ mod embedder;
 mod model;
 mod prefixes;
 mod sampler;
+mod stopwatch;
 pub mod template;
 pub mod tokenizer;
 
@@ -18,4 +19,5 @@ pub use model::{
     Budget, Footage, LanguageError, LanguageModel, Limits, Listening, Reply, Request, Seen, Urgency,
 };
 pub use sampler::Sampler;
+use stopwatch::Stopwatch;
 pub use template::Turn;

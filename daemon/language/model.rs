@@ -198,6 +198,17 @@ impl LanguageModel {
         self.decoder.token_bytes() * video_tokens
     }
 
+    /// From now on, how long by `clock` onnxruntime's own calls take.
+    pub fn time_calls(&mut self, clock: fn() -> Duration) {
+        self.decoder.stopwatch.start(clock);
+        self.embedder.stopwatch.start(clock);
+    }
+
+    /// What they have taken since then.
+    pub fn calls_took(&self) -> Duration {
+        self.decoder.stopwatch.spent + self.embedder.stopwatch.spent
+    }
+
     /// Where the decoder runs.
     pub fn placement(&self) -> &Placement {
         self.decoder.placement()

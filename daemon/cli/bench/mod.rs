@@ -6,6 +6,7 @@ mod ingest;
 mod model;
 mod parity;
 mod streams;
+mod words;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -30,6 +31,9 @@ enum What {
     Model(model::Options),
     /// How many cameras a device keeps up with: measured with this daemon and RTSP, or simulated.
     Streams(streams::Options),
+    /// What more questions about a window cost, and answers that are written together; and what the
+    /// daemon adds to onnxruntime's own time.
+    Words(words::Options),
     /// CPU of receiving, decoding and sampling one camera, beside a bare gst-launch-1.0 pipeline.
     #[cfg(feature = "demo")]
     Ingest(ingest::Ingest),
@@ -44,6 +48,7 @@ pub fn run(bench: Bench, out: &mut dyn Write) -> Result<ExitCode, Failure> {
         None => model::run(&bench.model, out),
         Some(What::Model(options)) => model::run(&options, out),
         Some(What::Streams(options)) => Ok(streams::run(options, out).map(|()| ExitCode::SUCCESS)?),
+        Some(What::Words(options)) => words::run(&options, out),
         #[cfg(feature = "demo")]
         Some(What::Ingest(ingest)) => Ok(ingest::compare(ingest, out).map(|()| ExitCode::SUCCESS)?),
         #[cfg(feature = "demo")]

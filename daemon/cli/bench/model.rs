@@ -368,7 +368,7 @@ impl fmt::Display for Speed {
 }
 
 /// In fp16, which runs everywhere: onnxruntime's CUDA has no GroupQueryAttention in fp32.
-fn demo_package() -> anyhow::Result<PathBuf> {
+pub fn demo_package() -> anyhow::Result<PathBuf> {
     let places: Vec<PathBuf> =
         assets::places().into_iter().map(|folder| folder.join("package-fp16")).collect();
     match places.iter().find(|folder| folder.is_dir()) {

@@ -1,0 +1,366 @@
+//! `lookout bench words`: what asking more costs, and what the daemon adds to onnxruntime.
+//!
+//! - prefix: eight questions about one window against one, one after the other;
+//! - batch: tokens of rows that are written together against one alone, step by step beside each
+//!   other, at the window's length;
+//! - share: a whole answer by the daemon's language model against what onnxruntime's own calls took
+//!   in it.
+//!
+//! All in CPU time of one process; ratios of neighbours, medians over rounds or steps. The video's rows
+//! are noise: what they say changes no cost. Answers never end by themselves.
+
+use std::fmt;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{anyhow, bail};
+use clap::Args;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use serde::Serialize;
+use toml::{Table, Value};
+
+use super::super::{Failure, precision};
+use super::median;
+use super::model::demo_package;
+use crate::assets;
+use crate::config::{self, Sampling};
+use crate::language::{
+    Budget, Decoder, Embedder, LanguageModel, Limits, Listening, Request, Seen, Urgency,
+};
+use crate::model::{Package, Runtime};
+use crate::slowfast::VideoTokens;
+
+const QUESTIONS: [&str; 8] = [
+    "What is happening?",
+    "How many people are there?",
+    "What do they carry?",
+    "Is the gate open or closed?",
+    "Which way do the cars go?",
+    "Has anything changed since the beginning?",
+    "Is anybody running?",
+    "What is the weather like?",
+];
+const ROWS: [usize; 4] = [1, 2, 4, MOST_ROWS];
+const MOST_ROWS: usize = 8;
+/// Tokens of template and question, at most.
+const TEXT_ROOM: usize = 256;
+
+#[derive(Args)]
+pub struct Options {
+    /// A model package; the demo's if not given.
+    #[arg(long, value_name = "DIR")]
+    package: Option<PathBuf>,
+    /// As `model.plan` in a config; "paper", or the demo's for the demo's package.
+    #[arg(long)]
+    plan: Option<String>,
+    /// Which graphs, by their files' suffix: one for all, or vision=S,embed=S,decoder=S.
+    #[arg(long, value_name = "SUFFIX", value_parser = precision)]
+    precision: Option<Value>,
+    /// Of onnxruntime.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
+    threads: u32,
+    /// Of the prompt at once, as `model.prefill_chunk` in a config.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    prefill_chunk: Option<u32>,
+    /// Of each answer.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    tokens: u32,
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: u32,
+    /// One JSON object instead of lines.
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(options: &Options, out: &mut dyn Write) -> Result<ExitCode, Failure> {
+    let mut bench = Bench::new(options).map_err(Failure::cannot_begin)?;
+    let report = bench.report(options.rounds as usize)?;
+    match options.json {
+        true => writeln!(out, "{}", serde_json::to_string(&report)?)?,
+        false => write!(out, "{report}")?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+struct Bench {
+    model: config::Model,
+    package: Package,
+    runtime: Runtime,
+    language: LanguageModel,
+    video_tokens: usize,
+    limits: Limits,
+    windows: u64,
+}
+
+/// Medians of the rounds, in CPU time.
+#[derive(Serialize)]
+struct Report {
+    model: String,
+    plan: String,
+    video_tokens: usize,
+    threads: usize,
+    tokens: usize,
+    rounds: usize,
+    prefix: Prefix,
+    batch: Vec<Together>,
+    share: Share,
+}
+
+#[derive(Serialize)]
+struct Prefix {
+    first_question_seconds: f64,
+    eight_questions_seconds: f64,
+    eight_to_one: f64,
+    cached_bytes: usize,
+}
+
+#[derive(Serialize)]
+struct Together {
+    rows: usize,
+    tokens_per_second: f64,
+    /// To one row's, step by step beside it.
+    ratio: f64,
+}
+
+#[derive(Serialize)]
+struct Share {
+    /// By onnxruntime's calls alone.
+    prefill_tokens_per_second: f64,
+    decode_tokens_per_second: f64,
+    onnxruntime_seconds: f64,
+    lookout_seconds: f64,
+    /// Lookout's time beyond onnxruntime's, as a part of onnxruntime's.
+    added: f64,
+}
+
+impl Bench {
+    fn new(options: &Options) -> anyhow::Result<Bench> {
+        let (folder, usual_plan) = match &options.package {
+            Some(folder) => (folder.clone(), "paper"),
+            None => (demo_package()?, assets::PLAN),
+        };
+        let mut keys = Table::from_iter([
+            ("package".to_string(), Value::from(folder.display().to_string())),
+            ("plan".into(), options.plan.as_deref().unwrap_or(usual_plan).into()),
+            ("device".into(), "cpu".into()),
+            ("language_threads".into(), i64::from(options.threads).into()),
+        ]);
+        keys.extend(options.precision.clone().map(|precision| ("precision".into(), precision)));
+        let chunk = options.prefill_chunk.map(i64::from);
+        keys.extend(chunk.map(|chunk| ("prefill_chunk".into(), chunk.into())));
+        let model = config::Model::of(keys)?;
+        let mut package = Package::read(&model.package, &model.precision)?;
+        package.end_tokens.clear();
+        let runtime = Runtime::load(&model)?;
+        let tokens = options.tokens as usize;
+        let video_tokens =
+            model.plan.video_tokens(model.plan.frames, package.vision.grid_tokens)?;
+        let text = &package.text;
+        let token_bytes = 2 * text.layers * text.kv_heads * text.head_dim * size_of::<f32>();
+        let budget = Budget {
+            max_new_tokens: tokens,
+            rows: 1,
+            // One window, and what the template puts before it.
+            prefix_bytes: token_bytes * (video_tokens + TEXT_ROOM),
+        };
+        let language = LanguageModel::load(&runtime, &package, &model, budget)?;
+        let limits = Limits { max_new_tokens: tokens, sampling: Sampling::Greedy };
+        Ok(Bench { model, package, runtime, language, video_tokens, limits, windows: 0 })
+    }
+
+    fn report(&mut self, rounds: usize) -> anyhow::Result<Report> {
+        let (mut first, mut eight, mut more) = (Vec::new(), Vec::new(), Vec::new());
+        let mut cached_bytes = 0;
+        for round in 1..=rounds {
+            let window = self.window();
+            let seconds = self.eight_questions(&window)?;
+            first.push(seconds[0]);
+            eight.push(seconds.iter().sum());
+            more.push(seconds.iter().sum::<f64>() / seconds[0]);
+            cached_bytes = self.language.prefix_cache_bytes();
+            tracing::info!(
+                "round {round} of {rounds}: eight questions in {:.2} s",
+                eight[round - 1]
+            );
+        }
+        Ok(Report {
+            model: self.package.name.clone(),
+            plan: self.model.plan.to_string(),
+            video_tokens: self.video_tokens,
+            threads: self.model.language_threads,
+            tokens: self.limits.max_new_tokens,
+            rounds,
+            prefix: Prefix {
+                first_question_seconds: median(first),
+                eight_questions_seconds: median(eight),
+                eight_to_one: median(more),
+                cached_bytes,
+            },
+            batch: self.together(rounds * self.limits.max_new_tokens)?,
+            share: self.share(rounds)?,
+        })
+    }
+
+    /// A window that nobody has asked about.
+    fn window(&mut self) -> Window {
+        self.windows += 1;
+        let mut random = StdRng::seed_from_u64(self.windows);
+        let dim = self.package.text.hidden_size;
+        let rows = (0..self.video_tokens * dim).map(|_| random.random_range(-1.0..1.0)).collect();
+        let seen =
+            Seen { camera: "bench".into(), run: 0, number: self.windows, slow: true, again: false };
+        Window { video: VideoTokens { rows, dim }, seen }
+    }
+
+    /// CPU-seconds of each, one after the other.
+    fn eight_questions(&mut self, window: &Window) -> anyhow::Result<Vec<f64>> {
+        let mut seconds = Vec::new();
+        for at in 0..QUESTIONS.len() {
+            let begun = cpu_time();
+            let reply =
+                self.language.answer(window.request(at, self.limits), |_| Listening::Yes)?;
+            seconds.push((cpu_time() - begun).as_secs_f64());
+            let cached = reply.ok_or_else(|| anyhow!("no answer"))?.usage.cached_tokens;
+            if (cached > 0) != (at > 0) {
+                bail!("question {at}: {cached} cached tokens");
+            }
+        }
+        Ok(seconds)
+    }
+
+    /// Steps of so many rows in turn, each row at the end of a window.
+    fn together(&mut self, steps: usize) -> anyhow::Result<Vec<Together>> {
+        let (threads, window) = (self.model.language_threads, self.window());
+        let capacity = self.video_tokens + 1 + ROWS.len();
+        let mut decoder = Decoder::load(&self.runtime, &self.package, threads, capacity)?;
+        let mut embedder = Embedder::load(&self.runtime, &self.package, threads)?;
+        let mut cache = decoder.cache(MOST_ROWS)?;
+        for chunk in window.video.rows.chunks(self.model.prefill_chunk * window.video.dim) {
+            decoder.read(&mut cache, 0, chunk)?;
+        }
+        let mut prefix = decoder.keep(&mut cache, 0)?;
+        let mut seconds = ROWS.map(|_| Vec::new());
+        for _ in 0..steps {
+            for row in 0..MOST_ROWS {
+                decoder.restore(&mut cache, row, &mut prefix)?;
+            }
+            // Whoever is first after so much copying would find the CPU's caches cold.
+            decoder.step(&mut cache, MOST_ROWS, &embedder.embed(&[0; MOST_ROWS])?)?;
+            for (at, rows) in ROWS.into_iter().enumerate() {
+                let begun = cpu_time();
+                let embeddings = embedder.embed(&vec![0; rows])?;
+                decoder.step(&mut cache, rows, &embeddings)?;
+                seconds[at].push((cpu_time() - begun).as_secs_f64());
+            }
+        }
+        let alone = seconds[0].clone();
+        let together = |(rows, seconds): (usize, Vec<f64>)| Together {
+            rows,
+            ratio: median(
+                alone.iter().zip(&seconds).map(|(one, all)| rows as f64 * one / all).collect(),
+            ),
+            tokens_per_second: rows as f64 / median(seconds),
+        };
+        Ok(ROWS.into_iter().zip(seconds).map(together).collect())
+    }
+
+    fn share(&mut self, rounds: usize) -> anyhow::Result<Share> {
+        let (mut theirs, mut ours, mut added) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut reads, mut writes) = (Vec::new(), Vec::new());
+        for _ in 0..rounds {
+            let window = self.window();
+            let begun = cpu_time();
+            self.language.time_calls(cpu_time);
+            self.language.begin(window.request(0, self.limits))?;
+            while self.language.unread() > 0 {
+                self.language.turn(&mut |_, _| Listening::Yes)?;
+            }
+            let reading = self.language.calls_took();
+            while self.language.in_work() > 0 {
+                self.language.turn(&mut |_, _| Listening::Yes)?;
+            }
+            let all = (cpu_time() - begun).as_secs_f64();
+            let calls = self.language.calls_took();
+            let writing = (calls - reading).as_secs_f64();
+            let prompt = self.language.prompt(&[], QUESTIONS[0])?;
+            let read = prompt.text_tokens() + self.video_tokens;
+            reads.push(read as f64 / reading.as_secs_f64());
+            writes.push((self.limits.max_new_tokens - 1) as f64 / writing);
+            theirs.push(calls.as_secs_f64());
+            ours.push(all);
+            added.push(all / calls.as_secs_f64() - 1.0);
+        }
+        Ok(Share {
+            prefill_tokens_per_second: median(reads),
+            decode_tokens_per_second: median(writes),
+            onnxruntime_seconds: median(theirs),
+            lookout_seconds: median(ours),
+            added: median(added),
+        })
+    }
+}
+
+struct Window {
+    video: VideoTokens,
+    seen: Seen,
+}
+
+impl Window {
+    fn request(&self, question: usize, limits: Limits) -> Request<'_> {
+        Request {
+            video: &self.video,
+            footage: Some([self.seen.clone()].into()),
+            turns: &[],
+            prompt: QUESTIONS[question],
+            limits,
+            urgency: Urgency::Now,
+        }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Report { model, plan, video_tokens, threads, tokens, rounds, prefix, batch, share } =
+            self;
+        writeln!(f, "{model}, plan {plan}: {video_tokens} video tokens, answers of {tokens}")?;
+        writeln!(
+            f,
+            "CPU time, threads {threads}, medians of {rounds} rounds, batch of {} steps",
+            rounds * tokens
+        )?;
+        writeln!(
+            f,
+            "prefix    one question {:.3} s, eight about the same window {:.3} s: {:.2} times; {} kept",
+            prefix.first_question_seconds,
+            prefix.eight_questions_seconds,
+            prefix.eight_to_one,
+            bytesize::ByteSize(prefix.cached_bytes as u64)
+        )?;
+        for Together { rows, tokens_per_second, ratio } in batch {
+            writeln!(f, "batch {rows:<3} {tokens_per_second:.1} tokens/s: {ratio:.2} times one")?;
+        }
+        let Share { onnxruntime_seconds, lookout_seconds, added, .. } = share;
+        writeln!(
+            f,
+            "share     onnxruntime's calls {onnxruntime_seconds:.3} s, lookout {lookout_seconds:.3} s: \
+             {:+.2} %",
+            added * 100.0
+        )?;
+        writeln!(
+            f,
+            "          they read {:.1} tokens/s and write {:.1}",
+            share.prefill_tokens_per_second, share.decode_tokens_per_second
+        )
+    }
+}
+
+/// User and system time of this process, all threads.
+fn cpu_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the time is written to a place of its own; the clock exists on every Linux.
+    unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut time) };
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
