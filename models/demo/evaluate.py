@@ -103,13 +103,14 @@ class Clip:
         return self.seen[number]
 
 
-def cut(clip: Clip, r: random.Random, args) -> tuple[truth.Window, np.ndarray, float, float]:
+def cut(clip: Clip, r: random.Random, life: random.Random, args) -> tuple[truth.Window, np.ndarray, float, float]:
     length, fps = (r.uniform(6, 10), r.uniform(1.5, 2.5)) if args.any else (8.0, 2.0)
     start = r.uniform(0, clip.sidecar["seconds"] - length)
     times = list(np.arange(start + r.random() / fps, start + length, 1 / fps))
     if args.rough:
-        kept = [t for t in times if r.random() >= 0.2]
-        times = sorted(t + r.uniform(-0.3, 0.3) for t in kept)  # as the daemon has them: by time of capture
+        kept = [t for t in times if life.random() >= 0.2]
+        # By time of capture, as the daemon has them.
+        times = sorted(t + life.uniform(-0.3, 0.3) for t in kept)
     if len(times) > FRAMES:
         border = np.round((len(times) - 1) / FRAMES * np.arange(FRAMES + 1)).astype(int)
         times = [times[(a + b) // 2] for a, b in zip(border, border[1:])]
@@ -153,10 +154,11 @@ def main() -> None:
     args = parser.parse_args()
     package = Package(args.package)
     clips = [Clip(p.with_suffix(".mp4"), package) for p in sorted(args.clips.glob("*.json"))]
-    r, counts = random.Random(11), Counter()
+    # What happens to frames is drawn apart, so that windows and questions are the same with --rough.
+    r, life, counts = random.Random(11), random.Random(12), Counter()
     for _ in range(args.windows):
         clip = r.choice(clips)
-        window, frames, start, end = cut(clip, r, args)
+        window, frames, start, end = cut(clip, r, life, args)
         asked = questions_of(r)
         for (question, text, source), said in zip(asked, package.ask(frames, [a[1] for a in asked])):
             verdicts = truth.judge_answer(window, question, said)
