@@ -82,7 +82,7 @@ fn the_demo_package_is_described() {
     assert_eq!(code, Some(0), "{text}");
     let found: Value = serde_json::from_str(&text).expect("JSON");
     assert_eq!(found["model"]["family"], "llava");
-    assert_eq!(found["plan"]["video_tokens"], 192);
+    assert_eq!(found["plan"]["video_tokens"], 256);
     // Keys and values of 4 layers, 5 heads of 32, in 32 bits.
     let running = &found["running"];
     let (bytes, tokens) = (&running["kv_cache_bytes"], &running["sequence_tokens"]);
@@ -94,7 +94,7 @@ fn the_demo_package_is_described() {
     assert_eq!(code, Some(0), "{text}");
     for part in [
         "demo (llava)",
-        "192 video tokens",
+        "256 video tokens",
         "runs        yes",
         "RoPE plain",
         "usual template of LLaVA-1.5",
@@ -158,8 +158,8 @@ fn two_precisions_and_no_choice() {
 #[test]
 fn a_rotation_that_is_not_known() {
     let copy = Copy::of(&demo());
-    let rope = "\"rope_scaling\": {\"type\": \"longrope\", \"factor\": 4.0}";
-    copy.change("config.json", "\"rope_scaling\": null", rope);
+    let rope = "\"rope_type\": \"longrope\", \"factor\": 4.0";
+    copy.change("config.json", "\"rope_type\": \"default\"", rope);
     copy.is_refused(&[], &["config.json", "longrope"]);
 }
 
