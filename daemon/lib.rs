@@ -2,6 +2,7 @@
 
 pub mod app;
 pub mod assets;
+mod bounded;
 pub mod camera;
 pub mod cli;
 pub mod client;

@@ -1,10 +1,10 @@
 //! Between pictures and words: who is looked at, who is answered, and when.
 //!
 //! ```text
-//!  camera ─► Inbox ─► vision worker ─► Timeline ─► Queue ─► language worker ─► Journal
-//!              ▲        Windows ─ a window closes ──┘  ▲                └────► asker
+//!  camera ─► Inbox ─► vision worker ─► Timeline ─► Scheduler ─► language worker ─► Journal
+//!              ▲        Windows ─ a window closes ──┘  ▲                    └────► asker
 //!              │                              ask() ───┤ all its frames are hot
-//!              └──────── disk ◄─ ask() some are not: Recall ─► encoded again ─► Queue
+//!              └──────── disk ◄─ ask() some are not: Recall ─► encoded again ─► Scheduler
 //! ```
 //!
 //! Two threads compute, a third owns the disk; nothing else does. Neither waits for a camera, a broker or a client.
@@ -18,7 +18,6 @@ mod pictures;
 mod questions;
 mod range;
 mod recall;
-mod recalled;
 pub mod scheduler;
 mod still;
 mod windows;
@@ -31,6 +30,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::mpsc;
 
+use crate::bounded::Bounded;
 use crate::config::{self, Sampling};
 use crate::disk;
 use crate::event::Description;
@@ -45,7 +45,6 @@ use crate::timeline::{Chosen, Clip, Limits, Period, Tiers, Timeline, choose};
 use conversations::Conversations;
 use inbox::Inbox;
 use recall::Recall;
-use recalled::Recalled;
 use scheduler::Scheduler;
 
 pub use pictures::Pictures;
@@ -67,7 +66,7 @@ pub struct Engine {
     pub disk: Option<disk::Queue>,
     /// Questions whose frames are being encoded again; they hold places of the queue.
     gathering: Arc<AtomicUsize>,
-    recalled: Mutex<Recalled<Named, Arc<FrameTokens>>>,
+    recalled: Mutex<Bounded<Named, Arc<FrameTokens>>>,
     jobs: Mutex<Jobs>,
     wake: Condvar,
     /// From here the scheduler's times are counted.
@@ -169,7 +168,7 @@ impl Engine {
             run,
             disk: buffer.disk.as_ref().map(|_| disk::Queue::new(disk::QUEUE_FRAMES)),
             gathering: Arc::default(),
-            recalled: Mutex::new(Recalled::new(buffer.recall_bytes.as_u64() as usize)),
+            recalled: Mutex::new(Bounded::new(buffer.recall_bytes.as_u64() as usize)),
             inbox: Inbox::new(INBOX_FRAMES),
             jobs: Mutex::new(Jobs {
                 scheduler: Scheduler::new(config.generate.queue),
@@ -235,7 +234,7 @@ impl Engine {
         choose(&ring, span, lens.period, came, &self.plan, tiers)
     }
 
-    fn recalled(&self) -> MutexGuard<'_, Recalled<Named, Arc<FrameTokens>>> {
+    fn recalled(&self) -> MutexGuard<'_, Bounded<Named, Arc<FrameTokens>>> {
         // Whole after each of its methods, so a poisoned lock is still good.
         self.recalled.lock().unwrap_or_else(PoisonError::into_inner)
     }

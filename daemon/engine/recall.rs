@@ -95,7 +95,7 @@ impl Engine {
         let mut tokens = chosen.tokens();
         let missing = chosen.frames.iter().zip(&mut tokens).filter(|(_, tokens)| tokens.is_none());
         for (entry, tokens) in missing {
-            *tokens = self.recalled().get(&(camera.clone(), entry.id));
+            *tokens = self.recalled().get(&(camera.clone(), entry.id)).cloned();
         }
         let (mut jpegs, mut places, mut wanted) = (Vec::new(), Vec::new(), Vec::new());
         for (at, entry) in chosen.frames.iter().enumerate().filter(|(at, _)| tokens[*at].is_none())

@@ -18,12 +18,12 @@ use std::time::{Duration, Instant};
 
 use super::cache::Prefix;
 use super::model::wrong;
-use super::prefixes::Prefixes;
 use super::tokenizer::{Prompt, TokenStream};
 use super::{
     Footage, KvCache, LanguageError, LanguageModel, Limits, Listening, Reply, Request, Sampler,
     Urgency,
 };
+use crate::bounded::Bounded;
 use crate::event::{Finish, Usage};
 use crate::slowfast::VideoTokens;
 use crate::telemetry;
@@ -47,7 +47,7 @@ pub(super) struct Batch {
     sequences: Vec<Sequence>,
     /// So many rows, the first, are being written; the others wait or are read.
     written: usize,
-    prefixes: Prefixes<PrefixKey, Prefix>,
+    prefixes: Bounded<PrefixKey, Prefix>,
     /// Time that writing has yet to get before the next chunk is read.
     owed: Duration,
     tickets: u64,
@@ -89,7 +89,7 @@ enum Turn {
 
 impl Batch {
     pub(super) fn new(cache: KvCache, prefix_bytes: usize) -> Batch {
-        let prefixes = Prefixes::new(prefix_bytes);
+        let prefixes = Bounded::new(prefix_bytes);
         let (sequences, owed) = (Vec::new(), Duration::ZERO);
         Batch { cache, sequences, written: 0, prefixes, owed, tickets: 0 }
     }

@@ -5,7 +5,6 @@ mod cache;
 mod decoder;
 mod embedder;
 mod model;
-mod prefixes;
 mod sampler;
 mod stopwatch;
 pub mod template;
