@@ -10,12 +10,12 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use half::f16;
 
 use crate::event::Unchanged;
 use crate::slowfast::FrameTokens;
+use crate::timeline::Look;
 
 /// The last described window of each camera.
 #[derive(Default)]
@@ -31,12 +31,12 @@ struct Described {
 }
 
 impl Still {
-    /// How much a window differs from the last that was described, and whether nothing has
-    /// happened. `None`: none was. `dim`: the width of a token.
-    pub fn compare<'a>(
+    /// How much a window differs from the last that was described, and what it is like where
+    /// nothing has happened. `None`: none was. `dim`: the width of a token.
+    pub fn compare(
         &self,
         camera: &str,
-        frames: impl IntoIterator<Item = &'a FrameTokens>,
+        frames: &[Look],
         dim: usize,
         limit: f32,
     ) -> Option<(f32, Option<Unchanged>)> {
@@ -46,63 +46,54 @@ impl Still {
         Some((change, still.then(|| described.is.clone())))
     }
 
-    /// A window was described, by the event `sequence`.
-    pub fn describe<'a>(
-        &mut self,
-        camera: Arc<str>,
-        first: Arc<FrameTokens>,
-        frames: impl IntoIterator<Item = &'a FrameTokens>,
-        dim: usize,
-        since: SystemTime,
-        sequence: u64,
-    ) {
+    /// A window was described.
+    pub fn described(&mut self, camera: Arc<str>, frames: &[Look], dim: usize, is: Unchanged) {
+        let Some(first) = frames.first().map(|look| look.tokens.clone()) else { return };
         let change = change(&first, frames, dim);
-        let is = Unchanged { since, sequence };
         self.described.insert(camera, Described { first, change, is });
     }
 }
 
 /// See above. Infinite for a frame that cannot be compared: of another plan.
-fn change<'a>(
-    first: &FrameTokens,
-    frames: impl IntoIterator<Item = &'a FrameTokens>,
-    dim: usize,
-) -> f32 {
+fn change(first: &FrameTokens, frames: &[Look], dim: usize) -> f32 {
     let square = |rows: &[f16]| rows.iter().map(|v| v.to_f32().powi(2)).sum::<f32>();
     let cells = first.fast.len() / dim;
     let usual = (square(&first.fast) / cells as f32).max(f32::MIN_POSITIVE);
-    let of_frame = |frame: &FrameTokens| {
-        if frame.fast.len() != first.fast.len() {
+    let of_frame = |look: &Look| {
+        if look.tokens.fast.len() != first.fast.len() {
             return f32::INFINITY;
         }
-        let cells = frame.fast.chunks_exact(dim).zip(first.fast.chunks_exact(dim));
+        let cells = look.tokens.fast.chunks_exact(dim).zip(first.fast.chunks_exact(dim));
         let apart = |(a, b): (&[f16], &[f16])| {
             a.iter().zip(b).map(|(a, b)| (a.to_f32() - b.to_f32()).powi(2)).sum::<f32>()
         };
         cells.map(apart).fold(0.0, f32::max) / usual
     };
-    frames.into_iter().map(of_frame).fold(0.0, f32::max)
+    frames.iter().map(of_frame).fold(0.0, f32::max)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
 
     /// Four cells of two.
-    fn frame(cells: [f32; 4]) -> Arc<FrameTokens> {
+    fn frame(cells: [f32; 4]) -> Look {
         let fast = cells.iter().flat_map(|v| [f16::from_f32(*v), f16::from_f32(1.0)]).collect();
-        Arc::new(FrameTokens { slow: Box::default(), fast })
+        let tokens = Arc::new(FrameTokens { slow: Box::default(), fast });
+        Look { tokens, again: false }
     }
 
-    fn compare(still: &Still, frames: &[Arc<FrameTokens>]) -> Option<(f32, bool)> {
-        let (change, unchanged) = still.compare("gate", frames.iter().map(|f| &**f), 2, 0.5)?;
+    fn compare(still: &Still, frames: &[Look]) -> Option<(f32, bool)> {
+        let (change, unchanged) = still.compare("gate", frames, 2, 0.5)?;
         Some((change, unchanged.is_some()))
     }
 
-    fn described(frames: &[Arc<FrameTokens>]) -> Still {
+    fn described(frames: &[Look]) -> Still {
         let mut still = Still::default();
-        let (first, since) = (frames[0].clone(), SystemTime::UNIX_EPOCH);
-        still.describe("gate".into(), first, frames.iter().map(|f| &**f), 2, since, 7);
+        let is = Unchanged { since: SystemTime::UNIX_EPOCH, sequence: 7 };
+        still.described("gate".into(), frames, 2, is);
         still
     }
 

@@ -1,4 +1,4 @@
-//! The language worker: several windows and questions together, as the queue says.
+//! The language worker: several windows and questions together, as the scheduler says.
 //!
 //! ```text
 //! ┌► admit what there is room for ─► one turn of the language model ─► deliver what came of it ┐
@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use super::scheduler::Next;
 use super::still::Still;
 use super::{Asked, Engine, Window};
-use crate::event::{Body, Description, Event, Finish, FrameRef, Timing, Usage};
+use crate::event::{Body, Description, Event, Finish, FrameRef, Timing, Unchanged, Usage};
 use crate::frame::Span;
 use crate::language::{
     LanguageError, LanguageModel, Limits, Listening, Reply, Request, Said, Seen, Ticket, Turn,
@@ -102,15 +102,25 @@ impl Words {
         let Some(Task { camera, prompt, turns, clip, most, urgency }) = task(engine, &job) else {
             return Ok(());
         };
-        let (job, clip) = match job {
-            Next::Caption(camera, window) => {
-                match self.without_words(engine, camera, window, &prompt, clip) {
-                    Some((camera, window, clip)) => (Next::Caption(camera, window), clip),
-                    None => return Ok(()),
-                }
-            }
-            question => (question, clip),
-        };
+        if let Next::Caption(camera, window) = &job
+            && let Some(unchanged) = self.unchanged(engine, camera, &clip)
+        {
+            telemetry::caption_unchanged(camera);
+            let reply = Reply {
+                text: "unchanged".into(),
+                ids: Vec::new(),
+                finish: Finish::Stop,
+                usage: Usage::default(),
+                begun: Instant::now(),
+                prefill: Duration::ZERO,
+                decode: Duration::ZERO,
+            };
+            let timing = timing(window.closed, window.encode, &reply);
+            let mut caption = self.describe(prompt, window.span, clip, reply, timing);
+            caption.unchanged = Some(unchanged);
+            self.publish(engine, camera, caption);
+            return Ok(());
+        }
         let tokens: Vec<&FrameTokens> = clip.frames.iter().map(|look| &*look.tokens).collect();
         let seen = |(frame, look): (&FrameRef, &Look)| Seen {
             camera: camera.clone(),
@@ -148,44 +158,13 @@ impl Words {
         }
     }
 
-    /// Publishes that nothing has happened, if so; else gives back what wants words.
-    fn without_words(
-        &mut self,
-        engine: &Engine,
-        camera: Arc<str>,
-        window: Window,
-        prompt: &str,
-        clip: Clip,
-    ) -> Option<(Arc<str>, Window, Clip)> {
-        let begun = Instant::now();
-        let limit = engine.cameras.get(&camera).map_or(0.0, |lens| lens.unchanged);
-        let frames = clip.frames.iter().map(|look| &*look.tokens);
-        let compared = self.still.compare(&camera, frames, self.dim, limit);
-        if let Some((change, _)) = compared {
-            telemetry::window_change(&camera, change);
-        }
-        // What is missing may have held anything.
-        let whole = limit > 0.0 && clip.coverage.gaps.is_empty();
-        let Some(unchanged) = compared.and_then(|(_, unchanged)| unchanged).filter(|_| whole)
-        else {
-            return Some((camera, window, clip));
-        };
-        let reply = Reply {
-            text: "unchanged".into(),
-            ids: Vec::new(),
-            finish: Finish::Stop,
-            usage: Usage::default(),
-            begun,
-            prefill: Duration::ZERO,
-            decode: Duration::ZERO,
-        };
-        telemetry::caption_unchanged(&camera);
-        let timing = timing(window.closed, window.encode, &reply);
-        let (id, prompt) = (String::new(), prompt.into());
-        let mut caption = self.describe(id, prompt, window.span, clip, reply, timing);
-        caption.unchanged = Some(unchanged);
-        self.publish(engine, camera, caption);
-        None
+    /// What a window is like in which nothing has happened. What is missing in it may have held
+    /// anything.
+    fn unchanged(&self, engine: &Engine, camera: &Arc<str>, clip: &Clip) -> Option<Unchanged> {
+        let limit = engine.cameras.get(camera)?.unchanged;
+        let (change, unchanged) = self.still.compare(camera, &clip.frames, self.dim, limit)?;
+        telemetry::window_change(camera, change);
+        unchanged.filter(|_| limit > 0.0 && clip.coverage.gaps.is_empty())
     }
 
     /// One run of the model; what has finished is no longer running.
@@ -229,36 +208,34 @@ impl Words {
                 let frames = clip.frames.clone();
                 let (since, whole) = (window.span.from, clip.coverage.gaps.is_empty());
                 let timing = timing(window.closed, window.encode, &reply);
-                let id = String::new();
-                let caption = self.describe(id, prompt, window.span, clip, reply, timing);
-                let event = self.publish(engine, camera.clone(), caption);
-                if let Some(first) = frames.first().filter(|_| whole) {
-                    let (first, tokens) = (first.tokens.clone(), frames.iter().map(|f| &*f.tokens));
-                    self.still.describe(camera, first, tokens, self.dim, since, event.sequence);
+                let caption = self.describe(prompt, window.span, clip, reply, timing);
+                let sequence = self.publish(engine, &camera, caption).sequence;
+                if whole {
+                    self.still.described(camera, &frames, self.dim, Unchanged { since, sequence });
                 }
             }
             Next::Question(asked) => {
                 let timing = timing(asked.came, asked.encode, &reply);
-                let (id, text) = (asked.id.clone(), asked.text.clone());
-                let description = self.describe(id, text, asked.window, clip, reply, timing);
+                let text = asked.text.clone();
+                let mut description = self.describe(text, asked.window, clip, reply, timing);
+                description.id = asked.id.clone();
                 measure(&asked.camera, &description);
                 asked.answered(engine, description);
             }
         }
     }
 
-    fn publish(&self, engine: &Engine, camera: Arc<str>, mut caption: Description) -> Arc<Event> {
-        if let Some(lens) = engine.cameras.get(&camera) {
+    fn publish(&self, engine: &Engine, camera: &Arc<str>, mut caption: Description) -> Arc<Event> {
+        if let Some(lens) = engine.cameras.get(camera) {
             caption.skipped = lens.skipped.swap(0, Ordering::Relaxed);
         }
-        telemetry::caption(&camera);
-        measure(&camera, &caption);
-        engine.journal.append(camera, Body::Caption(caption))
+        telemetry::caption(camera);
+        measure(camera, &caption);
+        engine.journal.append(camera.clone(), Body::Caption(caption))
     }
 
     fn describe(
         &self,
-        id: String,
         prompt: String,
         window: Span,
         clip: Clip,
@@ -266,7 +243,7 @@ impl Words {
         timing: Timing,
     ) -> Description {
         Description {
-            id,
+            id: String::new(),
             prompt,
             text: reply.text,
             window,
