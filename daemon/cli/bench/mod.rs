@@ -6,6 +6,7 @@ mod ingest;
 mod model;
 mod parity;
 mod streams;
+mod which;
 mod words;
 
 use std::io::Write;

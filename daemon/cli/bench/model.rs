@@ -11,20 +11,18 @@
 use std::fmt;
 use std::fs;
 use std::io::Write;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{anyhow, bail};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
-use toml::{Table, Value};
 
 use super::clip::{self, Scene};
 use super::median;
 use super::parity::{Parity, Tolerance};
-use crate::assets;
-use crate::cli::{Failure, precision};
+use super::which::Which;
+use crate::cli::Failure;
 use crate::config::{self, Sampling};
 use crate::language::template::ChatTemplate;
 use crate::language::tokenizer::Tokenizer;
@@ -39,15 +37,8 @@ const SEED: u64 = 1;
 
 #[derive(Args)]
 pub struct Options {
-    /// A model package; the demo's if not given.
-    #[arg(long, value_name = "DIR")]
-    package: Option<PathBuf>,
-    /// As `model.plan` in a config; "paper", or the demo's for the demo's package.
-    #[arg(long)]
-    plan: Option<String>,
-    /// Which graphs, by their files' suffix: one for all, or vision=S,embed=S,decoder=S.
-    #[arg(long, value_name = "SUFFIX", value_parser = precision)]
-    precision: Option<Value>,
+    #[command(flatten)]
+    which: Which,
     /// What is held against the CPU.
     #[arg(long, value_enum, default_value_t = Asked::Auto)]
     device: Asked,
@@ -138,22 +129,13 @@ enum Speed {
 
 impl Bench {
     fn new(options: &Options) -> anyhow::Result<Bench> {
-        let (folder, usual_plan) = match &options.package {
-            Some(folder) => (folder.clone(), "paper"),
-            None => (demo_package()?, assets::PLAN),
-        };
-        let plan = options.plan.as_deref().unwrap_or(usual_plan);
         let device = options
             .device
             .to_possible_value()
             .map_or_else(String::new, |value| value.get_name().to_owned());
         // Every other setting as a config would have it.
-        let mut keys = Table::from_iter([
-            ("package".to_string(), Value::from(folder.display().to_string())),
-            ("plan".into(), plan.into()),
-            ("device".into(), device.into()),
-        ]);
-        keys.extend(options.precision.clone().map(|precision| ("precision".into(), precision)));
+        let mut keys = options.which.keys()?;
+        keys.insert("device".into(), device.into());
         let model = config::Model::of(keys)?;
         let package = Package::read(&model.package, &model.precision)?;
         let frames = pixels(&model, &package)?;
@@ -363,19 +345,6 @@ impl fmt::Display for Speed {
                 "reads {prefill_tokens_per_second:.0} tokens/s, writes \
                  {decode_tokens_per_second:.1} tokens/s"
             ),
-        }
-    }
-}
-
-/// In fp16, which runs everywhere: onnxruntime's CUDA has no GroupQueryAttention in fp32.
-pub fn demo_package() -> anyhow::Result<PathBuf> {
-    let places: Vec<PathBuf> =
-        assets::places().into_iter().map(|folder| folder.join("package-fp16")).collect();
-    match places.iter().find(|folder| folder.is_dir()) {
-        Some(found) => found.canonicalize().context("the demo's package"),
-        None => {
-            let places: Vec<String> = places.iter().map(|p| p.display().to_string()).collect();
-            bail!("the demo's package is at none of {}; name one by --package", places.join(", "))
         }
     }
 }

@@ -11,7 +11,6 @@
 
 use std::fmt;
 use std::io::Write;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -20,12 +19,10 @@ use clap::Args;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde::Serialize;
-use toml::{Table, Value};
 
-use super::super::{Failure, precision};
+use super::super::Failure;
 use super::median;
-use super::model::demo_package;
-use crate::assets;
+use super::which::Which;
 use crate::config::{self, Sampling};
 use crate::language::{
     Budget, Decoder, Embedder, LanguageModel, Limits, Listening, Request, Seen, Urgency,
@@ -50,15 +47,8 @@ const TEXT_ROOM: usize = 256;
 
 #[derive(Args)]
 pub struct Options {
-    /// A model package; the demo's if not given.
-    #[arg(long, value_name = "DIR")]
-    package: Option<PathBuf>,
-    /// As `model.plan` in a config; "paper", or the demo's for the demo's package.
-    #[arg(long)]
-    plan: Option<String>,
-    /// Which graphs, by their files' suffix: one for all, or vision=S,embed=S,decoder=S.
-    #[arg(long, value_name = "SUFFIX", value_parser = precision)]
-    precision: Option<Value>,
+    #[command(flatten)]
+    which: Which,
     /// Of onnxruntime.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
     threads: u32,
@@ -138,17 +128,9 @@ struct Share {
 
 impl Bench {
     fn new(options: &Options) -> anyhow::Result<Bench> {
-        let (folder, usual_plan) = match &options.package {
-            Some(folder) => (folder.clone(), "paper"),
-            None => (demo_package()?, assets::PLAN),
-        };
-        let mut keys = Table::from_iter([
-            ("package".to_string(), Value::from(folder.display().to_string())),
-            ("plan".into(), options.plan.as_deref().unwrap_or(usual_plan).into()),
-            ("device".into(), "cpu".into()),
-            ("language_threads".into(), i64::from(options.threads).into()),
-        ]);
-        keys.extend(options.precision.clone().map(|precision| ("precision".into(), precision)));
+        let mut keys = options.which.keys()?;
+        keys.insert("device".into(), "cpu".into());
+        keys.insert("language_threads".into(), i64::from(options.threads).into());
         let chunk = options.prefill_chunk.map(i64::from);
         keys.extend(chunk.map(|chunk| ("prefill_chunk".into(), chunk.into())));
         let model = config::Model::of(keys)?;
