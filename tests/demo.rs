@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use lookout::demo::judge::Subject;
-use lookout::demo::score::Score;
+use lookout::demo::score::{Score, Source};
 use serde_json::Value;
 use support::*;
 
@@ -45,6 +45,11 @@ fn the_demo_tells_the_truth() {
     assert!(score.windows >= 30, "only {} captions in 60 s", score.windows);
     let captions = score.of(Subject::Caption);
     assert!(captions.share() >= 0.8, "{captions:?}: {:#?}", score.mistakes);
+    let all = score.all();
+    assert!(all.share() >= 0.9, "{all:?}: {:#?}", score.mistakes);
+    let answers = Subject::ALL.map(|subject| score.of_source(subject, Source::Answers));
+    let judged: usize = answers.iter().map(|count| count.right + count.wrong).sum();
+    assert!(judged >= 1, "no answer could be judged");
 }
 
 /// With `--score` it counts, and shows every mistake.

@@ -189,7 +189,9 @@ fn any_range_of_the_buffer_can_be_asked_about() {
     assert!((length(&long) - 600.0).abs() < 0.01, "{long}");
     let gaps = long["coverage"]["gaps"].as_array().expect("gaps");
     assert_eq!(gaps[0]["from"], long["window"]["from"]);
-    assert_eq!(gaps[0]["cause"], "before_start");
+    // On a busy machine the camera may have had another gap since.
+    let before = gaps.iter().filter(|gap| gap["cause"] == "before_start").count();
+    assert_eq!((&gaps[0]["cause"], before), (&"before_start".into(), 1), "{long}");
 
     // Several cameras, each by its name.
     let question = "Is there a person?";

@@ -27,13 +27,13 @@ const CAMERAS: [&str; 3] = ["drive", "gate", "yard"];
 const FLOORS: [(Subject, f64); 9] = [
     (Subject::Objects, 0.95),
     (Subject::Colours, 0.94),
-    (Subject::Direction, 0.92),
+    (Subject::Direction, 0.93),
     (Subject::Events, 0.86),
     (Subject::Count, 0.94),
     (Subject::Order, 0.80),
     (Subject::Emptiness, 0.95),
     (Subject::Movement, 0.90),
-    (Subject::Caption, 0.82),
+    (Subject::Caption, 0.85),
 ];
 
 #[test]
