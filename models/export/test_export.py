@@ -313,8 +313,9 @@ class Trained(Folder):
             out = self.folder / precision
             requantise.requantise(self.package, out, precision)
             found_features, found_logits = self.answer(out)
-            self.assertGreater(check.cosine(found_features, features), 0.98, precision)
-            self.assertGreater(check.cosine(found_logits, logits), 0.98, precision)
+            seen, said = check.cosine(found_features, features), check.cosine(found_logits, logits)
+            print(f"demo's, {precision}: cosine of image features {seen:.5f}, of first logits {said:.5f}")
+            self.assertGreater(min(seen, said), 0.98, precision)
 
     def answer(self, package: Path) -> tuple[np.ndarray, np.ndarray]:
         """Features of sixteen frames of a demo camera, and the first logits to a question about them."""
@@ -329,7 +330,8 @@ class Trained(Folder):
         pixels = ((pixels / 255 - mean) / std).transpose(0, 3, 1, 2)
         vision = runtime.session(runtime.graph_file(package, "vision_encoder"))
         features = vision.run(None, {"pixel_values": pixels})[0]
-        video = families.slow_fast(torch.from_numpy(features), families.MAX_1D).numpy()[None]
+        plan = families.MAX_1D.replace("fast_2x2", "fast_2x4")
+        video = families.slow_fast(torch.from_numpy(features), plan).numpy()[None]
         embed = runtime.session(runtime.graph_file(package, "embed_tokens"))
         tokenizer = Tokenizer.from_file(str(package / "tokenizer.json"))
         before, after = (
