@@ -67,7 +67,7 @@ class Cut:
     window: truth.Window
 
 
-def cut(scene: Recorded, r: random.Random, crisp: float = 0.7, usual: float = 0.5, rough: float = 0.5) -> Cut:
+def cut(scene: Recorded, r: random.Random, crisp: float = 0.7, usual: float = 0.5, rough: float = 0.65) -> Cut:
     """`crisp`: how often a window of which something is doubtful is passed over; `usual`: of 8 s and 2 fps;
     `rough`: how often frames come as they do in life."""
     for _ in range(6):
@@ -101,12 +101,10 @@ def cut(scene: Recorded, r: random.Random, crisp: float = 0.7, usual: float = 0.
 
 
 def roughly(times: list[float], r: random.Random) -> list[float]:
-    late = r.choice([0, 0.15, 0.3])
-    times = [t + r.uniform(-late, late) for t in times]
-    lost = r.choice([0, 0.1, 0.2])
+    """Up to a quarter lost, up to 0.35 s late or early, some shown twice; by time of capture, as the daemon has them."""
+    lost, late, twice = r.uniform(0, 0.25), r.uniform(0, 0.35), r.choice([0, 0, 0.1])
     kept = [t for t in times if r.random() >= lost]
-    times = kept if len(kept) >= 4 else times
-    twice = r.choice([0, 0, 0.1])
+    times = sorted(t + r.uniform(-late, late) for t in (kept if len(kept) >= 4 else times))
     return [times[i - 1] if i and r.random() < twice else t for i, t in enumerate(times)]
 
 

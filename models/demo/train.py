@@ -40,13 +40,13 @@ HERE = Path(__file__).resolve().parent
 class Size:
     """How much of everything."""
 
-    scenes: int = 340
+    scenes: int = 440
     # Kept from training, to see how it goes.
     spare: int = 20
     # Files of frames.SINGLES pictures.
     singles: int = 100
     tower_steps: int = 1000
-    word_steps: int = 5000
+    word_steps: int = 6000
     batch: int = 6
 
 
