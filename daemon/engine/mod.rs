@@ -20,7 +20,7 @@ mod range;
 mod recall;
 pub mod scheduler;
 mod still;
-mod windows;
+pub mod windows;
 mod words;
 
 use std::collections::HashMap;
@@ -89,6 +89,8 @@ struct Lens {
     period: Period,
     window: Duration,
     every: Duration,
+    /// When in `every` its windows close.
+    phase: Duration,
     freshness: Duration,
     /// Change up to which nothing has happened; 0: not asked.
     unchanged: f32,
@@ -143,11 +145,12 @@ type Then = Box<dyn FnOnce(Result<Description, String>) + Send>;
 impl Engine {
     /// `run` names this run's frames: the milliseconds from 1970 to its start.
     pub fn new(config: &config::Config, journal: Arc<Journal>, run: u64) -> Arc<Engine> {
-        let lens = |camera: &config::Camera| {
+        let lens = |(index, camera): (usize, &config::Camera)| {
             let lens = Lens {
                 period: Period::of_rate(camera.fps),
                 window: camera.window,
                 every: camera.every,
+                phase: windows::phase(index, camera.every),
                 freshness: camera.freshness,
                 unchanged: camera.unchanged,
                 prompt: camera.prompt.clone(),
@@ -178,7 +181,7 @@ impl Engine {
             wake: Condvar::new(),
             timeline: Timeline::new(config.cameras.iter().map(|c| c.name.clone()), limits),
             journal,
-            cameras: config.cameras.iter().map(lens).collect(),
+            cameras: config.cameras.iter().enumerate().map(lens).collect(),
             plan: config.model.plan,
             max_new_tokens: config.generate.max_new_tokens,
             sampling: config.generate.sampling,

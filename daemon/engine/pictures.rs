@@ -33,7 +33,8 @@ pub struct Pictures {
 impl Pictures {
     /// Works until the engine stops.
     pub fn run(mut self, engine: &Engine) -> Result<(), ModelError> {
-        let windows = |lens: &super::Lens| Windows::new(lens.period, lens.window, lens.every);
+        let windows =
+            |lens: &super::Lens| Windows::new(lens.period, lens.window, lens.every, lens.phase);
         let mut windows: HashMap<Arc<str>, Windows> =
             engine.cameras.iter().map(|(name, lens)| (name.clone(), windows(lens))).collect();
         let mut pixels = Vec::new();

@@ -3,6 +3,10 @@
 //! Windows are cut by the frames' own time. The last frame of a window closes it: the first whose
 //! successor is expected at or beyond the end, so that nobody waits for a frame which belongs to
 //! the next window. When frames fail to come, the clock on the wall closes it a little later.
+//!
+//! Each camera has its own moment in `every` at which its windows close, so that those of cameras
+//! which start together do not all want their captions at once. The first window closes as soon
+//! as it is full, the second one as much earlier than `every` after it as that takes.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -13,6 +17,8 @@ pub struct Windows {
     period: Period,
     window: Duration,
     every: Duration,
+    /// So long after a multiple of `every` from 1970 windows are to close; `None` once they do.
+    phase: Option<Duration>,
     /// The end of the next window; `None` before the first frame.
     next_end: Option<SystemTime>,
     /// The newest frame's time, and when it came.
@@ -20,8 +26,8 @@ pub struct Windows {
 }
 
 impl Windows {
-    pub fn new(period: Period, window: Duration, every: Duration) -> Windows {
-        Windows { period, window, every, next_end: None, newest: None }
+    pub fn new(period: Period, window: Duration, every: Duration, phase: Duration) -> Windows {
+        Windows { period, window, every, phase: Some(phase), next_end: None, newest: None }
     }
 
     /// A frame came; returns the window that it closes.
@@ -46,12 +52,30 @@ impl Windows {
         if time < end {
             return None;
         }
-        while end + self.every <= time {
-            end += self.every;
+        let mut next = end + self.phase.take().map_or(self.every, |phase| self.until(phase, end));
+        while next <= time {
+            (end, next) = (next, next + self.every);
         }
-        self.next_end = Some(end + self.every);
+        self.next_end = Some(next);
         Some(Span { from: end - self.window, to: end })
     }
+
+    /// From `end` to a whole number of frames later, at most `every`, where `phase` is nearest.
+    fn until(&self, phase: Duration, end: SystemTime) -> Duration {
+        let since_1970 = end.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let beyond = (since_1970 + self.every - phase).as_nanos() % self.every.as_nanos();
+        let wanted = self.every.as_secs_f64() - beyond as f64 / 1e9;
+        match (wanted / self.period.0.as_secs_f64()).round() {
+            0.0 => self.every,
+            frames => self.period.0.mul_f64(frames).min(self.every),
+        }
+    }
+}
+
+/// The phase of the camera that is number `index`, from 0: as far from those before it as can be
+/// without knowing how many follow (van der Corput's sequence: 0, 1/2, 1/4, 3/4, 1/8 … of `every`).
+pub fn phase(index: usize, every: Duration) -> Duration {
+    every.mul_f64((index as u32).reverse_bits() as f64 / 2f64.powi(32))
 }
 
 #[cfg(test)]
@@ -62,8 +86,14 @@ mod tests {
         SystemTime::UNIX_EPOCH + Duration::from_millis(1_000_000 + milliseconds)
     }
 
+    /// Closing 250 ms before a whole second that can be divided by 4, as `at(0)` can.
     fn windows() -> Windows {
-        Windows::new(Period::of_rate(2.0), Duration::from_secs(8), Duration::from_secs(4))
+        windows_at(3750)
+    }
+
+    fn windows_at(phase: u64) -> Windows {
+        let (window, every) = (Duration::from_secs(8), Duration::from_secs(4));
+        Windows::new(Period::of_rate(2.0), window, every, Duration::from_millis(phase))
     }
 
     #[test]
@@ -80,6 +110,35 @@ mod tests {
         let (_, first) = closed[0];
         assert_eq!((first.from, first.to), (at(0) - Duration::from_millis(250), at(7750)));
         assert!(first.contains(at(7600)));
+    }
+
+    #[test]
+    fn the_second_window_closes_sooner_so_that_all_later_ones_keep_the_phase() {
+        for phase in 0..4000 {
+            let (mut windows, now) = (windows_at(phase), Instant::now());
+            let spans = (0..60).filter_map(|frame| windows.frame(at(frame * 500), now));
+            let ends: Vec<SystemTime> = spans.map(|span| span.to).collect();
+            assert_eq!(ends[0], at(7750));
+            let step = |pair: &[SystemTime]| pair[1].duration_since(pair[0]).expect("later");
+            let steps: Vec<u128> = ends.windows(2).map(|pair| step(pair).as_millis()).collect();
+            let first = steps[0] as u64;
+            assert!((500..=4000).contains(&first) && first.is_multiple_of(500), "{phase}: {first}");
+            assert!(steps[1..].iter().all(|step| *step == 4000), "{phase}");
+            let off = (7750 + first + 4000 - phase) % 4000;
+            assert!(off.min(4000 - off) <= 250, "{phase}: {off}");
+        }
+    }
+
+    #[test]
+    fn phases_are_far_apart_however_many_there_are() {
+        for cameras in 1..100 {
+            let mut phases: Vec<_> =
+                (0..cameras).map(|c| phase(c, Duration::from_secs(1))).collect();
+            phases.sort();
+            phases.push(Duration::from_secs(1));
+            let apart = phases.windows(2).map(|p| (p[1] - p[0]).as_secs_f64() * cameras as f64);
+            assert!(apart.into_iter().all(|gap| (0.5..=2.0).contains(&gap)), "{phases:?}");
+        }
     }
 
     #[test]

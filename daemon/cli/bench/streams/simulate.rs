@@ -14,6 +14,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::Row;
 use crate::engine::scheduler::{Next, Scheduler};
+use crate::engine::windows::phase;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -151,14 +152,15 @@ struct Run<'a> {
     busy: f64,
 }
 
-/// `length` seconds of `cameras` cameras, whose windows close at moments that `seed` draws.
+/// `length` seconds of `cameras` cameras, whose windows close apart as the daemon's do; `seed` draws
+/// when questions are asked.
 pub fn simulate(profile: &Profile, cameras: usize, length: f64, seed: u64) -> Row {
     let vision = profile.vision_load(cameras);
     let slower = if profile.shared { 1.0 / (1.0 - vision).max(1e-9) } else { 1.0 };
-    let mut random = StdRng::seed_from_u64(seed);
-    let every = profile.cameras.every;
+    let random = StdRng::seed_from_u64(seed);
+    let every = duration(profile.cameras.every);
     let mut events: BinaryHeap<_> = (0..cameras)
-        .map(|camera| Event { at: random.random_range(0.0..every), camera: Some(camera) })
+        .map(|camera| Event { at: phase(camera, every).as_secs_f64(), camera: Some(camera) })
         .map(Reverse)
         .collect();
     if profile.questions.is_some() {
