@@ -69,6 +69,11 @@ fn caption_flow() {
     assert!(sequences.windows(2).all(|pair| pair[1] == pair[0] + 1), "{sequences:?}");
     assert_no_window_missing(&seen, "gate", 2.0);
     assert_no_window_missing(&seen, "yard", 2.0);
+    // Half of `every` apart, each to half a frame.
+    let last = |camera| seen.iter().rfind(|event| is_caption(event, camera)).expect("a caption");
+    let [gate, yard] = ["gate", "yard"].map(|camera| seconds(&last(camera)["window"]["to"]));
+    let apart = (yard - gate).rem_euclid(2.0);
+    assert!((0.49..=1.51).contains(&apart), "gate closes at {gate}, yard at {yard}");
 
     // The same events on the other wire, word for word.
     let mut published = HashMap::new();
