@@ -1,12 +1,16 @@
 //! `lookout bench`: figures for `docs/performance.md`, both sides of a comparison in one run.
 
 mod clip;
+mod cpu;
 #[cfg(feature = "demo")]
 mod ingest;
+#[cfg(feature = "demo")]
+mod loopback;
 mod model;
 mod parity;
 mod streams;
 mod which;
+mod window;
 mod words;
 
 use std::io::Write;
