@@ -1,6 +1,6 @@
 //! A model package made ready to run: onnxruntime and the three graphs, held against each other.
 
-use crate::config;
+use crate::config::{self, Aspect};
 use crate::language::{Budget, LanguageModel};
 use crate::model::{Devices, ModelError, Package, Part, Runtime};
 use crate::vision::Encoder;
@@ -18,16 +18,7 @@ impl LoadedModel {
     /// Takes as long as the model is large. Every graph has run once when it returns.
     pub fn load(model: &config::Model, budget: Budget) -> Result<LoadedModel, ModelError> {
         let package = Package::read(&model.package, &model.precision)?;
-        let preprocess = Preprocess::from_config(&package.preprocessor, model.aspect)
-            .map_err(|why| ModelError(format!("model package {}: {why}", package.name)))?;
-        if preprocess.size != package.vision.image_size {
-            return Err(ModelError(format!(
-                "{}: pictures of {} pixels a side, but config.json's vision_config says {}",
-                package.folder.join("preprocessor_config.json").display(),
-                preprocess.size,
-                package.vision.image_size
-            )));
-        }
+        let preprocess = preprocess(&package, model.aspect)?;
         let runtime = Runtime::load(model)?;
         let encoder = runtime.load_part(Part::Vision, |runtime| {
             Encoder::load(runtime, &package, model.vision_threads)
@@ -43,4 +34,19 @@ impl LoadedModel {
         let (vision, language) = (self.encoder.placement(), self.language.placement());
         Devices { vision: vision.clone(), language: language.clone() }
     }
+}
+
+/// What the package's pictures are made into, if its graph takes that.
+pub fn preprocess(package: &Package, aspect: Aspect) -> Result<Preprocess, ModelError> {
+    let preprocess = Preprocess::from_config(&package.preprocessor, aspect)
+        .map_err(|why| ModelError(format!("model package {}: {why}", package.name)))?;
+    if preprocess.size != package.vision.image_size {
+        return Err(ModelError(format!(
+            "{}: pictures of {} pixels a side, but config.json's vision_config says {}",
+            package.folder.join("preprocessor_config.json").display(),
+            preprocess.size,
+            package.vision.image_size
+        )));
+    }
+    Ok(preprocess)
 }

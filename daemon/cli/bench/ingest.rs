@@ -1,16 +1,17 @@
 //! `lookout bench ingest`: what receiving a camera costs, beside a bare GStreamer pipeline.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use std::{fs, thread};
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 
+use super::loopback::{Killed, Served};
 use super::median;
 use crate::camera::{self, Sink};
 use crate::config;
@@ -50,14 +51,8 @@ pub struct IngestOnly {
 
 pub fn compare(ingest: Ingest, out: &mut dyn Write) -> anyhow::Result<()> {
     let lookout = std::env::current_exe()?;
-    let mut serving = Command::new(&lookout);
-    serving.args(["demo-cameras", "--listen", "127.0.0.1:0"]);
-    serving.arg(format!("clip={}", ingest.clip.display()));
-    let mut serving = Killed(serving.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?);
-    let said = serving.0.stdout.take().map(BufReader::new).and_then(|out| out.lines().next());
-    let said = said.transpose()?.unwrap_or_default();
-    let port = said.strip_prefix("ready ").ok_or_else(|| anyhow!("cameras: {said:?}"))?;
-    let url = format!("rtsp://127.0.0.1:{port}/clip");
+    let served = Served::clip(&ingest.clip)?;
+    let url = &served.url;
 
     let keys = ingest.decode == Decode::Keyframes;
     let bare = |url: &str| {
@@ -86,8 +81,8 @@ pub fn compare(ingest: Ingest, out: &mut dyn Write) -> anyhow::Result<()> {
     )?;
     writeln!(out, "round   gst-launch      lookout        ratio")?;
     for round in 1..=ingest.rounds {
-        let b = cpu_share(bare(&url), ingest.time)?;
-        let o = cpu_share(ours(&url), ingest.time)?;
+        let b = cpu_share(bare(url), ingest.time)?;
+        let o = cpu_share(ours(url), ingest.time)?;
         writeln!(out, "{round:>5}   {b:>10.4}   {o:>10.4}   {:>10.3}", o / b)?;
         out.flush()?;
         bares.push(b);
@@ -97,16 +92,6 @@ pub fn compare(ingest: Ingest, out: &mut dyn Write) -> anyhow::Result<()> {
     let (b, o, r) = (median(bares), median(ourses), median(ratios));
     writeln!(out, "median  {b:>10.4}   {o:>10.4}   {r:>10.3}")?;
     Ok(())
-}
-
-/// Ends with its owner.
-struct Killed(Child);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 /// CPU-seconds a second of a running process, its start left out.

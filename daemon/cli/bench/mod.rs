@@ -1,12 +1,18 @@
 //! `lookout bench`: figures for `docs/performance.md`, both sides of a comparison in one run.
 
 mod clip;
+mod cpu;
 #[cfg(feature = "demo")]
 mod ingest;
+#[cfg(feature = "demo")]
+mod loopback;
 mod model;
 mod parity;
+#[cfg(feature = "demo")]
+mod stages;
 mod streams;
 mod which;
+mod window;
 mod words;
 
 use std::io::Write;
@@ -35,6 +41,10 @@ enum What {
     /// What more questions about a window cost, and answers that are written together; and what the
     /// daemon adds to onnxruntime's own time.
     Words(words::Options),
+    /// What a frame and a caption cost, stage by stage, on the CPU; and each frame encoded once
+    /// beside every window encoded anew.
+    #[cfg(feature = "demo")]
+    Stages(stages::Options),
     /// CPU of receiving, decoding and sampling one camera, beside a bare gst-launch-1.0 pipeline.
     #[cfg(feature = "demo")]
     Ingest(ingest::Ingest),
@@ -50,6 +60,8 @@ pub fn run(bench: Bench, out: &mut dyn Write) -> Result<ExitCode, Failure> {
         Some(What::Model(options)) => model::run(&options, out),
         Some(What::Streams(options)) => Ok(streams::run(options, out).map(|()| ExitCode::SUCCESS)?),
         Some(What::Words(options)) => words::run(&options, out),
+        #[cfg(feature = "demo")]
+        Some(What::Stages(options)) => stages::run(&options, out),
         #[cfg(feature = "demo")]
         Some(What::Ingest(ingest)) => Ok(ingest::compare(ingest, out).map(|()| ExitCode::SUCCESS)?),
         #[cfg(feature = "demo")]

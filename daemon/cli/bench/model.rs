@@ -27,10 +27,11 @@ use crate::config::{self, Sampling};
 use crate::language::template::ChatTemplate;
 use crate::language::tokenizer::Tokenizer;
 use crate::language::{Decoder, Embedder, Sampler};
-use crate::model::{GraphKind, ModelError, Package, Placement, Processor, Runtime};
+use crate::loaded;
+use crate::model::{GraphKind, Package, Placement, Processor, Runtime};
 use crate::slowfast::{FrameTokens, Grid, VideoTokens, assemble, pool_frame};
 use crate::vision::Encoder;
-use crate::vision::preprocess::{Preprocess, Scratch};
+use crate::vision::preprocess::Scratch;
 
 const QUESTION: &str = "What is happening?";
 const SEED: u64 = 1;
@@ -351,8 +352,7 @@ impl fmt::Display for Speed {
 
 /// `pixel_values` of a clip as long as the plan wants it.
 fn pixels(model: &config::Model, package: &Package) -> anyhow::Result<Vec<Vec<f32>>> {
-    let preprocess = Preprocess::from_config(&package.preprocessor, model.aspect)
-        .map_err(|e| anyhow::Error::from(ModelError(e)))?;
+    let preprocess = loaded::preprocess(package, model.aspect)?;
     let scene = Scene::new(SEED);
     let mut scratch = Scratch::default();
     let frame = |number: usize| {

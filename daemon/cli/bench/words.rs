@@ -12,38 +12,25 @@
 use std::fmt;
 use std::io::Write;
 use std::process::ExitCode;
-use std::time::Duration;
 
-use anyhow::{anyhow, bail};
+use anyhow::bail;
 use clap::Args;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde::Serialize;
 
 use super::super::Failure;
+use super::cpu::cpu_time;
 use super::median;
 use super::which::Which;
-use crate::config::{self, Sampling};
-use crate::language::{
-    Budget, Decoder, Embedder, LanguageModel, Limits, Listening, Request, Seen, Urgency,
-};
+use super::window::{self, Answered, QUESTIONS, Window};
+use crate::config;
+use crate::language::{Decoder, Embedder, LanguageModel};
 use crate::model::{Package, Runtime};
 use crate::slowfast::VideoTokens;
 
-const QUESTIONS: [&str; 8] = [
-    "What is happening?",
-    "How many people are there?",
-    "What do they carry?",
-    "Is the gate open or closed?",
-    "Which way do the cars go?",
-    "Has anything changed since the beginning?",
-    "Is anybody running?",
-    "What is the weather like?",
-];
 const ROWS: [usize; 4] = [1, 2, 4, MOST_ROWS];
 const MOST_ROWS: usize = 8;
-/// Tokens of template and question, at most.
-const TEXT_ROOM: usize = 256;
 
 #[derive(Args)]
 pub struct Options {
@@ -81,7 +68,7 @@ struct Bench {
     runtime: Runtime,
     language: LanguageModel,
     video_tokens: usize,
-    limits: Limits,
+    tokens: usize,
     windows: u64,
 }
 
@@ -135,22 +122,12 @@ impl Bench {
         keys.extend(chunk.map(|chunk| ("prefill_chunk".into(), chunk.into())));
         let model = config::Model::of(keys)?;
         let mut package = Package::read(&model.package, &model.precision)?;
-        package.end_tokens.clear();
         let runtime = Runtime::load(&model)?;
         let tokens = options.tokens as usize;
         let video_tokens =
             model.plan.video_tokens(model.plan.frames, package.vision.grid_tokens)?;
-        let text = &package.text;
-        let token_bytes = 2 * text.layers * text.kv_heads * text.head_dim * size_of::<f32>();
-        let budget = Budget {
-            max_new_tokens: tokens,
-            rows: 1,
-            // One window, and what the template puts before it.
-            prefix_bytes: token_bytes * (video_tokens + TEXT_ROOM),
-        };
-        let language = LanguageModel::load(&runtime, &package, &model, budget)?;
-        let limits = Limits { max_new_tokens: tokens, sampling: Sampling::Greedy };
-        Ok(Bench { model, package, runtime, language, video_tokens, limits, windows: 0 })
+        let language = window::language(&runtime, &mut package, &model, tokens)?;
+        Ok(Bench { model, package, runtime, language, video_tokens, tokens, windows: 0 })
     }
 
     fn report(&mut self, rounds: usize) -> anyhow::Result<Report> {
@@ -173,7 +150,7 @@ impl Bench {
             plan: self.model.plan.to_string(),
             video_tokens: self.video_tokens,
             threads: self.model.language_threads,
-            tokens: self.limits.max_new_tokens,
+            tokens: self.tokens,
             rounds,
             prefix: Prefix {
                 first_question_seconds: median(first),
@@ -181,7 +158,7 @@ impl Bench {
                 eight_to_one: median(more),
                 cached_bytes,
             },
-            batch: self.together(rounds * self.limits.max_new_tokens)?,
+            batch: self.together(rounds * self.tokens)?,
             share: self.share(rounds)?,
         })
     }
@@ -192,20 +169,17 @@ impl Bench {
         let mut random = StdRng::seed_from_u64(self.windows);
         let dim = self.package.text.hidden_size;
         let rows = (0..self.video_tokens * dim).map(|_| random.random_range(-1.0..1.0)).collect();
-        let seen =
-            Seen { camera: "bench".into(), run: 0, number: self.windows, slow: true, again: false };
-        Window { video: VideoTokens { rows, dim }, seen }
+        Window::new(VideoTokens { rows, dim }, self.windows)
     }
 
     /// CPU-seconds of each, one after the other.
     fn eight_questions(&mut self, window: &Window) -> anyhow::Result<Vec<f64>> {
         let mut seconds = Vec::new();
         for at in 0..QUESTIONS.len() {
-            let begun = cpu_time();
-            let reply =
-                self.language.answer(window.request(at, self.limits), |_| Listening::Yes)?;
-            seconds.push((cpu_time() - begun).as_secs_f64());
-            let cached = reply.ok_or_else(|| anyhow!("no answer"))?.usage.cached_tokens;
+            let request = window.request(at, self.tokens);
+            let answered = window::ask(&mut self.language, request, |_| cpu_time())?;
+            seconds.push((answered.read + answered.written).as_secs_f64());
+            let cached = answered.reply.usage.cached_tokens;
             if (cached > 0) != (at > 0) {
                 bail!("question {at}: {cached} cached tokens");
             }
@@ -256,24 +230,18 @@ impl Bench {
             let window = self.window();
             let begun = cpu_time();
             self.language.time_calls(cpu_time);
-            self.language.begin(window.request(0, self.limits))?;
-            while self.language.unread() > 0 {
-                self.language.turn(&mut |_, _| Listening::Yes)?;
-            }
-            let reading = self.language.calls_took();
-            while self.language.in_work() > 0 {
-                self.language.turn(&mut |_, _| Listening::Yes)?;
-            }
+            let request = window.request(0, self.tokens);
+            let Answered { read: reading, written: writing, .. } =
+                window::ask(&mut self.language, request, LanguageModel::calls_took)?;
             let all = (cpu_time() - begun).as_secs_f64();
-            let calls = self.language.calls_took();
-            let writing = (calls - reading).as_secs_f64();
+            let calls = (reading + writing).as_secs_f64();
             let prompt = self.language.prompt(&[], QUESTIONS[0])?;
             let read = prompt.text_tokens() + self.video_tokens;
             reads.push(read as f64 / reading.as_secs_f64());
-            writes.push((self.limits.max_new_tokens - 1) as f64 / writing);
-            theirs.push(calls.as_secs_f64());
+            writes.push((self.tokens - 1) as f64 / writing.as_secs_f64());
+            theirs.push(calls);
             ours.push(all);
-            added.push(all / calls.as_secs_f64() - 1.0);
+            added.push(all / calls - 1.0);
         }
         Ok(Share {
             prefill_tokens_per_second: median(reads),
@@ -282,24 +250,6 @@ impl Bench {
             lookout_seconds: median(ours),
             added: median(added),
         })
-    }
-}
-
-struct Window {
-    video: VideoTokens,
-    seen: Seen,
-}
-
-impl Window {
-    fn request(&self, question: usize, limits: Limits) -> Request<'_> {
-        Request {
-            video: &self.video,
-            footage: Some([self.seen.clone()].into()),
-            turns: &[],
-            prompt: QUESTIONS[question],
-            limits,
-            urgency: Urgency::Now,
-        }
     }
 }
 
@@ -337,12 +287,4 @@ impl fmt::Display for Report {
             share.prefill_tokens_per_second, share.decode_tokens_per_second
         )
     }
-}
-
-/// User and system time of this process, all threads.
-fn cpu_time() -> Duration {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the time is written to a place of its own; the clock exists on every Linux.
-    unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut time) };
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }

@@ -1,0 +1,100 @@
+//! Receiving, decoding and sampling: a camera watched by this process, which does nothing else
+//! meanwhile.
+
+use std::collections::VecDeque;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{anyhow, bail};
+
+use crate::camera::{self, Sink};
+use crate::cli::bench::cpu::cpu_time;
+use crate::config;
+use crate::event::CameraStatus;
+use crate::frame::Frame;
+
+/// After the first frame, for what joining a stream costs is not what watching it costs.
+const SETTLE: Duration = Duration::from_secs(2);
+/// Beyond the time between two frames.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Of a large picture they are many bytes.
+const FRAMES_KEPT: usize = 16;
+
+pub struct Received {
+    /// The last that came.
+    pub frames: Vec<Frame>,
+    /// CPU-milliseconds a frame, of each round.
+    pub cpu_ms: Vec<f64>,
+}
+
+/// `a_round`: frames of a round.
+pub fn receive(camera: config::Camera, rounds: usize, a_round: usize) -> anyhow::Result<Received> {
+    camera::init()?;
+    let fps = camera.fps;
+    // Room for more than ever come before they are taken.
+    let (to, arrivals) = sync_channel(64);
+    let status = Arc::new(Mutex::default());
+    let _running = camera::start(camera, Arc::new(Watching { to, status: status.clone() }));
+    let patience = PATIENCE + Duration::from_secs_f64(2.0 / fps);
+    let next = || next(&arrivals, patience, &status);
+
+    let first = next()?;
+    let mut last = next()?;
+    while last.came - first.came < SETTLE {
+        last = next()?;
+    }
+    let begun = last.came;
+    let mut frames = VecDeque::new();
+    let mut cpu_ms = Vec::new();
+    for round in 1..=rounds {
+        let before = last.cpu;
+        for _ in 0..a_round {
+            last = next()?;
+            frames.push_back(last.frame.clone());
+            frames.drain(..frames.len().saturating_sub(FRAMES_KEPT));
+        }
+        cpu_ms.push((last.cpu - before).as_secs_f64() * 1e3 / a_round as f64);
+        tracing::info!("camera, round {round} of {rounds}: {:.2} ms a frame", cpu_ms[round - 1]);
+    }
+    let rate = (rounds * a_round) as f64 / (last.came - begun).as_secs_f64();
+    if rate < 0.8 * fps {
+        bail!("the clip gave {rate:.1} frames a second; --fps wants {fps}");
+    }
+    Ok(Received { frames: frames.into(), cpu_ms })
+}
+
+fn next(
+    arrivals: &Receiver<Arrival>,
+    patience: Duration,
+    status: &Mutex<Option<CameraStatus>>,
+) -> anyhow::Result<Arrival> {
+    arrivals.recv_timeout(patience).map_err(|_| {
+        let status = status.lock().unwrap_or_else(PoisonError::into_inner);
+        let why = status.as_ref().map_or("not connected", |status| &status.reason);
+        anyhow!("the clip gave no frame for {} s: {why}", patience.as_secs())
+    })
+}
+
+struct Arrival {
+    frame: Frame,
+    came: Instant,
+    /// Of this process until then.
+    cpu: Duration,
+}
+
+struct Watching {
+    to: SyncSender<Arrival>,
+    status: Arc<Mutex<Option<CameraStatus>>>,
+}
+
+impl Sink for Watching {
+    fn frame(&self, frame: Frame) {
+        // Full only when nobody listens any more.
+        let _ = self.to.try_send(Arrival { frame, came: Instant::now(), cpu: cpu_time() });
+    }
+
+    fn status(&self, _: &Arc<str>, status: CameraStatus) {
+        *self.status.lock().unwrap_or_else(PoisonError::into_inner) = Some(status);
+    }
+}

@@ -1,0 +1,327 @@
+//! `lookout bench stages`: what a frame and a caption cost, stage by stage, so that one sees where
+//! the time of a camera goes; and what it is worth that each frame is encoded once.
+//!
+//! A clip is played over RTSP on loopback and watched as the daemon would. Its frames then go
+//! through everything else, one stage after the other. A round is what one caption takes. All in
+//! CPU time of this process, medians of the rounds; nothing else is done meanwhile.
+
+mod camera;
+mod vision;
+
+use std::fmt;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::bail;
+use clap::Args;
+use serde::Serialize;
+use toml::{Table, Value};
+
+use self::camera::Received;
+use self::vision::{EncodedOnce, Looked, Vision};
+use super::cpu::cpu_time;
+use super::loopback::Served;
+use super::median;
+use super::which::Which;
+use super::window::{self, Window};
+use crate::cli::Failure;
+use crate::config::Config;
+use crate::demo;
+use crate::frame::Frame;
+use crate::language::LanguageModel;
+use crate::model::{Package, Runtime};
+use crate::slowfast::{FrameTokens, assemble};
+
+/// So few windows at least show what encoding once is worth.
+const WINDOWS_MIN: usize = 5;
+
+#[derive(Args)]
+pub struct Options {
+    #[command(flatten)]
+    which: Which,
+    /// H.264 or H.265 in MP4, played over RTSP on loopback; the demo's gate if not given.
+    #[arg(long, value_name = "FILE.mp4")]
+    clip: Option<PathBuf>,
+    /// Frames a second that are looked at.
+    #[arg(long, default_value_t = 2.0)]
+    fps: f64,
+    /// What a caption is about.
+    #[arg(long, value_name = "TIME", default_value = "8s", value_parser = humantime::parse_duration)]
+    window: Duration,
+    /// From one caption to the next.
+    #[arg(long, value_name = "TIME", default_value = "4s", value_parser = humantime::parse_duration)]
+    every: Duration,
+    /// Of a caption, without the one that ends it.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    tokens: u32,
+    /// Of onnxruntime.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
+    threads: u32,
+    /// Each figure is the median of so many; the clip plays for --every in each.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: u32,
+    /// One JSON object instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(options: &Options, out: &mut dyn Write) -> Result<ExitCode, Failure> {
+    let bench = Bench::new(options).map_err(Failure::cannot_begin)?;
+    let report = bench.report(options)?;
+    match options.json {
+        true => writeln!(out, "{}", serde_json::to_string(&report)?)?,
+        false => write!(out, "{report}")?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+struct Bench {
+    clip: PathBuf,
+    served: Served,
+    config: Config,
+    package: Package,
+    vision: Vision,
+    language: LanguageModel,
+}
+
+#[derive(Serialize)]
+struct Report {
+    model: String,
+    plan: String,
+    clip: String,
+    /// Width and height of its pictures.
+    picture: [u32; 2],
+    threads: usize,
+    rounds: usize,
+    fps: f64,
+    window_seconds: f64,
+    every_seconds: f64,
+    /// Frames that a caption is made of.
+    frames: usize,
+    video_tokens: usize,
+    text_tokens: u32,
+    tokens: usize,
+    stages: Vec<Stage>,
+    caption_cpu_ms: f64,
+    /// Of one core, busy with this camera.
+    share_of_core: f64,
+    encoded_once: EncodedOnce,
+}
+
+#[derive(Serialize)]
+struct Stage {
+    stage: &'static str,
+    /// What it is done for.
+    per: &'static str,
+    /// For one of these.
+    cpu_ms: f64,
+    /// How many of these a caption takes.
+    per_caption: f64,
+    caption_cpu_ms: f64,
+    /// Of all that a caption takes.
+    share: f64,
+}
+
+impl Bench {
+    fn new(options: &Options) -> anyhow::Result<Bench> {
+        let clip = match &options.clip {
+            Some(clip) => clip.clone(),
+            None => demo::assets(None)?.join("cameras/gate.mp4"),
+        };
+        let served = Served::clip(&clip)?;
+        let config = config(options, &served.url)?;
+        let mut package = Package::read(&config.model.package, &config.model.precision)?;
+        let runtime = Runtime::load(&config.model)?;
+        let vision = Vision::load(&runtime, &package, &config)?;
+        // One more than a caption has: the one that ends it.
+        let tokens = options.tokens as usize + 1;
+        let language = window::language(&runtime, &mut package, &config.model, tokens)?;
+        Ok(Bench { clip, served, config, package, vision, language })
+    }
+
+    fn report(mut self, options: &Options) -> anyhow::Result<Report> {
+        let (rounds, tokens) = (options.rounds as usize, options.tokens as usize);
+        let Options { fps, window, every, .. } = *options;
+        // What comes between two captions, and what a caption is made of.
+        let new_frames = fps * every.as_secs_f64();
+        let a_round = (new_frames.round() as usize).max(1);
+        let plan = self.config.model.plan;
+        let in_window = (fps * window.as_secs_f64()).round() as usize;
+        let in_window = in_window.clamp(1, plan.frames);
+
+        let Some(camera) = self.config.cameras.pop() else { bail!("no camera") };
+        let Received { frames, cpu_ms: decode } = camera::receive(camera, rounds, a_round)?;
+        drop(self.served);
+        let repeated = |count| (0..count).map(|number| &frames[number % frames.len()]);
+        let (mut looked, mut seen) = (Vec::new(), Vec::new());
+        for round in 1..=rounds {
+            let (tokens, cost) = self.vision.look(repeated(a_round))?;
+            looked.push(cost);
+            seen = tokens;
+            tracing::info!("pictures, round {round} of {rounds}: {:.2} ms a frame", cost.encode);
+        }
+        let encoded_once = self.vision.encoded_once(&frames, rounds.max(WINDOWS_MIN))?;
+
+        let seen: Vec<&FrameTokens> = (0..in_window).map(|at| &seen[at % seen.len()]).collect();
+        let dim = self.package.text.hidden_size;
+        let mut said = Said::default();
+        for round in 1..=rounds {
+            let (video, ms) = spent(|| assemble(&seen, &plan, dim));
+            said.assemble.push(ms);
+            let window = Window::new(video, round as u64);
+            said.round(&mut self.language, &window, tokens)?;
+            let read = said.prefill[round - 1];
+            tracing::info!("words, round {round} of {rounds}: {read:.1} ms to read a window");
+        }
+
+        let vision = |of: fn(&Looked) -> f64| looked.iter().map(of).collect();
+        let mut stages = vec![
+            Stage::new("decode", "frame", new_frames, decode),
+            Stage::new("resize", "frame", new_frames, vision(|cost| cost.resize)),
+            Stage::new("evidence", "frame", new_frames, vision(|cost| cost.evidence)),
+            Stage::new("encode", "frame", new_frames, vision(|cost| cost.encode)),
+            Stage::new("pool", "frame", new_frames, vision(|cost| cost.pool)),
+            Stage::new("assemble", "window", 1.0, said.assemble),
+            Stage::new("prefill", "window", 1.0, said.prefill),
+            Stage::new("token", "token", tokens as f64, said.token),
+        ];
+        // Where the graph cannot go on from a prefix, there is no such stage.
+        if !said.question.is_empty() {
+            stages.push(Stage::new("question", "question", 0.0, said.question));
+        }
+        let caption_cpu_ms: f64 = stages.iter().map(|stage| stage.caption_cpu_ms).sum();
+        for stage in &mut stages {
+            stage.share = stage.caption_cpu_ms / caption_cpu_ms;
+        }
+        let Frame { width, height, .. } = frames[0];
+        Ok(Report {
+            model: self.package.name.clone(),
+            plan: plan.to_string(),
+            clip: self.clip.display().to_string(),
+            picture: [width, height],
+            threads: self.config.model.language_threads,
+            rounds,
+            fps,
+            window_seconds: window.as_secs_f64(),
+            every_seconds: every.as_secs_f64(),
+            frames: in_window,
+            video_tokens: plan.video_tokens(in_window, self.package.vision.grid_tokens)?,
+            text_tokens: said.text_tokens,
+            tokens,
+            stages,
+            caption_cpu_ms,
+            share_of_core: caption_cpu_ms / (every.as_secs_f64() * 1e3),
+            encoded_once,
+        })
+    }
+}
+
+/// As a config would have it; its checks are the options'.
+fn config(options: &Options, url: &str) -> anyhow::Result<Config> {
+    let threads = Value::from(i64::from(options.threads));
+    let mut model = options.which.keys()?;
+    model.insert("device".into(), "cpu".into());
+    model.insert("vision_threads".into(), threads.clone());
+    model.insert("language_threads".into(), threads);
+    let time = |time| Value::from(humantime::format_duration(time).to_string());
+    let camera = [
+        ("name", "bench".into()),
+        ("url", url.into()),
+        ("fps", options.fps.into()),
+        ("window", time(options.window)),
+        ("every", time(options.every)),
+    ];
+    let camera = camera.map(|(key, value): (_, Value)| (key.to_string(), value));
+    let cameras = vec![Table::from_iter(camera).into()];
+    let config = [("model", model.into()), ("camera", Value::Array(cameras))];
+    let config = Table::from_iter(config.map(|(key, value)| (key.to_string(), value)));
+    Ok(Config::parse(&toml::to_string(&config)?, Path::new(""))?)
+}
+
+/// CPU-milliseconds of the language model, of each round.
+#[derive(Default)]
+struct Said {
+    assemble: Vec<f64>,
+    /// The caption's whole prompt.
+    prefill: Vec<f64>,
+    token: Vec<f64>,
+    /// Reading another prompt about the same window.
+    question: Vec<f64>,
+    text_tokens: u32,
+}
+
+impl Said {
+    fn round(
+        &mut self,
+        language: &mut LanguageModel,
+        window: &Window,
+        tokens: usize,
+    ) -> anyhow::Result<()> {
+        let ms = |time: Duration| time.as_secs_f64() * 1e3;
+        // The first token comes of the prompt.
+        let caption = window::ask(language, window.request(0, tokens + 1), |_| cpu_time())?;
+        self.prefill.push(ms(caption.read));
+        self.token.push(ms(caption.written) / tokens as f64);
+        self.text_tokens = caption.reply.usage.text_tokens;
+        let question = window::ask(language, window.request(1, 1), |_| cpu_time())?;
+        if question.reply.usage.cached_tokens > 0 {
+            self.question.push(ms(question.read));
+        }
+        Ok(())
+    }
+}
+
+impl Stage {
+    fn new(stage: &'static str, per: &'static str, per_caption: f64, cpu_ms: Vec<f64>) -> Stage {
+        let cpu_ms = median(cpu_ms);
+        Stage { stage, per, cpu_ms, per_caption, caption_cpu_ms: cpu_ms * per_caption, share: 0.0 }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Report { model, plan, clip, picture: [width, height], threads, rounds, .. } = self;
+        let Report { fps, window_seconds, every_seconds, frames, .. } = self;
+        let Report { video_tokens, text_tokens, tokens, .. } = self;
+        writeln!(f, "{model}, plan {plan}; {clip}, {width}x{height}")?;
+        writeln!(
+            f,
+            "a caption every {every_seconds} s, of {window_seconds} s at {fps} frames/s: {frames} \
+             frames, {video_tokens} + {text_tokens} tokens read, {tokens} written"
+        )?;
+        writeln!(f, "CPU time, threads {threads}, medians of {rounds} rounds")?;
+        writeln!(f, "\nstage        ms each     a caption takes           ms     share")?;
+        for Stage { stage, per, cpu_ms, per_caption, caption_cpu_ms, share } in &self.stages {
+            write!(f, "{stage:<9} {cpu_ms:>10.3}   ")?;
+            match *per_caption {
+                0.0 => writeln!(f, "one more about the same window")?,
+                _ => writeln!(
+                    f,
+                    "{per_caption:>6} {:<8} {caption_cpu_ms:>14.2}   {:>5.1} %",
+                    if *per_caption == 1.0 { per.to_string() } else { format!("{per}s") },
+                    share * 100.0
+                )?,
+            }
+        }
+        let (all, core) = (self.caption_cpu_ms, self.share_of_core * 100.0);
+        writeln!(f, "a caption {:>42.2}           {core:.1} % of one core", all)?;
+        let EncodedOnce { frames, stride, windows, once_cpu_ms, anew_cpu_ms, ratio, same_tokens } =
+            &self.encoded_once;
+        writeln!(
+            f,
+            "\nencoded once: {windows} windows of {frames} frames, {stride} of them new: \
+             {once_cpu_ms:.1} ms a window; all {frames} anew: {anew_cpu_ms:.1} ms; {ratio:.3} of it, \
+             {}",
+            if *same_tokens { "for the same tokens" } else { "but OTHER TOKENS" }
+        )
+    }
+}
+
+/// What some work gives, and its CPU-milliseconds.
+fn spent<T>(work: impl FnOnce() -> T) -> (T, f64) {
+    let begun = cpu_time();
+    let done = work();
+    (done, (cpu_time() - begun).as_secs_f64() * 1e3)
+}

@@ -1,0 +1,139 @@
+//! From a picture to its tokens, a stage at a time; and what it is worth that each frame is encoded
+//! once, however many windows see it.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use serde::Serialize;
+
+use super::spent;
+use crate::cli::bench::median;
+use crate::config::Config;
+use crate::frame::Frame;
+use crate::loaded;
+use crate::model::{Package, Runtime};
+use crate::slowfast::{FrameTokens, Grid, Plan, pool_frame};
+use crate::vision::Encoder;
+use crate::vision::evidence::Evidence;
+use crate::vision::preprocess::{Preprocess, Scratch};
+
+pub struct Vision {
+    preprocess: Preprocess,
+    scratch: Scratch,
+    encoder: Encoder,
+    evidence: Evidence,
+    plan: Plan,
+    pixels: Vec<f32>,
+}
+
+/// CPU-milliseconds a frame.
+#[derive(Clone, Copy, Default)]
+pub struct Looked {
+    pub resize: f64,
+    pub evidence: f64,
+    pub encode: f64,
+    pub pool: f64,
+}
+
+/// Windows whose stride is a fifth of their length: each frame encoded once and its tokens kept,
+/// beside all frames of each window encoded anew. CPU of resizing, encoding and pooling.
+#[derive(Serialize)]
+pub struct EncodedOnce {
+    /// Of a window: the plan's, less what is no multiple of five.
+    pub frames: usize,
+    pub stride: usize,
+    /// Consecutive ones, after the first.
+    pub windows: usize,
+    /// Medians of the windows.
+    pub once_cpu_ms: f64,
+    pub anew_cpu_ms: f64,
+    /// Median of the windows' ratios.
+    pub ratio: f64,
+    /// Both sides had the same bits in every window.
+    pub same_tokens: bool,
+}
+
+impl Vision {
+    pub fn load(runtime: &Runtime, package: &Package, config: &Config) -> anyhow::Result<Vision> {
+        let preprocess = loaded::preprocess(package, config.model.aspect)?;
+        let (width, quality) = (config.buffer.evidence_width, config.buffer.evidence_quality);
+        let encoder = Encoder::load(runtime, package, config.model.vision_threads)?;
+        Ok(Vision {
+            evidence: Evidence::new(width, preprocess.least_side(), quality)?,
+            pixels: vec![0.0; encoder.frame_len()],
+            scratch: Scratch::default(),
+            plan: config.model.plan,
+            preprocess,
+            encoder,
+        })
+    }
+
+    /// A round: the tokens of these frames, and what one of them cost.
+    pub fn look<'a>(
+        &mut self,
+        frames: impl ExactSizeIterator<Item = &'a Frame>,
+    ) -> anyhow::Result<(Vec<FrameTokens>, Looked)> {
+        let (mut tokens, mut sum) = (Vec::new(), Looked::default());
+        let count = frames.len() as f64;
+        for frame in frames {
+            tokens.push(self.tokens(frame, &mut sum)?);
+            let Frame { bgrx, width, height, .. } = frame;
+            let (jpeg, ms) = spent(|| self.evidence.jpeg(bgrx, *width, *height));
+            jpeg?;
+            sum.evidence += ms;
+        }
+        let Looked { resize, evidence, encode, pool } = sum;
+        let [resize, evidence, encode, pool] =
+            [resize, evidence, encode, pool].map(|ms| ms / count);
+        Ok((tokens, Looked { resize, evidence, encode, pool }))
+    }
+
+    fn tokens(&mut self, frame: &Frame, sum: &mut Looked) -> anyhow::Result<FrameTokens> {
+        let Frame { bgrx, width, height, .. } = frame;
+        let Vision { preprocess, scratch, encoder, plan, pixels, .. } = self;
+        let (resized, ms) = spent(|| preprocess.pixels(scratch, bgrx, *width, *height, pixels));
+        resized?;
+        sum.resize += ms;
+        let (encoded, ms) = spent(|| encoder.encode(pixels));
+        let rows = &encoded?.features[..];
+        sum.encode += ms;
+        let (tokens, dim) = (encoder.grid_tokens(), encoder.dim());
+        let (pooled, ms) = spent(|| pool_frame(Grid { rows, tokens, dim }, plan));
+        sum.pool += ms;
+        Ok(pooled?)
+    }
+
+    /// `frames` are repeated as often as needed; both sides in turn.
+    pub fn encoded_once(
+        &mut self,
+        frames: &[Frame],
+        windows: usize,
+    ) -> anyhow::Result<EncodedOnce> {
+        let stride = (self.plan.frames / 5).max(1);
+        let length = 5 * stride;
+        let mut encode = |numbers: Range<usize>| -> anyhow::Result<(Vec<FrameTokens>, f64)> {
+            let mut tokens =
+                |number| self.tokens(&frames[number % frames.len()], &mut Looked::default());
+            let (tokens, ms) = spent(|| numbers.map(&mut tokens).collect::<Result<_, _>>());
+            Ok((tokens?, ms))
+        };
+        let mut kept: VecDeque<FrameTokens> = encode(0..length)?.0.into();
+        let (mut onces, mut anews, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+        let mut same_tokens = true;
+        for window in 1..=windows {
+            let end = window * stride + length;
+            let (new, once) = encode(end - stride..end)?;
+            kept.drain(..stride);
+            kept.extend(new);
+            let (all, anew) = encode(end - length..end)?;
+            same_tokens &= kept == all;
+            onces.push(once);
+            anews.push(anew);
+            ratios.push(once / anew);
+            tracing::info!("window {window} of {windows}: {once:.1} ms beside {anew:.1} ms");
+        }
+        let (once_cpu_ms, anew_cpu_ms, ratio) = (median(onces), median(anews), median(ratios));
+        let frames = length;
+        Ok(EncodedOnce { frames, stride, windows, once_cpu_ms, anew_cpu_ms, ratio, same_tokens })
+    }
+}

@@ -1,0 +1,100 @@
+//! A window that the language model is asked about, and the model made ready for that as the daemon
+//! has it; but an answer does not end by itself, so that it has as many tokens each time.
+
+use std::time::Duration;
+
+use anyhow::anyhow;
+
+use crate::config::{self, Sampling};
+use crate::language::{
+    Budget, LanguageModel, Limits, Listening, Reply, Request, Said, Seen, Urgency,
+};
+use crate::model::{Package, Runtime};
+use crate::slowfast::VideoTokens;
+
+pub const QUESTIONS: [&str; 8] = [
+    "What is happening?",
+    "How many people are there?",
+    "What do they carry?",
+    "Is the gate open or closed?",
+    "Which way do the cars go?",
+    "Has anything changed since the beginning?",
+    "Is anybody running?",
+    "What is the weather like?",
+];
+/// Tokens of template and question, at most.
+const TEXT_ROOM: usize = 256;
+
+pub struct Window {
+    pub video: VideoTokens,
+    seen: Seen,
+}
+
+impl Window {
+    /// The same number is the same footage.
+    pub fn new(video: VideoTokens, number: u64) -> Window {
+        let seen = Seen { camera: "bench".into(), run: 0, number, slow: true, again: false };
+        Window { video, seen }
+    }
+
+    pub fn request(&self, question: usize, tokens: usize) -> Request<'_> {
+        Request {
+            video: &self.video,
+            footage: Some([self.seen.clone()].into()),
+            turns: &[],
+            prompt: QUESTIONS[question],
+            limits: Limits { max_new_tokens: tokens, sampling: Sampling::Greedy },
+            urgency: Urgency::Now,
+        }
+    }
+}
+
+/// For one answer at a time, of up to so many tokens; the prefix of one window is kept.
+pub fn language(
+    runtime: &Runtime,
+    package: &mut Package,
+    model: &config::Model,
+    tokens: usize,
+) -> anyhow::Result<LanguageModel> {
+    package.end_tokens.clear();
+    let text = &package.text;
+    let token_bytes = 2 * text.layers * text.kv_heads * text.head_dim * size_of::<f32>();
+    let video = model.plan.video_tokens(model.plan.frames, package.vision.grid_tokens)?;
+    // One window, and what the template puts before it.
+    let prefix_bytes = token_bytes * (video + TEXT_ROOM);
+    let budget = Budget { max_new_tokens: tokens, rows: 1, prefix_bytes };
+    Ok(LanguageModel::load(runtime, package, model, budget)?)
+}
+
+/// An answer, and how long its prompt was read and it was written.
+pub struct Answered {
+    pub read: Duration,
+    pub written: Duration,
+    pub reply: Reply,
+}
+
+/// By a clock that may be the model's own.
+pub fn ask(
+    language: &mut LanguageModel,
+    request: Request<'_>,
+    clock: impl Fn(&LanguageModel) -> Duration,
+) -> anyhow::Result<Answered> {
+    let mut reply = None;
+    let mut hear = |_, said: Said<'_>| {
+        if let Said::Finished(finished) = said {
+            reply = Some(finished);
+        }
+        Listening::Yes
+    };
+    let begun = clock(language);
+    language.begin(request)?;
+    while language.unread() > 0 {
+        language.turn(&mut hear)?;
+    }
+    let read = clock(language);
+    while language.in_work() > 0 {
+        language.turn(&mut hear)?;
+    }
+    let reply = reply.ok_or_else(|| anyhow!("no answer"))?;
+    Ok(Answered { read: read - begun, written: clock(language) - read, reply })
+}

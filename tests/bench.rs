@@ -1,0 +1,120 @@
+//! What `lookout bench` says of the demo's package: that it measures what it says, not how fast.
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use support::{LOOKOUT, clip, repository};
+
+fn bench(arguments: &[&str]) -> Output {
+    let library = repository().join("target/onnxruntime/libonnxruntime.so");
+    assert!(library.is_file(), "{} is missing: run `make setup`", library.display());
+    let mut lookout = Command::new(LOOKOUT);
+    lookout.arg("bench").args(arguments).current_dir(repository());
+    lookout.env("ORT_DYLIB_PATH", library).output().expect("lookout")
+}
+
+fn report(arguments: &[&str]) -> Value {
+    let output = bench(arguments);
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{log}");
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+fn positive(value: &Value) -> f64 {
+    let number = value.as_f64().unwrap_or_else(|| panic!("{value} is no number"));
+    assert!(number > 0.0 && number.is_finite(), "{number}");
+    number
+}
+
+#[test]
+fn every_stage_of_a_caption_is_measured() {
+    let windows = ["--fps", "4", "--window", "3s", "--every", "1s"];
+    let few = ["stages", "--rounds", "2", "--tokens", "4", "--json"];
+    let report = report(&[&few[..], &windows[..]].concat());
+    let stages = report["stages"].as_array().expect("stages");
+    let found: Vec<(&str, f64)> = stages
+        .iter()
+        .map(|stage| (stage["stage"].as_str().unwrap_or(""), stage["per_caption"].as_f64()))
+        .map(|(stage, count)| (stage, count.expect("a count")))
+        .collect();
+    let wanted = [
+        ("decode", 4.0),
+        ("resize", 4.0),
+        ("evidence", 4.0),
+        ("encode", 4.0),
+        ("pool", 4.0),
+        ("assemble", 1.0),
+        ("prefill", 1.0),
+        ("token", 4.0),
+        ("question", 0.0),
+    ];
+    assert_eq!(found, wanted);
+    let all = positive(&report["caption_cpu_ms"]);
+    let (mut sum, mut shares) = (0.0, 0.0);
+    for (stage, (_, count)) in stages.iter().zip(wanted) {
+        let taken = stage["caption_cpu_ms"].as_f64().expect("a number");
+        let share = stage["share"].as_f64().expect("a share");
+        assert!((taken - positive(&stage["cpu_ms"]) * count).abs() < 1e-6, "{stage}");
+        assert!((share - taken / all).abs() < 1e-6, "{stage}");
+        (sum, shares) = (sum + taken, shares + share);
+    }
+    assert!((sum / all - 1.0).abs() < 1e-6 && (shares - 1.0).abs() < 1e-6, "{report}");
+    assert!((positive(&report["share_of_core"]) - all / 1e3).abs() < 1e-6, "a second");
+    // Of 12 frames, 4 slow ones of 32 tokens, all of them fast ones of 8.
+    assert_eq!((&report["frames"], &report["video_tokens"]), (&12.into(), &224.into()));
+    assert_eq!(report["picture"], serde_json::json!([192, 144]));
+
+    // A fifth of the frames, and nothing else: whatever the machine.
+    let once = &report["encoded_once"];
+    let of_window = ["frames", "stride", "windows"].map(|key| once[key].as_u64().expect(key));
+    assert_eq!(of_window, [15, 3, 5]);
+    assert_eq!(once["same_tokens"], true, "{once}");
+    let ratio = positive(&once["ratio"]);
+    assert!((0.1..0.3).contains(&ratio), "{once}");
+    assert!(positive(&once["once_cpu_ms"]) < positive(&once["anew_cpu_ms"]), "{once}");
+}
+
+#[test]
+fn what_cannot_be_measured_is_refused_before_it_begins() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let broken = folder.path().join("broken.mp4");
+    fs::write(&broken, &fs::read(clip("gate")).expect("the clip")[..4096]).expect("write");
+    let path = |path: &Path| path.display().to_string();
+    let (broken, nothing) = (path(&broken), path(&folder.path().join("nothing")));
+    for (arguments, wanted) in [
+        (["--package", &nothing], &[&*nothing][..]),
+        (["--clip", &nothing], &["cannot play", &nothing, "No such file"]),
+        (["--clip", &broken], &["cannot play", &broken]),
+        (["--fps", "0"], &["fps = 0", "wanted 0.01 to 60"]),
+        (["--every", "10ms"], &["every = \"10ms\"", "wanted at least"]),
+    ] {
+        let output = bench(&[&["stages"], &arguments[..]].concat());
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
+        assert!(wanted.iter().all(|words| said.contains(words)), "{wanted:?}: {said}");
+        assert_eq!(said.trim().lines().count(), 1, "{said}");
+    }
+}
+
+#[test]
+fn what_more_questions_and_rows_cost_is_measured() {
+    let report = report(&["words", "--rounds", "1", "--tokens", "2", "--json"]);
+    assert!(positive(&report["prefix"]["eight_to_one"]) > 1.0, "{report}");
+    positive(&report["prefix"]["cached_bytes"]);
+    let rows: Vec<_> = report["batch"].as_array().expect("rows").iter().collect();
+    assert_eq!(
+        rows.iter().map(|row| row["rows"].as_u64()).collect::<Vec<_>>(),
+        [1, 2, 4, 8].map(Some)
+    );
+    for key in ["prefill_tokens_per_second", "decode_tokens_per_second", "onnxruntime_seconds"] {
+        positive(&report["share"][key]);
+    }
+    assert!(
+        positive(&report["share"]["lookout_seconds"])
+            >= positive(&report["share"]["onnxruntime_seconds"])
+    );
+}
