@@ -1,6 +1,6 @@
 //! `lookout bench streams`: how many cameras a device keeps up with, as a table per number of
-//! cameras, as JSON and as a chart. The numbers are measured with a real daemon and real RTSP, or
-//! simulated: the same scheduler over costs that a profile gives.
+//! cameras, as JSON and as a chart. The numbers are measured with a real daemon, real RTSP and real
+//! questions, or simulated: the same scheduler over costs that a profile gives.
 
 mod chart;
 #[cfg(feature = "demo")]
@@ -128,7 +128,8 @@ struct Report {
     simulated: bool,
     seconds: f64,
     rows: Vec<Row>,
-    /// The most cameras of the table of which every window got its caption in time, of its frames.
+    /// The most cameras of the table of which every window got its caption in time, of nearly all
+    /// its frames.
     keeps_up: Option<usize>,
 }
 
@@ -201,11 +202,11 @@ fn table(report: &Report) -> String {
     text += &match report.keeps_up {
         Some(cameras) => {
             format!(
-                "\nEvery window got its caption in time, of its frames, with up to {cameras} of these.\n"
+                "\nEvery window got its caption in time, of nearly all its frames, with up to {cameras} of these.\n"
             )
         }
         None => {
-            "\nWith none of these did every window get its caption in time, of its frames.\n".into()
+            "\nWith none of these did every window get its caption in time, of nearly all its frames.\n".into()
         }
     };
     text += &memory::table(&report.rows);
