@@ -30,7 +30,7 @@ use crate::telemetry::{self, PrometheusHandle};
 use crate::vision::{evidence, preprocess};
 
 /// Events that a late reader can still have.
-const JOURNAL_EVENTS: usize = 10_000;
+pub const JOURNAL_EVENTS: usize = 10_000;
 
 /// Everything loaded and every address taken; nothing runs yet.
 pub struct App {

@@ -4,9 +4,12 @@
 //! (seconds, bytes), label `camera`. Before [`install`] the functions do nothing, so that tests
 //! and tools need no recorder.
 
+mod held;
+
 use std::io::IsTerminal;
 use std::time::Duration;
 
+pub use held::Held;
 use metrics::{Unit, counter, gauge, histogram};
 pub use metrics_exporter_prometheus::PrometheusHandle;
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder};
@@ -58,6 +61,11 @@ const BUFFER_FRAMES: Metric = gauge_of(
     Unit::Count,
     "Frames that a camera's rolling buffer holds in a tier; on disk also those in memory",
 );
+const TOKEN_BYTES: Metric = gauge_of(
+    "lookout_buffer_token_bytes",
+    Unit::Bytes,
+    "Of what a camera's rolling buffer holds in the hot tier, the tokens",
+);
 const UNWRITTEN: Metric = counter_of(
     "lookout_frames_unwritten_total",
     "Frames that were not kept on disk, because the queue was full or the disk failed",
@@ -104,7 +112,7 @@ const MODEL_INFO: Metric = gauge_of(
     "Always 1; its labels name model, device and why that one",
 );
 
-const ALL: [Metric; 29] = [
+const ALL: [Metric; 30] = [
     FRAMES,
     FRAMES_DROPPED,
     FRAMES_EVICTED,
@@ -120,6 +128,7 @@ const ALL: [Metric; 29] = [
     TOKENS,
     BUFFER_BYTES,
     BUFFER_FRAMES,
+    TOKEN_BYTES,
     UNWRITTEN,
     DISK_BYTES,
     DISK_FAILING,
@@ -318,6 +327,7 @@ pub fn buffer(camera: &str, usage: &crate::timeline::Usage) {
         gauge!(BUFFER_FRAMES.name, "camera" => camera.to_owned(), "tier" => name)
             .set(tier.frames as f64);
     }
+    gauge!(TOKEN_BYTES.name, "camera" => camera.to_owned()).set(usage.token_bytes as f64);
 }
 
 /// Why a frame was not kept on disk.

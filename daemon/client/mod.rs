@@ -75,6 +75,13 @@ pub enum ClientError {
     Write { to: String, why: io::Error },
 }
 
+impl ClientError {
+    /// As many questions wait as may.
+    pub fn is_no_room(&self) -> bool {
+        matches!(self, ClientError::Refused { code: Code::ResourceExhausted, .. })
+    }
+}
+
 type Done = Result<(), ClientError>;
 
 pub async fn cameras(endpoint: &str, output: Output, out: &mut dyn Write) -> Done {

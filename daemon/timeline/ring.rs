@@ -74,6 +74,10 @@ impl Entry {
         }
     }
 
+    fn token_bytes(&self) -> u64 {
+        self.tokens().map_or(0, |tokens| tokens.bytes() as u64)
+    }
+
     pub fn jpeg(&self) -> Option<&Arc<[u8]>> {
         match &self.held {
             Held::Hot { jpeg, .. } | Held::Warm { jpeg } => Some(jpeg),
@@ -109,6 +113,8 @@ pub struct Tier {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     pub hot: Tier,
+    /// Of the hot tier's bytes, those of tokens.
+    pub token_bytes: u64,
     pub warm: Tier,
     /// All that is on disk, of frames that memory holds, too.
     pub disk: Tier,
@@ -128,6 +134,7 @@ pub struct Section<'a> {
 pub struct Ring {
     entries: VecDeque<Entry>,
     hot: Tier,
+    token_bytes: u64,
     warm: Tier,
     disk: Tier,
     evicted: u64,
@@ -137,8 +144,15 @@ pub struct Ring {
 impl Ring {
     pub fn new(limits: Limits) -> Ring {
         let empty = Tier::default();
-        let entries = VecDeque::new();
-        Ring { entries, hot: empty, warm: empty, disk: empty, evicted: 0, limits }
+        Ring {
+            entries: VecDeque::new(),
+            hot: empty,
+            token_bytes: 0,
+            warm: empty,
+            disk: empty,
+            evicted: 0,
+            limits,
+        }
     }
 
     /// Takes the newest entry, a hot one; what is too old or too much moves on or leaves. The
@@ -154,6 +168,7 @@ impl Ring {
         let now = entry.captured_at;
         self.hot.frames += 1;
         self.hot.bytes += entry.bytes() as u64;
+        self.token_bytes += entry.token_bytes();
         self.disk.frames += usize::from(entry.on_disk() > 0);
         self.disk.bytes += entry.on_disk();
         self.entries.push_back(entry);
@@ -231,8 +246,8 @@ impl Ring {
     }
 
     pub fn usage(&self) -> Usage {
-        let Ring { hot, warm, disk, evicted, .. } = *self;
-        Usage { hot, warm, disk, frames: self.entries.len(), evicted }
+        let Ring { hot, token_bytes, warm, disk, evicted, .. } = *self;
+        Usage { hot, token_bytes, warm, disk, frames: self.entries.len(), evicted }
     }
 
     fn cool_down(&mut self, now: SystemTime) {
@@ -248,6 +263,7 @@ impl Ring {
             }
             self.hot.frames -= 1;
             self.hot.bytes -= entry.bytes() as u64;
+            self.token_bytes -= entry.token_bytes();
             if let Held::Hot { jpeg, .. } = &entry.held {
                 entry.held = Held::Warm { jpeg: jpeg.clone() };
             }
@@ -291,6 +307,7 @@ impl Ring {
         self.forget_place(at);
         let Some(entry) = self.entries.remove(at) else { return };
         let bytes = entry.bytes() as u64;
+        self.token_bytes -= entry.token_bytes();
         let tier = match entry.held {
             Held::Hot { .. } => Some(&mut self.hot),
             Held::Warm { .. } => Some(&mut self.warm),
@@ -356,7 +373,7 @@ pub(super) mod tests {
     /// Counted anew, and the order and the tiers' order looked at.
     fn check(ring: &Ring) -> Result<(), TestCaseError> {
         let mut seen = Usage { frames: ring.entries.len(), ..ring.usage() };
-        (seen.hot, seen.warm, seen.disk) = Default::default();
+        (seen.hot, seen.token_bytes, seen.warm, seen.disk) = Default::default();
         let mut coldest_allowed = 0;
         for entry in &ring.entries {
             let warmth = match &entry.held {
@@ -366,6 +383,7 @@ pub(super) mod tests {
             };
             prop_assert!(warmth >= coldest_allowed, "{entry:?} is colder than an older one");
             coldest_allowed = warmth;
+            seen.token_bytes += entry.tokens().map_or(0, |tokens| tokens.bytes() as u64);
             prop_assert!(warmth > 0 || entry.stored != Stored::No, "{entry:?} is nowhere");
             for (tier, bytes) in [
                 (&mut seen.hot, if warmth == 2 { entry.bytes() as u64 } else { 0 }),

@@ -3,18 +3,37 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow, bail, ensure};
 use clap::Args;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::process::Command;
-use tokio::time::{Instant, interval, sleep_until};
+use tokio::task::LocalSet;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::Row;
+use super::memory::{self, Memory, Sample, Wanted};
+use super::questions::Asker;
+use super::simulate::until_next;
+use crate::config::Precision;
 use crate::demo::children::Children;
 use crate::demo::{CAMERAS, START_TIMEOUT, assets, free_port};
+use crate::model::Package;
+use crate::slowfast::{Plan, TokenShape};
+use crate::telemetry::Held;
+
+/// The prefix cache has room for so many windows, that it may fill soon, but takes no more than a
+/// daemon's usually does.
+const PREFIXES: usize = 16;
+const PREFIX_CACHE: usize = 1 << 30;
+/// For the answers that are on their way at the end.
+const LAST_ANSWERS: Duration = Duration::from_secs(30);
 
 #[derive(Args)]
 pub struct Measured {
@@ -40,6 +59,23 @@ pub struct Measured {
     #[arg(long, value_name = "TIME", conflicts_with = "simulate",
         value_parser = humantime::parse_duration)]
     freshness: Option<Duration>,
+    /// Questions a minute about the last window of the cameras in turn, at random moments; 0: none.
+    #[arg(long, value_name = "N", conflicts_with = "simulate", default_value_t = 6.0,
+        value_parser = rate)]
+    questions: f64,
+    /// As `buffer.age` in a config: short, so that buffers are full for the most of a run of minutes.
+    /// JPEGs are kept for half as long again.
+    #[arg(long, value_name = "TIME", conflicts_with = "simulate", default_value = "1m",
+        value_parser = humantime::parse_duration)]
+    buffer: Duration,
+    /// Keeps the JPEGs on disk as well, in a folder that is removed at the end.
+    #[arg(long, conflicts_with = "simulate")]
+    disk: bool,
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse().ok().filter(|rate| (0.0..=60_000.0).contains(rate));
+    rate.ok_or_else(|| "wanted questions a minute, 0 to 60000".into())
 }
 
 impl Measured {
@@ -62,7 +98,8 @@ pub fn run(
             let _ = writeln!(io::stderr(), "{cameras} cameras for {} s", length.as_secs());
         }
         let row;
-        (device, row) = runtime.block_on(measure(options, cameras, length))?;
+        let measured = measure(options, cameras, length);
+        (device, row) = LocalSet::new().block_on(&runtime, measured)?;
         rows.push(row);
     }
     Ok((device, rows))
@@ -77,11 +114,23 @@ async fn measure(
     let folder = tempfile::Builder::new().prefix("lookout-bench-").tempdir()?;
     let mut children = Children::new(folder.path());
     let rtsp = children.cameras(&assets.join("cameras"), &CAMERAS.map(String::from)).await?;
-    let grpc = free_port()?;
-    let file = folder.path().join("lookout.toml");
     let package = options.package.clone().unwrap_or_else(|| assets.join("package"));
-    let package = package.canonicalize().with_context(|| package.display().to_string())?;
-    fs::write(&file, config(options, &package.display().to_string(), cameras, rtsp, grpc))?;
+    let size = Size::of(options, &package, cameras)?;
+    let names: Vec<String> =
+        (0..cameras).map(|number| format!("{}-{number}", clip_of(number))).collect();
+    let (grpc, http) = (free_port()?, free_port()?);
+    let setup = Setup {
+        options,
+        package: package.canonicalize().with_context(|| package.display().to_string())?,
+        prefix_cache: size.prefix_cache,
+        frames: options.disk.then(|| folder.path().join("frames")),
+        names: &names,
+        rtsp,
+        grpc,
+        http,
+    };
+    let file = folder.path().join("lookout.toml");
+    fs::write(&file, setup.config())?;
     let server = format!("127.0.0.1:{grpc}");
     children.daemon(&file, &server, 5 * START_TIMEOUT).await?;
     let daemon = children.id("run").ok_or_else(|| anyhow!("the daemon has ended"))?;
@@ -92,63 +141,192 @@ async fn measure(
     // The first windows fill while cameras connect.
     let begin = Instant::now() + options.window + 2 * options.every;
     let end = begin + length;
-    let mut memory = interval(Duration::from_secs(1));
-    let mut resident = Vec::new();
-    let mut device = String::new();
-    let (mut row, mut captions) = (Row { cameras, ..Row::default() }, Vec::new());
-    let mut of_each: HashMap<String, usize> = HashMap::new();
+    let mut look = interval(memory::LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut samples, mut held, mut heard) = (Vec::new(), Held::default(), Heard::default());
+    let mut random = StdRng::seed_from_u64(1);
+    let mut asker = Asker::new(&server, &names, options.window);
+    let mut question = begin;
     loop {
         tokio::select! {
             line = events.next_line() => {
                 let line = line?.ok_or_else(|| anyhow!("the reader of events has ended"))?;
-                let event: Value = serde_json::from_str(&line).context("an event")?;
-                device = ["model", "device"].map(|key| event[key].as_str().unwrap_or("?")).join(", ");
-                if Instant::now() < begin {
-                    continue;
-                }
-                let took = event["timing"]["total_seconds"].as_f64().context("total_seconds")?;
-                row.skipped += event["skipped"].as_u64().unwrap_or(0) as usize;
-                row.late += usize::from(took > options.freshness().as_secs_f64());
-                *of_each.entry(event["camera"].as_str().unwrap_or("?").into()).or_default() += 1;
-                captions.push(took);
+                heard.hear(&line, Instant::now() >= begin, options.freshness())?;
             }
-            _ = memory.tick() => resident.push(resident_bytes(daemon)),
+            true = asker.next() => {}
+            () = sleep_until(question), if options.questions > 0.0 => {
+                asker.ask();
+                let pause = until_next(&mut random, options.questions);
+                question += Duration::from_secs_f64(pause.min(86_400.0));
+            }
+            _ = look.tick() => {
+                held = Held::read(&metrics(http).await?, &names);
+                let resident = resident_bytes(daemon);
+                samples.push(Sample { resident, full: memory::is_full(&held) });
+            }
             () = sleep_until(end) => break,
             gone = children.any_gone() => return Err(gone),
         }
     }
+    asker.finish(LAST_ANSWERS).await;
     children.stop().await;
-    // A camera without any caption could not say how many were skipped.
-    let silent = cameras - of_each.len().min(cameras);
-    row.skipped += silent * (length.as_secs_f64() / options.every.as_secs_f64()) as usize;
-    row.windows = captions.len() + row.skipped;
-    row.memory_slope = slope(&resident[resident.len() / 2..]).map(|a_second| a_second * 60.0);
-    let mut of_each: Vec<usize> = of_each.into_values().collect();
-    of_each.resize(cameras, 0);
-    if captions.is_empty() {
+    if heard.captions.is_empty() {
         bail!("{cameras} cameras: not one caption in {} s; --for takes longer", length.as_secs());
     }
-    Ok((device, row.count(&of_each, captions, Vec::new())))
+    let Asker { answers, refused, unanswered, why, .. } = asker;
+    if let Some(why) = why {
+        let _ =
+            writeln!(io::stderr(), "{unanswered} questions without an answer; the first: {why}");
+    }
+    let memory = Some(Memory::of(&samples, &held, size.wanted, heard.sequence));
+    let windows_of_each = (length.as_secs_f64() / options.every.as_secs_f64()) as usize;
+    let row = Row { cameras, refused, unanswered, memory, ..Row::default() };
+    Ok((heard.device.clone(), heard.count(row, windows_of_each, answers)))
 }
 
-fn config(options: &Measured, package: &str, cameras: usize, rtsp: u16, grpc: u16) -> String {
-    let Measured { plan, device, fps, window, every, .. } = options;
-    let mut text = format!(
-        "[model]\npackage = {package:?}\nplan = {plan:?}\ndevice = {device:?}\n\
-         [http]\nenabled = false\n[grpc]\nlisten = \"127.0.0.1:{grpc}\"\n"
-    );
-    let freshness = options.freshness();
-    for number in 0..cameras {
-        let clip = CAMERAS[number % CAMERAS.len()];
-        text += &format!(
-            "[[camera]]\nname = \"{clip}-{number}\"\nurl = \"rtsp://127.0.0.1:{rtsp}/{clip}\"\n\
-             fps = {fps}\nwindow = {window:?}\nevery = {every:?}\nfreshness = {freshness:?}\n",
-            window = humantime::format_duration(*window).to_string(),
-            every = humantime::format_duration(*every).to_string(),
-            freshness = humantime::format_duration(freshness).to_string(),
-        );
+/// What captions said.
+#[derive(Default)]
+struct Heard {
+    /// The model, and where it runs.
+    device: String,
+    /// Of the newest event.
+    sequence: u64,
+    /// From a window's close to its caption, seconds.
+    captions: Vec<f64>,
+    of_each: HashMap<String, usize>,
+    skipped: usize,
+    late: usize,
+    frames_used: u64,
+    frames_wanted: u64,
+}
+
+impl Heard {
+    /// A line of `lookout watch --json`; before the begin it `counts` for nothing.
+    fn hear(&mut self, line: &str, counts: bool, freshness: Duration) -> anyhow::Result<()> {
+        let event: Value = serde_json::from_str(line).context("an event")?;
+        if event["kind"] == "lost" {
+            bail!("{} events were lost: the bench was too slow for them", event["events"]);
+        }
+        let word = |value: &Value| value.as_str().unwrap_or("?").to_string();
+        self.device = ["model", "device"].map(|key| word(&event[key])).join(", ");
+        let number = |value: &Value| value.as_u64().unwrap_or(0);
+        self.sequence = number(&event["sequence"]);
+        if counts {
+            let took = event["timing"]["total_seconds"].as_f64().context("total_seconds")?;
+            self.captions.push(took);
+            *self.of_each.entry(word(&event["camera"])).or_default() += 1;
+            self.skipped += number(&event["skipped"]) as usize;
+            self.late += usize::from(took > freshness.as_secs_f64());
+            self.frames_used += number(&event["coverage"]["frames_used"]);
+            self.frames_wanted += number(&event["coverage"]["frames_wanted"]);
+        }
+        Ok(())
     }
-    text
+
+    fn count(self, row: Row, windows_of_each: usize, answers: Vec<f64>) -> Row {
+        // A camera without any caption could not say how many were skipped.
+        let silent = row.cameras - self.of_each.len().min(row.cameras);
+        let skipped = self.skipped + silent * windows_of_each;
+        let mut of_each: Vec<usize> = self.of_each.into_values().collect();
+        of_each.resize(row.cameras, 0);
+        let row = Row {
+            windows: self.captions.len() + skipped,
+            skipped,
+            late: self.late,
+            frames: (self.frames_wanted > 0)
+                .then(|| self.frames_used as f64 / self.frames_wanted as f64),
+            ..row
+        };
+        row.count(&of_each, self.captions, answers)
+    }
+}
+
+/// What the daemon should need.
+struct Size {
+    wanted: Wanted,
+    prefix_cache: usize,
+}
+
+impl Size {
+    fn of(options: &Measured, package: &Path, cameras: usize) -> anyhow::Result<Size> {
+        let Package { vision, text, .. } = Package::read(package, &Precision::default())?;
+        let plan: Plan = options.plan.parse().map_err(|why: String| anyhow!("--plan: {why}"))?;
+        let shape = TokenShape::of(&plan, vision.grid_tokens, text.hidden_size)?;
+        let video_tokens = plan.video_tokens(plan.frames, vision.grid_tokens)?;
+        let key_or_value = text.layers * text.kv_heads * text.head_dim * size_of::<f32>();
+        let hot_frames = (options.fps * options.buffer.as_secs_f64()).floor() as usize + 1;
+        Ok(Size {
+            wanted: Wanted { frame_bytes: shape.frame_bytes(), hot_frames: cameras * hot_frames },
+            prefix_cache: PREFIX_CACHE.min(PREFIXES * video_tokens * 2 * key_or_value),
+        })
+    }
+}
+
+fn clip_of(camera: usize) -> &'static str {
+    CAMERAS[camera % CAMERAS.len()]
+}
+
+/// The daemon's.
+struct Setup<'a> {
+    options: &'a Measured,
+    package: PathBuf,
+    prefix_cache: usize,
+    /// The folder for frames on disk.
+    frames: Option<PathBuf>,
+    names: &'a [String],
+    rtsp: u16,
+    grpc: u16,
+    http: u16,
+}
+
+impl Setup<'_> {
+    fn config(&self) -> String {
+        let Setup { options, package, prefix_cache, rtsp, grpc, http, .. } = self;
+        let Measured { plan, device, fps, buffer, .. } = options;
+        let disk =
+            self.frames.as_ref().map(|frames| format!("[buffer.disk]\nfolder = {frames:?}\n"));
+        let mut text = format!(
+            "[model]\npackage = {package:?}\nplan = {plan:?}\ndevice = {device:?}\n\
+             [generate]\nprefix_cache = \"{prefix_cache} B\"\n\
+             [buffer]\nage = {age:?}\njpeg_age = {jpeg_age:?}\n{disk}\
+             [http]\nlisten = \"127.0.0.1:{http}\"\n[grpc]\nlisten = \"127.0.0.1:{grpc}\"\n",
+            age = time(*buffer),
+            jpeg_age = time(*buffer * 3 / 2),
+            disk = disk.unwrap_or_default(),
+        );
+        for (number, name) in self.names.iter().enumerate() {
+            text += &format!(
+                "[[camera]]\nname = \"{name}\"\nurl = \"rtsp://127.0.0.1:{rtsp}/{clip}\"\n\
+                 fps = {fps}\nwindow = {window:?}\nevery = {every:?}\nfreshness = {freshness:?}\n",
+                clip = clip_of(number),
+                window = time(options.window),
+                every = time(options.every),
+                freshness = time(options.freshness()),
+            );
+        }
+        text
+    }
+}
+
+/// As a config has it.
+fn time(time: Duration) -> String {
+    humantime::format_duration(time).to_string()
+}
+
+/// What the daemon's `/metrics` say.
+async fn metrics(port: u16) -> anyhow::Result<String> {
+    let get = async {
+        let mut http = TcpStream::connect(("127.0.0.1", port)).await?;
+        // 1.0: the whole answer in one piece, and then the end.
+        http.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await?;
+        let mut said = String::new();
+        http.read_to_string(&mut said).await?;
+        io::Result::Ok(said)
+    };
+    let said = timeout(Duration::from_secs(10), get).await.context("/metrics")?;
+    let said = said.context("/metrics")?;
+    ensure!(said.starts_with("HTTP/1.0 200"), "/metrics: {:?}", said.lines().next());
+    Ok(said)
 }
 
 /// proc(5), statm; 0 for a process that has ended.
@@ -159,24 +337,39 @@ fn resident_bytes(process: u32) -> f64 {
     pages * unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as f64
 }
 
-/// The least squares' slope of values a second apart.
-fn slope(values: &[f64]) -> Option<f64> {
-    let n = values.len() as f64;
-    let (middle, mean) = ((n - 1.0) / 2.0, values.iter().sum::<f64>() / n);
-    let apart = |i: usize| i as f64 - middle;
-    let over: f64 = values.iter().enumerate().map(|(i, v)| apart(i) * (v - mean)).sum();
-    let under: f64 = (0..values.len()).map(|i| apart(i).powi(2)).sum();
-    (values.len() > 1).then(|| over / under)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const FRESH: Duration = Duration::from_secs(4);
+
+    fn caption(camera: &str, seconds: f64, skipped: u64) -> String {
+        let coverage = serde_json::json!({"frames_used": 12, "frames_wanted": 16});
+        let event = serde_json::json!({
+            "kind": "caption", "camera": camera, "sequence": 7, "model": "demo", "device": "cpu",
+            "timing": {"total_seconds": seconds}, "skipped": skipped, "coverage": coverage,
+        });
+        event.to_string()
+    }
+
     #[test]
-    fn the_slope_is_that_of_the_line() {
-        assert_eq!(slope(&[1.0, 3.0, 5.0, 7.0]), Some(2.0));
-        assert_eq!(slope(&[4.0, 4.0, 4.0]), Some(0.0));
-        assert_eq!(slope(&[4.0]), None);
+    fn captions_are_counted_from_the_begin_on() {
+        let mut heard = Heard::default();
+        heard.hear(&caption("gate-0", 9.0, 3), false, FRESH).expect("a caption");
+        for (seconds, skipped) in [(1.0, 0), (5.0, 2)] {
+            heard.hear(&caption("gate-0", seconds, skipped), true, FRESH).expect("a caption");
+        }
+        assert_eq!((heard.device.as_str(), heard.sequence), ("demo, cpu", 7));
+        // The other camera is not heard of: all its windows were skipped.
+        let row = heard.count(Row { cameras: 2, ..Row::default() }, 10, vec![0.5]);
+        assert_eq!((row.published, row.skipped, row.windows, row.late), (2, 12, 14, 1));
+        assert_eq!((row.frames, row.answered, row.worst), (Some(0.75), 1, Some(0.0)));
+    }
+
+    #[test]
+    fn what_the_bench_missed_is_an_error() {
+        let why = Heard::default().hear(r#"{"kind":"lost","events":3}"#, true, FRESH);
+        assert!(why.is_err_and(|why| why.to_string().starts_with("3 events were lost")));
+        assert!(Heard::default().hear("{}", true, FRESH).is_err());
     }
 }

@@ -1,10 +1,13 @@
 //! `lookout bench streams`: how many cameras a device keeps up with, as a table per number of
-//! cameras, as JSON and as a chart. The numbers are measured with a real daemon and real RTSP, or
-//! simulated: the same scheduler over costs that a profile gives.
+//! cameras, as JSON and as a chart. The numbers are measured with a real daemon, real RTSP and real
+//! questions, or simulated: the same scheduler over costs that a profile gives.
 
 mod chart;
 #[cfg(feature = "demo")]
 mod measure;
+mod memory;
+#[cfg(feature = "demo")]
+mod questions;
 mod simulate;
 
 use std::fmt::Write as _;
@@ -16,6 +19,8 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 use serde::Serialize;
+
+use memory::Memory;
 
 #[derive(Args)]
 pub struct Options {
@@ -42,6 +47,9 @@ pub struct Options {
     chart: Option<PathBuf>,
 }
 
+/// A camera's own pace takes a frame from a window now and then; what is less was dropped.
+const ENOUGH_FRAMES: f64 = 0.95;
+
 /// What came of so many cameras.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Row {
@@ -53,8 +61,14 @@ pub struct Row {
     pub skipped: usize,
     /// Captions that were published after their deadline.
     pub late: usize,
+    /// Of the frames that captions should have seen, the share that they saw, where it was measured.
+    pub frames: Option<f64>,
+    /// Questions answered.
+    pub answered: usize,
     /// Questions for which there was no room.
     pub refused: usize,
+    /// Questions without an answer for another reason.
+    pub unanswered: usize,
     /// From a window's close to its caption.
     pub captions: Option<Times>,
     /// From a question to its answer's end.
@@ -64,8 +78,8 @@ pub struct Row {
     /// Shares of the device's time, where they are known.
     pub vision_load: Option<f64>,
     pub language_load: Option<f64>,
-    /// By how much the daemon's memory grew in the second half, bytes a minute.
-    pub memory_slope: Option<f64>,
+    /// What the daemon held at the end, where it was measured.
+    pub memory: Option<Memory>,
 }
 
 /// Seconds.
@@ -91,7 +105,7 @@ impl Times {
 
 impl Row {
     fn count(mut self, of_each: &[usize], captions: Vec<f64>, answers: Vec<f64>) -> Row {
-        self.published = captions.len();
+        (self.published, self.answered) = (captions.len(), answers.len());
         let mean = self.published as f64 / of_each.len().max(1) as f64;
         let fewest = of_each.iter().min().copied().unwrap_or(0) as f64;
         self.worst = (mean > 0.0).then(|| fewest / mean);
@@ -100,9 +114,10 @@ impl Row {
         self
     }
 
-    /// Nothing skipped, nothing late, something published.
+    /// Nothing skipped, nothing late, something published, and that of nearly all frames.
     fn keeps_up(&self) -> bool {
-        self.skipped == 0 && self.late == 0 && self.published > 0
+        let seen = self.frames.is_none_or(|share| share >= ENOUGH_FRAMES);
+        self.skipped == 0 && self.late == 0 && self.published > 0 && seen
     }
 }
 
@@ -113,7 +128,8 @@ struct Report {
     simulated: bool,
     seconds: f64,
     rows: Vec<Row>,
-    /// The most cameras of the table of which every window got its caption in time.
+    /// The most cameras of the table of which every window got its caption in time, of nearly all
+    /// its frames.
     keeps_up: Option<usize>,
 }
 
@@ -148,10 +164,10 @@ pub fn run(options: Options, out: &mut dyn Write) -> anyhow::Result<()> {
 fn table(report: &Report) -> String {
     let kind = if report.simulated { "simulated" } else { "measured" };
     let mut text = format!("{}, {kind}, {:.0} s each\n\n", report.device, report.seconds);
-    text += "| cameras | captions/s | close → caption mean |   p50 |   p95 |   p99 | skipped | late | \
-             worst camera | answer p50 |   p95 | vision | language | memory/min |\n";
-    text += "|--------:|-----------:|---------------------:|------:|------:|------:|--------:|-----:|\
-             -------------:|-----------:|------:|-------:|---------:|-----------:|\n";
+    text += "| cameras | captions/s | close → caption mean |   p50 |   p95 |   p99 | skipped | late | frames | \
+             worst camera | answers |   p50 |   p95 | refused | vision | language |\n";
+    text += "|--------:|-----------:|---------------------:|------:|------:|------:|--------:|-----:|-------:|\
+             -------------:|--------:|------:|------:|--------:|-------:|---------:|\n";
     for row in &report.rows {
         let seconds = |times: &Option<Times>, pick: fn(&Times) -> f64| {
             times.as_ref().map_or("–".into(), |times| format!("{:.2} s", pick(times)))
@@ -160,13 +176,11 @@ fn table(report: &Report) -> String {
             share.map_or("–".into(), |share| format!("{:.0} %", share * 100.0))
         };
         let skipped = (row.windows > 0).then(|| row.skipped as f64 / row.windows as f64);
-        let memory =
-            row.memory_slope.map_or("–".into(), |slope| format!("{:+.1} MB", slope / 1e6));
         // Writing to a string cannot fail.
         let _ = writeln!(
             text,
-            "| {:7} | {:10.2} | {:>20} | {:>5} | {:>5} | {:>5} | {:>7} | {:>4} | {:>12} | {:>10} | {:>5} \
-             | {:>6} | {:>8} | {memory:>10} |",
+            "| {:7} | {:10.2} | {:>20} | {:>5} | {:>5} | {:>5} | {:>7} | {:>4} | {:>6} | {:>12} | {:>7} | {:>5} | {:>5} \
+             | {:>7} | {:>6} | {:>8} |",
             row.cameras,
             row.published as f64 / report.seconds,
             seconds(&row.captions, |t| t.mean),
@@ -175,25 +189,48 @@ fn table(report: &Report) -> String {
             seconds(&row.captions, |t| t.p99),
             percent(skipped),
             row.late,
+            percent(row.frames),
             percent(row.worst),
+            row.answered,
             seconds(&row.answers, |t| t.p50),
             seconds(&row.answers, |t| t.p95),
+            row.refused,
             percent(row.vision_load),
             percent(row.language_load),
         );
     }
     text += &match report.keeps_up {
         Some(cameras) => {
-            format!("\nEvery window got its caption in time with up to {cameras} of these.\n")
+            format!(
+                "\nEvery window got its caption in time, of nearly all its frames, with up to {cameras} of these.\n"
+            )
         }
-        None => "\nWith none of these did every window get its caption in time.\n".into(),
+        None => {
+            "\nWith none of these did every window get its caption in time, of nearly all its frames.\n".into()
+        }
     };
+    text += &memory::table(&report.rows);
     text
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_leaves_out_frames_does_not_keep_up() {
+        let row = Row { windows: 9, published: 9, ..Row::default() };
+        assert!(row.keeps_up());
+        assert!(Row { frames: Some(0.97), ..row.clone() }.keeps_up());
+        for less in [
+            Row { frames: Some(0.7), ..row.clone() },
+            Row { late: 1, ..row.clone() },
+            Row { skipped: 1, ..row.clone() },
+            Row { published: 0, ..row },
+        ] {
+            assert!(!less.keeps_up(), "{less:?}");
+        }
+    }
 
     #[test]
     fn percentiles_are_values_that_occurred() {

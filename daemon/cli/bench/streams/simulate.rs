@@ -213,8 +213,7 @@ impl Run<'_> {
                 }
                 (None, Some(questions)) => {
                     self.row.refused += usize::from(self.scheduler.ask(event.at).is_err());
-                    let chance: f64 = self.random.random_range(f64::MIN_POSITIVE..1.0);
-                    -chance.ln() * 60.0 / questions.a_minute
+                    until_next(&mut self.random, questions.a_minute)
                 }
                 (None, None) => return,
             };
@@ -304,6 +303,12 @@ impl Run<'_> {
     }
 }
 
+/// Seconds between two questions where there are so many a minute, at random moments (Poisson's).
+pub fn until_next(random: &mut StdRng, a_minute: f64) -> f64 {
+    let chance: f64 = random.random_range(f64::MIN_POSITIVE..1.0);
+    -chance.ln() * 60.0 / a_minute
+}
+
 fn duration(seconds: f64) -> Duration {
     Duration::from_secs_f64(seconds.max(0.0))
 }
@@ -315,6 +320,17 @@ mod tests {
     fn profile() -> Profile {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/profiles/h100.toml");
         Profile::read(&file).expect("the profile in the repository")
+    }
+
+    #[test]
+    fn so_many_ask_in_a_minute() {
+        let mut random = StdRng::seed_from_u64(1);
+        let pauses: Vec<f64> = (0..10_000).map(|_| until_next(&mut random, 12.0)).collect();
+        let mean = pauses.iter().sum::<f64>() / pauses.len() as f64;
+        assert!((mean - 5.0).abs() < 0.2, "{mean}");
+        // Not in step: a share of 1 − 1/e comes before the mean.
+        let early = pauses.iter().filter(|pause| **pause < 5.0).count();
+        assert!((6_150..6_500).contains(&early), "{early}");
     }
 
     #[test]

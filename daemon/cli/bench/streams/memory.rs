@@ -1,0 +1,260 @@
+//! What the daemon holds while it watches: what each tier takes by its own count beside the
+//! arithmetic, and by how much it still grows when everything is full.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::Row;
+use crate::telemetry::Held;
+
+/// Between two looks.
+pub const LOOK: Duration = Duration::from_secs(2);
+/// A shorter time says nothing about growth.
+const LEAST_SECONDS: f64 = 30.0;
+
+/// One look at the daemon.
+pub struct Sample {
+    /// Resident memory, bytes.
+    pub resident: f64,
+    pub full: bool,
+}
+
+/// Whether of all that is bounded nothing can come in any more without something leaving: the
+/// rolling buffer of each camera, and the prefix cache.
+pub fn is_full(held: &Held) -> bool {
+    // A frame leaves memory last of all: for nowhere, or for the disk, where it was before.
+    let buffers = held.buffers.iter().all(|buffer| {
+        buffer.evicted > 0 || buffer.disk.frames > buffer.hot.frames + buffer.warm.frames
+    });
+    // Where one prefix is too large for the cache, none is kept.
+    let none_fits = held.prefix_lookups > 0 && held.prefix_bytes == 0;
+    buffers && (held.prefix_evictions > 0 || none_fits)
+}
+
+/// What a buffer should hold.
+#[derive(Clone, Copy)]
+pub struct Wanted {
+    /// Tokens of one frame under the plan, bytes.
+    pub frame_bytes: usize,
+    /// With their tokens, by age and fps, of all cameras.
+    pub hot_frames: usize,
+}
+
+/// At the end of a run, in bytes, of all cameras.
+#[derive(Clone, Debug, Serialize)]
+pub struct Memory {
+    pub resident: f64,
+    /// Growth of resident memory a minute while everything was full; `None`: too short.
+    pub growth: Option<f64>,
+    /// So long everything had been full; 0: it still filled.
+    pub full_seconds: f64,
+    pub hot_frames: usize,
+    /// By age and fps.
+    pub hot_frames_wanted: usize,
+    pub token_bytes: u64,
+    /// Of one frame's tokens, by the plan and the model.
+    pub frame_bytes: usize,
+    /// `token_bytes` beside hot frames × `frame_bytes`.
+    pub token_ratio: Option<f64>,
+    /// JPEGs of the hot tier, and what names the frames.
+    pub hot_jpeg_bytes: u64,
+    pub warm_frames: usize,
+    pub warm_jpeg_bytes: u64,
+    pub recall_bytes: u64,
+    pub prefix_bytes: u64,
+    /// The model, the KV cache, decoders, the journal: what is resident beside all of that.
+    pub rest: f64,
+    pub disk_frames: usize,
+    pub disk_bytes: u64,
+    /// Events that the journal held, which it does up to 10,000.
+    pub journal_events: u64,
+}
+
+impl Memory {
+    /// Of the samples, and what the daemon said at the last; `events`: so many there have been.
+    pub fn of(samples: &[Sample], held: &Held, wanted: Wanted, events: u64) -> Memory {
+        let steady = steady(samples);
+        let full_seconds = LOOK.as_secs_f64() * steady.len().saturating_sub(1) as f64;
+        let growth = slope(steady).filter(|_| full_seconds >= LEAST_SECONDS);
+        let sum = |of: fn(&crate::timeline::Usage) -> u64| held.buffers.iter().map(of).sum::<u64>();
+        let (hot_frames, hot_bytes) = (sum(|b| b.hot.frames as u64) as usize, sum(|b| b.hot.bytes));
+        let (token_bytes, warm_jpeg_bytes) = (sum(|b| b.token_bytes), sum(|b| b.warm.bytes));
+        let resident = samples.last().map_or(0.0, |sample| sample.resident);
+        let told = hot_bytes + warm_jpeg_bytes + held.recall_bytes + held.prefix_bytes;
+        let arithmetic = (hot_frames * wanted.frame_bytes) as f64;
+        Memory {
+            resident,
+            growth: growth.map(|a_look| a_look * 60.0 / LOOK.as_secs_f64()),
+            full_seconds,
+            hot_frames,
+            hot_frames_wanted: wanted.hot_frames,
+            token_bytes,
+            frame_bytes: wanted.frame_bytes,
+            token_ratio: (arithmetic > 0.0).then(|| token_bytes as f64 / arithmetic),
+            hot_jpeg_bytes: hot_bytes.saturating_sub(token_bytes),
+            warm_frames: sum(|b| b.warm.frames as u64) as usize,
+            warm_jpeg_bytes,
+            recall_bytes: held.recall_bytes,
+            prefix_bytes: held.prefix_bytes,
+            rest: resident - told as f64,
+            disk_frames: sum(|b| b.disk.frames as u64) as usize,
+            disk_bytes: sum(|b| b.disk.bytes),
+            journal_events: events.min(crate::app::JOURNAL_EVENTS as u64),
+        }
+    }
+}
+
+/// The samples at the end in which everything was full.
+fn steady(samples: &[Sample]) -> &[Sample] {
+    let filling = samples.iter().rposition(|sample| !sample.full);
+    &samples[filling.map_or(0, |last| last + 1)..]
+}
+
+/// The least squares' slope, bytes from one sample to the next.
+fn slope(samples: &[Sample]) -> Option<f64> {
+    let n = samples.len() as f64;
+    let middle = (n - 1.0) / 2.0;
+    let mean = samples.iter().map(|sample| sample.resident).sum::<f64>() / n;
+    let apart = |i: usize| i as f64 - middle;
+    let over: f64 =
+        samples.iter().enumerate().map(|(i, sample)| apart(i) * (sample.resident - mean)).sum();
+    let under: f64 = (0..samples.len()).map(|i| apart(i).powi(2)).sum();
+    (samples.len() > 1).then(|| over / under)
+}
+
+/// Below the main table; nothing where nothing was measured.
+pub fn table(rows: &[Row]) -> String {
+    let Some(first) = rows.iter().find_map(|row| row.memory.as_ref()) else {
+        return String::new();
+    };
+    let mut text = format!(
+        "\nMemory at the end, MB. A frame's tokens: {} bytes by plan and model.\n\n\
+         | cameras | resident | grows/min, all full | hot frames | wanted | their tokens \
+         | beside frames × bytes | their JPEGs | warm JPEGs | recall | prefixes |  rest | disk | events |\n\
+         |--------:|---------:|--------------------:|-----------:|-------:|-------------:\
+         |----------------------:|------------:|-----------:|-------:|---------:|------:|-----:|-------:|\n",
+        first.frame_bytes
+    );
+    let mb = |bytes: u64| format!("{:.1}", bytes as f64 / 1e6);
+    for (cameras, memory) in rows.iter().filter_map(|row| Some((row.cameras, row.memory.as_ref()?)))
+    {
+        let growth = match memory.growth {
+            Some(growth) => format!("{:+.1} over {:.0} s", growth / 1e6, memory.full_seconds),
+            None if memory.full_seconds > 0.0 => {
+                format!("full for {:.0} s only", memory.full_seconds)
+            }
+            None => "still filling".into(),
+        };
+        let ratio = memory.token_ratio.map_or("–".into(), |ratio| format!("{ratio:.3}"));
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            text,
+            "| {cameras:7} | {:>8.1} | {growth:>19} | {:>10} | {:>6} | {:>12} | {ratio:>21} | {:>11} \
+             | {:>10} | {:>6} | {:>8} | {:>5.1} | {:>4} | {:>6} |",
+            memory.resident / 1e6,
+            memory.hot_frames,
+            memory.hot_frames_wanted,
+            mb(memory.token_bytes),
+            mb(memory.hot_jpeg_bytes),
+            mb(memory.warm_jpeg_bytes),
+            mb(memory.recall_bytes),
+            mb(memory.prefix_bytes),
+            memory.rest / 1e6,
+            mb(memory.disk_bytes),
+            memory.journal_events,
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::timeline::{Tier, Usage};
+
+    fn samples(of: &[(f64, bool)]) -> Vec<Sample> {
+        of.iter().map(|(resident, full)| Sample { resident: *resident, full: *full }).collect()
+    }
+
+    fn filled() -> Held {
+        let buffer = Usage {
+            hot: Tier { frames: 10, bytes: 1500 },
+            token_bytes: 1000,
+            warm: Tier { frames: 5, bytes: 250 },
+            evicted: 1,
+            ..Usage::default()
+        };
+        Held {
+            buffers: vec![buffer, buffer],
+            prefix_bytes: 300,
+            prefix_evictions: 1,
+            prefix_lookups: 9,
+            ..Held::default()
+        }
+    }
+
+    #[test]
+    fn full_is_when_something_leaves_for_all_that_comes() {
+        assert!(is_full(&filled()));
+        assert!(!is_full(&Held { prefix_evictions: 0, ..filled() }));
+        // Not one prefix fits; and nothing was sought yet.
+        let none = Held { prefix_evictions: 0, prefix_bytes: 0, ..filled() };
+        assert!(is_full(&none));
+        assert!(!is_full(&Held { prefix_lookups: 0, ..none }));
+        let mut one_fills = filled();
+        one_fills.buffers[1].evicted = 0;
+        assert!(!is_full(&one_fills));
+        // With a disk, its JPEG has left memory but not the buffer.
+        one_fills.buffers[1].disk = Tier { frames: 15, bytes: 9 };
+        assert!(!is_full(&one_fills));
+        one_fills.buffers[1].disk.frames += 1;
+        assert!(is_full(&one_fills));
+    }
+
+    #[test]
+    fn growth_counts_from_where_all_is_full() {
+        let wanted = Wanted { frame_bytes: 100, hot_frames: 22 };
+        let mut of = vec![(0.0, false), (1e6, true), (2e6, false)];
+        of.extend((0..10).map(|i| (3e6 + 10.0 * f64::from(i), true)));
+        let short = Memory::of(&samples(&of), &filled(), wanted, 3);
+        assert_eq!((short.full_seconds, short.growth), (18.0, None));
+        of.extend((10..20).map(|i| (3e6 + 10.0 * f64::from(i), true)));
+        let memory = Memory::of(&samples(&of), &filled(), wanted, 20_000);
+        assert_eq!(memory.full_seconds, 38.0);
+        // 10 bytes in 2 s.
+        assert!(memory.growth.is_some_and(|growth| (growth - 300.0).abs() < 1e-6), "{memory:?}");
+        assert_eq!((memory.hot_frames, memory.token_ratio), (20, Some(1.0)));
+        assert_eq!((memory.hot_jpeg_bytes, memory.warm_jpeg_bytes), (1000, 500));
+        assert_eq!(memory.rest, 3e6 + 190.0 - 3800.0);
+        assert_eq!(memory.journal_events, 10_000);
+        of.push((4e6, false));
+        let filling = Memory::of(&samples(&of), &filled(), wanted, 3);
+        assert_eq!((filling.full_seconds, filling.growth), (0.0, None));
+    }
+
+    #[test]
+    fn the_slope_is_that_of_the_line() {
+        let of = |values: &[f64]| {
+            slope(&samples(&values.iter().map(|v| (*v, true)).collect::<Vec<_>>()))
+        };
+        assert_eq!(of(&[1.0, 3.0, 5.0, 7.0]), Some(2.0));
+        assert_eq!(of(&[4.0, 4.0, 4.0]), Some(0.0));
+        assert_eq!(of(&[4.0]), None);
+    }
+
+    #[test]
+    fn the_table_says_what_is_not_known() {
+        let wanted = Wanted { frame_bytes: 100, hot_frames: 22 };
+        let row = |of: &[(f64, bool)]| {
+            let memory = Some(Memory::of(&samples(of), &filled(), wanted, 3));
+            Row { cameras: 2, memory, ..Row::default() }
+        };
+        assert_eq!(table(&[Row::default()]), "");
+        let said = table(&[row(&[(1.0, false)]), row(&[(1.0, true), (1.0, true)])]);
+        for cell in ["still filling |", "full for 2 s only |", " 1.000 |", " 22 |"] {
+            assert!(said.contains(cell), "{cell:?} is not in {said}");
+        }
+    }
+}

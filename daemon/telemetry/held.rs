@@ -1,0 +1,98 @@
+//! What a daemon holds, read back from its `/metrics`.
+
+use std::collections::HashMap;
+
+use super::{
+    BUFFER_BYTES, BUFFER_FRAMES, FRAMES_EVICTED, PREFIX_BYTES, PREFIX_EVICTIONS, PREFIX_LOOKUPS,
+    RECALL_BYTES, TOKEN_BYTES,
+};
+use crate::timeline::{Tier, Usage};
+
+/// What has not been measured so far is 0.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Held {
+    /// The cameras' rolling buffers; `frames`, which no metric tells, is 0.
+    pub buffers: Vec<Usage>,
+    pub recall_bytes: u64,
+    pub prefix_bytes: u64,
+    pub prefix_evictions: u64,
+    pub prefix_lookups: u64,
+}
+
+impl Held {
+    /// Of the text of `/metrics`, for these cameras.
+    pub fn read(metrics: &str, cameras: &[String]) -> Held {
+        let samples: HashMap<&str, f64> = metrics
+            .lines()
+            .filter_map(|line| line.rsplit_once(' '))
+            .filter_map(|(name, value)| Some((name, value.parse().ok()?)))
+            .collect();
+        let value = |sample: &str| samples.get(sample).map_or(0, |value| *value as u64);
+        let of = |camera: &String, name: &str| value(&format!("{name}{{camera=\"{camera}\"}}"));
+        let tier = |camera: &String, tier: &str| {
+            let of_tier = |name| value(&format!("{name}{{camera=\"{camera}\",tier=\"{tier}\"}}"));
+            Tier { frames: of_tier(BUFFER_FRAMES.name) as usize, bytes: of_tier(BUFFER_BYTES.name) }
+        };
+        let usage = |camera| Usage {
+            hot: tier(camera, "hot"),
+            token_bytes: of(camera, TOKEN_BYTES.name),
+            warm: tier(camera, "warm"),
+            disk: tier(camera, "disk"),
+            frames: 0,
+            evicted: of(camera, FRAMES_EVICTED.name),
+        };
+        let looked_up =
+            ["hit", "miss"].map(|found| format!("{}{{result=\"{found}\"}}", PREFIX_LOOKUPS.name));
+        Held {
+            buffers: cameras.iter().map(usage).collect(),
+            recall_bytes: value(RECALL_BYTES.name),
+            prefix_bytes: value(PREFIX_BYTES.name),
+            prefix_evictions: value(PREFIX_EVICTIONS.name),
+            prefix_lookups: looked_up.iter().map(|sample| value(sample)).sum(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
+    use super::super::{buffer, frames_evicted, prefix_looked_up, prefixes_kept, recalled};
+    use super::*;
+
+    #[test]
+    fn what_is_measured_is_read_back() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let usage = |bytes| Usage {
+            hot: Tier { frames: 3, bytes },
+            token_bytes: bytes / 2,
+            warm: Tier { frames: 4, bytes: 5_000_000_000 },
+            disk: Tier { frames: 7, bytes: 700 },
+            frames: 0,
+            evicted: 2,
+        };
+        metrics::with_local_recorder(&recorder, || {
+            for (camera, bytes) in [("gate-0", 100), ("yard-1", 200)] {
+                buffer(camera, &usage(bytes));
+                frames_evicted(camera, 2);
+            }
+            recalled(11);
+            prefixes_kept(12, 1, 13);
+            for found in [true, false, false] {
+                prefix_looked_up(found);
+            }
+        });
+        let text = recorder.handle().render();
+        let cameras = ["yard-1", "gate-0", "drive-2"].map(String::from);
+        let held = Held::read(&text, &cameras);
+        let wanted = Held {
+            buffers: vec![usage(200), usage(100), Usage::default()],
+            recall_bytes: 11,
+            prefix_bytes: 12,
+            prefix_evictions: 13,
+            prefix_lookups: 3,
+        };
+        assert_eq!(held, wanted, "{text}");
+        assert_eq!(Held::read("# nothing\n", &[]), Held::default());
+    }
+}
