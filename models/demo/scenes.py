@@ -40,7 +40,7 @@ CAMERAS = [
 def held_out(number: int) -> Camera:
     """A camera whose scene nobody has seen: not the trainer, not the demo."""
     codec = ["h264", "h265"][number % 2]
-    return Camera(f"held{number:02}", 8_500_000 + number, number % 3 == 2, codec, seconds=200)
+    return Camera(f"held{number:02}", 8_600_000 + number, number % 3 == 2, codec, seconds=200)
 
 
 def scene(seed: int, seconds: float, night: bool | None = None, quiet_end: float = 0.0) -> Scene:
