@@ -136,7 +136,7 @@ struct Report {
 pub fn run(options: Options, out: &mut dyn Write) -> anyhow::Result<()> {
     let seconds = options.length.as_secs_f64();
     let numbers = options.cameras.iter().map(|n| *n as usize);
-    let (device, rows) = match &options.simulate {
+    let (device, rows): (String, Vec<Row>) = match &options.simulate {
         Some(file) => {
             let profile = simulate::Profile::read(file)?;
             let rows = numbers.map(|n| simulate::simulate(&profile, n, seconds, 1)).collect();
