@@ -14,7 +14,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::bail;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde::Serialize;
@@ -47,14 +47,24 @@ pub struct Options {
     tokens: u32,
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
+    /// One of the three instead of all.
+    #[arg(long, value_enum)]
+    only: Option<Part>,
     /// One JSON object instead of lines.
     #[arg(long)]
     json: bool,
 }
 
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Part {
+    Prefix,
+    Batch,
+    Share,
+}
+
 pub fn run(options: &Options, out: &mut dyn Write) -> Result<ExitCode, Failure> {
     let mut bench = Bench::new(options).map_err(Failure::cannot_begin)?;
-    let report = bench.report(options.rounds as usize)?;
+    let report = bench.report(options.rounds as usize, options.only)?;
     match options.json {
         true => writeln!(out, "{}", serde_json::to_string(&report)?)?,
         false => write!(out, "{report}")?,
@@ -81,9 +91,12 @@ struct Report {
     threads: usize,
     tokens: usize,
     rounds: usize,
-    prefix: Prefix,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prefix: Option<Prefix>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     batch: Vec<Together>,
-    share: Share,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    share: Option<Share>,
 }
 
 #[derive(Serialize)]
@@ -104,6 +117,7 @@ struct Together {
 
 #[derive(Serialize)]
 struct Share {
+    prompt_tokens: usize,
     /// By onnxruntime's calls alone.
     prefill_tokens_per_second: f64,
     decode_tokens_per_second: f64,
@@ -130,7 +144,26 @@ impl Bench {
         Ok(Bench { model, package, runtime, language, video_tokens, tokens, windows: 0 })
     }
 
-    fn report(&mut self, rounds: usize) -> anyhow::Result<Report> {
+    fn report(&mut self, rounds: usize, only: Option<Part>) -> anyhow::Result<Report> {
+        let wanted = |part| only.is_none_or(|only| only == part);
+        let prefix = wanted(Part::Prefix).then(|| self.prefix(rounds)).transpose()?;
+        let steps = rounds * self.tokens;
+        let batch = wanted(Part::Batch).then(|| self.together(steps)).transpose()?;
+        let share = wanted(Part::Share).then(|| self.share(rounds)).transpose()?;
+        Ok(Report {
+            model: self.package.name.clone(),
+            plan: self.model.plan.to_string(),
+            video_tokens: self.video_tokens,
+            threads: self.model.language_threads,
+            tokens: self.tokens,
+            rounds,
+            prefix,
+            batch: batch.unwrap_or_default(),
+            share,
+        })
+    }
+
+    fn prefix(&mut self, rounds: usize) -> anyhow::Result<Prefix> {
         let (mut first, mut eight, mut more) = (Vec::new(), Vec::new(), Vec::new());
         let mut cached_bytes = 0;
         for round in 1..=rounds {
@@ -145,21 +178,11 @@ impl Bench {
                 eight[round - 1]
             );
         }
-        Ok(Report {
-            model: self.package.name.clone(),
-            plan: self.model.plan.to_string(),
-            video_tokens: self.video_tokens,
-            threads: self.model.language_threads,
-            tokens: self.tokens,
-            rounds,
-            prefix: Prefix {
-                first_question_seconds: median(first),
-                eight_questions_seconds: median(eight),
-                eight_to_one: median(more),
-                cached_bytes,
-            },
-            batch: self.together(rounds * self.tokens)?,
-            share: self.share(rounds)?,
+        Ok(Prefix {
+            first_question_seconds: median(first),
+            eight_questions_seconds: median(eight),
+            eight_to_one: median(more),
+            cached_bytes,
         })
     }
 
@@ -226,6 +249,8 @@ impl Bench {
     fn share(&mut self, rounds: usize) -> anyhow::Result<Share> {
         let (mut theirs, mut ours, mut added) = (Vec::new(), Vec::new(), Vec::new());
         let (mut reads, mut writes) = (Vec::new(), Vec::new());
+        let prompt_tokens =
+            self.language.prompt(&[], QUESTIONS[0])?.text_tokens() + self.video_tokens;
         for _ in 0..rounds {
             let window = self.window();
             let begun = cpu_time();
@@ -235,15 +260,14 @@ impl Bench {
                 window::ask(&mut self.language, request, LanguageModel::calls_took)?;
             let all = (cpu_time() - begun).as_secs_f64();
             let calls = (reading + writing).as_secs_f64();
-            let prompt = self.language.prompt(&[], QUESTIONS[0])?;
-            let read = prompt.text_tokens() + self.video_tokens;
-            reads.push(read as f64 / reading.as_secs_f64());
+            reads.push(prompt_tokens as f64 / reading.as_secs_f64());
             writes.push((self.tokens - 1) as f64 / writing.as_secs_f64());
             theirs.push(calls);
             ours.push(all);
             added.push(all / calls - 1.0);
         }
         Ok(Share {
+            prompt_tokens,
             prefill_tokens_per_second: median(reads),
             decode_tokens_per_second: median(writes),
             onnxruntime_seconds: median(theirs),
@@ -263,17 +287,20 @@ impl fmt::Display for Report {
             "CPU time, threads {threads}, medians of {rounds} rounds, batch of {} steps",
             rounds * tokens
         )?;
-        writeln!(
-            f,
-            "prefix    one question {:.3} s, eight about the same window {:.3} s: {:.2} times; {} kept",
-            prefix.first_question_seconds,
-            prefix.eight_questions_seconds,
-            prefix.eight_to_one,
-            bytesize::ByteSize(prefix.cached_bytes as u64)
-        )?;
+        if let Some(prefix) = prefix {
+            writeln!(
+                f,
+                "prefix    one question {:.3} s, eight about the same window {:.3} s: {:.2} times; {} kept",
+                prefix.first_question_seconds,
+                prefix.eight_questions_seconds,
+                prefix.eight_to_one,
+                bytesize::ByteSize(prefix.cached_bytes as u64)
+            )?;
+        }
         for Together { rows, tokens_per_second, ratio } in batch {
             writeln!(f, "batch {rows:<3} {tokens_per_second:.1} tokens/s: {ratio:.2} times one")?;
         }
+        let Some(share) = share else { return Ok(()) };
         let Share { onnxruntime_seconds, lookout_seconds, added, .. } = share;
         writeln!(
             f,
