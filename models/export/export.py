@@ -26,7 +26,8 @@ from plan import DEFAULT_PRECISION, EXTERNAL_ABOVE, KINDS, Plan
 HERE = Path(__file__).resolve().parent
 # What a package depends on beside the checkpoint and the settings.
 SOURCES = [
-    "check.py", "checkpoint.py", "export.py", "graphs.py", "plan.py", "quantise.py", "runtime.py", "requirements.txt",
+    "attention.py", "check.py", "checkpoint.py", "export.py", "graphs.py", "plan.py", "quantise.py", "runtime.py", "weights.py",
+    "requirements.txt",
 ]  # fmt: skip
 
 NOTES = """precisions (what the files hold; vision and embedding take and give float32 always):

@@ -21,9 +21,11 @@ import torch
 from onnx import TensorProto, helper
 from transformers import DynamicCache
 
+import attention
 import quantise
 from checkpoint import LANGUAGE_MODELS, Checkpoint, fill
 from plan import Plan
+from weights import overwrite
 
 OPSET = 20
 # Of the language model's folder that the builder reads.
@@ -215,6 +217,8 @@ def write_gqa_decoder(checkpoint: Checkpoint, path: Path, plan: Plan, language: 
     graph = built / "model.onnx"
     if "GroupQueryAttention" not in {n.op_type for n in onnx.load(graph, load_external_data=False).graph.node}:
         raise RuntimeError(f"{path.name}: the builder wrote no GroupQueryAttention:\n{said.getvalue()}")
+    if plan.decoder_io == "fp32":
+        attention.for_cpu(graph, checkpoint.head_dim)
     if plan.precision in ("int8", "int4"):
         quantise.decoder_blocks(graph, built / "blocks.onnx", plan.precision, 4 if plan.device == "cpu" else 0)
         graph = built / "blocks.onnx"
@@ -265,19 +269,6 @@ def settle_weights(
                     entry.value = path.name + "_data"
         data.replace(path.with_name(path.name + "_data"))
     onnx.save_model(model, path)
-
-
-def overwrite(tensor: TensorProto, table: np.ndarray, data: Path) -> None:
-    if list(tensor.dims) != list(table.shape):
-        raise RuntimeError(f"initialiser {tensor.name} is {list(tensor.dims)}; wanted {list(table.shape)}")
-    payload = table.astype(helper.tensor_dtype_to_np_dtype(tensor.data_type)).tobytes()
-    if tensor.data_location != TensorProto.EXTERNAL:
-        tensor.raw_data = payload
-        return
-    place = {entry.key: entry.value for entry in tensor.external_data}
-    with data.open("r+b") as file:
-        file.seek(int(place.get("offset", 0)))
-        file.write(payload)
 
 
 def strip_notes(model: onnx.ModelProto) -> None:

@@ -11,6 +11,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
+from weights import outside
+
 BLOCK = 32
 # The words' own matrix keeps 8 bit at int4: a fifth of the error, and of a model of 7B one hundredth of the weights.
 HEAD = "/lm_head/MatMul"
@@ -101,18 +103,3 @@ def one_matrix(node: onnx.NodeProto, matrix, bits: int, accuracy_level: int):
     quantiser.process()
     graph = quantiser.model.model.graph
     return list(graph.node), list(graph.initializer)
-
-
-def outside(tensor: TensorProto, file, location: str) -> TensorProto:
-    """Writes the values to the data file; what stays is a reference. A few numbers, such as shapes, stay."""
-    if len(tensor.raw_data) < 1024:
-        return tensor
-    # Aligned, so that onnxruntime can map them.
-    file.write(b"\0" * (-file.tell() % 4096))
-    place = {"location": location, "offset": file.tell(), "length": len(tensor.raw_data)}
-    file.write(tensor.raw_data)
-    left = TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type)
-    left.data_location = TensorProto.EXTERNAL
-    for key, value in place.items():
-        left.external_data.add(key=key, value=str(value))
-    return left

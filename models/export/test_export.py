@@ -25,11 +25,13 @@ export.quiet()
 
 import av  # noqa: E402
 import numpy as np  # noqa: E402
+import onnx  # noqa: E402
 import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 from tokenizers import Tokenizer  # noqa: E402
 
+import attention  # noqa: E402
 import check  # noqa: E402
 import families  # noqa: E402
 import requantise  # noqa: E402
@@ -224,6 +226,15 @@ class Storage(Folder):
             for package in (self.folder / "package", self.one)
         )
         np.testing.assert_array_equal(found, wanted)
+
+    def test_attention_is_written_for_a_cpu(self):
+        """That it is the same function is held by the check that ends the export."""
+        graph = onnx.load(self.one / "onnx/decoder_model_merged.onnx").graph
+        nodes = [node for node in graph.node if node.op_type == "GroupQueryAttention"]
+        self.assertTrue(nodes)
+        for node in nodes:
+            self.assertEqual(node.input[attention.SINK], attention.NO_SINK)
+            self.assertEqual([a.f for a in node.attribute if a.name == "scale"], [1.0])
 
     def test_a_package_is_replaced_by_the_next(self):
         for _ in range(2):
