@@ -30,6 +30,22 @@ fn positive(value: &Value) -> f64 {
     number
 }
 
+/// Sets nothing that would keep onnxruntime quiet but what the daemon sets itself.
+#[test]
+fn onnxruntime_does_not_call_home() {
+    let cache = tempfile::tempdir().expect("a folder");
+    let library = repository().join("target/onnxruntime/libonnxruntime.so");
+    let words = ["bench", "words", "--only", "share", "--rounds", "1", "--tokens", "2"];
+    let mut lookout = Command::new(LOOKOUT);
+    lookout.args(words).current_dir(repository()).env_clear().env("ORT_DYLIB_PATH", library);
+    lookout.env("HOME", cache.path()).env("XDG_CACHE_HOME", cache.path());
+    let output = lookout.output().expect("lookout");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    // Its first trace is an identifier of the machine.
+    let traces: Vec<_> = fs::read_dir(cache.path()).expect("the folder").flatten().collect();
+    assert!(traces.is_empty(), "{traces:?}");
+}
+
 #[test]
 fn every_stage_of_a_caption_is_measured() {
     let windows = ["--fps", "4", "--window", "3s", "--every", "1s"];

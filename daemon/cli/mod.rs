@@ -143,6 +143,8 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 }
 
 pub fn main() -> ExitCode {
+    // SAFETY: no thread has been started.
+    unsafe { crate::model::no_telemetry() };
     let cli = Cli::parse();
     let done = telemetry::init_log(cli.log.as_deref())
         .map_err(|e| Failure::cannot_begin(anyhow::anyhow!(e)))

@@ -8,6 +8,7 @@ mod floats;
 mod graph;
 mod memory;
 mod package;
+mod quiet;
 mod rope;
 mod runtime;
 
@@ -17,6 +18,7 @@ pub use floats::Float;
 pub use graph::{Element, GraphFacts};
 pub use memory::Memory;
 pub use package::{Graph, GraphKind, Package};
+pub use quiet::no_telemetry;
 pub use rope::{RotaryTables, Scaling};
 pub use runtime::{Runtime, Session, Tensor, TensorError, host_memory};
 

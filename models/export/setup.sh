@@ -1,6 +1,6 @@
 #!/bin/sh
 # Makes the Python environment of the exporter in target/export-env (4.4 GB, about a minute).
-# Does nothing when it is there and requirements.txt has not changed.
+# Does nothing when it is there, and neither this file nor requirements.txt has changed.
 #   setup.sh        install what requirements.txt locks
 #   setup.sh lock   make requirements.txt anew from requirements.in
 set -eu
@@ -27,10 +27,14 @@ if [ "${1:-}" = lock ]; then
     exit 0
 fi
 
-wanted=$(sha256sum "$here/requirements.txt" | cut -d' ' -f1)
+wanted=$(cat "$here/requirements.txt" "$here/setup.sh" | sha256sum | cut -d' ' -f1)
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then exit 0; fi
 echo "making $env"
 fresh_venv
 # --no-deps: the lock is complete, and leaves out what torch wants but nothing here loads.
 uv_of_env pip install --quiet --no-deps --python "$env/bin/python" -r "$here/requirements.txt"
+# onnxruntime and its genai tell Microsoft what they run, unless this is set before they are imported.
+for site in "$env"/lib/python*/site-packages; do
+    echo 'import os; os.environ["ORT_DISABLE_TELEMETRY"] = "1"' > "$site/no_telemetry.pth"
+done
 echo "$wanted" > "$stamp"
