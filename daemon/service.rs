@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use serde::Deserialize;
 use tokio::sync::mpsc;
 
-use crate::event::{CameraStatus, Description};
+use crate::event::{CameraStatus, Description, Part};
 use crate::journal::Journal;
 
 /// Implemented by `app`.
@@ -126,11 +126,13 @@ impl Range {
     }
 }
 
-/// Tokens as they are made, then exactly one `Finished` or `Failed`.
+/// Of a range in parts each part as it is answered; tokens as they are made, then exactly one
+/// `Finished` or `Failed`.
 pub type Answer = mpsc::Receiver<AnswerItem>;
 
 #[derive(Clone, Debug)]
 pub enum AnswerItem {
+    Part(Box<Part>),
     Token(String),
     Finished(Box<Description>),
     Failed(AskError),

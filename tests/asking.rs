@@ -88,7 +88,11 @@ fn a_long_range_is_answered_part_by_part() {
     assert_eq!(list(&told, "parts").len(), 10);
     assert!(told["summary"] == "model" || told["summary"] == "list", "{told}");
     let (code, text, _) = daemon.client(&["ask", "gate", question, "--last", "38s"]);
-    assert!(code == Some(0) && text.contains(", in 10 parts"), "{text}");
+    let lines: Vec<&str> = text.lines().collect();
+    let [parts @ .., answer, grounds] = &lines[..] else { panic!("{text}") };
+    assert!(code == Some(0) && grounds.contains(", in 10 parts"), "{text}");
+    assert!(answer.contains(" 10 parts"), "{text}");
+    assert_eq!(parts.iter().filter(|line| line.starts_with("  ")).count(), 10, "{text}");
 }
 
 #[test]

@@ -262,14 +262,44 @@ async fn the_client_prints_for_people() {
         }
     });
     let mut out = Vec::new();
-    let both = asked(&["gate", "yard"]);
-    let error = client::ask(&daemon.grpc, both, Output::Text, &mut out).await.unwrap_err();
+    let both = || asked(&["gate", "yard"]);
+    let error = client::ask(&daemon.grpc, both(), Output::Text, &mut out).await.unwrap_err();
     let text = String::from_utf8(out).unwrap();
     assert!(text.starts_with("yard: No.\n[2/4 frames"), "{text}");
     assert_eq!(error.to_string(), "camera \"gate\" gave no answer (OUT_OF_RANGE)");
     let unknown = asked(&["gate", "gaet"]);
     let error = client::ask(&daemon.grpc, unknown, Output::Text, &mut Vec::new()).await;
     assert_eq!(error.unwrap_err().to_string(), "no camera is named \"gaet\"");
+
+    // Parts are told as they come, and the answer behind them; what only lists them is not told twice.
+    for (summary, answer) in [(Summary::YesNo, "Yes, in 1 of 2 parts.\n"), (Summary::List, "")] {
+        daemon.service.answers_with(move |question| {
+            let mut whole = words(&question.id, "Yes, in 1 of 2 parts.");
+            (whole.summary, whole.parts) = (Some(summary), vec![part("No."), part("Yes.")]);
+            let (to, answer) = mpsc::channel(4);
+            for part in whole.parts.clone() {
+                to.try_send(AnswerItem::Part(Box::new(part))).unwrap();
+            }
+            to.try_send(AnswerItem::Token(whole.text.clone())).unwrap();
+            to.try_send(AnswerItem::Finished(Box::new(whole))).unwrap();
+            Ok(answer)
+        });
+        let mut out = Vec::new();
+        client::ask(&daemon.grpc, both(), Output::Text, &mut out).await.unwrap();
+        let text = String::from_utf8(out).unwrap();
+        let lines: Vec<&str> = text.split_inclusive('\n').collect();
+        let of_yard = lines.iter().position(|line| *line == "yard:\n").expect("yard");
+        for (camera, lines) in [("gate:\n", &lines[..of_yard]), ("yard:\n", &lines[of_yard..])] {
+            assert_eq!(lines[0], camera);
+            assert!(lines[1].ends_with("  No.\n") && lines[2].ends_with("  Yes.\n"), "{text}");
+            assert_eq!(lines[3..lines.len() - 1].concat(), answer);
+            assert!(lines.last().is_some_and(|line| line.contains(", in 2 parts")), "{text}");
+        }
+        let mut out = Vec::new();
+        client::ask(&daemon.grpc, both(), Output::Json, &mut out).await.unwrap();
+        let json = String::from_utf8(out).unwrap();
+        assert_eq!(json.lines().count(), 2, "{json}");
+    }
 
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("frame.jpg");
@@ -777,6 +807,11 @@ fn words(id: &str, text: &str) -> Description {
         parts: Vec::new(),
         summary: None,
     }
+}
+
+fn part(text: &str) -> Part {
+    let Description { window, coverage, .. } = words("", "");
+    Part { window, text: text.into(), coverage }
 }
 
 fn status(phase: Phase) -> CameraStatus {

@@ -4,6 +4,7 @@ use std::io::Write;
 
 use super::text::{self, AnswerJson};
 use super::{ClientError, Daemon, Done, Output, Reader, convert, json_line, printable, quietly};
+use crate::event::Summary;
 use crate::proto;
 use crate::proto::ask_request::Range as AskRange;
 use crate::proto::ask_response::Item;
@@ -20,15 +21,15 @@ pub struct Question {
     pub max_new_tokens: Option<u32>,
 }
 
-/// Prints the answer's tokens as they come and what it rests on; with JSON, one line a camera. Of
-/// several cameras each answer begins with its name, and one that gives none fails the command
-/// behind the others' answers.
+/// Prints the answer's tokens as they come and what it rests on; of a range in parts each part as it
+/// comes, and the answer behind them. With JSON, one line a camera. Of several cameras each answer
+/// begins with its name, and one that gives none fails the command behind the others' answers.
 pub async fn ask(endpoint: &str, question: Question, output: Output, out: &mut dyn Write) -> Done {
     let several = question.cameras.len() > 1;
     let mut daemon = Daemon::reach(endpoint).await?;
     let reply = daemon.client.ask(request(question)).await;
     let mut stream = reply.map_err(|status| daemon.failed(status))?.into_inner();
-    let (mut heard, mut begun, mut refusal) = (0, false, None);
+    let (mut heard, mut begun, mut in_parts, mut refusal) = (0, false, false, None);
     loop {
         let reply = stream.message().await.map_err(|status| daemon.failed(status))?;
         let Some(proto::AskResponse { item, camera }) = reply else {
@@ -40,21 +41,27 @@ pub async fn ask(endpoint: &str, question: Question, output: Output, out: &mut d
         };
         let named = if several && !begun { format!("{camera}: ") } else { String::new() };
         let written = match item.ok_or(convert::Unreadable("item"))? {
-            Item::Token(token) => match output {
-                Output::Text => {
-                    begun = true;
-                    write!(out, "{named}{}", printable(&token))
-                }
-                Output::Json => Ok(()),
-            },
+            Item::Part(part) if output == Output::Text => {
+                (begun, in_parts) = (true, true);
+                let head = if named.is_empty() { String::new() } else { format!("{camera}:\n") };
+                writeln!(out, "{head}{}", text::part(&convert::part(part)?))
+            }
+            Item::Token(token) if output == Output::Text && !in_parts => {
+                begun = true;
+                write!(out, "{named}{}", printable(&token))
+            }
+            Item::Part(_) | Item::Token(_) => Ok(()),
             Item::Finished(words) => {
-                (heard, begun) = (heard + 1, false);
                 let words = convert::description(words)?;
+                let told = match words.summary {
+                    // The parts are all there is to say.
+                    Some(Summary::List) if in_parts => String::new(),
+                    _ if in_parts => printable(&words.text) + "\n",
+                    _ => named + "\n",
+                };
+                (heard, begun, in_parts) = (heard + 1, false, false);
                 match output {
-                    Output::Text => {
-                        let (parts, grounds) = (text::parts(&words), text::coverage(&words));
-                        writeln!(out, "{named}\n{parts}[{grounds}]")
-                    }
+                    Output::Text => writeln!(out, "{told}[{}]", text::coverage(&words)),
                     Output::Json => {
                         let camera = &camera;
                         json_line(out, &AnswerJson { camera, kind: "answer", words: &words })
@@ -62,7 +69,7 @@ pub async fn ask(endpoint: &str, question: Question, output: Output, out: &mut d
                 }
             }
             Item::Refused(proto::Refused { code, message }) => {
-                begun = false;
+                (begun, in_parts) = (false, false);
                 eprintln!("lookout: {message}");
                 let message = format!("camera {camera:?} gave no answer ({code})");
                 let code = tonic::Code::Unknown;

@@ -66,7 +66,7 @@ pub fn description(from: proto::Description) -> Read<Description> {
     })
 }
 
-fn part(from: proto::Part) -> Read<Part> {
+pub fn part(from: proto::Part) -> Read<Part> {
     Ok(Part {
         window: span(from.window, "window")?,
         text: from.text,

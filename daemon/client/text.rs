@@ -4,9 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use crate::event::{
-    Body, CameraStatus, Coverage, Description, Event, Gap, GapCause, Part, Phase, Summary,
-};
+use crate::event::{Body, CameraStatus, Coverage, Description, Event, Gap, GapCause, Part, Phase};
 use crate::service::CameraInfo;
 
 /// The least width of the camera's name, so that texts stand under each other.
@@ -66,17 +64,10 @@ pub fn coverage(words: &Description) -> String {
     line
 }
 
-/// What was answered of each part, a line each; nothing where there are none, or where the answer
-/// lists them itself.
-pub fn parts(words: &Description) -> String {
-    if words.summary == Some(Summary::List) {
-        return String::new();
-    }
-    let line = |part: &Part| {
-        let (from, to) = (clock_time(part.window.from), clock_time(part.window.to));
-        format!("  {from}–{to}  {}\n", one_line(&part.text))
-    };
-    words.parts.iter().map(line).collect()
+/// What was answered of one part, without the line's end.
+pub fn part(part: &Part) -> String {
+    let (from, to) = (clock_time(part.window.from), clock_time(part.window.to));
+    format!("  {from}–{to}  {}", one_line(&part.text))
 }
 
 /// A table with a head; the lines end with `\n`.

@@ -1,8 +1,8 @@
 //! A question about a range that is looked at in parts: one part after the other through the queue
 //! like any question, so that others have their turns between; then what they say together.
 //!
-//! It holds its place of the queue until its end. Its asker hears nothing before all parts are
-//! answered, and frees the place by leaving.
+//! It holds its place of the queue until its end. Its asker hears each part as it is answered, and
+//! frees the place by leaving.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -24,7 +24,7 @@ pub struct Long {
     /// One look at the whole range: its frames for the summary, its gaps for the coverage.
     pub overview: Chosen,
     pub left: VecDeque<Span>,
-    pub answered: Vec<(Span, Description)>,
+    pub answered: Vec<(Part, Description)>,
     pub seat: Seat,
 }
 
@@ -88,19 +88,22 @@ impl Long {
         }
         let (engine, asked) = (self.engine.clone(), self.asked.clone());
         let (camera, to) = (asked.camera.clone(), asked.to.clone());
-        while let Some(part) = self.left.pop_front() {
+        while let Some(window) = self.left.pop_front() {
             // A part without footage is a gap of the whole.
-            let Some(chosen) = engine.choose(&camera, part, Tiers::All) else { continue };
+            let Some(chosen) = engine.choose(&camera, window, Tiers::All) else { continue };
             let question = asked.text.clone();
             let failing = asked.clone();
             let then: Then = Box::new(move |said| match said {
                 Ok(description) => {
+                    let Description { text, coverage, .. } = &description;
+                    let part = Part { window, text: text.clone(), coverage: coverage.clone() };
+                    let _ = self.asked.to.try_send(AnswerItem::Part(Box::new(part.clone())));
                     self.answered.push((part, description));
                     self.go_on();
                 }
                 Err(why) => failing.fails(AskError::BadQuestion(why)),
             });
-            let pending = asked.look(part, question, false, Some(then));
+            let pending = asked.look(window, question, false, Some(then));
             return engine.gather(&camera, to, chosen, pending, None);
         }
         self.conclude();
@@ -108,12 +111,7 @@ impl Long {
 
     fn conclude(self) {
         let Long { engine, asked, overview, answered, seat, .. } = self;
-        let part = |(window, description): &(Span, Description)| Part {
-            window: *window,
-            text: description.text.clone(),
-            coverage: description.coverage.clone(),
-        };
-        let parts: Vec<Part> = answered.iter().map(part).collect();
+        let (parts, answered): (Vec<Part>, Vec<Description>) = answered.into_iter().unzip();
         let gaps = overview.gaps().to_vec();
         let whole = Whole { engine: engine.clone(), asked: asked.clone(), answered, gaps, seat };
         if let Some((text, summary)) = parts::combine(&parts) {
@@ -140,7 +138,7 @@ impl Long {
 struct Whole {
     engine: Arc<Engine>,
     asked: Question,
-    answered: Vec<(Span, Description)>,
+    answered: Vec<Description>,
     gaps: Vec<crate::event::Gap>,
     /// Given up when the answer is out.
     seat: Seat,
@@ -151,8 +149,7 @@ impl Whole {
     fn finish(self, text: String, summary: Summary, parts: Vec<Part>, said: Option<Description>) {
         let Whole { engine, asked, answered, gaps, seat } = self;
         let spoken = said.is_some();
-        let looks: Vec<Description> =
-            answered.into_iter().map(|(_, description)| description).chain(said).collect();
+        let looks: Vec<Description> = answered.into_iter().chain(said).collect();
         let Some(last) = looks.last() else {
             let why = "its frames left the buffer while they were read".into();
             let camera = asked.camera.to_string();

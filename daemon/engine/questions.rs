@@ -47,7 +47,7 @@ impl Engine {
         let chosen = chosen.ok_or_else(|| self.no_footage(camera, window))?;
         let most = question.max_new_tokens.unwrap_or(usize::MAX).min(self.max_new_tokens);
         // Room for the whole answer: an asker who reads slowly holds up nobody.
-        let (to, answer) = mpsc::channel(most + 3);
+        let (to, answer) = mpsc::channel(parts::MOST + most + 3);
         let seat = self.seat()?;
         let new_name = || format!("c-{:016x}", rand::random::<u64>());
         let parts = match question.detail {

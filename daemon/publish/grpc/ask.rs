@@ -178,6 +178,7 @@ impl Failure {
 async fn follow(mut answer: Answer, camera: &str, to: &To) -> Result<(), Refused> {
     loop {
         let (item, last) = match answer.recv().await {
+            Some(AnswerItem::Part(part)) => (Item::Part(convert::part(&part)), false),
             Some(AnswerItem::Token(token)) => (Item::Token(token), false),
             Some(AnswerItem::Finished(words)) => {
                 (Item::Finished(convert::description(&words)), true)

@@ -61,7 +61,7 @@ pub fn description(from: &Description) -> proto::Description {
     }
 }
 
-fn part(from: &Part) -> proto::Part {
+pub fn part(from: &Part) -> proto::Part {
     let Part { window, text, coverage: of_it } = from;
     let (window, text) = (Some(span(*window)), text.clone());
     proto::Part { window, text, coverage: Some(coverage(of_it)) }

@@ -77,7 +77,7 @@ impl Questions {
 async fn follow(mut answer: Answer, camera: String, id: String) -> Option<Refusal> {
     loop {
         match answer.recv().await {
-            Some(AnswerItem::Token(_)) => {}
+            Some(AnswerItem::Part(_) | AnswerItem::Token(_)) => {}
             Some(AnswerItem::Finished(_)) => return None,
             Some(AnswerItem::Failed(error)) => return Some(Refusal::new(&camera, &id, &error)),
             None => {
