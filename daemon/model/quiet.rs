@@ -9,6 +9,7 @@ const VARIABLE: &str = "ORT_DISABLE_TELEMETRY";
 ///
 /// # Safety
 /// No other thread runs yet.
+#[expect(clippy::disallowed_methods, reason = "before there are threads")]
 pub unsafe fn no_telemetry() {
     // SAFETY: as promised by the caller.
     unsafe { std::env::set_var(VARIABLE, "1") };
