@@ -12,6 +12,9 @@ pub struct Frame {
     pub camera: Arc<str>,
     /// Counts every sampled frame of this camera from 0, over reconnects; a hole is a dropped frame.
     pub number: u64,
+    /// Monotonic time of capture, since the daemon's run began. Orders the frames of a run, whatever
+    /// the clock on the wall does.
+    pub monotonic: Duration,
     /// UTC; strictly later than that of the frame before it.
     pub captured_at: SystemTime,
     pub clock: Clock,

@@ -30,6 +30,7 @@ fn a_buffer_takes_frames_times_bytes_a_frame() {
     let shape = TokenShape::of(&plan, 576, DIM).expect("shape");
     let entry = |number: u64| Entry {
         id: FrameId { run: 1, number },
+        monotonic: Duration::from_millis(500 * number),
         captured_at: SystemTime::UNIX_EPOCH + Duration::from_millis(500 * number),
         clock: Clock::Host,
         held: Held::Hot {

@@ -2,7 +2,7 @@
 //! pipelines, so that numbers and times go on after a reconnect.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use bytes::Bytes;
@@ -18,6 +18,7 @@ pub struct Delivery {
     camera: Arc<str>,
     sink: Arc<dyn Sink>,
     sequence: Mutex<Sequence>,
+    begun: Instant,
 }
 
 #[derive(Default)]
@@ -28,7 +29,7 @@ struct Sequence {
 
 impl Delivery {
     pub fn new(camera: Arc<str>, sink: Arc<dyn Sink>) -> Delivery {
-        Delivery { camera, sink, sequence: Mutex::default() }
+        Delivery { camera, sink, sequence: Mutex::default(), begun: Instant::now() }
     }
 
     /// `age`: how long ago the picture arrived.
@@ -52,6 +53,7 @@ impl Delivery {
         self.sink.frame(Frame {
             camera: self.camera.clone(),
             number,
+            monotonic: self.begun.elapsed().saturating_sub(age),
             captured_at: stamp.captured_at,
             clock: stamp.clock,
             width: picture.width,

@@ -220,6 +220,7 @@ fn tell(found: Found, told: &impl Told) {
         let entries = cameras.entry(record.camera).or_default();
         entries.push(Entry {
             id: record.id,
+            monotonic: record.monotonic,
             captured_at: record.captured_at,
             clock: record.clock,
             held: Held::Cool,

@@ -1,10 +1,10 @@
 //! How a frame stands in a segment: a header, the camera's name, the JPEG.
 //!
 //! ```text
-//!   0  "LKF1"        8  run     u64    24  captured  u64, ns since 1970   36  CRC-32 of the JPEG
-//!   4  name's bytes  16 number  u64    32  JPEG's bytes  u32              40  CRC-32 of 0..40 and
-//!   5  clock                                                                  of the name
-//!   6  frames before it are missing on disk        44  name, JPEG
+//!   0  "LKF2"        8  run     u64    24  captured   u64, ns since 1970   40  JPEG's bytes  u32
+//!   4  name's bytes  16 number  u64    32  monotonic  u64, ns of the run   44  CRC-32 of the JPEG
+//!   5  clock                                                               48  CRC-32 of 0..48 and
+//!   6  frames before it are missing on disk        52  name, JPEG             of the name
 //!   7  0
 //! ```
 //!
@@ -16,8 +16,8 @@ use std::time::{Duration, SystemTime};
 
 use crate::frame::{Clock, FrameId};
 
-const MAGIC: [u8; 4] = *b"LKF1";
-pub const HEADER: usize = 44;
+const MAGIC: [u8; 4] = *b"LKF2";
+pub const HEADER: usize = 52;
 /// Of a camera's name, as the config has it.
 const NAME_MAX: usize = 64;
 
@@ -26,6 +26,9 @@ const NAME_MAX: usize = 64;
 pub struct Record {
     pub camera: Arc<str>,
     pub id: FrameId,
+    /// Monotonic time of capture, since the daemon's run began. Orders the frames of a run, whatever
+    /// the clock on the wall does.
+    pub monotonic: Duration,
     pub captured_at: SystemTime,
     pub clock: Clock,
     /// Frames between the camera's record before this one and this one were not written.
@@ -72,6 +75,7 @@ pub fn encode(record: &Record, jpeg: &[u8]) -> Option<Vec<u8>> {
     bytes.extend(record.id.run.to_le_bytes());
     bytes.extend(record.id.number.to_le_bytes());
     bytes.extend(u64::try_from(captured.as_nanos()).ok()?.to_le_bytes());
+    bytes.extend(u64::try_from(record.monotonic.as_nanos()).ok()?.to_le_bytes());
     bytes.extend(u32::try_from(jpeg.len()).ok()?.to_le_bytes());
     bytes.extend(crc32fast::hash(jpeg).to_le_bytes());
     bytes.extend(header_checksum(&bytes, name).to_le_bytes());
@@ -87,11 +91,11 @@ pub fn lengths(header: &[u8; HEADER]) -> Result<Lengths, Damaged> {
     if header[..4] != MAGIC || name > NAME_MAX {
         return Err(Damaged::NoHeader);
     }
-    Ok(Lengths { name, jpeg: u32_at(header, 32) as usize })
+    Ok(Lengths { name, jpeg: u32_at(header, 40) as usize })
 }
 
 pub fn read_header(header: &[u8; HEADER], name: &[u8]) -> Result<Record, Damaged> {
-    if header_checksum(&header[..40], name) != u32_at(header, 40) {
+    if header_checksum(&header[..48], name) != u32_at(header, 48) {
         return Err(Damaged::Header);
     }
     let clock = match header[5] {
@@ -102,6 +106,7 @@ pub fn read_header(header: &[u8; HEADER], name: &[u8]) -> Result<Record, Damaged
         camera: std::str::from_utf8(name).map_err(|_| Damaged::Header)?.into(),
         id: FrameId { run: u64_at(header, 8), number: u64_at(header, 16) },
         captured_at: SystemTime::UNIX_EPOCH + Duration::from_nanos(u64_at(header, 24)),
+        monotonic: Duration::from_nanos(u64_at(header, 32)),
         clock,
         missing_before: header[6] != 0,
     })
@@ -119,7 +124,7 @@ pub fn decode(bytes: &[u8]) -> Result<(Record, &[u8]), Damaged> {
 }
 
 pub fn picture_is_whole(header: &[u8; HEADER], jpeg: &[u8]) -> Result<(), Damaged> {
-    let whole = crc32fast::hash(jpeg) == u32_at(header, 36);
+    let whole = crc32fast::hash(jpeg) == u32_at(header, 44);
     if whole { Ok(()) } else { Err(Damaged::Picture) }
 }
 
@@ -148,6 +153,7 @@ pub mod tests {
         Record {
             camera: camera.into(),
             id: FrameId { run: 1_700_000_000_000, number },
+            monotonic: Duration::new(number, 7),
             captured_at: SystemTime::UNIX_EPOCH + Duration::new(1_700_000_000 + number, 7),
             clock: Clock::Camera,
             missing_before: number % 3 == 1,

@@ -153,6 +153,7 @@ mod tests {
         Frame {
             camera: camera.into(),
             number,
+            monotonic: Duration::from_secs(number),
             captured_at: SystemTime::UNIX_EPOCH + Duration::from_secs(number),
             clock: Clock::Host,
             width: 0,

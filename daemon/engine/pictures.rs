@@ -161,11 +161,12 @@ impl Pictures {
 
 impl Engine {
     fn remember(&self, frame: &Frame, tokens: FrameTokens, jpeg: Arc<[u8]>, came: Instant) {
-        let Frame { camera, captured_at, clock, .. } = frame;
-        let (captured_at, clock) = (*captured_at, *clock);
+        let Frame { camera, monotonic, captured_at, clock, .. } = frame;
+        let (monotonic, captured_at, clock) = (*monotonic, *captured_at, *clock);
         let id = FrameId { run: self.run, number: frame.number };
         let entry = Entry {
             id,
+            monotonic,
             captured_at,
             clock,
             held: Held::Hot { tokens: Arc::new(tokens), jpeg: jpeg.clone() },
@@ -175,8 +176,14 @@ impl Engine {
         self.change(camera, |ring| ring.push(entry));
         // The entry first: the disk may be done with it before this thread goes on.
         if let Some(disk) = &self.disk {
-            let record =
-                Record { camera: camera.clone(), id, captured_at, clock, missing_before: false };
+            let record = Record {
+                camera: camera.clone(),
+                id,
+                monotonic,
+                captured_at,
+                clock,
+                missing_before: false,
+            };
             if !disk.write(Write { record, jpeg }) {
                 telemetry::unwritten(camera, Unwritten::Queue);
                 self.change(camera, |ring| ring.stored(id, None));

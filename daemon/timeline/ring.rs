@@ -22,6 +22,9 @@ use crate::slowfast::FrameTokens;
 #[derive(Clone, Debug)]
 pub struct Entry {
     pub id: FrameId,
+    /// Monotonic time of capture, since the daemon's run began. Orders the frames of a run, whatever
+    /// the clock on the wall does.
+    pub monotonic: Duration,
     pub captured_at: SystemTime,
     pub clock: Clock,
     pub held: Held,
@@ -347,6 +350,7 @@ pub(super) mod tests {
     pub fn entry(number: u64, milliseconds: u64, jpeg: usize) -> Entry {
         Entry {
             id: id(number),
+            monotonic: Duration::from_millis(milliseconds),
             captured_at: at(milliseconds),
             clock: Clock::Host,
             held: Held::Hot {
