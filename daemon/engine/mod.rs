@@ -172,7 +172,7 @@ impl Engine {
             disk: buffer.disk.as_ref().map(|_| disk::Queue::new(disk::QUEUE_FRAMES)),
             gathering: Arc::default(),
             recalled: Mutex::new(Bounded::new(buffer.recall_bytes.as_u64() as usize)),
-            inbox: Inbox::new(INBOX_FRAMES),
+            inbox: Inbox::new(INBOX_FRAMES, buffer.inbox_bytes.as_u64() as usize),
             jobs: Mutex::new(Jobs {
                 scheduler: Scheduler::new(config.generate.queue),
                 stopping: false,
@@ -190,14 +190,13 @@ impl Engine {
         })
     }
 
-    /// Takes a camera's frame. Never waits; when too many wait, the oldest of the camera leaves.
+    /// Takes a camera's frame. Never waits; when too many wait, some leave, as the inbox says.
     pub fn frame(&self, frame: Frame) {
         telemetry::frame(&frame.camera);
-        let camera = frame.camera.clone();
-        if let Some(lens) = self.cameras.get(&camera) {
+        if let Some(lens) = self.cameras.get(&frame.camera) {
             lens.came.store(frame.number + 1, Ordering::Relaxed);
         }
-        if self.inbox.push(frame) {
+        for camera in self.inbox.push(frame) {
             telemetry::frames_dropped(&camera, DropReason::Inbox, 1);
         }
     }
