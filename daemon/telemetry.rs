@@ -29,7 +29,8 @@ const CAMERA_RECONNECTS: Metric =
 const CAPTIONS: Metric = counter_of("lookout_captions_total", "Captions published");
 const CAPTIONS_SKIPPED: Metric = counter_of(
     "lookout_captions_skipped_total",
-    "Windows that got no caption: it would have been late, or a newer window took its place",
+    "Windows that got no caption, by reason: late, replaced (by a newer window), gone (no frame of it \
+     was left), refused (the prompt does not fit)",
 );
 const ANSWERS: Metric = counter_of("lookout_answers_total", "Questions answered");
 const QUESTIONS_REFUSED: Metric =
@@ -262,12 +263,18 @@ pub enum SkipReason {
     Late,
     /// The next window closed before its turn came.
     Replaced,
+    /// When its turn came, no frame of it was left in the hot tier.
+    Gone,
+    /// The model cannot be asked its prompt.
+    Refused,
 }
 
 pub fn caption_skipped(camera: &str, reason: SkipReason) {
     let reason = match reason {
         SkipReason::Late => "late",
         SkipReason::Replaced => "replaced",
+        SkipReason::Gone => "gone",
+        SkipReason::Refused => "refused",
     };
     counter!(CAPTIONS_SKIPPED.name, "camera" => camera.to_owned(), "reason" => reason).increment(1);
 }

@@ -7,6 +7,7 @@
 //!
 //! - The last free row is a question's, and a caption begins only when no prompt is being read: a
 //!   question waits for no more than a turn while there are rows.
+//! - A question that is refused counts as a step: running answers have a turn before the next one.
 //! - An asker who has left frees the row before the next turn.
 
 use std::collections::HashMap;
@@ -18,7 +19,7 @@ use super::scheduler::Next;
 use super::still::Still;
 use super::{Asked, Engine, Window};
 use crate::event::{Body, Description, Event, Finish, FrameRef, Timing, Unchanged, Usage};
-use crate::frame::Span;
+use crate::frame::{Span, rfc3339};
 use crate::language::{
     LanguageError, LanguageModel, Limits, Listening, Reply, Request, Said, Seen, Ticket, Turn,
     Urgency,
@@ -52,6 +53,17 @@ enum Room {
     Nothing,
 }
 
+/// What has become of a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Begun {
+    /// It is in work.
+    Works,
+    /// It needed no model: a caption, made or skipped.
+    Done,
+    /// A question that the model cannot be asked, which is known only after some work.
+    Refused,
+}
+
 /// A job in work.
 struct Running {
     job: Job,
@@ -67,12 +79,14 @@ impl Words {
         let mut last_finished = Instant::now();
         loop {
             telemetry::rows(running.len());
-            while let Some(job) = engine.next_job(self.room()) {
-                self.begin(engine, job, &mut running)?;
-                telemetry::rows(running.len());
-            }
-            if running.is_empty() {
-                return Ok(());
+            match engine.next_job(self.room()) {
+                Some(job) => match self.begin(engine, job, &mut running)? {
+                    Begun::Works | Begun::Done => continue,
+                    Begun::Refused if running.is_empty() => continue,
+                    Begun::Refused => {}
+                },
+                None if running.is_empty() => return Ok(()),
+                None => {}
             }
             for (running, reply) in self.turn(engine, &mut running)? {
                 let since = running.admitted.max(last_finished);
@@ -98,9 +112,17 @@ impl Words {
         engine: &Engine,
         job: Job,
         running: &mut HashMap<Ticket, Running>,
-    ) -> Result<(), ModelError> {
+    ) -> Result<Begun, ModelError> {
         let Some(Task { camera, prompt, turns, clip, most, urgency }) = task(engine, &job) else {
-            return Ok(());
+            if let Next::Caption(camera, window) = job {
+                let to = rfc3339::format(window.span.to);
+                tracing::info!(
+                    camera = &*camera,
+                    "no caption of the window to {to}: no frame left"
+                );
+                engine.no_caption(&camera, SkipReason::Gone);
+            }
+            return Ok(Begun::Done);
         };
         if let Next::Caption(camera, window) = &job
             && let Some(unchanged) = self.unchanged(engine, camera, &clip)
@@ -119,7 +141,7 @@ impl Words {
             let mut caption = self.describe(prompt, window.span, clip, reply, timing);
             caption.unchanged = Some(unchanged);
             self.publish(engine, camera, caption);
-            return Ok(());
+            return Ok(Begun::Done);
         }
         let tokens: Vec<&FrameTokens> = clip.frames.iter().map(|look| &*look.tokens).collect();
         let seen = |(frame, look): (&FrameRef, &Look)| Seen {
@@ -141,17 +163,20 @@ impl Words {
             Ok(ticket) => {
                 let admitted = Instant::now();
                 running.insert(ticket, Running { job, prompt, clip, admitted });
-                Ok(())
+                Ok(Begun::Works)
             }
-            Err(LanguageError::BadPrompt(why)) => {
-                match job {
-                    Next::Caption(camera, _) => {
-                        tracing::warn!(camera = &*camera, "no caption: {why}");
-                    }
-                    Next::Question(asked) => asked.unanswerable(why),
+            Err(LanguageError::BadPrompt(why)) => match job {
+                Next::Caption(camera, _) => {
+                    tracing::warn!(camera = &*camera, "no caption: {why}");
+                    engine.no_caption(&camera, SkipReason::Refused);
+                    Ok(Begun::Done)
                 }
-                Ok(())
-            }
+                Next::Question(asked) => {
+                    asked.unanswerable(why);
+                    engine.jobs().scheduler.refused();
+                    Ok(Begun::Refused)
+                }
+            },
             Err(error) => {
                 Err(failed(error, running.drain().map(|(_, running)| running.job).chain([job])))
             }
@@ -231,7 +256,10 @@ impl Words {
         }
         telemetry::caption(camera);
         measure(camera, &caption);
-        engine.journal.append(camera.clone(), Body::Caption(caption))
+        let event = engine.journal.append(camera.clone(), Body::Caption(caption));
+        // Not before it is out: the camera's next one must not overtake it.
+        engine.jobs().scheduler.done(camera);
+        event
     }
 
     fn describe(
@@ -375,6 +403,12 @@ impl Engine {
                 None => return None,
             }
         }
+    }
+
+    /// A camera's caption that was taken will not be made.
+    fn no_caption(&self, camera: &Arc<str>, reason: SkipReason) {
+        self.skip(camera, reason);
+        self.jobs().scheduler.done(camera);
     }
 
     /// `alone`: of its time, that in which nothing else was finished.
