@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::camera::{self, CameraHandle, Sink};
 use crate::config::{self, Config};
 use crate::disk::{self, Disk, Trouble};
-use crate::engine::{Engine, Pictures, Still, Words};
+use crate::engine::{Engine, Failures, Pictures, Still, Words};
 use crate::event::{Body, CameraStatus, Phase};
 use crate::frame::Frame;
 use crate::journal::Journal;
@@ -190,7 +190,8 @@ fn load(config: &Config) -> Result<(Pictures, Words, Runtime), ModelError> {
     );
     let scratch = preprocess::Scratch::default();
     let dim = encoder.dim();
-    let pictures = Pictures { encoder, preprocess, scratch, evidence, plan: model.plan };
+    let failures = Failures::default();
+    let pictures = Pictures { encoder, preprocess, scratch, evidence, plan: model.plan, failures };
     let words = Words {
         language,
         dim,
@@ -306,6 +307,7 @@ fn spawn_workers(
                 Ok(Err(error)) => anyhow!("the {name} worker failed: {error}"),
                 Err(_) => anyhow!("the {name} worker panicked; the message stands above"),
             };
+            engine.broken(&error.to_string());
             let _ = failed.blocking_send(error);
         })
     };

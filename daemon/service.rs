@@ -150,6 +150,9 @@ pub enum AskError {
     BadQuestion(String),
     #[error("the daemon is stopping")]
     Stopping,
+    /// The same question may be answered another time.
+    #[error("the model failed this time, ask again: {0}")]
+    Failed(String),
     #[error("the model failed: {0}")]
     Model(String),
 }

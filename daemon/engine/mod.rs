@@ -11,6 +11,7 @@
 
 mod conversations;
 mod evidence;
+mod failures;
 mod inbox;
 mod long;
 mod parts;
@@ -47,6 +48,7 @@ use inbox::Inbox;
 use recall::Recall;
 use scheduler::Scheduler;
 
+pub use failures::Failures;
 pub use pictures::Pictures;
 pub use still::Still;
 pub use words::Words;

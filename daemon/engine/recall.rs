@@ -78,7 +78,12 @@ impl Recall {
     }
 
     pub fn stopping(self) {
-        let _ = self.to.try_send(AnswerItem::Failed(AskError::Stopping));
+        self.fails(AskError::Stopping);
+    }
+
+    /// There will be no answer, through no fault of the asker's.
+    pub fn fails(self, error: AskError) {
+        let _ = self.to.try_send(AnswerItem::Failed(error));
     }
 }
 

@@ -9,29 +9,46 @@
 //!   question waits for no more than a turn while there are rows.
 //! - A question that is refused counts as a step: running answers have a turn before the next one.
 //! - An asker who has left frees the row before the next turn.
+//! - A job that the model fails on gets no words: an asker is told, a caption is skipped and counted.
+//!   The next one may do better. When nothing does for a while, the worker ends with an error.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::failures::Failures;
 use super::scheduler::Next;
 use super::still::Still;
 use super::{Asked, Engine, Window};
 use crate::event::{Body, Description, Event, Finish, FrameRef, Timing, Unchanged, Usage};
 use crate::frame::{Span, rfc3339};
 use crate::language::{
-    LanguageError, LanguageModel, Limits, Listening, Reply, Request, Said, Seen, Ticket, Turn,
-    Urgency,
+    Failure, LanguageError, LanguageModel, Limits, Listening, Reply, Request, Said, Seen, Ticket,
+    Turn, Urgency,
 };
-use crate::model::ModelError;
+use crate::model::{ModelError, Part};
 use crate::service::{AnswerItem, AskError};
 use crate::slowfast::{FrameTokens, assemble};
-use crate::telemetry::{self, SkipReason, Stage};
+use crate::telemetry::{self, FailureKind, SkipReason, Stage};
 use crate::timeline::{Clip, Look};
 
-pub struct Words {
-    pub language: LanguageModel,
+/// Writes answers to prompts, several at a time: the language model, or a test's stand-in.
+///
+/// The methods are those of [`LanguageModel`].
+pub trait Writer {
+    fn rows(&self) -> usize;
+    fn in_work(&self) -> usize;
+    fn unread(&self) -> usize;
+    fn begin(&mut self, request: Request<'_>) -> Result<Ticket, LanguageError>;
+    fn turn(&mut self, hear: &mut Hear<'_>) -> Result<(), LanguageError>;
+}
+
+/// Hears what comes of a sequence, and says whether anybody still listens.
+pub type Hear<'a> = dyn FnMut(Ticket, Said<'_>) -> Listening + 'a;
+
+pub struct Words<W = LanguageModel> {
+    pub language: W,
     /// Width of an embedding.
     pub dim: usize,
     /// What events call the model and the device, and why it is that one.
@@ -60,7 +77,7 @@ enum Begun {
     Works,
     /// It needed no model: a caption, made or skipped.
     Done,
-    /// A question that the model cannot be asked, which is known only after some work.
+    /// It came to nothing, which was known only after some work.
     Refused,
 }
 
@@ -72,15 +89,38 @@ struct Running {
     admitted: Instant,
 }
 
-impl Words {
-    /// Works until the engine stops; what then still waits is told so.
+/// What came of a turn.
+#[derive(Default)]
+struct Turned {
+    finished: Vec<(Running, Reply)>,
+    failed: Vec<(Running, Failure)>,
+}
+
+impl<W: Writer> Words<W> {
+    /// Works until the engine stops, or until the model is broken; who then still waits is told so.
     pub fn run(mut self, engine: &Engine) -> Result<(), ModelError> {
         let mut running = HashMap::new();
+        let worked = self.work(engine, &mut running);
+        if let Err(error) = &worked {
+            let why = error.to_string();
+            let jobs = running.into_values().map(|running: Running| running.job);
+            jobs.filter_map(question).for_each(|asked| asked.fails(AskError::Model(why.clone())));
+            engine.broken(&why);
+        }
+        worked
+    }
+
+    fn work(
+        &mut self,
+        engine: &Engine,
+        running: &mut HashMap<Ticket, Running>,
+    ) -> Result<(), ModelError> {
+        let mut failures = Failures::default();
         let mut last_finished = Instant::now();
         loop {
             telemetry::rows(running.len());
             match engine.next_job(self.room()) {
-                Some(job) => match self.begin(engine, job, &mut running)? {
+                Some(job) => match self.begin(engine, job, running, &mut failures)? {
                     Begun::Works | Begun::Done => continue,
                     Begun::Refused if running.is_empty() => continue,
                     Begun::Refused => {}
@@ -88,12 +128,23 @@ impl Words {
                 None if running.is_empty() => return Ok(()),
                 None => {}
             }
-            for (running, reply) in self.turn(engine, &mut running)? {
+            let Turned { finished, failed } = self.turn(engine, running)?;
+            let mut goes_on = Ok(());
+            if !finished.is_empty() {
+                failures.worked();
+            } else if let Some((_, failure)) = failed.first() {
+                goes_on = failures.failed(Instant::now(), kind(failure), failure);
+            }
+            for (running, failure) in failed {
+                engine.fails(running.job, failure);
+            }
+            for (running, reply) in finished {
                 let since = running.admitted.max(last_finished);
                 last_finished = Instant::now();
                 engine.took(&running, last_finished, last_finished - since);
                 self.finish(engine, running, reply);
             }
+            goes_on?;
         }
     }
 
@@ -112,6 +163,7 @@ impl Words {
         engine: &Engine,
         job: Job,
         running: &mut HashMap<Ticket, Running>,
+        failures: &mut Failures,
     ) -> Result<Begun, ModelError> {
         let Some(Task { camera, prompt, turns, clip, most, urgency }) = task(engine, &job) else {
             if let Next::Caption(camera, window) = job {
@@ -177,8 +229,17 @@ impl Words {
                     Ok(Begun::Refused)
                 }
             },
-            Err(error) => {
-                Err(failed(error, running.drain().map(|(_, running)| running.job).chain([job])))
+            Err(LanguageError::Failed(failure)) => {
+                let goes_on = failures.failed(Instant::now(), kind(&failure), &failure);
+                engine.fails(job, failure);
+                engine.jobs().scheduler.refused();
+                goes_on.map(|()| Begun::Refused)
+            }
+            Err(LanguageError::Broken(why)) => {
+                if let Some(asked) = question(job) {
+                    asked.fails(AskError::Model(why.clone()));
+                }
+                Err(ModelError(why))
             }
         }
     }
@@ -192,17 +253,21 @@ impl Words {
         unchanged.filter(|_| limit > 0.0 && clip.coverage.gaps.is_empty())
     }
 
-    /// One run of the model; what has finished is no longer running.
+    /// One run of the model; what has ended by it is no longer running.
     fn turn(
         &mut self,
         engine: &Engine,
         running: &mut HashMap<Ticket, Running>,
-    ) -> Result<Vec<(Running, Reply)>, ModelError> {
-        let (mut finished, mut left) = (Vec::new(), Vec::new());
+    ) -> Result<Turned, ModelError> {
+        let (mut finished, mut failed, mut left) = (Vec::new(), Vec::new(), Vec::new());
         let turned = self.language.turn(&mut |ticket, said| {
             let listening = match said {
                 Said::Finished(reply) => {
                     finished.push((ticket, reply));
+                    Listening::Yes
+                }
+                Said::Failed(failure) => {
+                    failed.push((ticket, failure));
                     Listening::Yes
                 }
                 Said::Piece(piece) => {
@@ -214,15 +279,15 @@ impl Words {
             }
             listening
         });
-        if let Err(error) = turned {
-            return Err(failed(error, running.drain().map(|(_, running)| running.job)));
-        }
+        turned.map_err(|error| ModelError(error.to_string()))?;
         let take = |(ticket, reply)| Some((running.remove(&ticket)?, reply));
-        let finished: Vec<_> = finished.into_iter().filter_map(take).collect();
+        let finished = finished.into_iter().filter_map(take).collect();
+        let take = |(ticket, failure)| Some((running.remove(&ticket)?, failure));
+        let failed = failed.into_iter().filter_map(take).collect();
         for ticket in left {
             running.remove(&ticket);
         }
-        Ok(finished)
+        Ok(Turned { finished, failed })
     }
 
     /// Tells what came of a job.
@@ -337,15 +402,19 @@ fn task(engine: &Engine, job: &Job) -> Option<Task> {
     })
 }
 
-/// The model is broken: whoever waits for it is told.
-fn failed(error: LanguageError, jobs: impl Iterator<Item = Job>) -> ModelError {
-    let why = error.to_string();
-    for job in jobs {
-        if let Next::Question(asked) = job {
-            let _ = asked.to.try_send(AnswerItem::Failed(AskError::Model(why.clone())));
-        }
+fn kind(failure: &Failure) -> FailureKind {
+    match failure {
+        Failure::Run(_) => FailureKind::Run,
+        Failure::NotFinite => FailureKind::NotFinite,
     }
-    ModelError(why)
+}
+
+/// The question of a job, if it is one.
+fn question(job: Job) -> Option<Asked> {
+    match job {
+        Next::Caption(..) => None,
+        Next::Question(asked) => Some(asked),
+    }
 }
 
 fn measure(camera: &str, description: &Description) {
@@ -369,6 +438,28 @@ fn timing(since: Instant, encode: Duration, reply: &Reply) -> Timing {
         prefill_seconds: reply.prefill.as_secs_f64(),
         decode_seconds: reply.decode.as_secs_f64(),
         total_seconds: since.elapsed().as_secs_f64(),
+    }
+}
+
+impl Writer for LanguageModel {
+    fn rows(&self) -> usize {
+        self.rows()
+    }
+
+    fn in_work(&self) -> usize {
+        self.in_work()
+    }
+
+    fn unread(&self) -> usize {
+        self.unread()
+    }
+
+    fn begin(&mut self, request: Request<'_>) -> Result<Ticket, LanguageError> {
+        self.begin(request)
+    }
+
+    fn turn(&mut self, hear: &mut Hear<'_>) -> Result<(), LanguageError> {
+        self.turn(hear)
     }
 }
 
@@ -411,6 +502,36 @@ impl Engine {
         self.jobs().scheduler.done(camera);
     }
 
+    /// The model failed on a job, and goes on with others.
+    fn fails(&self, job: Job, failure: Failure) {
+        telemetry::model_failed(Part::Language, kind(&failure));
+        let (skipped, error) = match &failure {
+            Failure::Run(why) => (SkipReason::Failed, AskError::Failed(why.clone())),
+            Failure::NotFinite => (SkipReason::NotFinite, AskError::Model(failure.to_string())),
+        };
+        match job {
+            Next::Caption(camera, _) => {
+                tracing::warn!(camera = &*camera, "no caption: {failure}");
+                self.no_caption(&camera, skipped);
+            }
+            Next::Question(asked) => {
+                tracing::warn!(camera = &*asked.camera, "no answer: {failure}");
+                asked.fails(error);
+            }
+        }
+    }
+
+    /// A worker cannot go on: nothing more is taken, and whoever waits in the queue is told why.
+    pub fn broken(&self, why: &str) {
+        let mut jobs = self.jobs();
+        jobs.stopping = true;
+        let asked: Vec<Asked> = std::iter::from_fn(|| jobs.scheduler.next_question()).collect();
+        telemetry::queue_length(jobs.scheduler.waiting());
+        drop(jobs);
+        asked.into_iter().for_each(|asked| asked.fails(AskError::Model(why.into())));
+        self.wake.notify_all();
+    }
+
     /// `alone`: of its time, that in which nothing else was finished.
     fn took(&self, running: &Running, finished: Instant, alone: Duration) {
         let scheduler = &mut self.jobs().scheduler;
@@ -420,3 +541,6 @@ impl Engine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
