@@ -157,7 +157,7 @@ pub enum AskError {
     Model(String),
 }
 
-/// Ready: the model is loaded and at least one camera is live.
+/// Ready: the model is loaded, every worker moves, and at least one camera is live.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Readiness {
     Ready,

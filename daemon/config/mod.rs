@@ -27,6 +27,8 @@ pub struct Config {
     pub cameras: Vec<Camera>,
     /// How long running work may take to end after a stop was asked for.
     pub stop_timeout: Duration,
+    /// A worker that has not moved for so long hangs.
+    pub hang_timeout: Duration,
 }
 
 #[derive(Clone, Debug)]

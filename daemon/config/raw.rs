@@ -57,6 +57,8 @@ pub struct Raw {
     camera: Vec<RawCamera>,
     #[serde(default = "ten_seconds", with = "humantime_serde")]
     stop_timeout: Duration,
+    #[serde(default = "two_minutes", with = "humantime_serde")]
+    hang_timeout: Duration,
 }
 
 #[derive(Deserialize)]
@@ -330,6 +332,9 @@ fn eight_seconds() -> Duration {
 fn ten_seconds() -> Duration {
     Duration::from_secs(10)
 }
+fn two_minutes() -> Duration {
+    Duration::from_secs(120)
+}
 fn window() -> Duration {
     Duration::from_secs(50)
 }
@@ -398,6 +403,7 @@ impl Raw {
             mqtt: self.mqtt.map(|mqtt| mqtt.check(folder)).transpose()?,
             cameras,
             stop_timeout: self.stop_timeout,
+            hang_timeout: lasting("hang_timeout", self.hang_timeout, Duration::from_secs(2))?,
         })
     }
 }

@@ -36,6 +36,7 @@ use crate::config::{self, Sampling};
 use crate::disk;
 use crate::event::Description;
 use crate::frame::{Frame, FrameId, Span};
+use crate::heartbeat::Heartbeats;
 use crate::journal::Journal;
 use crate::language::Turn;
 use crate::service::AnswerItem;
@@ -73,6 +74,7 @@ pub struct Engine {
     wake: Condvar,
     /// From here the scheduler's times are counted.
     started: Instant,
+    pub heartbeats: Heartbeats,
     pub timeline: Timeline,
     pub journal: Arc<Journal>,
     cameras: HashMap<Arc<str>, Lens>,
@@ -180,6 +182,7 @@ impl Engine {
                 stopping: false,
             }),
             started: Instant::now(),
+            heartbeats: Heartbeats::new(config.hang_timeout),
             wake: Condvar::new(),
             timeline: Timeline::new(config.cameras.iter().map(|c| c.name.clone()), limits),
             journal,

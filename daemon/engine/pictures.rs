@@ -15,6 +15,7 @@ use super::windows::Windows;
 use super::{Engine, Window};
 use crate::disk::{Record, Write};
 use crate::frame::{Frame, FrameId, Span};
+use crate::heartbeat::Worker;
 use crate::model::{ModelError, Part};
 use crate::service::AskError;
 use crate::slowfast::{FrameTokens, Grid, Plan, pool_frame};
@@ -48,6 +49,7 @@ impl Pictures {
             engine.cameras.iter().map(|(name, lens)| (name.clone(), windows(lens))).collect();
         let mut pixels = Vec::new();
         while let Some(work) = engine.inbox.take(BATCH, TICK) {
+            engine.heartbeats.beat(Worker::Vision);
             match work {
                 Work::Frames(arrivals) => self.look(engine, arrivals, &mut pixels, &mut windows)?,
                 Work::Recall(recall) => self.look_again(engine, recall, &mut pixels)?,

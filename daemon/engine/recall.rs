@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::{Asked, Engine};
 use crate::disk::{Jpegs, Read, Told, Wanted};
 use crate::frame::FrameId;
+use crate::heartbeat::Worker;
 use crate::service::{AnswerItem, AskError};
 use crate::slowfast::FrameTokens;
 use crate::telemetry;
@@ -175,6 +176,10 @@ impl Engine {
 }
 
 impl Told for Engine {
+    fn moves(&self) {
+        self.heartbeats.beat(Worker::Disk);
+    }
+
     fn stored(&self, camera: &str, id: FrameId, place: Option<Place>) {
         self.change(camera, |ring| ring.stored(id, place));
     }

@@ -23,6 +23,7 @@ use super::still::Still;
 use super::{Asked, Engine, Window};
 use crate::event::{Body, Description, Event, Finish, FrameRef, Timing, Unchanged, Usage};
 use crate::frame::{Span, rfc3339};
+use crate::heartbeat::Worker;
 use crate::language::{
     Failure, LanguageError, LanguageModel, Limits, Listening, Reply, Request, Said, Seen, Ticket,
     Turn, Urgency,
@@ -32,6 +33,9 @@ use crate::service::{AnswerItem, AskError};
 use crate::slowfast::{FrameTokens, assemble};
 use crate::telemetry::{self, FailureKind, SkipReason, Stage};
 use crate::timeline::{Clip, Look};
+
+/// How long the worker sleeps at most when nothing is to be done, so that it is seen to move.
+const TICK: Duration = Duration::from_secs(1);
 
 /// Writes answers to prompts, several at a time: the language model, or a test's stand-in.
 ///
@@ -469,6 +473,7 @@ impl Engine {
     fn next_job(&self, room: Room) -> Option<Job> {
         let mut jobs = self.jobs();
         loop {
+            self.heartbeats.beat(Worker::Language);
             if matches!(room, Room::Idle | Room::Any) {
                 for (camera, _) in jobs.scheduler.late(self.started.elapsed()) {
                     self.skip(&camera, SkipReason::Late);
@@ -489,7 +494,8 @@ impl Engine {
                 Some(_) if jobs.stopping => {}
                 Some(next) => return Some(next),
                 None if room == Room::Idle && !jobs.stopping => {
-                    jobs = self.wake.wait(jobs).unwrap_or_else(PoisonError::into_inner);
+                    let woken = self.wake.wait_timeout(jobs, TICK);
+                    jobs = woken.unwrap_or_else(PoisonError::into_inner).0;
                 }
                 None => return None,
             }
