@@ -495,3 +495,96 @@ impl From<TokenizerError> for Failure {
         Failure::Run(error.to_string())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::super::decoder::{Spoil, Spoils};
+    use super::super::{Budget, Seen};
+    use super::*;
+    use crate::config::{Model, Sampling};
+    use crate::model::on_the_cpu;
+
+    const QUESTIONS: [&str; 3] = ["What is happening?", "Is the gate open?", "Who is there?"];
+
+    fn language() -> LanguageModel {
+        let (runtime, package) = on_the_cpu();
+        let mut keys = toml::toml! {
+            package = "" device = "cpu" prefill_chunk = 23
+            plan = "1:slowfast-slow_1frms_concat-fast_1x1"
+        };
+        keys["package"] = package.folder.display().to_string().into();
+        let model = Model::of(keys).expect("a config");
+        let budget = Budget { max_new_tokens: 12, rows: 3, prefix_bytes: 1 << 24 };
+        LanguageModel::with_capacity(runtime, package, &model, budget, 160).expect("a model")
+    }
+
+    /// Asks all three questions at once, the first two about one window. What each came to.
+    fn ask(language: &mut LanguageModel) -> Vec<Result<Vec<u32>, Failure>> {
+        let dim = language.dim;
+        let video = |window: usize| {
+            let rows = (0..48 * dim).map(|at| ((at * 37 + window * 11) % 101) as f32 / 50.0 - 1.0);
+            VideoTokens { rows: rows.collect(), dim }
+        };
+        let mut tickets = Vec::new();
+        for (prompt, window) in QUESTIONS.into_iter().zip([0, 0, 1]) {
+            let number = window as u64;
+            let seen = Seen { camera: "gate".into(), run: 1, number, slow: true, again: false };
+            let request = Request {
+                video: &video(window),
+                footage: Some([seen].into()),
+                turns: &[],
+                prompt,
+                limits: Limits { max_new_tokens: 12, sampling: Sampling::Greedy },
+                urgency: Urgency::Now,
+            };
+            tickets.push(language.begin(request).expect("a row"));
+        }
+        let mut ends = BTreeMap::new();
+        for _ in 0..200 {
+            let mut hear = |ticket, said: Said<'_>| {
+                match said {
+                    Said::Piece(_) => {}
+                    Said::Finished(reply) => drop(ends.insert(ticket, Ok(reply.ids))),
+                    Said::Failed(failure) => drop(ends.insert(ticket, Err(failure))),
+                }
+                Listening::Yes
+            };
+            language.turn(&mut hear).expect("a turn");
+        }
+        assert_eq!(language.in_work(), 0);
+        tickets.iter().map(|ticket| ends.remove(ticket).expect("an end")).collect()
+    }
+
+    /// Whichever run it is.
+    #[test]
+    fn a_spoilt_run_ends_the_sequences_in_it_and_harms_no_other() {
+        let mut language = language();
+        let wanted = ask(&mut language);
+        assert!(wanted.iter().all(Result::is_ok), "{wanted:?}");
+        assert!(wanted[0] != wanted[1] && wanted[1] != wanted[2], "{wanted:?}");
+        let mut spoilt = 0;
+        for how in [Spoil::Fails, Spoil::NotFinite] {
+            for after in 0..40 {
+                // What was kept of the windows, too, is made anew now and then.
+                if after % 3 == 0 {
+                    language.batch.prefixes.make_room(1 << 24);
+                }
+                language.decoder.spoils = Some(Spoils { after, how });
+                let ends = ask(&mut language);
+                language.decoder.spoils = None;
+                for (end, wanted) in ends.iter().zip(&wanted) {
+                    match (end, how) {
+                        (Ok(_), _) => assert_eq!(end, wanted, "{how:?} after {after}"),
+                        (Err(Failure::Run(_)), Spoil::Fails) => spoilt += 1,
+                        (Err(Failure::NotFinite), Spoil::NotFinite) => spoilt += 1,
+                        (Err(failure), _) => panic!("{how:?} after {after}: {failure}"),
+                    }
+                }
+                assert_eq!(ask(&mut language), wanted, "after {how:?} after {after}");
+            }
+        }
+        assert!(spoilt > 40, "{spoilt}");
+    }
+}
