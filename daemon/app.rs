@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, anyhow};
 use tokio::net::TcpListener;
@@ -15,9 +15,10 @@ use tokio_util::sync::CancellationToken;
 use crate::camera::{self, CameraHandle, Sink};
 use crate::config::{self, Config};
 use crate::disk::{self, Disk, Trouble};
-use crate::engine::{Engine, Pictures, Still, Words};
+use crate::engine::{Engine, Failures, Pictures, Still, Words};
 use crate::event::{Body, CameraStatus, Phase};
 use crate::frame::Frame;
+use crate::heartbeat::Worker;
 use crate::journal::Journal;
 use crate::language::{Budget, LanguageModel, Limits};
 use crate::loaded::LoadedModel;
@@ -28,6 +29,9 @@ use crate::service::{
 };
 use crate::telemetry::{self, PrometheusHandle};
 use crate::vision::{evidence, preprocess};
+
+/// How often it is looked for workers that hang where no watchdog says how often.
+const UNWATCHED: Duration = Duration::from_secs(5);
 
 /// Events that a late reader can still have.
 pub const JOURNAL_EVENTS: usize = 10_000;
@@ -124,7 +128,7 @@ impl App {
                 Ok(())
             });
         }
-        let watchdog = tokio::spawn(keep_systemd_informed());
+        let watchdog = tokio::spawn(keep_systemd_informed(daemon.clone()));
 
         let broke = tokio::select! {
             _ = signals.recv() => None,
@@ -190,7 +194,8 @@ fn load(config: &Config) -> Result<(Pictures, Words, Runtime), ModelError> {
     );
     let scratch = preprocess::Scratch::default();
     let dim = encoder.dim();
-    let pictures = Pictures { encoder, preprocess, scratch, evidence, plan: model.plan };
+    let failures = Failures::default();
+    let pictures = Pictures { encoder, preprocess, scratch, evidence, plan: model.plan, failures };
     let words = Words {
         language,
         dim,
@@ -297,21 +302,25 @@ fn spawn_workers(
     failed: &mpsc::Sender<anyhow::Error>,
 ) -> anyhow::Result<Vec<JoinHandle<()>>> {
     type Work = Box<dyn FnOnce(&Engine) -> Result<(), ModelError> + Send>;
-    let spawn = |name: &'static str, work: Work| {
-        let (engine, failed) = (engine.clone(), failed.clone());
+    let spawn = |worker: Worker, work: Work| {
+        let (engine, failed, name) = (engine.clone(), failed.clone(), worker.name());
+        engine.heartbeats.beat(worker);
         thread::Builder::new().name(name.into()).spawn(move || {
             let work = std::panic::AssertUnwindSafe(|| work(&engine));
-            let error = match std::panic::catch_unwind(work) {
+            let worked = std::panic::catch_unwind(work);
+            engine.heartbeats.ended(worker);
+            let error = match worked {
                 Ok(Ok(())) => return,
                 Ok(Err(error)) => anyhow!("the {name} worker failed: {error}"),
                 Err(_) => anyhow!("the {name} worker panicked; the message stands above"),
             };
+            engine.broken(&error.to_string());
             let _ = failed.blocking_send(error);
         })
     };
     let mut workers = vec![
-        spawn("vision", Box::new(|engine| pictures.run(engine)))?,
-        spawn("language", Box::new(|engine| words.run(engine)))?,
+        spawn(Worker::Vision, Box::new(|engine| pictures.run(engine)))?,
+        spawn(Worker::Language, Box::new(|engine| words.run(engine)))?,
     ];
     if let Some(mut disk) = disk {
         // Before anybody can ask about them.
@@ -322,7 +331,7 @@ fn spawn_workers(
             }
             Ok(())
         };
-        workers.push(spawn("disk", Box::new(keep))?);
+        workers.push(spawn(Worker::Disk, Box::new(keep))?);
     }
     Ok(workers)
 }
@@ -337,14 +346,25 @@ fn wire_error(
     }
 }
 
-/// READY=1, then the watchdog's pulse at half its interval, where systemd asks for one.
-async fn keep_systemd_informed() {
+/// Says READY=1, then gives the watchdog's pulse at half its interval, where systemd asks for one
+/// and as long as no worker hangs.
+async fn keep_systemd_informed(daemon: Arc<Daemon>) {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    let Some(interval) = sd_notify::watchdog_enabled() else { return };
-    let mut pulse = tokio::time::interval(interval / 2);
+    let watched = sd_notify::watchdog_enabled();
+    let mut pulse = tokio::time::interval(watched.map_or(UNWATCHED, |interval| interval / 2));
+    let mut hung = false;
     loop {
         pulse.tick().await;
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+        let found = daemon.engine.heartbeats.hung(Instant::now());
+        match &found {
+            Some(why) if !hung => tracing::error!("{why}; the watchdog hears nothing more"),
+            None if hung => tracing::info!("all workers move again"),
+            _ => {}
+        }
+        hung = found.is_some();
+        if watched.is_some() && !hung {
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+        }
     }
 }
 
@@ -429,6 +449,9 @@ impl Service for Daemon {
     fn readiness(&self) -> Readiness {
         if self.stopping.load(Ordering::Relaxed) {
             return Readiness::NotYet("stopping".into());
+        }
+        if let Some(why) = self.engine.heartbeats.hung(Instant::now()) {
+            return Readiness::NotYet(why);
         }
         let statuses = self.statuses();
         if statuses.values().any(|status| status.phase == Phase::Live) {

@@ -13,6 +13,7 @@ pub mod disk;
 pub mod engine;
 pub mod event;
 pub mod frame;
+pub mod heartbeat;
 pub mod inspection;
 pub mod journal;
 pub mod language;

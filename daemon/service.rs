@@ -150,11 +150,14 @@ pub enum AskError {
     BadQuestion(String),
     #[error("the daemon is stopping")]
     Stopping,
+    /// The same question may be answered another time.
+    #[error("the model failed this time, ask again: {0}")]
+    Failed(String),
     #[error("the model failed: {0}")]
     Model(String),
 }
 
-/// Ready: the model is loaded and at least one camera is live.
+/// Ready: the model is loaded, every worker moves, and at least one camera is live.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Readiness {
     Ready,

@@ -86,6 +86,8 @@ fn wrong_values_are_refused_by_their_key() {
         ("fps = 1.0", "fps = 0", "fps = 0"),
         ("age = \"10m\"", "age = \"30s\"", "buffer.age"),
         ("bytes = \"1 GiB\"", "bytes = \"1 KiB\"", "buffer.bytes"),
+        ("hang_timeout = \"2m\"", "hang_timeout = \"1s\"", "wanted at least \"2s\""),
+        ("inbox_bytes = \"512 MiB\"", "inbox_bytes = \"1 MiB\"", "buffer.inbox_bytes"),
         ("top_p = 1.0", "top_p = 2.0", "generate.top_p = 2"),
         ("plan = \"16:", "plan = \"0:", "model.plan"),
         ("name = \"gate\"", "name = \"my gate\"", "camera.name"),

@@ -444,7 +444,8 @@ fn a_second_signal_ends_at_once() {
             assert_eq!(ended, Some(1));
             return;
         }
-        assert_eq!(ended, Some(0));
+        // The answer was over; whatever else the daemon had to end may be cut off or not.
+        assert!(matches!(ended, Some(0 | 1)), "{ended:?}");
     }
     panic!("no answer was cut off");
 }

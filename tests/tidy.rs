@@ -45,6 +45,7 @@ const PURE: &[(&str, &[&str])] = &[
     ("daemon/frame.rs", &["serde", "humantime", "bytes"]),
     ("daemon/event.rs", &["serde", "serde_json", "clap"]),
     ("daemon/bounded.rs", &["lru"]),
+    ("daemon/heartbeat.rs", &[]),
     ("daemon/journal.rs", &["serde", "thiserror", "tokio::sync::"]),
     ("daemon/slowfast/", &["serde", "thiserror", "half"]),
     ("daemon/engine/inbox", &[]),

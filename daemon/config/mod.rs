@@ -27,6 +27,8 @@ pub struct Config {
     pub cameras: Vec<Camera>,
     /// How long running work may take to end after a stop was asked for.
     pub stop_timeout: Duration,
+    /// A worker that has not moved for so long hangs.
+    pub hang_timeout: Duration,
 }
 
 #[derive(Clone, Debug)]
@@ -152,6 +154,8 @@ pub struct Buffer {
     pub jpeg_bytes: Bytes,
     /// Of tokens of frames encoded again, of all cameras.
     pub recall_bytes: Bytes,
+    /// Of full-size frames of all cameras that wait to be encoded.
+    pub inbox_bytes: Bytes,
     pub disk: Option<Disk>,
     /// Width in pixels of the JPEG kept of each frame.
     pub evidence_width: u32,

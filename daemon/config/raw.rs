@@ -57,6 +57,8 @@ pub struct Raw {
     camera: Vec<RawCamera>,
     #[serde(default = "ten_seconds", with = "humantime_serde")]
     stop_timeout: Duration,
+    #[serde(default = "two_minutes", with = "humantime_serde")]
+    hang_timeout: Duration,
 }
 
 #[derive(Deserialize)]
@@ -169,6 +171,7 @@ struct RawBuffer {
     jpeg_age: Duration,
     jpeg_bytes: Bytes,
     recall_bytes: Bytes,
+    inbox_bytes: Bytes,
     evidence_width: u32,
     evidence_quality: u8,
     disk: RawDisk,
@@ -199,6 +202,7 @@ impl Default for RawBuffer {
             jpeg_age: Duration::from_secs(3600),
             jpeg_bytes: Bytes::mib(256),
             recall_bytes: Bytes::mib(256),
+            inbox_bytes: Bytes::mib(512),
             evidence_width: 640,
             evidence_quality: 80,
         }
@@ -328,6 +332,9 @@ fn eight_seconds() -> Duration {
 fn ten_seconds() -> Duration {
     Duration::from_secs(10)
 }
+fn two_minutes() -> Duration {
+    Duration::from_secs(120)
+}
 fn window() -> Duration {
     Duration::from_secs(50)
 }
@@ -396,6 +403,7 @@ impl Raw {
             mqtt: self.mqtt.map(|mqtt| mqtt.check(folder)).transpose()?,
             cameras,
             stop_timeout: self.stop_timeout,
+            hang_timeout: lasting("hang_timeout", self.hang_timeout, Duration::from_secs(2))?,
         })
     }
 }
@@ -497,6 +505,12 @@ impl RawBuffer {
         if self.bytes < Bytes::mib(1) {
             return wrong(format!("buffer.bytes = \"{}\": wanted at least \"1 MiB\"", self.bytes));
         }
+        if self.inbox_bytes < Bytes::mib(8) {
+            return wrong(format!(
+                "buffer.inbox_bytes = \"{}\": wanted at least \"8 MiB\", a frame of 1920 × 1080",
+                self.inbox_bytes
+            ));
+        }
         let RawDisk { folder: kept_in, retention, bytes } = self.disk;
         if bytes < Bytes::mib(1) {
             return wrong(format!("buffer.disk.bytes = \"{bytes}\": wanted at least \"1 MiB\""));
@@ -509,6 +523,7 @@ impl RawBuffer {
             jpeg_age: self.jpeg_age,
             jpeg_bytes: self.jpeg_bytes,
             recall_bytes: self.recall_bytes,
+            inbox_bytes: self.inbox_bytes,
             disk: kept_in.map(disk),
             evidence_width: within("buffer.evidence_width", self.evidence_width, 32, 8192)?,
             evidence_quality: within("buffer.evidence_quality", self.evidence_quality, 1, 100)?,

@@ -209,6 +209,11 @@ impl Asked {
         }
     }
 
+    /// There will be no answer, through no fault of the asker's.
+    pub(super) fn fails(self, error: AskError) {
+        let _ = self.to.try_send(AnswerItem::Failed(error));
+    }
+
     /// The model cannot be asked this, and why.
     pub(super) fn unanswerable(self, why: String) {
         match self.then {

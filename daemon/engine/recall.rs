@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::{Asked, Engine};
 use crate::disk::{Jpegs, Read, Told, Wanted};
 use crate::frame::FrameId;
+use crate::heartbeat::Worker;
 use crate::service::{AnswerItem, AskError};
 use crate::slowfast::FrameTokens;
 use crate::telemetry;
@@ -78,7 +79,12 @@ impl Recall {
     }
 
     pub fn stopping(self) {
-        let _ = self.to.try_send(AnswerItem::Failed(AskError::Stopping));
+        self.fails(AskError::Stopping);
+    }
+
+    /// There will be no answer, through no fault of the asker's.
+    pub fn fails(self, error: AskError) {
+        let _ = self.to.try_send(AnswerItem::Failed(error));
     }
 }
 
@@ -170,6 +176,10 @@ impl Engine {
 }
 
 impl Told for Engine {
+    fn moves(&self) {
+        self.heartbeats.beat(Worker::Disk);
+    }
+
     fn stored(&self, camera: &str, id: FrameId, place: Option<Place>) {
         self.change(camera, |ring| ring.stored(id, place));
     }
