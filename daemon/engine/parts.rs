@@ -36,8 +36,8 @@ pub fn split(span: Span, period: Duration, sampled: usize) -> Vec<Span> {
 
 /// What the parts say together without a model: `None`, where that takes understanding.
 ///
-/// Where all begin with yes or no, the answer is yes if any does, and says of which parts; so it is
-/// literally true also of a question that asks about all of the time.
+/// Where all are yes or no, the answer is yes if any is, and says of which parts; so it is literally
+/// true also of a question that asks about all of the time.
 pub fn combine(parts: &[Part]) -> Option<(String, Summary)> {
     let first = parts.first()?;
     let verdicts: Option<Vec<bool>> = parts.iter().map(|part| verdict(&part.text)).collect();
@@ -95,14 +95,27 @@ fn is_dated(parts: &[Part]) -> bool {
     })
 }
 
-/// Whether a text begins with the word yes or no, and which.
+/// Tells yes from no where a text is that word, alone or with more behind a mark or a new line: "No."
+/// and "Yes, a dog.", but not "No people are there.", "No-one came." or "No. 5 stops.".
 fn verdict(text: &str) -> Option<bool> {
-    let word: String = text.trim_start().chars().take_while(|c| c.is_alphanumeric()).collect();
-    match word.to_lowercase().as_str() {
-        "yes" => Some(true),
-        "no" => Some(false),
-        _ => None,
-    }
+    let text = text.trim_start();
+    let end = text.find(|c: char| !c.is_alphanumeric()).unwrap_or(text.len());
+    let (word, rest) = text.split_at(end);
+    let yes = match word.to_lowercase().as_str() {
+        "yes" => true,
+        "no" => false,
+        _ => return None,
+    };
+    let behind = rest.trim_start_matches([' ', '\t']);
+    let mut marks = behind.chars();
+    let ends = match (marks.next(), marks.as_str()) {
+        (None | Some('\n' | '\r' | ',' | ';' | ':' | '!' | '?' | '–' | '—' | '…'), _) => true,
+        (Some('.'), more) => !more.trim_start().starts_with(|c: char| c.is_ascii_digit()),
+        // A dash, and no hyphen.
+        (Some('-'), more) => behind.len() < rest.len() && more.starts_with([' ', '-']),
+        _ => false,
+    };
+    ends.then_some(yes)
 }
 
 #[cfg(test)]
@@ -150,6 +163,40 @@ mod tests {
         );
         assert_eq!(combined(&["No.", "no"]).as_deref(), Some("No, in none of 2 parts."));
         assert_eq!(combined(&["Yes.", "Yes."]).as_deref(), Some("Yes, in all of 2 parts."));
+    }
+
+    #[test]
+    fn yes_or_no_is_a_word_of_its_own() {
+        for yes in
+            ["Yes", " yes.", "YES!", "Yes, a man came.", "Yes: two.", "Yes\nA dog.", "Yes - a dog"]
+        {
+            assert_eq!(verdict(yes), Some(true), "{yes}");
+        }
+        for no in
+            ["No", "no.", "No, nobody.", "No; it is shut.", "No.\nNobody.", "No… ", "No — none"]
+        {
+            assert_eq!(verdict(no), Some(false), "{no}");
+        }
+        for neither in [
+            "No people are visible.",
+            "No one came.",
+            "No-one came.",
+            "No -one",
+            "No. 5 stops at the gate.",
+            "No.5",
+            "Yes men stand there.",
+            "Nothing.",
+            "Noon.",
+            "No's",
+            "Yesterday a dog came.",
+            "\"No\" is written on the door.",
+            "",
+        ] {
+            assert_eq!(verdict(neither), None, "{neither}");
+        }
+        let counts = ["No people are visible.", "No people are visible in the yard."];
+        assert_eq!(combined(&counts), None);
+        assert_eq!(combined(&["No.", "No people are visible."]), None);
     }
 
     #[test]
