@@ -53,12 +53,12 @@ pub enum Clock {
 /// The first moment that lookout speaks of, 1970.
 pub const EARLIEST: SystemTime = SystemTime::UNIX_EPOCH;
 
-/// The last moment that lookout speaks of, 9999-12-31T23:59:59: RFC 3339 has four digits for a year.
+/// Returns the last moment that lookout speaks of, 9999-12-31T23:59:59: RFC 3339 has four digits for a year.
 pub fn latest() -> SystemTime {
     EARLIEST + Duration::from_secs(253_402_300_799)
 }
 
-/// The nearest moment between [`EARLIEST`] and [`latest`].
+/// Returns the nearest moment between [`EARLIEST`] and [`latest`].
 pub fn clamped(time: SystemTime) -> SystemTime {
     time.clamp(EARLIEST, latest())
 }

@@ -33,7 +33,7 @@ pub struct Draft {
     pub to: Option<RawTime>,
     /// The sequence of an event.
     pub event: Option<u64>,
-    /// `None`: by itself.
+    /// The name of a [`Detail`]; `None`: the default.
     pub detail: Option<String>,
     pub conversation: Option<String>,
     pub max_new_tokens: Option<u64>,
@@ -62,17 +62,17 @@ pub enum RawTime {
     },
 }
 
-/// What a question may be.
+/// Limits that a question is checked against.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// Bytes of its text.
     pub text_bytes: usize,
-    /// Those that can be asked about; `None`: not known here.
+    /// Cameras that can be asked about; `None`: they are not known here.
     pub cameras: Option<Vec<Arc<str>>>,
 }
 
 impl Limits {
-    /// Those of a client, which leaves to the daemon what only the daemon knows.
+    /// Returns the limits of a client, which leaves to the daemon what only the daemon knows.
     pub fn unknown() -> Limits {
         Limits { text_bytes: usize::MAX, cameras: None }
     }
@@ -86,7 +86,7 @@ pub enum QuestionError {
     Bad(String),
 }
 
-/// A question that can be answered, as far as it alone tells.
+/// A checked question. Whether there is footage and room in the queue, the engine says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question {
     camera: String,
@@ -110,7 +110,7 @@ pub enum Detail {
     Parts,
 }
 
-/// What time a question is about. A range of a [`Question`] has a length, and lies between
+/// The time that a question is about. A range of a [`Question`] has a length, and lies between
 /// [`EARLIEST`] and [`latest`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Range {
@@ -126,6 +126,7 @@ pub enum Range {
 }
 
 impl Question {
+    /// Checks a draft. The error names the field and what was wanted.
     pub fn new(draft: Draft, limits: &Limits) -> Result<Question, QuestionError> {
         let range = range(&draft).map_err(QuestionError::Bad)?;
         let Draft { camera, id, text, detail, conversation, max_new_tokens, .. } = draft;
@@ -170,7 +171,7 @@ impl Question {
         &self.camera
     }
 
-    /// Given by the wire, returned in the answer's `id`.
+    /// Returns the name that the wire gave it; it comes back in the answer's `id`.
     pub fn id(&self) -> &str {
         &self.id
     }
@@ -187,17 +188,18 @@ impl Question {
         self.detail
     }
 
-    /// An earlier answer's, or a name of the asker's own; `None`: a new one.
+    /// Returns the name of an earlier answer's conversation, or the asker's own for a new one; `None`:
+    /// a new one without a name.
     pub fn conversation(&self) -> Option<&str> {
         self.conversation.as_deref()
     }
 
-    /// At least 1; `None`: as configured.
+    /// Returns the limit of the answer's tokens, at least 1; `None`: as configured.
     pub fn max_new_tokens(&self) -> Option<usize> {
         self.max_new_tokens
     }
 
-    /// The same question, whose range no longer moves with the time at which it is taken.
+    /// Pins a range that counts from now to the given moment.
     pub fn as_of(mut self, now: SystemTime) -> Question {
         if let Range::Last(length) = self.range {
             self.range = Range::Between { from: earlier(now, length), to: None };
@@ -220,12 +222,12 @@ impl Detail {
     }
 }
 
-/// So much before `now`, but not before [`EARLIEST`].
+/// Returns the time so much before `now`, but not before [`EARLIEST`].
 pub fn earlier(now: SystemTime, length: Duration) -> SystemTime {
     now.checked_sub(length).map_or(EARLIEST, clamped)
 }
 
-/// At most one of `last`, `from` (with or without `to`) and `event`.
+/// Reads the range: at most one of `last`, `from` (with or without `to`) and `event`.
 fn range(draft: &Draft) -> Result<Range, String> {
     let named = |field: &str, why: String| format!("{field} is {why}");
     let time = |raw: &Option<RawTime>, field| {
@@ -254,7 +256,7 @@ fn range(draft: &Draft) -> Result<Range, String> {
     }
 }
 
-/// A length of time: more than nothing, and at most all the time there is.
+/// Reads a length of time: more than nothing, and at most all the time there is.
 fn length(raw: &RawLength) -> Result<Duration, String> {
     let longest = latest().duration_since(EARLIEST).unwrap_or_default();
     let of_seconds = |seconds: f64| match Duration::try_from_secs_f64(seconds) {
@@ -289,7 +291,7 @@ fn length(raw: &RawLength) -> Result<Duration, String> {
     }
 }
 
-/// A point in time, the nearest that lookout speaks of.
+/// Reads a point in time, and brings it to the nearest that lookout speaks of.
 fn time(raw: &RawTime) -> Result<SystemTime, String> {
     match raw {
         RawTime::Parts { seconds, nanos } => {
@@ -303,7 +305,7 @@ fn time(raw: &RawTime) -> Result<SystemTime, String> {
     }
 }
 
-/// RFC 3339 with any offset; without one it is UTC.
+/// Reads RFC 3339 with any offset; without one it is UTC.
 fn parse_time(text: &str) -> Option<SystemTime> {
     let pieces = DateTimeParser::new().parse_pieces(text).ok()?;
     // The name of a zone is no offset, and to pass over it would be to misread the time.
@@ -329,7 +331,7 @@ fn of_nanoseconds(total: u128) -> Duration {
     Duration::new(seconds, (total % 1_000_000_000) as u32)
 }
 
-/// What an error repeats of what a client sent.
+/// Cuts what a client sent to what an error repeats of it.
 pub(crate) fn start_of(text: &str) -> String {
     match text.char_indices().nth(QUOTED) {
         Some((end, _)) => format!("{}…", &text[..end]),

@@ -26,7 +26,7 @@ pub trait Service: Send + Sync + 'static {
         number: u64,
     ) -> Result<Evidence, EvidenceError>;
 
-    /// What a question may be.
+    /// Returns the limits that questions are checked against.
     fn limits(&self) -> Limits;
 
     /// Checks what a wire has read of a question.

@@ -62,8 +62,8 @@ async fn an_event_is_the_same_on_both_wires() {
     publisher.stop().await;
 }
 
-/// Whatever protobuf can carry is refused with a reason or becomes a question with a range that can
-/// be written; the daemon goes on.
+/// Asks with numbers that only protobuf can carry: each is refused with a reason, or its range can be
+/// written.
 #[tokio::test]
 async fn numbers_out_of_range_are_refused_or_clamped_over_grpc() {
     use proto::ask_request::Range as Asked;
@@ -98,7 +98,7 @@ async fn numbers_out_of_range_are_refused_or_clamped_over_grpc() {
         (detail, Code::InvalidArgument, "detail is \"17\""),
         (long, Code::InvalidArgument, "at most 8192 bytes"),
     ] {
-        let asked = (request.range.clone(), request.max_new_tokens);
+        let asked = (request.range, request.max_new_tokens);
         let status = daemon.client().await.ask(request).await.unwrap_err();
         assert_eq!(status.code(), code, "{asked:?}: {}", status.message());
         assert!(status.message().contains(said), "{asked:?}: {}", status.message());

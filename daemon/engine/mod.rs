@@ -37,7 +37,7 @@ use crate::event::Description;
 use crate::frame::{Frame, FrameId, Span};
 use crate::journal::Journal;
 use crate::language::Turn;
-use crate::service::AnswerItem;
+use crate::service::{AnswerItem, AskError};
 use crate::slowfast::{FrameTokens, Plan};
 use crate::telemetry::{self, DropReason, SkipReason};
 use crate::timeline::{Chosen, Clip, Limits, Period, Tiers, Timeline, choose};
@@ -130,6 +130,8 @@ struct Asked {
     max_new_tokens: usize,
     window: Span,
     clip: Clip,
+    /// By which the clip was sampled.
+    plan: Plan,
     /// Model time of encoding frames again.
     encode: Duration,
     came: Instant,
@@ -140,7 +142,7 @@ struct Asked {
     then: Option<Then>,
 }
 
-type Then = Box<dyn FnOnce(Result<Description, String>) + Send>;
+type Then = Box<dyn FnOnce(Result<Description, AskError>) + Send>;
 
 impl Engine {
     /// `run` names this run's frames: the milliseconds from 1970 to its start.

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use crate::event::{Part, Summary};
+use crate::event::{Gap, GapCause, Part, Summary};
 use crate::frame::Span;
 
 /// Frames of a range for one that a look may leave: the paper's own benchmarks sample a minute or
@@ -15,9 +15,6 @@ pub const FAIR: usize = 4;
 
 /// Each part is read like a window: more would keep the model from everybody else.
 pub const MOST: usize = 16;
-
-/// Of a part's words, in the summary's prompt.
-const WORDS: usize = 200;
 
 /// Whether one look at a range of `frames` frames is fair, of which the plan takes `sampled`.
 pub fn one_look_is_fair(frames: usize, sampled: usize) -> bool {
@@ -74,11 +71,33 @@ pub fn list(parts: &[Part]) -> String {
     parts.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// What the model is asked, with a sparse look at the whole before its eyes.
-pub fn prompt(parts: &[Part], question: &str) -> String {
+/// Lists the gaps of the whole, with those of parts whose frames were there when the range was asked about
+/// and could not be had at the part's turn.
+pub fn gaps(whole: &[Gap], parts: impl IntoIterator<Item = Gap>) -> Vec<Gap> {
+    let within =
+        |gap: &Gap, outer: &Gap| outer.span.from <= gap.span.from && gap.span.to <= outer.span.to;
+    let told = |gap: &Gap| whole.iter().any(|outer| within(gap, outer));
+    let more = parts.into_iter().filter(|gap| gap.cause == GapCause::Evicted && !told(gap));
+    let mut more: Vec<Gap> = more.collect();
+    more.sort_by_key(|gap| gap.span.from);
+    more.dedup_by(|next, gap| {
+        let joins = next.span.from <= gap.span.to;
+        if joins {
+            gap.span.to = gap.span.to.max(next.span.to);
+        }
+        joins
+    });
+    let mut gaps = [whole, &more].concat();
+    gaps.sort_by_key(|gap| gap.span.from);
+    gaps
+}
+
+/// Writes what the model is asked, with a sparse look at the whole before its eyes: the question,
+/// behind `letters` of each part's words.
+pub fn prompt(parts: &[Part], letters: usize, question: &str) -> String {
     let dated = is_dated(parts);
     let line = |part: &Part| {
-        let words: String = part.text.chars().take(WORDS).collect();
+        let words: String = part.text.chars().take(letters).collect();
         format!("{}: {}\n", part.window.clock(dated), words.replace('\n', " "))
     };
     format!(
@@ -210,8 +229,8 @@ mod tests {
             list(&parts),
             "14:00:00–14:00:50 UTC: A dog.\n14:00:50–14:01:40 UTC: A car\nstops."
         );
-        let prompt = prompt(&parts, "What came?");
-        assert!(prompt.contains("14:00:50–14:01:40: A car stops.\n"), "{prompt}");
+        let prompt = prompt(&parts, 7, "What came?");
+        assert!(prompt.contains("14:00:50–14:01:40: A car s\n"), "{prompt}");
         assert!(prompt.ends_with("What came?"), "{prompt}");
     }
 

@@ -69,13 +69,14 @@ impl Engine {
             max_new_tokens: most,
             window,
             came: Instant::now(),
-            to: to.clone(),
+            to,
         };
         if parts.len() > 1 {
             let (engine, left, answered) = (self.clone(), parts.into(), Vec::new());
-            Long { engine, asked, overview: chosen, left, answered, seat }.go_on();
+            let unseen = Vec::new();
+            Long { engine, asked, overview: chosen, left, answered, unseen, seat }.go_on();
         } else {
-            self.gather(camera, to, chosen, asked.one_look(), Some(seat));
+            self.gather(chosen, asked.one_look(self.plan), Some(seat));
         }
         Ok(answer)
     }
@@ -110,10 +111,9 @@ impl Engine {
         telemetry::answer(camera);
         let Description { prompt, text, window, conversation, .. } = &description;
         let turn = Turn { question: prompt.clone(), answer: text.clone() };
-        let turns = turns.iter().cloned().chain([turn]).collect();
-        let said = Conversation { window: *window, frames, turns };
+        let known = Conversation { window: *window, frames, turns: turns.to_vec() };
         let key = (conversation.clone(), camera.clone());
-        self.conversations().put(key, said, Instant::now());
+        self.conversations().add(key, known, turn, Instant::now());
         self.journal.append(camera.clone(), Body::Answer(description.clone()));
         // An asker that has gone needs no answer.
         let _ = to.try_send(AnswerItem::Finished(Box::new(description)));
@@ -189,7 +189,6 @@ impl Asked {
 
     pub(super) fn answered(self, engine: &Engine, mut description: Description) {
         description.conversation = self.conversation;
-        description.earlier_turns = self.turns.len() as u32;
         match self.then {
             Some(then) => then(Ok(description)),
             None => {
@@ -203,7 +202,7 @@ impl Asked {
     /// The model cannot be asked this, and why.
     pub(super) fn unanswerable(self, why: String) {
         match self.then {
-            Some(then) => then(Err(why)),
+            Some(then) => then(Err(AskError::BadQuestion(why))),
             None => drop(self.to.try_send(AnswerItem::Failed(AskError::BadQuestion(why)))),
         }
     }

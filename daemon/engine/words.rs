@@ -25,7 +25,7 @@ use crate::language::{
 };
 use crate::model::ModelError;
 use crate::service::{AnswerItem, AskError};
-use crate::slowfast::{FrameTokens, assemble};
+use crate::slowfast::{FrameTokens, Plan, assemble};
 use crate::telemetry::{self, SkipReason, Stage};
 use crate::timeline::{Clip, Look};
 
@@ -56,6 +56,8 @@ enum Room {
 struct Running {
     job: Job,
     prompt: String,
+    /// Earlier questions that the model sees with it.
+    turns: u32,
     clip: Clip,
     admitted: Instant,
 }
@@ -99,7 +101,8 @@ impl Words {
         job: Job,
         running: &mut HashMap<Ticket, Running>,
     ) -> Result<(), ModelError> {
-        let Some(Task { camera, prompt, turns, clip, most, urgency }) = task(engine, &job) else {
+        let Some(Task { camera, prompt, turns, clip, plan, most, urgency }) = task(engine, &job)
+        else {
             return Ok(());
         };
         if let Next::Caption(camera, window) = &job
@@ -129,18 +132,25 @@ impl Words {
             slow: frame.slow,
             again: look.again,
         };
+        let video = assemble(&tokens, &plan, self.dim);
+        let limits = Limits { max_new_tokens: most, sampling: engine.sampling };
+        let turns = self.language.fitting(&turns, &prompt, video.len(), limits);
+        // Frames are the same rows to all only where one plan made them.
+        let shared = plan == engine.plan;
+        let footage = || clip.references.iter().zip(&clip.frames).map(seen).collect();
         let request = Request {
-            video: &assemble(&tokens, &engine.plan, self.dim),
-            footage: Some(clip.references.iter().zip(&clip.frames).map(seen).collect()),
-            turns: &turns,
+            video: &video,
+            footage: shared.then(footage),
+            turns,
             prompt: &prompt,
-            limits: Limits { max_new_tokens: most, sampling: engine.sampling },
+            limits,
             urgency,
         };
+        let turns = turns.len() as u32;
         match self.language.begin(request) {
             Ok(ticket) => {
                 let admitted = Instant::now();
-                running.insert(ticket, Running { job, prompt, clip, admitted });
+                running.insert(ticket, Running { job, prompt, turns, clip, admitted });
                 Ok(())
             }
             Err(LanguageError::BadPrompt(why)) => {
@@ -202,7 +212,7 @@ impl Words {
 
     /// Tells what came of a job.
     fn finish(&mut self, engine: &Engine, running: Running, reply: Reply) {
-        let Running { job, prompt, clip, .. } = running;
+        let Running { job, prompt, turns, clip, .. } = running;
         match job {
             Next::Caption(camera, window) => {
                 let frames = clip.frames.clone();
@@ -219,6 +229,7 @@ impl Words {
                 let text = asked.text.clone();
                 let mut description = self.describe(text, asked.window, clip, reply, timing);
                 description.id = asked.id.clone();
+                description.earlier_turns = turns;
                 measure(&asked.camera, &description);
                 asked.answered(engine, description);
             }
@@ -282,6 +293,7 @@ struct Task {
     prompt: String,
     turns: Arc<[Turn]>,
     clip: Clip,
+    plan: Plan,
     /// New tokens.
     most: usize,
     urgency: Urgency,
@@ -295,6 +307,7 @@ fn task(engine: &Engine, job: &Job) -> Option<Task> {
             prompt: engine.cameras.get(camera)?.prompt.clone()?,
             turns: Arc::default(),
             clip: engine.clip(camera, window.span)?,
+            plan: engine.plan,
             most: engine.max_new_tokens,
             urgency: Urgency::Later,
         },
@@ -303,6 +316,7 @@ fn task(engine: &Engine, job: &Job) -> Option<Task> {
             prompt: asked.prompt.clone(),
             turns: asked.turns.clone(),
             clip: asked.clip.clone(),
+            plan: asked.plan,
             most: asked.max_new_tokens,
             urgency: Urgency::Now,
         },
