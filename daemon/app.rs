@@ -24,9 +24,8 @@ use crate::language::{Budget, LanguageModel, Limits};
 use crate::loaded::LoadedModel;
 use crate::model::{ModelError, Package, Runtime};
 use crate::publish::{self, grpc, http, mqtt};
-use crate::service::{
-    Answer, AskError, CameraInfo, Evidence, EvidenceError, Question, Readiness, Service,
-};
+use crate::question::{self, Question};
+use crate::service::{Answer, AskError, CameraInfo, Evidence, EvidenceError, Readiness, Service};
 use crate::telemetry::{self, PrometheusHandle};
 use crate::vision::{evidence, preprocess};
 
@@ -53,6 +52,7 @@ struct Daemon {
     engine: Arc<Engine>,
     journal: Arc<Journal>,
     cameras: Vec<config::Camera>,
+    limits: question::Limits,
     statuses: Mutex<HashMap<Arc<str>, CameraStatus>>,
     /// Of the disk, if it keeps frames.
     trouble: Arc<Trouble>,
@@ -93,6 +93,10 @@ impl App {
             statuses: Mutex::new(
                 config.cameras.iter().map(|c| (c.name.clone(), not_yet())).collect(),
             ),
+            limits: question::Limits {
+                text_bytes: config.generate.question_bytes,
+                cameras: Some(config.cameras.iter().map(|camera| camera.name.clone()).collect()),
+            },
             cameras: config.cameras.clone(),
             stopping: AtomicBool::new(false),
         });
@@ -437,6 +441,10 @@ impl Service for Daemon {
 
     fn troubles(&self) -> Vec<String> {
         self.trouble.get().into_iter().collect()
+    }
+
+    fn limits(&self) -> question::Limits {
+        self.limits.clone()
     }
 
     fn ask(&self, question: Question) -> Result<Answer, AskError> {

@@ -20,6 +20,7 @@ pub mod language;
 pub mod loaded;
 pub mod model;
 pub mod publish;
+pub mod question;
 pub mod service;
 pub mod slowfast;
 pub mod telemetry;

@@ -89,6 +89,7 @@ fn wrong_values_are_refused_by_their_key() {
         ("hang_timeout = \"2m\"", "hang_timeout = \"1s\"", "wanted at least \"2s\""),
         ("inbox_bytes = \"512 MiB\"", "inbox_bytes = \"1 MiB\"", "buffer.inbox_bytes"),
         ("top_p = 1.0", "top_p = 2.0", "generate.top_p = 2"),
+        ("question_bytes = \"8 KiB\"", "question_bytes = \"0 B\"", "wanted \"1 B\" to \"64 KiB\""),
         ("plan = \"16:", "plan = \"0:", "model.plan"),
         ("name = \"gate\"", "name = \"my gate\"", "camera.name"),
         ("name = \"gate\"", "name = \"available\"", "topic is taken"),

@@ -117,6 +117,8 @@ pub struct Generate {
     pub sampling: Sampling,
     pub summary: Summary,
     pub queue: usize,
+    /// What a question's text has at most.
+    pub question_bytes: usize,
     /// Answers and captions that are written together.
     pub batch: usize,
     /// For what the prompts of a window have in common.

@@ -141,6 +141,7 @@ struct RawGenerate {
     answer_prefix: String,
     summary: Summary,
     queue: usize,
+    question_bytes: Bytes,
     batch: usize,
     prefix_cache: Bytes,
 }
@@ -155,6 +156,7 @@ impl Default for RawGenerate {
             answer_prefix: String::new(),
             summary: Summary::Model,
             queue: 16,
+            question_bytes: Bytes::kib(8),
             batch: 4,
             prefix_cache: Bytes::gib(1),
         }
@@ -476,10 +478,17 @@ impl RawGenerate {
     fn check(self) -> Result<Generate, ConfigError> {
         let temperature = within("generate.temperature", self.temperature, 0.0, 5.0)?;
         let top_p = within("generate.top_p", self.top_p, 0.01, 1.0)?;
+        if self.question_bytes < Bytes::b(1) || self.question_bytes > Bytes::kib(64) {
+            return wrong(format!(
+                "generate.question_bytes = \"{}\": wanted \"1 B\" to \"64 KiB\"",
+                self.question_bytes
+            ));
+        }
         Ok(Generate {
             max_new_tokens: within("generate.max_new_tokens", self.max_new_tokens, 1, 4096)?,
             summary: self.summary,
             queue: within("generate.queue", self.queue, 1, 1024)?,
+            question_bytes: self.question_bytes.as_u64() as usize,
             batch: within("generate.batch", self.batch, 1, 64)?,
             prefix_cache: self.prefix_cache,
             sampling: match temperature {

@@ -39,7 +39,7 @@ use crate::frame::{Frame, FrameId, Span};
 use crate::heartbeat::Heartbeats;
 use crate::journal::Journal;
 use crate::language::Turn;
-use crate::service::AnswerItem;
+use crate::service::{AnswerItem, AskError};
 use crate::slowfast::{FrameTokens, Plan};
 use crate::telemetry::{self, DropReason, SkipReason};
 use crate::timeline::{Chosen, Clip, Limits, Period, Tiers, Timeline, choose};
@@ -134,6 +134,8 @@ struct Asked {
     max_new_tokens: usize,
     window: Span,
     clip: Clip,
+    /// By which the clip was sampled.
+    plan: Plan,
     /// Model time of encoding frames again.
     encode: Duration,
     came: Instant,
@@ -144,7 +146,7 @@ struct Asked {
     then: Option<Then>,
 }
 
-type Then = Box<dyn FnOnce(Result<Description, String>) + Send>;
+type Then = Box<dyn FnOnce(Result<Description, AskError>) + Send>;
 
 impl Engine {
     /// `run` names this run's frames: the milliseconds from 1970 to its start.

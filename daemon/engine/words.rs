@@ -30,7 +30,7 @@ use crate::language::{
 };
 use crate::model::{ModelError, Part};
 use crate::service::{AnswerItem, AskError};
-use crate::slowfast::{FrameTokens, assemble};
+use crate::slowfast::{FrameTokens, Plan, assemble};
 use crate::telemetry::{self, FailureKind, SkipReason, Stage};
 use crate::timeline::{Clip, Look};
 
@@ -44,6 +44,13 @@ pub trait Writer {
     fn rows(&self) -> usize;
     fn in_work(&self) -> usize;
     fn unread(&self) -> usize;
+    fn fitting<'a>(
+        &self,
+        turns: &'a [Turn],
+        prompt: &str,
+        video_tokens: usize,
+        limits: Limits,
+    ) -> &'a [Turn];
     fn begin(&mut self, request: Request<'_>) -> Result<Ticket, LanguageError>;
     fn turn(&mut self, hear: &mut Hear<'_>) -> Result<(), LanguageError>;
 }
@@ -89,6 +96,8 @@ enum Begun {
 struct Running {
     job: Job,
     prompt: String,
+    /// Earlier questions that the model sees with it.
+    turns: u32,
     clip: Clip,
     admitted: Instant,
 }
@@ -169,7 +178,8 @@ impl<W: Writer> Words<W> {
         running: &mut HashMap<Ticket, Running>,
         failures: &mut Failures,
     ) -> Result<Begun, ModelError> {
-        let Some(Task { camera, prompt, turns, clip, most, urgency }) = task(engine, &job) else {
+        let Some(Task { camera, prompt, turns, clip, plan, most, urgency }) = task(engine, &job)
+        else {
             if let Next::Caption(camera, window) = job {
                 let to = rfc3339::format(window.span.to);
                 tracing::info!(
@@ -207,18 +217,25 @@ impl<W: Writer> Words<W> {
             slow: frame.slow,
             again: look.again,
         };
+        let video = assemble(&tokens, &plan, self.dim);
+        let limits = Limits { max_new_tokens: most, sampling: engine.sampling };
+        let turns = self.language.fitting(&turns, &prompt, video.len(), limits);
+        // Frames are the same rows to all only where one plan made them.
+        let shared = plan == engine.plan;
+        let footage = || clip.references.iter().zip(&clip.frames).map(seen).collect();
         let request = Request {
-            video: &assemble(&tokens, &engine.plan, self.dim),
-            footage: Some(clip.references.iter().zip(&clip.frames).map(seen).collect()),
-            turns: &turns,
+            video: &video,
+            footage: shared.then(footage),
+            turns,
             prompt: &prompt,
-            limits: Limits { max_new_tokens: most, sampling: engine.sampling },
+            limits,
             urgency,
         };
+        let turns = turns.len() as u32;
         match self.language.begin(request) {
             Ok(ticket) => {
                 let admitted = Instant::now();
-                running.insert(ticket, Running { job, prompt, clip, admitted });
+                running.insert(ticket, Running { job, prompt, turns, clip, admitted });
                 Ok(Begun::Works)
             }
             Err(LanguageError::BadPrompt(why)) => match job {
@@ -296,7 +313,7 @@ impl<W: Writer> Words<W> {
 
     /// Tells what came of a job.
     fn finish(&mut self, engine: &Engine, running: Running, reply: Reply) {
-        let Running { job, prompt, clip, .. } = running;
+        let Running { job, prompt, turns, clip, .. } = running;
         match job {
             Next::Caption(camera, window) => {
                 let frames = clip.frames.clone();
@@ -313,6 +330,7 @@ impl<W: Writer> Words<W> {
                 let text = asked.text.clone();
                 let mut description = self.describe(text, asked.window, clip, reply, timing);
                 description.id = asked.id.clone();
+                description.earlier_turns = turns;
                 measure(&asked.camera, &description);
                 asked.answered(engine, description);
             }
@@ -379,6 +397,7 @@ struct Task {
     prompt: String,
     turns: Arc<[Turn]>,
     clip: Clip,
+    plan: Plan,
     /// New tokens.
     most: usize,
     urgency: Urgency,
@@ -392,6 +411,7 @@ fn task(engine: &Engine, job: &Job) -> Option<Task> {
             prompt: engine.cameras.get(camera)?.prompt.clone()?,
             turns: Arc::default(),
             clip: engine.clip(camera, window.span)?,
+            plan: engine.plan,
             most: engine.max_new_tokens,
             urgency: Urgency::Later,
         },
@@ -400,6 +420,7 @@ fn task(engine: &Engine, job: &Job) -> Option<Task> {
             prompt: asked.prompt.clone(),
             turns: asked.turns.clone(),
             clip: asked.clip.clone(),
+            plan: asked.plan,
             most: asked.max_new_tokens,
             urgency: Urgency::Now,
         },
@@ -456,6 +477,16 @@ impl Writer for LanguageModel {
 
     fn unread(&self) -> usize {
         self.unread()
+    }
+
+    fn fitting<'a>(
+        &self,
+        turns: &'a [Turn],
+        prompt: &str,
+        video_tokens: usize,
+        limits: Limits,
+    ) -> &'a [Turn] {
+        self.fitting(turns, prompt, video_tokens, limits)
     }
 
     fn begin(&mut self, request: Request<'_>) -> Result<Ticket, LanguageError> {

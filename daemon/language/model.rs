@@ -246,7 +246,30 @@ impl LanguageModel {
         video_tokens: usize,
         limits: Limits,
     ) -> Result<(), LanguageError> {
-        let tokens = self.prompt(&[], prompt)?.text_tokens() + video_tokens;
+        self.check_after(&[], prompt, video_tokens, limits)
+    }
+
+    /// Finds the latest of what was said before, as much of it as there is room for before a prompt.
+    pub fn fitting<'a>(
+        &self,
+        turns: &'a [Turn],
+        prompt: &str,
+        video_tokens: usize,
+        limits: Limits,
+    ) -> &'a [Turn] {
+        let mut latest = (0..turns.len()).map(|from| &turns[from..]);
+        let fits = |turns: &&[Turn]| self.check_after(turns, prompt, video_tokens, limits).is_ok();
+        latest.find(fits).unwrap_or_default()
+    }
+
+    fn check_after(
+        &self,
+        turns: &[Turn],
+        prompt: &str,
+        video_tokens: usize,
+        limits: Limits,
+    ) -> Result<(), LanguageError> {
+        let tokens = self.prompt(turns, prompt)?.text_tokens() + video_tokens;
         self.room(tokens, limits)
     }
 

@@ -57,6 +57,10 @@ impl Writer for StandIn {
         0
     }
 
+    fn fitting<'a>(&self, turns: &'a [Turn], _: &str, _: usize, _: Limits) -> &'a [Turn] {
+        turns
+    }
+
     fn begin(&mut self, request: Request<'_>) -> Result<Ticket, LanguageError> {
         if request.prompt == TOO_LONG {
             // Whoever asks it asks again at once.
@@ -180,6 +184,7 @@ fn asks(engine: &Engine, text: &str) -> mpsc::Receiver<AnswerItem> {
         conversation: "c".into(),
         max_new_tokens: 8,
         window,
+        plan: engine.plan,
         clip: engine.clip("yard", window).expect("footage"),
         encode: Duration::ZERO,
         came: Instant::now(),
