@@ -2,6 +2,7 @@
 //! daemon that is a journal and a few answers.
 
 use std::io::{self, ErrorKind, Write};
+use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -14,8 +15,9 @@ use lookout::frame::{Clock, Span};
 use lookout::journal::Journal;
 use lookout::proto;
 use lookout::proto::lookout_client::LookoutClient;
-use lookout::publish::{self, PublishError, grpc, http, mqtt};
+use lookout::publish::{Listener, Patience, PublishError, grpc, http, mqtt};
 use lookout::service::*;
+use lookout::telemetry::Wire;
 use rumqttc::{AsyncClient, MqttOptions, Packet, QoS};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -28,6 +30,9 @@ use tonic::Code;
 use tonic::transport::Channel;
 
 const SOON: Duration = Duration::from_secs(20);
+
+/// Of a wire in these tests.
+const CONNECTIONS: usize = 24;
 
 // --- gRPC ---------------------------------------------------------------------------------------
 
@@ -186,6 +191,86 @@ async fn health_and_reflection_answer() {
 }
 
 #[tokio::test]
+async fn older_clients_can_reflect_too() {
+    use tonic_reflection::pb::v1alpha::ServerReflectionRequest;
+    use tonic_reflection::pb::v1alpha::server_reflection_client::ServerReflectionClient;
+    use tonic_reflection::pb::v1alpha::server_reflection_request::MessageRequest;
+    use tonic_reflection::pb::v1alpha::server_reflection_response::MessageResponse;
+
+    let daemon = Daemon::start(10).await;
+    let mut reflection = ServerReflectionClient::new(daemon.channel().await);
+    let list = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let replies = reflection.server_reflection_info(tokio_stream::once(list)).await.unwrap();
+    let reply = replies.into_inner().message().await.unwrap().unwrap();
+    let Some(MessageResponse::ListServicesResponse(list)) = reply.message_response else {
+        panic!("{reply:?}")
+    };
+    assert!(list.service.iter().any(|s| s.name == "lookout.v1.Lookout"), "{list:?}");
+}
+
+/// Reads to the end of a connection; what was sent until then.
+async fn to_its_end(mut stream: TcpStream) -> Vec<u8> {
+    let mut heard = Vec::new();
+    // A connection that is reset has ended, too.
+    let _ = timeout(SOON, stream.read_to_end(&mut heard)).await.expect("still open");
+    heard
+}
+
+#[tokio::test]
+async fn silent_clients_keep_nobody_out() {
+    let daemon = Daemon::start(10).await;
+    let mut silent = Vec::new();
+    for n in 0..2 * CONNECTIONS {
+        let mut stream = TcpStream::connect(&daemon.grpc).await.unwrap();
+        // Every second one begins to speak and does not go on.
+        if n % 2 == 0 {
+            let _ = stream.write_all(b"PRI * HTTP/2.0\r\n").await;
+        }
+        silent.push(stream);
+    }
+    for stream in silent.drain(..) {
+        to_its_end(stream).await;
+    }
+    let mut client = daemon.client().await;
+    client.list_cameras(proto::ListCamerasRequest {}).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_client_without_a_call_is_closed() {
+    let daemon = Daemon::start(10).await;
+    let mut stream = TcpStream::connect(&daemon.grpc).await.unwrap();
+    // The preface and an empty SETTINGS frame: a client that is well, and wants nothing.
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    let connected = std::time::Instant::now();
+    to_its_end(stream).await;
+    assert!(connected.elapsed() > Duration::from_millis(1500), "closed before its time");
+}
+
+#[tokio::test]
+async fn a_client_with_a_watch_stays_connected_while_nothing_happens() {
+    let daemon = Daemon::start(10).await;
+    let mut watch = daemon.client().await.watch(proto::WatchRequest::default()).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    daemon.caption("late");
+    let item = timeout(SOON, watch.get_mut().message()).await.unwrap().unwrap().unwrap();
+    assert!(matches!(item.item, Some(proto::watch_response::Item::Event(_))), "{item:?}");
+}
+
+#[tokio::test]
+async fn a_request_too_large_is_refused_and_its_connection_goes_on() {
+    let daemon = Daemon::start(10).await;
+    let mut client = daemon.client().await;
+    let question = "why? ".repeat(800_000);
+    let request = proto::AskRequest { camera: "gate".into(), question, ..Default::default() };
+    let refused = client.ask(request).await.unwrap_err();
+    assert_eq!(refused.code(), Code::OutOfRange, "{refused}");
+    client.list_cameras(proto::ListCamerasRequest {}).await.unwrap();
+}
+
+#[tokio::test]
 async fn streams_end_when_the_daemon_stops() {
     let mut daemon = Daemon::start(10).await;
     let mut watch = daemon.client().await.watch(proto::WatchRequest::default()).await.unwrap();
@@ -197,9 +282,9 @@ async fn streams_end_when_the_daemon_stops() {
 
 #[tokio::test]
 async fn an_occupied_address_is_one_sentence() {
-    let first = publish::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let first = listener(Wire::Grpc, "127.0.0.1:0".parse().unwrap()).await.unwrap();
     let addr = first.local_addr().unwrap();
-    let error = publish::bind(addr).await.unwrap_err();
+    let error = listener(Wire::Http, addr).await.err().unwrap();
     assert!(matches!(error, PublishError::AddressInUse(_)));
     let wanted = format!(
         "{addr} is in use by another program; stop it, or choose another address in the config"
@@ -598,8 +683,8 @@ async fn http_tells_health_readiness_and_metrics() {
     let daemon = Daemon::start(10).await;
     let metrics = lookout::telemetry::install().unwrap();
     lookout::telemetry::frame("gate");
-    lookout::telemetry::published("gate", lookout::telemetry::Wire::Mqtt, Duration::from_millis(7));
-    let listener = publish::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    lookout::telemetry::published("gate", Wire::Mqtt, Duration::from_millis(7));
+    let listener = listener(Wire::Http, "127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
     let serving =
@@ -620,8 +705,36 @@ async fn http_tells_health_readiness_and_metrics() {
     let not_ready = get("/readyz").await;
     assert!(not_ready.starts_with("HTTP/1.1 503"), "{not_ready}");
     assert!(not_ready.ends_with("the model is loading\n"), "{not_ready}");
+    // Who says nothing, or leaves a head half said, keeps nobody out.
+    let mut silent = Vec::new();
+    for n in 0..2 * CONNECTIONS {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        if n % 2 == 0 {
+            let _ = stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: ").await;
+        }
+        silent.push(stream);
+    }
+    for stream in silent.drain(..) {
+        let reply = to_its_end(stream).await;
+        assert!(!reply.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&reply));
+    }
+    for garbage in [
+        "\0\0\0\0",
+        "GET",
+        "GET / HTTP/9.9\r\n\r\n",
+        "POST /metrics HTTP/1.1\r\nContent-Length: 99999999999999999999\r\n\r\n",
+    ] {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(garbage.as_bytes()).await.unwrap();
+        let reply = to_its_end(stream).await;
+        assert!(!reply.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&reply));
+    }
     let metrics = get("/metrics").await;
     assert!(metrics.contains("# HELP lookout_frames_total"), "{metrics}");
+    let refused = r#"lookout_connections_refused_total{wire="http"} "#;
+    assert!(metrics.contains(refused), "{metrics}");
+    let timed_out = r#"lookout_connections_timed_out_total{wire="http"} "#;
+    assert!(metrics.contains(timed_out), "{metrics}");
     assert!(metrics.contains(r#"lookout_frames_total{camera="gate"} 1"#), "{metrics}");
     assert!(metrics.contains("lookout_stage_seconds_bucket"), "{metrics}");
     stop.cancel();
@@ -708,14 +821,14 @@ impl Daemon {
             ask: Mutex::new(Box::new(|_| Err(AskError::Stopping))),
         });
         let grpc = format!("127.0.0.1:{}", free_port());
-        let listener = publish::bind(grpc.parse().unwrap()).await.unwrap();
         let stop = CancellationToken::new();
-        let serving = tokio::spawn(grpc::serve(listener, service.clone(), stop.clone()));
-        Daemon { service, grpc, stop, serving: Some(serving) }
+        let mut daemon = Daemon { service, grpc, stop, serving: None };
+        daemon.serve_again().await;
+        daemon
     }
 
     async fn serve_again(&mut self) {
-        let listener = publish::bind(self.grpc.parse().unwrap()).await.unwrap();
+        let listener = listener(Wire::Grpc, self.grpc.parse().unwrap()).await.unwrap();
         self.stop = CancellationToken::new();
         let serving = grpc::serve(listener, self.service.clone(), self.stop.clone());
         self.serving = Some(tokio::spawn(serving));
@@ -744,21 +857,29 @@ impl Daemon {
     }
 }
 
+/// As many connections as a test needs, and no long patience with any.
+async fn listener(wire: Wire, addr: SocketAddr) -> Result<Listener, PublishError> {
+    let second = Duration::from_secs(1);
+    let patience = Patience { greeting: second, stalled: 5 * second, idle: 2 * second };
+    Ok(Listener::bind(wire, addr, CONNECTIONS).await?.with_patience(patience))
+}
+
 struct Publisher {
-    running: JoinHandle<()>,
+    running: JoinHandle<Result<(), PublishError>>,
     stop: CancellationToken,
 }
 
 impl Publisher {
     fn start(daemon: &Daemon, config: Mqtt) -> Publisher {
         let stop = CancellationToken::new();
-        let running = tokio::spawn(mqtt::run(config, daemon.service.clone(), stop.clone()));
+        let publisher = mqtt::Publisher::shared(config, daemon.service.clone());
+        let running = tokio::spawn(mqtt::run(publisher, stop.clone()));
         Publisher { running, stop }
     }
 
     async fn stop(self) {
         self.stop.cancel();
-        timeout(SOON, self.running).await.unwrap().unwrap();
+        timeout(SOON, self.running).await.unwrap().unwrap().unwrap();
     }
 }
 

@@ -21,12 +21,20 @@ pub struct Config {
     pub model: Model,
     pub generate: Generate,
     pub buffer: Buffer,
-    pub grpc: Option<SocketAddr>,
-    pub http: Option<SocketAddr>,
+    pub grpc: Option<Listen>,
+    pub http: Option<Listen>,
     pub mqtt: Option<Mqtt>,
     pub cameras: Vec<Camera>,
     /// How long running work may take to end after a stop was asked for.
     pub stop_timeout: Duration,
+}
+
+/// Where a wire listens, and to how many.
+#[derive(Clone, Copy, Debug)]
+pub struct Listen {
+    pub addr: SocketAddr,
+    /// Connections at once; one more is closed.
+    pub connections: usize,
 }
 
 #[derive(Clone, Debug)]

@@ -11,6 +11,10 @@ use url::Url;
 use super::*;
 use crate::slowfast::Plan;
 
+/// The most connections a wire may have: of the 65,536 files that the systemd unit lets the daemon
+/// open, cameras and segments need some.
+const CONNECTIONS: usize = 16_384;
+
 pub fn parse(text: &str) -> Result<Raw, ConfigError> {
     toml::from_str(text).map_err(|error| {
         let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
@@ -210,11 +214,19 @@ impl Default for RawBuffer {
 struct RawGrpc {
     enabled: bool,
     listen: SocketAddr,
+    connections: usize,
 }
 
 impl Default for RawGrpc {
     fn default() -> Self {
-        RawGrpc { enabled: true, listen: ([127, 0, 0, 1], 50051).into() }
+        RawGrpc { enabled: true, listen: ([127, 0, 0, 1], 50051).into(), connections: 256 }
+    }
+}
+
+impl RawGrpc {
+    fn check(self) -> Result<Option<Listen>, ConfigError> {
+        let connections = within("grpc.connections", self.connections, 1, CONNECTIONS)?;
+        Ok(self.enabled.then_some(Listen { addr: self.listen, connections }))
     }
 }
 
@@ -223,11 +235,19 @@ impl Default for RawGrpc {
 struct RawHttp {
     enabled: bool,
     listen: SocketAddr,
+    connections: usize,
 }
 
 impl Default for RawHttp {
     fn default() -> Self {
-        RawHttp { enabled: true, listen: ([127, 0, 0, 1], 9090).into() }
+        RawHttp { enabled: true, listen: ([127, 0, 0, 1], 9090).into(), connections: 64 }
+    }
+}
+
+impl RawHttp {
+    fn check(self) -> Result<Option<Listen>, ConfigError> {
+        let connections = within("http.connections", self.connections, 1, CONNECTIONS)?;
+        Ok(self.enabled.then_some(Listen { addr: self.listen, connections }))
     }
 }
 
@@ -391,8 +411,8 @@ impl Raw {
             model,
             generate: self.generate.check()?,
             buffer,
-            grpc: self.grpc.enabled.then_some(self.grpc.listen),
-            http: self.http.enabled.then_some(self.http.listen),
+            grpc: self.grpc.check()?,
+            http: self.http.check()?,
             mqtt: self.mqtt.map(|mqtt| mqtt.check(folder)).transpose()?,
             cameras,
             stop_timeout: self.stop_timeout,

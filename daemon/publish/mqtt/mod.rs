@@ -18,8 +18,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rand::Rng;
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
+use super::PublishError;
 use crate::config::Mqtt;
 use crate::service::Service;
 use crate::telemetry;
@@ -33,16 +35,13 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(8);
 /// A connection that held so long was good: the next attempt comes after the shortest pause.
 const GOOD: Duration = Duration::from_secs(10);
 
-/// Publishes until `stop`; returns when the broker took `offline`, or a second later.
-pub async fn run(config: Mqtt, service: Arc<dyn Service>, stop: CancellationToken) {
-    let mut publisher = Publisher {
-        topics: Topics::new(&config),
-        config,
-        service,
-        done: 0,
-        questions: Questions::default(),
-        broker: Broker::Unknown,
-    };
+/// Publishes until `stop`; returns when the broker took `offline`, or a second later. A run that
+/// panicked is followed by one that goes on where it was.
+pub async fn run(
+    publisher: Arc<Mutex<Publisher>>,
+    stop: CancellationToken,
+) -> Result<(), PublishError> {
+    let mut publisher = publisher.lock().await;
     telemetry::mqtt_connected(false);
     let mut pause = SHORTEST_PAUSE;
     loop {
@@ -61,9 +60,11 @@ pub async fn run(config: Mqtt, service: Arc<dyn Service>, stop: CancellationToke
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
     telemetry::mqtt_connected(false);
+    Ok(())
 }
 
-struct Publisher {
+/// What outlives a connection, and a run that panicked.
+pub struct Publisher {
     config: Mqtt,
     topics: Topics,
     service: Arc<dyn Service>,
@@ -81,6 +82,17 @@ enum Broker {
 }
 
 impl Publisher {
+    pub fn shared(config: Mqtt, service: Arc<dyn Service>) -> Arc<Mutex<Publisher>> {
+        Arc::new(Mutex::new(Publisher {
+            topics: Topics::new(&config),
+            config,
+            service,
+            done: 0,
+            questions: Questions::default(),
+            broker: Broker::Unknown,
+        }))
+    }
+
     /// Logs a change, and only a change: a broker that is away for a night fills no log.
     fn broker_is(&mut self, broker: Broker) {
         telemetry::mqtt_connected(broker == Broker::Connected);
