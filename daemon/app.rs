@@ -83,9 +83,10 @@ impl App {
         let loaded = tokio::task::spawn_blocking(load).await.context("loading")??;
         let ((pictures, words, _), disk) = loaded;
         telemetry::model(&words.model, &words.device, &words.device_reason);
-        let journal = Journal::new(JOURNAL_EVENTS);
+        let run = this_run(disk.as_ref());
+        let journal = Journal::new(run, JOURNAL_EVENTS);
         let daemon = Arc::new(Daemon {
-            engine: Engine::new(&config, journal.clone(), this_run(disk.as_ref())),
+            engine: Engine::new(&config, journal.clone(), run),
             journal,
             trouble,
             statuses: Mutex::new(

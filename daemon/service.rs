@@ -103,23 +103,28 @@ pub enum Range {
     Last(Duration),
     /// `to` `None`, or still to come: up to the newest frame.
     Between { from: SystemTime, to: Option<SystemTime> },
-    /// The window of this event of the journal.
-    Event(u64),
+    /// The window of this event of the journal; `run` `None`: of this run.
+    Event { run: Option<u64>, sequence: u64 },
 }
 
 impl Range {
-    /// At most one of `last`, `from` (with or without `to`) and `event`; the error says so.
+    /// At most one of `last`, `from` (with or without `to`) and `event` (with or without its `run`);
+    /// the error says so.
     pub fn of(
         last: Option<Duration>,
         from: Option<SystemTime>,
         to: Option<SystemTime>,
         event: Option<u64>,
+        run: Option<u64>,
     ) -> Result<Range, String> {
+        if run.is_some() && event.is_none() {
+            return Err("a run needs its event, too".into());
+        }
         match (last, from, to, event) {
             (None, None, None, None) => Ok(Range::Recent),
             (Some(last), None, None, None) => Ok(Range::Last(last)),
             (None, Some(from), to, None) => Ok(Range::Between { from, to }),
-            (None, None, None, Some(event)) => Ok(Range::Event(event)),
+            (None, None, None, Some(sequence)) => Ok(Range::Event { run, sequence }),
             (None, None, Some(_), None) => Err("a range needs its from, too".into()),
             _ => Err("wanted one range: last, or from and to, or event".into()),
         }

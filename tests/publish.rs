@@ -29,6 +29,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use tonic::transport::Channel;
 
+/// The fake daemon's.
+const RUN: u64 = 1_760_000_000_000;
+
 const SOON: Duration = Duration::from_secs(20);
 
 /// Of a wire in these tests.
@@ -67,6 +70,43 @@ async fn an_event_is_the_same_on_both_wires() {
 }
 
 #[tokio::test]
+async fn an_event_of_another_run_is_not_taken_for_one_of_this() {
+    let daemon = Daemon::start(100).await;
+    for n in 1..=8 {
+        daemon.caption(&format!("caption {n}"));
+    }
+    let watch = async |from_run, from_sequence| {
+        let request = proto::WatchRequest { from_run, from_sequence, ..Default::default() };
+        let mut events = daemon.client().await.watch(request).await.unwrap().into_inner();
+        let mut next =
+            async || timeout(SOON, events.message()).await.unwrap().unwrap().unwrap().item.unwrap();
+        (next().await, next().await)
+    };
+    use proto::watch_response::Item::{Event, Lost};
+    // The reader saw 4 events of the run before; the daemon has made 8 of its own since.
+    let (Lost(lost), Event(first)) = watch(RUN - 1, 5).await else { panic!("nothing was said") };
+    assert_eq!((lost.events, first.run, first.sequence), (None, RUN, 1));
+    for run in [0, RUN] {
+        let (Event(first), Event(second)) = watch(run, 5).await else { panic!("a loss") };
+        assert_eq!([first.sequence, second.sequence], [5, 6]);
+        assert_eq!([first.run, second.run], [RUN, RUN]);
+    }
+    // A question's event is told to the daemon with its run.
+    daemon
+        .service
+        .answers_with(|question| Err(AskError::BadQuestion(format!("{:?}", question.range))));
+    let range = Range::Event { run: Some(RUN - 1), sequence: 3 };
+    let question = client::Question {
+        cameras: vec!["gate".into()],
+        text: "Open?".into(),
+        range,
+        ..client::Question::default()
+    };
+    let asked = client::ask(&daemon.grpc, question, Output::Text, &mut Vec::new()).await;
+    assert_eq!(asked.unwrap_err().to_string(), format!("{range:?}"));
+}
+
+#[tokio::test]
 async fn a_slow_reader_is_told_its_loss_and_delays_nobody() {
     const EVENTS: u64 = 1000;
     let daemon = Daemon::start(50).await;
@@ -92,8 +132,8 @@ async fn a_slow_reader_is_told_its_loss_and_delays_nobody() {
                 assert_eq!(event.sequence, sequence, "a loss that nobody told");
             }
             proto::watch_response::Item::Lost(n) => {
-                lost += n.events;
-                sequence += n.events;
+                lost += n.events();
+                sequence += n.events();
             }
         }
     }
@@ -816,7 +856,7 @@ struct Daemon {
 impl Daemon {
     async fn start(journal: usize) -> Daemon {
         let service = Arc::new(Fake {
-            journal: Journal::new(journal),
+            journal: Journal::new(RUN, journal),
             ready: AtomicBool::new(true),
             ask: Mutex::new(Box::new(|_| Err(AskError::Stopping))),
         });

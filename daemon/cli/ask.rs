@@ -38,6 +38,9 @@ pub struct Ask {
     /// About the window of this event, by its sequence, as `lookout watch --json` prints it.
     #[arg(long, value_name = "SEQUENCE")]
     event: Option<u64>,
+    /// The run of that event, as its JSON has it; the daemon's own by default.
+    #[arg(long, requires = "event")]
+    run: Option<u64>,
     /// One look at the range, or part by part, or by itself the parts where one look would leave
     /// out too much.
     #[arg(long, value_enum, default_value_t = Detail::Auto)]
@@ -49,7 +52,7 @@ pub struct Ask {
 }
 
 pub fn ask(runtime: &Runtime, args: Ask, out: &mut dyn Write) -> Result<(), Failure> {
-    let range = Range::of(args.last, args.from, args.to, args.event);
+    let range = Range::of(args.last, args.from, args.to, args.event, args.run);
     let range = range.map_err(|why| Failure::cannot_begin(anyhow::anyhow!(why)))?;
     let question = client::Question {
         cameras: args.camera,

@@ -92,6 +92,10 @@ fn request(question: Question) -> proto::AskRequest {
         Detail::Parts => proto::Detail::Parts,
     };
     let camera = if cameras.len() == 1 { cameras.remove(0) } else { String::new() };
+    let event_run = match range {
+        Range::Event { run, .. } => run.unwrap_or(0),
+        _ => 0,
+    };
     let range = match range {
         Range::Recent => None,
         Range::Last(last) => Some(AskRange::Last(prost_types::Duration {
@@ -101,7 +105,7 @@ fn request(question: Question) -> proto::AskRequest {
         Range::Between { from, to } => {
             Some(AskRange::Between(proto::Span { from: Some(from.into()), to: to.map(Into::into) }))
         }
-        Range::Event(sequence) => Some(AskRange::Event(sequence)),
+        Range::Event { sequence, .. } => Some(AskRange::Event(sequence)),
     };
     let max_new_tokens = max_new_tokens.unwrap_or(0);
     proto::AskRequest {
@@ -112,5 +116,6 @@ fn request(question: Question) -> proto::AskRequest {
         range,
         detail: detail.into(),
         conversation: conversation.unwrap_or_default(),
+        event_run,
     }
 }

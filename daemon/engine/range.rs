@@ -10,7 +10,7 @@ use crate::service::Range;
 pub fn span(range: Range, now: SystemTime, window: Duration) -> Result<Span, String> {
     let back = |length| now.checked_sub(length).unwrap_or(SystemTime::UNIX_EPOCH);
     let (from, to) = match range {
-        Range::Recent | Range::Event(_) => (back(window), now),
+        Range::Recent | Range::Event { .. } => (back(window), now),
         Range::Last(Duration::ZERO) => return Err("a range of no length has no footage".into()),
         Range::Last(length) => (back(length), now),
         Range::Between { from, to } => (from, to.unwrap_or(now.max(from))),

@@ -54,7 +54,9 @@ pub fn read(request: proto::AskRequest) -> Result<Asked, Status> {
             let (from, to) = (time(span.from, "from")?, time(span.to, "to")?);
             Range::Between { from: from.ok_or_else(|| bad("a range needs its from, too"))?, to }
         }
-        Some(AskRange::Event(sequence)) => Range::Event(sequence),
+        Some(AskRange::Event(sequence)) => {
+            Range::Event { run: (request.event_run > 0).then_some(request.event_run), sequence }
+        }
     };
     let cameras = match (request.cameras.is_empty(), request.camera.is_empty()) {
         (true, _) => vec![request.camera],

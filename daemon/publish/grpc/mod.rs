@@ -163,7 +163,10 @@ impl Lookout for Server {
         let filter = self.filter(&request)?;
         let cursor = match request.from_sequence {
             0 => self.service.journal().live(),
-            sequence => self.service.journal().from(sequence),
+            sequence => {
+                let run = (request.from_run > 0).then_some(request.from_run);
+                self.service.journal().from(run, sequence)
+            }
         };
         self.stream(|to| watch(cursor, filter, to))
     }

@@ -81,7 +81,7 @@ impl Publisher {
             return Ended::Failed(error.to_string());
         }
         self.greet(outbox);
-        let mut cursor = self.service.journal().from(outbox.done() + 1);
+        let mut cursor = self.service.journal().from(None, outbox.done() + 1);
         let mut announce = Announce::Now;
         while !stop.is_cancelled() {
             if announce == Announce::Now && outbox.has_room() {
@@ -184,6 +184,7 @@ impl Publisher {
                 outbox.enter(event, messages);
             }
             Read::Lost(events) => {
+                let events = events.unwrap_or(0);
                 tracing::warn!(
                     "MQTT: {events} events left the journal before the broker took them"
                 );

@@ -147,7 +147,7 @@ mod tests {
             decoder: String::new(),
         });
         let published_at = SystemTime::UNIX_EPOCH;
-        Arc::new(Event { sequence, published_at, camera: "gate".into(), body })
+        Arc::new(Event { run: 1, sequence, published_at, camera: "gate".into(), body })
     }
 
     fn message() -> Message {

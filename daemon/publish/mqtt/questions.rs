@@ -105,6 +105,8 @@ struct Asked {
     #[serde(default)]
     event: Option<u64>,
     #[serde(default)]
+    run: Option<u64>,
+    #[serde(default)]
     detail: Detail,
     #[serde(default)]
     conversation: Option<String>,
@@ -124,7 +126,7 @@ fn parse(camera: &str, payload: &[u8]) -> Result<Question, Refusal> {
             refuse(
                 id,
                 format!(
-                    r#"wanted {{"id", "question", "max_new_tokens", "detail", "conversation", and "last": "10m", or "from" and "to", or "event"}}: {e}"#
+                    r#"wanted {{"id", "question", "max_new_tokens", "detail", "conversation", and "last": "10m", or "from" and "to", or "event" and its "run"}}: {e}"#
                 ),
             )
         };
@@ -139,7 +141,7 @@ fn parse(camera: &str, payload: &[u8]) -> Result<Question, Refusal> {
     if asked.question.trim().is_empty() {
         return Err(refuse(&id, "the question is empty".into()));
     }
-    let range = Range::of(asked.last, asked.from, asked.to, asked.event);
+    let range = Range::of(asked.last, asked.from, asked.to, asked.event, asked.run);
     let range = range.map_err(|why| refuse(&id, why))?;
     Ok(Question {
         camera: camera.to_owned(),
@@ -180,7 +182,9 @@ mod tests {
             parse("gate", format!(r#"{{"question":"Open?",{fields}}}"#).as_bytes()).unwrap().range
         };
         assert_eq!(range(r#""last":"10m""#), Range::Last(Duration::from_secs(600)));
-        assert_eq!(range(r#""event":7"#), Range::Event(7));
+        assert_eq!(range(r#""event":7"#), Range::Event { run: None, sequence: 7 });
+        let of_a_run = Range::Event { run: Some(1_760_000_000_000), sequence: 7 };
+        assert_eq!(range(r#""event":7,"run":1760000000000"#), of_a_run);
         let from = SystemTime::UNIX_EPOCH + Duration::from_secs(60);
         let (to, times) = (None, r#""from":"1970-01-01T00:01:00Z""#);
         assert_eq!(range(times), Range::Between { from, to });
@@ -188,7 +192,7 @@ mod tests {
 
     #[test]
     fn malformed_questions_are_told_so() {
-        let cases: [&[u8]; 10] = [
+        let cases: [&[u8]; 11] = [
             b"",
             b"\xff",
             b"{",
@@ -199,6 +203,7 @@ mod tests {
             br#"{"question":"Open?","last":"1m","event":3}"#,
             br#"{"question":"Open?","to":"1970-01-01T00:01:00Z"}"#,
             br#"{"question":"Open?","from":"yesterday"}"#,
+            br#"{"question":"Open?","run":1760000000000}"#,
         ];
         for payload in cases {
             let refusal = parse("gate", payload).unwrap_err();
