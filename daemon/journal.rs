@@ -4,13 +4,13 @@
 //! how many events it lost when the ring overtook it. The ring lives in memory: each run of the daemon
 //! begins a new journal at sequence 1, and a reader who remembers another run is told so.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use tokio::sync::watch;
 
-use crate::event::{Body, Event};
+use crate::event::{Body, Event, Kind};
 
 pub struct Journal {
     run: u64,
@@ -77,6 +77,24 @@ impl Journal {
         ring.events.get(usize::try_from(at).ok()?).cloned()
     }
 
+    /// Of each camera the newest caption and the newest change of state among the events up to a
+    /// sequence, in order.
+    pub fn newest(&self, up_to: u64) -> Vec<Arc<Event>> {
+        let ring = self.ring();
+        let mut seen = HashSet::new();
+        let mut newest: Vec<Arc<Event>> = ring
+            .events
+            .iter()
+            .rev()
+            .skip_while(|event| event.sequence > up_to)
+            .filter(|event| event.body.kind() != Kind::Answer)
+            .filter(|event| seen.insert((event.camera.clone(), event.body.kind())))
+            .cloned()
+            .collect();
+        newest.reverse();
+        newest
+    }
+
     /// Reads what is appended from now on.
     pub fn live(self: &Arc<Journal>) -> Cursor {
         let next = self.ring().next;
@@ -115,6 +133,11 @@ impl Cursor {
     /// The sequence that [`Cursor::next`] wants next.
     pub fn position(&self) -> u64 {
         self.next
+    }
+
+    /// Whether there is nothing to read now.
+    pub fn is_at_end(&self) -> bool {
+        self.next >= self.journal.ring().next
     }
 
     /// Waits for the next event. Safe to drop at any moment: nothing is skipped.
@@ -196,6 +219,7 @@ mod tests {
         assert_eq!(sequence(journal.from(None, 3).try_next()), Some(3));
         assert_eq!(journal.live().try_next(), None);
         assert_eq!(journal.live().position(), 5);
+        assert!(journal.live().is_at_end() && !journal.from(None, 3).is_at_end());
     }
 
     #[test]
@@ -217,6 +241,19 @@ mod tests {
         assert_eq!(journal.get(None, 5).map(|event| event.sequence), Some(5));
         // Whoever has read everything waits for what comes next.
         assert_eq!(journal.from(Some(RUN), 9).try_next(), None);
+    }
+
+    #[test]
+    fn the_newest_of_each_camera_is_found() {
+        let journal = Journal::new(RUN, 10);
+        for camera in ["gate", "yard", "gate", "gate", "yard"] {
+            journal.append(camera.into(), body());
+        }
+        let newest = |up_to| journal.newest(up_to).iter().map(|e| e.sequence).collect::<Vec<_>>();
+        assert_eq!(newest(5), [4, 5]);
+        assert_eq!(newest(3), [2, 3]);
+        assert_eq!(newest(1), [1]);
+        assert!(newest(0).is_empty());
     }
 
     #[tokio::test]

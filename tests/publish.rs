@@ -511,6 +511,164 @@ async fn a_broker_that_dies_loses_nothing() {
     publisher.stop().await;
 }
 
+/// Captions 1 to 6, of which the third is larger than the broker takes. Behind `port` is a broker
+/// that a subscriber hears on `heard`.
+async fn all_but_the_third_arrive(port: u16, heard: u16) {
+    let daemon = Daemon::start(100).await;
+    let mut captions = Subscriber::connect(heard, "lookout/gate/caption").await;
+    let mut states = Subscriber::connect(heard, "lookout/gate/state").await;
+    let publisher = Publisher::start(&daemon, mqtt_config(port));
+    for n in 1..=6 {
+        daemon.caption(&if n == 3 { "long ".repeat(2000) } else { format!("caption {n}") });
+    }
+    let mut sequences = Vec::new();
+    captions.sequences_to(6, &mut sequences).await;
+    sequences.sort_unstable();
+    sequences.dedup();
+    assert_eq!(sequences, [1, 2, 4, 5, 6]);
+    // What of it fits arrives: the state is short.
+    states.until("lookout/gate/state", "caption 2").await;
+    while !states.next().await.payload.starts_with("long long") {}
+    states.until("lookout/gate/state", "caption 6").await;
+    // And the connection is well again.
+    daemon.caption("caption 7");
+    captions.sequences_to(7, &mut sequences).await;
+    publisher.stop().await;
+}
+
+#[tokio::test]
+async fn an_event_larger_than_the_broker_takes_holds_up_nothing() {
+    let broker = Broker::start_on(free_port(), "max_packet_size 6000\n");
+    all_but_the_third_arrive(broker.port, broker.port).await;
+}
+
+#[tokio::test]
+async fn an_event_that_the_broker_refuses_holds_up_nothing() {
+    let broker = Broker::start_on(free_port(), "message_size_limit 6000\n");
+    all_but_the_third_arrive(broker.port, broker.port).await;
+}
+
+#[tokio::test]
+async fn an_event_at_which_an_old_broker_ends_the_connection_holds_up_nothing() {
+    let broker = Broker::start_on(free_port(), "max_packet_size 6000\n");
+    let old = Gate::of_an_old_broker(broker.port).await;
+    all_but_the_third_arrive(old.port, broker.port).await;
+}
+
+#[tokio::test]
+async fn a_retained_question_of_any_size_ends_no_connection() {
+    let broker = Broker::start();
+    let old = Gate::of_an_old_broker(broker.port).await;
+    let daemon = Daemon::start(100).await;
+    let mut heard = Subscriber::connect(broker.port, "lookout/+/caption").await;
+    for (topic, bytes) in [("lookout/gate/ask", 3 << 20), ("lookout/yard/ask", 100_000)] {
+        let payload = "x".repeat(bytes);
+        heard.client.publish(topic, QoS::AtLeastOnce, true, payload).await.unwrap();
+    }
+    // Whether or not the broker can be told how large a packet may be.
+    for (turn, port) in [broker.port, old.port].into_iter().enumerate() {
+        let publisher = Publisher::start(&daemon, mqtt_config(port));
+        daemon.caption("before");
+        heard.sequences_to(turn as u64 * 2 + 1, &mut Vec::new()).await;
+        // A connection that ended would have ended by now.
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        daemon.caption("after");
+        heard.sequences_to(turn as u64 * 2 + 2, &mut Vec::new()).await;
+        publisher.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_broker_that_forgot_everything_is_told_everything() {
+    let mut broker = Broker::start();
+    let gate = Gate::open_to(broker.port).await;
+    let daemon = Daemon::start(1000).await;
+    let publisher = Publisher::start(&daemon, mqtt_config(gate.port));
+    let mut heard = Subscriber::connect(broker.port, "#").await;
+    daemon.caption("the last words");
+    daemon.yard_is(Phase::Refused);
+    heard.until("lookout/gate/state", "the last words").await;
+    heard.next_on("lookout/yard/status").await;
+    heard.until("lookout/yard/available", "offline").await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+
+    gate.shut(true);
+    broker.kill();
+    broker.start_again();
+    heard.back().await;
+    while heard.messages.try_recv().is_ok() {}
+    gate.shut(false);
+    let wanted = [
+        "homeassistant/device/lookout-test/config",
+        "lookout/available",
+        "lookout/gate/attributes",
+        "lookout/gate/available",
+        "lookout/gate/state",
+        "lookout/yard/available",
+        "lookout/yard/status",
+    ];
+    let mut told = std::collections::BTreeSet::new();
+    while told.len() < wanted.len() {
+        let message = heard.next().await;
+        assert_ne!(message.topic, "lookout/gate/caption", "a caption that is no news");
+        told.insert(message.topic);
+    }
+    assert_eq!(told.into_iter().collect::<Vec<_>>(), wanted);
+    publisher.stop().await;
+}
+
+#[tokio::test]
+async fn availability_does_not_flap_when_old_events_are_sent_late() {
+    let broker = Broker::start();
+    let daemon = Daemon::start(1000).await;
+    // All of this happened while there was no broker.
+    for _ in 0..20 {
+        daemon.yard_is(Phase::Live);
+        daemon.yard_is(Phase::Lost);
+    }
+    daemon.yard_is(Phase::Live);
+    daemon.caption("the end");
+    let mut heard = Subscriber::connect(broker.port, "lookout/#").await;
+    let publisher = Publisher::start(&daemon, mqtt_config(broker.port));
+    let mut statuses = 0;
+    loop {
+        let message = heard.next().await;
+        match message.topic.as_str() {
+            "lookout/yard/available" => assert_eq!(message.payload, "online"),
+            "lookout/yard/status" => statuses += 1,
+            "lookout/gate/state" => break,
+            _ => {}
+        }
+    }
+    assert_eq!(statuses, 41);
+    publisher.stop().await;
+}
+
+#[tokio::test]
+async fn an_event_that_panics_a_wire_is_left_out_and_the_wire_begins_again() {
+    let broker = Broker::start();
+    let daemon = Daemon::start(100).await;
+    let mut heard = Subscriber::connect(broker.port, "lookout/gate/caption").await;
+    let (stop, publisher) = (
+        CancellationToken::new(),
+        mqtt::Publisher::shared(mqtt_config(broker.port), daemon.service.clone()),
+    );
+    let end = stop.clone();
+    let wire = move || mqtt::run(publisher.clone(), end.clone());
+    let kept = tokio::spawn(lookout::publish::keep(Wire::Mqtt, stop.clone(), wire));
+    daemon.caption("well");
+    heard.sequences_to(1, &mut Vec::new()).await;
+    daemon.service.panics.store(true, Ordering::Relaxed);
+    daemon.caption("this one panics");
+    daemon.caption("well again");
+    let mut sequences = Vec::new();
+    heard.sequences_to(3, &mut sequences).await;
+    assert_eq!(sequences, [3], "what was done is not said again");
+    assert!(!kept.is_finished());
+    stop.cancel();
+    timeout(SOON, kept).await.unwrap().unwrap();
+}
+
 #[tokio::test]
 async fn a_broker_may_come_late() {
     let port = free_port();
@@ -535,7 +693,7 @@ async fn availability_is_retained_and_the_last_will_says_offline() {
     heard.until("lookout/available", "online").await;
     heard.until("lookout/gate/available", "online").await;
     heard.until("lookout/yard/available", "offline").await;
-    daemon.service.journal.append("yard".into(), Body::Camera(status(Phase::Live)));
+    daemon.yard_is(Phase::Live);
     heard.until("lookout/yard/available", "online").await;
 
     publisher.running.abort();
@@ -556,6 +714,9 @@ async fn availability_is_retained_and_the_last_will_says_offline() {
     let publisher = Publisher::start(&daemon, mqtt_config(broker.port));
     late.until("lookout/available", "online").await;
     timeout(Duration::from_secs(2), publisher.stop()).await.unwrap();
+    // Cameras first: nobody looks any more.
+    late.until("lookout/gate/available", "offline").await;
+    late.until("lookout/yard/available", "offline").await;
     late.until("lookout/available", "offline").await;
 }
 
@@ -788,6 +949,9 @@ type Ask = Box<dyn Fn(Question) -> Result<Answer, AskError> + Send>;
 struct Fake {
     journal: Arc<Journal>,
     ready: AtomicBool,
+    yard: Mutex<Phase>,
+    /// The next look at the cameras panics.
+    panics: AtomicBool,
     ask: Mutex<Ask>,
 }
 
@@ -803,7 +967,8 @@ impl Service for Fake {
     }
 
     fn cameras(&self) -> Vec<CameraInfo> {
-        [("gate", Phase::Live), ("yard", Phase::Lost)]
+        assert!(!self.panics.swap(false, Ordering::Relaxed), "wanted by a test");
+        [("gate", Phase::Live), ("yard", *self.yard.lock().unwrap())]
             .map(|(name, phase)| CameraInfo {
                 name: name.into(),
                 source: "rtsp://camera.example/1".into(),
@@ -858,6 +1023,8 @@ impl Daemon {
         let service = Arc::new(Fake {
             journal: Journal::new(RUN, journal),
             ready: AtomicBool::new(true),
+            yard: Mutex::new(Phase::Lost),
+            panics: AtomicBool::new(false),
             ask: Mutex::new(Box::new(|_| Err(AskError::Stopping))),
         });
         let grpc = format!("127.0.0.1:{}", free_port());
@@ -872,6 +1039,11 @@ impl Daemon {
         self.stop = CancellationToken::new();
         let serving = grpc::serve(listener, self.service.clone(), self.stop.clone());
         self.serving = Some(tokio::spawn(serving));
+    }
+
+    fn yard_is(&self, phase: Phase) {
+        *self.service.yard.lock().unwrap() = phase;
+        self.service.journal.append("yard".into(), Body::Camera(status(phase)));
     }
 
     fn caption(&self, text: &str) -> Arc<Event> {
@@ -1126,6 +1298,32 @@ impl Gate {
             }
         });
         Gate { port, shut }
+    }
+
+    /// In front of a broker that does not know MQTT 5, and says so as MQTT 3.1.1 has it.
+    async fn of_an_old_broker(broker: u16) -> Gate {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            while let Ok((mut near, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let mut begin = [0; 16];
+                    while near.peek(&mut begin).await.is_ok_and(|length| length < begin.len()) {
+                        tokio::task::yield_now().await;
+                    }
+                    let name = begin.windows(4).position(|bytes| bytes == b"MQTT").unwrap();
+                    if begin[name + 4] > 4 {
+                        near.read_exact(&mut begin).await.unwrap();
+                        near.write_all(&[0x20, 2, 0, 1]).await.unwrap();
+                        return;
+                    }
+                    if let Ok(mut far) = TcpStream::connect(("127.0.0.1", broker)).await {
+                        let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+                    }
+                });
+            }
+        });
+        Gate { port, shut: Arc::new(tokio::sync::watch::Sender::new(false)) }
     }
 
     fn shut(&self, shut: bool) {

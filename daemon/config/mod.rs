@@ -3,6 +3,7 @@
 
 mod raw;
 mod values;
+mod wires;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use url::Url;
 
-pub use values::{Bytes, Secret};
+pub use values::{Bytes, Secret, read_secret_file};
 
 use crate::slowfast::Plan;
 
