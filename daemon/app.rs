@@ -7,7 +7,6 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, anyhow};
-use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -23,10 +22,10 @@ use crate::journal::Journal;
 use crate::language::{Budget, LanguageModel, Limits};
 use crate::loaded::LoadedModel;
 use crate::model::{ModelError, Package, Runtime};
-use crate::publish::{self, grpc, http, mqtt};
+use crate::publish::{self, Listener, grpc, http, mqtt};
 use crate::question::{self, Question};
 use crate::service::{Answer, AskError, CameraInfo, Evidence, EvidenceError, Readiness, Service};
-use crate::telemetry::{self, PrometheusHandle};
+use crate::telemetry::{self, PrometheusHandle, Wire};
 use crate::vision::{evidence, preprocess};
 
 /// How often it is looked for workers that hang where no watchdog says how often.
@@ -42,8 +41,8 @@ pub struct App {
     pictures: Pictures,
     words: Words,
     disk: Option<Disk>,
-    grpc: Option<TcpListener>,
-    http: Option<TcpListener>,
+    grpc: Option<Listener>,
+    http: Option<Listener>,
     metrics: PrometheusHandle,
 }
 
@@ -72,11 +71,14 @@ impl App {
     /// Takes the addresses first, so that an occupied one is said at once; then loads the model.
     pub async fn build(config: Config) -> anyhow::Result<App> {
         let metrics = telemetry::install().context("metrics")?;
-        let listen = async |addr| match addr {
-            Some(addr) => publish::bind(addr).await.map(Some),
+        let listen = async |wire, listen| match listen {
+            Some(config::Listen { addr, connections }) => {
+                Listener::bind(wire, addr, connections).await.map(Some)
+            }
             None => Ok(None),
         };
-        let (grpc, http) = (listen(config.grpc).await?, listen(config.http).await?);
+        let grpc = listen(Wire::Grpc, config.grpc).await?;
+        let http = listen(Wire::Http, config.http).await?;
         camera::init()?;
         let loading = config.clone();
         let trouble = Arc::<Trouble>::default();
@@ -85,9 +87,10 @@ impl App {
         let loaded = tokio::task::spawn_blocking(load).await.context("loading")??;
         let ((pictures, words, _), disk) = loaded;
         telemetry::model(&words.model, &words.device, &words.device_reason);
-        let journal = Journal::new(JOURNAL_EVENTS);
+        let run = this_run(disk.as_ref());
+        let journal = Journal::new(run, JOURNAL_EVENTS);
         let daemon = Arc::new(Daemon {
-            engine: Engine::new(&config, journal.clone(), this_run(disk.as_ref())),
+            engine: Engine::new(&config, journal.clone(), run),
             journal,
             trouble,
             statuses: Mutex::new(
@@ -118,28 +121,34 @@ impl App {
             .collect();
         let stop = CancellationToken::new();
         let service: Arc<dyn Service> = daemon.clone();
+        let upkeep = tokio::spawn(telemetry::upkeep(self.metrics.clone()));
         let mut wires = JoinSet::new();
         if let Some(listener) = self.grpc {
-            wires.spawn(grpc::serve(listener, service.clone(), stop.clone()));
+            let (service, end) = (service.clone(), stop.clone());
+            let serve = move || grpc::serve(listener.clone(), service.clone(), end.clone());
+            wires.spawn(publish::keep(Wire::Grpc, stop.clone(), serve));
         }
         if let Some(listener) = self.http {
-            wires.spawn(http::serve(listener, service.clone(), self.metrics, stop.clone()));
+            let (service, metrics, end) = (service.clone(), self.metrics, stop.clone());
+            let serve = move || {
+                http::serve(listener.clone(), service.clone(), metrics.clone(), end.clone())
+            };
+            wires.spawn(publish::keep(Wire::Http, stop.clone(), serve));
         }
         if let Some(config) = self.config.mqtt.clone() {
-            let (service, stop) = (service.clone(), stop.clone());
-            wires.spawn(async move {
-                mqtt::run(config, service, stop).await;
-                Ok(())
-            });
+            let publisher = mqtt::Publisher::shared(config, service.clone());
+            let end = stop.clone();
+            let run = move || mqtt::run(publisher.clone(), end.clone());
+            wires.spawn(publish::keep(Wire::Mqtt, stop.clone(), run));
         }
         let watchdog = tokio::spawn(keep_systemd_informed(daemon.clone()));
 
         let broke = tokio::select! {
             _ = signals.recv() => None,
             Some(error) = failure.recv() => Some(error),
-            Some(ended) = wires.join_next() => Some(wire_error(ended)),
         };
         watchdog.abort();
+        upkeep.abort();
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         tracing::info!("stopping: running work has {:?} to end", self.config.stop_timeout);
         daemon.stopping.store(true, Ordering::Relaxed);
@@ -338,16 +347,6 @@ fn spawn_workers(
         workers.push(spawn(Worker::Disk, Box::new(keep))?);
     }
     Ok(workers)
-}
-
-fn wire_error(
-    ended: Result<Result<(), publish::PublishError>, tokio::task::JoinError>,
-) -> anyhow::Error {
-    match ended {
-        Ok(Ok(())) => anyhow!("a wire ended by itself"),
-        Ok(Err(error)) => error.into(),
-        Err(error) => anyhow!("a wire panicked: {error}"),
-    }
 }
 
 /// Says READY=1, then gives the watchdog's pulse at half its interval, where systemd asks for one

@@ -2,6 +2,7 @@
 
 pub mod app;
 pub mod assets;
+mod backoff;
 mod bounded;
 pub mod camera;
 pub mod cli;

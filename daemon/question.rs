@@ -33,6 +33,8 @@ pub struct Draft {
     pub to: Option<RawTime>,
     /// The sequence of an event.
     pub event: Option<u64>,
+    /// The run of the daemon that made the event.
+    pub run: Option<u64>,
     /// The name of a [`Detail`]; `None`: the default.
     pub detail: Option<String>,
     pub conversation: Option<String>,
@@ -121,8 +123,8 @@ pub enum Range {
     Last(Duration),
     /// `to` `None`, or still to come: up to the newest frame.
     Between { from: SystemTime, to: Option<SystemTime> },
-    /// The window of this event of the journal.
-    Event(u64),
+    /// The window of this event of the journal; `run` `None`: of this run.
+    Event { run: Option<u64>, sequence: u64 },
 }
 
 impl Question {
@@ -233,6 +235,9 @@ fn range(draft: &Draft) -> Result<Range, String> {
     let time = |raw: &Option<RawTime>, field| {
         raw.as_ref().map(time).transpose().map_err(|why| named(field, why))
     };
+    if draft.run.is_some() && draft.event.is_none() {
+        return Err("a run needs its event, too".into());
+    }
     match (&draft.last, &draft.from, &draft.to, draft.event) {
         (None, None, None, None) => Ok(Range::Recent),
         (Some(last), None, None, None) => {
@@ -250,7 +255,7 @@ fn range(draft: &Draft) -> Result<Range, String> {
                 to => Ok(Range::Between { from, to }),
             }
         }
-        (None, None, None, Some(event)) => Ok(Range::Event(event)),
+        (None, None, None, Some(sequence)) => Ok(Range::Event { run: draft.run, sequence }),
         (None, None, Some(_), None) => Err("a range needs its from, too".into()),
         _ => Err("wanted one range: last, or from and to, or event".into()),
     }

@@ -116,13 +116,31 @@ const MQTT_LOST: Metric = counter_of(
     "lookout_mqtt_lost_total",
     "Events that left the journal before the broker took them: it was away too long",
 );
+const MQTT_REFUSED: Metric = counter_of(
+    "lookout_mqtt_refused_total",
+    "Messages that the broker would not take, and that were left out",
+);
+const CONNECTIONS: Metric =
+    gauge_of("lookout_connections", Unit::Count, "Clients connected to a wire");
+const CONNECTIONS_REFUSED: Metric = counter_of(
+    "lookout_connections_refused_total",
+    "Connections closed at once, because as many as may be were open",
+);
+const CONNECTIONS_TIMED_OUT: Metric = counter_of(
+    "lookout_connections_timed_out_total",
+    "Connections closed because the client said nothing, asked nothing or read nothing for too long",
+);
+const WIRE_RESTARTS: Metric = counter_of(
+    "lookout_wire_restarts_total",
+    "Times a wire failed or panicked and was begun again",
+);
 const MODEL_INFO: Metric = gauge_of(
     "lookout_model_info",
     Unit::Count,
     "Always 1; its labels name model, device and why that one",
 );
 
-const ALL: [Metric; 31] = [
+const ALL: [Metric; 36] = [
     FRAMES,
     FRAMES_DROPPED,
     FRAMES_EVICTED,
@@ -153,6 +171,11 @@ const ALL: [Metric; 31] = [
     ROWS,
     MQTT_CONNECTED,
     MQTT_LOST,
+    MQTT_REFUSED,
+    CONNECTIONS,
+    CONNECTIONS_REFUSED,
+    CONNECTIONS_TIMED_OUT,
+    WIRE_RESTARTS,
     MODEL_INFO,
 ];
 
@@ -164,6 +187,9 @@ const SECONDS: [f64; 15] =
 const CHANGES: [f64; 13] =
     [0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 3.0, 10.0];
 
+/// Between two times that samples are folded into buckets.
+const UPKEEP: Duration = Duration::from_secs(5);
+
 /// Installs the process's recorder; an error if there is one already.
 pub fn install() -> Result<PrometheusHandle, BuildError> {
     let handle = PrometheusBuilder::new()
@@ -174,6 +200,16 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
         metric.describe();
     }
     Ok(handle)
+}
+
+/// Folds the histograms' samples into buckets again and again. Without it the samples of a daemon
+/// that nobody scrapes would pile up, whether or not it can be scraped.
+pub async fn upkeep(metrics: PrometheusHandle) {
+    let mut tick = tokio::time::interval(UPKEEP);
+    loop {
+        tick.tick().await;
+        metrics.run_upkeep();
+    }
 }
 
 /// The log goes to stderr; `RUST_LOG` wins over `level`, the value of `--log`. onnxruntime, which
@@ -221,11 +257,32 @@ impl Stage {
     }
 }
 
-/// A wire that events leave by.
+/// A wire between the daemon and the world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wire {
     Grpc,
+    Http,
     Mqtt,
+}
+
+impl Wire {
+    /// As in metrics and in the config.
+    pub fn name(self) -> &'static str {
+        match self {
+            Wire::Grpc => "grpc",
+            Wire::Http => "http",
+            Wire::Mqtt => "mqtt",
+        }
+    }
+
+    /// As in sentences.
+    pub fn title(self) -> &'static str {
+        match self {
+            Wire::Grpc => "gRPC",
+            Wire::Http => "HTTP",
+            Wire::Mqtt => "MQTT",
+        }
+    }
 }
 
 /// Why a frame was dropped.
@@ -355,11 +412,7 @@ pub fn stage(camera: &str, stage: Stage, took: Duration) {
 
 /// From the event's entry in the journal until the wire had taken it (for MQTT: its PubAck).
 pub fn published(camera: &str, wire: Wire, took: Duration) {
-    let wire = match wire {
-        Wire::Grpc => "grpc",
-        Wire::Mqtt => "mqtt",
-    };
-    let camera = camera.to_owned();
+    let (camera, wire) = (camera.to_owned(), wire.name());
     histogram!(STAGE_SECONDS.name, "camera" => camera, "stage" => "publish", "wire" => wire)
         .record(took.as_secs_f64());
 }
@@ -436,6 +489,27 @@ pub fn mqtt_connected(connected: bool) {
 
 pub fn mqtt_lost(events: u64) {
     counter!(MQTT_LOST.name).increment(events);
+}
+
+pub fn mqtt_refused(messages: u64) {
+    counter!(MQTT_REFUSED.name).increment(messages);
+}
+
+/// A connection more, or one less.
+pub fn connections(wire: Wire, change: f64) {
+    gauge!(CONNECTIONS.name, "wire" => wire.name()).increment(change);
+}
+
+pub fn connection_refused(wire: Wire) {
+    counter!(CONNECTIONS_REFUSED.name, "wire" => wire.name()).increment(1);
+}
+
+pub fn connection_timed_out(wire: Wire) {
+    counter!(CONNECTIONS_TIMED_OUT.name, "wire" => wire.name()).increment(1);
+}
+
+pub fn wire_restarted(wire: Wire) {
+    counter!(WIRE_RESTARTS.name, "wire" => wire.name()).increment(1);
 }
 
 pub fn model(model: &str, device: &str, device_reason: &str) {

@@ -33,6 +33,10 @@ const HOMES: &[(&str, &[&str])] = &[
     ("prost_types", &["daemon/lib.rs", "daemon/publish/grpc", "daemon/client", "daemon/model"]),
     ("rumqttc", &["daemon/publish/mqtt"]),
     ("axum", &["daemon/publish/http"]),
+    ("hyper", &["daemon/publish/http"]),
+    ("hyper_util", &["daemon/publish/http"]),
+    ("http_body", &["daemon/publish/grpc"]),
+    ("tower_layer", &["daemon/publish/grpc"]),
     ("metrics", &["daemon/telemetry"]),
     ("metrics_exporter_prometheus", &["daemon/telemetry"]),
     // `Kind` of an event and a question's `Detail` are also flags' values.

@@ -34,6 +34,9 @@ pub struct Ask {
     /// About the window of this event, by its sequence, as `lookout watch --json` prints it.
     #[arg(long, value_name = "SEQUENCE")]
     event: Option<u64>,
+    /// The run of that event, as its JSON has it; the daemon's own by default.
+    #[arg(long, requires = "event")]
+    run: Option<u64>,
     /// One look at the range, or part by part, or by itself the parts where one look would leave
     /// out too much.
     #[arg(long, value_enum, default_value_t = Detail::Auto)]
@@ -51,6 +54,7 @@ pub fn ask(runtime: &Runtime, args: Ask, out: &mut dyn Write) -> Result<(), Fail
         from: args.from.map(RawTime::Text),
         to: args.to.map(RawTime::Text),
         event: args.event,
+        run: args.run,
         detail: Some(args.detail.name().into()),
         conversation: args.conversation,
         max_new_tokens: args.max_new_tokens,

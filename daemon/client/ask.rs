@@ -92,6 +92,10 @@ fn request(questions: &[Question]) -> Option<proto::AskRequest> {
     let mut cameras: Vec<String> =
         questions.iter().map(|question| question.camera().to_owned()).collect();
     let camera = if cameras.len() == 1 { cameras.remove(0) } else { String::new() };
+    let event_run = match question.range() {
+        Range::Event { run, .. } => run.unwrap_or(0),
+        _ => 0,
+    };
     let range = match question.range() {
         Range::Recent => None,
         Range::Last(last) => Some(AskRange::Last(prost_types::Duration {
@@ -101,7 +105,7 @@ fn request(questions: &[Question]) -> Option<proto::AskRequest> {
         Range::Between { from, to } => {
             Some(AskRange::Between(proto::Span { from: Some(from.into()), to: to.map(Into::into) }))
         }
-        Range::Event(sequence) => Some(AskRange::Event(sequence)),
+        Range::Event { sequence, .. } => Some(AskRange::Event(sequence)),
     };
     let most = question.max_new_tokens();
     Some(proto::AskRequest {
@@ -112,5 +116,6 @@ fn request(questions: &[Question]) -> Option<proto::AskRequest> {
         range,
         detail: detail.into(),
         conversation: question.conversation().unwrap_or_default().to_owned(),
+        event_run,
     })
 }

@@ -3,6 +3,7 @@
 
 mod raw;
 mod values;
+mod wires;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use url::Url;
 
-pub use values::{Bytes, Secret};
+pub use values::{Bytes, Secret, read_secret_file};
 
 use crate::slowfast::Plan;
 
@@ -21,14 +22,22 @@ pub struct Config {
     pub model: Model,
     pub generate: Generate,
     pub buffer: Buffer,
-    pub grpc: Option<SocketAddr>,
-    pub http: Option<SocketAddr>,
+    pub grpc: Option<Listen>,
+    pub http: Option<Listen>,
     pub mqtt: Option<Mqtt>,
     pub cameras: Vec<Camera>,
     /// How long running work may take to end after a stop was asked for.
     pub stop_timeout: Duration,
     /// A worker that has not moved for so long hangs.
     pub hang_timeout: Duration,
+}
+
+/// Where a wire listens, and to how many.
+#[derive(Clone, Copy, Debug)]
+pub struct Listen {
+    pub addr: SocketAddr,
+    /// Connections at once; one more is closed.
+    pub connections: usize,
 }
 
 #[derive(Clone, Debug)]

@@ -1,13 +1,13 @@
 //! The file as serde sees it, and the checks that lead from it to [`Config`].
 
 use std::collections::HashSet;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
 use url::Url;
 
+use super::wires::{RawGrpc, RawHttp, RawMqtt};
 use super::*;
 use crate::slowfast::Plan;
 
@@ -212,49 +212,6 @@ impl Default for RawBuffer {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct RawGrpc {
-    enabled: bool,
-    listen: SocketAddr,
-}
-
-impl Default for RawGrpc {
-    fn default() -> Self {
-        RawGrpc { enabled: true, listen: ([127, 0, 0, 1], 50051).into() }
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct RawHttp {
-    enabled: bool,
-    listen: SocketAddr,
-}
-
-impl Default for RawHttp {
-    fn default() -> Self {
-        RawHttp { enabled: true, listen: ([127, 0, 0, 1], 9090).into() }
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawMqtt {
-    broker: String,
-    username: Option<String>,
-    password_file: Option<PathBuf>,
-    ca_file: Option<PathBuf>,
-    #[serde(default = "lookout")]
-    client_id: String,
-    #[serde(default = "lookout")]
-    prefix: String,
-    #[serde(default = "yes")]
-    home_assistant: bool,
-    #[serde(default = "homeassistant")]
-    home_assistant_prefix: String,
-}
-
-#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawCamera {
     name: String,
@@ -307,16 +264,10 @@ enum RawDecode {
 fn paper() -> String {
     "paper".into()
 }
-fn lookout() -> String {
-    "lookout".into()
-}
-fn homeassistant() -> String {
-    "homeassistant".into()
-}
 fn prompt() -> String {
     "What is happening?".into()
 }
-fn yes() -> bool {
+pub(super) fn yes() -> bool {
     true
 }
 fn one_f64() -> f64 {
@@ -341,12 +292,12 @@ fn window() -> Duration {
     Duration::from_secs(50)
 }
 
-fn wrong<T>(sentence: String) -> Result<T, ConfigError> {
+pub(super) fn wrong<T>(sentence: String) -> Result<T, ConfigError> {
     Err(ConfigError(sentence))
 }
 
 /// Refuses a number outside its bounds by its key.
-fn within<T: PartialOrd + std::fmt::Display>(
+pub(super) fn within<T: PartialOrd + std::fmt::Display>(
     key: &str,
     value: T,
     from: T,
@@ -367,7 +318,7 @@ fn lasting(key: &str, value: Duration, least: Duration) -> Result<Duration, Conf
 }
 
 /// A name that can stand in an MQTT topic, a metric label and a gRPC request alike.
-fn plain_name(key: &str, name: &str) -> Result<(), ConfigError> {
+pub(super) fn plain_name(key: &str, name: &str) -> Result<(), ConfigError> {
     let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     if !name.is_empty() && name.len() <= 64 && name.chars().all(fits) {
         return Ok(());
@@ -400,8 +351,8 @@ impl Raw {
             model,
             generate: self.generate.check()?,
             buffer,
-            grpc: self.grpc.enabled.then_some(self.grpc.listen),
-            http: self.http.enabled.then_some(self.http.listen),
+            grpc: self.grpc.check()?,
+            http: self.http.check()?,
             mqtt: self.mqtt.map(|mqtt| mqtt.check(folder)).transpose()?,
             cameras,
             stop_timeout: self.stop_timeout,
@@ -536,42 +487,6 @@ impl RawBuffer {
             disk: kept_in.map(disk),
             evidence_width: within("buffer.evidence_width", self.evidence_width, 32, 8192)?,
             evidence_quality: within("buffer.evidence_quality", self.evidence_quality, 1, 100)?,
-        })
-    }
-}
-
-impl RawMqtt {
-    fn check(self, folder: &Path) -> Result<Mqtt, ConfigError> {
-        let bad = |why: &str| {
-            ConfigError(format!(
-                "mqtt.broker = {:?}: {why}; wanted mqtt://HOST[:PORT] or mqtts://HOST[:PORT]",
-                self.broker
-            ))
-        };
-        let url = Url::parse(&self.broker).map_err(|e| bad(&e.to_string()))?;
-        let host = url.host_str().filter(|h| !h.is_empty()).ok_or_else(|| bad("no host"))?;
-        if !url.username().is_empty() || url.password().is_some() {
-            return Err(bad("user and password belong into mqtt.username and mqtt.password_file"));
-        }
-        let ca_file = self.ca_file.map(|path| folder.join(path));
-        let (tls, port) = match url.scheme() {
-            "mqtt" if ca_file.is_some() => return Err(bad("mqtt.ca_file needs mqtts://")),
-            "mqtt" => (None, 1883),
-            "mqtts" => (Some(MqttTls { ca_file }), 8883),
-            _ => return Err(bad("unknown scheme")),
-        };
-        plain_name("mqtt.client_id", &self.client_id)?;
-        plain_name("mqtt.prefix", &self.prefix)?;
-        plain_name("mqtt.home_assistant_prefix", &self.home_assistant_prefix)?;
-        Ok(Mqtt {
-            host: host.to_string(),
-            port: url.port().unwrap_or(port),
-            tls,
-            username: self.username,
-            password_file: self.password_file.map(|path| folder.join(path)),
-            client_id: self.client_id,
-            prefix: self.prefix,
-            discovery: self.home_assistant.then_some(self.home_assistant_prefix),
         })
     }
 }

@@ -320,7 +320,7 @@ mod tests {
             every = "4s"
         "#;
         let config = Config::parse(config, Path::new("")).expect("a config");
-        let engine = Engine::new(&config, Journal::new(100), RUN);
+        let engine = Engine::new(&config, Journal::new(RUN, 100), RUN);
         let entry = |number: u64| Entry {
             id: FrameId { run: if number < lost { RUN - 1 } else { RUN }, number },
             monotonic: Duration::from_millis(number * 500),

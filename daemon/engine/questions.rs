@@ -142,15 +142,19 @@ impl Engine {
 
     fn span_of(&self, camera: &str, lens: &Lens, asked: Range) -> Result<Span, AskError> {
         let asked = match asked {
-            Range::Event(sequence) => self.window_of(camera, sequence)?,
+            Range::Event { run, sequence } => self.window_of(camera, run, sequence)?,
             asked => asked,
         };
         range::span(asked, lens.now(), lens.window).map_err(AskError::BadQuestion)
     }
 
-    fn window_of(&self, camera: &str, sequence: u64) -> Result<Range, AskError> {
-        let Some(event) = self.journal.get(sequence) else {
-            let why = format!("event {sequence} is not in the journal");
+    fn window_of(&self, camera: &str, run: Option<u64>, sequence: u64) -> Result<Range, AskError> {
+        let Some(event) = self.journal.get(run, sequence) else {
+            let this = self.journal.run();
+            let why = match run.filter(|run| *run != this) {
+                Some(run) => format!("event {sequence} of run {run} is gone: this is run {this}"),
+                None => format!("event {sequence} is not in the journal"),
+            };
             return Err(AskError::NoFootage { camera: camera.into(), why });
         };
         match &event.body {

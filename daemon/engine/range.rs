@@ -9,7 +9,7 @@ use crate::question::{Range, earlier};
 /// error is for the asker. An event has been made its window before.
 pub fn span(range: Range, now: SystemTime, window: Duration) -> Result<Span, String> {
     let (from, to) = match range {
-        Range::Recent | Range::Event(_) => (earlier(now, window), now),
+        Range::Recent | Range::Event { .. } => (earlier(now, window), now),
         Range::Last(length) => (earlier(now, length), now),
         Range::Between { from, to } => (from, to.map_or(now, |to| to.min(now))),
     };

@@ -135,7 +135,7 @@ fn engine() -> Arc<Engine> {
         freshness = "1h"
     "#;
     let config = Config::parse(text, Path::new("")).expect("a config");
-    Engine::new(&config, Journal::new(1000), 1)
+    Engine::new(&config, Journal::new(1, 1000), 1)
 }
 
 /// Frame `number` of a camera shows `light`.
@@ -237,7 +237,7 @@ fn last(mut answer: mpsc::Receiver<AnswerItem>) -> Option<Result<(), AskError>> 
 /// The captions of a camera as (second at which the window ends, words, skipped before).
 fn captions(engine: &Engine, camera: &str) -> Vec<(u64, String, u32)> {
     let mut captions = Vec::new();
-    for event in (1..).map_while(|sequence| engine.journal.get(sequence)) {
+    for event in (1..).map_while(|sequence| engine.journal.get(None, sequence)) {
         if let Body::Caption(caption) = &event.body
             && *event.camera == *camera
         {

