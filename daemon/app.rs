@@ -28,7 +28,7 @@ use crate::service::{Answer, AskError, CameraInfo, Evidence, EvidenceError, Read
 use crate::telemetry::{self, PrometheusHandle, Wire};
 use crate::vision::{evidence, preprocess};
 
-/// How often it is looked for workers that hang where no watchdog says how often.
+/// Interval at which hung workers are looked for, where no watchdog sets one.
 const UNWATCHED: Duration = Duration::from_secs(5);
 
 /// Events that a late reader can still have.

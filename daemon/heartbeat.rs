@@ -1,7 +1,7 @@
-//! Whether the workers still move: each says so at every turn, and who hears nothing of one for long
-//! knows that it hangs, in a GPU's driver or on a network's disk.
+//! Heartbeats of the workers: each stamps its own at every turn, so that a worker without a stamp for
+//! long is known to hang, in a GPU's driver or on a network's disk.
 //!
-//! A worker that waits for work still takes its turns.
+//! A worker that waits for work still stamps.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -26,9 +26,9 @@ impl Worker {
     }
 }
 
-/// When each worker moved last.
+/// Table of each worker's last move.
 pub struct Heartbeats {
-    /// So long without a move is a hang.
+    /// A worker without a move for longer than this hangs.
     patience: Duration,
     /// `None`: it does not run, or not yet.
     last: [Mutex<Option<Instant>>; 3],

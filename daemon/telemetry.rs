@@ -19,7 +19,7 @@ const FRAMES: Metric = counter_of("lookout_frames_total", "Frames taken from a c
 const FRAMES_DROPPED: Metric = counter_of(
     "lookout_frames_dropped_total",
     "Frames dropped, by reason: inbox (encoding is behind), corrupt (no picture, or no time), failed (a \
-     run of the model did), nonfinite (its numbers were none)",
+     run of the model did), nonfinite (its numbers were not finite)",
 );
 const FRAMES_EVICTED: Metric = counter_of(
     "lookout_frames_evicted_total",
@@ -34,7 +34,7 @@ const CAPTIONS_SKIPPED: Metric = counter_of(
     "lookout_captions_skipped_total",
     "Windows that got no caption, by reason: late, replaced (by a newer window), gone (no frame of it \
      was left), refused (the prompt does not fit), failed (a run of the model did), nonfinite (its \
-     numbers were none)",
+     numbers were not finite)",
 );
 const ANSWERS: Metric = counter_of("lookout_answers_total", "Questions answered");
 const QUESTIONS_REFUSED: Metric =
@@ -52,7 +52,7 @@ const WINDOW_CHANGE: Metric = Metric {
 const MODEL_FAILURES: Metric = counter_of(
     "lookout_model_failures_total",
     "Captions, answers and frames that the model failed on, by part (vision, language) and kind: run \
-     (it ended with an error), nonfinite (its numbers were none)",
+     (it ended with an error), nonfinite (its numbers were not finite)",
 );
 const STAGE_SECONDS: Metric = Metric {
     name: "lookout_stage_seconds",
@@ -336,7 +336,7 @@ pub enum SkipReason {
     Late,
     /// The next window closed before its turn came.
     Replaced,
-    /// When its turn came, no frame of it was left in the hot tier.
+    /// No frame of it was left in the hot tier when its turn came.
     Gone,
     /// The model cannot be asked its prompt.
     Refused,
@@ -363,7 +363,10 @@ pub fn caption_unchanged(camera: &str) {
 }
 
 pub fn window_change(camera: &str, change: f32) {
-    histogram!(WINDOW_CHANGE.name, "camera" => camera.to_owned()).record(f64::from(change));
+    // One that is infinite would be the histogram's sum for ever.
+    if change.is_finite() {
+        histogram!(WINDOW_CHANGE.name, "camera" => camera.to_owned()).record(f64::from(change));
+    }
 }
 
 pub fn answer(camera: &str) {
@@ -384,12 +387,12 @@ pub fn question_refused(error: &crate::service::AskError) {
     counter!(QUESTIONS_REFUSED.name, "reason" => reason).increment(1);
 }
 
-/// How a model failed.
+/// Kind of a model's failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureKind {
     /// A run ended with an error.
     Run,
-    /// What it computed is no number, or infinite.
+    /// A number that it computed is not finite.
     NotFinite,
 }
 

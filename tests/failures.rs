@@ -1,4 +1,4 @@
-//! What fails inside: a model whose numbers are none, and a worker that hangs.
+//! Failures inside the daemon: a model whose numbers are not finite, and a worker that hangs.
 
 mod support;
 

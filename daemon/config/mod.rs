@@ -165,7 +165,7 @@ pub struct Buffer {
     pub jpeg_bytes: Bytes,
     /// Of tokens of frames encoded again, of all cameras.
     pub recall_bytes: Bytes,
-    /// Of full-size frames of all cameras that wait to be encoded.
+    /// Bound on the full-size frames of all cameras that wait to be encoded.
     pub inbox_bytes: Bytes,
     pub disk: Option<Disk>,
     /// Width in pixels of the JPEG kept of each frame.

@@ -1,25 +1,23 @@
-//! When failures of a model that follow each other mean that it is broken.
+//! Tells a model that fails now and then from a broken one.
 //!
-//! One that fails now and then goes on: a GPU may be out of memory for a while, and one window may
-//! hold what a model of 16 bits cannot compute. One that only fails is of no use to anybody, and a
-//! start anew may mend it.
+//! A model that fails now and then goes on: a GPU may be out of memory for a while, and one window
+//! may hold what a model of 16 bits cannot compute. A model that only fails is of no use to anybody,
+//! and a restart may mend it.
 
 use std::fmt::Display;
 use std::time::{Duration, Instant};
 
 use crate::model::ModelError;
-use crate::telemetry::FailureKind;
 
-/// So many failures, without a success between, are too many if they go on for long enough.
+/// Number of failures in a row, without a success between, that makes a broken model.
 const MOST: u32 = 5;
 
-/// How long failures may go on. A run may fail for want of memory that others have taken; numbers
-/// depend on nobody else.
-fn longest(kind: FailureKind) -> Duration {
-    match kind {
-        FailureKind::Run => Duration::from_secs(60),
-        FailureKind::NotFinite => Duration::from_secs(5),
-    }
+/// Returns how long failures in a row may go on. Memory may come back when another process gives it
+/// up; what else fails all the time, fails until the next start.
+fn longest(why: &str) -> Duration {
+    let why = why.to_lowercase();
+    let for_memory = ["out of memory", "allocate memory", "bad_alloc", "alloc_failed"];
+    Duration::from_secs(if for_memory.iter().any(|words| why.contains(words)) { 60 } else { 5 })
 }
 
 /// The failures of a model since it last worked.
@@ -35,15 +33,11 @@ impl Failures {
     }
 
     /// Counts a failure; an error when it is one too many.
-    pub fn failed(
-        &mut self,
-        now: Instant,
-        kind: FailureKind,
-        why: &dyn Display,
-    ) -> Result<(), ModelError> {
+    pub fn failed(&mut self, now: Instant, why: &dyn Display) -> Result<(), ModelError> {
         self.in_a_row += 1;
         let since = now.saturating_duration_since(*self.first.get_or_insert(now));
-        if self.in_a_row < MOST || since < longest(kind) {
+        let why = why.to_string();
+        if self.in_a_row < MOST || since < longest(&why) {
             return Ok(());
         }
         let (times, seconds) = (self.in_a_row, since.as_secs());
@@ -55,35 +49,38 @@ impl Failures {
 mod tests {
     use super::*;
 
-    /// Whether the model counts as broken after failures at these seconds.
-    fn broken(failures: &mut Failures, start: Instant, kind: FailureKind, seconds: &[u64]) -> bool {
+    /// As onnxruntime says it.
+    const MEMORY: &str = "Failed to allocate memory for requested buffer of size 4096";
+    const DRIVER: &str = "CUDA failure 700: an illegal memory access was encountered";
+
+    /// Tells whether the model counts as broken after failures at these seconds.
+    fn broken(failures: &mut Failures, start: Instant, why: &str, seconds: &[u64]) -> bool {
         let mut at = seconds.iter().map(|at| start + Duration::from_secs(*at));
-        at.any(|at| failures.failed(at, kind, &"out of memory").is_err())
+        at.any(|at| failures.failed(at, &why).is_err())
     }
 
     #[test]
     fn many_failures_for_long_are_a_broken_model() {
         let start = Instant::now();
-        let broken = |kind, seconds: &[u64]| broken(&mut Failures::default(), start, kind, seconds);
-        assert!(broken(FailureKind::NotFinite, &[0, 1, 2, 3, 5]));
-        assert!(!broken(FailureKind::NotFinite, &[0, 2, 4, 6]), "too few");
-        assert!(!broken(FailureKind::NotFinite, &[0, 0, 1, 1, 2, 2, 3, 3]), "not for long");
-        assert!(!broken(FailureKind::Run, &[0, 10, 20, 30, 40, 50]), "memory may come back");
-        assert!(broken(FailureKind::Run, &[0, 10, 20, 30, 60]));
+        let broken = |why, seconds: &[u64]| broken(&mut Failures::default(), start, why, seconds);
+        assert!(broken(DRIVER, &[0, 1, 2, 3, 5]));
+        assert!(!broken(DRIVER, &[0, 2, 4, 6]), "too few");
+        assert!(!broken(DRIVER, &[0, 0, 1, 1, 2, 2, 3, 3]), "not for long");
+        for memory in [MEMORY, "CUDA failure 2: out of memory", "std::bad_alloc"] {
+            assert!(!broken(memory, &[0, 10, 20, 30, 40, 50]), "it may come back");
+            assert!(broken(memory, &[0, 10, 20, 30, 60]));
+        }
         let mut failures = Failures { in_a_row: 6, first: Some(start) };
-        let later = start + Duration::from_secs(61);
-        let error = failures.failed(later, FailureKind::Run, &"out of memory");
-        let said = "7 times in a row in 61 s, the last time: out of memory";
-        assert_eq!(error.expect_err("broken").to_string(), said);
+        let error = failures.failed(start + Duration::from_secs(7), &DRIVER).expect_err("broken");
+        assert_eq!(error.to_string(), format!("7 times in a row in 7 s, the last time: {DRIVER}"));
     }
 
     #[test]
     fn a_success_between_begins_the_count_anew() {
         let (start, mut failures) = (Instant::now(), Failures::default());
-        let kind = FailureKind::NotFinite;
-        assert!(!broken(&mut failures, start, kind, &[0, 5, 6, 7]));
+        assert!(!broken(&mut failures, start, DRIVER, &[0, 5, 6, 7]));
         failures.worked();
-        assert!(!broken(&mut failures, start, kind, &[8, 9, 10, 11, 12]));
-        assert!(broken(&mut failures, start, kind, &[13]));
+        assert!(!broken(&mut failures, start, DRIVER, &[8, 9, 10, 11, 12]));
+        assert!(broken(&mut failures, start, DRIVER, &[13]));
     }
 }

@@ -42,9 +42,9 @@ struct State<R> {
     waiting: HashMap<Arc<str>, VecDeque<Arrival>>,
     /// Cameras with waiting frames, the one whose turn it is first.
     turns: VecDeque<Arc<str>>,
-    /// Of all waiting frames.
+    /// Bytes of all waiting frames.
     bytes: usize,
-    /// For each camera, when the worker last took a frame of it.
+    /// Number of the turn in which the worker last took a frame of each camera.
     served: HashMap<Arc<str>, u64>,
     /// Frames that the worker has taken.
     taken: u64,

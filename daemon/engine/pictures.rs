@@ -102,7 +102,7 @@ impl Pictures {
                     telemetry::model_failed(Part::Vision, FailureKind::Run);
                     dropped(&arrival.frame, DropReason::Failed, &error);
                 }
-                return self.failures.failed(Instant::now(), FailureKind::Run, &error);
+                return self.failures.failed(Instant::now(), &error);
             }
         };
         let goes_on = self.judge(&encoded);
@@ -166,7 +166,7 @@ impl Pictures {
                 telemetry::model_failed(Part::Vision, FailureKind::Run);
                 tracing::warn!(camera = &*recall.camera, "no answer: {error}");
                 recall.fails(AskError::Failed(error.to_string()));
-                return self.failures.failed(Instant::now(), FailureKind::Run, &error);
+                return self.failures.failed(Instant::now(), &error);
             }
         };
         let goes_on = self.judge(&encoded);
@@ -198,7 +198,7 @@ impl Pictures {
         if wrong < encoded.len() {
             self.failures.worked();
         } else if wrong > 0 {
-            return self.failures.failed(Instant::now(), FailureKind::NotFinite, &NOT_FINITE);
+            return self.failures.failed(Instant::now(), &NOT_FINITE);
         }
         Ok(())
     }

@@ -103,7 +103,7 @@ impl<C: Clone + Eq + Hash, Q, P> Scheduler<C, Q, P> {
         late.map(|(camera, waiting)| (camera, waiting.caption)).collect()
     }
 
-    /// What is begun next. Its camera is busy until its caption is [`done`](Scheduler::done).
+    /// Takes the next job. The camera of a caption is busy until [`done`](Scheduler::done).
     pub fn take(&mut self) -> Option<Next<C, Q, P>> {
         if std::mem::take(&mut self.caption_first)
             && let Some(caption) = self.next_caption()

@@ -133,7 +133,7 @@ mod tests {
     }
 
     proptest! {
-        /// In whichever window, frame and cell it stands: what is no number is no stillness.
+        /// A token that is no number is a change, in whichever window, frame and cell it stands.
         #[test]
         fn what_cannot_be_compared_is_a_change(
             at in 0usize..6, cell in 0usize..4, wrong in prop::sample::select(vec![

@@ -34,7 +34,7 @@ use crate::slowfast::{FrameTokens, Plan, assemble};
 use crate::telemetry::{self, FailureKind, SkipReason, Stage};
 use crate::timeline::{Clip, Look};
 
-/// How long the worker sleeps at most when nothing is to be done, so that it is seen to move.
+/// Longest sleep of the worker when nothing is to be done, so that it is seen to move.
 const TICK: Duration = Duration::from_secs(1);
 
 /// Writes answers to prompts, several at a time: the language model, or a test's stand-in.
@@ -81,7 +81,7 @@ enum Room {
     Nothing,
 }
 
-/// What has become of a job.
+/// State of a job after it was taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Begun {
     /// It is in work.
@@ -102,7 +102,7 @@ struct Running {
     admitted: Instant,
 }
 
-/// What came of a turn.
+/// Jobs that ended in a turn.
 #[derive(Default)]
 struct Turned {
     finished: Vec<(Running, Reply)>,
@@ -146,7 +146,7 @@ impl<W: Writer> Words<W> {
             if !finished.is_empty() {
                 failures.worked();
             } else if let Some((_, failure)) = failed.first() {
-                goes_on = failures.failed(Instant::now(), kind(failure), failure);
+                goes_on = failures.failed(Instant::now(), failure);
             }
             for (running, failure) in failed {
                 engine.fails(running.job, failure);
@@ -251,7 +251,7 @@ impl<W: Writer> Words<W> {
                 }
             },
             Err(LanguageError::Failed(failure)) => {
-                let goes_on = failures.failed(Instant::now(), kind(&failure), &failure);
+                let goes_on = failures.failed(Instant::now(), &failure);
                 engine.fails(job, failure);
                 engine.jobs().scheduler.refused();
                 goes_on.map(|()| Begun::Refused)
@@ -427,13 +427,6 @@ fn task(engine: &Engine, job: &Job) -> Option<Task> {
     })
 }
 
-fn kind(failure: &Failure) -> FailureKind {
-    match failure {
-        Failure::Run(_) => FailureKind::Run,
-        Failure::NotFinite => FailureKind::NotFinite,
-    }
-}
-
 /// The question of a job, if it is one.
 fn question(job: Job) -> Option<Asked> {
     match job {
@@ -541,11 +534,16 @@ impl Engine {
 
     /// The model failed on a job, and goes on with others.
     fn fails(&self, job: Job, failure: Failure) {
-        telemetry::model_failed(Part::Language, kind(&failure));
-        let (skipped, error) = match &failure {
-            Failure::Run(why) => (SkipReason::Failed, AskError::Failed(why.clone())),
-            Failure::NotFinite => (SkipReason::NotFinite, AskError::Model(failure.to_string())),
+        let (kind, skipped, error) = match &failure {
+            Failure::Run(why) => {
+                (FailureKind::Run, SkipReason::Failed, AskError::Failed(why.clone()))
+            }
+            Failure::NotFinite => {
+                let error = AskError::Model(failure.to_string());
+                (FailureKind::NotFinite, SkipReason::NotFinite, error)
+            }
         };
+        telemetry::model_failed(Part::Language, kind);
         match job {
             Next::Caption(camera, _) => {
                 tracing::warn!(camera = &*camera, "no caption: {failure}");

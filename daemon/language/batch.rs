@@ -36,7 +36,7 @@ pub struct Ticket(u64);
 
 #[cfg(test)]
 impl Ticket {
-    /// For stand-ins of the model.
+    /// Makes a ticket for a stand-in of the model.
     pub fn of(number: u64) -> Ticket {
         Ticket(number)
     }

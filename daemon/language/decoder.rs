@@ -43,11 +43,11 @@ pub struct Decoder {
     pub(super) spoils: Option<Spoils>,
 }
 
-/// What a test spoils of a run that is still to come.
+/// Names a run that is still to come, which a test spoils.
 #[cfg(test)]
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Spoils {
-    /// So many runs go well before.
+    /// Number of runs before it, which go well.
     pub after: usize,
     pub how: Spoil,
 }

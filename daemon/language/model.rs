@@ -94,7 +94,7 @@ pub struct Reply {
     pub decode: Duration,
 }
 
-/// What goes wrong with a sequence, or with the model itself.
+/// Error of a sequence, or of the model itself.
 #[derive(Debug, thiserror::Error)]
 pub enum LanguageError {
     /// The asker's to mend.
@@ -108,7 +108,7 @@ pub enum LanguageError {
     Broken(String),
 }
 
-/// Why a sequence ended without a reply.
+/// Reason for which a sequence ended without a reply.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum Failure {
     /// A run of a graph ended with an error: the GPU was out of memory, say.

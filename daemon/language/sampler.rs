@@ -1,4 +1,4 @@
-//! Which token comes next, if the model's numbers are any.
+//! Picks the next token of a sequence by the model's logits, and refuses logits that are not finite.
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};

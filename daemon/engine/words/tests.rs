@@ -21,7 +21,7 @@ const FRAMES: u64 = 60;
 /// A prompt that the model cannot be asked.
 const TOO_LONG: &str = "too long";
 
-/// What becomes of the next prompts, in order; then all are answered in one turn.
+/// Fate of a prompt in the stand-in.
 #[derive(Clone)]
 enum Fate {
     /// Answered after so many turns.
@@ -31,7 +31,7 @@ enum Fate {
     Breaks,
 }
 
-/// What happens between two turns.
+/// Called before each turn of the stand-in.
 type Happening = Box<dyn FnMut(&Arc<Engine>) + Send>;
 
 struct StandIn {
@@ -221,7 +221,7 @@ fn work(
     words.run(engine)
 }
 
-/// What the asker hears at last.
+/// Returns the end of an answer, if it has one.
 fn last(mut answer: mpsc::Receiver<AnswerItem>) -> Option<Result<(), AskError>> {
     let mut last = None;
     while let Ok(item) = answer.try_recv() {
