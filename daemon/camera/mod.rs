@@ -16,6 +16,7 @@ mod decoder;
 mod delivery;
 mod error;
 mod pace;
+mod packets;
 mod pipeline;
 mod progress;
 mod reach;
