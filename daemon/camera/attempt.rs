@@ -13,6 +13,7 @@ use gst::prelude::*;
 
 use super::delivery::Delivery;
 use super::error::CameraError;
+use super::packets::RtpClock;
 use super::pipeline;
 use super::progress::{Opened, Progress};
 use super::reach;
@@ -34,6 +35,7 @@ const TEARDOWN_TIMEOUT: Duration = Duration::from_millis(800);
 pub struct CameraAttempt {
     config: Camera,
     delivery: Arc<Delivery>,
+    clock: Arc<RtpClock>,
     /// The hardware decoder has failed: this camera is decoded in software from now on.
     software_only: bool,
     /// The password of the last attempt, to notice a change.
@@ -78,6 +80,7 @@ impl CameraAttempt {
         CameraAttempt {
             config,
             delivery,
+            clock: Arc::default(),
             software_only: false,
             password: None,
             opened: Opened::default(),
@@ -108,6 +111,7 @@ impl CameraAttempt {
             self.software_only,
             &self.delivery,
             &progress,
+            &self.clock,
         )?;
         let playing = Playing { pipeline, progress, camera: self.config.name.clone() };
         let end = self.watch(&playing, stop, on_live);

@@ -22,6 +22,8 @@ mod progress;
 mod reach;
 mod retry;
 mod rtsp;
+mod tail;
+mod tempo;
 
 use std::sync::Arc;
 use std::sync::mpsc;

@@ -8,7 +8,6 @@ use gst::prelude::*;
 
 use super::decoder::Codec;
 use super::error::CameraError;
-use super::packets;
 use super::pipeline::make;
 use super::progress::Progress;
 use crate::config::{Rtsp, RtspTls, Transport};
@@ -49,7 +48,6 @@ pub fn source(
             Some(false.to_value())
         });
     }
-    packets::watch(&source);
     let progress = progress.clone();
     source.connect("select-stream", false, move |values| {
         let caps = values.get(2)?.get::<gst::Caps>().ok()?;
