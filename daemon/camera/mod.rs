@@ -17,6 +17,7 @@ mod delivery;
 mod error;
 mod pace;
 mod packets;
+mod patience;
 mod pipeline;
 mod progress;
 mod reach;

@@ -13,6 +13,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use gst::prelude::*;
 
+use super::progress::Progress;
 use super::tempo::Tempo;
 
 /// What `rtspsrc` makes of RTP-Info in the format of a stream.
@@ -48,17 +49,27 @@ impl RtpClock {
 }
 
 /// Watches all jitter buffers that `source`, a `rtspsrc`, will make.
-pub fn watch(source: &gst::Element, camera: &Arc<str>, clock: &Arc<RtpClock>) {
-    let (camera, clock) = (camera.clone(), clock.clone());
+pub fn watch(
+    source: &gst::Element,
+    camera: &Arc<str>,
+    clock: &Arc<RtpClock>,
+    progress: &Arc<Progress>,
+) {
+    let (camera, clock, progress) = (camera.clone(), clock.clone(), progress.clone());
     source.connect("new-manager", false, move |values| {
         let manager = values.get(1)?.get::<gst::Element>().ok()?;
-        let (camera, clock) = (camera.clone(), clock.clone());
+        let (camera, clock, progress) = (camera.clone(), clock.clone(), progress.clone());
         manager.connect("new-jitterbuffer", false, move |values| {
             let jitter_buffer = values.get(1)?.get::<gst::Element>().ok()?;
             let pad = jitter_buffer.static_pad("sink")?;
             let rate = Arc::new(AtomicU32::new(USUAL_RATE));
             read_format(&pad, rate.clone());
             measure(&pad, camera.clone(), rate, clock.clone());
+            let progress = progress.clone();
+            pad.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
+                progress.packet();
+                gst::PadProbeReturn::Ok
+            });
             None
         });
         None

@@ -38,7 +38,7 @@ pub fn build(
     match &config.source {
         Source::Rtsp(rtsp) => {
             let source = rtsp::source(rtsp, password, progress)?;
-            packets::watch(&source, &config.name, clock);
+            packets::watch(&source, &config.name, clock, progress);
             head.rtsp(&pipeline, source)?;
         }
         Source::File(path) => head.file(&pipeline, path)?,
@@ -98,20 +98,15 @@ impl Head {
             decoder: chosen.element.to_string(),
             hardware: chosen.kind == Kind::Hardware,
         });
-        let parsed = source_pad(&parser)?;
+        let (parsed, decoded) = (source_pad(&parser)?, source_pad(&decoder)?);
         match self.decode {
-            Decode::All => {
-                let decoded = source_pad(&decoder)?;
-                self.progress.watch(&decoded);
-                self.tail.pace(&decoded);
-            }
+            Decode::All => self.progress.watch(&decoded),
             // Counted before they are dropped: a camera with rare key frames has not stalled.
-            Decode::Keyframes => {
-                self.progress.watch(&parsed);
-                self.tail.pace(&source_pad(&decoder)?);
-            }
+            Decode::Keyframes => self.progress.watch(&parsed),
         }
         drop_delta_units(&parsed, self.decode);
+        self.progress.watch_decoder(&parsed, &decoded);
+        self.tail.pace(&decoded);
         for element in &chain {
             element.sync_state_with_parent().map_err(CameraError::internal)?;
         }
@@ -159,6 +154,7 @@ impl Head {
             }
             self.progress.connected();
             self.progress.watch(pad);
+            self.progress.watch_decoded(pad);
             self.tail.pace(pad);
             if let Err(error) = pad.link(&sink) {
                 self.progress.fail(&pipeline, CameraError::internal(error));
