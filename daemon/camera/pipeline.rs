@@ -27,7 +27,8 @@ pub fn build(
     clock: &Arc<RtpClock>,
 ) -> Result<gst::Pipeline, CameraError> {
     let pipeline = gst::Pipeline::new();
-    let tail = Tail::new(config, &pipeline, delivery, progress, clock)?;
+    let live = matches!(config.source, Source::Rtsp(_));
+    let tail = Tail::new(&pipeline, config.fps, live, delivery, progress, clock)?;
     let head = Head {
         pipeline: pipeline.downgrade(),
         tail,
@@ -199,6 +200,6 @@ fn source_pad(element: &gst::Element) -> Result<gst::Pad, CameraError> {
     element.static_pad("src").ok_or_else(|| missing_pad(element))
 }
 
-fn missing_pad(element: &gst::Element) -> CameraError {
+pub(super) fn missing_pad(element: &gst::Element) -> CameraError {
     CameraError::internal(format!("{} lacks a pad", element.name()))
 }
