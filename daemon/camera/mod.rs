@@ -68,8 +68,9 @@ pub fn init() -> Result<(), InitError> {
     Ok(())
 }
 
-const NEEDED: [(&str, &str); 12] = [
+const NEEDED: [(&str, &str); 13] = [
     ("filesrc", "libgstreamer1.0-0"),
+    ("capsfilter", "libgstreamer1.0-0"),
     ("decodebin", "gstreamer1.0-plugins-base"),
     ("videoconvert", "gstreamer1.0-plugins-base"),
     ("videoscale", "gstreamer1.0-plugins-base"),

@@ -85,7 +85,13 @@ impl Head {
         let parser = make(codec.parser(), "parser")?;
         let decoder = make(chosen.element, DECODER)?;
         tame(&decoder);
-        let mut chain = vec![depayloader, parser.clone(), decoder.clone()];
+        let mut chain = vec![depayloader];
+        if let Some(format) = codec.stream_format() {
+            let filter = make("capsfilter", "stream-format")?;
+            filter.set_property("caps", format);
+            chain.push(filter);
+        }
+        chain.extend([parser.clone(), decoder.clone()]);
         if let Some(download) = chosen.download {
             chain.push(make(download, "download")?);
         }

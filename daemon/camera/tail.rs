@@ -23,6 +23,8 @@ use super::progress::Progress;
 /// A picture that is later by more says that its own times are wrong.
 const LATE: gst::ClockTime = gst::ClockTime::from_seconds(5);
 
+const STEP: gst::ClockTime = gst::ClockTime::from_mseconds(1);
+
 pub struct Tail {
     /// What decoded pictures go into.
     pub first: gst::Element,
@@ -55,7 +57,7 @@ impl Tail {
         let sink =
             gst_app::AppSink::builder().caps(&wanted).max_buffers(2).drop(true).sync(!live).build();
         let (delivery, progress) = (delivery.clone(), progress.clone());
-        let mut watch = Watch { clock: clock.clone(), last: None };
+        let mut watch = Watch { clock: clock.clone(), last: None, taken: None };
         sink.set_callbacks(
             gst_app::AppSinkCallbacks::builder()
                 .new_sample(move |sink| {
@@ -156,6 +158,8 @@ struct Watch {
     clock: Arc<RtpClock>,
     /// Presentation time of the last picture.
     last: Option<gst::ClockTime>,
+    /// When it was taken.
+    taken: Option<gst::ClockTime>,
 }
 
 impl Watch {
@@ -186,6 +190,9 @@ impl Watch {
             (Some(shown), Some(arrival)) => shown.min(arrival),
             (shown, arrival) => shown.or(arrival).unwrap_or(now),
         };
+        // Frames come in the order in which they were taken.
+        let taken = self.taken.map_or(taken, |last| taken.max(last + STEP));
+        self.taken = Some(taken);
         Timing { age: Duration::from(now.saturating_sub(taken)), believed }
     }
 }
@@ -429,7 +436,7 @@ mod tests {
     }
 
     fn watch() -> Watch {
-        Watch { clock: Arc::default(), last: None }
+        Watch { clock: Arc::default(), last: None, taken: None }
     }
 
     #[test]
@@ -439,9 +446,11 @@ mod tests {
         assert_eq!(timing, Timing { age: Duration::from_millis(500), believed: true });
         // Files have no time of arrival.
         assert_eq!(watch.judge(ms(1500), Some(ms(1400)), None).age, Duration::from_millis(100));
-        // No picture is taken after it arrived.
+        // No picture is taken after it arrived, and none before the last one.
         let timing = watch.judge(ms(3000), Some(ms(3500)), Some(ms(2900)));
         assert_eq!(timing.age, Duration::from_millis(100));
+        let timing = watch.judge(ms(3010), Some(ms(2800)), Some(ms(2800)));
+        assert_eq!(timing, Timing { age: Duration::from_millis(109), believed: false });
     }
 
     #[test]
