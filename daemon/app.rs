@@ -16,6 +16,7 @@ use crate::config::{self, Config};
 use crate::disk::{self, Disk, Trouble};
 use crate::engine::{Engine, Failures, Pictures, Still, Words};
 use crate::event::{Body, CameraStatus, Phase};
+use crate::files;
 use crate::frame::Frame;
 use crate::heartbeat::Worker;
 use crate::journal::Journal;
@@ -77,8 +78,9 @@ impl App {
             }
             None => Ok(None),
         };
-        let grpc = listen(Wire::Grpc, config.grpc).await?;
-        let http = listen(Wire::Http, config.http).await?;
+        let [grpc, http] = files::share(files::raise_limit(), [config.grpc, config.http]);
+        let grpc = listen(Wire::Grpc, grpc).await?;
+        let http = listen(Wire::Http, http).await?;
         camera::init()?;
         let loading = config.clone();
         let trouble = Arc::<Trouble>::default();

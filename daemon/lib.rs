@@ -13,6 +13,7 @@ pub mod demo;
 pub mod disk;
 pub mod engine;
 pub mod event;
+mod files;
 pub mod frame;
 pub mod heartbeat;
 pub mod inspection;
