@@ -23,9 +23,7 @@ use crate::language::{Budget, LanguageModel, Limits};
 use crate::loaded::LoadedModel;
 use crate::model::{ModelError, Package, Runtime};
 use crate::publish::{self, grpc, http, mqtt};
-use crate::service::{
-    Answer, AskError, CameraInfo, Evidence, EvidenceError, Question, Readiness, Service,
-};
+use crate::service::{Answer, AskError, CameraInfo, Looking, Question, Readiness, Service};
 use crate::telemetry::{self, PrometheusHandle};
 use crate::vision::{evidence, preprocess};
 
@@ -406,12 +404,7 @@ impl Service for Daemon {
         self.cameras.iter().map(info).collect()
     }
 
-    fn evidence(
-        &self,
-        camera: &str,
-        run: Option<u64>,
-        number: u64,
-    ) -> Result<Evidence, EvidenceError> {
+    fn evidence(&self, camera: &str, run: Option<u64>, number: u64) -> Looking {
         self.engine.evidence(camera, run, number)
     }
 

@@ -1,5 +1,6 @@
 //! What the daemon can be asked, whatever the wire: the one thing that `publish/` knows of it.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -16,14 +17,9 @@ pub trait Service: Send + Sync + 'static {
     /// Every configured camera, in the order of the config.
     fn cameras(&self) -> Vec<CameraInfo>;
 
-    /// The evidence of one frame, while the buffer holds it; `run` `None`: of this run. May wait for
-    /// the disk, so not for async code.
-    fn evidence(
-        &self,
-        camera: &str,
-        run: Option<u64>,
-        number: u64,
-    ) -> Result<Evidence, EvidenceError>;
+    /// The evidence of one frame, while the buffer holds it; `run` `None`: of this run. Waits for
+    /// the disk where only that has the picture.
+    fn evidence(&self, camera: &str, run: Option<u64>, number: u64) -> Looking;
 
     /// Takes a question about a range of a camera's time. Never waits: full is an error.
     /// Dropping the answer's receiver cancels it.
@@ -56,6 +52,9 @@ pub struct Evidence {
     pub captured_at: SystemTime,
 }
 
+/// A frame that is looked for. Dropping it gives up the place in the disk's queue.
+pub type Looking = Pin<Box<dyn Future<Output = Result<Evidence, EvidenceError>> + Send>>;
+
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum EvidenceError {
     #[error("no camera is named {0:?}")]
@@ -64,6 +63,8 @@ pub enum EvidenceError {
     NoSuchFrame { camera: String, number: u64 },
     #[error("camera {camera:?}: frame {number} cannot be read from the disk; the log says why")]
     Unreadable { camera: String, number: u64 },
+    #[error("as many frames as may wait to be read from the disk wait already; ask again")]
+    Busy,
 }
 
 #[derive(Clone, Debug)]

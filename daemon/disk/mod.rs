@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 use std::{fmt, io};
 
 pub use folder::{Bounds, Found};
-pub use queue::{Jpegs, Queue, Read, Wanted, Write};
+pub use queue::{Jpegs, Queue, Read, Reader, Refused, Wanted, Write};
 pub use record::Record;
 
 use crate::frame::FrameId;
@@ -24,6 +24,9 @@ use queue::Job;
 
 /// Frames that may wait to be written: some seconds of a slow disk.
 pub const QUEUE_FRAMES: usize = 64;
+
+/// Single frames that may wait to be read.
+pub const LOOKUPS: usize = 32;
 
 /// Between two attempts of a disk that failed.
 const RETRY: Duration = Duration::from_secs(5);
@@ -92,8 +95,10 @@ impl Disk {
             }
             match job {
                 Job::Idle => {}
-                Job::Read(Read { wanted, to }) => {
-                    to(wanted.into_iter().map(|wanted| self.read(queue, wanted)).collect());
+                Job::Read(read) => {
+                    if let Some(more) = read.step(|wanted| self.read(queue, wanted)) {
+                        queue.resume(more);
+                    }
                 }
                 Job::Write(write) => self.write(queue, write, told),
             }

@@ -169,7 +169,7 @@ impl Engine {
         };
         Arc::new(Engine {
             run,
-            disk: buffer.disk.as_ref().map(|_| disk::Queue::new(disk::QUEUE_FRAMES)),
+            disk: buffer.disk.as_ref().map(|_| disk::Queue::new(disk::QUEUE_FRAMES, disk::LOOKUPS)),
             gathering: Arc::default(),
             recalled: Mutex::new(Bounded::new(buffer.recall_bytes.as_u64() as usize)),
             inbox: Inbox::new(INBOX_FRAMES),

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::{Asked, Engine};
-use crate::disk::{Jpegs, Read, Told, Wanted};
+use crate::disk::{Jpegs, Read, Reader, Refused, Told, Wanted};
 use crate::frame::FrameId;
 use crate::service::{AnswerItem, AskError};
 use crate::slowfast::FrameTokens;
@@ -112,7 +112,7 @@ impl Engine {
                 }
             }
         }
-        let mut recall = Recall {
+        let recall = Recall {
             camera: camera.clone(),
             to,
             pending,
@@ -125,16 +125,12 @@ impl Engine {
         let Some(disk) = self.disk.as_ref().filter(|_| !wanted.is_empty()) else {
             return self.recall(recall);
         };
-        let engine = self.clone();
-        let to = Box::new(move |read: Jpegs| {
-            let read = places.into_iter().zip(read);
-            recall.jpegs.extend(read.filter_map(|(at, jpeg)| Some((at, jpeg?))));
-            recall.jpegs.sort_by_key(|(at, _)| *at);
-            engine.recall(recall);
-        });
-        // Closed only when the daemon stops: then as if nothing could be read.
-        if let Err(Read { wanted, to }) = disk.read(Read { wanted, to }) {
-            to(vec![None; wanted.len()]);
+        let reader = Reading { engine: self.clone(), recall, places };
+        // A question is refused only when the daemon stops: then as if nothing could be read.
+        if let Err(Refused::Closed(read) | Refused::Full(read)) =
+            disk.read(Read::question(wanted, Box::new(reader)))
+        {
+            read.give_up();
         }
     }
 
@@ -166,6 +162,28 @@ impl Engine {
         telemetry::queue_length(jobs.scheduler.waiting());
         drop(jobs);
         self.wake.notify_one();
+    }
+}
+
+/// A question that waits for pictures from the disk.
+struct Reading {
+    engine: Arc<Engine>,
+    recall: Recall,
+    /// The frames' positions in the question.
+    places: Vec<usize>,
+}
+
+impl Reader for Reading {
+    fn waits(&self) -> bool {
+        !self.recall.nobody_waits()
+    }
+
+    fn take(self: Box<Self>, jpegs: Jpegs) {
+        let Reading { engine, mut recall, places } = *self;
+        let read = places.into_iter().zip(jpegs);
+        recall.jpegs.extend(read.filter_map(|(at, jpeg)| Some((at, jpeg?))));
+        recall.jpegs.sort_by_key(|(at, _)| *at);
+        engine.recall(recall);
     }
 }
 
