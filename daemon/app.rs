@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, anyhow};
 use tokio::net::TcpListener;
@@ -29,6 +29,9 @@ use crate::vision::{evidence, preprocess};
 
 /// Events that a late reader can still have.
 pub const JOURNAL_EVENTS: usize = 10_000;
+
+/// For so long the start waits for frames of earlier runs; more of them come while it runs.
+const RESTORE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Everything loaded and every address taken; nothing runs yet.
 pub struct App {
@@ -312,8 +315,8 @@ fn spawn_workers(
         spawn("language", Box::new(|engine| words.run(engine)))?,
     ];
     if let Some(mut disk) = disk {
-        // Before anybody can ask about them.
-        disk.restore(&**engine);
+        // Before anybody can ask about them, but for those of a large folder.
+        disk.restore(&**engine, RESTORE_PATIENCE);
         let keep = |engine: &Engine| {
             if let Some(queue) = &engine.disk {
                 disk.run(queue, engine);

@@ -202,4 +202,8 @@ impl Told for Engine {
         let earlier = entries.into_iter().filter(|entry| entry.id.run < self.run).collect();
         self.change(camera, |ring| ring.restore(earlier));
     }
+
+    fn restoring(&self, more: bool) {
+        self.restoring.store(more, Ordering::Relaxed);
+    }
 }
