@@ -25,7 +25,7 @@ use crate::loaded::LoadedModel;
 use crate::model::{ModelError, Package, Runtime};
 use crate::publish::{self, Listener, grpc, http, mqtt};
 use crate::question::{self, Question};
-use crate::service::{Answer, AskError, CameraInfo, Evidence, EvidenceError, Readiness, Service};
+use crate::service::{Answer, AskError, CameraInfo, Looking, Readiness, Service};
 use crate::telemetry::{self, PrometheusHandle, Wire};
 use crate::vision::{evidence, preprocess};
 
@@ -34,6 +34,9 @@ const UNWATCHED: Duration = Duration::from_secs(5);
 
 /// Events that a late reader can still have.
 pub const JOURNAL_EVENTS: usize = 10_000;
+
+/// For so long the start waits for frames of earlier runs; more of them come while it runs.
+const RESTORE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Everything loaded and every address taken; nothing runs yet.
 pub struct App {
@@ -338,8 +341,8 @@ fn spawn_workers(
         spawn(Worker::Language, Box::new(|engine| words.run(engine)))?,
     ];
     if let Some(mut disk) = disk {
-        // Before anybody can ask about them.
-        disk.restore(&**engine);
+        // Before anybody can ask about them, but for those of a large folder.
+        disk.restore(&**engine, RESTORE_PATIENCE);
         let keep = |engine: &Engine| {
             if let Some(queue) = &engine.disk {
                 disk.run(queue, engine);
@@ -431,12 +434,7 @@ impl Service for Daemon {
         self.cameras.iter().map(info).collect()
     }
 
-    fn evidence(
-        &self,
-        camera: &str,
-        run: Option<u64>,
-        number: u64,
-    ) -> Result<Evidence, EvidenceError> {
+    fn evidence(&self, camera: &str, run: Option<u64>, number: u64) -> Looking {
         self.engine.evidence(camera, run, number)
     }
 

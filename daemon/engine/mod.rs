@@ -25,7 +25,7 @@ pub mod windows;
 mod words;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -67,6 +67,8 @@ pub struct Engine {
     inbox: Inbox<Recall>,
     /// `None`: nothing is kept on disk.
     pub disk: Option<disk::Queue>,
+    /// Frames of earlier runs are still to come from the disk.
+    restoring: AtomicBool,
     /// Questions whose frames are being encoded again; they hold places of the queue.
     gathering: Arc<AtomicUsize>,
     recalled: Mutex<Bounded<Named, Arc<FrameTokens>>>,
@@ -175,7 +177,8 @@ impl Engine {
         };
         Arc::new(Engine {
             run,
-            disk: buffer.disk.as_ref().map(|_| disk::Queue::new(disk::QUEUE_FRAMES)),
+            disk: buffer.disk.as_ref().map(|_| disk::Queue::new(disk::QUEUE_FRAMES, disk::LOOKUPS)),
+            restoring: AtomicBool::new(false),
             gathering: Arc::default(),
             recalled: Mutex::new(Bounded::new(buffer.recall_bytes.as_u64() as usize)),
             inbox: Inbox::new(INBOX_FRAMES, buffer.inbox_bytes.as_u64() as usize),

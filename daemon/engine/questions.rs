@@ -33,6 +33,7 @@ impl Engine {
             Some(known) => known.window,
             None => self.span_of(camera, lens, question.range())?,
         };
+        self.is_restored(camera, window)?;
         let chosen = self.choose(camera, window, Tiers::All).and_then(|chosen| {
             match known.as_ref().and_then(|known| known.frames.as_ref()) {
                 Some(frames) => chosen.just(&*self.timeline.ring(camera)?, frames),
@@ -165,6 +166,17 @@ impl Engine {
                 "event {sequence} tells of a camera's state and has no window"
             ))),
         }
+    }
+
+    /// What is still to come from the disk after a start is no gap: the question comes too soon.
+    fn is_restored(&self, camera: &Arc<str>, span: Span) -> Result<(), AskError> {
+        let held = self.timeline.ring(camera).and_then(|ring| ring.held());
+        let inside = held.is_some_and(|held| held.from <= span.from);
+        if inside || !self.restoring.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let why = "frames of earlier runs are still being read from disk; ask again soon".into();
+        Err(AskError::NoFootage { camera: camera.to_string(), why })
     }
 
     fn no_footage(&self, camera: &Arc<str>, span: Span) -> AskError {
