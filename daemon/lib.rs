@@ -19,6 +19,7 @@ pub mod language;
 pub mod loaded;
 pub mod model;
 pub mod publish;
+pub mod run_clock;
 pub mod service;
 pub mod slowfast;
 pub mod telemetry;

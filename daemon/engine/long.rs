@@ -15,7 +15,7 @@ use crate::config;
 use crate::event::{Coverage, Description, Finish, FrameRef, Part, Summary, Timing, Usage};
 use crate::frame::{Clock, Span};
 use crate::service::{AnswerItem, AskError};
-use crate::timeline::{Chosen, Tiers};
+use crate::timeline::{Chosen, Extent, Tiers};
 
 pub struct Long {
     pub engine: Arc<Engine>,
@@ -23,7 +23,7 @@ pub struct Long {
     pub asked: Question,
     /// One look at the whole range: its frames for the summary, its gaps for the coverage.
     pub overview: Chosen,
-    pub left: VecDeque<Span>,
+    pub left: VecDeque<Extent>,
     pub answered: Vec<(Part, Description)>,
     pub seat: Seat,
 }
@@ -88,9 +88,10 @@ impl Long {
         }
         let (engine, asked) = (self.engine.clone(), self.asked.clone());
         let (camera, to) = (asked.camera.clone(), asked.to.clone());
-        while let Some(window) = self.left.pop_front() {
+        while let Some(extent) = self.left.pop_front() {
+            let window = extent.span;
             // A part without footage is a gap of the whole.
-            let Some(chosen) = engine.choose(&camera, window, Tiers::All) else { continue };
+            let Some(chosen) = engine.choose(&camera, extent, Tiers::All) else { continue };
             let question = asked.text.clone();
             let failing = asked.clone();
             let then: Then = Box::new(move |said| match said {
@@ -164,10 +165,8 @@ impl Whole {
         );
         let total = asked.came.elapsed().as_secs_f64();
         let from_camera = looks.iter().all(|look| look.coverage.clock == Clock::Camera);
-        let covered = frames
-            .first()
-            .zip(frames.last())
-            .map(|(first, last)| Span { from: first.captured_at, to: last.captured_at });
+        let times = || frames.iter().map(|frame| frame.captured_at);
+        let covered = times().min().zip(times().max()).map(|(from, to)| Span { from, to });
         let description = Description {
             id: asked.id.clone(),
             prompt: asked.text.clone(),

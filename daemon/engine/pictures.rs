@@ -7,14 +7,15 @@ use std::time::{Duration, Instant};
 
 use super::inbox::{Arrival, Work};
 use super::recall::Recall;
-use super::windows::Windows;
+use super::windows::{Closed, Windows};
 use super::{Engine, Window};
 use crate::disk::{Record, Write};
-use crate::frame::{Frame, FrameId, Span};
+use crate::frame::{Frame, FrameId};
 use crate::model::ModelError;
+use crate::run_clock::Moment;
 use crate::slowfast::{FrameTokens, Grid, Plan, pool_frame};
 use crate::telemetry::{self, DropReason, SkipReason, Stage, Unwritten};
-use crate::timeline::{Entry, Held, Ring, Stored};
+use crate::timeline::{Entry, Extent, Held, Ring, Stored};
 use crate::vision::evidence::{Evidence, Picture};
 use crate::vision::preprocess::{PictureError, Preprocess, Scratch};
 use crate::vision::{BATCH, Encoder};
@@ -45,8 +46,8 @@ impl Pictures {
             }
             let now = Instant::now();
             for (camera, windows) in &mut windows {
-                if let Some(span) = windows.tick(now) {
-                    engine.close(camera, span, now, Duration::ZERO);
+                if let Some(closed) = windows.tick(now) {
+                    engine.close(camera, closed, now, Duration::ZERO);
                 }
             }
         }
@@ -74,6 +75,7 @@ impl Pictures {
                 Err(error) => {
                     pixels.truncate(start);
                     telemetry::frames_dropped(&frame.camera, DropReason::Corrupt, 1);
+                    engine.corrupt(frame);
                     tracing::warn!(
                         camera = &*frame.camera,
                         "frame {} dropped: {error}",
@@ -95,9 +97,9 @@ impl Pictures {
             telemetry::stage(&frame.camera, Stage::Encode, took / good.len() as u32);
             let closed = windows
                 .get_mut(&frame.camera)
-                .and_then(|windows| windows.frame(frame.captured_at, arrival.at));
-            if let Some(span) = closed {
-                engine.close(&frame.camera, span, arrival.at, took);
+                .and_then(|windows| windows.frame(frame.monotonic, arrival.at));
+            if let Some(closed) = closed {
+                engine.close(&frame.camera, closed, arrival.at, took);
             }
         }
         Ok(())
@@ -190,8 +192,15 @@ impl Engine {
             }
         }
         if let Some(lens) = self.cameras.get(camera) {
-            *lens.newest.lock().unwrap_or_else(PoisonError::into_inner) = Some((captured_at, came));
+            let newest = Moment { monotonic, utc: captured_at };
+            *lens.newest.lock().unwrap_or_else(PoisonError::into_inner) = Some((newest, came));
         }
+    }
+
+    /// A frame was no picture.
+    fn corrupt(&self, frame: &Frame) {
+        let id = FrameId { run: self.run, number: frame.number };
+        self.change(&frame.camera, |ring| ring.corrupt(id));
     }
 
     /// Changes a camera's ring, and measures what came of it.
@@ -205,12 +214,16 @@ impl Engine {
         telemetry::buffer(camera, &usage);
     }
 
-    /// A window has closed: it wants a caption, if captions are wanted.
-    fn close(&self, camera: &Arc<str>, span: Span, closed: Instant, encode: Duration) {
+    /// A window has closed: it wants a caption, if captions are wanted. Its UTC is that of the clock
+    /// by which its newest frame was taken.
+    fn close(&self, camera: &Arc<str>, window: Closed, closed: Instant, encode: Duration) {
         let Some(lens) = self.cameras.get(camera).filter(|lens| lens.prompt.is_some()) else {
             return;
         };
-        let window = Window { span, closed, encode };
+        let newest = *lens.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((newest, _)) = newest else { return };
+        let extent = Extent::of_run(window.from, window.to, newest);
+        let window = Window { extent, closed, encode };
         let since_start = closed.saturating_duration_since(self.started);
         let mut jobs = self.jobs();
         let older = jobs.scheduler.caption(camera.clone(), window, since_start, lens.freshness);

@@ -116,7 +116,7 @@ impl Words {
                 decode: Duration::ZERO,
             };
             let timing = timing(window.closed, window.encode, &reply);
-            let mut caption = self.describe(prompt, window.span, clip, reply, timing);
+            let mut caption = self.describe(prompt, window.extent.span, clip, reply, timing);
             caption.unchanged = Some(unchanged);
             self.publish(engine, camera, caption);
             return Ok(());
@@ -206,9 +206,9 @@ impl Words {
         match job {
             Next::Caption(camera, window) => {
                 let frames = clip.frames.clone();
-                let (since, whole) = (window.span.from, clip.coverage.gaps.is_empty());
+                let (since, whole) = (window.extent.span.from, clip.coverage.gaps.is_empty());
                 let timing = timing(window.closed, window.encode, &reply);
-                let caption = self.describe(prompt, window.span, clip, reply, timing);
+                let caption = self.describe(prompt, window.extent.span, clip, reply, timing);
                 let sequence = self.publish(engine, &camera, caption).sequence;
                 if whole {
                     self.still.described(camera, &frames, self.dim, Unchanged { since, sequence });
@@ -294,7 +294,7 @@ fn task(engine: &Engine, job: &Job) -> Option<Task> {
             camera: camera.clone(),
             prompt: engine.cameras.get(camera)?.prompt.clone()?,
             turns: Arc::default(),
-            clip: engine.clip(camera, window.span)?,
+            clip: engine.clip(camera, window.extent)?,
             most: engine.max_new_tokens,
             urgency: Urgency::Later,
         },
