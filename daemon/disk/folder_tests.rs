@@ -80,6 +80,11 @@ fn what_is_written_is_found_at_the_next_start() {
     assert!(found.is_empty() && !folder.more_before());
     let first = write(&mut folder, 0..100);
     assert!(Folder::open(dir.path(), BOUNDS, 1, Duration::ZERO).is_err(), "two daemons");
+    // Who only looks may, and changes nothing.
+    let before = sizes(dir.path());
+    let looked = look(dir.path()).expect("looked");
+    assert_eq!((looked.frames, looked.in_use, looked.unreadable.len()), (100, true, 0));
+    assert_eq!(sizes(dir.path()), before);
     drop(folder);
     let (mut folder, found) = open(dir.path(), BOUNDS);
     let second = write(&mut folder, 100..120);

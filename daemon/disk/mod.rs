@@ -45,6 +45,8 @@ const NAMED_MOST: usize = 3;
 
 /// Who is told of what became of frames: the timeline, behind the engine.
 pub trait Told {
+    /// The disk's thread moves; heard for long of none, it hangs.
+    fn moves(&self);
     fn stored(&self, camera: &str, id: FrameId, place: Option<Place>);
     /// No frame of this segment can be read any more.
     fn segment_gone(&self, segment: u64);
@@ -127,6 +129,7 @@ impl Disk {
     pub fn run(mut self, queue: &Queue, told: &impl Told) {
         let mut looked = None;
         while let Some(job) = queue.next(if self.restoring { Duration::ZERO } else { TICK }) {
+            told.moves();
             if self.folder.is_none() && self.failed.is_none_or(|at| at.elapsed() >= RETRY) {
                 self.try_open();
                 told.restoring(self.restoring);
@@ -156,6 +159,7 @@ impl Disk {
         let begun = Instant::now();
         told.restoring(self.restoring);
         while self.restoring && begun.elapsed() < patience {
+            told.moves();
             self.restore_some(told);
         }
         self.measure();

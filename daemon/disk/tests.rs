@@ -19,6 +19,8 @@ struct Heard {
 }
 
 impl Told for Heard {
+    fn moves(&self) {}
+
     fn stored(&self, _: &str, id: FrameId, place: Option<Place>) {
         self.stored.lock().expect("whole").push((id.number, place));
     }
@@ -160,6 +162,8 @@ fn a_start_with_a_hundred_gib_waits_for_less_than_two_seconds() {
 struct Counted(Mutex<u64>);
 
 impl Told for Counted {
+    fn moves(&self) {}
+
     fn stored(&self, _: &str, _: FrameId, _: Option<Place>) {}
 
     fn segment_gone(&self, _: u64) {}
