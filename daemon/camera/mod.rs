@@ -13,6 +13,7 @@
 mod attempt;
 mod backoff;
 mod clock;
+mod colours;
 mod decoder;
 mod delivery;
 mod error;
