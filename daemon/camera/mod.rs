@@ -40,7 +40,7 @@ use crate::event::CameraStatus;
 use crate::frame::Frame;
 use attempt::CameraAttempt;
 use delivery::Delivery;
-use retry::{Attempt, Reporter, Stop};
+use retry::{Attempt, News, Reporter, Stop};
 
 /// Where frames and news of cameras go. Called from the cameras' own threads: must never block.
 pub trait Sink: Send + Sync + 'static {
@@ -152,7 +152,12 @@ pub fn probe(config: &config::Camera, timeout: Duration) -> Result<Probed, Camer
         Arc::new(FirstFrame { first, stop: stop.clone() }),
     ));
     let mut attempt = CameraAttempt::new(config.clone(), delivery);
-    let outcome = attempt.run_once(&stop, &mut |_| {});
+    let mut waits = None;
+    let outcome = attempt.run_once(&stop, &mut |news| {
+        if let News::Waiting(reason) = news {
+            waits = Some(CameraError::Lost(reason.into()));
+        }
+    });
     match seen.try_recv() {
         Ok((frame, at)) => {
             let opened = attempt.opened();
@@ -164,7 +169,7 @@ pub fn probe(config: &config::Camera, timeout: Duration) -> Result<Probed, Camer
                 first_frame_after: at - started,
             })
         }
-        Err(_) => Err(outcome.err().unwrap_or(CameraError::Stalled(timeout))),
+        Err(_) => Err(outcome.err().or(waits).unwrap_or(CameraError::Stalled(timeout))),
     }
 }
 

@@ -125,7 +125,7 @@ const DEINTERLACED: [&str; 8] = ["I420", "YV12", "NV12", "NV21", "Y42B", "Y444",
 
 /// Pixels are at most so many times as wide as high, or high as wide: else a damaged stream could
 /// ask for any amount of memory.
-const PIXEL_ASPECT_MAX: i32 = 4;
+const PIXEL_ASPECT_MAX: i32 = 3;
 
 /// Sets the element up for each format that comes, before the format reaches it.
 fn adapt(deinterlace: &gst::Element) -> Result<(), CameraError> {
