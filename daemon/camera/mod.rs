@@ -14,6 +14,7 @@
 mod attempt;
 mod backoff;
 mod clock;
+mod colours;
 mod decoder;
 mod delivery;
 mod error;
@@ -41,7 +42,7 @@ use crate::frame::Frame;
 use crate::run_clock::RunClock;
 use attempt::CameraAttempt;
 use delivery::Delivery;
-use retry::{Attempt, Reporter, Stop};
+use retry::{Attempt, News, Reporter, Stop};
 
 /// Where frames and news of cameras go. Called from the cameras' own threads: must never block.
 pub trait Sink: Send + Sync + 'static {
@@ -154,7 +155,12 @@ pub fn probe(config: &config::Camera, timeout: Duration) -> Result<Probed, Camer
         Arc::new(RunClock::start()),
     ));
     let mut attempt = CameraAttempt::new(config.clone(), delivery);
-    let outcome = attempt.run_once(&stop, &mut |_| {});
+    let mut waits = None;
+    let outcome = attempt.run_once(&stop, &mut |news| {
+        if let News::Waiting(reason) = news {
+            waits = Some(CameraError::Lost(reason.into()));
+        }
+    });
     match seen.try_recv() {
         Ok((frame, at)) => {
             let opened = attempt.opened();
@@ -166,7 +172,7 @@ pub fn probe(config: &config::Camera, timeout: Duration) -> Result<Probed, Camer
                 first_frame_after: at - started,
             })
         }
-        Err(_) => Err(outcome.err().unwrap_or(CameraError::Stalled(timeout))),
+        Err(_) => Err(outcome.err().or(waits).unwrap_or(CameraError::Stalled(timeout))),
     }
 }
 
