@@ -13,7 +13,8 @@ use gst::prelude::*;
 
 use super::delivery::Delivery;
 use super::error::CameraError;
-use super::pipeline::{self, Opened, Progress};
+use super::pipeline;
+use super::progress::{Opened, Progress};
 use super::reach;
 use super::retry::{Attempt, Stop};
 use crate::config::{Camera, Rtsp, Source};

@@ -17,8 +17,10 @@ mod delivery;
 mod error;
 mod pace;
 mod pipeline;
+mod progress;
 mod reach;
 mod retry;
+mod rtsp;
 
 use std::sync::Arc;
 use std::sync::mpsc;

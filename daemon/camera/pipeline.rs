@@ -1,36 +1,22 @@
 //! The pipeline of one attempt, from the source to the frames; nothing here waits or retries.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use gio::prelude::*;
 use gst::prelude::*;
 
 use super::decoder::{Codec, Kind};
 use super::delivery::Delivery;
 use super::error::CameraError;
 use super::pace::Pace;
-use crate::config::{Camera, Decode, Rtsp, RtspTls, Source, Transport};
+use super::progress::{Opened, Progress};
+use super::rtsp;
+use crate::config::{Camera, Decode, Rtsp, Source};
 
 /// The name of the decoder in the pipeline.
 pub const DECODER: &str = "decoder";
-
-/// rtspsrc gives up a connection or an answer after so long.
-const TCP_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Of the jitter buffer. Captions can wait; packets out of order cannot be had otherwise.
-const LATENCY: Duration = Duration::from_millis(200);
-
-/// What was found behind the URL.
-#[derive(Clone, Debug, Default)]
-pub struct Opened {
-    pub codec: String,
-    /// The element's name.
-    pub decoder: String,
-    pub hardware: bool,
-}
 
 pub fn build(
     config: &Camera,
@@ -71,38 +57,9 @@ impl Head {
         rtsp: &Rtsp,
         password: Option<&str>,
     ) -> Result<(), CameraError> {
-        let source = make("rtspsrc", "source")?;
-        source.set_property("location", rtsp.url.as_str());
-        source.set_property("user-id", rtsp.username.as_deref());
-        source.set_property("user-pw", password);
-        source.set_property_from_str(
-            "protocols",
-            match rtsp.transport {
-                Transport::Tcp => "tcp",
-                Transport::Udp => "udp",
-            },
-        );
-        source.set_property("tcp-timeout", TCP_TIMEOUT.as_micros() as u64);
-        source.set_property("latency", LATENCY.as_millis() as u32);
-        source.set_property("add-reference-timestamp-meta", true);
-        if rtsp.url.scheme() == "rtsps" {
-            set_tls(&source, &rtsp.tls)?;
-            let progress = self.progress.clone();
-            // Asked only when the certificate did not pass: the one chance to learn why.
-            source.connect("accept-certificate", false, move |values| {
-                let flaws = values.get(3)?.get::<gio::TlsCertificateFlags>().ok()?;
-                let why = format!("the camera's certificate {}", untrusted(flaws));
-                progress.lock().failure.get_or_insert(CameraError::Lost(why));
-                Some(false.to_value())
-            });
-        }
-        let progress = self.progress.clone();
-        source.connect("select-stream", false, move |values| {
-            let caps = values.get(2)?.get::<gst::Caps>().ok()?;
-            Some(progress.select(&caps).to_value())
-        });
+        let source = rtsp::source(rtsp, password, &self.progress)?;
         source.connect_pad_added(move |_, pad| {
-            let codec = pad.current_caps().and_then(|caps| codec_of(&caps));
+            let codec = pad.current_caps().and_then(|caps| rtsp::codec_of(&caps));
             if let (Some(codec), Some(pipeline)) = (codec, self.pipeline.upgrade()) {
                 self.progress.connected();
                 if let Err(error) = self.complete_rtsp(&pipeline, pad, codec) {
@@ -306,49 +263,7 @@ fn tame(decoder: &gst::Element) {
     }
 }
 
-fn set_tls(source: &gst::Element, tls: &RtspTls) -> Result<(), CameraError> {
-    if !gio::TlsBackend::default().supports_tls() {
-        return Err(CameraError::Lost("rtsps needs glib-networking, which is missing".into()));
-    }
-    match tls {
-        RtspTls::System => {}
-        RtspTls::Authority(path) => {
-            let authority = gio::TlsFileDatabase::new(path).map_err(|error| {
-                CameraError::Lost(format!("authority {}: {error}", path.display()))
-            })?;
-            source.set_property("tls-database", &authority);
-        }
-        RtspTls::Unchecked => {
-            source.set_property("tls-validation-flags", gio::TlsCertificateFlags::empty());
-        }
-    }
-    Ok(())
-}
-
-fn untrusted(flaws: gio::TlsCertificateFlags) -> &'static str {
-    use gio::TlsCertificateFlags as Flaw;
-    if flaws.contains(Flaw::UNKNOWN_CA) {
-        "is of an authority that is not trusted (`ca_file`)"
-    } else if flaws.contains(Flaw::BAD_IDENTITY) {
-        "is for another host"
-    } else if flaws.contains(Flaw::EXPIRED) {
-        "has expired"
-    } else if flaws.contains(Flaw::NOT_ACTIVATED) {
-        "is not valid yet"
-    } else {
-        "is not trusted"
-    }
-}
-
-fn codec_of(caps: &gst::CapsRef) -> Option<Codec> {
-    let structure = caps.structure(0)?;
-    if structure.get::<&str>("media").ok()? != "video" {
-        return None;
-    }
-    Codec::from_encoding_name(structure.get::<&str>("encoding-name").ok()?)
-}
-
-fn make(element: &'static str, name: &str) -> Result<gst::Element, CameraError> {
+pub(super) fn make(element: &'static str, name: &str) -> Result<gst::Element, CameraError> {
     gst::ElementFactory::make(element)
         .name(name)
         .build()
@@ -361,134 +276,4 @@ fn source_pad(element: &gst::Element) -> Result<gst::Pad, CameraError> {
 
 fn missing_pad(element: &gst::Element) -> CameraError {
     CameraError::internal(format!("{} lacks a pad", element.name()))
-}
-
-/// How far an attempt has come: written by GStreamer's threads, read by the camera's.
-pub struct Progress {
-    started: Instant,
-    /// Milliseconds after `started`, plus one; 0: not yet.
-    connected: AtomicU64,
-    last_picture: AtomicU64,
-    live: AtomicBool,
-    closed: AtomicBool,
-    found: Mutex<Found>,
-}
-
-#[derive(Default)]
-struct Found {
-    opened: Opened,
-    selected: bool,
-    failure: Option<CameraError>,
-    /// Video streams that cannot be decoded.
-    unknown: Vec<String>,
-}
-
-impl Default for Progress {
-    fn default() -> Progress {
-        Progress {
-            started: Instant::now(),
-            connected: AtomicU64::new(0),
-            last_picture: AtomicU64::new(0),
-            live: AtomicBool::new(false),
-            closed: AtomicBool::new(false),
-            found: Mutex::default(),
-        }
-    }
-}
-
-impl Progress {
-    pub fn opened(&self) -> Opened {
-        self.lock().opened.clone()
-    }
-
-    pub fn failure(&self) -> Option<CameraError> {
-        let found = self.lock();
-        found.failure.clone().or_else(|| {
-            let nothing = !found.selected && !found.unknown.is_empty();
-            nothing.then(|| {
-                let names = found.unknown.join(", ");
-                CameraError::Lost(format!("its video is {names}: only H.264 and H.265 are read"))
-            })
-        })
-    }
-
-    pub fn connected_at(&self) -> Option<Instant> {
-        self.instant(&self.connected)
-    }
-
-    pub fn last_picture(&self) -> Option<Instant> {
-        self.instant(&self.last_picture)
-    }
-
-    /// No frame is delivered from now on.
-    pub fn close(&self) {
-        self.closed.store(true, Ordering::Release);
-    }
-
-    fn is_open(&self) -> bool {
-        !self.closed.load(Ordering::Acquire)
-    }
-
-    /// Takes the first video stream that can be decoded.
-    fn select(&self, caps: &gst::CapsRef) -> bool {
-        let mut found = self.lock();
-        if codec_of(caps).is_some() {
-            return !std::mem::replace(&mut found.selected, true);
-        }
-        if let Some(structure) = caps.structure(0)
-            && structure.get::<&str>("media").is_ok_and(|media| media == "video")
-        {
-            let name = structure.get::<&str>("encoding-name").unwrap_or("unknown");
-            found.unknown.push(name.to_string());
-        }
-        false
-    }
-
-    fn connected(&self) {
-        self.connected.store(self.now(), Ordering::Relaxed);
-    }
-
-    fn found(&self, opened: Opened) {
-        self.lock().opened = opened;
-    }
-
-    /// Counts what passes this pad as a picture.
-    fn watch(self: &Arc<Self>, pad: &gst::Pad) {
-        let progress = self.clone();
-        pad.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
-            progress.last_picture.store(progress.now(), Ordering::Relaxed);
-            gst::PadProbeReturn::Ok
-        });
-    }
-
-    fn delivered(&self, element: &gst::Element) {
-        if !self.live.swap(true, Ordering::Relaxed) {
-            wake(element, "live");
-        }
-    }
-
-    fn fail(&self, pipeline: &gst::Pipeline, error: CameraError) {
-        self.lock().failure.get_or_insert(error);
-        wake(pipeline.upcast_ref(), "failed");
-    }
-
-    fn now(&self) -> u64 {
-        self.started.elapsed().as_millis() as u64 + 1
-    }
-
-    fn instant(&self, mark: &AtomicU64) -> Option<Instant> {
-        let after = mark.load(Ordering::Relaxed).checked_sub(1)?;
-        Some(self.started + Duration::from_millis(after))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Found> {
-        self.found.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Makes the thread that watches the bus look at once.
-fn wake(element: &gst::Element, why: &str) {
-    let message = gst::message::Application::builder(gst::Structure::new_empty(why)).src(element);
-    // Refused only by a pipeline that is ending.
-    let _ = element.post_message(message.build());
 }
