@@ -141,7 +141,7 @@ impl Reporter {
         if self.status.phase == Phase::Live {
             self.status.reconnects += 1;
         }
-        tracing::info!(camera = %self.delivery.camera(), "{}: {reason}", phase.name());
+        tracing::warn!(camera = %self.delivery.camera(), "{}: {reason}", phase.name());
         self.change(phase, reason);
     }
 
