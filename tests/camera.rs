@@ -275,6 +275,7 @@ fn rtsp(port: u16, mount: &str, scheme: &str) -> Rtsp {
         username: None,
         password: None,
         transport: Transport::Tcp,
+        stream: None,
         tls: RtspTls::System,
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use gst::prelude::*;
 
+use crate::config::masked;
 use crate::event::Phase;
 
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -88,37 +89,12 @@ fn words(message: &str, debug: &str) -> String {
         Some(cause) => format!("{message}: {cause}"),
         None => message.to_string(),
     };
-    without_credentials(&text)
-}
-
-/// `rtsp://user:password@host` → `rtsp://host`.
-pub(super) fn without_credentials(text: &str) -> String {
-    let mut clean = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((before, after)) = rest.split_once("://") {
-        clean.push_str(before);
-        clean.push_str("://");
-        let authority = after.find(|c: char| c == '/' || c.is_whitespace()).unwrap_or(after.len());
-        rest = match after[..authority].rfind('@') {
-            Some(at) => &after[at + 1..],
-            None => after,
-        };
-    }
-    clean + rest
+    masked(&text)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn credentials_leave_every_url() {
-        let text = "from rtsp://me:pa@ss@10.0.0.1:554/a@b to rtsps://cam/x and http://u@h";
-        assert_eq!(
-            without_credentials(text),
-            "from rtsp://10.0.0.1:554/a@b to rtsps://cam/x and http://h"
-        );
-    }
 
     #[test]
     fn the_cause_in_brackets_is_told() {

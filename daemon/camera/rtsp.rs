@@ -30,7 +30,7 @@ pub fn source(
     source.set_property_from_str(
         "protocols",
         match rtsp.transport {
-            Transport::Tcp => "tcp",
+            Transport::Auto | Transport::Tcp => "tcp",
             Transport::Udp => "udp",
         },
     );
