@@ -8,8 +8,13 @@ const FIRST: Duration = Duration::from_millis(500);
 /// A camera that was live for so long starts again with the shortest pause.
 pub const SETTLED: Duration = Duration::from_secs(10);
 
-/// Asking sooner with a password that was refused gets users locked out.
-pub const AFTER_WRONG_PASSWORD: Duration = Duration::from_secs(30);
+/// Asking sooner with a password that was refused gets users locked out: cameras allow five tries in
+/// half an hour. The last one stays. As they are jittered, they may be half as long.
+pub const AFTER_WRONG_PASSWORD: [Duration; 3] =
+    [Duration::from_secs(2 * 60), Duration::from_secs(8 * 60), Duration::from_secs(20 * 60)];
+
+/// What is refused for a lasting reason is asked for rarely.
+pub const AFTER_REFUSAL: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Debug)]
 pub struct Backoff {

@@ -1,13 +1,13 @@
 //! Cameras: one GStreamer pipeline each, in a thread of its own, from a URL to sampled RGB frames.
 //!
 //! ```text
-//!  rtspsrc ─► depay ─► parse ─► [key frames] ─► decode ─► [pace] ─► videoconvert ─► appsink ─► Sink
+//!  rtspsrc ─► funnel ─► depay ─► parse ─► [key frames] ─► decode ─► [pace] ─► videoconvert ─► appsink ─► Sink
 //! ```
 //!
 //! Promises: frames of a camera have rising numbers and strictly rising UTC times, over reconnects;
 //! a camera that fails, whatever the way, is tried again until it is stopped, and harms no other;
 //! no text that leaves here holds a user name or a password. Left out: what becomes of the frames
-//! ([`Sink`] must take them without waiting), sound, and codecs other than H.264 and H.265 on RTSP.
+//! ([`Sink`] must take them without waiting), and sound.
 
 mod attempt;
 mod backoff;
@@ -15,12 +15,15 @@ mod clock;
 mod decoder;
 mod delivery;
 mod error;
+mod keepalive;
 mod pace;
 mod pipeline;
 mod progress;
 mod reach;
+mod relay;
 mod retry;
 mod rtsp;
+mod wire;
 
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -63,8 +66,9 @@ pub fn init() -> Result<(), InitError> {
     Ok(())
 }
 
-const NEEDED: [(&str, &str); 10] = [
+const NEEDED: [(&str, &str); 11] = [
     ("filesrc", "libgstreamer1.0-0"),
+    ("funnel", "libgstreamer1.0-0"),
     ("decodebin", "gstreamer1.0-plugins-base"),
     ("videoconvert", "gstreamer1.0-plugins-base"),
     ("appsink", "gstreamer1.0-plugins-base"),

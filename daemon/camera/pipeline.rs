@@ -12,7 +12,7 @@ use super::delivery::Delivery;
 use super::error::CameraError;
 use super::pace::Pace;
 use super::progress::{Opened, Progress};
-use super::rtsp;
+use super::rtsp::{self, Approach};
 use crate::config::{Camera, Decode, Rtsp, Source};
 
 /// The name of the decoder in the pipeline.
@@ -20,7 +20,7 @@ pub const DECODER: &str = "decoder";
 
 pub fn build(
     config: &Camera,
-    password: Option<&str>,
+    approach: &Approach,
     software_only: bool,
     delivery: &Arc<Delivery>,
     progress: &Arc<Progress>,
@@ -35,7 +35,7 @@ pub fn build(
         progress: progress.clone(),
     };
     match &config.source {
-        Source::Rtsp(rtsp) => head.rtsp(&pipeline, rtsp, password)?,
+        Source::Rtsp(rtsp) => head.rtsp(&pipeline, rtsp, approach)?,
         Source::File(path) => head.file(&pipeline, path)?,
     }
     Ok(pipeline)
@@ -55,25 +55,38 @@ impl Head {
         self,
         pipeline: &gst::Pipeline,
         rtsp: &Rtsp,
-        password: Option<&str>,
+        approach: &Approach,
     ) -> Result<(), CameraError> {
-        let source = rtsp::source(rtsp, password, &self.progress)?;
+        let source = rtsp::source(rtsp, approach, &self.progress)?;
+        // A camera that changes its SSRC gets a new pad each time: they all lead to one decoder.
+        let funnel = make("funnel", "funnel")?;
+        pipeline.add_many([&source, &funnel]).map_err(CameraError::internal)?;
+        let entrances = rtsp::Entrances::new(&funnel, &source);
+        let head = self;
         source.connect_pad_added(move |_, pad| {
             let codec = pad.current_caps().and_then(|caps| rtsp::codec_of(&caps));
-            if let (Some(codec), Some(pipeline)) = (codec, self.pipeline.upgrade()) {
-                self.progress.connected();
-                if let Err(error) = self.complete_rtsp(&pipeline, pad, codec) {
-                    self.progress.fail(&pipeline, error);
+            if let (Some(codec), Some(pipeline)) = (codec, head.pipeline.upgrade()) {
+                head.progress.connected();
+                let complete = match head.progress.opened().codec.as_str() {
+                    "" => head.complete_rtsp(&pipeline, &funnel, codec),
+                    known if known == codec.name() => Ok(()),
+                    known => Err(CameraError::Lost(format!(
+                        "the camera has changed from {known} to {}",
+                        codec.name()
+                    ))),
+                };
+                if let Err(error) = complete.and_then(|()| entrances.link(pad)) {
+                    head.progress.fail(&pipeline, error);
                 }
             }
         });
-        pipeline.add(&source).map_err(CameraError::internal)
+        Ok(())
     }
 
     fn complete_rtsp(
         &self,
         pipeline: &gst::Pipeline,
-        pad: &gst::Pad,
+        funnel: &gst::Element,
         codec: Codec,
     ) -> Result<(), CameraError> {
         let chosen = codec.decoder(self.software_only)?;
@@ -116,9 +129,7 @@ impl Head {
         for element in &chain {
             element.sync_state_with_parent().map_err(CameraError::internal)?;
         }
-        let first = chain[0].static_pad("sink").ok_or_else(|| missing_pad(&chain[0]))?;
-        pad.link(&first).map_err(CameraError::internal)?;
-        Ok(())
+        funnel.link(&chain[0]).map_err(CameraError::internal)
     }
 
     fn file(self, pipeline: &gst::Pipeline, path: &Path) -> Result<(), CameraError> {
