@@ -391,3 +391,60 @@ impl Drop for Playing {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::camera::Sink;
+    use crate::config::Config;
+    use crate::event::CameraStatus;
+    use crate::frame::Frame;
+
+    struct Nobody;
+
+    impl Sink for Nobody {
+        fn frame(&self, _: Frame) {}
+        fn status(&self, _: &Arc<str>, _: CameraStatus) {}
+    }
+
+    fn attempt(more: &str) -> CameraAttempt {
+        let text = format!(
+            "[model]\npackage = \"x\"\n[[camera]]\nname = \"gate\"\nurl = \"rtsp://cam/x\"\n{more}"
+        );
+        let config = Config::parse(&text, std::path::Path::new(".")).unwrap().cameras.remove(0);
+        let delivery = Arc::new(Delivery::new(config.name.clone(), Arc::new(Nobody)));
+        CameraAttempt::new(config, delivery)
+    }
+
+    #[test]
+    fn a_camera_that_does_not_answer_gets_more_time_each_time() {
+        let mut attempt = attempt("");
+        let given = [(); 5].map(|()| {
+            attempt.learn(CameraError::NoAnswer, false);
+            attempt.patience.as_secs()
+        });
+        assert_eq!(given, [10, 20, 40, 40, 40]);
+    }
+
+    #[test]
+    fn a_carrier_that_never_worked_is_changed_and_one_that_did_is_kept() {
+        let stalled = || CameraError::Stalled(Duration::from_secs(15));
+        let mut auto = attempt("");
+        auto.learn(stalled(), false);
+        assert_eq!(auto.carrier, Carrier::Udp);
+        auto.learn(stalled(), true);
+        auto.learn(stalled(), false);
+        assert_eq!(auto.carrier, Carrier::Udp);
+        let mut fixed = attempt("transport = \"tcp\"");
+        fixed.learn(stalled(), false);
+        assert_eq!(fixed.carrier, Carrier::Tcp);
+    }
+
+    #[test]
+    fn pipelines_that_do_not_end_are_not_added_to_without_end() {
+        let mut attempt = attempt("");
+        attempt.ending.store(ENDING_MAX, Ordering::Relaxed);
+        let error = attempt.run_once(&Stop::default(), &mut |_| {}).unwrap_err();
+        assert!(error.to_string().contains("do not end"), "{error}");
+    }
+}

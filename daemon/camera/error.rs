@@ -75,8 +75,8 @@ impl CameraError {
             453 | 503 => CameraError::Lost(format!(
                 "the camera serves no further viewer ({status}): close one, or wait"
             )),
-            500.. => CameraError::Lost(format!("the camera fails at {method} ({status})")),
-            _ => CameraError::Refused(format!("the camera refuses {method} ({status})")),
+            403 => CameraError::Refused(format!("the camera forbids {method} ({status})")),
+            _ => CameraError::Lost(format!("the camera refuses {method} ({status})")),
         }
     }
 

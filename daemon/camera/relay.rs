@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use http_auth::digest::Algorithm;
 use http_auth::{PasswordClient, PasswordParams};
 
 use super::error::CameraError;
@@ -359,7 +360,17 @@ impl Line {
                 method: head.method(),
                 body: Some(&body),
             };
-            if let Ok(value) = proof.respond(&params) {
+            if let Ok(mut value) = proof.respond(&params) {
+                // A camera that also offers MD5 takes a digest without a name for one of that.
+                if let (PasswordClient::Digest(digest), false) =
+                    (&*proof, value.contains("algorithm="))
+                {
+                    match digest.algorithm() {
+                        Algorithm::Sha256 => value.push_str(", algorithm=SHA-256"),
+                        Algorithm::Sha512Trunc256 => value.push_str(", algorithm=SHA-512-256"),
+                        _ => {}
+                    }
+                }
                 head.set("Authorization", &value);
             }
         }
@@ -601,5 +612,71 @@ impl Reader {
             }
             _ => Err(io::ErrorKind::InvalidData.into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(5);
+
+    fn relay_to(camera: &TcpListener, login: Option<Login>) -> Relay {
+        let port = camera.local_addr().unwrap().port();
+        Relay::start(("127.0.0.1", port), login, Learnt::default(), PATIENCE).unwrap()
+    }
+
+    fn ask(relay: &Relay, word: &str) -> TcpStream {
+        let mut client = TcpStream::connect(relay.address).unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        let text =
+            format!("OPTIONS rtsp://cam/x RTSP/1.0\r\nCSeq: 7\r\nUser-Agent: {word}\r\n\r\n");
+        client.write_all(text.as_bytes()).unwrap();
+        client
+    }
+
+    #[test]
+    fn a_stranger_is_not_let_through() {
+        let camera = TcpListener::bind("127.0.0.1:0").unwrap();
+        camera.set_nonblocking(true).unwrap();
+        let relay = relay_to(&camera, None);
+        for word in ["", "lookout", AGENT] {
+            let mut answer = Vec::new();
+            // Closed or reset.
+            let read = ask(&relay, word).read_to_end(&mut answer);
+            assert!(read.is_err() || answer.is_empty());
+        }
+        assert_eq!(camera.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn answers_have_the_number_of_their_question_and_the_camera_never_sees_the_word() {
+        let camera = TcpListener::bind("127.0.0.1:0").unwrap();
+        let relay = relay_to(&camera, None);
+        let client = ask(&relay, relay.word());
+        let (served, _) = camera.accept().unwrap();
+        let (head, _) = Reader::new(served.try_clone().unwrap()).message().unwrap();
+        assert_eq!(head.value("User-Agent"), Some(AGENT));
+        assert!(!String::from_utf8(head.bytes()).unwrap().contains(relay.word()));
+        let cseq = head.value("CSeq").unwrap();
+        let answer = format!("RTSP/1.0 200 OK\r\nCSeq: {cseq}\r\nX-Odd\r\n\r\n");
+        (&served).write_all(answer.as_bytes()).unwrap();
+        let (answer, _) = Reader::new(client).message().unwrap();
+        assert_eq!(answer.bytes(), b"RTSP/1.0 200 OK\r\nCSeq: 7\r\nX-Odd\r\n\r\n");
+    }
+
+    #[test]
+    fn a_way_to_prove_a_password_that_is_not_known_is_told() {
+        let camera = TcpListener::bind("127.0.0.1:0").unwrap();
+        let login = Login { username: "me".into(), password: "Planted".into() };
+        let relay = relay_to(&camera, Some(login));
+        let client = ask(&relay, relay.word());
+        let (served, _) = camera.accept().unwrap();
+        Reader::new(served.try_clone().unwrap()).message().unwrap();
+        let answer = "RTSP/1.0 401 No\r\nCSeq: 1\r\nWWW-Authenticate: Negotiate\r\n\r\n";
+        (&served).write_all(answer.as_bytes()).unwrap();
+        Reader::new(client).message().unwrap();
+        let error = relay.trouble().unwrap().error().to_string();
+        assert!(error.contains("digest (MD5 or SHA-256) or basic"), "{error}");
     }
 }

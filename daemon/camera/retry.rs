@@ -57,10 +57,8 @@ pub fn run(
             backoff.reset();
         }
         let pause = if error.is_about_credentials() {
-            let pauses = backoff::AFTER_WRONG_PASSWORD;
-            let pause = pauses[refusals.min(pauses.len() - 1)];
             refusals += 1;
-            backoff::jittered(pause, rand::random())
+            backoff::after_wrong_password(refusals - 1, rand::random())
         } else if error.is_lasting() {
             backoff::jittered(backoff::AFTER_REFUSAL, rand::random())
         } else {

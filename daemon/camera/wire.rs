@@ -19,17 +19,24 @@ pub enum Piece {
 /// Longer heads and bodies are no camera's.
 const LONGEST: usize = 1 << 20;
 
-/// The first piece of `bytes`. `channels` are those of the packets that are expected.
+/// The first piece of `bytes`. Packets are taken only from `channels`, if there are any.
 pub fn first_piece(bytes: &[u8], channels: &[u8]) -> Piece {
     match bytes {
         [] => Piece::Unfinished,
-        [b'$', rest @ ..] => match rest {
-            [_, high, low, ..] => {
-                let all = 4 + usize::from(u16::from_be_bytes([*high, *low]));
-                if bytes.len() < all { Piece::Unfinished } else { Piece::Packet(all) }
+        [b'$', channel, high, low, rest @ ..] => {
+            let length = usize::from(u16::from_be_bytes([*high, *low]));
+            // RTP and RTCP begin with their version.
+            let expected = channels.contains(channel)
+                && rest.first().is_none_or(|first| length == 0 || first >> 6 == 2);
+            if !expected && !channels.is_empty() {
+                junk(bytes, channels)
+            } else if rest.len() < length {
+                Piece::Unfinished
+            } else {
+                Piece::Packet(4 + length)
             }
-            _ => Piece::Unfinished,
-        },
+        }
+        [b'$', ..] => Piece::Unfinished,
         _ if may_be_message(bytes) => message(bytes).unwrap_or_else(|| junk(bytes, channels)),
         _ => junk(bytes, channels),
     }
@@ -189,6 +196,9 @@ mod tests {
     fn garbage_between_packets_is_skipped() {
         let bytes = b"\x00\x01$\x07\x00\x01\x80garbage$\x00\x00\x02\x80ab";
         assert_eq!(first_piece(bytes, &[0, 1]), Piece::Junk(14));
+        assert_eq!(first_piece(&bytes[2..], &[0, 1]), Piece::Junk(12));
+        assert_eq!(first_piece(&bytes[..4], &[0, 1]), Piece::Junk(2));
+        assert_eq!(first_piece(&bytes[2..4], &[0, 1]), Piece::Unfinished);
         assert_eq!(first_piece(b"\r\nRTSP/1.0 200 OK", &[]), Piece::Junk(2));
         assert_eq!(first_piece(b"hello", &[]), Piece::Junk(5));
     }
@@ -214,11 +224,10 @@ mod tests {
         #[test]
         fn any_bytes_are_taken_apart_without_an_end(bytes: Vec<u8>, channels: Vec<u8>) {
             let mut rest = &bytes[..];
-            loop {
-                let taken = match first_piece(rest, &channels) {
-                    Piece::Packet(all) | Piece::Message { all, .. } | Piece::Junk(all) => all,
-                    Piece::Unfinished => break,
-                };
+            while let Piece::Packet(taken)
+            | Piece::Message { all: taken, .. }
+            | Piece::Junk(taken) = first_piece(rest, &channels)
+            {
                 prop_assert!(taken > 0 && taken <= rest.len());
                 rest = &rest[taken..];
             }
