@@ -4,10 +4,9 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, anyhow};
-use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -15,22 +14,29 @@ use tokio_util::sync::CancellationToken;
 use crate::camera::{self, CameraHandle, Sink};
 use crate::config::{self, Config};
 use crate::disk::{self, Disk, Trouble};
-use crate::engine::{Engine, Pictures, Still, Words};
+use crate::engine::{Engine, Failures, Pictures, Still, Words};
 use crate::event::{Body, CameraStatus, Phase};
+use crate::files;
 use crate::frame::Frame;
+use crate::heartbeat::Worker;
 use crate::journal::Journal;
 use crate::language::{Budget, LanguageModel, Limits};
 use crate::loaded::LoadedModel;
 use crate::model::{ModelError, Package, Runtime};
-use crate::publish::{self, grpc, http, mqtt};
-use crate::service::{
-    Answer, AskError, CameraInfo, Evidence, EvidenceError, Question, Readiness, Service,
-};
-use crate::telemetry::{self, PrometheusHandle};
+use crate::publish::{self, Listener, grpc, http, mqtt};
+use crate::question::{self, Question};
+use crate::service::{Answer, AskError, CameraInfo, Looking, Readiness, Service};
+use crate::telemetry::{self, PrometheusHandle, Wire};
 use crate::vision::{evidence, preprocess};
+
+/// Interval at which hung workers are looked for, where no watchdog sets one.
+const UNWATCHED: Duration = Duration::from_secs(5);
 
 /// Events that a late reader can still have.
 pub const JOURNAL_EVENTS: usize = 10_000;
+
+/// For so long the start waits for frames of earlier runs; more of them come while it runs.
+const RESTORE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Everything loaded and every address taken; nothing runs yet.
 pub struct App {
@@ -39,8 +45,8 @@ pub struct App {
     pictures: Pictures,
     words: Words,
     disk: Option<Disk>,
-    grpc: Option<TcpListener>,
-    http: Option<TcpListener>,
+    grpc: Option<Listener>,
+    http: Option<Listener>,
     metrics: PrometheusHandle,
 }
 
@@ -49,6 +55,7 @@ struct Daemon {
     engine: Arc<Engine>,
     journal: Arc<Journal>,
     cameras: Vec<config::Camera>,
+    limits: question::Limits,
     statuses: Mutex<HashMap<Arc<str>, CameraStatus>>,
     /// Of the disk, if it keeps frames.
     trouble: Arc<Trouble>,
@@ -68,11 +75,15 @@ impl App {
     /// Takes the addresses first, so that an occupied one is said at once; then loads the model.
     pub async fn build(config: Config) -> anyhow::Result<App> {
         let metrics = telemetry::install().context("metrics")?;
-        let listen = async |addr| match addr {
-            Some(addr) => publish::bind(addr).await.map(Some),
+        let listen = async |wire, listen| match listen {
+            Some(config::Listen { addr, connections }) => {
+                Listener::bind(wire, addr, connections).await.map(Some)
+            }
             None => Ok(None),
         };
-        let (grpc, http) = (listen(config.grpc).await?, listen(config.http).await?);
+        let [grpc, http] = files::share(files::raise_limit(), [config.grpc, config.http]);
+        let grpc = listen(Wire::Grpc, grpc).await?;
+        let http = listen(Wire::Http, http).await?;
         camera::init()?;
         let loading = config.clone();
         let trouble = Arc::<Trouble>::default();
@@ -81,14 +92,19 @@ impl App {
         let loaded = tokio::task::spawn_blocking(load).await.context("loading")??;
         let ((pictures, words, _), disk) = loaded;
         telemetry::model(&words.model, &words.device, &words.device_reason);
-        let journal = Journal::new(JOURNAL_EVENTS);
+        let run = this_run(disk.as_ref());
+        let journal = Journal::new(run, JOURNAL_EVENTS);
         let daemon = Arc::new(Daemon {
-            engine: Engine::new(&config, journal.clone(), this_run(disk.as_ref())),
+            engine: Engine::new(&config, journal.clone(), run),
             journal,
             trouble,
             statuses: Mutex::new(
                 config.cameras.iter().map(|c| (c.name.clone(), not_yet())).collect(),
             ),
+            limits: question::Limits {
+                text_bytes: config.generate.question_bytes,
+                cameras: Some(config.cameras.iter().map(|camera| camera.name.clone()).collect()),
+            },
             cameras: config.cameras.clone(),
             stopping: AtomicBool::new(false),
         });
@@ -110,28 +126,34 @@ impl App {
             .collect();
         let stop = CancellationToken::new();
         let service: Arc<dyn Service> = daemon.clone();
+        let upkeep = tokio::spawn(telemetry::upkeep(self.metrics.clone()));
         let mut wires = JoinSet::new();
         if let Some(listener) = self.grpc {
-            wires.spawn(grpc::serve(listener, service.clone(), stop.clone()));
+            let (service, end) = (service.clone(), stop.clone());
+            let serve = move || grpc::serve(listener.clone(), service.clone(), end.clone());
+            wires.spawn(publish::keep(Wire::Grpc, stop.clone(), serve));
         }
         if let Some(listener) = self.http {
-            wires.spawn(http::serve(listener, service.clone(), self.metrics, stop.clone()));
+            let (service, metrics, end) = (service.clone(), self.metrics, stop.clone());
+            let serve = move || {
+                http::serve(listener.clone(), service.clone(), metrics.clone(), end.clone())
+            };
+            wires.spawn(publish::keep(Wire::Http, stop.clone(), serve));
         }
         if let Some(config) = self.config.mqtt.clone() {
-            let (service, stop) = (service.clone(), stop.clone());
-            wires.spawn(async move {
-                mqtt::run(config, service, stop).await;
-                Ok(())
-            });
+            let publisher = mqtt::Publisher::shared(config, service.clone());
+            let end = stop.clone();
+            let run = move || mqtt::run(publisher.clone(), end.clone());
+            wires.spawn(publish::keep(Wire::Mqtt, stop.clone(), run));
         }
-        let watchdog = tokio::spawn(keep_systemd_informed());
+        let watchdog = tokio::spawn(keep_systemd_informed(daemon.clone()));
 
         let broke = tokio::select! {
             _ = signals.recv() => None,
             Some(error) = failure.recv() => Some(error),
-            Some(ended) = wires.join_next() => Some(wire_error(ended)),
         };
         watchdog.abort();
+        upkeep.abort();
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         tracing::info!("stopping: running work has {:?} to end", self.config.stop_timeout);
         daemon.stopping.store(true, Ordering::Relaxed);
@@ -190,7 +212,8 @@ fn load(config: &Config) -> Result<(Pictures, Words, Runtime), ModelError> {
     );
     let scratch = preprocess::Scratch::default();
     let dim = encoder.dim();
-    let pictures = Pictures { encoder, preprocess, scratch, evidence, plan: model.plan };
+    let failures = Failures::default();
+    let pictures = Pictures { encoder, preprocess, scratch, evidence, plan: model.plan, failures };
     let words = Words {
         language,
         dim,
@@ -297,54 +320,59 @@ fn spawn_workers(
     failed: &mpsc::Sender<anyhow::Error>,
 ) -> anyhow::Result<Vec<JoinHandle<()>>> {
     type Work = Box<dyn FnOnce(&Engine) -> Result<(), ModelError> + Send>;
-    let spawn = |name: &'static str, work: Work| {
-        let (engine, failed) = (engine.clone(), failed.clone());
+    let spawn = |worker: Worker, work: Work| {
+        let (engine, failed, name) = (engine.clone(), failed.clone(), worker.name());
+        engine.heartbeats.beat(worker);
         thread::Builder::new().name(name.into()).spawn(move || {
             let work = std::panic::AssertUnwindSafe(|| work(&engine));
-            let error = match std::panic::catch_unwind(work) {
+            let worked = std::panic::catch_unwind(work);
+            engine.heartbeats.ended(worker);
+            let error = match worked {
                 Ok(Ok(())) => return,
                 Ok(Err(error)) => anyhow!("the {name} worker failed: {error}"),
                 Err(_) => anyhow!("the {name} worker panicked; the message stands above"),
             };
+            engine.broken(&error.to_string());
             let _ = failed.blocking_send(error);
         })
     };
     let mut workers = vec![
-        spawn("vision", Box::new(|engine| pictures.run(engine)))?,
-        spawn("language", Box::new(|engine| words.run(engine)))?,
+        spawn(Worker::Vision, Box::new(|engine| pictures.run(engine)))?,
+        spawn(Worker::Language, Box::new(|engine| words.run(engine)))?,
     ];
     if let Some(mut disk) = disk {
-        // Before anybody can ask about them.
-        disk.restore(&**engine);
+        // Before anybody can ask about them, but for those of a large folder.
+        disk.restore(&**engine, RESTORE_PATIENCE);
         let keep = |engine: &Engine| {
             if let Some(queue) = &engine.disk {
                 disk.run(queue, engine);
             }
             Ok(())
         };
-        workers.push(spawn("disk", Box::new(keep))?);
+        workers.push(spawn(Worker::Disk, Box::new(keep))?);
     }
     Ok(workers)
 }
 
-fn wire_error(
-    ended: Result<Result<(), publish::PublishError>, tokio::task::JoinError>,
-) -> anyhow::Error {
-    match ended {
-        Ok(Ok(())) => anyhow!("a wire ended by itself"),
-        Ok(Err(error)) => error.into(),
-        Err(error) => anyhow!("a wire panicked: {error}"),
-    }
-}
-
-/// READY=1, then the watchdog's pulse at half its interval, where systemd asks for one.
-async fn keep_systemd_informed() {
+/// Says READY=1, then gives the watchdog's pulse at half its interval, where systemd asks for one
+/// and as long as no worker hangs.
+async fn keep_systemd_informed(daemon: Arc<Daemon>) {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    let Some(interval) = sd_notify::watchdog_enabled() else { return };
-    let mut pulse = tokio::time::interval(interval / 2);
+    let watched = sd_notify::watchdog_enabled();
+    let mut pulse = tokio::time::interval(watched.map_or(UNWATCHED, |interval| interval / 2));
+    let mut hung = false;
     loop {
         pulse.tick().await;
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+        let found = daemon.engine.heartbeats.hung(Instant::now());
+        match &found {
+            Some(why) if !hung => tracing::error!("{why}; the watchdog hears nothing more"),
+            None if hung => tracing::info!("all workers move again"),
+            _ => {}
+        }
+        hung = found.is_some();
+        if watched.is_some() && !hung {
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+        }
     }
 }
 
@@ -406,17 +434,16 @@ impl Service for Daemon {
         self.cameras.iter().map(info).collect()
     }
 
-    fn evidence(
-        &self,
-        camera: &str,
-        run: Option<u64>,
-        number: u64,
-    ) -> Result<Evidence, EvidenceError> {
+    fn evidence(&self, camera: &str, run: Option<u64>, number: u64) -> Looking {
         self.engine.evidence(camera, run, number)
     }
 
     fn troubles(&self) -> Vec<String> {
         self.trouble.get().into_iter().collect()
+    }
+
+    fn limits(&self) -> question::Limits {
+        self.limits.clone()
     }
 
     fn ask(&self, question: Question) -> Result<Answer, AskError> {
@@ -429,6 +456,9 @@ impl Service for Daemon {
     fn readiness(&self) -> Readiness {
         if self.stopping.load(Ordering::Relaxed) {
             return Readiness::NotYet("stopping".into());
+        }
+        if let Some(why) = self.engine.heartbeats.hung(Instant::now()) {
+            return Readiness::NotYet(why);
         }
         let statuses = self.statuses();
         if statuses.values().any(|status| status.phase == Phase::Live) {

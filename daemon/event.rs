@@ -10,10 +10,12 @@ use serde::Serialize;
 
 use crate::frame::{Clock, Span, rfc3339};
 
-/// One entry of the journal.
+/// One entry of the journal, named by run and sequence together.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Event {
-    /// Counts from 1 since the daemon's start, without holes.
+    /// The run of the daemon that published it, as in a [`FrameRef`].
+    pub run: u64,
+    /// Counts from 1 with each run, without holes.
     pub sequence: u64,
     #[serde(with = "rfc3339")]
     pub published_at: SystemTime,
@@ -98,7 +100,7 @@ pub struct Unchanged {
     /// The begin of the window that was described last.
     #[serde(with = "rfc3339")]
     pub since: SystemTime,
-    /// The event that describes it.
+    /// The event of this run that describes it.
     pub sequence: u64,
 }
 

@@ -1,18 +1,19 @@
 //! The journal: every event, numbered, in a ring of fixed length.
 //!
 //! The writer never waits. A reader holds a [`Cursor`], reads at its own pace, and is told exactly
-//! how many events it lost when the ring overtook it. The ring lives in memory: a restart of the
-//! daemon begins a new journal at sequence 1.
+//! how many events it lost when the ring overtook it. The ring lives in memory: each run of the daemon
+//! begins a new journal at sequence 1, and a reader who remembers another run is told so.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use tokio::sync::watch;
 
-use crate::event::{Body, Event};
+use crate::event::{Body, Event, Kind};
 
 pub struct Journal {
+    run: u64,
     ring: Mutex<Ring>,
     /// Holds the newest sequence; readers wait for it to change.
     newest: watch::Sender<u64>,
@@ -25,10 +26,15 @@ struct Ring {
 }
 
 impl Journal {
-    /// A journal that keeps the newest `capacity` (at least 1) events.
-    pub fn new(capacity: usize) -> Arc<Journal> {
+    /// The journal of a run of the daemon; it keeps the newest `capacity` (at least 1) events.
+    pub fn new(run: u64, capacity: usize) -> Arc<Journal> {
         let ring = Ring { events: VecDeque::new(), capacity: capacity.max(1), next: 1 };
-        Arc::new(Journal { ring: Mutex::new(ring), newest: watch::Sender::new(0) })
+        Arc::new(Journal { run, ring: Mutex::new(ring), newest: watch::Sender::new(0) })
+    }
+
+    /// The run whose events these are.
+    pub fn run(&self) -> u64 {
+        self.run
     }
 
     pub fn append(&self, camera: Arc<str>, body: Body) -> Arc<Event> {
@@ -36,7 +42,8 @@ impl Journal {
             let mut ring = self.ring();
             let sequence = ring.next;
             let published_at = SystemTime::now();
-            let event = Arc::new(Event { sequence, published_at, camera, body });
+            let event = Event { run: self.run, sequence, published_at, camera, body };
+            let event = Arc::new(event);
             ring.next += 1;
             if ring.events.len() == ring.capacity {
                 ring.events.pop_front();
@@ -48,29 +55,50 @@ impl Journal {
         event
     }
 
-    /// Reads from the event `sequence` on; 0 is the oldest still held, and so is a sequence that
-    /// is still to come: its reader remembers an earlier run of the daemon.
-    pub fn from(self: &Arc<Journal>, sequence: u64) -> Cursor {
+    /// Reads from the event `sequence` of a run on (`None`: of this run); 0 is the oldest still held. A
+    /// reader who remembers another run, or a sequence that is still to come, reads from the oldest,
+    /// and is told first that events may be missing.
+    pub fn from(self: &Arc<Journal>, run: Option<u64>, sequence: u64) -> Cursor {
         let ring = self.ring();
-        let next = match sequence {
-            1.. if sequence <= ring.next => sequence,
-            _ => ring.oldest(),
-        };
+        let known = run.is_none_or(|run| run == self.run) && sequence <= ring.next;
+        let next = if known && sequence > 0 { sequence } else { ring.oldest() };
         drop(ring);
-        Cursor { newest: self.newest.subscribe(), journal: self.clone(), next }
+        let of_another_run = !known;
+        Cursor { newest: self.newest.subscribe(), journal: self.clone(), next, of_another_run }
     }
 
-    /// The event of this sequence, while the ring holds it.
-    pub fn get(&self, sequence: u64) -> Option<Arc<Event>> {
+    /// The event of this run and sequence, while the ring holds it; `None`: of this run.
+    pub fn get(&self, run: Option<u64>, sequence: u64) -> Option<Arc<Event>> {
+        if run.is_some_and(|run| run != self.run) {
+            return None;
+        }
         let ring = self.ring();
         let at = sequence.checked_sub(ring.oldest())?;
         ring.events.get(usize::try_from(at).ok()?).cloned()
     }
 
+    /// Of each camera the newest caption and the newest change of state among the events up to a
+    /// sequence, in order.
+    pub fn newest(&self, up_to: u64) -> Vec<Arc<Event>> {
+        let ring = self.ring();
+        let mut seen = HashSet::new();
+        let mut newest: Vec<Arc<Event>> = ring
+            .events
+            .iter()
+            .rev()
+            .skip_while(|event| event.sequence > up_to)
+            .filter(|event| event.body.kind() != Kind::Answer)
+            .filter(|event| seen.insert((event.camera.clone(), event.body.kind())))
+            .cloned()
+            .collect();
+        newest.reverse();
+        newest
+    }
+
     /// Reads what is appended from now on.
     pub fn live(self: &Arc<Journal>) -> Cursor {
         let next = self.ring().next;
-        self.from(next)
+        self.from(None, next)
     }
 
     fn ring(&self) -> MutexGuard<'_, Ring> {
@@ -89,19 +117,27 @@ pub struct Cursor {
     journal: Arc<Journal>,
     newest: watch::Receiver<u64>,
     next: u64,
+    /// The reader does not know yet that its position means nothing here.
+    of_another_run: bool,
 }
 
 #[derive(Debug, PartialEq)]
 pub enum Read {
     Event(Arc<Event>),
-    /// The ring overtook this reader: so many events are gone; reading goes on behind them.
-    Lost(u64),
+    /// So many events are gone, because the ring overtook this reader; nobody knows how many (`None`),
+    /// where the reader's position is another run's. Reading goes on behind them.
+    Lost(Option<u64>),
 }
 
 impl Cursor {
     /// The sequence that [`Cursor::next`] wants next.
     pub fn position(&self) -> u64 {
         self.next
+    }
+
+    /// Whether there is nothing to read now.
+    pub fn is_at_end(&self) -> bool {
+        self.next >= self.journal.ring().next
     }
 
     /// Waits for the next event. Safe to drop at any moment: nothing is skipped.
@@ -120,10 +156,14 @@ impl Cursor {
     pub fn try_next(&mut self) -> Option<Read> {
         let ring = self.journal.ring();
         let oldest = ring.oldest();
+        if std::mem::take(&mut self.of_another_run) {
+            self.next = oldest;
+            return Some(Read::Lost(None));
+        }
         if self.next < oldest {
             let lost = oldest - self.next;
             self.next = oldest;
-            return Some(Read::Lost(lost));
+            return Some(Read::Lost(Some(lost)));
         }
         let event = ring.events.get((self.next - oldest) as usize)?.clone();
         self.next += 1;
@@ -135,6 +175,8 @@ impl Cursor {
 mod tests {
     use super::*;
     use crate::event::{CameraStatus, Phase};
+
+    const RUN: u64 = 1_760_000_000_000;
 
     fn body() -> Body {
         Body::Camera(CameraStatus {
@@ -156,12 +198,12 @@ mod tests {
 
     #[test]
     fn a_slow_reader_is_told_what_it_lost() {
-        let journal = Journal::new(3);
-        let mut cursor = journal.from(0);
+        let journal = Journal::new(RUN, 3);
+        let mut cursor = journal.from(None, 0);
         for _ in 0..5 {
             journal.append("gate".into(), body());
         }
-        assert_eq!(cursor.try_next(), Some(Read::Lost(2)));
+        assert_eq!(cursor.try_next(), Some(Read::Lost(Some(2))));
         assert_eq!(sequence(cursor.try_next()), Some(3));
         assert_eq!(sequence(cursor.try_next()), Some(4));
         assert_eq!(sequence(cursor.try_next()), Some(5));
@@ -170,18 +212,53 @@ mod tests {
 
     #[test]
     fn a_reader_resumes_from_its_sequence() {
-        let journal = Journal::new(10);
+        let journal = Journal::new(RUN, 10);
         for _ in 0..4 {
             journal.append("gate".into(), body());
         }
-        assert_eq!(sequence(journal.from(3).try_next()), Some(3));
+        assert_eq!(sequence(journal.from(None, 3).try_next()), Some(3));
         assert_eq!(journal.live().try_next(), None);
         assert_eq!(journal.live().position(), 5);
+        assert!(journal.live().is_at_end() && !journal.from(None, 3).is_at_end());
+    }
+
+    #[test]
+    fn a_reader_of_another_run_is_told_so_and_reads_everything() {
+        let journal = Journal::new(RUN, 10);
+        for _ in 0..8 {
+            journal.append("gate".into(), body());
+        }
+        // A larger and a smaller sequence than this run has, and one that is still to come.
+        for (run, position) in [(RUN - 1, 501), (RUN - 1, 5), (RUN + 1, 1), (RUN, 10)] {
+            let mut cursor = journal.from(Some(run), position);
+            assert_eq!(cursor.try_next(), Some(Read::Lost(None)), "{run} {position}");
+            assert_eq!(sequence(cursor.try_next()), Some(1), "{run} {position}");
+            assert_eq!(journal.get(Some(run), position), None);
+        }
+        let mut cursor = journal.from(Some(RUN), 5);
+        assert_eq!(sequence(cursor.try_next()), Some(5));
+        assert_eq!(journal.get(Some(RUN), 5).map(|event| event.run), Some(RUN));
+        assert_eq!(journal.get(None, 5).map(|event| event.sequence), Some(5));
+        // Whoever has read everything waits for what comes next.
+        assert_eq!(journal.from(Some(RUN), 9).try_next(), None);
+    }
+
+    #[test]
+    fn the_newest_of_each_camera_is_found() {
+        let journal = Journal::new(RUN, 10);
+        for camera in ["gate", "yard", "gate", "gate", "yard"] {
+            journal.append(camera.into(), body());
+        }
+        let newest = |up_to| journal.newest(up_to).iter().map(|e| e.sequence).collect::<Vec<_>>();
+        assert_eq!(newest(5), [4, 5]);
+        assert_eq!(newest(3), [2, 3]);
+        assert_eq!(newest(1), [1]);
+        assert!(newest(0).is_empty());
     }
 
     #[tokio::test]
     async fn a_waiting_reader_wakes() {
-        let journal = Journal::new(10);
+        let journal = Journal::new(RUN, 10);
         let mut cursor = journal.live();
         let reader = tokio::spawn(async move { cursor.next().await });
         tokio::task::yield_now().await;

@@ -2,6 +2,7 @@
 
 pub mod app;
 pub mod assets;
+mod backoff;
 mod bounded;
 pub mod camera;
 pub mod cli;
@@ -12,13 +13,16 @@ pub mod demo;
 pub mod disk;
 pub mod engine;
 pub mod event;
+mod files;
 pub mod frame;
+pub mod heartbeat;
 pub mod inspection;
 pub mod journal;
 pub mod language;
 pub mod loaded;
 pub mod model;
 pub mod publish;
+pub mod question;
 pub mod service;
 pub mod slowfast;
 pub mod telemetry;

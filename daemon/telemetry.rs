@@ -16,8 +16,11 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder};
 use tracing_subscriber::EnvFilter;
 
 const FRAMES: Metric = counter_of("lookout_frames_total", "Frames taken from a camera");
-const FRAMES_DROPPED: Metric =
-    counter_of("lookout_frames_dropped_total", "Frames dropped, by the place that was full");
+const FRAMES_DROPPED: Metric = counter_of(
+    "lookout_frames_dropped_total",
+    "Frames dropped, by reason: inbox (encoding is behind), corrupt (no picture, or no time), failed (a \
+     run of the model did), nonfinite (its numbers were not finite)",
+);
 const FRAMES_EVICTED: Metric = counter_of(
     "lookout_frames_evicted_total",
     "Frames that left the rolling buffer, for their age or for room",
@@ -29,7 +32,9 @@ const CAMERA_RECONNECTS: Metric =
 const CAPTIONS: Metric = counter_of("lookout_captions_total", "Captions published");
 const CAPTIONS_SKIPPED: Metric = counter_of(
     "lookout_captions_skipped_total",
-    "Windows that got no caption: it would have been late, or a newer window took its place",
+    "Windows that got no caption, by reason: late, replaced (by a newer window), gone (no frame of it \
+     was left), refused (the prompt does not fit), failed (a run of the model did), nonfinite (its \
+     numbers were not finite)",
 );
 const ANSWERS: Metric = counter_of("lookout_answers_total", "Questions answered");
 const QUESTIONS_REFUSED: Metric =
@@ -44,6 +49,11 @@ const WINDOW_CHANGE: Metric = Metric {
     unit: Unit::Count,
     about: "How much a window differs from the last described one, on the scale of camera.unchanged",
 };
+const MODEL_FAILURES: Metric = counter_of(
+    "lookout_model_failures_total",
+    "Captions, answers and frames that the model failed on, by part (vision, language) and kind: run \
+     (it ended with an error), nonfinite (its numbers were not finite)",
+);
 const STAGE_SECONDS: Metric = Metric {
     name: "lookout_stage_seconds",
     kind: Shape::Histogram,
@@ -74,6 +84,11 @@ const DISK_BYTES: Metric =
     gauge_of("lookout_disk_bytes", Unit::Bytes, "What the segments on disk take, of all cameras");
 const DISK_FAILING: Metric =
     gauge_of("lookout_disk_failing", Unit::Count, "1 while no frame can be kept on disk, else 0");
+const DISK_ASIDE: Metric = gauge_of(
+    "lookout_disk_segments_aside",
+    Unit::Count,
+    "Segments on disk that are set aside, because they cannot be read or deleted",
+);
 const REENCODED: Metric = counter_of(
     "lookout_frames_reencoded_total",
     "Frames encoded again from their JPEG, for a question about what has left the hot tier",
@@ -106,13 +121,31 @@ const MQTT_LOST: Metric = counter_of(
     "lookout_mqtt_lost_total",
     "Events that left the journal before the broker took them: it was away too long",
 );
+const MQTT_REFUSED: Metric = counter_of(
+    "lookout_mqtt_refused_total",
+    "Messages that the broker would not take, and that were left out",
+);
+const CONNECTIONS: Metric =
+    gauge_of("lookout_connections", Unit::Count, "Clients connected to a wire");
+const CONNECTIONS_REFUSED: Metric = counter_of(
+    "lookout_connections_refused_total",
+    "Connections closed at once, because as many as may be were open",
+);
+const CONNECTIONS_TIMED_OUT: Metric = counter_of(
+    "lookout_connections_timed_out_total",
+    "Connections closed because the client said nothing, asked nothing or read nothing for too long",
+);
+const WIRE_RESTARTS: Metric = counter_of(
+    "lookout_wire_restarts_total",
+    "Times a wire failed or panicked and was begun again",
+);
 const MODEL_INFO: Metric = gauge_of(
     "lookout_model_info",
     Unit::Count,
     "Always 1; its labels name model, device and why that one",
 );
 
-const ALL: [Metric; 30] = [
+const ALL: [Metric; 37] = [
     FRAMES,
     FRAMES_DROPPED,
     FRAMES_EVICTED,
@@ -124,6 +157,7 @@ const ALL: [Metric; 30] = [
     WINDOW_CHANGE,
     ANSWERS,
     QUESTIONS_REFUSED,
+    MODEL_FAILURES,
     STAGE_SECONDS,
     TOKENS,
     BUFFER_BYTES,
@@ -132,6 +166,7 @@ const ALL: [Metric; 30] = [
     UNWRITTEN,
     DISK_BYTES,
     DISK_FAILING,
+    DISK_ASIDE,
     REENCODED,
     RECALL_BYTES,
     QUEUE_LENGTH,
@@ -142,6 +177,11 @@ const ALL: [Metric; 30] = [
     ROWS,
     MQTT_CONNECTED,
     MQTT_LOST,
+    MQTT_REFUSED,
+    CONNECTIONS,
+    CONNECTIONS_REFUSED,
+    CONNECTIONS_TIMED_OUT,
+    WIRE_RESTARTS,
     MODEL_INFO,
 ];
 
@@ -153,6 +193,9 @@ const SECONDS: [f64; 15] =
 const CHANGES: [f64; 13] =
     [0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 3.0, 10.0];
 
+/// Between two times that samples are folded into buckets.
+const UPKEEP: Duration = Duration::from_secs(5);
+
 /// Installs the process's recorder; an error if there is one already.
 pub fn install() -> Result<PrometheusHandle, BuildError> {
     let handle = PrometheusBuilder::new()
@@ -163,6 +206,16 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
         metric.describe();
     }
     Ok(handle)
+}
+
+/// Folds the histograms' samples into buckets again and again. Without it the samples of a daemon
+/// that nobody scrapes would pile up, whether or not it can be scraped.
+pub async fn upkeep(metrics: PrometheusHandle) {
+    let mut tick = tokio::time::interval(UPKEEP);
+    loop {
+        tick.tick().await;
+        metrics.run_upkeep();
+    }
 }
 
 /// The log goes to stderr; `RUST_LOG` wins over `level`, the value of `--log`. onnxruntime, which
@@ -210,20 +263,45 @@ impl Stage {
     }
 }
 
-/// A wire that events leave by.
+/// A wire between the daemon and the world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wire {
     Grpc,
+    Http,
     Mqtt,
 }
 
-/// Where a frame was dropped.
+impl Wire {
+    /// As in metrics and in the config.
+    pub fn name(self) -> &'static str {
+        match self {
+            Wire::Grpc => "grpc",
+            Wire::Http => "http",
+            Wire::Mqtt => "mqtt",
+        }
+    }
+
+    /// As in sentences.
+    pub fn title(self) -> &'static str {
+        match self {
+            Wire::Grpc => "gRPC",
+            Wire::Http => "HTTP",
+            Wire::Mqtt => "MQTT",
+        }
+    }
+}
+
+/// Why a frame was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DropReason {
     /// Between camera and vision: encoding is behind.
     Inbox,
     /// The frame was unusable: no time, or not a picture.
     Corrupt,
+    /// A run of the model ended with an error.
+    Failed,
+    /// The model's features were not finite.
+    NotFinite,
 }
 
 pub fn frame(camera: &str) {
@@ -234,6 +312,8 @@ pub fn frames_dropped(camera: &str, reason: DropReason, frames: u64) {
     let reason = match reason {
         DropReason::Inbox => "inbox",
         DropReason::Corrupt => "corrupt",
+        DropReason::Failed => "failed",
+        DropReason::NotFinite => "nonfinite",
     };
     counter!(FRAMES_DROPPED.name, "camera" => camera.to_owned(), "reason" => reason)
         .increment(frames);
@@ -262,12 +342,24 @@ pub enum SkipReason {
     Late,
     /// The next window closed before its turn came.
     Replaced,
+    /// No frame of it was left in the hot tier when its turn came.
+    Gone,
+    /// The model cannot be asked its prompt.
+    Refused,
+    /// A run of the model ended with an error.
+    Failed,
+    /// The model's logits were not finite.
+    NotFinite,
 }
 
 pub fn caption_skipped(camera: &str, reason: SkipReason) {
     let reason = match reason {
         SkipReason::Late => "late",
         SkipReason::Replaced => "replaced",
+        SkipReason::Gone => "gone",
+        SkipReason::Refused => "refused",
+        SkipReason::Failed => "failed",
+        SkipReason::NotFinite => "nonfinite",
     };
     counter!(CAPTIONS_SKIPPED.name, "camera" => camera.to_owned(), "reason" => reason).increment(1);
 }
@@ -277,7 +369,10 @@ pub fn caption_unchanged(camera: &str) {
 }
 
 pub fn window_change(camera: &str, change: f32) {
-    histogram!(WINDOW_CHANGE.name, "camera" => camera.to_owned()).record(f64::from(change));
+    // One that is infinite would be the histogram's sum for ever.
+    if change.is_finite() {
+        histogram!(WINDOW_CHANGE.name, "camera" => camera.to_owned()).record(f64::from(change));
+    }
 }
 
 pub fn answer(camera: &str) {
@@ -293,9 +388,30 @@ pub fn question_refused(error: &crate::service::AskError) {
         AskError::QueueFull { .. } => "queue_full",
         AskError::BadQuestion(_) => "bad_question",
         AskError::Stopping => "stopping",
-        AskError::Model(_) => "model",
+        AskError::Failed(_) | AskError::Model(_) => "model",
     };
     counter!(QUESTIONS_REFUSED.name, "reason" => reason).increment(1);
+}
+
+/// Kind of a model's failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailureKind {
+    /// A run ended with an error.
+    Run,
+    /// A number that it computed is not finite.
+    NotFinite,
+}
+
+pub fn model_failed(part: crate::model::Part, kind: FailureKind) {
+    let part = match part {
+        crate::model::Part::Vision => "vision",
+        crate::model::Part::Language => "language",
+    };
+    let kind = match kind {
+        FailureKind::Run => "run",
+        FailureKind::NotFinite => "nonfinite",
+    };
+    counter!(MODEL_FAILURES.name, "part" => part, "kind" => kind).increment(1);
 }
 
 pub fn stage(camera: &str, stage: Stage, took: Duration) {
@@ -305,11 +421,7 @@ pub fn stage(camera: &str, stage: Stage, took: Duration) {
 
 /// From the event's entry in the journal until the wire had taken it (for MQTT: its PubAck).
 pub fn published(camera: &str, wire: Wire, took: Duration) {
-    let wire = match wire {
-        Wire::Grpc => "grpc",
-        Wire::Mqtt => "mqtt",
-    };
-    let camera = camera.to_owned();
+    let (camera, wire) = (camera.to_owned(), wire.name());
     histogram!(STAGE_SECONDS.name, "camera" => camera, "stage" => "publish", "wire" => wire)
         .record(took.as_secs_f64());
 }
@@ -352,6 +464,12 @@ pub fn disk(bytes: u64, failing: bool) {
     gauge!(DISK_FAILING.name).set(one_if(failing));
 }
 
+/// Segments that are set aside.
+pub fn disk_aside(unreadable: usize, undeletable: usize) {
+    gauge!(DISK_ASIDE.name, "reason" => "unreadable").set(unreadable as f64);
+    gauge!(DISK_ASIDE.name, "reason" => "undeletable").set(undeletable as f64);
+}
+
 pub fn reencoded(camera: &str, frames: u64) {
     counter!(REENCODED.name, "camera" => camera.to_owned()).increment(frames);
 }
@@ -386,6 +504,27 @@ pub fn mqtt_connected(connected: bool) {
 
 pub fn mqtt_lost(events: u64) {
     counter!(MQTT_LOST.name).increment(events);
+}
+
+pub fn mqtt_refused(messages: u64) {
+    counter!(MQTT_REFUSED.name).increment(messages);
+}
+
+/// A connection more, or one less.
+pub fn connections(wire: Wire, change: f64) {
+    gauge!(CONNECTIONS.name, "wire" => wire.name()).increment(change);
+}
+
+pub fn connection_refused(wire: Wire) {
+    counter!(CONNECTIONS_REFUSED.name, "wire" => wire.name()).increment(1);
+}
+
+pub fn connection_timed_out(wire: Wire) {
+    counter!(CONNECTIONS_TIMED_OUT.name, "wire" => wire.name()).increment(1);
+}
+
+pub fn wire_restarted(wire: Wire) {
+    counter!(WIRE_RESTARTS.name, "wire" => wire.name()).increment(1);
 }
 
 pub fn model(model: &str, device: &str, device_reason: &str) {

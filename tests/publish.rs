@@ -2,6 +2,7 @@
 //! daemon that is a journal and a few answers.
 
 use std::io::{self, ErrorKind, Write};
+use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -14,8 +15,10 @@ use lookout::frame::{Clock, Span};
 use lookout::journal::Journal;
 use lookout::proto;
 use lookout::proto::lookout_client::LookoutClient;
-use lookout::publish::{self, PublishError, grpc, http, mqtt};
+use lookout::publish::{Listener, Patience, PublishError, grpc, http, mqtt};
+use lookout::question::{Draft, Limits, Question};
 use lookout::service::*;
+use lookout::telemetry::Wire;
 use rumqttc::{AsyncClient, MqttOptions, Packet, QoS};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -27,7 +30,13 @@ use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use tonic::transport::Channel;
 
+/// The fake daemon's.
+const RUN: u64 = 1_760_000_000_000;
+
 const SOON: Duration = Duration::from_secs(20);
+
+/// Of a wire in these tests.
+const CONNECTIONS: usize = 24;
 
 // --- gRPC ---------------------------------------------------------------------------------------
 
@@ -61,6 +70,97 @@ async fn an_event_is_the_same_on_both_wires() {
     publisher.stop().await;
 }
 
+/// Asks with numbers that only protobuf can carry: each is refused with a reason, or its range can be
+/// written.
+#[tokio::test]
+async fn numbers_out_of_range_are_refused_or_clamped_over_grpc() {
+    use proto::ask_request::Range as Asked;
+    let daemon = Daemon::start(10).await;
+    // What reaches the service is told back.
+    daemon.service.answers_with(|question| Err(AskError::Model(format!("{:?}", question.range()))));
+    let time = |seconds, nanos| Some(prost_types::Timestamp { seconds, nanos });
+    let span = |from, to| Some(Asked::Between(proto::Span { from, to }));
+    let last = |seconds, nanos| Some(Asked::Last(prost_types::Duration { seconds, nanos }));
+    let (low, high, least, most) = (i64::MIN, i64::MAX, i32::MIN, i32::MAX);
+    let request = |range| proto::AskRequest {
+        camera: "gate".into(),
+        question: "Open?".into(),
+        range,
+        ..Default::default()
+    };
+    let zero = proto::AskRequest { max_new_tokens: Some(0), ..request(None) };
+    let detail = proto::AskRequest { detail: 17, ..request(None) };
+    let long = proto::AskRequest { question: "a".repeat(3_900_000), ..request(None) };
+    for (request, code, said) in [
+        (request(last(low, least)), Code::InvalidArgument, "last is less than nothing"),
+        (request(last(-1, 0)), Code::InvalidArgument, "last is less than nothing"),
+        (request(last(0, 0)), Code::InvalidArgument, "last is a range of no length"),
+        (request(last(high, most)), Code::Internal, "Last(253402300799s)"),
+        (request(span(time(low, least), time(high, most))), Code::Internal, "tv_sec: 253402300799"),
+        (request(span(time(-1, 0), None)), Code::Internal, "tv_sec: 0,"),
+        (request(span(time(low, 0), time(-5, most))), Code::InvalidArgument, "no length"),
+        (request(span(time(high, 0), time(0, least))), Code::InvalidArgument, "backwards"),
+        (request(span(None, time(1, 0))), Code::InvalidArgument, "needs its from"),
+        (request(span(None, None)), Code::InvalidArgument, "needs its from"),
+        (zero, Code::InvalidArgument, "max_new_tokens is 0"),
+        (detail, Code::InvalidArgument, "detail is \"17\""),
+        (long, Code::InvalidArgument, "at most 8192 bytes"),
+    ] {
+        let asked = (request.range, request.max_new_tokens);
+        let status = daemon.client().await.ask(request).await.unwrap_err();
+        assert_eq!(status.code(), code, "{asked:?}: {}", status.message());
+        assert!(status.message().contains(said), "{asked:?}: {}", status.message());
+    }
+    let both = |range| {
+        let cameras = vec!["gate".to_string(), "yard".to_string()];
+        proto::AskRequest { camera: String::new(), cameras, ..request(range) }
+    };
+    for range in [last(high, most), span(time(high, most), None)] {
+        let mut answers = daemon.client().await.ask(both(range)).await.unwrap().into_inner();
+        let told = answers.message().await.unwrap().unwrap().item.unwrap();
+        assert!(matches!(told, proto::ask_response::Item::Refused(_)), "{told:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_event_of_another_run_is_not_taken_for_one_of_this() {
+    let daemon = Daemon::start(100).await;
+    for n in 1..=8 {
+        daemon.caption(&format!("caption {n}"));
+    }
+    let watch = async |from_run, from_sequence| {
+        let request = proto::WatchRequest { from_run, from_sequence, ..Default::default() };
+        let mut events = daemon.client().await.watch(request).await.unwrap().into_inner();
+        let mut next =
+            async || timeout(SOON, events.message()).await.unwrap().unwrap().unwrap().item.unwrap();
+        (next().await, next().await)
+    };
+    use proto::watch_response::Item::{Event, Lost};
+    // The reader saw 4 events of the run before; the daemon has made 8 of its own since.
+    let (Lost(lost), Event(first)) = watch(RUN - 1, 5).await else { panic!("nothing was said") };
+    assert_eq!((lost.events, first.run, first.sequence), (None, RUN, 1));
+    for run in [0, RUN] {
+        let (Event(first), Event(second)) = watch(run, 5).await else { panic!("a loss") };
+        assert_eq!([first.sequence, second.sequence], [5, 6]);
+        assert_eq!([first.run, second.run], [RUN, RUN]);
+    }
+    // A question's event is told to the daemon with its run.
+    daemon
+        .service
+        .answers_with(|question| Err(AskError::BadQuestion(format!("{:?}", question.range()))));
+    let draft = Draft {
+        camera: "gate".into(),
+        text: "Open?".into(),
+        run: Some(RUN - 1),
+        event: Some(3),
+        ..Draft::default()
+    };
+    let question = Question::new(draft, &Limits::unknown()).unwrap();
+    let range = question.range();
+    let asked = client::ask(&daemon.grpc, &[question], Output::Text, &mut Vec::new()).await;
+    assert_eq!(asked.unwrap_err().to_string(), format!("{range:?}"));
+}
+
 #[tokio::test]
 async fn a_slow_reader_is_told_its_loss_and_delays_nobody() {
     const EVENTS: u64 = 1000;
@@ -87,8 +187,8 @@ async fn a_slow_reader_is_told_its_loss_and_delays_nobody() {
                 assert_eq!(event.sequence, sequence, "a loss that nobody told");
             }
             proto::watch_response::Item::Lost(n) => {
-                lost += n.events;
-                sequence += n.events;
+                lost += n.events();
+                sequence += n.events();
             }
         }
     }
@@ -133,6 +233,9 @@ async fn refused_questions_have_their_status() {
     assert_eq!(daemon.client().await.watch(unknown).await.unwrap_err().code(), Code::NotFound);
     let frame = proto::GetFrameRequest { camera: "gate".into(), number: 9, run: 0 };
     assert_eq!(daemon.client().await.get_frame(frame).await.unwrap_err().code(), Code::NotFound);
+    let frame = proto::GetFrameRequest { camera: "gate".into(), number: 8, run: 0 };
+    let refused = daemon.client().await.get_frame(frame).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
 }
 
 #[tokio::test]
@@ -186,6 +289,86 @@ async fn health_and_reflection_answer() {
 }
 
 #[tokio::test]
+async fn older_clients_can_reflect_too() {
+    use tonic_reflection::pb::v1alpha::ServerReflectionRequest;
+    use tonic_reflection::pb::v1alpha::server_reflection_client::ServerReflectionClient;
+    use tonic_reflection::pb::v1alpha::server_reflection_request::MessageRequest;
+    use tonic_reflection::pb::v1alpha::server_reflection_response::MessageResponse;
+
+    let daemon = Daemon::start(10).await;
+    let mut reflection = ServerReflectionClient::new(daemon.channel().await);
+    let list = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let replies = reflection.server_reflection_info(tokio_stream::once(list)).await.unwrap();
+    let reply = replies.into_inner().message().await.unwrap().unwrap();
+    let Some(MessageResponse::ListServicesResponse(list)) = reply.message_response else {
+        panic!("{reply:?}")
+    };
+    assert!(list.service.iter().any(|s| s.name == "lookout.v1.Lookout"), "{list:?}");
+}
+
+/// Reads to the end of a connection; what was sent until then.
+async fn to_its_end(mut stream: TcpStream) -> Vec<u8> {
+    let mut heard = Vec::new();
+    // A connection that is reset has ended, too.
+    let _ = timeout(SOON, stream.read_to_end(&mut heard)).await.expect("still open");
+    heard
+}
+
+#[tokio::test]
+async fn silent_clients_keep_nobody_out() {
+    let daemon = Daemon::start(10).await;
+    let mut silent = Vec::new();
+    for n in 0..2 * CONNECTIONS {
+        let mut stream = TcpStream::connect(&daemon.grpc).await.unwrap();
+        // Every second one begins to speak and does not go on.
+        if n % 2 == 0 {
+            let _ = stream.write_all(b"PRI * HTTP/2.0\r\n").await;
+        }
+        silent.push(stream);
+    }
+    for stream in silent.drain(..) {
+        to_its_end(stream).await;
+    }
+    let mut client = daemon.client().await;
+    client.list_cameras(proto::ListCamerasRequest {}).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_client_without_a_call_is_closed() {
+    let daemon = Daemon::start(10).await;
+    let mut stream = TcpStream::connect(&daemon.grpc).await.unwrap();
+    // The preface and an empty SETTINGS frame: a client that is well, and wants nothing.
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    let connected = std::time::Instant::now();
+    to_its_end(stream).await;
+    assert!(connected.elapsed() > Duration::from_millis(1500), "closed before its time");
+}
+
+#[tokio::test]
+async fn a_client_with_a_watch_stays_connected_while_nothing_happens() {
+    let daemon = Daemon::start(10).await;
+    let mut watch = daemon.client().await.watch(proto::WatchRequest::default()).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    daemon.caption("late");
+    let item = timeout(SOON, watch.get_mut().message()).await.unwrap().unwrap().unwrap();
+    assert!(matches!(item.item, Some(proto::watch_response::Item::Event(_))), "{item:?}");
+}
+
+#[tokio::test]
+async fn a_request_too_large_is_refused_and_its_connection_goes_on() {
+    let daemon = Daemon::start(10).await;
+    let mut client = daemon.client().await;
+    let question = "why? ".repeat(800_000);
+    let request = proto::AskRequest { camera: "gate".into(), question, ..Default::default() };
+    let refused = client.ask(request).await.unwrap_err();
+    assert_eq!(refused.code(), Code::OutOfRange, "{refused}");
+    client.list_cameras(proto::ListCamerasRequest {}).await.unwrap();
+}
+
+#[tokio::test]
 async fn streams_end_when_the_daemon_stops() {
     let mut daemon = Daemon::start(10).await;
     let mut watch = daemon.client().await.watch(proto::WatchRequest::default()).await.unwrap();
@@ -197,9 +380,9 @@ async fn streams_end_when_the_daemon_stops() {
 
 #[tokio::test]
 async fn an_occupied_address_is_one_sentence() {
-    let first = publish::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let first = listener(Wire::Grpc, "127.0.0.1:0".parse().unwrap()).await.unwrap();
     let addr = first.local_addr().unwrap();
-    let error = publish::bind(addr).await.unwrap_err();
+    let error = listener(Wire::Http, addr).await.err().unwrap();
     assert!(matches!(error, PublishError::AddressInUse(_)));
     let wanted = format!(
         "{addr} is in use by another program; stop it, or choose another address in the config"
@@ -232,49 +415,53 @@ async fn the_client_prints_for_people() {
         let (to, answer) = mpsc::channel(4);
         to.try_send(AnswerItem::Token("Ye".into())).unwrap();
         to.try_send(AnswerItem::Token("s.".into())).unwrap();
-        to.try_send(AnswerItem::Finished(Box::new(words(&question.id, "Yes.")))).unwrap();
+        to.try_send(AnswerItem::Finished(Box::new(words(question.id(), "Yes.")))).unwrap();
         Ok(answer)
     });
-    let asked = |cameras: &[&str]| client::Question {
-        cameras: cameras.iter().map(|name| name.to_string()).collect(),
-        text: "Open?".into(),
-        ..client::Question::default()
+    let asked = |cameras: &[&str]| -> Vec<Question> {
+        let draft = |camera: &str| Draft {
+            camera: camera.into(),
+            text: "Open?".into(),
+            ..Draft::default()
+        };
+        let question = |camera: &&str| Question::new(draft(camera), &Limits::unknown()).unwrap();
+        cameras.iter().map(question).collect()
     };
     let mut out = Vec::new();
-    client::ask(&daemon.grpc, asked(&["gate"]), Output::Text, &mut out).await.unwrap();
+    client::ask(&daemon.grpc, &asked(&["gate"]), Output::Text, &mut out).await.unwrap();
     let text = String::from_utf8(out).unwrap();
     assert!(text.starts_with("Yes.\n[2/4 frames"), "{text}");
 
     let mut out = Vec::new();
-    client::ask(&daemon.grpc, asked(&["gate"]), Output::Json, &mut out).await.unwrap();
+    client::ask(&daemon.grpc, &asked(&["gate"]), Output::Json, &mut out).await.unwrap();
     let json: Value = serde_json::from_slice(&out).unwrap();
     assert_eq!((&json["kind"], &json["camera"]), (&"answer".into(), &"gate".into()));
     assert!(json["id"].as_str().unwrap().starts_with("grpc-"));
 
     // Of several, the one that has nothing is said, and the other answers all the same.
-    daemon.service.answers_with(|question| match question.camera.as_str() {
+    daemon.service.answers_with(|question| match question.camera() {
         "gate" => Err(AskError::NoFootage { camera: "gate".into(), why: "no footage".into() }),
         _ => {
             let (to, answer) = mpsc::channel(4);
             to.try_send(AnswerItem::Token("No.".into())).unwrap();
-            to.try_send(AnswerItem::Finished(Box::new(words(&question.id, "No.")))).unwrap();
+            to.try_send(AnswerItem::Finished(Box::new(words(question.id(), "No.")))).unwrap();
             Ok(answer)
         }
     });
     let mut out = Vec::new();
     let both = || asked(&["gate", "yard"]);
-    let error = client::ask(&daemon.grpc, both(), Output::Text, &mut out).await.unwrap_err();
+    let error = client::ask(&daemon.grpc, &both(), Output::Text, &mut out).await.unwrap_err();
     let text = String::from_utf8(out).unwrap();
     assert!(text.starts_with("yard: No.\n[2/4 frames"), "{text}");
     assert_eq!(error.to_string(), "camera \"gate\" gave no answer (OUT_OF_RANGE)");
     let unknown = asked(&["gate", "gaet"]);
-    let error = client::ask(&daemon.grpc, unknown, Output::Text, &mut Vec::new()).await;
+    let error = client::ask(&daemon.grpc, &unknown, Output::Text, &mut Vec::new()).await;
     assert_eq!(error.unwrap_err().to_string(), "no camera is named \"gaet\"");
 
     // Parts are told as they come, and the answer behind them; what only lists them is not told twice.
     for (summary, answer) in [(Summary::YesNo, "Yes, in 1 of 2 parts.\n"), (Summary::List, "")] {
         daemon.service.answers_with(move |question| {
-            let mut whole = words(&question.id, "Yes, in 1 of 2 parts.");
+            let mut whole = words(question.id(), "Yes, in 1 of 2 parts.");
             (whole.summary, whole.parts) = (Some(summary), vec![part("No."), part("Yes.")]);
             let (to, answer) = mpsc::channel(4);
             for part in whole.parts.clone() {
@@ -285,7 +472,7 @@ async fn the_client_prints_for_people() {
             Ok(answer)
         });
         let mut out = Vec::new();
-        client::ask(&daemon.grpc, both(), Output::Text, &mut out).await.unwrap();
+        client::ask(&daemon.grpc, &both(), Output::Text, &mut out).await.unwrap();
         let text = String::from_utf8(out).unwrap();
         let lines: Vec<&str> = text.split_inclusive('\n').collect();
         let of_yard = lines.iter().position(|line| *line == "yard:\n").expect("yard");
@@ -296,7 +483,7 @@ async fn the_client_prints_for_people() {
             assert!(lines.last().is_some_and(|line| line.contains(", in 2 parts")), "{text}");
         }
         let mut out = Vec::new();
-        client::ask(&daemon.grpc, both(), Output::Json, &mut out).await.unwrap();
+        client::ask(&daemon.grpc, &both(), Output::Json, &mut out).await.unwrap();
         let json = String::from_utf8(out).unwrap();
         assert_eq!(json.lines().count(), 2, "{json}");
     }
@@ -386,6 +573,164 @@ async fn a_broker_that_dies_loses_nothing() {
     publisher.stop().await;
 }
 
+/// Captions 1 to 6, of which the third is larger than the broker takes. Behind `port` is a broker
+/// that a subscriber hears on `heard`.
+async fn all_but_the_third_arrive(port: u16, heard: u16) {
+    let daemon = Daemon::start(100).await;
+    let mut captions = Subscriber::connect(heard, "lookout/gate/caption").await;
+    let mut states = Subscriber::connect(heard, "lookout/gate/state").await;
+    let publisher = Publisher::start(&daemon, mqtt_config(port));
+    for n in 1..=6 {
+        daemon.caption(&if n == 3 { "long ".repeat(2000) } else { format!("caption {n}") });
+    }
+    let mut sequences = Vec::new();
+    captions.sequences_to(6, &mut sequences).await;
+    sequences.sort_unstable();
+    sequences.dedup();
+    assert_eq!(sequences, [1, 2, 4, 5, 6]);
+    // What of it fits arrives: the state is short.
+    states.until("lookout/gate/state", "caption 2").await;
+    while !states.next().await.payload.starts_with("long long") {}
+    states.until("lookout/gate/state", "caption 6").await;
+    // And the connection is well again.
+    daemon.caption("caption 7");
+    captions.sequences_to(7, &mut sequences).await;
+    publisher.stop().await;
+}
+
+#[tokio::test]
+async fn an_event_larger_than_the_broker_takes_holds_up_nothing() {
+    let broker = Broker::start_on(free_port(), "max_packet_size 6000\n");
+    all_but_the_third_arrive(broker.port, broker.port).await;
+}
+
+#[tokio::test]
+async fn an_event_that_the_broker_refuses_holds_up_nothing() {
+    let broker = Broker::start_on(free_port(), "message_size_limit 6000\n");
+    all_but_the_third_arrive(broker.port, broker.port).await;
+}
+
+#[tokio::test]
+async fn an_event_at_which_an_old_broker_ends_the_connection_holds_up_nothing() {
+    let broker = Broker::start_on(free_port(), "max_packet_size 6000\n");
+    let old = Gate::of_an_old_broker(broker.port).await;
+    all_but_the_third_arrive(old.port, broker.port).await;
+}
+
+#[tokio::test]
+async fn a_retained_question_of_any_size_ends_no_connection() {
+    let broker = Broker::start();
+    let old = Gate::of_an_old_broker(broker.port).await;
+    let daemon = Daemon::start(100).await;
+    let mut heard = Subscriber::connect(broker.port, "lookout/+/caption").await;
+    for (topic, bytes) in [("lookout/gate/ask", 3 << 20), ("lookout/yard/ask", 100_000)] {
+        let payload = "x".repeat(bytes);
+        heard.client.publish(topic, QoS::AtLeastOnce, true, payload).await.unwrap();
+    }
+    // Whether or not the broker can be told how large a packet may be.
+    for (turn, port) in [broker.port, old.port].into_iter().enumerate() {
+        let publisher = Publisher::start(&daemon, mqtt_config(port));
+        daemon.caption("before");
+        heard.sequences_to(turn as u64 * 2 + 1, &mut Vec::new()).await;
+        // A connection that ended would have ended by now.
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        daemon.caption("after");
+        heard.sequences_to(turn as u64 * 2 + 2, &mut Vec::new()).await;
+        publisher.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_broker_that_forgot_everything_is_told_everything() {
+    let mut broker = Broker::start();
+    let gate = Gate::open_to(broker.port).await;
+    let daemon = Daemon::start(1000).await;
+    let publisher = Publisher::start(&daemon, mqtt_config(gate.port));
+    let mut heard = Subscriber::connect(broker.port, "#").await;
+    daemon.caption("the last words");
+    daemon.yard_is(Phase::Refused);
+    heard.until("lookout/gate/state", "the last words").await;
+    heard.next_on("lookout/yard/status").await;
+    heard.until("lookout/yard/available", "offline").await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+
+    gate.shut(true);
+    broker.kill();
+    broker.start_again();
+    heard.back().await;
+    while heard.messages.try_recv().is_ok() {}
+    gate.shut(false);
+    let wanted = [
+        "homeassistant/device/lookout-test/config",
+        "lookout/available",
+        "lookout/gate/attributes",
+        "lookout/gate/available",
+        "lookout/gate/state",
+        "lookout/yard/available",
+        "lookout/yard/status",
+    ];
+    let mut told = std::collections::BTreeSet::new();
+    while told.len() < wanted.len() {
+        let message = heard.next().await;
+        assert_ne!(message.topic, "lookout/gate/caption", "a caption that is no news");
+        told.insert(message.topic);
+    }
+    assert_eq!(told.into_iter().collect::<Vec<_>>(), wanted);
+    publisher.stop().await;
+}
+
+#[tokio::test]
+async fn availability_does_not_flap_when_old_events_are_sent_late() {
+    let broker = Broker::start();
+    let daemon = Daemon::start(1000).await;
+    // All of this happened while there was no broker.
+    for _ in 0..20 {
+        daemon.yard_is(Phase::Live);
+        daemon.yard_is(Phase::Lost);
+    }
+    daemon.yard_is(Phase::Live);
+    daemon.caption("the end");
+    let mut heard = Subscriber::connect(broker.port, "lookout/#").await;
+    let publisher = Publisher::start(&daemon, mqtt_config(broker.port));
+    let mut statuses = 0;
+    loop {
+        let message = heard.next().await;
+        match message.topic.as_str() {
+            "lookout/yard/available" => assert_eq!(message.payload, "online"),
+            "lookout/yard/status" => statuses += 1,
+            "lookout/gate/state" => break,
+            _ => {}
+        }
+    }
+    assert_eq!(statuses, 41);
+    publisher.stop().await;
+}
+
+#[tokio::test]
+async fn an_event_that_panics_a_wire_is_left_out_and_the_wire_begins_again() {
+    let broker = Broker::start();
+    let daemon = Daemon::start(100).await;
+    let mut heard = Subscriber::connect(broker.port, "lookout/gate/caption").await;
+    let (stop, publisher) = (
+        CancellationToken::new(),
+        mqtt::Publisher::shared(mqtt_config(broker.port), daemon.service.clone()),
+    );
+    let end = stop.clone();
+    let wire = move || mqtt::run(publisher.clone(), end.clone());
+    let kept = tokio::spawn(lookout::publish::keep(Wire::Mqtt, stop.clone(), wire));
+    daemon.caption("well");
+    heard.sequences_to(1, &mut Vec::new()).await;
+    daemon.service.panics.store(true, Ordering::Relaxed);
+    daemon.caption("this one panics");
+    daemon.caption("well again");
+    let mut sequences = Vec::new();
+    heard.sequences_to(3, &mut sequences).await;
+    assert_eq!(sequences, [3], "what was done is not said again");
+    assert!(!kept.is_finished());
+    stop.cancel();
+    timeout(SOON, kept).await.unwrap().unwrap();
+}
+
 #[tokio::test]
 async fn a_broker_may_come_late() {
     let port = free_port();
@@ -410,7 +755,7 @@ async fn availability_is_retained_and_the_last_will_says_offline() {
     heard.until("lookout/available", "online").await;
     heard.until("lookout/gate/available", "online").await;
     heard.until("lookout/yard/available", "offline").await;
-    daemon.service.journal.append("yard".into(), Body::Camera(status(Phase::Live)));
+    daemon.yard_is(Phase::Live);
     heard.until("lookout/yard/available", "online").await;
 
     publisher.running.abort();
@@ -431,6 +776,9 @@ async fn availability_is_retained_and_the_last_will_says_offline() {
     let publisher = Publisher::start(&daemon, mqtt_config(broker.port));
     late.until("lookout/available", "online").await;
     timeout(Duration::from_secs(2), publisher.stop()).await.unwrap();
+    // Cameras first: nobody looks any more.
+    late.until("lookout/gate/available", "offline").await;
+    late.until("lookout/yard/available", "offline").await;
     late.until("lookout/available", "offline").await;
 }
 
@@ -490,18 +838,15 @@ async fn questions_come_by_mqtt_too() {
     let daemon = Daemon::start(100).await;
     let service = daemon.service.clone();
     daemon.service.answers_with(move |question| {
-        if question.camera != "gate" {
-            return Err(AskError::NoSuchCamera(question.camera));
-        }
         let (to, answer) = mpsc::channel(4);
-        match question.text.as_str() {
+        match question.text() {
             "full?" => {
                 let retry_after = Duration::from_secs(4);
                 return Err(AskError::QueueFull { waiting: 8, retry_after });
             }
             "broken?" => to.try_send(AnswerItem::Failed(AskError::Model("nan".into()))).unwrap(),
             text => {
-                let answer = words(&question.id, &format!("{text} Yes."));
+                let answer = words(question.id(), &format!("{text} Yes."));
                 service.journal.append("gate".into(), Body::Answer(answer.clone()));
                 to.try_send(AnswerItem::Finished(Box::new(answer))).unwrap();
             }
@@ -517,6 +862,10 @@ async fn questions_come_by_mqtt_too() {
     assert_eq!((&answer["id"], &answer["text"]), (&"q1".into(), &"Open? Yes.".into()));
     assert_eq!((&answer["camera"], &answer["kind"]), (&"gate".into(), &"answer".into()));
 
+    // A template makes a number of an id that looks like one.
+    heard.say("lookout/gate/ask", r#"{"id":1795649810620,"question":"Open?"}"#).await;
+    assert_eq!(heard.json_on("lookout/gate/answer").await["id"], "1795649810620");
+
     heard.say("lookout/gate/ask", "Plain?").await;
     let answer = heard.json_on("lookout/gate/answer").await;
     assert_eq!(answer["text"], "Plain? Yes.");
@@ -526,6 +875,7 @@ async fn questions_come_by_mqtt_too() {
         ("lookout/gate/ask", r#"{"id":"q3","question":"broken?"}"#, "q3", "INTERNAL"),
         ("lookout/gate/ask", r#"{"id":"q4"}"#, "q4", "INVALID_ARGUMENT"),
         ("lookout/gate/ask", "{nonsense", "", "INVALID_ARGUMENT"),
+        ("lookout/gate/ask", r#"{"id":6,"question":"Open?","last":-1}"#, "6", "INVALID_ARGUMENT"),
         ("lookout/nowhere/ask", r#"{"id":"q5","question":"Open?"}"#, "q5", "NOT_FOUND"),
     ] {
         heard.say(topic, question).await;
@@ -598,8 +948,8 @@ async fn http_tells_health_readiness_and_metrics() {
     let daemon = Daemon::start(10).await;
     let metrics = lookout::telemetry::install().unwrap();
     lookout::telemetry::frame("gate");
-    lookout::telemetry::published("gate", lookout::telemetry::Wire::Mqtt, Duration::from_millis(7));
-    let listener = publish::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    lookout::telemetry::published("gate", Wire::Mqtt, Duration::from_millis(7));
+    let listener = listener(Wire::Http, "127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
     let serving =
@@ -620,8 +970,36 @@ async fn http_tells_health_readiness_and_metrics() {
     let not_ready = get("/readyz").await;
     assert!(not_ready.starts_with("HTTP/1.1 503"), "{not_ready}");
     assert!(not_ready.ends_with("the model is loading\n"), "{not_ready}");
+    // Who says nothing, or leaves a head half said, keeps nobody out.
+    let mut silent = Vec::new();
+    for n in 0..2 * CONNECTIONS {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        if n % 2 == 0 {
+            let _ = stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: ").await;
+        }
+        silent.push(stream);
+    }
+    for stream in silent.drain(..) {
+        let reply = to_its_end(stream).await;
+        assert!(!reply.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&reply));
+    }
+    for garbage in [
+        "\0\0\0\0",
+        "GET",
+        "GET / HTTP/9.9\r\n\r\n",
+        "POST /metrics HTTP/1.1\r\nContent-Length: 99999999999999999999\r\n\r\n",
+    ] {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(garbage.as_bytes()).await.unwrap();
+        let reply = to_its_end(stream).await;
+        assert!(!reply.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&reply));
+    }
     let metrics = get("/metrics").await;
     assert!(metrics.contains("# HELP lookout_frames_total"), "{metrics}");
+    let refused = r#"lookout_connections_refused_total{wire="http"} "#;
+    assert!(metrics.contains(refused), "{metrics}");
+    let timed_out = r#"lookout_connections_timed_out_total{wire="http"} "#;
+    assert!(metrics.contains(timed_out), "{metrics}");
     assert!(metrics.contains(r#"lookout_frames_total{camera="gate"} 1"#), "{metrics}");
     assert!(metrics.contains("lookout_stage_seconds_bucket"), "{metrics}");
     stop.cancel();
@@ -635,6 +1013,9 @@ type Ask = Box<dyn Fn(Question) -> Result<Answer, AskError> + Send>;
 struct Fake {
     journal: Arc<Journal>,
     ready: AtomicBool,
+    yard: Mutex<Phase>,
+    /// The next look at the cameras panics.
+    panics: AtomicBool,
     ask: Mutex<Ask>,
 }
 
@@ -650,7 +1031,8 @@ impl Service for Fake {
     }
 
     fn cameras(&self) -> Vec<CameraInfo> {
-        [("gate", Phase::Live), ("yard", Phase::Lost)]
+        assert!(!self.panics.swap(false, Ordering::Relaxed), "wanted by a test");
+        [("gate", Phase::Live), ("yard", *self.yard.lock().unwrap())]
             .map(|(name, phase)| CameraInfo {
                 name: name.into(),
                 source: "rtsp://camera.example/1".into(),
@@ -663,18 +1045,19 @@ impl Service for Fake {
             .into()
     }
 
-    fn evidence(
-        &self,
-        camera: &str,
-        run: Option<u64>,
-        number: u64,
-    ) -> Result<Evidence, EvidenceError> {
-        match number {
+    fn evidence(&self, camera: &str, run: Option<u64>, number: u64) -> Looking {
+        let found = match number {
             7 if run.is_none() => {
                 Ok(Evidence { jpeg: b"a jpeg"[..].into(), captured_at: SystemTime::now() })
             }
+            8 => Err(EvidenceError::Busy),
             _ => Err(EvidenceError::NoSuchFrame { camera: camera.into(), number }),
-        }
+        };
+        Box::pin(std::future::ready(found))
+    }
+
+    fn limits(&self) -> Limits {
+        Limits { text_bytes: 8192, cameras: Some(vec!["gate".into(), "yard".into()]) }
     }
 
     fn ask(&self, question: Question) -> Result<Answer, AskError> {
@@ -703,22 +1086,29 @@ struct Daemon {
 impl Daemon {
     async fn start(journal: usize) -> Daemon {
         let service = Arc::new(Fake {
-            journal: Journal::new(journal),
+            journal: Journal::new(RUN, journal),
             ready: AtomicBool::new(true),
+            yard: Mutex::new(Phase::Lost),
+            panics: AtomicBool::new(false),
             ask: Mutex::new(Box::new(|_| Err(AskError::Stopping))),
         });
         let grpc = format!("127.0.0.1:{}", free_port());
-        let listener = publish::bind(grpc.parse().unwrap()).await.unwrap();
         let stop = CancellationToken::new();
-        let serving = tokio::spawn(grpc::serve(listener, service.clone(), stop.clone()));
-        Daemon { service, grpc, stop, serving: Some(serving) }
+        let mut daemon = Daemon { service, grpc, stop, serving: None };
+        daemon.serve_again().await;
+        daemon
     }
 
     async fn serve_again(&mut self) {
-        let listener = publish::bind(self.grpc.parse().unwrap()).await.unwrap();
+        let listener = listener(Wire::Grpc, self.grpc.parse().unwrap()).await.unwrap();
         self.stop = CancellationToken::new();
         let serving = grpc::serve(listener, self.service.clone(), self.stop.clone());
         self.serving = Some(tokio::spawn(serving));
+    }
+
+    fn yard_is(&self, phase: Phase) {
+        *self.service.yard.lock().unwrap() = phase;
+        self.service.journal.append("yard".into(), Body::Camera(status(phase)));
     }
 
     fn caption(&self, text: &str) -> Arc<Event> {
@@ -744,21 +1134,29 @@ impl Daemon {
     }
 }
 
+/// As many connections as a test needs, and no long patience with any.
+async fn listener(wire: Wire, addr: SocketAddr) -> Result<Listener, PublishError> {
+    let second = Duration::from_secs(1);
+    let patience = Patience { greeting: second, stalled: 5 * second, idle: 2 * second };
+    Ok(Listener::bind(wire, addr, CONNECTIONS).await?.with_patience(patience))
+}
+
 struct Publisher {
-    running: JoinHandle<()>,
+    running: JoinHandle<Result<(), PublishError>>,
     stop: CancellationToken,
 }
 
 impl Publisher {
     fn start(daemon: &Daemon, config: Mqtt) -> Publisher {
         let stop = CancellationToken::new();
-        let running = tokio::spawn(mqtt::run(config, daemon.service.clone(), stop.clone()));
+        let publisher = mqtt::Publisher::shared(config, daemon.service.clone());
+        let running = tokio::spawn(mqtt::run(publisher, stop.clone()));
         Publisher { running, stop }
     }
 
     async fn stop(self) {
         self.stop.cancel();
-        timeout(SOON, self.running).await.unwrap().unwrap();
+        timeout(SOON, self.running).await.unwrap().unwrap().unwrap();
     }
 }
 
@@ -965,6 +1363,32 @@ impl Gate {
             }
         });
         Gate { port, shut }
+    }
+
+    /// In front of a broker that does not know MQTT 5, and says so as MQTT 3.1.1 has it.
+    async fn of_an_old_broker(broker: u16) -> Gate {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            while let Ok((mut near, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let mut begin = [0; 16];
+                    while near.peek(&mut begin).await.is_ok_and(|length| length < begin.len()) {
+                        tokio::task::yield_now().await;
+                    }
+                    let name = begin.windows(4).position(|bytes| bytes == b"MQTT").unwrap();
+                    if begin[name + 4] > 4 {
+                        near.read_exact(&mut begin).await.unwrap();
+                        near.write_all(&[0x20, 2, 0, 1]).await.unwrap();
+                        return;
+                    }
+                    if let Ok(mut far) = TcpStream::connect(("127.0.0.1", broker)).await {
+                        let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+                    }
+                });
+            }
+        });
+        Gate { port, shut: Arc::new(tokio::sync::watch::Sender::new(false)) }
     }
 
     fn shut(&self, shut: bool) {

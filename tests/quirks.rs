@@ -63,10 +63,11 @@ fn a_request_that_is_refused_or_ignored_ends_nothing() {
 }
 
 #[test]
-fn new_ssrcs_and_garbage_end_nothing() {
+fn new_ssrcs_garbage_and_early_packets_end_nothing() {
     let ssrcs = Quirky::start(Quirks { new_ssrc_each_key_frame: true, ..Quirks::default() });
     let garbage = Quirky::start(Quirks { garbage: true, ..Quirks::default() });
-    let watched = [&ssrcs, &garbage].map(|camera| Watched::start(rtsp(camera, "live")));
+    let early = Quirky::start(Quirks { early: true, ..Quirks::default() });
+    let watched = [&ssrcs, &garbage, &early].map(|camera| Watched::start(rtsp(camera, "live")));
     for watched in watched {
         watched.frames(20);
         assert_eq!(watched.phases(), [Phase::Connecting, Phase::Live]);

@@ -17,7 +17,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("tokenizers", &["daemon/language/"]),
     ("minijinja", &["daemon/language/template/"]),
     ("minijinja_contrib", &["daemon/language/template/"]),
-    ("jiff", &["daemon/language/template/"]),
+    ("jiff", &["daemon/language/template/", "daemon/question"]),
     ("fast_image_resize", &["daemon/vision/"]),
     ("turbojpeg", &["daemon/vision/"]),
     ("crc32fast", &["daemon/disk/record"]),
@@ -34,10 +34,15 @@ const HOMES: &[(&str, &[&str])] = &[
     ("prost_types", &["daemon/lib.rs", "daemon/publish/grpc", "daemon/client", "daemon/model"]),
     ("rumqttc", &["daemon/publish/mqtt"]),
     ("axum", &["daemon/publish/http"]),
+    ("rlimit", &["daemon/files"]),
+    ("hyper", &["daemon/publish/http"]),
+    ("hyper_util", &["daemon/publish/http"]),
+    ("http_body", &["daemon/publish/grpc"]),
+    ("tower_layer", &["daemon/publish/grpc"]),
     ("metrics", &["daemon/telemetry"]),
     ("metrics_exporter_prometheus", &["daemon/telemetry"]),
     // `Kind` of an event and a question's `Detail` are also flags' values.
-    ("clap", &["daemon/cli/", "daemon/demo/", "daemon/event.rs", "daemon/service.rs"]),
+    ("clap", &["daemon/cli/", "daemon/demo/", "daemon/event.rs", "daemon/question"]),
 ];
 
 /// Values and arithmetic: each place, and the only foreign names it may use outside its tests. A
@@ -45,7 +50,9 @@ const HOMES: &[(&str, &[&str])] = &[
 const PURE: &[(&str, &[&str])] = &[
     ("daemon/frame.rs", &["serde", "humantime", "bytes"]),
     ("daemon/event.rs", &["serde", "serde_json", "clap"]),
+    ("daemon/question", &["clap", "humantime", "jiff", "thiserror"]),
     ("daemon/bounded.rs", &["lru"]),
+    ("daemon/heartbeat.rs", &[]),
     ("daemon/journal.rs", &["serde", "thiserror", "tokio::sync::"]),
     ("daemon/slowfast/", &["serde", "thiserror", "half"]),
     ("daemon/engine/inbox", &[]),
@@ -56,6 +63,8 @@ const PURE: &[(&str, &[&str])] = &[
     ("daemon/engine/still", &["half"]),
     ("daemon/engine/windows", &[]),
     ("daemon/timeline/", &[]),
+    ("daemon/disk/age", &[]),
+    ("daemon/disk/index", &[]),
     ("daemon/disk/queue", &[]),
     ("daemon/disk/record", &["crc32fast", "thiserror"]),
     ("daemon/language/sampler", &["rand"]),

@@ -15,11 +15,13 @@ use gst::prelude::*;
 use super::delivery::Delivery;
 use super::error::{CameraError, is_rtsp};
 use super::keepalive::Learnt;
+use super::packets::RtpClock;
+use super::patience::{Patience, Verdict};
 use super::pipeline;
 use super::progress::{Opened, Progress};
 use super::reach;
 use super::relay::{Login, Relay, Trouble};
-use super::retry::{Attempt, Stop};
+use super::retry::{Attempt, News, Stop};
 use super::rtsp::{self, Approach, Carrier};
 use crate::config::{Camera, Rtsp, Source, Transport};
 
@@ -28,20 +30,17 @@ const TICK: Duration = Duration::from_millis(250);
 
 /// How long a camera may take for an answer: doubled for one that did not answer, since many that
 /// start together on a slow machine would else never come up.
-const PATIENCE: Duration = Duration::from_secs(5);
-const PATIENCE_MAX: Duration = Duration::from_secs(40);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+const ANSWER_TIMEOUT_MAX: Duration = Duration::from_secs(40);
 
 /// The last resort, in time-outs of one request.
-const CONNECT_PATIENCES: u32 = 4;
+const CONNECT_ANSWERS: u32 = 4;
 
 /// How often rtspsrc is asked to keep a session alive, where no relay does.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// A camera whose connections are all taken answers so often that the password is wrong.
 const DOUBTS_MAX: u32 = 3;
-
-/// Key frames come every ten seconds from some cameras, and nothing can be shown before one.
-const FIRST_PICTURE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A pipeline that does not end in this time is left to a thread of its own.
 const TEARDOWN_TIMEOUT: Duration = Duration::from_millis(1000);
@@ -52,6 +51,8 @@ const ENDING_MAX: usize = 3;
 pub struct CameraAttempt {
     config: Camera,
     delivery: Arc<Delivery>,
+    clock: Arc<RtpClock>,
+    patience: Patience,
     /// The hardware decoder has failed: this camera is decoded in software from now on.
     software_only: bool,
     /// The password of the last attempt, to notice a change.
@@ -60,7 +61,7 @@ pub struct CameraAttempt {
     /// How the pictures come, and whether they ever came so.
     carrier: Carrier,
     carrier_works: bool,
-    patience: Duration,
+    answer_timeout: Duration,
     learnt: Learnt,
     /// The password that the camera has taken, and how often it has refused it since.
     accepted: Option<String>,
@@ -75,10 +76,10 @@ enum End {
 }
 
 impl Attempt for CameraAttempt {
-    fn run_once(&mut self, stop: &Stop, on_live: &mut dyn FnMut(&str)) -> Result<(), CameraError> {
+    fn run_once(&mut self, stop: &Stop, tell: &mut dyn FnMut(News<'_>)) -> Result<(), CameraError> {
         let mut carriers = 1;
         loop {
-            let error = match self.play(stop, on_live) {
+            let error = match self.play(stop, tell) {
                 Ok(End::Stopped) => return Ok(()),
                 Ok(End::EndOfFile) => continue,
                 Err(error) => error,
@@ -116,6 +117,7 @@ impl Attempt for CameraAttempt {
 
 impl CameraAttempt {
     pub fn new(config: Camera, delivery: Arc<Delivery>) -> CameraAttempt {
+        let patience = Patience::new(config.stall_timeout);
         let carrier = match &config.source {
             Source::Rtsp(Rtsp { transport: Transport::Udp, .. }) => Carrier::Udp,
             _ => Carrier::Tcp,
@@ -123,12 +125,14 @@ impl CameraAttempt {
         CameraAttempt {
             config,
             delivery,
+            clock: Arc::default(),
+            patience,
             software_only: false,
             password: None,
             opened: Opened::default(),
             carrier,
             carrier_works: false,
-            patience: PATIENCE,
+            answer_timeout: ANSWER_TIMEOUT,
             learnt: Learnt::default(),
             accepted: None,
             doubts: 0,
@@ -148,7 +152,7 @@ impl CameraAttempt {
         }
     }
 
-    fn play(&mut self, stop: &Stop, on_live: &mut dyn FnMut(&str)) -> Result<End, CameraError> {
+    fn play(&mut self, stop: &Stop, tell: &mut dyn FnMut(News<'_>)) -> Result<End, CameraError> {
         if self.ending.load(Ordering::Relaxed) >= ENDING_MAX {
             return Err(CameraError::Lost(format!(
                 "{ENDING_MAX} old connections do not end, as a driver or a decoder hangs: start \
@@ -164,7 +168,7 @@ impl CameraAttempt {
         let approach = Approach {
             password: self.password.as_deref(),
             carrier: self.carrier,
-            patience: self.patience,
+            patience: self.answer_timeout,
             relay: relay.as_deref(),
         };
         let pipeline = pipeline::build(
@@ -173,6 +177,7 @@ impl CameraAttempt {
             self.software_only,
             &self.delivery,
             &progress,
+            &self.clock,
         )?;
         let playing = Playing {
             pipeline,
@@ -181,10 +186,12 @@ impl CameraAttempt {
             camera: self.config.name.clone(),
             ending: self.ending.clone(),
         };
-        let end = self.watch(&playing, stop, on_live);
+        let end = self.watch(&playing, stop, tell);
         self.opened = playing.progress.opened();
         let relay = playing.relay.clone();
-        let seen = playing.progress.last_picture().is_some();
+        let seen = playing.progress.has_shown();
+        let stalled = matches!(end, Err(CameraError::Stalled(_)));
+        self.patience.learn(&playing.progress.signs(), stalled);
         drop(playing);
         if let Some(relay) = relay {
             self.learnt = relay.learnt();
@@ -203,7 +210,7 @@ impl CameraAttempt {
             password: self.password.clone().unwrap_or_default(),
         });
         let target = (host, rtsp.url.port().unwrap_or(554));
-        Relay::start(target, login, self.learnt, self.patience)
+        Relay::start(target, login, self.learnt, self.answer_timeout)
             .map(Some)
             .map_err(CameraError::internal)
     }
@@ -220,7 +227,9 @@ impl CameraAttempt {
             self.doubts = 0;
         }
         match &error {
-            CameraError::NoAnswer => self.patience = (self.patience * 2).min(PATIENCE_MAX),
+            CameraError::NoAnswer => {
+                self.answer_timeout = (self.answer_timeout * 2).min(ANSWER_TIMEOUT_MAX);
+            }
             // Some cameras accept a carrier over which they send nothing.
             CameraError::Stalled(_)
                 if !seen && !self.carrier_works && self.may_change_carrier() =>
@@ -248,7 +257,7 @@ impl CameraAttempt {
         &self,
         playing: &Playing,
         stop: &Stop,
-        on_live: &mut dyn FnMut(&str),
+        tell: &mut dyn FnMut(News<'_>),
     ) -> Result<End, CameraError> {
         let Playing { pipeline, progress, relay, .. } = playing;
         let source =
@@ -272,40 +281,45 @@ impl CameraAttempt {
                 // Posted by `Progress`.
                 Some(gst::MessageView::Application(_)) => match progress.failure() {
                     Some(error) => return Err(error),
-                    None => on_live(&progress.opened().decoder),
+                    None => tell(News::Live(&progress.opened().decoder)),
                 },
                 _ => {}
             }
             if let Some(source) = &source
-                && progress.last_picture().is_some()
+                && progress.has_shown()
                 && kept_alive.elapsed() >= KEEP_ALIVE
             {
                 rtsp::keep_alive(source);
                 kept_alive = Instant::now();
             }
-            self.check_stall(started, progress)?;
+            self.check_stall(started, progress, tell)?;
         }
     }
 
-    fn check_stall(&self, started: Instant, progress: &Progress) -> Result<(), CameraError> {
-        let stall = self.config.stall_timeout;
-        match (progress.last_picture(), progress.connected_at()) {
-            (Some(last), _) if last.elapsed() > stall => Err(CameraError::Stalled(stall)),
-            (None, Some(at)) => match stall.max(FIRST_PICTURE_TIMEOUT) {
-                patience if at.elapsed() > patience => Err(CameraError::Stalled(patience)),
-                _ => Ok(()),
-            },
-            (None, None) if started.elapsed() > self.patience * CONNECT_PATIENCES => {
-                Err(CameraError::NoAnswer)
-            }
-            _ => Ok(()),
+    fn check_stall(
+        &self,
+        started: Instant,
+        progress: &Progress,
+        tell: &mut dyn FnMut(News<'_>),
+    ) -> Result<(), CameraError> {
+        if !progress.is_connected() {
+            return match started.elapsed() > self.answer_timeout * CONNECT_ANSWERS {
+                true => Err(CameraError::NoAnswer),
+                false => Ok(()),
+            };
         }
+        match self.patience.judge(&progress.signs()) {
+            Verdict::Well => {}
+            Verdict::WaitsForKeyFrame => tell(News::Waiting("waiting for a key frame")),
+            Verdict::Stalled(limit) => return Err(CameraError::Stalled(limit)),
+        }
+        Ok(())
     }
 
     fn ended(&self, playing: &Playing) -> Result<End, CameraError> {
         match self.config.source {
             Source::Rtsp(_) => Err(CameraError::Lost("the connection was closed".into())),
-            Source::File(_) if playing.progress.last_picture().is_some() => Ok(End::EndOfFile),
+            Source::File(_) if playing.progress.has_shown() => Ok(End::EndOfFile),
             Source::File(_) => Err(CameraError::Lost("the file holds no picture".into())),
         }
     }
@@ -314,7 +328,7 @@ impl CameraAttempt {
         let progress = &playing.progress;
         let failed = message.src().map(|source| source.name());
         let opened = progress.opened();
-        let at_start = progress.last_picture().is_none();
+        let at_start = !progress.has_shown();
         if opened.hardware && at_start && failed.as_deref() == Some(pipeline::DECODER) {
             let why = message.error().message().to_string();
             return CameraError::Decoder { name: opened.decoder, why };
@@ -333,7 +347,7 @@ impl CameraAttempt {
         // It says so of streams that were not chosen, and of a transport that the camera refused.
         let no_stream = message.error().matches(gst::StreamError::CodecNotFound)
             || message.error().matches(gst::ResourceError::Settings);
-        if no_stream && progress.connected_at().is_none() {
+        if no_stream && !progress.is_connected() {
             return progress.nothing_chosen(rtsp.stream).unwrap_or_else(|| self.other_transport());
         }
         if message.error().matches(gst::ResourceError::OpenReadWrite)
@@ -421,7 +435,7 @@ mod tests {
         let mut attempt = attempt("");
         let given = [(); 5].map(|()| {
             attempt.learn(CameraError::NoAnswer, false);
-            attempt.patience.as_secs()
+            attempt.answer_timeout.as_secs()
         });
         assert_eq!(given, [10, 20, 40, 40, 40]);
     }

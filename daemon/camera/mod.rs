@@ -1,7 +1,8 @@
 //! Cameras: one GStreamer pipeline each, in a thread of its own, from a URL to sampled RGB frames.
 //!
 //! ```text
-//!  rtspsrc ─► funnel ─► depay ─► parse ─► [key frames] ─► decode ─► [pace] ─► videoconvert ─► appsink ─► Sink
+//!  rtspsrc ─► funnel ─► depay ─► parse ─► [key frames] ─► decode ─► [pace] ─► deinterlace ─► videoconvert
+//!          ─► videoscale ─► appsink ─► Sink
 //! ```
 //!
 //! Promises: frames of a camera have rising numbers and strictly rising UTC times, over reconnects;
@@ -17,12 +18,17 @@ mod delivery;
 mod error;
 mod keepalive;
 mod pace;
+mod packets;
+mod patience;
 mod pipeline;
 mod progress;
 mod reach;
+mod reader;
 mod relay;
 mod retry;
 mod rtsp;
+mod tail;
+mod tempo;
 mod wire;
 
 use std::sync::Arc;
@@ -66,11 +72,14 @@ pub fn init() -> Result<(), InitError> {
     Ok(())
 }
 
-const NEEDED: [(&str, &str); 11] = [
+const NEEDED: [(&str, &str); 14] = [
     ("filesrc", "libgstreamer1.0-0"),
     ("funnel", "libgstreamer1.0-0"),
+    ("capsfilter", "libgstreamer1.0-0"),
     ("decodebin", "gstreamer1.0-plugins-base"),
     ("videoconvert", "gstreamer1.0-plugins-base"),
+    ("videoscale", "gstreamer1.0-plugins-base"),
+    ("deinterlace", "gstreamer1.0-plugins-good"),
     ("appsink", "gstreamer1.0-plugins-base"),
     ("rtspsrc", "gstreamer1.0-plugins-good"),
     ("rtph264depay", "gstreamer1.0-plugins-good"),

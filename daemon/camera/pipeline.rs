@@ -1,19 +1,19 @@
 //! The pipeline of one attempt, from the source to the frames; nothing here waits or retries.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use gst::prelude::*;
 
 use super::decoder::{Codec, Kind};
 use super::delivery::Delivery;
 use super::error::CameraError;
-use super::pace::Pace;
+use super::packets::{self, RtpClock};
 use super::progress::{Opened, Progress};
 use super::rtsp::{self, Approach};
-use crate::config::{Camera, Decode, Rtsp, Source};
+use super::tail::Tail;
+use crate::config::{Camera, Decode, Source};
 
 /// The name of the decoder in the pipeline.
 pub const DECODER: &str = "decoder";
@@ -24,9 +24,11 @@ pub fn build(
     software_only: bool,
     delivery: &Arc<Delivery>,
     progress: &Arc<Progress>,
+    clock: &Arc<RtpClock>,
 ) -> Result<gst::Pipeline, CameraError> {
     let pipeline = gst::Pipeline::new();
-    let tail = Tail::new(config, &pipeline, delivery, progress)?;
+    let live = matches!(config.source, Source::Rtsp(_));
+    let tail = Tail::new(&pipeline, config.fps, live, delivery, progress, clock)?;
     let head = Head {
         pipeline: pipeline.downgrade(),
         tail,
@@ -35,7 +37,11 @@ pub fn build(
         progress: progress.clone(),
     };
     match &config.source {
-        Source::Rtsp(rtsp) => head.rtsp(&pipeline, rtsp, approach)?,
+        Source::Rtsp(rtsp) => {
+            let source = rtsp::source(rtsp, approach, progress)?;
+            packets::watch(&source, &config.name, clock, progress);
+            head.rtsp(&pipeline, source)?;
+        }
         Source::File(path) => head.file(&pipeline, path)?,
     }
     Ok(pipeline)
@@ -51,13 +57,7 @@ struct Head {
 }
 
 impl Head {
-    fn rtsp(
-        self,
-        pipeline: &gst::Pipeline,
-        rtsp: &Rtsp,
-        approach: &Approach,
-    ) -> Result<(), CameraError> {
-        let source = rtsp::source(rtsp, approach, &self.progress)?;
+    fn rtsp(self, pipeline: &gst::Pipeline, source: gst::Element) -> Result<(), CameraError> {
         // A camera that changes its SSRC gets a new pad each time: they all lead to one decoder.
         let funnel = make("funnel", "funnel")?;
         pipeline.add_many([&source, &funnel]).map_err(CameraError::internal)?;
@@ -98,34 +98,35 @@ impl Head {
         let parser = make(codec.parser(), "parser")?;
         let decoder = make(chosen.element, DECODER)?;
         tame(&decoder);
-        let mut chain = vec![depayloader, parser.clone(), decoder.clone()];
+        let mut chain = vec![depayloader];
+        if let Some(format) = codec.stream_format() {
+            let filter = make("capsfilter", "stream-format")?;
+            filter.set_property("caps", format);
+            chain.push(filter);
+        }
+        chain.extend([parser.clone(), decoder.clone()]);
         if let Some(download) = chosen.download {
             chain.push(make(download, "download")?);
         }
         pipeline.add_many(&chain).map_err(CameraError::internal)?;
         gst::Element::link_many(&chain).map_err(CameraError::internal)?;
         let last = &chain[chain.len() - 1];
-        last.link(&self.tail.convert).map_err(CameraError::internal)?;
+        last.link(&self.tail.first).map_err(CameraError::internal)?;
 
         self.progress.found(Opened {
             codec: codec.name().to_string(),
             decoder: chosen.element.to_string(),
             hardware: chosen.kind == Kind::Hardware,
         });
-        let parsed = source_pad(&parser)?;
+        let (parsed, decoded) = (source_pad(&parser)?, source_pad(&decoder)?);
         match self.decode {
-            Decode::All => {
-                let decoded = source_pad(&decoder)?;
-                self.progress.watch(&decoded);
-                self.tail.pace(&decoded);
-            }
+            Decode::All => self.progress.watch(&decoded),
             // Counted before they are dropped: a camera with rare key frames has not stalled.
-            Decode::Keyframes => {
-                self.progress.watch(&parsed);
-                self.tail.pace(&source_pad(&decoder)?);
-            }
+            Decode::Keyframes => self.progress.watch(&parsed),
         }
         drop_delta_units(&parsed, self.decode);
+        self.progress.watch_decoder(&parsed, &decoded);
+        self.tail.pace(&decoded);
         for element in &chain {
             element.sync_state_with_parent().map_err(CameraError::internal)?;
         }
@@ -165,12 +166,13 @@ impl Head {
                 .current_caps()
                 .is_some_and(|caps| caps.structure(0).is_some_and(|s| s.name() == "video/x-raw"));
             let Some(pipeline) = self.pipeline.upgrade() else { return };
-            let Some(sink) = self.tail.convert.static_pad("sink") else { return };
+            let Some(sink) = self.tail.first.static_pad("sink") else { return };
             if !is_video || sink.is_linked() {
                 return;
             }
             self.progress.connected();
             self.progress.watch(pad);
+            self.progress.watch_decoded(pad);
             self.tail.pace(pad);
             if let Err(error) = pad.link(&sink) {
                 self.progress.fail(&pipeline, CameraError::internal(error));
@@ -178,76 +180,6 @@ impl Head {
         });
         Ok(())
     }
-}
-
-/// From decoded pictures to frames.
-struct Tail {
-    convert: gst::Element,
-    fps: f64,
-}
-
-impl Tail {
-    fn new(
-        config: &Camera,
-        pipeline: &gst::Pipeline,
-        delivery: &Arc<Delivery>,
-        progress: &Arc<Progress>,
-    ) -> Result<Tail, CameraError> {
-        let convert = make("videoconvert", "convert")?;
-        let sink = gst_app::AppSink::builder()
-            .caps(&gst::Caps::builder("video/x-raw").field("format", "BGRx").build())
-            .max_buffers(2)
-            .drop(true)
-            // A file plays at its own speed; a camera's pictures are late already.
-            .sync(matches!(config.source, Source::File(_)))
-            .build();
-        let (delivery, progress) = (delivery.clone(), progress.clone());
-        sink.set_callbacks(
-            gst_app::AppSinkCallbacks::builder()
-                .new_sample(move |sink| {
-                    let sample = sink.pull_sample().map_err(|_| gst::FlowError::Eos)?;
-                    if !progress.is_open() {
-                        return Err(gst::FlowError::Flushing);
-                    }
-                    let age = age(sink, &sample).unwrap_or_default();
-                    match delivery.deliver(&sample, age) {
-                        Ok(()) => progress.delivered(sink.upcast_ref()),
-                        Err(error) => {
-                            gst::element_error!(sink, gst::StreamError::Format, ["{error:#}"]);
-                            return Err(gst::FlowError::Error);
-                        }
-                    }
-                    Ok(gst::FlowSuccess::Ok)
-                })
-                .build(),
-        );
-        pipeline.add_many([&convert, sink.upcast_ref()]).map_err(CameraError::internal)?;
-        convert.link(&sink).map_err(CameraError::internal)?;
-        Ok(Tail { convert, fps: config.fps })
-    }
-
-    /// Pictures that are not looked at go before they are converted: that is what costs.
-    fn pace(&self, pad: &gst::Pad) {
-        let pace = Mutex::new(Pace::new(self.fps));
-        pad.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
-            let pts = info.buffer().and_then(|buffer| buffer.pts());
-            let mut pace = pace.lock().unwrap_or_else(PoisonError::into_inner);
-            match pts.is_none_or(|pts| pace.admits(pts.nseconds())) {
-                true => gst::PadProbeReturn::Ok,
-                false => gst::PadProbeReturn::Drop,
-            }
-        });
-    }
-}
-
-/// How long ago the picture arrived, by the pipeline's clock. Its presentation time is the time
-/// of arrival, not yet delayed by the jitter buffer and the decoder.
-fn age(sink: &gst_app::AppSink, sample: &gst::Sample) -> Option<Duration> {
-    let segment = sample.segment()?.downcast_ref::<gst::ClockTime>()?;
-    let due = segment.to_running_time(sample.buffer()?.pts()?)?;
-    let age = sink.current_running_time()?.checked_sub(due)?;
-    // A picture so late says that its times are wrong.
-    Some(Duration::from(age)).filter(|age| *age < Duration::from_secs(5))
 }
 
 /// Before the first key frame nothing can be decoded; in [`Decode::Keyframes`] nothing else is.
@@ -285,6 +217,6 @@ fn source_pad(element: &gst::Element) -> Result<gst::Pad, CameraError> {
     element.static_pad("src").ok_or_else(|| missing_pad(element))
 }
 
-fn missing_pad(element: &gst::Element) -> CameraError {
+pub(super) fn missing_pad(element: &gst::Element) -> CameraError {
     CameraError::internal(format!("{} lacks a pad", element.name()))
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use gst::prelude::*;
 
 use super::error::CameraError;
+use super::patience::Signs;
 use super::rtsp::codec_of;
 
 /// What was found behind the URL.
@@ -23,7 +24,15 @@ pub struct Progress {
     started: Instant,
     /// Milliseconds after `started`, plus one; 0: not yet.
     connected: AtomicU64,
-    last_picture: AtomicU64,
+    packet: AtomicU64,
+    picture: AtomicU64,
+    decoded: AtomicU64,
+    owed_since: AtomicU64,
+    /// Key frames in the decoder.
+    owed: AtomicU64,
+    pictures: AtomicU64,
+    /// Milliseconds.
+    interval: AtomicU64,
     live: AtomicBool,
     closed: AtomicBool,
     found: Mutex<Found>,
@@ -44,7 +53,13 @@ impl Default for Progress {
         Progress {
             started: Instant::now(),
             connected: AtomicU64::new(0),
-            last_picture: AtomicU64::new(0),
+            packet: AtomicU64::new(0),
+            picture: AtomicU64::new(0),
+            decoded: AtomicU64::new(0),
+            owed_since: AtomicU64::new(0),
+            owed: AtomicU64::new(0),
+            pictures: AtomicU64::new(0),
+            interval: AtomicU64::new(0),
             live: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             found: Mutex::default(),
@@ -84,12 +99,26 @@ impl Progress {
         })
     }
 
-    pub fn connected_at(&self) -> Option<Instant> {
-        self.instant(&self.connected)
+    pub fn is_connected(&self) -> bool {
+        self.connected.load(Ordering::Relaxed) != 0
     }
 
-    pub fn last_picture(&self) -> Option<Instant> {
-        self.instant(&self.last_picture)
+    pub fn has_shown(&self) -> bool {
+        self.picture.load(Ordering::Relaxed) != 0
+    }
+
+    pub fn signs(&self) -> Signs {
+        let since = |mark: &AtomicU64| Some(self.instant(mark)?.elapsed());
+        Signs {
+            connected: since(&self.connected),
+            packet: since(&self.packet),
+            picture: since(&self.picture),
+            decoded: since(&self.decoded),
+            owed: self.owed.load(Ordering::Relaxed),
+            owed_since: since(&self.owed_since),
+            pictures: self.pictures.load(Ordering::Relaxed),
+            interval: Duration::from_millis(self.interval.load(Ordering::Relaxed)),
+        }
     }
 
     /// No frame is delivered from now on.
@@ -134,13 +163,59 @@ impl Progress {
         self.lock().opened = opened;
     }
 
+    pub fn packet(&self) {
+        self.packet.store(self.now(), Ordering::Relaxed);
+    }
+
     /// Counts what passes this pad as a picture.
     pub fn watch(self: &Arc<Self>, pad: &gst::Pad) {
         let progress = self.clone();
         pad.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
-            progress.last_picture.store(progress.now(), Ordering::Relaxed);
+            progress.picture();
             gst::PadProbeReturn::Ok
         });
+    }
+
+    fn picture(&self) {
+        let now = self.now();
+        let last = self.picture.swap(now, Ordering::Relaxed);
+        if last != 0 {
+            // The longest of late: it is forgotten over some ten pictures.
+            let longest = self.interval.load(Ordering::Relaxed);
+            let longest = (longest - longest / 8).max(now - last);
+            self.interval.store(longest, Ordering::Relaxed);
+        }
+        self.pictures.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts the key frames that go into a decoder and the pictures that come out.
+    pub fn watch_decoder(self: &Arc<Self>, parsed: &gst::Pad, decoded: &gst::Pad) {
+        self.watch_decoded(decoded);
+        let progress = self.clone();
+        parsed.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
+            let is_key =
+                |buffer: &gst::Buffer| !buffer.flags().contains(gst::BufferFlags::DELTA_UNIT);
+            if info.buffer().is_some_and(is_key)
+                && progress.owed.fetch_add(1, Ordering::Relaxed) == 0
+            {
+                progress.owed_since.store(progress.now(), Ordering::Relaxed);
+            }
+            gst::PadProbeReturn::Ok
+        });
+    }
+
+    pub fn watch_decoded(self: &Arc<Self>, decoded: &gst::Pad) {
+        let progress = self.clone();
+        decoded.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
+            progress.decoded();
+            gst::PadProbeReturn::Ok
+        });
+    }
+
+    fn decoded(&self) {
+        self.decoded.store(self.now(), Ordering::Relaxed);
+        self.owed.store(0, Ordering::Relaxed);
+        self.owed_since.store(0, Ordering::Relaxed);
     }
 
     pub fn delivered(&self, element: &gst::Element) {
@@ -178,4 +253,37 @@ fn wake(element: &gst::Element, why: &str) {
     let message = gst::message::Application::builder(gst::Structure::new_empty(why)).src(element);
     // Refused only by a pipeline that is ending.
     let _ = element.post_message(message.build());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn key_frames_that_stay_in_the_decoder_are_counted() {
+        gst::init().unwrap();
+        let pipeline = gst::parse::launch(
+            "videotestsrc is-live=true ! identity name=parser ! valve name=decoder drop=true \
+             ! fakesink sync=false async=false",
+        )
+        .unwrap()
+        .downcast::<gst::Pipeline>()
+        .unwrap();
+        let decoder = pipeline.by_name("decoder").unwrap();
+        let pad = |element: &gst::Element| element.static_pad("src").unwrap();
+        let progress = Arc::new(Progress::default());
+        progress.watch_decoder(&pad(&pipeline.by_name("parser").unwrap()), &pad(&decoder));
+        pipeline.set_state(gst::State::Playing).unwrap();
+        let until = |met: &dyn Fn(&Signs) -> bool| {
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while !met(&progress.signs()) {
+                assert!(Instant::now() < deadline, "{:?}", progress.signs());
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        };
+        until(&|signs| signs.owed >= 4 && signs.owed_since.is_some() && signs.decoded.is_none());
+        decoder.set_property("drop", false);
+        until(&|signs| signs.owed == 0 && signs.owed_since.is_none() && signs.decoded.is_some());
+        pipeline.set_state(gst::State::Null).unwrap();
+    }
 }

@@ -10,8 +10,9 @@
 //! does not know goes on as it came. Left out: TLS, for which `rtspsrc` talks to the camera itself.
 
 use std::collections::VecDeque;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,7 +23,8 @@ use http_auth::{PasswordClient, PasswordParams};
 use super::error::CameraError;
 use super::keepalive::{KeepAlive, Learnt, Method};
 use super::reach;
-use super::wire::{Head, Piece, first_piece};
+use super::reader::Reader;
+use super::wire::{Head, Piece};
 
 /// How often a request that keeps the session alive may be due.
 const TICK: Duration = Duration::from_millis(250);
@@ -31,6 +33,9 @@ const TICK: Duration = Duration::from_millis(250);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
 const REDIRECTS_MAX: u32 = 5;
+
+/// Packets that come before the answer to PLAY; what is more is lost.
+const EARLY_MAX: usize = 4 << 20;
 
 const AGENT: &str = concat!("lookout/", env!("CARGO_PKG_VERSION"));
 
@@ -216,6 +221,7 @@ fn pass(client: TcpStream, shared: &Arc<Shared>) -> io::Result<()> {
     let line = Arc::new(Line {
         shared: shared.clone(),
         camera_ip: camera.peer_addr()?.ip(),
+        play_asked: AtomicBool::new(false),
         talk: Mutex::new(Talk {
             camera: camera.try_clone()?,
             alive: KeepAlive::new(learnt, Instant::now()),
@@ -254,6 +260,8 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
 struct Line {
     shared: Arc<Shared>,
     camera_ip: IpAddr,
+    /// PLAY is asked, and not yet answered.
+    play_asked: AtomicBool,
     talk: Mutex<Talk>,
 }
 
@@ -327,6 +335,7 @@ impl Line {
         let mut talk = self.talk();
         if head.method() == "PLAY" {
             talk.uri = head.uri().to_string();
+            self.play_asked.store(true, Ordering::Relaxed);
         }
         talk.alive.requested(Instant::now());
         self.send(&mut talk, Origin::Client(cseq), head, body, false)
@@ -385,9 +394,18 @@ impl Line {
     fn down(&self, camera: &TcpStream, mut client: &TcpStream) -> io::Result<()> {
         let mut reader = Reader::new(camera.try_clone()?);
         let mut channels = Vec::new();
+        // rtspsrc stops at packets that come before the answer to PLAY.
+        let mut early = Vec::new();
         loop {
             match reader.piece(&channels)? {
-                Piece::Packet(_) => client.write_all(reader.take_packets())?,
+                Piece::Packet(_) => {
+                    let packets = reader.take_packets();
+                    if !self.play_asked.load(Ordering::Relaxed) {
+                        client.write_all(packets)?;
+                    } else if early.len() + packets.len() <= EARLY_MAX {
+                        early.extend_from_slice(packets);
+                    }
+                }
                 Piece::Message { head: length, all } => {
                     let bytes = reader.take(all);
                     let head = Head::parse(&bytes[..length]);
@@ -400,6 +418,9 @@ impl Line {
                                 client.write_all(body)?;
                             }
                             channels.clone_from(&self.talk().channels);
+                            if !self.play_asked.load(Ordering::Relaxed) {
+                                client.write_all(&std::mem::take(&mut early))?;
+                            }
                         }
                         // A request of the camera's.
                         None => client.write_all(bytes)?,
@@ -442,6 +463,9 @@ impl Line {
         };
         head.set("CSeq", number);
         let method = pending.head.method().to_string();
+        if method == "PLAY" {
+            self.play_asked.store(false, Ordering::Relaxed);
+        }
         match code {
             200..300 => {
                 self.shared.lock().trouble = None;
@@ -559,64 +583,10 @@ fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
-/// Reads from a socket, piece by piece.
-struct Reader {
-    stream: TcpStream,
-    buffer: Vec<u8>,
-    /// What of the buffer has been taken.
-    taken: usize,
-}
-
-impl Reader {
-    fn new(stream: TcpStream) -> Reader {
-        Reader { stream, buffer: Vec::new(), taken: 0 }
-    }
-
-    /// The next whole piece, which is then to be taken; [`Piece::Unfinished`] at the end.
-    fn piece(&mut self, channels: &[u8]) -> io::Result<Piece> {
-        loop {
-            let piece = first_piece(&self.buffer[self.taken..], channels);
-            if piece != Piece::Unfinished {
-                return Ok(piece);
-            }
-            self.buffer.drain(..self.taken);
-            self.taken = 0;
-            let mut chunk = [0; 16 * 1024];
-            match self.stream.read(&mut chunk)? {
-                0 => return Ok(Piece::Unfinished),
-                read => self.buffer.extend_from_slice(&chunk[..read]),
-            }
-        }
-    }
-
-    fn take(&mut self, length: usize) -> &[u8] {
-        let from = self.taken;
-        self.taken += length;
-        &self.buffer[from..self.taken]
-    }
-
-    /// All whole packets that are there.
-    fn take_packets(&mut self) -> &[u8] {
-        let from = self.taken;
-        while let Piece::Packet(all) = first_piece(&self.buffer[self.taken..], &[]) {
-            self.taken += all;
-        }
-        &self.buffer[from..self.taken]
-    }
-
-    fn message(&mut self) -> io::Result<(Head, Vec<u8>)> {
-        match self.piece(&[])? {
-            Piece::Message { head, all } => {
-                let bytes = self.take(all);
-                Ok((Head::parse(&bytes[..head]), bytes[head..].to_vec()))
-            }
-            _ => Err(io::ErrorKind::InvalidData.into()),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+
     use super::*;
 
     const PATIENCE: Duration = Duration::from_secs(5);

@@ -27,8 +27,8 @@ pub fn check(file: &Path, out: &mut dyn Write) -> Result<ExitCode, Failure> {
     };
     line(out, true, "config", &format!("{}, {} cameras", file.display(), config.cameras.len()))?;
     let mut well = true;
-    for (what, addr) in [("grpc", config.grpc), ("http", config.http)] {
-        let Some(addr) = addr else { continue };
+    for (what, listen) in [("grpc", config.grpc), ("http", config.http)] {
+        let Some(config::Listen { addr, .. }) = listen else { continue };
         match TcpListener::bind(addr) {
             Ok(_) => line(out, true, what, &format!("{addr} is free"))?,
             Err(e) => {

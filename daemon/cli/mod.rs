@@ -55,6 +55,9 @@ enum Command {
         /// From this event of the journal on, not only new ones.
         #[arg(long, value_name = "SEQUENCE", default_value_t = 0)]
         from: u64,
+        /// The run of that event, as its JSON has it; the daemon's own by default.
+        #[arg(long, requires = "from", default_value_t = 0, hide_default_value = true)]
+        run: u64,
     },
     /// Asks about a camera's most recent window, or a range of time that its buffer holds:
     /// lookout ask gate "Did anyone come to the gate?" --last 10m
@@ -175,8 +178,9 @@ fn obey_on(runtime: &Runtime, command: Command, out: &mut dyn Write) -> Result<E
         Command::Cameras(to) => {
             runtime.block_on(client::cameras(&to.server, to.output(), out))?;
         }
-        Command::Watch { client: to, camera, kind, from } => {
-            let filter = client::Filter { cameras: camera, kinds: kind, from_sequence: from };
+        Command::Watch { client: to, camera, kind, from, run } => {
+            let (cameras, kinds) = (camera, kind);
+            let filter = client::Filter { cameras, kinds, from_sequence: from, from_run: run };
             let watch = client::watch(&to.server, filter, to.output(), OnEnd::Reconnect, out);
             runtime.block_on(watch)?;
         }

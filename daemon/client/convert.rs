@@ -22,6 +22,7 @@ type Read<T> = Result<T, Unreadable>;
 
 pub fn event(from: proto::Event) -> Read<Event> {
     Ok(Event {
+        run: from.run,
         sequence: from.sequence,
         published_at: time(from.published_at, "published_at")?,
         camera: from.camera.into(),
@@ -288,6 +289,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_goes_out_comes_back(
+            run: u64,
             sequence: u64,
             published_at in times(),
             camera in "[a-z]{1,9}",
@@ -297,7 +299,7 @@ mod tests {
                 statuses().prop_map(Body::Camera),
             ],
         ) {
-            let sent = Event { sequence, published_at, camera: camera.into(), body };
+            let sent = Event { run, sequence, published_at, camera: camera.into(), body };
             prop_assert_eq!(event(to_proto::event(&sent)), Ok(sent));
         }
     }

@@ -16,7 +16,7 @@ use serde::Serialize;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
-pub use ask::{Question, ask};
+pub use ask::ask;
 pub use convert::Unreadable;
 
 use crate::event::Kind;
@@ -56,6 +56,8 @@ pub struct Filter {
     pub kinds: Vec<Kind>,
     /// 0: from now on.
     pub from_sequence: u64,
+    /// The run of that event; 0: the run that answers.
+    pub from_run: u64,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -147,6 +149,7 @@ async fn watch_once(
         cameras: filter.cameras.clone(),
         kinds: filter.kinds.iter().map(|k| kind(*k).into()).collect(),
         from_sequence: filter.from_sequence,
+        from_run: filter.from_run,
     };
     let stream = daemon.client.watch(request).await;
     let mut stream = match stream {
@@ -162,15 +165,15 @@ async fn watch_once(
         let written = match item {
             WatchItem::Event(event) => {
                 let event = convert::event(event)?;
-                // A daemon that restarted counts from 1 again and ignores a larger sequence.
-                filter.from_sequence = event.sequence + 1;
+                // A daemon that was started again knows by the run that it has another journal.
+                (filter.from_run, filter.from_sequence) = (event.run, event.sequence + 1);
                 match output {
                     Output::Text => writeln!(out, "{}", text::event_line(&event)),
                     Output::Json => json_line(out, &event),
                 }
             }
             WatchItem::Lost(proto::Lost { events }) => match output {
-                Output::Text => writeln!(out, "--:--:--  {events} events missed: read too slowly"),
+                Output::Text => writeln!(out, "--:--:--  {}", text::lost(events)),
                 Output::Json => json_line(out, &LostJson { kind: "lost", events }),
             },
         };

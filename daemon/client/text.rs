@@ -151,11 +151,20 @@ impl<'a> From<&'a CameraInfo> for CameraJson<'a> {
     }
 }
 
+/// What stands where events are missing.
+pub fn lost(events: Option<u64>) -> String {
+    match events {
+        Some(events) => format!("{events} events missed: read too slowly"),
+        None => "the daemon was started again: events may be missing".into(),
+    }
+}
+
 /// The line of JSON that stands where events are missing.
 #[derive(Serialize)]
 pub struct LostJson {
     pub kind: &'static str,
-    pub events: u64,
+    /// `null`: nobody knows how many, because the daemon was started again.
+    pub events: Option<u64>,
 }
 
 /// Hours, minutes and seconds where the reader is.

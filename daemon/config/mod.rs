@@ -5,6 +5,7 @@ mod mask;
 mod raw;
 mod source;
 mod values;
+mod wires;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -15,7 +16,7 @@ use std::time::Duration;
 use url::Url;
 
 pub use mask::masked;
-pub use values::{Bytes, Secret};
+pub use values::{Bytes, Secret, read_secret_file};
 
 use crate::slowfast::Plan;
 
@@ -24,12 +25,22 @@ pub struct Config {
     pub model: Model,
     pub generate: Generate,
     pub buffer: Buffer,
-    pub grpc: Option<SocketAddr>,
-    pub http: Option<SocketAddr>,
+    pub grpc: Option<Listen>,
+    pub http: Option<Listen>,
     pub mqtt: Option<Mqtt>,
     pub cameras: Vec<Camera>,
     /// How long running work may take to end after a stop was asked for.
     pub stop_timeout: Duration,
+    /// A worker that has not moved for so long hangs.
+    pub hang_timeout: Duration,
+}
+
+/// Where a wire listens, and to how many.
+#[derive(Clone, Copy, Debug)]
+pub struct Listen {
+    pub addr: SocketAddr,
+    /// Connections at once; one more is closed.
+    pub connections: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -118,6 +129,8 @@ pub struct Generate {
     pub sampling: Sampling,
     pub summary: Summary,
     pub queue: usize,
+    /// What a question's text has at most.
+    pub question_bytes: usize,
     /// Answers and captions that are written together.
     pub batch: usize,
     /// For what the prompts of a window have in common.
@@ -155,6 +168,8 @@ pub struct Buffer {
     pub jpeg_bytes: Bytes,
     /// Of tokens of frames encoded again, of all cameras.
     pub recall_bytes: Bytes,
+    /// Bound on the full-size frames of all cameras that wait to be encoded.
+    pub inbox_bytes: Bytes,
     pub disk: Option<Disk>,
     /// Width in pixels of the JPEG kept of each frame.
     pub evidence_width: u32,

@@ -1,13 +1,12 @@
 //! The file as serde sees it, and the checks that lead from it to [`Config`].
 
 use std::collections::HashSet;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
-use url::Url;
 
+use super::wires::{RawGrpc, RawHttp, RawMqtt};
 use super::*;
 use crate::slowfast::Plan;
 
@@ -58,6 +57,8 @@ pub struct Raw {
     camera: Vec<RawCamera>,
     #[serde(default = "ten_seconds", with = "humantime_serde")]
     stop_timeout: Duration,
+    #[serde(default = "two_minutes", with = "humantime_serde")]
+    hang_timeout: Duration,
 }
 
 #[derive(Deserialize)]
@@ -140,6 +141,7 @@ struct RawGenerate {
     answer_prefix: String,
     summary: Summary,
     queue: usize,
+    question_bytes: Bytes,
     batch: usize,
     prefix_cache: Bytes,
 }
@@ -154,6 +156,7 @@ impl Default for RawGenerate {
             answer_prefix: String::new(),
             summary: Summary::Model,
             queue: 16,
+            question_bytes: Bytes::kib(8),
             batch: 4,
             prefix_cache: Bytes::gib(1),
         }
@@ -170,6 +173,7 @@ struct RawBuffer {
     jpeg_age: Duration,
     jpeg_bytes: Bytes,
     recall_bytes: Bytes,
+    inbox_bytes: Bytes,
     evidence_width: u32,
     evidence_quality: u8,
     disk: RawDisk,
@@ -200,53 +204,11 @@ impl Default for RawBuffer {
             jpeg_age: Duration::from_secs(3600),
             jpeg_bytes: Bytes::mib(256),
             recall_bytes: Bytes::mib(256),
+            inbox_bytes: Bytes::mib(512),
             evidence_width: 640,
             evidence_quality: 80,
         }
     }
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct RawGrpc {
-    enabled: bool,
-    listen: SocketAddr,
-}
-
-impl Default for RawGrpc {
-    fn default() -> Self {
-        RawGrpc { enabled: true, listen: ([127, 0, 0, 1], 50051).into() }
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct RawHttp {
-    enabled: bool,
-    listen: SocketAddr,
-}
-
-impl Default for RawHttp {
-    fn default() -> Self {
-        RawHttp { enabled: true, listen: ([127, 0, 0, 1], 9090).into() }
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawMqtt {
-    broker: String,
-    username: Option<String>,
-    password_file: Option<PathBuf>,
-    ca_file: Option<PathBuf>,
-    #[serde(default = "lookout")]
-    client_id: String,
-    #[serde(default = "lookout")]
-    prefix: String,
-    #[serde(default = "yes")]
-    home_assistant: bool,
-    #[serde(default = "homeassistant")]
-    home_assistant_prefix: String,
 }
 
 #[derive(Deserialize)]
@@ -294,16 +256,10 @@ enum RawDecode {
 fn paper() -> String {
     "paper".into()
 }
-fn lookout() -> String {
-    "lookout".into()
-}
-fn homeassistant() -> String {
-    "homeassistant".into()
-}
 fn prompt() -> String {
     "What is happening?".into()
 }
-fn yes() -> bool {
+pub(super) fn yes() -> bool {
     true
 }
 fn one_f64() -> f64 {
@@ -321,16 +277,19 @@ fn eight_seconds() -> Duration {
 fn ten_seconds() -> Duration {
     Duration::from_secs(10)
 }
+fn two_minutes() -> Duration {
+    Duration::from_secs(120)
+}
 fn window() -> Duration {
     Duration::from_secs(50)
 }
 
-fn wrong<T>(sentence: String) -> Result<T, ConfigError> {
+pub(super) fn wrong<T>(sentence: String) -> Result<T, ConfigError> {
     Err(ConfigError(sentence))
 }
 
 /// Refuses a number outside its bounds by its key.
-fn within<T: PartialOrd + std::fmt::Display>(
+pub(super) fn within<T: PartialOrd + std::fmt::Display>(
     key: &str,
     value: T,
     from: T,
@@ -351,7 +310,7 @@ fn lasting(key: &str, value: Duration, least: Duration) -> Result<Duration, Conf
 }
 
 /// A name that can stand in an MQTT topic, a metric label and a gRPC request alike.
-fn plain_name(key: &str, name: &str) -> Result<(), ConfigError> {
+pub(super) fn plain_name(key: &str, name: &str) -> Result<(), ConfigError> {
     let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     if !name.is_empty() && name.len() <= 64 && name.chars().all(fits) {
         return Ok(());
@@ -384,11 +343,12 @@ impl Raw {
             model,
             generate: self.generate.check()?,
             buffer,
-            grpc: self.grpc.enabled.then_some(self.grpc.listen),
-            http: self.http.enabled.then_some(self.http.listen),
+            grpc: self.grpc.check()?,
+            http: self.http.check()?,
             mqtt: self.mqtt.map(|mqtt| mqtt.check(folder)).transpose()?,
             cameras,
             stop_timeout: self.stop_timeout,
+            hang_timeout: lasting("hang_timeout", self.hang_timeout, Duration::from_secs(2))?,
         })
     }
 }
@@ -461,10 +421,17 @@ impl RawGenerate {
     fn check(self) -> Result<Generate, ConfigError> {
         let temperature = within("generate.temperature", self.temperature, 0.0, 5.0)?;
         let top_p = within("generate.top_p", self.top_p, 0.01, 1.0)?;
+        if self.question_bytes < Bytes::b(1) || self.question_bytes > Bytes::kib(64) {
+            return wrong(format!(
+                "generate.question_bytes = \"{}\": wanted \"1 B\" to \"64 KiB\"",
+                self.question_bytes
+            ));
+        }
         Ok(Generate {
             max_new_tokens: within("generate.max_new_tokens", self.max_new_tokens, 1, 4096)?,
             summary: self.summary,
             queue: within("generate.queue", self.queue, 1, 1024)?,
+            question_bytes: self.question_bytes.as_u64() as usize,
             batch: within("generate.batch", self.batch, 1, 64)?,
             prefix_cache: self.prefix_cache,
             sampling: match temperature {
@@ -490,6 +457,12 @@ impl RawBuffer {
         if self.bytes < Bytes::mib(1) {
             return wrong(format!("buffer.bytes = \"{}\": wanted at least \"1 MiB\"", self.bytes));
         }
+        if self.inbox_bytes < Bytes::mib(8) {
+            return wrong(format!(
+                "buffer.inbox_bytes = \"{}\": wanted at least \"8 MiB\", a frame of 1920 × 1080",
+                self.inbox_bytes
+            ));
+        }
         let RawDisk { folder: kept_in, retention, bytes } = self.disk;
         if bytes < Bytes::mib(1) {
             return wrong(format!("buffer.disk.bytes = \"{bytes}\": wanted at least \"1 MiB\""));
@@ -502,45 +475,10 @@ impl RawBuffer {
             jpeg_age: self.jpeg_age,
             jpeg_bytes: self.jpeg_bytes,
             recall_bytes: self.recall_bytes,
+            inbox_bytes: self.inbox_bytes,
             disk: kept_in.map(disk),
             evidence_width: within("buffer.evidence_width", self.evidence_width, 32, 8192)?,
             evidence_quality: within("buffer.evidence_quality", self.evidence_quality, 1, 100)?,
-        })
-    }
-}
-
-impl RawMqtt {
-    fn check(self, folder: &Path) -> Result<Mqtt, ConfigError> {
-        let bad = |why: &str| {
-            ConfigError(format!(
-                "mqtt.broker = {:?}: {why}; wanted mqtt://HOST[:PORT] or mqtts://HOST[:PORT]",
-                masked(&self.broker)
-            ))
-        };
-        let url = Url::parse(&self.broker).map_err(|e| bad(&e.to_string()))?;
-        let host = url.host_str().filter(|h| !h.is_empty()).ok_or_else(|| bad("no host"))?;
-        if !url.username().is_empty() || url.password().is_some() {
-            return Err(bad("user and password belong into mqtt.username and mqtt.password_file"));
-        }
-        let ca_file = self.ca_file.map(|path| folder.join(path));
-        let (tls, port) = match url.scheme() {
-            "mqtt" if ca_file.is_some() => return Err(bad("mqtt.ca_file needs mqtts://")),
-            "mqtt" => (None, 1883),
-            "mqtts" => (Some(MqttTls { ca_file }), 8883),
-            _ => return Err(bad("unknown scheme")),
-        };
-        plain_name("mqtt.client_id", &self.client_id)?;
-        plain_name("mqtt.prefix", &self.prefix)?;
-        plain_name("mqtt.home_assistant_prefix", &self.home_assistant_prefix)?;
-        Ok(Mqtt {
-            host: host.to_string(),
-            port: url.port().unwrap_or(port),
-            tls,
-            username: self.username,
-            password_file: self.password_file.map(|path| folder.join(path)),
-            client_id: self.client_id,
-            prefix: self.prefix,
-            discovery: self.home_assistant.then_some(self.home_assistant_prefix),
         })
     }
 }

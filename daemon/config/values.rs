@@ -34,8 +34,60 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// A password file's content, without what editors add to it.
 pub fn read_secret_file(path: &Path) -> io::Result<String> {
     let text = fs::read_to_string(path)
         .map_err(|e| io::Error::new(e.kind(), format!("password file {}: {e}", path.display())))?;
+    // Some editors put a byte order mark before the text, and all of them a line end behind it.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     Ok(text.trim_end_matches(['\r', '\n']).to_string())
+}
+
+/// `lookout-` and this machine's name: two machines on one broker are then two clients. MQTT, Home
+/// Assistant and the config allow letters, digits, `-` and `_` alone.
+pub fn client_id() -> String {
+    client_id_of(&fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default())
+}
+
+fn client_id_of(host: &str) -> String {
+    let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    // What comes behind a dot is the domain.
+    let host = host.trim().split('.').next().unwrap_or_default();
+    let host: String = host.chars().map(|c| if fits(c) { c } else { '-' }).take(48).collect();
+    match host.as_str() {
+        "" => "lookout".into(),
+        host => format!("lookout-{host}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_is_read_without_what_editors_add() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("password");
+        for (written, read) in [
+            ("sesame", "sesame"),
+            ("sesame\n", "sesame"),
+            ("sesame\r\n", "sesame"),
+            ("\u{feff}sesame\r\n", "sesame"),
+            ("a#wE$%^&!@\" \n", "a#wE$%^&!@\" "),
+        ] {
+            fs::write(&file, written).unwrap();
+            assert_eq!(read_secret_file(&file).unwrap(), read);
+        }
+        fs::write(&file, b"\xff\xfes\0").unwrap();
+        let error = read_secret_file(&file).unwrap_err().to_string();
+        assert!(error.contains(file.to_str().unwrap()), "{error}");
+    }
+
+    #[test]
+    fn two_machines_are_two_clients() {
+        assert_eq!(client_id_of("attic\n"), "lookout-attic");
+        assert_eq!(client_id_of("Büro 2.example.org"), "lookout-B-ro-2");
+        assert_eq!(client_id_of("\n"), "lookout");
+        assert_eq!(client_id_of(&"x".repeat(64)).len(), 56);
+    }
 }

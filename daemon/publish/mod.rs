@@ -2,17 +2,19 @@
 //!
 //! Each wire knows the daemon only as a [`Service`](crate::service::Service), reads the journal by
 //! a cursor of its own and at its own pace, and so can delay neither the others nor the cameras.
-//! What a refusal is called stands here, once for all wires.
+//! What a refusal is called stands here, once for all wires, and how one that fails is begun again.
 
 pub mod grpc;
 pub mod http;
+mod listener;
 pub mod mqtt;
+mod supervision;
 
-use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+pub use listener::{Listener, Patience};
+pub use supervision::keep;
 
 use crate::service::AskError;
 
@@ -24,14 +26,6 @@ pub enum PublishError {
     Bind { addr: SocketAddr, why: std::io::Error },
     #[error("serving {wire} ended: {why}")]
     Serve { wire: &'static str, why: String },
-}
-
-/// Takes an address before anything slow begins, so that an occupied one is said at once.
-pub async fn bind(addr: SocketAddr) -> Result<TcpListener, PublishError> {
-    TcpListener::bind(addr).await.map_err(|why| match why.kind() {
-        ErrorKind::AddrInUse => PublishError::AddressInUse(addr),
-        _ => PublishError::Bind { addr, why },
-    })
 }
 
 /// Why a question got no answer: gRPC's word for it, which MQTT uses too.
@@ -65,7 +59,7 @@ impl From<&AskError> for Code {
             AskError::NoFootage { .. } => Code::OutOfRange,
             AskError::QueueFull { .. } => Code::ResourceExhausted,
             AskError::BadQuestion(_) => Code::InvalidArgument,
-            AskError::Stopping => Code::Unavailable,
+            AskError::Stopping | AskError::Failed(_) => Code::Unavailable,
             AskError::Model(_) => Code::Internal,
         }
     }

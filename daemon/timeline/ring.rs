@@ -207,12 +207,13 @@ impl Ring {
         }
     }
 
-    /// This segment and those before it are gone from the disk.
+    /// This segment is gone from the disk. Places of older segments come before its own.
     pub fn segment_gone(&mut self, segment: u64) {
         let mut at = 0;
         while let Some(entry) = self.entries.get(at) {
             match entry.stored {
                 Stored::At(place) if place.segment > segment => break,
+                Stored::At(place) if place.segment < segment => at += 1,
                 Stored::At(_) if matches!(entry.held, Held::Cool) => self.remove(at),
                 Stored::At(_) => {
                     self.lose_place(at);
@@ -461,7 +462,9 @@ pub(super) mod tests {
                             segment += number % 2;
                         }
                     }
-                    Step::SegmentGone => ring.segment_gone(segment.saturating_sub(2)),
+                    Step::SegmentGone => {
+                        (0..=segment.saturating_sub(2)).for_each(|old| ring.segment_gone(old));
+                    }
                 }
                 check(&ring)?;
                 let usage = ring.usage();
@@ -501,8 +504,10 @@ pub(super) mod tests {
         // What never arrived on disk leaves, and its neighbour knows.
         ring.stored(id(1), None);
         assert!(ring.get(id(2)).is_some_and(|entry| entry.evicted_before));
-        // Segments 0 and 1 hold 0, 2 and 3; the last is warm and stays, its record does not.
+        // Segment 1 holds 2 and 3; the latter is warm and stays, its record does not.
         ring.segment_gone(1);
+        assert_eq!(held(&ring), "0 cool, 3 warm, 4 warm, 5 hot, 6 hot, 7 hot");
+        ring.segment_gone(0);
         assert_eq!(held(&ring), "3 warm, 4 warm, 5 hot, 6 hot, 7 hot");
         assert_eq!(ring.get(id(3)).map(|entry| entry.stored), Some(Stored::No));
         assert_eq!(ring.usage().disk, Tier { frames: 4, bytes: 400 });

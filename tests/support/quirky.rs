@@ -41,6 +41,8 @@ pub struct Quirks {
     pub more_media: &'static str,
     /// The name of the video's codec.
     pub codec: Option<&'static str>,
+    /// Packets come before the answer to PLAY.
+    pub early: bool,
     /// The connection is closed so long after PLAY.
     pub closes_after: Option<Duration>,
 }
@@ -227,12 +229,19 @@ impl Session {
                 }
             },
             "PLAY" => {
-                reply("200 OK", "Session: 4711\r\n", "")?;
+                let early = quirks.early;
+                if !early {
+                    reply("200 OK", "Session: 4711\r\n", "")?;
+                }
                 let (writer, alive) = (self.writer.clone(), self.alive.clone());
                 thread::spawn(move || {
                     let _ = play(&quirks, &writer, &alive);
                     let _ = writer.lock().unwrap().shutdown(std::net::Shutdown::Both);
                 });
+                if early {
+                    thread::sleep(Duration::from_millis(300));
+                    reply("200 OK", "Session: 4711\r\n", "")?;
+                }
                 Ok(true)
             }
             "TEARDOWN" => {

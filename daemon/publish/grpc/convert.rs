@@ -7,12 +7,13 @@ use crate::event::{
     Body, CameraStatus, Coverage, Description, Event, Finish, FrameRef, Gap, GapCause, Kind, Part,
     Phase, Summary, Timing, Usage,
 };
-use crate::frame::{Clock, Span};
+use crate::frame::{Clock, Span, clamped};
 use crate::proto;
 use crate::service::CameraInfo;
 
 pub fn event(event: &Event) -> proto::Event {
     proto::Event {
+        run: event.run,
         sequence: event.sequence,
         published_at: time(event.published_at),
         camera: event.camera.to_string(),
@@ -88,7 +89,8 @@ pub fn kind(kind: Kind) -> proto::Kind {
 }
 
 pub fn time(time: SystemTime) -> Option<prost_types::Timestamp> {
-    Some(time.into())
+    // Protobuf's conversion panics at the far end of the system's time.
+    Some(clamped(time).into())
 }
 
 fn span(from: Span) -> proto::Span {

@@ -2,27 +2,27 @@
 //!
 //! Promises: a stream buffers at most `STREAM_BUFFER` messages, whoever reads it; a watcher that
 //! falls behind is told how many events it lost; an Ask whose client is gone is cancelled; when
-//! the daemon stops, every stream ends with UNAVAILABLE.
+//! the daemon stops, every stream ends with UNAVAILABLE. A client that connects and is silent, or
+//! leaves a request half said, is not waited for.
 
 mod ask;
+mod connections;
 pub(crate) mod convert;
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataValue;
-use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use super::{Code, PublishError, retry_after_seconds};
+use super::{Code, Listener, PublishError, retry_after_seconds};
 use crate::event::{Event, Kind};
 use crate::journal::{Cursor, Read};
 use crate::proto;
@@ -39,6 +39,15 @@ const STREAMS: usize = 256;
 
 const STREAMS_PER_CONNECTION: u32 = 64;
 
+/// What a request may take: far more than the longest question to as many cameras as can be asked.
+const LARGEST_REQUEST: usize = 1 << 20;
+
+/// How long a request may take to be whole and to have the beginning of its reply.
+const REQUEST: Duration = Duration::from_secs(30);
+
+/// HTTP/2's limit on the size of a request's headers.
+const LARGEST_HEADERS: u32 = 16 * 1024;
+
 /// A client that does not answer a ping within the timeout is gone, and its streams end.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -47,16 +56,19 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 const DRAIN: Duration = Duration::from_secs(2);
 
 pub async fn serve(
-    listener: TcpListener,
+    listener: Listener,
     service: Arc<dyn Service>,
     stop: CancellationToken,
 ) -> Result<(), PublishError> {
     let failed = |why: String| PublishError::Serve { wire: "gRPC", why };
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()
-        .map_err(|e| failed(e.to_string()))?;
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    // Older clients know the first only by the name that it had before.
+    let reflection_v1 = reflection().build_v1().map_err(|e| failed(e.to_string()))?;
+    let reflection_v1alpha = reflection().build_v1alpha().map_err(|e| failed(e.to_string()))?;
     let (reporter, health) = tonic_health::server::health_reporter();
     let first = service.readiness();
     report_health(&reporter, &first).await;
@@ -70,11 +82,15 @@ pub async fn serve(
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .max_concurrent_streams(STREAMS_PER_CONNECTION)
         .concurrency_limit_per_connection(STREAMS_PER_CONNECTION as usize)
-        .add_service(LookoutServer::new(lookout))
+        .http2_max_header_list_size(LARGEST_HEADERS)
+        .timeout(REQUEST)
+        .layer(connections::CountCalls)
+        .add_service(LookoutServer::new(lookout).max_decoding_message_size(LARGEST_REQUEST))
         .add_service(health)
-        .add_service(reflection)
+        .add_service(reflection_v1)
+        .add_service(reflection_v1alpha)
         .serve_with_incoming_shutdown(
-            TcpIncoming::from(listener).with_nodelay(Some(true)),
+            connections::Incoming::new(listener),
             stop.clone().cancelled_owned(),
         );
     let drained = async {
@@ -147,7 +163,10 @@ impl Lookout for Server {
         let filter = self.filter(&request)?;
         let cursor = match request.from_sequence {
             0 => self.service.journal().live(),
-            sequence => self.service.journal().from(sequence),
+            sequence => {
+                let run = (request.from_run > 0).then_some(request.from_run);
+                self.service.journal().from(run, sequence)
+            }
         };
         self.stream(|to| watch(cursor, filter, to))
     }
@@ -158,7 +177,7 @@ impl Lookout for Server {
         &self,
         request: Request<proto::AskRequest>,
     ) -> Result<Response<Self::AskStream>, Status> {
-        let asked = ask::read(request.into_inner())?;
+        let asked = ask::read(&*self.service, request.into_inner())?;
         ask::begin(self.service.clone(), asked).map(|asking| self.stream(|to| asking.run(to)))?
     }
 
@@ -167,15 +186,13 @@ impl Lookout for Server {
         request: Request<proto::GetFrameRequest>,
     ) -> Result<Response<proto::GetFrameResponse>, Status> {
         let proto::GetFrameRequest { camera, number, run } = request.into_inner();
-        let (service, run) = (self.service.clone(), (run > 0).then_some(run));
-        let evidence =
-            tokio::task::spawn_blocking(move || service.evidence(&camera, run, number)).await;
-        let evidence = evidence.map_err(|e| Status::internal(e.to_string()))?;
+        let evidence = self.service.evidence(&camera, (run > 0).then_some(run), number).await;
         let evidence = evidence.map_err(|e| match e {
             EvidenceError::NoSuchCamera(_) | EvidenceError::NoSuchFrame { .. } => {
                 Status::not_found(e.to_string())
             }
             EvidenceError::Unreadable { .. } => Status::unavailable(e.to_string()),
+            EvidenceError::Busy => Status::resource_exhausted(e.to_string()),
         })?;
         Ok(Response::new(proto::GetFrameResponse {
             jpeg: evidence.jpeg.to_vec(),

@@ -4,220 +4,388 @@
 //! packet half written would be lost without a trace), `converse` decides what is said. Between
 //! them is a small channel; `converse` never waits for `drive`.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rumqttc::{AsyncClient, ConnectionError, Event, EventLoop, Outgoing, Packet, Publish, QoS};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::options::options;
+use super::Publisher;
+use super::blame::Origin;
+use super::link::{self, Break, Cause, Client, Heard, Loop};
+use super::losses::GOOD;
+use super::options::Access;
 use super::outbox::{Message, Outbox, WINDOW};
 use super::questions::Refusal;
 use super::topics::{OFFLINE, ONLINE};
-use super::{Broker, Publisher};
+use crate::event::{Event, Phase};
 use crate::journal::{Cursor, Read};
 use crate::telemetry::{self, Wire};
 
-/// For the address to answer and for the ConnAck, in seconds.
-const CONNECT_TIMEOUT: u64 = 5;
-
 /// What the client said and heard and `converse` has not seen yet.
 const HEARD: usize = 64;
-
-/// The window, two subscriptions and the farewell.
-const REQUESTS: usize = WINDOW + 4;
 
 /// How long the farewell may take; after it the broker publishes the last will, which says the
 /// same.
 const FAREWELL: Duration = Duration::from_secs(1);
 
+/// What a PUBLISH takes beside topic and payload, at most.
+const HEADER: usize = 10;
+
+/// How long no questions are taken after one that was larger than a packet may be: a retained one would
+/// end every connection.
+const WITHOUT_QUESTIONS: Duration = Duration::from_secs(600);
+
 pub enum Ended {
     Stopped,
-    Failed(String),
+    /// `lasted`: from the ConnAck on; `None`: there was none.
+    Broke {
+        broke: Break,
+        lasted: Option<Duration>,
+    },
+}
+
+/// How a conversation ended.
+enum Over {
+    Stopped,
+    Broke(Break),
+}
+
+fn broke(why: String) -> Over {
+    Over::Broke(Break { why, cause: Cause::Other })
 }
 
 impl Publisher {
     /// One attempt: connects with a new client and a clean session, and replays from the oldest
     /// event that the broker has not acknowledged.
     pub async fn run_once(&mut self, stop: &CancellationToken) -> Ended {
-        let options = match options(&self.config, &self.topics).await {
-            Ok(options) => options,
-            Err(why) => return Ended::Failed(why),
+        let access = match Access::read(&self.config).await {
+            Ok(access) => access,
+            Err(why) => {
+                return Ended::Broke { broke: Break { why, cause: Cause::Other }, lasted: None };
+            }
         };
-        let (client, mut eventloop) = AsyncClient::new(options, REQUESTS);
-        let mut network = eventloop.network_options();
-        network.set_connection_timeout(CONNECT_TIMEOUT);
-        network.set_tcp_nodelay(true);
-        eventloop.set_network_options(network);
-        tokio::select! {
-            // The first poll connects; it is an error if the broker says no.
-            connected = eventloop.poll() => if let Err(error) = connected {
-                return Ended::Failed(reason(&error));
+        let (client, mut turns) = link::open(self.version, access, &self.topics);
+        let largest = tokio::select! {
+            // The first turn connects; it is an error if the broker says no.
+            connected = turns.turn() => match connected {
+                Ok(Heard::Connected { largest }) => largest,
+                Ok(_) => None,
+                Err(broke) => return Ended::Broke { broke, lasted: None },
             },
             () = stop.cancelled() => return Ended::Stopped,
-        }
-        self.broker_is(Broker::Connected);
-
-        let (to, heard) = mpsc::channel(HEARD);
-        let mut outbox = Outbox::new(self.done);
-        let ended = tokio::select! {
-            error = drive(&mut eventloop, to) => Ended::Failed(reason(&error)),
-            ended = self.converse(&client, heard, &mut outbox, stop) => ended,
         };
-        self.done = outbox.done();
-        ended
+        let since = Instant::now();
+        self.is_connected();
+        let window = if self.blame.is_careful() { 1 } else { WINDOW };
+        let mut connection =
+            Connection { client, outbox: Outbox::new(self.done, window), largest, publisher: self };
+        let (to, mut heard) = mpsc::channel(HEARD);
+        let over = tokio::select! {
+            broke = drive(&mut turns, to) => Over::Broke(broke),
+            over = connection.converse(&mut heard, stop) => over,
+        };
+        // What was answered before the end counts, though nobody has seen it yet.
+        while let Ok(event) = heard.try_recv() {
+            connection.note_progress(event);
+        }
+        turns.rest().into_iter().for_each(|event| connection.note_progress(event));
+        let unanswered = connection.outbox.unanswered().cloned();
+        match over {
+            Over::Stopped => Ended::Stopped,
+            Over::Broke(broke) => {
+                if let (Cause::Closed, Some(origin)) = (broke.cause, unanswered)
+                    && self.blame.ended_at(&origin)
+                {
+                    self.left_out(&origin, "the broker ends every connection at it");
+                }
+                if broke.cause == Cause::TooLarge {
+                    self.no_questions_until = Some(Instant::now() + WITHOUT_QUESTIONS);
+                }
+                Ended::Broke { broke, lasted: Some(since.elapsed()) }
+            }
+        }
     }
 
+    /// Counts a message that does not reach the broker, and says the first under each topic.
+    fn left_out(&mut self, origin: &Origin, why: &str) {
+        telemetry::mqtt_refused(1);
+        let Origin { sequence, topic, .. } = origin;
+        if self.blame.may_say(topic) {
+            tracing::warn!(sequence, "MQTT: a message on {topic} is left out: {why}");
+        }
+    }
+}
+
+/// A publisher that is connected.
+struct Connection<'a> {
+    client: Client,
+    outbox: Outbox,
+    /// The largest packet that the broker takes, if it said so.
+    largest: Option<usize>,
+    publisher: &'a mut Publisher,
+}
+
+impl Connection<'_> {
     async fn converse(
         &mut self,
-        client: &AsyncClient,
-        mut heard: mpsc::Receiver<Event>,
-        outbox: &mut Outbox,
+        heard: &mut mpsc::Receiver<Heard>,
         stop: &CancellationToken,
-    ) -> Ended {
-        if let Err(error) = self.subscribe(client) {
-            return Ended::Failed(error.to_string());
+    ) -> Over {
+        if let Err(why) = self.subscribe() {
+            return broke(why);
         }
-        self.greet(outbox);
-        let mut cursor = self.service.journal().from(outbox.done() + 1);
+        self.greet();
+        let journal = self.publisher.service.journal().clone();
+        let mut cursor = journal.from(None, self.outbox.done() + 1);
         let mut announce = Announce::Now;
+        let good = tokio::time::sleep(GOOD);
+        let mut good = std::pin::pin!(good);
+        let mut is_good = false;
         while !stop.is_cancelled() {
-            if announce == Announce::Now && outbox.has_room() {
+            if announce == Announce::Now && self.outbox.has_room() {
                 if let Some(message) = self.discovery() {
-                    outbox.post(message);
+                    self.post(message);
                 }
                 announce = Announce::Done;
             }
-            if let Err(why) = hand_over(client, outbox) {
-                return Ended::Failed(why);
+            if self.publisher.blame.is_careful() && self.outbox.is_idle() && cursor.is_at_end() {
+                self.publisher.blame.relax();
+                self.outbox.widen();
+            }
+            if let Err(why) = self.hand_over() {
+                return broke(why);
             }
             tokio::select! {
                 () = stop.cancelled() => {}
+                () = &mut good, if !is_good => {
+                    is_good = true;
+                    self.publisher.is_good();
+                }
                 event = heard.recv() => match event {
-                    Some(Event::Incoming(Packet::Publish(publish))) => {
-                        announce = announce.or(self.hear(&publish, outbox));
+                    Some(Heard::Publish { topic, payload, retain }) => {
+                        announce = announce.or(self.hear(&topic, &payload, retain));
                     }
-                    Some(event) => note_progress(event, outbox),
-                    None => return Ended::Failed("the client ended".into()),
+                    Some(event) => self.note_progress(event),
+                    None => return broke("the client ended".into()),
                 },
-                read = cursor.next(), if outbox.has_room() => self.take(read, outbox),
-                refusal = self.questions.failed() => self.refuse(&refusal, outbox),
+                read = cursor.next(), if self.outbox.has_room() => self.take(read, &cursor),
+                refusal = self.publisher.questions.failed() => self.refuse(&refusal),
             }
         }
-        self.farewell(client, heard, cursor, outbox).await
+        self.farewell(heard, cursor).await
     }
 
     /// What the journal holds still, then `offline`, then a proper end, within [`FAREWELL`].
-    async fn farewell(
-        &mut self,
-        client: &AsyncClient,
-        mut heard: mpsc::Receiver<Event>,
-        mut cursor: Cursor,
-        outbox: &mut Outbox,
-    ) -> Ended {
+    async fn farewell(&mut self, heard: &mut mpsc::Receiver<Heard>, mut cursor: Cursor) -> Over {
         let deadline = Instant::now() + FAREWELL;
         let mut said_offline = false;
         loop {
-            while outbox.has_room()
+            while self.outbox.has_room()
                 && let Some(read) = cursor.try_next()
             {
-                self.take(read, outbox);
+                self.take(read, &cursor);
             }
-            if outbox.has_room() && !said_offline {
-                outbox.post(self.topics.daemon_available(OFFLINE));
+            if self.outbox.has_room() && !said_offline {
+                for camera in self.publisher.service.cameras() {
+                    // Nobody looks any more.
+                    self.post(self.publisher.topics.camera_available(&camera.name, Phase::Lost));
+                }
+                self.post(self.publisher.topics.daemon_available(OFFLINE));
                 said_offline = true;
             }
-            if let Err(why) = hand_over(client, outbox) {
-                return Ended::Failed(why);
+            if let Err(why) = self.hand_over() {
+                return broke(why);
             }
-            if said_offline && outbox.is_idle() {
+            if said_offline && self.outbox.is_idle() {
                 break;
             }
             match tokio::time::timeout_at(deadline, heard.recv()).await {
-                Ok(Some(event)) => note_progress(event, outbox),
+                Ok(Some(event)) => self.note_progress(event),
                 // Without a DISCONNECT, for the broker to publish the last will.
-                Ok(None) | Err(_) => return Ended::Stopped,
+                Ok(None) | Err(_) => return Over::Stopped,
             }
         }
-        if client.try_disconnect().is_ok() {
+        if self.client.disconnect() {
             let sent = async {
                 while let Some(event) = heard.recv().await
-                    && event != Event::Outgoing(Outgoing::Disconnect)
+                    && event != Heard::Disconnecting
                 {}
             };
             let _ = tokio::time::timeout_at(deadline, sent).await;
         }
-        Ended::Stopped
+        Over::Stopped
     }
 
-    fn subscribe(&self, client: &AsyncClient) -> Result<(), rumqttc::ClientError> {
-        client.try_subscribe(self.topics.questions(), QoS::AtLeastOnce)?;
-        if let Some(topic) = self.topics.discovery_status() {
-            client.try_subscribe(topic, QoS::AtLeastOnce)?;
+    fn subscribe(&mut self) -> Result<(), String> {
+        let publisher = &mut *self.publisher;
+        match publisher.no_questions_until.filter(|until| Instant::now() < *until) {
+            Some(_) => {
+                let (topic, minutes) = (publisher.topics.questions(), WITHOUT_QUESTIONS / 60);
+                tracing::warn!(
+                    "MQTT: a packet on {topic} was too large; no questions for {} min. If it is \
+                     retained, delete it: publish an empty retained message there",
+                    minutes.as_secs()
+                );
+            }
+            None => self.client.subscribe(publisher.topics.questions())?,
+        }
+        if let Some(topic) = publisher.topics.discovery_status() {
+            self.client.subscribe(topic)?;
         }
         Ok(())
     }
 
-    /// Availability as it is now: what the broker retained may be from another life.
-    fn greet(&self, outbox: &mut Outbox) {
-        outbox.post(self.topics.daemon_available(ONLINE));
-        self.cameras_available(outbox);
-    }
-
-    fn cameras_available(&self, outbox: &mut Outbox) {
-        for camera in self.service.cameras() {
-            outbox.post(self.topics.camera_available(&camera.name, camera.status.phase));
+    /// What is retained, as it is now: what the broker holds may be from another life, or nothing, if
+    /// it was started anew. What it has not acknowledged yet comes by itself.
+    fn greet(&mut self) {
+        self.post(self.publisher.topics.daemon_available(ONLINE));
+        self.cameras_available();
+        let phases = self.phases();
+        for event in self.publisher.service.journal().newest(self.outbox.done()) {
+            let messages = self.publisher.topics.messages(&event, phase_of(&event, &phases));
+            messages.into_iter().filter(|message| message.retain).for_each(|m| self.post(m));
         }
     }
 
-    fn discovery(&self) -> Option<Message> {
-        let cameras: Vec<Arc<str>> = self.service.cameras().into_iter().map(|c| c.name).collect();
-        self.topics.discovery(&cameras)
+    fn cameras_available(&mut self) {
+        for camera in self.publisher.service.cameras() {
+            self.post(self.publisher.topics.camera_available(&camera.name, camera.status.phase));
+        }
     }
 
-    fn take(&self, read: Read, outbox: &mut Outbox) {
+    fn phases(&self) -> HashMap<Arc<str>, Phase> {
+        let cameras = self.publisher.service.cameras().into_iter();
+        cameras.map(|camera| (camera.name, camera.status.phase)).collect()
+    }
+
+    fn discovery(&self) -> Option<Message> {
+        let cameras = self.publisher.service.cameras().into_iter().map(|c| c.name);
+        self.publisher.topics.discovery(&cameras.collect::<Vec<Arc<str>>>())
+    }
+
+    fn take(&mut self, read: Read, cursor: &Cursor) {
         match read {
-            Read::Event(event) => {
-                let messages = self.topics.messages(&event);
-                outbox.enter(event, messages);
-            }
+            Read::Event(event) => self.enter(event),
             Read::Lost(events) => {
+                let events = events.unwrap_or(0);
                 tracing::warn!(
                     "MQTT: {events} events left the journal before the broker took them"
                 );
                 telemetry::mqtt_lost(events);
+                // Counted once, however often the connection breaks from here on.
+                self.outbox.enter(cursor.position() - 1, None, Vec::new());
                 // A camera's last change may be among them.
-                self.cameras_available(outbox);
+                self.cameras_available();
             }
         }
     }
 
-    fn hear(&mut self, publish: &Publish, outbox: &mut Outbox) -> Announce {
-        if Some(&publish.topic) == self.topics.discovery_status().as_ref() {
-            let started = publish.payload.trim_ascii() == ONLINE.as_bytes();
-            // A retained `online` is old: the announcement of this connection comes after it.
-            return if started && !publish.retain { Announce::Now } else { Announce::Done };
+    fn enter(&mut self, event: Arc<Event>) {
+        let sequence = event.sequence;
+        let mut messages = Vec::new();
+        if self.publisher.unsayable != Some(sequence) {
+            // If this panics, the next run leaves the event out.
+            self.publisher.saying = Some(sequence);
+            messages = self.publisher.topics.messages(&event, phase_of(&event, &self.phases()));
+            self.publisher.saying = None;
         }
-        let Some(camera) = self.topics.asked(&publish.topic) else { return Announce::Done };
-        if publish.retain {
-            tracing::warn!(topic = publish.topic, "a retained question would be asked for ever");
+        messages.retain(|message| self.will_be_taken(message, Some(sequence)));
+        self.outbox.enter(sequence, Some(event), messages);
+        self.publisher.done = self.outbox.done();
+    }
+
+    fn post(&mut self, message: Message) {
+        if self.will_be_taken(&message, None) {
+            self.outbox.post(message);
+        }
+    }
+
+    /// False for what the broker is known not to take.
+    fn will_be_taken(&mut self, message: &Message, sequence: Option<u64>) -> bool {
+        let (topic, size) = (message.topic.clone(), message.payload.len());
+        let origin = Origin { sequence, topic, size };
+        if self.publisher.blame.leaves_out(&origin) {
+            return false;
+        }
+        let size = origin.topic.len() + size + HEADER;
+        match self.largest.filter(|largest| size > *largest) {
+            Some(largest) => {
+                let why = format!("it has {size} bytes, and the broker takes {largest}");
+                self.publisher.left_out(&origin, &why);
+                false
+            }
+            None => true,
+        }
+    }
+
+    fn hear(&mut self, topic: &str, payload: &[u8], retain: bool) -> Announce {
+        let topics = &self.publisher.topics;
+        if Some(topic) == topics.discovery_status().as_deref() {
+            let started = payload.trim_ascii() == ONLINE.as_bytes();
+            // A retained `online` is old: the announcement of this connection comes after it.
+            return if started && !retain { Announce::Now } else { Announce::Done };
+        }
+        let Some(camera) = topics.asked(topic) else { return Announce::Done };
+        if retain {
+            tracing::warn!(topic, "a retained question would be asked for ever");
             return Announce::Done;
         }
-        if let Err(refusal) = self.questions.ask(&self.service, camera, &publish.payload) {
-            self.refuse(&refusal, outbox);
+        let publisher = &mut *self.publisher;
+        if let Err(refusal) = publisher.questions.ask(&publisher.service, camera, payload) {
+            self.refuse(&refusal);
         }
         Announce::Done
     }
 
-    fn refuse(&self, refusal: &Refusal, outbox: &mut Outbox) {
+    fn refuse(&mut self, refusal: &Refusal) {
         let Ok(payload) = serde_json::to_vec(refusal) else { return };
-        let topic = self.topics.camera(&refusal.camera, "answer");
-        if !outbox.note(Message { topic, payload, retain: false }) {
+        let topic = self.publisher.topics.camera(&refusal.camera, "answer");
+        let message = Message { topic, payload, retain: false };
+        if self.will_be_taken(&message, None) && !self.outbox.note(message) {
             tracing::warn!(id = refusal.id, "MQTT: too many refused questions; one is not told");
         }
     }
+
+    fn hand_over(&mut self) -> Result<(), String> {
+        while let Some(message) = self.outbox.hand() {
+            let handed = self.client.publish(message);
+            handed.map_err(|e| format!("the client takes no message: {e}"))?;
+        }
+        Ok(())
+    }
+
+    fn note_progress(&mut self, event: Heard) {
+        let (packet, refused) = match event {
+            Heard::Sent(packet) => return self.outbox.sent(packet),
+            Heard::Taken(packet) => (packet, None),
+            Heard::Refused(packet, why) => (packet, Some(why)),
+            Heard::SubscriptionRefused => {
+                tracing::warn!("MQTT: the broker refuses a subscription; questions may not arrive");
+                return;
+            }
+            _ => return,
+        };
+        let Some(answered) = self.outbox.answered(packet) else { return };
+        self.publisher.blame.answered(&answered.origin);
+        self.publisher.done = self.outbox.done();
+        self.publisher.blame.done(self.publisher.done);
+        match (refused, answered.event) {
+            (Some(why), _) => self.publisher.left_out(&answered.origin, &why),
+            (None, Some(event)) => {
+                let took = SystemTime::now().duration_since(event.published_at).unwrap_or_default();
+                telemetry::published(&event.camera, Wire::Mqtt, took);
+            }
+            (None, None) => {}
+        }
+    }
+}
+
+/// What the event's camera is in now; of a camera that is not there any more, nothing is known.
+fn phase_of(event: &Event, phases: &HashMap<Arc<str>, Phase>) -> Phase {
+    phases.get(&event.camera).copied().unwrap_or(Phase::Lost)
 }
 
 /// Whether Home Assistant is to be told what there is.
@@ -234,54 +402,16 @@ impl Announce {
 }
 
 /// Turns the event loop until the connection ends.
-async fn drive(eventloop: &mut EventLoop, to: mpsc::Sender<Event>) -> ConnectionError {
+async fn drive(turns: &mut Loop, to: mpsc::Sender<Heard>) -> Break {
     loop {
-        match eventloop.poll().await {
-            Ok(event) => {
-                if to.send(event).await.is_err() {
+        match turns.turn().await {
+            Ok(heard) => {
+                if to.send(heard).await.is_err() {
                     // `converse` has ended, and this future with it.
                     return std::future::pending().await;
                 }
             }
-            Err(error) => return error,
+            Err(broke) => return broke,
         }
-    }
-}
-
-fn hand_over(client: &AsyncClient, outbox: &mut Outbox) -> Result<(), String> {
-    while let Some(Message { topic, payload, retain }) = outbox.hand() {
-        client
-            .try_publish(topic, QoS::AtLeastOnce, retain, payload)
-            .map_err(|e| format!("the client takes no message: {e}"))?;
-    }
-    Ok(())
-}
-
-fn note_progress(event: Event, outbox: &mut Outbox) {
-    match event {
-        Event::Outgoing(Outgoing::Publish(packet)) => outbox.sent(packet),
-        Event::Incoming(Packet::PubAck(ack)) => {
-            if let Some(event) = outbox.acknowledged(ack.pkid) {
-                let took = SystemTime::now().duration_since(event.published_at).unwrap_or_default();
-                telemetry::published(&event.camera, Wire::Mqtt, took);
-            }
-        }
-        Event::Incoming(Packet::SubAck(ack))
-            if ack.return_codes.contains(&rumqttc::SubscribeReasonCode::Failure) =>
-        {
-            tracing::warn!("MQTT: the broker refuses a subscription; questions may not arrive");
-        }
-        _ => {}
-    }
-}
-
-/// The innermost cause is what a person can act on.
-fn reason(error: &ConnectionError) -> String {
-    match error {
-        ConnectionError::Io(error) => error.to_string(),
-        ConnectionError::NetworkTimeout => "no answer in time".into(),
-        ConnectionError::ConnectionRefused(code) => format!("refused: {code:?}"),
-        ConnectionError::MqttState(error) => error.to_string(),
-        other => other.to_string(),
     }
 }

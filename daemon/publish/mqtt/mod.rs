@@ -1,120 +1,152 @@
 //! MQTT: events out, questions in, Home Assistant told what there is.
 //!
 //! [`run`] retries and knows nothing of MQTT; an attempt (`connection`) is one connection with a
-//! new client and knows nothing of retrying. Between attempts only two things live on: the
-//! sequence up to which the broker has everything, and the questions under way.
+//! new client and knows nothing of retrying. Between attempts live on: the sequence up to which the
+//! broker has everything, what it will not take, and the questions under way.
 //!
 //! Promises: every event that the journal still holds arrives at the broker at least once and in
-//! order; after a break some come again, with the sequence they had. A broker that is away delays
-//! nothing; events that leave the journal meanwhile are counted as lost.
+//! order; after a break some come again, with the run and sequence they had. What the broker refuses,
+//! or ends the connection at several times, is left out and counted, and what comes after it arrives.
+//! A broker that is away delays nothing; events that leave the journal meanwhile are counted as lost.
 
+mod blame;
 mod connection;
+mod link;
+mod losses;
 mod options;
 mod outbox;
 mod questions;
 mod topics;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rand::Rng;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::PublishError;
+use crate::backoff::Backoff;
 use crate::config::Mqtt;
 use crate::service::Service;
 use crate::telemetry;
+use blame::Blame;
 use connection::Ended;
+use link::{Break, Cause, Version};
+use losses::{GOOD, Line, Losses};
 use questions::Questions;
 use topics::Topics;
 
-const SHORTEST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(8);
 
-/// A connection that held so long was good: the next attempt comes after the shortest pause.
-const GOOD: Duration = Duration::from_secs(10);
-
-/// Publishes until `stop`; returns when the broker took `offline`, or a second later.
-pub async fn run(config: Mqtt, service: Arc<dyn Service>, stop: CancellationToken) {
-    let mut publisher = Publisher {
-        topics: Topics::new(&config),
-        config,
-        service,
-        done: 0,
-        questions: Questions::default(),
-        broker: Broker::Unknown,
-    };
+/// Publishes until `stop`; returns when the broker took `offline`, or a second later. A run that
+/// panicked is followed by one that goes on where it was.
+pub async fn run(
+    publisher: Arc<Mutex<Publisher>>,
+    stop: CancellationToken,
+) -> Result<(), PublishError> {
+    let mut publisher = publisher.lock().await;
+    publisher.leave_out_what_panicked();
     telemetry::mqtt_connected(false);
-    let mut pause = SHORTEST_PAUSE;
+    let mut backoff = Backoff::new(LONGEST_PAUSE);
     loop {
-        let began = Instant::now();
-        match publisher.run_once(&stop).await {
-            Ended::Stopped => break,
-            Ended::Failed(why) => publisher.broker_is(Broker::Away(why)),
-        }
-        if began.elapsed() >= GOOD {
-            pause = SHORTEST_PAUSE;
+        let done = publisher.done;
+        let Ended::Broke { broke, lasted } = publisher.run_once(&stop).await else { break };
+        publisher.is_away(&broke, lasted);
+        if lasted.is_some_and(|lasted| lasted >= GOOD) || publisher.done > done {
+            backoff.reset();
         }
         tokio::select! {
-            () = tokio::time::sleep(jitter(pause)) => {}
+            () = tokio::time::sleep(backoff.pause(rand::random())) => {}
             () = stop.cancelled() => break,
         }
-        pause = (pause * 2).min(LONGEST_PAUSE);
     }
     telemetry::mqtt_connected(false);
+    Ok(())
 }
 
-struct Publisher {
+/// What outlives a connection, and a run that panicked.
+pub struct Publisher {
     config: Mqtt,
     topics: Topics,
     service: Arc<dyn Service>,
+    /// What the broker speaks, as far as is known.
+    version: Version,
+    /// It has spoken it.
+    has_connected: bool,
     /// The broker has every event up to this sequence.
     done: u64,
+    /// The event whose messages are being made.
+    saying: Option<u64>,
+    /// The event whose messages cannot be made.
+    unsayable: Option<u64>,
+    blame: Blame,
     questions: Questions,
-    broker: Broker,
-}
-
-#[derive(PartialEq)]
-enum Broker {
-    Unknown,
-    Connected,
-    Away(String),
+    no_questions_until: Option<Instant>,
+    losses: Losses,
 }
 
 impl Publisher {
-    /// Logs a change, and only a change: a broker that is away for a night fills no log.
-    fn broker_is(&mut self, broker: Broker) {
-        telemetry::mqtt_connected(broker == Broker::Connected);
-        if self.broker == broker {
-            return;
-        }
-        let Mqtt { host, port, .. } = &self.config;
-        match &broker {
-            Broker::Unknown => {}
-            Broker::Connected => tracing::info!("MQTT broker {host}:{port}: connected"),
-            Broker::Away(why) => {
-                tracing::warn!("MQTT broker {host}:{port}: {why}; trying again, events wait")
-            }
-        }
-        self.broker = broker;
+    pub fn shared(config: Mqtt, service: Arc<dyn Service>) -> Arc<Mutex<Publisher>> {
+        Arc::new(Mutex::new(Publisher {
+            topics: Topics::new(&config),
+            config,
+            service,
+            version: Version::V5,
+            has_connected: false,
+            done: 0,
+            saying: None,
+            unsayable: None,
+            blame: Blame::default(),
+            questions: Questions::default(),
+            no_questions_until: None,
+            losses: Losses::default(),
+        }))
     }
-}
 
-/// Between a half and all of the pause, so that daemons do not come back all at once; never less
-/// than the shortest.
-fn jitter(pause: Duration) -> Duration {
-    pause.mul_f64(rand::rng().random_range(0.5..=1.0)).max(SHORTEST_PAUSE)
-}
+    fn leave_out_what_panicked(&mut self) {
+        if let Some(sequence) = self.saying.take() {
+            tracing::error!(sequence, "MQTT: an event cannot be said, and is left out");
+            telemetry::mqtt_refused(1);
+            self.unsayable = Some(sequence);
+        }
+    }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+    fn is_connected(&mut self) {
+        self.has_connected = true;
+        telemetry::mqtt_connected(true);
+        let line = self.losses.connected();
+        self.log(line);
+    }
 
-    #[test]
-    fn pauses_stay_in_bounds() {
-        for _ in 0..1000 {
-            let pause = jitter(LONGEST_PAUSE);
-            assert!((SHORTEST_PAUSE..=LONGEST_PAUSE).contains(&pause));
-            assert_eq!(jitter(SHORTEST_PAUSE), SHORTEST_PAUSE);
+    fn is_good(&mut self) {
+        let line = self.losses.is_good();
+        self.log(line);
+    }
+
+    fn is_away(&mut self, broke: &Break, lasted: Option<Duration>) {
+        telemetry::mqtt_connected(false);
+        // Some brokers close the connection at a version that they do not know, and say nothing.
+        let unknown = lasted.is_none() && broke.cause == Cause::Closed && !self.has_connected;
+        if broke.cause == Cause::Version || unknown {
+            self.version = self.version.other();
+        }
+        let line = self.losses.lost(&broke.why, lasted);
+        self.log(line);
+    }
+
+    fn log(&self, line: Option<Line>) {
+        let Mqtt { host, port, client_id, .. } = &self.config;
+        match line {
+            None => {}
+            Some(Line::Connected) => tracing::info!("MQTT broker {host}:{port}: connected"),
+            Some(Line::Away(why)) => {
+                tracing::warn!("MQTT broker {host}:{port}: {why}; trying again, events wait");
+            }
+            Some(Line::AgainAndAgain(why)) => tracing::warn!(
+                "MQTT broker {host}:{port}: {why}; for the third time soon after the connection was \
+                 made. Has another client the client_id {client_id:?}? Trying again, events wait"
+            ),
         }
     }
 }

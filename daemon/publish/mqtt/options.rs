@@ -4,53 +4,108 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rumqttc::{LastWill, MqttOptions, QoS, TlsConfiguration, Transport};
+use rumqttc::{NetworkOptions, QoS, TlsConfiguration, Transport, v5};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 
 use super::outbox::WINDOW;
 use super::topics::{OFFLINE, Topics};
-use crate::config::{Mqtt, MqttTls};
+use crate::config::{Mqtt, MqttTls, read_secret_file};
 
 /// A broker that is silent for twice as long is away.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
-/// What MQTT allows. The client ends the connection at a larger packet, so that with a smaller
-/// limit one large retained question could end every connection; the broker's limit is the one
-/// that counts.
-const LARGEST_PACKET: usize = 256 * 1024 * 1024;
+/// For the address to answer and for the ConnAck, in seconds.
+const CONNECT_TIMEOUT: u64 = 5;
 
-pub async fn options(config: &Mqtt, topics: &Topics) -> Result<MqttOptions, String> {
-    // The client makes "host:port" of it, which an IPv6 address needs brackets for.
-    let host = match config.host.parse::<std::net::Ipv6Addr>() {
-        Ok(address) if config.tls.is_none() => format!("[{address}]"),
-        _ => config.host.clone(),
-    };
-    let mut options = MqttOptions::new(&config.client_id, host, config.port);
+/// The largest packet that is taken from the broker: far more than any question. A broker that speaks
+/// MQTT 5 is told so and leaves out what is larger.
+pub const LARGEST_PACKET: u32 = 1 << 20;
+
+/// What a client of either version is made of.
+pub struct Access {
+    client_id: String,
+    host: String,
+    port: u16,
+    credentials: Option<(String, String)>,
+    tls: Option<TlsConfiguration>,
+}
+
+impl Access {
+    pub async fn read(config: &Mqtt) -> Result<Access, String> {
+        // The client makes "host:port" of it, which an IPv6 address needs brackets for.
+        let host = match config.host.parse::<std::net::Ipv6Addr>() {
+            Ok(address) if config.tls.is_none() => format!("[{address}]"),
+            _ => config.host.clone(),
+        };
+        let (username, file, tls) =
+            (config.username.clone(), config.password_file.clone(), config.tls.clone());
+        let read = move || {
+            let password = match (&username, file) {
+                (Some(_), Some(file)) => read_secret_file(&file).map_err(|e| e.to_string())?,
+                _ => String::new(),
+            };
+            let tls = match tls {
+                Some(tls) => Some(TlsConfiguration::Rustls(Arc::new(client_config(&tls)?))),
+                None => None,
+            };
+            Ok::<_, String>((username.map(|name| (name, password)), tls))
+        };
+        let (credentials, tls) = tokio::task::spawn_blocking(read)
+            .await
+            .map_err(|e| format!("reading password and certificates: {e}"))??;
+        let (client_id, port) = (config.client_id.clone(), config.port);
+        Ok(Access { client_id, host, port, credentials, tls })
+    }
+}
+
+pub fn network() -> NetworkOptions {
+    let mut network = NetworkOptions::new();
+    network.set_connection_timeout(CONNECT_TIMEOUT);
+    network.set_tcp_nodelay(true);
+    network
+}
+
+pub fn v5(access: Access, topics: &Topics) -> v5::MqttOptions {
+    use v5::mqttbytes::QoS;
+    use v5::mqttbytes::v5::LastWill;
+    let mut options = v5::MqttOptions::new(access.client_id, access.host, access.port);
+    let will = LastWill::new(topics.available(), OFFLINE, QoS::AtLeastOnce, true, None);
+    options
+        .set_clean_start(true)
+        .set_keep_alive(KEEP_ALIVE)
+        .set_connection_timeout(CONNECT_TIMEOUT)
+        .set_network_options(network())
+        .set_outgoing_inflight_upper_limit(WINDOW as u16)
+        .set_max_packet_size(Some(LARGEST_PACKET))
+        .set_last_will(will);
+    if let Some((username, password)) = access.credentials {
+        options.set_credentials(username, password);
+    }
+    if let Some(tls) = access.tls {
+        options.set_transport(Transport::tls_with_config(tls));
+    }
+    options
+}
+
+pub fn v3(access: Access, topics: &Topics) -> rumqttc::MqttOptions {
+    let mut options = rumqttc::MqttOptions::new(access.client_id, access.host, access.port);
+    let will = rumqttc::LastWill::new(topics.available(), OFFLINE, QoS::AtLeastOnce, true);
     options
         .set_clean_session(true)
         .set_keep_alive(KEEP_ALIVE)
         .set_inflight(WINDOW as u16)
-        .set_max_packet_size(LARGEST_PACKET, LARGEST_PACKET)
-        .set_last_will(LastWill::new(topics.available(), OFFLINE, QoS::AtLeastOnce, true));
-    if let Some(username) = &config.username {
-        let password = match &config.password_file {
-            Some(file) => tokio::fs::read_to_string(file)
-                .await
-                .map_err(|e| format!("password file {}: {e}", file.display()))?,
-            None => String::new(),
-        };
-        options.set_credentials(username, password.trim_end_matches(['\r', '\n']));
+        // Outgoing: what MQTT allows. The broker's limit is the one that counts.
+        .set_max_packet_size(LARGEST_PACKET as usize, 256 << 20)
+        .set_last_will(will);
+    if let Some((username, password)) = access.credentials {
+        options.set_credentials(username, password);
     }
-    if let Some(tls) = config.tls.clone() {
-        let config = tokio::task::spawn_blocking(move || client_config(&tls))
-            .await
-            .map_err(|e| format!("reading certificates: {e}"))??;
-        let config = TlsConfiguration::Rustls(Arc::new(config));
-        options.set_transport(Transport::tls_with_config(config));
+    if let Some(tls) = access.tls {
+        options.set_transport(Transport::tls_with_config(tls));
     }
-    Ok(options)
+    options
 }
 
 fn client_config(tls: &MqttTls) -> Result<ClientConfig, String> {

@@ -5,13 +5,14 @@
 //!              ≤ WINDOW entries │        handed + in flight ≤ WINDOW messages
 //! ```
 //!
-//! One event is an *entry* of several messages. It is done when the broker acknowledged them all,
+//! One event is an *entry* of several messages. It is done when the broker answered for them all,
 //! and [`Outbox::done`] moves only over entries without a hole: what a new connection must replay
-//! begins right behind it.
+//! begins right behind it. An entry may have no messages: events that are lost, or left out.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::blame::Origin;
 use crate::event::Event;
 
 /// Messages unacknowledged, and entries not done, at most.
@@ -28,9 +29,11 @@ pub struct Message {
 }
 
 pub struct Outbox {
+    window: usize,
     waiting: VecDeque<(Message, Tag)>,
-    handed: VecDeque<Tag>,
-    in_flight: HashMap<u16, Tag>,
+    handed: VecDeque<Origin>,
+    /// By packet id, in the order they were sent.
+    in_flight: VecDeque<(u16, Origin)>,
     /// In the order of the journal; the first is never done.
     entries: VecDeque<Entry>,
     done: u64,
@@ -40,23 +43,40 @@ pub struct Outbox {
 type Tag = Option<u64>;
 
 struct Entry {
-    event: Arc<Event>,
+    /// Of the event, or of the last one of several that are lost.
+    sequence: u64,
+    event: Option<Arc<Event>>,
     unacknowledged: usize,
 }
 
+/// What the broker answered for.
+#[derive(Debug, PartialEq)]
+pub struct Answered {
+    pub origin: Origin,
+    /// The event that is done by it.
+    pub event: Option<Arc<Event>>,
+}
+
 impl Outbox {
-    /// Every event up to the sequence `done` is with the broker already.
-    pub fn new(done: u64) -> Outbox {
+    /// Every event up to the sequence `done` is with the broker already; at most `window` messages
+    /// go out unacknowledged.
+    pub fn new(done: u64, window: usize) -> Outbox {
         Outbox {
+            window,
             waiting: VecDeque::new(),
             handed: VecDeque::new(),
-            in_flight: HashMap::new(),
+            in_flight: VecDeque::new(),
             entries: VecDeque::new(),
             done,
         }
     }
 
-    /// Every event up to this sequence is with the broker, or was lost and counted as such.
+    /// The window is [`WINDOW`] again.
+    pub fn widen(&mut self) {
+        self.window = WINDOW;
+    }
+
+    /// Every event up to this sequence is with the broker, or was lost or left out and counted as such.
     pub fn done(&self) -> u64 {
         self.done
     }
@@ -71,13 +91,12 @@ impl Outbox {
         self.waiting.is_empty() && self.handed.is_empty() && self.in_flight.is_empty()
     }
 
-    /// `messages` is not empty.
-    pub fn enter(&mut self, event: Arc<Event>, messages: Vec<Message>) {
-        debug_assert!(!messages.is_empty(), "an entry of no messages would never be done");
-        debug_assert!(event.sequence > self.done);
-        let tag = Some(event.sequence);
-        self.entries.push_back(Entry { event, unacknowledged: messages.len() });
-        self.waiting.extend(messages.into_iter().map(|message| (message, tag)));
+    /// An event, or without one the end of what is lost, and its messages.
+    pub fn enter(&mut self, sequence: u64, event: Option<Arc<Event>>, messages: Vec<Message>) {
+        debug_assert!(sequence > self.done);
+        self.entries.push_back(Entry { sequence, event, unacknowledged: messages.len() });
+        self.waiting.extend(messages.into_iter().map(|message| (message, Some(sequence))));
+        self.settle();
     }
 
     /// A message that no event stands behind and that must arrive.
@@ -97,39 +116,56 @@ impl Outbox {
 
     /// The next message for the client, while the window is open.
     pub fn hand(&mut self) -> Option<Message> {
-        if self.handed.len() + self.in_flight.len() >= WINDOW {
+        if self.handed.len() + self.in_flight.len() >= self.window {
             return None;
         }
-        let (message, tag) = self.waiting.pop_front()?;
-        self.handed.push_back(tag);
+        let (message, sequence) = self.waiting.pop_front()?;
+        let (topic, size) = (message.topic.clone(), message.payload.len());
+        self.handed.push_back(Origin { sequence, topic, size });
         Some(message)
     }
 
     /// The client sent the oldest handed message under this packet id.
     pub fn sent(&mut self, packet: u16) {
-        if let Some(tag) = self.handed.pop_front() {
-            self.in_flight.insert(packet, tag);
+        if let Some(origin) = self.handed.pop_front() {
+            self.in_flight.push_back((packet, origin));
         }
     }
 
-    /// The broker took a message; returns the event that is done by it.
-    pub fn acknowledged(&mut self, packet: u16) -> Option<Arc<Event>> {
-        let sequence = self.in_flight.remove(&packet)??;
-        let entry = self.entries.iter_mut().find(|entry| entry.event.sequence == sequence)?;
-        entry.unacknowledged = entry.unacknowledged.saturating_sub(1);
-        let event = (entry.unacknowledged == 0).then(|| entry.event.clone());
+    /// The oldest message that the broker was sent and did not answer for.
+    pub fn unanswered(&self) -> Option<&Origin> {
+        self.in_flight.front().map(|(_, origin)| origin)
+    }
+
+    /// The broker took a message, or said that it does not.
+    pub fn answered(&mut self, packet: u16) -> Option<Answered> {
+        let at = self.in_flight.iter().position(|(of, _)| *of == packet)?;
+        let (_, origin) = self.in_flight.remove(at)?;
+        let entry = origin
+            .sequence
+            .and_then(|sequence| self.entries.iter_mut().find(|entry| entry.sequence == sequence));
+        let mut event = None;
+        if let Some(entry) = entry {
+            entry.unacknowledged = entry.unacknowledged.saturating_sub(1);
+            event = entry.event.clone().filter(|_| entry.unacknowledged == 0);
+        }
+        self.settle();
+        Some(Answered { origin, event })
+    }
+
+    fn settle(&mut self) {
         while let Some(first) = self.entries.front()
             && first.unacknowledged == 0
         {
-            self.done = first.event.sequence;
+            self.done = first.sequence;
             self.entries.pop_front();
         }
-        event
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
     use std::time::SystemTime;
 
     use proptest::prelude::*;
@@ -147,7 +183,7 @@ mod tests {
             decoder: String::new(),
         });
         let published_at = SystemTime::UNIX_EPOCH;
-        Arc::new(Event { sequence, published_at, camera: "gate".into(), body })
+        Arc::new(Event { run: 1, sequence, published_at, camera: "gate".into(), body })
     }
 
     fn message() -> Message {
@@ -156,35 +192,65 @@ mod tests {
 
     #[test]
     fn an_entry_is_done_with_its_last_message() {
-        let mut outbox = Outbox::new(0);
-        outbox.enter(event(1), vec![message(), message()]);
+        let mut outbox = Outbox::new(0, WINDOW);
+        outbox.enter(1, Some(event(1)), vec![message(), message()]);
         while outbox.hand().is_some() {}
         outbox.sent(1);
         outbox.sent(2);
-        assert_eq!(outbox.acknowledged(1), None);
+        let done = |answered: Option<Answered>| Some(answered?.event?.sequence);
+        assert_eq!(done(outbox.answered(1)), None);
         assert_eq!(outbox.done(), 0);
-        assert_eq!(outbox.acknowledged(2).map(|e| e.sequence), Some(1));
+        assert_eq!(done(outbox.answered(2)), Some(1));
         assert_eq!(outbox.done(), 1);
         assert!(outbox.is_idle());
     }
 
     #[test]
     fn a_hole_holds_done_back() {
-        let mut outbox = Outbox::new(4);
-        outbox.enter(event(5), vec![message()]);
-        outbox.enter(event(9), vec![message()]);
+        let mut outbox = Outbox::new(4, WINDOW);
+        outbox.enter(5, Some(event(5)), vec![message()]);
+        outbox.enter(9, Some(event(9)), vec![message()]);
         while outbox.hand().is_some() {}
         outbox.sent(1);
         outbox.sent(2);
-        outbox.acknowledged(2);
+        outbox.answered(2);
         assert_eq!(outbox.done(), 4);
-        outbox.acknowledged(1);
+        assert_eq!(outbox.unanswered().and_then(|origin| origin.sequence), Some(5));
+        outbox.answered(1);
         assert_eq!(outbox.done(), 9);
     }
 
     #[test]
+    fn what_is_lost_or_left_out_is_done_in_its_turn() {
+        let mut outbox = Outbox::new(0, WINDOW);
+        outbox.enter(40, None, Vec::new());
+        assert_eq!(outbox.done(), 40);
+        outbox.enter(41, Some(event(41)), vec![message()]);
+        outbox.enter(90, None, Vec::new());
+        assert_eq!(outbox.done(), 40);
+        assert!(outbox.hand().is_some());
+        outbox.sent(1);
+        outbox.answered(1);
+        assert_eq!(outbox.done(), 90);
+        assert!(outbox.is_idle());
+    }
+
+    #[test]
+    fn with_a_window_of_one_the_next_message_waits_for_the_answer() {
+        let mut outbox = Outbox::new(0, 1);
+        outbox.enter(1, Some(event(1)), vec![message(), message(), message()]);
+        assert!(outbox.hand().is_some() && outbox.hand().is_none());
+        outbox.sent(1);
+        assert!(outbox.hand().is_none());
+        outbox.answered(1);
+        assert!(outbox.hand().is_some() && outbox.hand().is_none());
+        outbox.widen();
+        assert!(outbox.hand().is_some());
+    }
+
+    #[test]
     fn notes_are_dropped_when_too_many_wait() {
-        let mut outbox = Outbox::new(0);
+        let mut outbox = Outbox::new(0, WINDOW);
         for _ in 0..NOTES {
             assert!(outbox.note(message()));
         }
@@ -196,7 +262,7 @@ mod tests {
         /// entry that the broker did not take.
         #[test]
         fn done_never_runs_ahead(choices in prop::collection::vec((0u8..3, 0usize..16), 0..400)) {
-            let mut outbox = Outbox::new(0);
+            let mut outbox = Outbox::new(0, WINDOW);
             let (mut next, mut packet) = (1, 0u16);
             let mut flying: Vec<(u16, u64)> = Vec::new();
             let mut queued: VecDeque<u64> = VecDeque::new();
@@ -207,7 +273,7 @@ mod tests {
                         let messages = vec![message(); which % 3 + 1];
                         unacknowledged.insert(next, messages.len());
                         queued.extend(std::iter::repeat_n(next, messages.len()));
-                        outbox.enter(event(next), messages);
+                        outbox.enter(next, Some(event(next)), messages);
                         next += 1;
                     }
                     1 if outbox.hand().is_some() => {
@@ -218,7 +284,7 @@ mod tests {
                     2 if !flying.is_empty() => {
                         let (packet, sequence) = flying.remove(which % flying.len());
                         *unacknowledged.get_mut(&sequence).unwrap() -= 1;
-                        outbox.acknowledged(packet);
+                        outbox.answered(packet);
                     }
                     _ => {}
                 }

@@ -53,8 +53,9 @@ impl Topics {
         Some(format!("{}/status", self.discovery.as_ref()?))
     }
 
-    /// The messages of an event, in the order they are sent.
-    pub fn messages(&self, event: &Event) -> Vec<Message> {
+    /// The messages of an event, in the order they are sent. `phase` is what the event's camera is in
+    /// now: of an event that is sent late, what it says is history, and not what the camera is.
+    pub fn messages(&self, event: &Event, phase: Phase) -> Vec<Message> {
         let json = event_json(event);
         let message = |what, payload, retain| Message {
             topic: self.camera(&event.camera, what),
@@ -69,11 +70,8 @@ impl Topics {
                 message("state", state(&words.text).into_bytes(), true),
             ],
             Body::Answer(_) => vec![message("answer", json, false)],
-            Body::Camera(status) => {
-                vec![
-                    message("status", json, true),
-                    self.camera_available(&event.camera, status.phase),
-                ]
+            Body::Camera(_) => {
+                vec![message("status", json, true), self.camera_available(&event.camera, phase)]
             }
         }
     }

@@ -1,0 +1,118 @@
+//! The tables of the wires as serde sees them: `[grpc]`, `[http]`, `[mqtt]`, and their checks.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use url::Url;
+
+use super::raw::{plain_name, within, yes};
+use super::values::client_id;
+use super::{ConfigError, Listen, Mqtt, MqttTls, masked};
+
+/// The most connections a wire may have: of the 65,536 files that the systemd unit lets the daemon
+/// open, cameras and segments need some.
+const CONNECTIONS: usize = 16_384;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawGrpc {
+    enabled: bool,
+    listen: SocketAddr,
+    connections: usize,
+}
+
+impl Default for RawGrpc {
+    fn default() -> Self {
+        RawGrpc { enabled: true, listen: ([127, 0, 0, 1], 50051).into(), connections: 256 }
+    }
+}
+
+impl RawGrpc {
+    pub fn check(self) -> Result<Option<Listen>, ConfigError> {
+        let connections = within("grpc.connections", self.connections, 1, CONNECTIONS)?;
+        Ok(self.enabled.then_some(Listen { addr: self.listen, connections }))
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawHttp {
+    enabled: bool,
+    listen: SocketAddr,
+    connections: usize,
+}
+
+impl Default for RawHttp {
+    fn default() -> Self {
+        RawHttp { enabled: true, listen: ([127, 0, 0, 1], 9090).into(), connections: 64 }
+    }
+}
+
+impl RawHttp {
+    pub fn check(self) -> Result<Option<Listen>, ConfigError> {
+        let connections = within("http.connections", self.connections, 1, CONNECTIONS)?;
+        Ok(self.enabled.then_some(Listen { addr: self.listen, connections }))
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawMqtt {
+    broker: String,
+    username: Option<String>,
+    password_file: Option<PathBuf>,
+    ca_file: Option<PathBuf>,
+    #[serde(default = "client_id")]
+    client_id: String,
+    #[serde(default = "lookout")]
+    prefix: String,
+    #[serde(default = "yes")]
+    home_assistant: bool,
+    #[serde(default = "homeassistant")]
+    home_assistant_prefix: String,
+}
+
+impl RawMqtt {
+    pub fn check(self, folder: &Path) -> Result<Mqtt, ConfigError> {
+        let bad = |why: &str| {
+            ConfigError(format!(
+                "mqtt.broker = {:?}: {why}; wanted mqtt://HOST[:PORT] or mqtts://HOST[:PORT]",
+                masked(&self.broker)
+            ))
+        };
+        let url = Url::parse(&self.broker).map_err(|e| bad(&e.to_string()))?;
+        let host = url.host_str().filter(|h| !h.is_empty()).ok_or_else(|| bad("no host"))?;
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(bad("user and password belong into mqtt.username and mqtt.password_file"));
+        }
+        let ca_file = self.ca_file.map(|path| folder.join(path));
+        let (tls, port) = match url.scheme() {
+            "mqtt" if ca_file.is_some() => return Err(bad("mqtt.ca_file needs mqtts://")),
+            "mqtt" => (None, 1883),
+            "mqtts" => (Some(MqttTls { ca_file }), 8883),
+            _ => return Err(bad("unknown scheme")),
+        };
+        plain_name("mqtt.client_id", &self.client_id)?;
+        plain_name("mqtt.prefix", &self.prefix)?;
+        plain_name("mqtt.home_assistant_prefix", &self.home_assistant_prefix)?;
+        Ok(Mqtt {
+            host: host.to_string(),
+            port: url.port().unwrap_or(port),
+            tls,
+            username: self.username,
+            password_file: self.password_file.map(|path| folder.join(path)),
+            client_id: self.client_id,
+            prefix: self.prefix,
+            discovery: self.home_assistant.then_some(self.home_assistant_prefix),
+        })
+    }
+}
+
+fn lookout() -> String {
+    "lookout".into()
+}
+
+fn homeassistant() -> String {
+    "homeassistant".into()
+}

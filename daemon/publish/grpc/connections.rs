@@ -1,0 +1,118 @@
+//! The listener's connections as tonic takes them, and the calls that are open on each.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio_stream::Stream;
+use tonic::body::Body;
+use tonic::codegen::http::{Request, Response};
+use tonic::codegen::{BoxFuture, Service};
+use tonic::transport::server::Connected;
+use tower_layer::Layer;
+
+use crate::publish::listener::{Call, Calls, Connection, Listener};
+
+/// What HTTP/2 begins with (RFC 9113, 3.4).
+const PREFACE: usize = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len();
+
+type Accepting = Pin<Box<dyn Future<Output = Connection> + Send>>;
+
+/// Connections, for ever.
+pub struct Incoming {
+    listener: Listener,
+    next: Accepting,
+}
+
+impl Incoming {
+    pub fn new(listener: Listener) -> Incoming {
+        Incoming { next: accepting(&listener), listener }
+    }
+}
+
+fn accepting(listener: &Listener) -> Accepting {
+    let listener = listener.clone();
+    Box::pin(async move { listener.accept(PREFACE).await })
+}
+
+impl Stream for Incoming {
+    type Item = Result<Connection, Infallible>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let me = self.get_mut();
+        let accepted = me.next.as_mut().poll(cx);
+        if accepted.is_ready() {
+            me.next = accepting(&me.listener);
+        }
+        accepted.map(|connection| Some(Ok(connection)))
+    }
+}
+
+impl Connected for Connection {
+    type ConnectInfo = Calls;
+
+    fn connect_info(&self) -> Calls {
+        self.calls().clone()
+    }
+}
+
+/// Counts a call on its connection from the request to the end of the reply.
+#[derive(Clone)]
+pub struct CountCalls;
+
+impl<S> Layer<S> for CountCalls {
+    type Service = Counting<S>;
+
+    fn layer(&self, service: S) -> Counting<S> {
+        Counting(service)
+    }
+}
+
+#[derive(Clone)]
+pub struct Counting<S>(S);
+
+impl<S> Service<Request<Body>> for Counting<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>>,
+    S::Future: Send + 'static,
+    S::Error: 'static,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = BoxFuture<Response<Body>, S::Error>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let call = request.extensions().get::<Calls>().map(Calls::begin);
+        let reply = self.0.call(request);
+        Box::pin(async move {
+            let reply = reply.await?;
+            Ok(reply.map(|body| Body::new(Counted { body, _call: call })))
+        })
+    }
+}
+
+/// A reply's body; while it lives, its call is open.
+struct Counted {
+    body: Body,
+    _call: Option<Call>,
+}
+
+impl tonic::codegen::Body for Counted {
+    type Data = <Body as tonic::codegen::Body>::Data;
+    type Error = <Body as tonic::codegen::Body>::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Self::Data>, Self::Error>>> {
+        Pin::new(&mut self.get_mut().body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        tonic::codegen::Body::is_end_stream(&self.body)
+    }
+}

@@ -1,0 +1,433 @@
+//! Where a wire's connections come in: so many at once, and none that is silent or does not read.
+//!
+//! Promises: one connection more than the limit is closed at once and counted; a client that
+//! connects and does not begin to speak, does not read what it asked for, or has no call open for
+//! long is closed; when the process has no file descriptors left, accepting pauses and does not spin.
+//! What is spoken over a connection, gRPC and HTTP know.
+
+use std::future::Future;
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, Sleep};
+
+use super::PublishError;
+use crate::telemetry::{self, Wire};
+
+/// How long accepting rests when the system gives no connection, for lack of descriptors or memory.
+const REST: Duration = Duration::from_millis(200);
+
+/// Between two lines in the log about the same trouble.
+const QUIET: Duration = Duration::from_secs(60);
+
+/// How long a connection may go without what it is for.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// From the connection to the first bytes of its protocol.
+    pub greeting: Duration,
+    /// With bytes to send and none taken.
+    pub stalled: Duration,
+    /// Without an open call.
+    pub idle: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Patience {
+        Patience {
+            greeting: Duration::from_secs(5),
+            stalled: Duration::from_secs(30),
+            idle: Duration::from_secs(300),
+        }
+    }
+}
+
+/// An address that is taken, and its connections. Clones share both.
+#[derive(Clone)]
+pub struct Listener {
+    socket: Arc<TcpListener>,
+    seats: Arc<Semaphore>,
+    connections: usize,
+    wire: Wire,
+    patience: Patience,
+    said: Arc<Said>,
+}
+
+/// When what was logged last.
+#[derive(Default)]
+struct Said {
+    full: Mutex<Option<Instant>>,
+    failed: Mutex<Option<Instant>>,
+}
+
+impl Listener {
+    /// Takes the address before anything slow begins, so that an occupied one is said at once.
+    pub async fn bind(
+        wire: Wire,
+        addr: SocketAddr,
+        connections: usize,
+    ) -> Result<Listener, PublishError> {
+        let socket = TcpListener::bind(addr).await.map_err(|why| match why.kind() {
+            ErrorKind::AddrInUse => PublishError::AddressInUse(addr),
+            _ => PublishError::Bind { addr, why },
+        })?;
+        Ok(Listener {
+            socket: Arc::new(socket),
+            seats: Arc::new(Semaphore::new(connections)),
+            connections,
+            wire,
+            patience: Patience::default(),
+            said: Arc::default(),
+        })
+    }
+
+    pub fn with_patience(self, patience: Patience) -> Listener {
+        Listener { patience, ..self }
+    }
+
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+
+    /// The next connection that there is room for. Safe to drop: a connection is not lost.
+    ///
+    /// `greeting` is how many bytes a client must send before [`Patience::greeting`] is over.
+    pub async fn accept(&self, greeting: usize) -> Connection {
+        loop {
+            let stream = match self.socket.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) if is_of_one_connection(&error) => continue,
+                Err(error) => {
+                    if may_say(&self.said.failed) {
+                        let wire = self.wire.title();
+                        tracing::error!("{wire}: no connection can be accepted: {error}");
+                    }
+                    tokio::time::sleep(REST).await;
+                    continue;
+                }
+            };
+            let Ok(seat) = self.seats.clone().try_acquire_owned() else {
+                telemetry::connection_refused(self.wire);
+                if may_say(&self.said.full) {
+                    let (wire, name, open) =
+                        (self.wire.title(), self.wire.name(), self.connections);
+                    tracing::warn!(
+                        "{wire}: {open} connections are open; more are closed ({name}.connections)"
+                    );
+                }
+                continue;
+            };
+            // Without it a token waits for the packet before it to be acknowledged.
+            let _ = stream.set_nodelay(true);
+            return Connection::new(stream, Seat::take(seat, self.wire), self.patience, greeting);
+        }
+    }
+}
+
+/// The client went before it was accepted; the next one is not concerned.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
+
+fn may_say(said: &Mutex<Option<Instant>>) -> bool {
+    let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
+    let may = said.is_none_or(|at| at.elapsed() >= QUIET);
+    if may {
+        *said = Some(Instant::now());
+    }
+    may
+}
+
+/// One of the connections that may be open; counted while it lives.
+struct Seat {
+    wire: Wire,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Seat {
+    fn take(permit: OwnedSemaphorePermit, wire: Wire) -> Seat {
+        telemetry::connections(wire, 1.0);
+        Seat { wire, _permit: permit }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        telemetry::connections(self.wire, -1.0);
+    }
+}
+
+/// The calls that are open on a connection. Who can tell calls apart counts them here.
+#[derive(Clone, Debug, Default)]
+pub struct Calls(Arc<Mutex<Counted>>);
+
+#[derive(Debug)]
+struct Counted {
+    open: usize,
+    /// When the last one ended, or the connection began.
+    since: Instant,
+}
+
+impl Default for Counted {
+    fn default() -> Counted {
+        Counted { open: 0, since: Instant::now() }
+    }
+}
+
+/// An open call; it ends when this is dropped.
+pub struct Call(Calls);
+
+impl Calls {
+    pub fn begin(&self) -> Call {
+        self.counted(|counted| counted.open += 1);
+        Call(self.clone())
+    }
+
+    /// How long no call has been open.
+    fn idle(&self) -> Duration {
+        self.counted(|counted| match counted.open {
+            0 => counted.since.elapsed(),
+            _ => Duration::ZERO,
+        })
+    }
+
+    fn counted<T>(&self, with: impl FnOnce(&mut Counted) -> T) -> T {
+        with(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.0.counted(|counted| {
+            counted.open -= 1;
+            counted.since = Instant::now();
+        });
+    }
+}
+
+/// A client's connection, which ends by itself when its patience is over.
+pub struct Connection {
+    stream: TcpStream,
+    patience: Patience,
+    /// Bytes of the greeting still to come.
+    greeting: usize,
+    /// When the greeting must be whole, and later when to look for open calls.
+    watch: Pin<Box<Sleep>>,
+    stalled: Option<Pin<Box<Sleep>>>,
+    calls: Calls,
+    seat: Seat,
+}
+
+impl Connection {
+    fn new(stream: TcpStream, seat: Seat, patience: Patience, greeting: usize) -> Connection {
+        let first = if greeting > 0 { patience.greeting } else { patience.idle };
+        let watch = Box::pin(tokio::time::sleep(first));
+        Connection {
+            stream,
+            patience,
+            greeting,
+            watch,
+            stalled: None,
+            calls: Calls::default(),
+            seat,
+        }
+    }
+
+    pub fn patience(&self) -> Patience {
+        self.patience
+    }
+
+    pub fn calls(&self) -> &Calls {
+        &self.calls
+    }
+
+    /// Whether the connection has waited in vain; if not, the task is woken when it may have.
+    fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
+        while self.watch.as_mut().poll(cx).is_ready() {
+            let idle = self.calls.idle();
+            if self.greeting > 0 || idle >= self.patience.idle {
+                return true;
+            }
+            self.watch.as_mut().reset(Instant::now() + (self.patience.idle - idle));
+        }
+        false
+    }
+
+    fn greeted(&mut self, bytes: usize) {
+        if self.greeting > 0 {
+            self.greeting = self.greeting.saturating_sub(bytes);
+            if self.greeting == 0 {
+                self.watch.as_mut().reset(Instant::now() + self.patience.idle);
+            }
+        }
+    }
+
+    fn written(
+        &mut self,
+        cx: &mut Context<'_>,
+        done: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        if done.is_ready() {
+            self.stalled = None;
+            return done;
+        }
+        let patience = self.patience.stalled;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+        match stalled.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(Err(self.timed_out("the client does not read"))),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    fn timed_out(&self, why: &'static str) -> io::Error {
+        telemetry::connection_timed_out(self.seat.wire);
+        io::Error::new(ErrorKind::TimedOut, why)
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let me = self.get_mut();
+        let before = buf.filled().len();
+        let read = Pin::new(&mut me.stream).poll_read(cx, buf);
+        if read.is_ready() {
+            me.greeted(buf.filled().len() - before);
+            return read;
+        }
+        match me.is_over(cx) {
+            true => Poll::Ready(Err(me.timed_out("the client says nothing"))),
+            false => Poll::Pending,
+        }
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let me = self.get_mut();
+        let done = Pin::new(&mut me.stream).poll_write(cx, bytes);
+        me.written(cx, done)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let me = self.get_mut();
+        let done = Pin::new(&mut me.stream).poll_write_vectored(cx, slices);
+        me.written(cx, done)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    const SHORT: Patience = Patience {
+        greeting: Duration::from_millis(200),
+        stalled: Duration::from_millis(300),
+        idle: Duration::from_millis(400),
+    };
+
+    async fn listener(connections: usize) -> (Listener, SocketAddr) {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let listener = Listener::bind(Wire::Grpc, any, connections).await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        (listener.with_patience(SHORT), addr)
+    }
+
+    async fn pair(greeting: usize) -> (Connection, TcpStream) {
+        let (listener, addr) = listener(1).await;
+        let (near, far) = tokio::join!(listener.accept(greeting), TcpStream::connect(addr));
+        (near, far.unwrap())
+    }
+
+    fn timed_out<T: std::fmt::Debug>(done: io::Result<T>) -> bool {
+        done.is_err_and(|error| error.kind() == ErrorKind::TimedOut)
+    }
+
+    #[tokio::test]
+    async fn one_connection_too_many_is_closed_until_another_leaves() {
+        let (listener, addr) = listener(2).await;
+        let mut first = TcpStream::connect(addr).await.unwrap();
+        let taken = listener.accept(0).await;
+        let _second = TcpStream::connect(addr).await.unwrap();
+        let _also_taken = listener.accept(0).await;
+        let mut third = TcpStream::connect(addr).await.unwrap();
+        let next = tokio::spawn(async move { listener.accept(0).await });
+        assert_eq!(third.read(&mut [0]).await.unwrap_or(0), 0, "the third was not closed");
+        assert!(!next.is_finished());
+        drop(taken);
+        assert_eq!(first.read(&mut [0]).await.unwrap_or(0), 0);
+        let _fourth = TcpStream::connect(addr).await.unwrap();
+        next.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_client_that_does_not_begin_is_closed() {
+        let (mut near, mut far) = pair(4).await;
+        let begun = Instant::now();
+        far.write_all(b"PRI").await.unwrap();
+        let mut heard = [0; 4];
+        assert!(timed_out(near.read_exact(&mut heard).await));
+        assert!(begun.elapsed() >= SHORT.greeting / 2);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_does_not_read_is_closed() {
+        let (mut near, _far) = pair(0).await;
+        let much = vec![0; 64 << 20];
+        assert!(timed_out(near.write_all(&much).await));
+    }
+
+    #[tokio::test]
+    async fn a_connection_without_calls_is_closed_and_one_with_a_call_stays() {
+        let (mut near, _far) = pair(0).await;
+        let call = near.calls().begin();
+        let waited = tokio::time::timeout(SHORT.idle * 3, near.read(&mut [0])).await;
+        assert!(waited.is_err(), "closed with an open call: {waited:?}");
+        drop(call);
+        let ended = Instant::now();
+        assert!(timed_out(near.read(&mut [0]).await));
+        assert!(ended.elapsed() >= SHORT.idle / 2);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_has_begun_may_be_silent_for_longer() {
+        let (mut near, mut far) = pair(4).await;
+        far.write_all(b"PRI *").await.unwrap();
+        near.read_exact(&mut [0; 5]).await.unwrap();
+        let silent = Instant::now();
+        assert!(timed_out(near.read(&mut [0]).await));
+        assert!(silent.elapsed() > SHORT.greeting);
+    }
+}

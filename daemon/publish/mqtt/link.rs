@@ -1,0 +1,317 @@
+//! The client library in the words of this module, whichever version of MQTT the broker speaks.
+//!
+//! MQTT 5 is tried first: there the broker is told how large a packet may be, says how large one it
+//! takes, and gives a reason for what it refuses. A broker that does not know it gets MQTT 3.1.1.
+
+use std::io::ErrorKind;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rumqttc::v5;
+use rumqttc::v5::mqttbytes::v5 as packets;
+use rumqttc::{Outgoing, Packet, QoS};
+
+use super::options::{self, Access, LARGEST_PACKET};
+use super::outbox::{Message, WINDOW};
+use super::topics::Topics;
+
+/// The window, two subscriptions and the farewell.
+const REQUESTS: usize = WINDOW + 4;
+
+/// The client pings at least so often, so that something happens; if nothing does, it cannot write.
+const SILENCE: Duration = Duration::from_secs(25);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    V5,
+    V3,
+}
+
+impl Version {
+    pub fn other(self) -> Version {
+        match self {
+            Version::V5 => Version::V3,
+            Version::V3 => Version::V5,
+        }
+    }
+}
+
+/// What was said and heard on a connection.
+#[derive(Debug, PartialEq)]
+pub enum Heard {
+    /// The largest packet that the broker takes, if it says so.
+    Connected {
+        largest: Option<usize>,
+    },
+    Publish {
+        topic: String,
+        payload: Bytes,
+        retain: bool,
+    },
+    /// A message went out under this packet id.
+    Sent(u16),
+    Taken(u16),
+    /// The broker acknowledges the message, and says why it does not take it.
+    Refused(u16, String),
+    SubscriptionRefused,
+    /// Our farewell is out.
+    Disconnecting,
+    /// Nothing that anybody here wants to know.
+    Other,
+}
+
+/// Why a connection ended, in words, and what that means.
+#[derive(Debug)]
+pub struct Break {
+    pub why: String,
+    pub cause: Cause,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// The broker ended it. What it was sent last may be the reason.
+    Closed,
+    /// The broker sent a packet larger than [`LARGEST_PACKET`].
+    TooLarge,
+    /// The broker does not speak this version.
+    Version,
+    Other,
+}
+
+pub enum Client {
+    V5(v5::AsyncClient),
+    V3(rumqttc::AsyncClient),
+}
+
+pub enum Loop {
+    V5(Box<v5::EventLoop>),
+    V3(Box<rumqttc::EventLoop>),
+}
+
+/// A new client with a clean session; it connects when its loop is first turned.
+pub fn open(version: Version, access: Access, topics: &Topics) -> (Client, Loop) {
+    match version {
+        Version::V5 => {
+            let (client, turns) = v5::AsyncClient::new(options::v5(access, topics), REQUESTS);
+            (Client::V5(client), Loop::V5(Box::new(turns)))
+        }
+        Version::V3 => {
+            let (client, mut turns) =
+                rumqttc::AsyncClient::new(options::v3(access, topics), REQUESTS);
+            turns.set_network_options(options::network());
+            (Client::V3(client), Loop::V3(Box::new(turns)))
+        }
+    }
+}
+
+impl Client {
+    pub fn publish(&self, message: Message) -> Result<(), String> {
+        let Message { topic, payload, retain } = message;
+        match self {
+            Client::V5(client) => client
+                .try_publish(topic, v5::mqttbytes::QoS::AtLeastOnce, retain, payload)
+                .map_err(|e| e.to_string()),
+            Client::V3(client) => client
+                .try_publish(topic, QoS::AtLeastOnce, retain, payload)
+                .map_err(|e| e.to_string()),
+        }
+    }
+
+    pub fn subscribe(&self, topic: String) -> Result<(), String> {
+        match self {
+            Client::V5(client) => client
+                .try_subscribe(topic, v5::mqttbytes::QoS::AtLeastOnce)
+                .map_err(|e| e.to_string()),
+            Client::V3(client) => {
+                client.try_subscribe(topic, QoS::AtLeastOnce).map_err(|e| e.to_string())
+            }
+        }
+    }
+
+    /// Whether the farewell will be said.
+    pub fn disconnect(&self) -> bool {
+        match self {
+            Client::V5(client) => client.try_disconnect().is_ok(),
+            Client::V3(client) => client.try_disconnect().is_ok(),
+        }
+    }
+}
+
+impl Loop {
+    /// What came before the end of the connection and was not turned out.
+    pub fn rest(&mut self) -> Vec<Heard> {
+        match self {
+            Loop::V5(turns) => turns.state.events.drain(..).map(heard_v5).collect(),
+            Loop::V3(turns) => turns.state.events.drain(..).map(heard_v3).collect(),
+        }
+    }
+
+    /// The next thing on the connection; the first call makes it.
+    pub async fn turn(&mut self) -> Result<Heard, Break> {
+        let turned = async {
+            match self {
+                Loop::V5(turns) => turns.poll().await.map(heard_v5).map_err(break_v5),
+                Loop::V3(turns) => turns.poll().await.map(heard_v3).map_err(break_v3),
+            }
+        };
+        tokio::time::timeout(SILENCE, turned).await.unwrap_or_else(|_| {
+            Err(Break { why: "the broker takes nothing".into(), cause: Cause::Other })
+        })
+    }
+}
+
+fn heard_v5(event: v5::Event) -> Heard {
+    use packets::{Packet, PubAckReason, SubscribeReasonCode};
+    match event {
+        v5::Event::Incoming(Packet::ConnAck(ack)) => {
+            let largest = ack.properties.and_then(|properties| properties.max_packet_size);
+            Heard::Connected { largest: largest.map(|bytes| bytes as usize) }
+        }
+        v5::Event::Incoming(Packet::Publish(publish)) => Heard::Publish {
+            topic: String::from_utf8_lossy(&publish.topic).into_owned(),
+            payload: publish.payload,
+            retain: publish.retain,
+        },
+        v5::Event::Incoming(Packet::PubAck(ack)) => match ack.reason {
+            PubAckReason::Success | PubAckReason::NoMatchingSubscribers => Heard::Taken(ack.pkid),
+            reason => {
+                let said = ack.properties.and_then(|properties| properties.reason_string);
+                Heard::Refused(ack.pkid, said.unwrap_or_else(|| format!("{reason:?}")))
+            }
+        },
+        v5::Event::Incoming(Packet::SubAck(ack)) => {
+            let well = |code: &SubscribeReasonCode| matches!(code, SubscribeReasonCode::Success(_));
+            if ack.return_codes.iter().all(well) {
+                Heard::Other
+            } else {
+                Heard::SubscriptionRefused
+            }
+        }
+        v5::Event::Outgoing(outgoing) => sent(&outgoing),
+        v5::Event::Incoming(_) => Heard::Other,
+    }
+}
+
+fn heard_v3(event: rumqttc::Event) -> Heard {
+    use rumqttc::{Event, SubscribeReasonCode};
+    match event {
+        Event::Incoming(Packet::ConnAck(_)) => Heard::Connected { largest: None },
+        Event::Incoming(Packet::Publish(publish)) => Heard::Publish {
+            topic: publish.topic,
+            payload: publish.payload,
+            retain: publish.retain,
+        },
+        Event::Incoming(Packet::PubAck(ack)) => Heard::Taken(ack.pkid),
+        Event::Incoming(Packet::SubAck(ack))
+            if ack.return_codes.contains(&SubscribeReasonCode::Failure) =>
+        {
+            Heard::SubscriptionRefused
+        }
+        Event::Outgoing(outgoing) => sent(&outgoing),
+        Event::Incoming(_) => Heard::Other,
+    }
+}
+
+fn sent(outgoing: &Outgoing) -> Heard {
+    match outgoing {
+        Outgoing::Publish(packet) => Heard::Sent(*packet),
+        Outgoing::Disconnect => Heard::Disconnecting,
+        _ => Heard::Other,
+    }
+}
+
+fn break_v5(error: v5::ConnectionError) -> Break {
+    use packets::{ConnectReturnCode, DisconnectReasonCode as Said};
+    use v5::mqttbytes::Error as Bad;
+    use v5::{ConnectionError, StateError};
+    let because = |cause, why: String| Break { why, cause };
+    match error {
+        ConnectionError::Io(error) => because(Cause::Other, error.to_string()),
+        ConnectionError::Timeout(_) => because(Cause::Other, "no answer in time".into()),
+        ConnectionError::ConnectionRefused(ConnectReturnCode::UnsupportedProtocolVersion)
+        // The answer of MQTT 3.1.1 to a version that it does not know.
+        | ConnectionError::MqttState(StateError::Deserialization(
+            Bad::InvalidConnectReturnCode(1),
+        )) => because(Cause::Version, "it does not speak MQTT 5".into()),
+        ConnectionError::ConnectionRefused(code) => {
+            because(Cause::Other, format!("refused: {code:?}"))
+        }
+        ConnectionError::MqttState(error) => match error {
+            StateError::ServerDisconnect { reason_code: Said::SessionTakenOver, .. } => because(
+                Cause::Other,
+                "another client has connected with the same client_id".into(),
+            ),
+            StateError::ServerDisconnect {
+                reason_code:
+                    reason @ (Said::ServerBusy
+                    | Said::ServerShuttingDown
+                    | Said::KeepAliveTimeout
+                    | Said::AdministrativeAction
+                    | Said::UseAnotherServer
+                    | Said::ServerMoved
+                    | Said::ConnectionRateExceeded
+                    | Said::MaximumConnectTime),
+                ..
+            } => because(Cause::Other, format!("the broker says {reason:?}")),
+            StateError::ServerDisconnect { reason_code, reason_string } => {
+                let reason = reason_string.unwrap_or_else(|| format!("{reason_code:?}"));
+                because(Cause::Closed, format!("the broker says {reason}"))
+            }
+            StateError::Deserialization(Bad::PayloadSizeLimitExceeded { pkt_size, .. }) => {
+                because(Cause::TooLarge, too_large(pkt_size))
+            }
+            StateError::Io(error) | StateError::Deserialization(Bad::Io(error)) => {
+                because(of_io(&error), error.to_string())
+            }
+            // An acknowledgement with a reason that the library does not know is read as malformed.
+            StateError::Deserialization(error) => {
+                because(Cause::Closed, format!("an answer of the broker cannot be read: {error}"))
+            }
+            StateError::ConnectionAborted
+            | StateError::OutgoingPacketTooLarge { .. } => {
+                because(Cause::Closed, error.to_string())
+            }
+            error => because(Cause::Other, error.to_string()),
+        },
+        other => because(Cause::Other, other.to_string()),
+    }
+}
+
+fn break_v3(error: rumqttc::ConnectionError) -> Break {
+    use rumqttc::mqttbytes::Error as Bad;
+    use rumqttc::{ConnectReturnCode, ConnectionError, StateError};
+    let because = |cause, why: String| Break { why, cause };
+    match error {
+        ConnectionError::Io(error) => because(Cause::Other, error.to_string()),
+        ConnectionError::NetworkTimeout => because(Cause::Other, "no answer in time".into()),
+        ConnectionError::ConnectionRefused(ConnectReturnCode::RefusedProtocolVersion) => {
+            because(Cause::Version, "it does not speak MQTT 3.1.1".into())
+        }
+        ConnectionError::ConnectionRefused(code) => {
+            because(Cause::Other, format!("refused: {code:?}"))
+        }
+        ConnectionError::MqttState(error) => match error {
+            StateError::Deserialization(Bad::PayloadSizeLimitExceeded(bytes)) => {
+                because(Cause::TooLarge, too_large(bytes))
+            }
+            StateError::Io(error) | StateError::Deserialization(Bad::Io(error)) => {
+                because(of_io(&error), error.to_string())
+            }
+            StateError::ConnectionAborted => because(Cause::Closed, error.to_string()),
+            error => because(Cause::Other, error.to_string()),
+        },
+        other => because(Cause::Other, other.to_string()),
+    }
+}
+
+fn of_io(error: &std::io::Error) -> Cause {
+    use ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    match error.kind() {
+        BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof => Cause::Closed,
+        _ => Cause::Other,
+    }
+}
+
+fn too_large(bytes: usize) -> String {
+    format!("the broker sent a packet of {bytes} bytes; {LARGEST_PACKET} are taken")
+}

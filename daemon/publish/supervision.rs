@@ -1,0 +1,108 @@
+//! Keeps a wire running: one that fails or panics is said, counted and begun again after a pause, and
+//! neither the cameras nor the other wires notice.
+
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::PublishError;
+use crate::backoff::{Backoff, SETTLED};
+use crate::telemetry::{self, Wire};
+
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// Runs what `begin` gives, again and again, until `stop`; then until it has ended.
+pub async fn keep<F>(wire: Wire, stop: CancellationToken, begin: impl Fn() -> F)
+where
+    F: Future<Output = Result<(), PublishError>> + Send + 'static,
+{
+    let mut backoff = Backoff::new(LONGEST_PAUSE);
+    loop {
+        let began = Instant::now();
+        // A task of its own, for a panic to end at; it goes with this future.
+        let mut running = JoinSet::new();
+        running.spawn(begin());
+        let ended = running.join_next().await;
+        if stop.is_cancelled() {
+            return;
+        }
+        if began.elapsed() >= SETTLED {
+            backoff.reset();
+        }
+        let why = match ended {
+            Some(Ok(Err(error))) => error.to_string(),
+            Some(Err(error)) if error.is_panic() => "it panicked; the message stands above".into(),
+            _ => "it ended by itself".into(),
+        };
+        let pause = backoff.pause(rand::random());
+        let seconds = pause.as_secs_f64();
+        tracing::error!("{} failed: {why}; it begins again in {seconds:.1} s", wire.title());
+        telemetry::wire_restarted(wire);
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_wire_that_panics_or_fails_begins_again() {
+        let stop = CancellationToken::new();
+        let begun = Arc::new(AtomicUsize::new(0));
+        let (count, until) = (begun.clone(), stop.clone());
+        let wire = move || {
+            let (turn, until) = (count.fetch_add(1, Ordering::Relaxed), until.clone());
+            async move {
+                match turn {
+                    0 => panic!("a message that this wire cannot say"),
+                    1 => Err(PublishError::Serve { wire: "gRPC", why: "broken".into() }),
+                    2 => Ok(()),
+                    _ => {
+                        until.cancelled().await;
+                        Ok(())
+                    }
+                }
+            }
+        };
+        let kept = tokio::spawn(keep(Wire::Grpc, stop.clone(), wire));
+        tokio::time::timeout(Duration::from_secs(20), async {
+            while begun.load(Ordering::Relaxed) < 4 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await
+        .expect("the wire was not begun again");
+        assert!(!kept.is_finished());
+        stop.cancel();
+        kept.await.unwrap();
+        assert_eq!(begun.load(Ordering::Relaxed), 4);
+    }
+
+    #[tokio::test]
+    async fn a_stop_ends_the_pause() {
+        let (stop, begun) = (CancellationToken::new(), Arc::new(tokio::sync::Notify::new()));
+        let told = begun.clone();
+        let broken = move || {
+            told.notify_one();
+            async { Err(PublishError::Serve { wire: "HTTP", why: "no".into() }) }
+        };
+        let kept = tokio::spawn(keep(Wire::Http, stop.clone(), broken));
+        for _ in 0..3 {
+            begun.notified().await;
+        }
+        // The third pause takes a second at least.
+        let stopped = Instant::now();
+        stop.cancel();
+        kept.await.unwrap();
+        assert!(stopped.elapsed() < Duration::from_millis(500));
+    }
+}
