@@ -267,6 +267,19 @@ fn a_probe_tells_what_is_there() {
     assert!(probed.first_frame_after < Duration::from_secs(10));
 }
 
+#[test]
+fn the_end_of_its_commands_ends_the_camera_server() {
+    for commands in ["", "pause h264\n"] {
+        let options = CamerasOptions {
+            listen: ([127, 0, 0, 1], 0).into(),
+            mounts: CLIPS.mounts(),
+            credentials: None,
+            tls: None,
+        };
+        serve(options, |_| {}, commands.as_bytes()).unwrap();
+    }
+}
+
 // What the tests stand on: a camera that is watched …
 
 fn config(name: &str, source: Source) -> Camera {
@@ -291,6 +304,7 @@ fn rtsp(port: u16, mount: &str, scheme: &str) -> Rtsp {
         username: None,
         password: None,
         transport: Transport::Tcp,
+        stream: None,
         tls: RtspTls::System,
     }
 }

@@ -1,7 +1,7 @@
 //! Cameras: one GStreamer pipeline each, in a thread of its own, from a URL to sampled RGB frames.
 //!
 //! ```text
-//!  rtspsrc ─► depay ─► parse ─► [key frames] ─► decode ─► [pace] ─► deinterlace ─► videoconvert
+//!  rtspsrc ─► funnel ─► depay ─► parse ─► [key frames] ─► decode ─► [pace] ─► deinterlace ─► videoconvert
 //!          ─► videoscale ─► appsink ─► Sink
 //! ```
 //!
@@ -9,7 +9,7 @@
 //! reconnects, and rising UTC times as long as no clock is set back;
 //! a camera that fails, whatever the way, is tried again until it is stopped, and harms no other;
 //! no text that leaves here holds a user name or a password. Left out: what becomes of the frames
-//! ([`Sink`] must take them without waiting), sound, and codecs other than H.264 and H.265 on RTSP.
+//! ([`Sink`] must take them without waiting), and sound.
 
 mod attempt;
 mod backoff;
@@ -18,16 +18,20 @@ mod colours;
 mod decoder;
 mod delivery;
 mod error;
+mod keepalive;
 mod pace;
 mod packets;
 mod patience;
 mod pipeline;
 mod progress;
 mod reach;
+mod reader;
+mod relay;
 mod retry;
 mod rtsp;
 mod tail;
 mod tempo;
+mod wire;
 
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -71,8 +75,9 @@ pub fn init() -> Result<(), InitError> {
     Ok(())
 }
 
-const NEEDED: [(&str, &str); 13] = [
+const NEEDED: [(&str, &str); 14] = [
     ("filesrc", "libgstreamer1.0-0"),
+    ("funnel", "libgstreamer1.0-0"),
     ("capsfilter", "libgstreamer1.0-0"),
     ("decodebin", "gstreamer1.0-plugins-base"),
     ("videoconvert", "gstreamer1.0-plugins-base"),
