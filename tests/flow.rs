@@ -15,22 +15,6 @@ use support::*;
 
 const SECONDS: fn(u64) -> Duration = Duration::from_secs;
 
-/// Windows of a camera follow each other without a hole.
-fn assert_no_window_missing(events: &[Value], camera: &str, every: f64) {
-    let ends: Vec<f64> = events
-        .iter()
-        .filter(|event| is_caption(event, camera))
-        .map(|event| seconds(&event["window"]["to"]))
-        .collect();
-    assert!(ends.len() >= 4, "{camera}: only {} captions", ends.len());
-    // The second one comes as much sooner as its camera's moment in `every` wants.
-    let sooner = ends[1] - ends[0];
-    assert!(0.0 < sooner && sooner < every + 0.01, "{camera}: windows end at {ends:?}");
-    for pair in ends[1..].windows(2) {
-        assert!((pair[1] - pair[0] - every).abs() < 0.01, "{camera}: windows end at {ends:?}");
-    }
-}
-
 #[test]
 fn caption_flow() {
     let folder = folder();

@@ -33,6 +33,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("prost_types", &["daemon/lib.rs", "daemon/publish/grpc", "daemon/client", "daemon/model"]),
     ("rumqttc", &["daemon/publish/mqtt"]),
     ("axum", &["daemon/publish/http"]),
+    ("rlimit", &["daemon/files"]),
     ("hyper", &["daemon/publish/http"]),
     ("hyper_util", &["daemon/publish/http"]),
     ("http_body", &["daemon/publish/grpc"]),

@@ -193,7 +193,13 @@ impl Daemon {
         let file = folder.join("lookout.toml");
         fs::write(&file, config).expect("config");
         let mut command = Command::new(LOOKOUT);
-        command.args(["run", "--config"]).arg(&file).stdout(Stdio::null());
+        command.args(["run", "--config"]).arg(&file);
+        Daemon::by(command, folder, grpc, http)
+    }
+
+    /// Starts the daemon by a command, and waits until it answers.
+    pub fn by(mut command: Command, folder: &Path, grpc: u16, http: u16) -> Daemon {
+        command.stdout(Stdio::null());
         let mut process = Process::start("lookout", &mut command, folder);
         wait_for("the daemon", Duration::from_secs(30), || {
             assert!(process.is_running(), "the daemon ended: {}", process.log());
@@ -222,6 +228,13 @@ impl Daemon {
         let (_, metrics) = get(self.http, "/metrics").expect("metrics");
         let line = metrics.lines().find(|line| line.starts_with(line_start));
         line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0.0)
+    }
+
+    /// Sums a metric over all its lines that have this label.
+    pub fn metric_sum(&self, name: &str, label: &str) -> f64 {
+        let (_, metrics) = get(self.http, "/metrics").expect("metrics");
+        let lines = metrics.lines().filter(|line| line.starts_with(name) && line.contains(label));
+        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
     }
 }
 
@@ -335,4 +348,20 @@ pub fn seconds(time: &Value) -> f64 {
     let text = time.as_str().unwrap_or_else(|| panic!("{time} is no time"));
     let time = humantime::parse_rfc3339(text).unwrap_or_else(|e| panic!("{text}: {e}"));
     time.duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs_f64()
+}
+
+/// Windows of a camera follow each other without a hole.
+pub fn assert_no_window_missing(events: &[Value], camera: &str, every: f64) {
+    let ends: Vec<f64> = events
+        .iter()
+        .filter(|event| is_caption(event, camera))
+        .map(|event| seconds(&event["window"]["to"]))
+        .collect();
+    assert!(ends.len() >= 4, "{camera}: only {} captions", ends.len());
+    // The second one comes as much sooner as its camera's moment in `every` wants.
+    let sooner = ends[1] - ends[0];
+    assert!(0.0 < sooner && sooner < every + 0.01, "{camera}: windows end at {ends:?}");
+    for pair in ends[1..].windows(2) {
+        assert!((pair[1] - pair[0] - every).abs() < 0.01, "{camera}: windows end at {ends:?}");
+    }
 }
