@@ -109,7 +109,13 @@ fn a_password_that_was_taken_before_is_not_called_wrong() {
 #[test]
 fn what_a_camera_answers_is_told() {
     let no_video = "m=audio 0 RTP/AVP 8\r\na=control:track0\r\n";
-    let cases: [(Quirks, &str, Phase, &str); 6] = [
+    let cases: [(Quirks, &str, Phase, &str); 7] = [
+        (
+            Quirks { closes_after: Some(Duration::ZERO), ..Quirks::default() },
+            "live",
+            Phase::Lost,
+            "the connection was closed",
+        ),
         (
             Quirks { status: Some(("DESCRIBE", 453)), ..Quirks::default() },
             "live",

@@ -292,6 +292,12 @@ impl CameraAttempt {
                 rtsp::keep_alive(source);
                 kept_alive = Instant::now();
             }
+            // rtspsrc says nothing of it before it has a stream.
+            if !progress.is_connected()
+                && relay.as_ref().is_some_and(|relay| relay.trouble() == Some(Trouble::Closed))
+            {
+                return Err(Trouble::Closed.error());
+            }
             self.check_stall(started, progress, tell)?;
         }
     }

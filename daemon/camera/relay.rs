@@ -434,7 +434,10 @@ impl Line {
                     talk.alive.ended();
                     let mut state = self.shared.lock();
                     state.learnt = talk.alive.learnt();
-                    state.trouble.get_or_insert(Trouble::Closed);
+                    // Whoever was sent elsewhere comes again.
+                    if state.redirects == 0 {
+                        state.trouble.get_or_insert(Trouble::Closed);
+                    }
                     return Ok(());
                 }
             }
