@@ -33,6 +33,9 @@ mod tail;
 mod tempo;
 mod wire;
 
+#[cfg(fuzzing)]
+pub use wire::fuzz_wire;
+
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};

@@ -55,15 +55,11 @@ fn message(bytes: &[u8]) -> Option<Piece> {
         return (bytes.len() <= LONGEST).then_some(Piece::Unfinished);
     };
     let body = match Head::parse(&bytes[..head]).value("Content-Length") {
-        Some(length) => length.parse::<usize>().ok()?,
+        Some(length) => length.parse().ok().filter(|body| *body <= LONGEST)?,
         None => 0,
     };
     let all = head + body;
-    match body <= LONGEST {
-        true if bytes.len() < all => Some(Piece::Unfinished),
-        true => Some(Piece::Message { head, all }),
-        false => None,
-    }
+    Some(if bytes.len() < all { Piece::Unfinished } else { Piece::Message { head, all } })
 }
 
 fn head_end(bytes: &[u8]) -> Option<usize> {
@@ -169,12 +165,43 @@ fn value_in<'a>(line: &'a str, name: &str) -> Option<&'a str> {
     key.trim().eq_ignore_ascii_case(name).then_some(value.trim())
 }
 
+/// Cuts any bytes into pieces and reads the heads. The entry point of the fuzz target `rtsp_wire`.
+#[cfg(fuzzing)]
+pub fn fuzz_wire(data: &[u8]) {
+    for channels in [&[][..], &[0, 1]] {
+        let mut rest = data;
+        loop {
+            let taken = match first_piece(rest, channels) {
+                Piece::Packet(length) | Piece::Junk(length) => length,
+                Piece::Message { head, all } => {
+                    let mut head = Head::parse(&rest[..head]);
+                    let _ = (head.status(), head.method(), head.uri(), head.value("Session"));
+                    head.set("CSeq", "1");
+                    let _ = head.bytes();
+                    all
+                }
+                Piece::Unfinished => break,
+            };
+            assert!(0 < taken && taken <= rest.len(), "a piece of {taken} of {} bytes", rest.len());
+            rest = &rest[taken..];
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
 
     const ANSWER: &[u8] = b"RTSP/1.0 200 OK\r\nCSeq: 3\r\ncontent-length: 2\r\n\r\nhi";
+
+    #[test]
+    fn a_body_of_any_length_that_is_named_is_no_message_when_too_long() {
+        for length in [LONGEST + 1, usize::MAX - 3, usize::MAX] {
+            let bytes = format!("RTSP/1.0 200 OK\r\nContent-Length: {length}\r\n\r\nv=0");
+            assert!(matches!(first_piece(bytes.as_bytes(), &[]), Piece::Junk(_)), "{length}");
+        }
+    }
 
     #[test]
     fn packets_and_messages_are_told_apart() {

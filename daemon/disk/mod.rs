@@ -20,6 +20,8 @@ use std::{fmt, io};
 pub use folder::Bounds;
 pub use queue::{Jpegs, Queue, Read, Reader, Refused, Wanted, Write};
 pub use record::Record;
+#[cfg(fuzzing)]
+pub use segment::fuzz_segment;
 
 use crate::frame::FrameId;
 use crate::run_clock::boot_time;

@@ -162,3 +162,24 @@ pub fn write_index(folder: &Path, number: u64, size: u64, index: &Builder) -> io
     }
     written.map(|()| index.bytes())
 }
+
+/// Reads any bytes as a segment and as an index. The entry point of the fuzz target `segment`.
+///
+/// The checksums of the first header and of the index are made right, so that what they guard is
+/// reached too.
+#[cfg(fuzzing)]
+pub fn fuzz_segment(data: &[u8]) {
+    let mut bytes = data.to_vec();
+    record::seal(&mut bytes);
+    let _ = record::decode(&bytes);
+    let Ok(mut file) = tempfile::tempfile() else { return };
+    if io::Write::write_all(&mut file, &bytes).is_ok() && io::Seek::rewind(&mut file).is_ok() {
+        let size = bytes.len() as u64;
+        let mut found = Found { records: Vec::new(), size, from_index: false, end: End::Whole };
+        scan(file, 1, &mut Names::default(), &mut found);
+    }
+    let mut index = data.to_vec();
+    index.extend(record::checksum(data).to_le_bytes());
+    let size = data.first_chunk().map_or(0, |size| u64::from_le_bytes(*size));
+    let _ = index::decode(&index, 1, size, &mut Names::default());
+}

@@ -18,6 +18,9 @@ mod outbox;
 mod questions;
 mod topics;
 
+#[cfg(fuzzing)]
+pub use questions::fuzz_question;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;

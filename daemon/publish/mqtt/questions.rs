@@ -204,6 +204,16 @@ impl Refusal {
     }
 }
 
+/// Reads and checks any payload. The entry point of the fuzz target `mqtt_question`.
+#[cfg(fuzzing)]
+pub fn fuzz_question(payload: &[u8]) {
+    use crate::question::{Limits, Question};
+    let limits = Limits { text_bytes: 8192, cameras: None };
+    if let Ok(question) = draft("gate", payload).map(|draft| Question::new(draft, &limits)) {
+        let _ = question.map(|question| question.as_of(std::time::SystemTime::now()));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::{Duration, SystemTime};
