@@ -1,69 +1,92 @@
-# What a person types. `make demo` and `make test` need nothing but Rust and Debian or Ubuntu.
+# The project's commands. `make demo` and `make test` need nothing but Rust and Debian or Ubuntu.
 
-.PHONY: demo demo-clips demo-model demo-score test check setup setup-cuda setup-test golden families test-export soak release export-env install
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-clips demo-model demo-score test check setup setup-cuda setup-test golden \
+	families test-export soak chaos fuzz release export-env install
 
-# DEMO="--for 60s" ends it by itself.
-demo: setup
+PYTHON = target/export-env/bin/python
+# Pinned, and installed beside the build.
+RUFF = target/tools/ruff-0.17.6/bin/ruff
+DENY = target/tools/cargo-deny-0.20.2/bin/cargo-deny
+FUZZ = target/tools/cargo-fuzz-0.13.2/bin/cargo-fuzz
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: setup ## stream the demo cameras into the daemon and show its captions; DEMO="--for 60s" ends it
 	cargo build --bin lookout
 	target/debug/lookout demo $(DEMO)
 
-# What is right of what it says of scenes that nobody has seen, through the whole daemon: a table.
-demo-score: setup export-env
-	target/export-env/bin/python models/demo/render.py target/held-out --held-out 12
+demo-score: setup export-env ## count how many captions and answers about unseen scenes are true
+	$(PYTHON) models/demo/render.py target/held-out --held-out 12
 	cargo build --bin lookout
 	target/debug/lookout demo --score --clips target/held-out --for 210s
 
-# Trains the demo's model from nothing and exports it to models/demo/package: hours. A run that was
-# stopped goes on; `rm -r target/demo-model` begins anew.
-demo-model: export-env
-	nice target/export-env/bin/python models/demo/train.py
+# An interrupted run continues; `rm -r target/demo-model` starts over.
+demo-model: export-env ## train the demo's model and export it to models/demo/package (hours)
+	nice $(PYTHON) models/demo/train.py
 
-# The clips of the demo's cameras.
-demo-clips: export-env
-	target/export-env/bin/python models/demo/render.py
-	target/export-env/bin/python models/demo/cases.py
+demo-clips: export-env ## render the clips of the demo cameras
+	$(PYTHON) models/demo/render.py
+	$(PYTHON) models/demo/cases.py
 
-test: golden families test-export
+test: golden families test-export ## run every test, against real parts
 	cargo test
 
-# Formatting, lints and docs, as CI wants them.
-check: setup
+check: setup $(RUFF) $(DENY) ## check formatting, lints, docs and licences
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
+	$(RUFF) check -q
+	$(RUFF) format -q --check
+	$(DENY) check licenses bans sources
 
-setup:
+setup: ## install what the daemon and the demo need
 	@.ci/setup
 
-# onnxruntime with CUDA and NVIDIA's libraries, 2 GB on disk, where the daemon finds them by itself.
-setup-cuda: setup
+setup-cuda: setup ## fetch onnxruntime with CUDA and NVIDIA's libraries (2 GB on disk)
 	@.ci/setup cuda
 
-# Exports the checkpoints of a folder of golden data, and holds lookout against all of it.
+setup-test: ## install what the tests need
+	@.ci/setup test
+
+# GOLDEN is a folder of golden data.
 GOLDEN ?= tests/golden
-golden: setup-test export-env
-	target/export-env/bin/python models/export/golden.py $(GOLDEN) target/golden-packages
-	target/export-env/bin/python models/export/golden.py $(GOLDEN) target/golden-packages-plain --decoder plain
+golden: setup-test export-env ## export the golden checkpoints and compare lookout with the recordings
+	$(PYTHON) models/export/golden.py $(GOLDEN) target/golden-packages
+	$(PYTHON) models/export/golden.py $(GOLDEN) target/golden-packages-plain --decoder plain
 ifneq ($(GOLDEN),tests/golden)
 	LOOKOUT_GOLDEN=$(abspath $(GOLDEN)) cargo test --test golden
 endif
 
-# Small checkpoints of every model family, their packages, and transformers' answers.
-families: setup-test export-env
-	target/export-env/bin/python models/export/families.py target/families
+families: setup-test export-env ## make small checkpoints and packages of every model family
+	$(PYTHON) models/export/families.py target/families
 
-test-export: export-env
-	target/export-env/bin/python models/export/test_export.py
+test-export: export-env ## test the exporter
+	$(PYTHON) models/export/test_export.py
 
-# Ten minutes of real footage: rate, memory, evidence.
-soak: setup-test
+soak: setup-test ## watch real footage for ten minutes: rate, memory, frames
 	LOOKOUT_SOAK=600 cargo test --test footage -- --nocapture
 
-release: setup
+chaos: setup-test ## break everything around a daemon for ten minutes: clock, disk, broker, clients
+	LOOKOUT_CHAOS=600 cargo test --test chaos -- --nocapture
+
+# The first run compiles everything with coverage, which takes minutes.
+FUZZ_SECONDS ?= 60
+fuzz: setup-test $(FUZZ) ## fuzz each parser for FUZZ_SECONDS (60)
+	@for target in $$($(FUZZ) list); do \
+		echo "fuzz: $$target for $(FUZZ_SECONDS) s"; \
+		mkdir -p target/fuzz/corpus/$$target; \
+		$(FUZZ) run --sanitizer none --target-dir target/fuzz $$target target/fuzz/corpus/$$target \
+			fuzz/seeds/$$target -- -max_total_time=$(FUZZ_SECONDS) -timeout=5 -verbosity=0 \
+			-print_final_stats=1 || exit 1; \
+	done
+
+release: setup ## build the release binary
 	cargo build --release --bin lookout
 
-# Into /usr, or under DESTDIR for a package; a config that is there stays. Needs root, not Rust.
-install:
+# Needs root, not Rust. An existing config stays.
+install: ## install into /usr, or under DESTDIR
 	@test -x target/release/lookout || { echo "first: make release"; exit 1; }
 	install -D target/release/lookout $(DESTDIR)/usr/bin/lookout
 	install -D -m 644 target/onnxruntime/libonnxruntime.so $(DESTDIR)/usr/lib/lookout/libonnxruntime.so
@@ -77,9 +100,17 @@ install:
 	mkdir -p $(DESTDIR)/usr/share/lookout/demo
 	cp -R models/demo/package models/demo/package-fp16 models/demo/cameras $(DESTDIR)/usr/share/lookout/demo
 
-setup-test:
-	@.ci/setup test
-
-# Python for exporting models; the daemon and the demo never need it.
-export-env: setup-test
+# The daemon and the demo never need it.
+export-env: setup-test ## install the Python environment of the exporter
 	@models/export/setup.sh
+
+$(RUFF): | setup-test
+	python3 -m venv $(patsubst %/bin/ruff,%,$@)
+	$(dir $@)pip install -q ruff==0.17.6
+
+# A debug build: it runs for three seconds, and a release build takes minutes.
+$(DENY):
+	cargo install -q cargo-deny --version 0.20.2 --locked --debug --root $(patsubst %/bin/cargo-deny,%,$@)
+
+$(FUZZ):
+	cargo install -q cargo-fuzz --version 0.13.2 --locked --root $(patsubst %/bin/cargo-fuzz,%,$@)

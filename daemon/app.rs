@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, anyhow};
 use tokio::sync::mpsc;
@@ -14,20 +14,23 @@ use tokio_util::sync::CancellationToken;
 use crate::camera::{self, CameraHandle, Sink};
 use crate::config::{self, Config};
 use crate::disk::{self, Disk, Trouble};
-use crate::engine::{Engine, Pictures, Still, Words};
+use crate::engine::{Engine, Failures, Pictures, Still, Words};
 use crate::event::{Body, CameraStatus, Phase};
 use crate::files;
 use crate::frame::Frame;
+use crate::heartbeat::Worker;
 use crate::journal::Journal;
 use crate::language::{Budget, LanguageModel, Limits};
 use crate::loaded::LoadedModel;
 use crate::model::{ModelError, Package, Runtime};
 use crate::publish::{self, Listener, grpc, http, mqtt};
-use crate::service::{
-    Answer, AskError, CameraInfo, Evidence, EvidenceError, Question, Readiness, Service,
-};
+use crate::question::{self, Question};
+use crate::service::{Answer, AskError, CameraInfo, Evidence, EvidenceError, Readiness, Service};
 use crate::telemetry::{self, PrometheusHandle, Wire};
 use crate::vision::{evidence, preprocess};
+
+/// Interval at which hung workers are looked for, where no watchdog sets one.
+const UNWATCHED: Duration = Duration::from_secs(5);
 
 /// Events that a late reader can still have.
 pub const JOURNAL_EVENTS: usize = 10_000;
@@ -49,6 +52,7 @@ struct Daemon {
     engine: Arc<Engine>,
     journal: Arc<Journal>,
     cameras: Vec<config::Camera>,
+    limits: question::Limits,
     statuses: Mutex<HashMap<Arc<str>, CameraStatus>>,
     /// Of the disk, if it keeps frames.
     trouble: Arc<Trouble>,
@@ -94,6 +98,10 @@ impl App {
             statuses: Mutex::new(
                 config.cameras.iter().map(|c| (c.name.clone(), not_yet())).collect(),
             ),
+            limits: question::Limits {
+                text_bytes: config.generate.question_bytes,
+                cameras: Some(config.cameras.iter().map(|camera| camera.name.clone()).collect()),
+            },
             cameras: config.cameras.clone(),
             stopping: AtomicBool::new(false),
         });
@@ -135,7 +143,7 @@ impl App {
             let run = move || mqtt::run(publisher.clone(), end.clone());
             wires.spawn(publish::keep(Wire::Mqtt, stop.clone(), run));
         }
-        let watchdog = tokio::spawn(keep_systemd_informed());
+        let watchdog = tokio::spawn(keep_systemd_informed(daemon.clone()));
 
         let broke = tokio::select! {
             _ = signals.recv() => None,
@@ -201,7 +209,8 @@ fn load(config: &Config) -> Result<(Pictures, Words, Runtime), ModelError> {
     );
     let scratch = preprocess::Scratch::default();
     let dim = encoder.dim();
-    let pictures = Pictures { encoder, preprocess, scratch, evidence, plan: model.plan };
+    let failures = Failures::default();
+    let pictures = Pictures { encoder, preprocess, scratch, evidence, plan: model.plan, failures };
     let words = Words {
         language,
         dim,
@@ -308,21 +317,25 @@ fn spawn_workers(
     failed: &mpsc::Sender<anyhow::Error>,
 ) -> anyhow::Result<Vec<JoinHandle<()>>> {
     type Work = Box<dyn FnOnce(&Engine) -> Result<(), ModelError> + Send>;
-    let spawn = |name: &'static str, work: Work| {
-        let (engine, failed) = (engine.clone(), failed.clone());
+    let spawn = |worker: Worker, work: Work| {
+        let (engine, failed, name) = (engine.clone(), failed.clone(), worker.name());
+        engine.heartbeats.beat(worker);
         thread::Builder::new().name(name.into()).spawn(move || {
             let work = std::panic::AssertUnwindSafe(|| work(&engine));
-            let error = match std::panic::catch_unwind(work) {
+            let worked = std::panic::catch_unwind(work);
+            engine.heartbeats.ended(worker);
+            let error = match worked {
                 Ok(Ok(())) => return,
                 Ok(Err(error)) => anyhow!("the {name} worker failed: {error}"),
                 Err(_) => anyhow!("the {name} worker panicked; the message stands above"),
             };
+            engine.broken(&error.to_string());
             let _ = failed.blocking_send(error);
         })
     };
     let mut workers = vec![
-        spawn("vision", Box::new(|engine| pictures.run(engine)))?,
-        spawn("language", Box::new(|engine| words.run(engine)))?,
+        spawn(Worker::Vision, Box::new(|engine| pictures.run(engine)))?,
+        spawn(Worker::Language, Box::new(|engine| words.run(engine)))?,
     ];
     if let Some(mut disk) = disk {
         // Before anybody can ask about them.
@@ -333,19 +346,30 @@ fn spawn_workers(
             }
             Ok(())
         };
-        workers.push(spawn("disk", Box::new(keep))?);
+        workers.push(spawn(Worker::Disk, Box::new(keep))?);
     }
     Ok(workers)
 }
 
-/// READY=1, then the watchdog's pulse at half its interval, where systemd asks for one.
-async fn keep_systemd_informed() {
+/// Says READY=1, then gives the watchdog's pulse at half its interval, where systemd asks for one
+/// and as long as no worker hangs.
+async fn keep_systemd_informed(daemon: Arc<Daemon>) {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    let Some(interval) = sd_notify::watchdog_enabled() else { return };
-    let mut pulse = tokio::time::interval(interval / 2);
+    let watched = sd_notify::watchdog_enabled();
+    let mut pulse = tokio::time::interval(watched.map_or(UNWATCHED, |interval| interval / 2));
+    let mut hung = false;
     loop {
         pulse.tick().await;
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+        let found = daemon.engine.heartbeats.hung(Instant::now());
+        match &found {
+            Some(why) if !hung => tracing::error!("{why}; the watchdog hears nothing more"),
+            None if hung => tracing::info!("all workers move again"),
+            _ => {}
+        }
+        hung = found.is_some();
+        if watched.is_some() && !hung {
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+        }
     }
 }
 
@@ -420,6 +444,10 @@ impl Service for Daemon {
         self.trouble.get().into_iter().collect()
     }
 
+    fn limits(&self) -> question::Limits {
+        self.limits.clone()
+    }
+
     fn ask(&self, question: Question) -> Result<Answer, AskError> {
         if self.stopping.load(Ordering::Relaxed) {
             return Err(AskError::Stopping);
@@ -430,6 +458,9 @@ impl Service for Daemon {
     fn readiness(&self) -> Readiness {
         if self.stopping.load(Ordering::Relaxed) {
             return Readiness::NotYet("stopping".into());
+        }
+        if let Some(why) = self.engine.heartbeats.hung(Instant::now()) {
+            return Readiness::NotYet(why);
         }
         let statuses = self.statuses();
         if statuses.values().any(|status| status.phase == Phase::Live) {

@@ -48,6 +48,13 @@ impl<K: Eq + Hash, V> Bounded<K, V> {
         }
     }
 
+    /// Keeps no longer what is kept under the key.
+    pub fn forget(&mut self, key: &K) {
+        if let Some((_, bytes)) = self.held.pop(key) {
+            self.bytes -= bytes;
+        }
+    }
+
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -84,6 +91,10 @@ mod tests {
         assert_eq!(kept.make_room(11), None, "larger than all room: nothing leaves for it");
         kept.put("d", "d", 11);
         assert_eq!((kept.count(), kept.get(&"d")), (2, None));
+        for _ in 0..2 {
+            kept.forget(&"c");
+            assert_eq!((kept.count(), kept.bytes()), (1, 4));
+        }
     }
 
     proptest! {

@@ -50,6 +50,19 @@ pub enum Clock {
     Host,
 }
 
+/// The first moment that lookout speaks of, 1970.
+pub const EARLIEST: SystemTime = SystemTime::UNIX_EPOCH;
+
+/// Returns the last moment that lookout speaks of, 9999-12-31T23:59:59: RFC 3339 has four digits for a year.
+pub fn latest() -> SystemTime {
+    EARLIEST + Duration::from_secs(253_402_300_799)
+}
+
+/// Returns the nearest moment between [`EARLIEST`] and [`latest`].
+pub fn clamped(time: SystemTime) -> SystemTime {
+    time.clamp(EARLIEST, latest())
+}
+
 /// A half-open span of time `[from, to)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Span {
@@ -73,7 +86,7 @@ impl Span {
     /// `14:05:00–14:05:50`, UTC, or with the date where `dated`.
     pub fn clock(&self, dated: bool) -> String {
         let show = |time| {
-            let text = humantime::format_rfc3339_seconds(time).to_string();
+            let text = humantime::format_rfc3339_seconds(clamped(time)).to_string();
             let from = if dated { 0 } else { 11 };
             text.get(from..19).unwrap_or(&text).replace('T', " ")
         };
@@ -95,8 +108,11 @@ pub mod rfc3339 {
 
     use serde::{Serialize, Serializer};
 
+    use super::clamped;
+
+    /// Writes any time there is: one that cannot be written as the nearest that can.
     pub fn format(time: SystemTime) -> String {
-        humantime::format_rfc3339_millis(time).to_string()
+        humantime::format_rfc3339_millis(clamped(time)).to_string()
     }
 
     pub fn serialize<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
@@ -111,6 +127,46 @@ pub mod rfc3339 {
             serializer: S,
         ) -> Result<S::Ok, S::Error> {
             time.map(format).serialize(serializer)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Any time that the system can hold.
+    fn times() -> impl Strategy<Value = SystemTime> {
+        let far = prop_oneof![
+            any::<u64>(),
+            Just(i64::MAX as u64),
+            253_402_300_700..253_402_300_900u64,
+            0..100u64
+        ];
+        (far, 0..1_000_000_000u32, any::<bool>()).prop_map(|(seconds, nanos, after)| {
+            let length = Duration::new(seconds, nanos);
+            let time = match after {
+                true => EARLIEST.checked_add(length),
+                false => EARLIEST.checked_sub(length),
+            };
+            time.unwrap_or(EARLIEST)
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn every_time_there_is_can_be_written(from in times(), to in times()) {
+            let written = rfc3339::format(from);
+            prop_assert_eq!(written.len(), "2026-01-01T00:00:00.000Z".len());
+            let read = humantime::parse_rfc3339(&written).expect("RFC 3339");
+            let off = clamped(from).duration_since(read).expect("not later");
+            prop_assert!(off < Duration::from_millis(1));
+            let span = Span { from, to };
+            prop_assert!(!span.clock(true).is_empty() && !span.clock(false).is_empty());
+            prop_assert!(serde_json::to_string(&span).is_ok());
+            let _ = (span.is_over_days(), span.length());
         }
     }
 }

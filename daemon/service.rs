@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use serde::Deserialize;
 use tokio::sync::mpsc;
 
 use crate::event::{CameraStatus, Description, Part};
 use crate::journal::Journal;
+use crate::question::{Draft, Limits, Question, QuestionError};
+use crate::telemetry;
 
 /// Implemented by `app`.
 pub trait Service: Send + Sync + 'static {
@@ -24,6 +25,15 @@ pub trait Service: Send + Sync + 'static {
         run: Option<u64>,
         number: u64,
     ) -> Result<Evidence, EvidenceError>;
+
+    /// Returns the limits that questions are checked against.
+    fn limits(&self) -> Limits;
+
+    /// Checks what a wire has read of a question.
+    fn question(&self, draft: Draft) -> Result<Question, AskError> {
+        let question = Question::new(draft, &self.limits()).map_err(AskError::from);
+        question.inspect_err(telemetry::question_refused)
+    }
 
     /// Takes a question about a range of a camera's time. Never waits: full is an error.
     /// Dropping the answer's receiver cancels it.
@@ -66,71 +76,6 @@ pub enum EvidenceError {
     Unreadable { camera: String, number: u64 },
 }
 
-#[derive(Clone, Debug)]
-pub struct Question {
-    pub camera: String,
-    /// Given by the wire, returned in the answer's `id`.
-    pub id: String,
-    pub text: String,
-    pub range: Range,
-    pub detail: Detail,
-    /// An earlier answer's, or a name of the asker's own; `None`: a new one.
-    pub conversation: Option<String>,
-    /// `None`: as configured.
-    pub max_new_tokens: Option<usize>,
-}
-
-/// How closely a range is looked at.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Detail {
-    /// In parts where one look would leave out too much.
-    #[default]
-    Auto,
-    /// One look.
-    Overview,
-    /// In parts, each one look.
-    Parts,
-}
-
-/// What time a question is about.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Range {
-    /// The camera's most recent window.
-    #[default]
-    Recent,
-    /// Up to the newest frame.
-    Last(Duration),
-    /// `to` `None`, or still to come: up to the newest frame.
-    Between { from: SystemTime, to: Option<SystemTime> },
-    /// The window of this event of the journal; `run` `None`: of this run.
-    Event { run: Option<u64>, sequence: u64 },
-}
-
-impl Range {
-    /// At most one of `last`, `from` (with or without `to`) and `event` (with or without its `run`);
-    /// the error says so.
-    pub fn of(
-        last: Option<Duration>,
-        from: Option<SystemTime>,
-        to: Option<SystemTime>,
-        event: Option<u64>,
-        run: Option<u64>,
-    ) -> Result<Range, String> {
-        if run.is_some() && event.is_none() {
-            return Err("a run needs its event, too".into());
-        }
-        match (last, from, to, event) {
-            (None, None, None, None) => Ok(Range::Recent),
-            (Some(last), None, None, None) => Ok(Range::Last(last)),
-            (None, Some(from), to, None) => Ok(Range::Between { from, to }),
-            (None, None, None, Some(sequence)) => Ok(Range::Event { run, sequence }),
-            (None, None, Some(_), None) => Err("a range needs its from, too".into()),
-            _ => Err("wanted one range: last, or from and to, or event".into()),
-        }
-    }
-}
-
 /// Of a range in parts each part as it is answered; tokens as they are made, then exactly one
 /// `Finished` or `Failed`.
 pub type Answer = mpsc::Receiver<AnswerItem>;
@@ -155,11 +100,23 @@ pub enum AskError {
     BadQuestion(String),
     #[error("the daemon is stopping")]
     Stopping,
+    /// The same question may be answered another time.
+    #[error("the model failed this time, ask again: {0}")]
+    Failed(String),
     #[error("the model failed: {0}")]
     Model(String),
 }
 
-/// Ready: the model is loaded and at least one camera is live.
+impl From<QuestionError> for AskError {
+    fn from(error: QuestionError) -> AskError {
+        match error {
+            QuestionError::NoSuchCamera(name) => AskError::NoSuchCamera(name),
+            QuestionError::Bad(why) => AskError::BadQuestion(why),
+        }
+    }
+}
+
+/// Ready: the model is loaded, every worker moves, and at least one camera is live.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Readiness {
     Ready,

@@ -16,8 +16,11 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder};
 use tracing_subscriber::EnvFilter;
 
 const FRAMES: Metric = counter_of("lookout_frames_total", "Frames taken from a camera");
-const FRAMES_DROPPED: Metric =
-    counter_of("lookout_frames_dropped_total", "Frames dropped, by the place that was full");
+const FRAMES_DROPPED: Metric = counter_of(
+    "lookout_frames_dropped_total",
+    "Frames dropped, by reason: inbox (encoding is behind), corrupt (no picture, or no time), failed (a \
+     run of the model did), nonfinite (its numbers were not finite)",
+);
 const FRAMES_EVICTED: Metric = counter_of(
     "lookout_frames_evicted_total",
     "Frames that left the rolling buffer, for their age or for room",
@@ -29,7 +32,9 @@ const CAMERA_RECONNECTS: Metric =
 const CAPTIONS: Metric = counter_of("lookout_captions_total", "Captions published");
 const CAPTIONS_SKIPPED: Metric = counter_of(
     "lookout_captions_skipped_total",
-    "Windows that got no caption: it would have been late, or a newer window took its place",
+    "Windows that got no caption, by reason: late, replaced (by a newer window), gone (no frame of it \
+     was left), refused (the prompt does not fit), failed (a run of the model did), nonfinite (its \
+     numbers were not finite)",
 );
 const ANSWERS: Metric = counter_of("lookout_answers_total", "Questions answered");
 const QUESTIONS_REFUSED: Metric =
@@ -44,6 +49,11 @@ const WINDOW_CHANGE: Metric = Metric {
     unit: Unit::Count,
     about: "How much a window differs from the last described one, on the scale of camera.unchanged",
 };
+const MODEL_FAILURES: Metric = counter_of(
+    "lookout_model_failures_total",
+    "Captions, answers and frames that the model failed on, by part (vision, language) and kind: run \
+     (it ended with an error), nonfinite (its numbers were not finite)",
+);
 const STAGE_SECONDS: Metric = Metric {
     name: "lookout_stage_seconds",
     kind: Shape::Histogram,
@@ -130,7 +140,7 @@ const MODEL_INFO: Metric = gauge_of(
     "Always 1; its labels name model, device and why that one",
 );
 
-const ALL: [Metric; 35] = [
+const ALL: [Metric; 36] = [
     FRAMES,
     FRAMES_DROPPED,
     FRAMES_EVICTED,
@@ -142,6 +152,7 @@ const ALL: [Metric; 35] = [
     WINDOW_CHANGE,
     ANSWERS,
     QUESTIONS_REFUSED,
+    MODEL_FAILURES,
     STAGE_SECONDS,
     TOKENS,
     BUFFER_BYTES,
@@ -274,13 +285,17 @@ impl Wire {
     }
 }
 
-/// Where a frame was dropped.
+/// Why a frame was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DropReason {
     /// Between camera and vision: encoding is behind.
     Inbox,
     /// The frame was unusable: no time, or not a picture.
     Corrupt,
+    /// A run of the model ended with an error.
+    Failed,
+    /// The model's features were not finite.
+    NotFinite,
 }
 
 pub fn frame(camera: &str) {
@@ -291,6 +306,8 @@ pub fn frames_dropped(camera: &str, reason: DropReason, frames: u64) {
     let reason = match reason {
         DropReason::Inbox => "inbox",
         DropReason::Corrupt => "corrupt",
+        DropReason::Failed => "failed",
+        DropReason::NotFinite => "nonfinite",
     };
     counter!(FRAMES_DROPPED.name, "camera" => camera.to_owned(), "reason" => reason)
         .increment(frames);
@@ -319,12 +336,24 @@ pub enum SkipReason {
     Late,
     /// The next window closed before its turn came.
     Replaced,
+    /// No frame of it was left in the hot tier when its turn came.
+    Gone,
+    /// The model cannot be asked its prompt.
+    Refused,
+    /// A run of the model ended with an error.
+    Failed,
+    /// The model's logits were not finite.
+    NotFinite,
 }
 
 pub fn caption_skipped(camera: &str, reason: SkipReason) {
     let reason = match reason {
         SkipReason::Late => "late",
         SkipReason::Replaced => "replaced",
+        SkipReason::Gone => "gone",
+        SkipReason::Refused => "refused",
+        SkipReason::Failed => "failed",
+        SkipReason::NotFinite => "nonfinite",
     };
     counter!(CAPTIONS_SKIPPED.name, "camera" => camera.to_owned(), "reason" => reason).increment(1);
 }
@@ -334,7 +363,10 @@ pub fn caption_unchanged(camera: &str) {
 }
 
 pub fn window_change(camera: &str, change: f32) {
-    histogram!(WINDOW_CHANGE.name, "camera" => camera.to_owned()).record(f64::from(change));
+    // One that is infinite would be the histogram's sum for ever.
+    if change.is_finite() {
+        histogram!(WINDOW_CHANGE.name, "camera" => camera.to_owned()).record(f64::from(change));
+    }
 }
 
 pub fn answer(camera: &str) {
@@ -350,9 +382,30 @@ pub fn question_refused(error: &crate::service::AskError) {
         AskError::QueueFull { .. } => "queue_full",
         AskError::BadQuestion(_) => "bad_question",
         AskError::Stopping => "stopping",
-        AskError::Model(_) => "model",
+        AskError::Failed(_) | AskError::Model(_) => "model",
     };
     counter!(QUESTIONS_REFUSED.name, "reason" => reason).increment(1);
+}
+
+/// Kind of a model's failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailureKind {
+    /// A run ended with an error.
+    Run,
+    /// A number that it computed is not finite.
+    NotFinite,
+}
+
+pub fn model_failed(part: crate::model::Part, kind: FailureKind) {
+    let part = match part {
+        crate::model::Part::Vision => "vision",
+        crate::model::Part::Language => "language",
+    };
+    let kind = match kind {
+        FailureKind::Run => "run",
+        FailureKind::NotFinite => "nonfinite",
+    };
+    counter!(MODEL_FAILURES.name, "part" => part, "kind" => kind).increment(1);
 }
 
 pub fn stage(camera: &str, stage: Stage, took: Duration) {

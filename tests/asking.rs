@@ -86,13 +86,44 @@ fn a_long_range_is_answered_part_by_part() {
     let more = daemon.metric(again) - before;
     assert!(before >= 50.0 && more <= before / 2.0, "{before} frames, then {more} more");
     assert_eq!(list(&told, "parts").len(), 10);
-    assert!(told["summary"] == "model" || told["summary"] == "list", "{told}");
+    assert_eq!(told["summary"], "model", "{told}");
     let (code, text, _) = daemon.client(&["ask", "gate", question, "--last", "38s"]);
     let lines: Vec<&str> = text.lines().collect();
     let [parts @ .., answer, grounds] = &lines[..] else { panic!("{text}") };
     assert!(code == Some(0) && grounds.contains(", in 10 parts"), "{text}");
     assert!(answer.contains(" 10 parts"), "{text}");
     assert_eq!(parts.iter().filter(|line| line.starts_with("  ")).count(), 10, "{text}");
+}
+
+/// Sixteen parts with as many words as they may have: the model's context has no room for all of them
+/// beside a full look at the range.
+#[test]
+fn the_model_sums_up_sixteen_long_parts() {
+    let folder = folder();
+    let dir = folder.path();
+    // Its model has no end token that it could say.
+    let package = dir.join("endless");
+    copy_folder(&repository().join("models/demo/package"), &package).expect("copy");
+    std::fs::write(package.join("generation_config.json"), r#"{"eos_token_id": 999999}"#)
+        .expect("write");
+    let cameras = Cameras::start(dir, 0, &[("gate", &clip("gate"))], &[]);
+    let (grpc, http) = (free_port(), free_port());
+    let of_demo = repository().join("models/demo/package");
+    let config = head(grpc, http, None)
+        .replace("max_new_tokens = 48", "max_new_tokens = 128")
+        .replace(of_demo.to_str().expect("path"), package.to_str().expect("path"))
+        + &camera("gate", &cameras.url("gate"), "captions = false").replace("fps = 2", "fps = 8");
+    let daemon = Daemon::with_config(dir, &config, grpc, http);
+    let frames = "lookout_buffer_frames{camera=\"gate\",tier=\"hot\"}";
+    wait_for("seconds", SECONDS(60), || (daemon.metric(frames) > 130.0).then_some(()));
+
+    let question = "What is happening?";
+    let told = ask(&daemon, question, &["--last", "60s", "--detail", "parts"]);
+    let parts = list(&told, "parts");
+    assert_eq!(parts.len(), 16, "{told}");
+    let letters: usize = parts.iter().map(|part| part["text"].as_str().map_or(0, str::len)).sum();
+    assert!(letters > 3000, "{letters} letters are no long answers: {told}");
+    assert_eq!(told["summary"], "model", "{told}");
 }
 
 #[test]
@@ -124,6 +155,17 @@ fn a_conversation_stays_with_its_window() {
     assert_eq!(ask(&daemon, "And a dog?", &["--conversation", name])["earlier_turns"], 1);
     let other = ask(&daemon, "And a dog?", &["--conversation", "another"]);
     assert!(other["earlier_turns"].is_null(), "{other}");
+    // Where there is no room for all that was said, the oldest is left out; it never ends.
+    let mut turns = Vec::new();
+    for number in 0..9 {
+        let question =
+            format!("Is there a person? Look at the {number}th: {}", "a car, ".repeat(30));
+        let answer = ask(&daemon, &question, &["--conversation", "long"]);
+        assert_eq!(answer["window"], ask(&daemon, "And?", &["--conversation", "long"])["window"]);
+        turns.push(answer["earlier_turns"].as_u64().unwrap_or(0));
+    }
+    assert_eq!(turns[..2], [0, 2], "{turns:?}");
+    assert!(turns[8] >= 1 && turns[8] < 8, "nothing had to be left out: {turns:?}");
     let ranged = ["ask", "gate", "And?", "--conversation", "talk", "--last", "3s"];
     let (code, _, error) = daemon.client(&ranged);
     assert_eq!(code, Some(1));

@@ -203,19 +203,28 @@ fn any_range_of_the_buffer_can_be_asked_about() {
     assert!(error.contains("there is some from 2"), "{error}");
     assert!(refused(&["--event", "100000"]).contains("not in the journal"));
 
-    // The same by MQTT.
-    let question = format!(r#"{{"id":"past","question":"Is there a person?","event":{sequence}}}"#);
-    let mut publish = Command::new("mosquitto_pub");
-    publish.args(["-p", &broker.port.to_string(), "-t", "lookout/gate/ask", "-m", &question]);
-    assert!(publish.status().expect("mosquitto_pub").success());
-    wait_for("the answer by MQTT", SECONDS(20), || {
-        let line = mqtt.next(SECONDS(20))?;
-        let (topic, payload) = line.split_once(' ')?;
-        let answer: Value = serde_json::from_str(payload).ok()?;
-        (topic == "lookout/gate/answer" && answer["id"] == "past").then(|| {
-            assert_eq!(answer["frames"], first["frames"]);
+    // The same by MQTT; and about more time than there is.
+    let port = broker.port.to_string();
+    let mut by_mqtt = |id: &str, range: &str| {
+        let question = format!(r#"{{"id":"{id}","question":"Is there a person?",{range}}}"#);
+        let mut publish = Command::new("mosquitto_pub");
+        publish.args(["-p", &port, "-t", "lookout/gate/ask", "-m", &question]);
+        assert!(publish.status().expect("mosquitto_pub").success());
+        wait_for("the answer by MQTT", SECONDS(20), || {
+            let line = mqtt.next(SECONDS(20))?;
+            let (topic, payload) = line.split_once(' ')?;
+            let answer: Value = serde_json::from_str(payload).ok()?;
+            (topic == "lookout/gate/answer" && answer["id"] == id).then_some(answer)
         })
-    });
+    };
+    let past = by_mqtt("past", &format!(r#""event":{sequence}"#));
+    assert_eq!(past["frames"], first["frames"]);
+    let all = by_mqtt("all", r#""last":"60y","detail":"overview""#);
+    assert_eq!(all["window"]["from"], "1970-01-01T00:00:00.000Z", "{all}");
+    assert_eq!(
+        ask(&["--last", "100y", "--detail", "overview"])["window"]["from"],
+        all["window"]["from"]
+    );
 }
 
 /// Breaks the gate's camera by `hurt`, waits for `phase`, heals it, and wants captions again within
@@ -428,7 +437,8 @@ fn a_second_signal_ends_at_once() {
             assert_eq!(ended, Some(1));
             return;
         }
-        assert_eq!(ended, Some(0));
+        // The answer was over; whatever else the daemon had to end may be cut off or not.
+        assert!(matches!(ended, Some(0 | 1)), "{ended:?}");
     }
     panic!("no answer was cut off");
 }

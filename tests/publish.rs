@@ -16,6 +16,7 @@ use lookout::journal::Journal;
 use lookout::proto;
 use lookout::proto::lookout_client::LookoutClient;
 use lookout::publish::{Listener, Patience, PublishError, grpc, http, mqtt};
+use lookout::question::{Draft, Limits, Question};
 use lookout::service::*;
 use lookout::telemetry::Wire;
 use rumqttc::{AsyncClient, MqttOptions, Packet, QoS};
@@ -69,6 +70,58 @@ async fn an_event_is_the_same_on_both_wires() {
     publisher.stop().await;
 }
 
+/// Asks with numbers that only protobuf can carry: each is refused with a reason, or its range can be
+/// written.
+#[tokio::test]
+async fn numbers_out_of_range_are_refused_or_clamped_over_grpc() {
+    use proto::ask_request::Range as Asked;
+    let daemon = Daemon::start(10).await;
+    // What reaches the service is told back.
+    daemon.service.answers_with(|question| Err(AskError::Model(format!("{:?}", question.range()))));
+    let time = |seconds, nanos| Some(prost_types::Timestamp { seconds, nanos });
+    let span = |from, to| Some(Asked::Between(proto::Span { from, to }));
+    let last = |seconds, nanos| Some(Asked::Last(prost_types::Duration { seconds, nanos }));
+    let (low, high, least, most) = (i64::MIN, i64::MAX, i32::MIN, i32::MAX);
+    let request = |range| proto::AskRequest {
+        camera: "gate".into(),
+        question: "Open?".into(),
+        range,
+        ..Default::default()
+    };
+    let zero = proto::AskRequest { max_new_tokens: Some(0), ..request(None) };
+    let detail = proto::AskRequest { detail: 17, ..request(None) };
+    let long = proto::AskRequest { question: "a".repeat(3_900_000), ..request(None) };
+    for (request, code, said) in [
+        (request(last(low, least)), Code::InvalidArgument, "last is less than nothing"),
+        (request(last(-1, 0)), Code::InvalidArgument, "last is less than nothing"),
+        (request(last(0, 0)), Code::InvalidArgument, "last is a range of no length"),
+        (request(last(high, most)), Code::Internal, "Last(253402300799s)"),
+        (request(span(time(low, least), time(high, most))), Code::Internal, "tv_sec: 253402300799"),
+        (request(span(time(-1, 0), None)), Code::Internal, "tv_sec: 0,"),
+        (request(span(time(low, 0), time(-5, most))), Code::InvalidArgument, "no length"),
+        (request(span(time(high, 0), time(0, least))), Code::InvalidArgument, "backwards"),
+        (request(span(None, time(1, 0))), Code::InvalidArgument, "needs its from"),
+        (request(span(None, None)), Code::InvalidArgument, "needs its from"),
+        (zero, Code::InvalidArgument, "max_new_tokens is 0"),
+        (detail, Code::InvalidArgument, "detail is \"17\""),
+        (long, Code::InvalidArgument, "at most 8192 bytes"),
+    ] {
+        let asked = (request.range, request.max_new_tokens);
+        let status = daemon.client().await.ask(request).await.unwrap_err();
+        assert_eq!(status.code(), code, "{asked:?}: {}", status.message());
+        assert!(status.message().contains(said), "{asked:?}: {}", status.message());
+    }
+    let both = |range| {
+        let cameras = vec!["gate".to_string(), "yard".to_string()];
+        proto::AskRequest { camera: String::new(), cameras, ..request(range) }
+    };
+    for range in [last(high, most), span(time(high, most), None)] {
+        let mut answers = daemon.client().await.ask(both(range)).await.unwrap().into_inner();
+        let told = answers.message().await.unwrap().unwrap().item.unwrap();
+        assert!(matches!(told, proto::ask_response::Item::Refused(_)), "{told:?}");
+    }
+}
+
 #[tokio::test]
 async fn an_event_of_another_run_is_not_taken_for_one_of_this() {
     let daemon = Daemon::start(100).await;
@@ -94,15 +147,17 @@ async fn an_event_of_another_run_is_not_taken_for_one_of_this() {
     // A question's event is told to the daemon with its run.
     daemon
         .service
-        .answers_with(|question| Err(AskError::BadQuestion(format!("{:?}", question.range))));
-    let range = Range::Event { run: Some(RUN - 1), sequence: 3 };
-    let question = client::Question {
-        cameras: vec!["gate".into()],
+        .answers_with(|question| Err(AskError::BadQuestion(format!("{:?}", question.range()))));
+    let draft = Draft {
+        camera: "gate".into(),
         text: "Open?".into(),
-        range,
-        ..client::Question::default()
+        run: Some(RUN - 1),
+        event: Some(3),
+        ..Draft::default()
     };
-    let asked = client::ask(&daemon.grpc, question, Output::Text, &mut Vec::new()).await;
+    let question = Question::new(draft, &Limits::unknown()).unwrap();
+    let range = question.range();
+    let asked = client::ask(&daemon.grpc, &[question], Output::Text, &mut Vec::new()).await;
     assert_eq!(asked.unwrap_err().to_string(), format!("{range:?}"));
 }
 
@@ -357,49 +412,53 @@ async fn the_client_prints_for_people() {
         let (to, answer) = mpsc::channel(4);
         to.try_send(AnswerItem::Token("Ye".into())).unwrap();
         to.try_send(AnswerItem::Token("s.".into())).unwrap();
-        to.try_send(AnswerItem::Finished(Box::new(words(&question.id, "Yes.")))).unwrap();
+        to.try_send(AnswerItem::Finished(Box::new(words(question.id(), "Yes.")))).unwrap();
         Ok(answer)
     });
-    let asked = |cameras: &[&str]| client::Question {
-        cameras: cameras.iter().map(|name| name.to_string()).collect(),
-        text: "Open?".into(),
-        ..client::Question::default()
+    let asked = |cameras: &[&str]| -> Vec<Question> {
+        let draft = |camera: &str| Draft {
+            camera: camera.into(),
+            text: "Open?".into(),
+            ..Draft::default()
+        };
+        let question = |camera: &&str| Question::new(draft(camera), &Limits::unknown()).unwrap();
+        cameras.iter().map(question).collect()
     };
     let mut out = Vec::new();
-    client::ask(&daemon.grpc, asked(&["gate"]), Output::Text, &mut out).await.unwrap();
+    client::ask(&daemon.grpc, &asked(&["gate"]), Output::Text, &mut out).await.unwrap();
     let text = String::from_utf8(out).unwrap();
     assert!(text.starts_with("Yes.\n[2/4 frames"), "{text}");
 
     let mut out = Vec::new();
-    client::ask(&daemon.grpc, asked(&["gate"]), Output::Json, &mut out).await.unwrap();
+    client::ask(&daemon.grpc, &asked(&["gate"]), Output::Json, &mut out).await.unwrap();
     let json: Value = serde_json::from_slice(&out).unwrap();
     assert_eq!((&json["kind"], &json["camera"]), (&"answer".into(), &"gate".into()));
     assert!(json["id"].as_str().unwrap().starts_with("grpc-"));
 
     // Of several, the one that has nothing is said, and the other answers all the same.
-    daemon.service.answers_with(|question| match question.camera.as_str() {
+    daemon.service.answers_with(|question| match question.camera() {
         "gate" => Err(AskError::NoFootage { camera: "gate".into(), why: "no footage".into() }),
         _ => {
             let (to, answer) = mpsc::channel(4);
             to.try_send(AnswerItem::Token("No.".into())).unwrap();
-            to.try_send(AnswerItem::Finished(Box::new(words(&question.id, "No.")))).unwrap();
+            to.try_send(AnswerItem::Finished(Box::new(words(question.id(), "No.")))).unwrap();
             Ok(answer)
         }
     });
     let mut out = Vec::new();
     let both = || asked(&["gate", "yard"]);
-    let error = client::ask(&daemon.grpc, both(), Output::Text, &mut out).await.unwrap_err();
+    let error = client::ask(&daemon.grpc, &both(), Output::Text, &mut out).await.unwrap_err();
     let text = String::from_utf8(out).unwrap();
     assert!(text.starts_with("yard: No.\n[2/4 frames"), "{text}");
     assert_eq!(error.to_string(), "camera \"gate\" gave no answer (OUT_OF_RANGE)");
     let unknown = asked(&["gate", "gaet"]);
-    let error = client::ask(&daemon.grpc, unknown, Output::Text, &mut Vec::new()).await;
+    let error = client::ask(&daemon.grpc, &unknown, Output::Text, &mut Vec::new()).await;
     assert_eq!(error.unwrap_err().to_string(), "no camera is named \"gaet\"");
 
     // Parts are told as they come, and the answer behind them; what only lists them is not told twice.
     for (summary, answer) in [(Summary::YesNo, "Yes, in 1 of 2 parts.\n"), (Summary::List, "")] {
         daemon.service.answers_with(move |question| {
-            let mut whole = words(&question.id, "Yes, in 1 of 2 parts.");
+            let mut whole = words(question.id(), "Yes, in 1 of 2 parts.");
             (whole.summary, whole.parts) = (Some(summary), vec![part("No."), part("Yes.")]);
             let (to, answer) = mpsc::channel(4);
             for part in whole.parts.clone() {
@@ -410,7 +469,7 @@ async fn the_client_prints_for_people() {
             Ok(answer)
         });
         let mut out = Vec::new();
-        client::ask(&daemon.grpc, both(), Output::Text, &mut out).await.unwrap();
+        client::ask(&daemon.grpc, &both(), Output::Text, &mut out).await.unwrap();
         let text = String::from_utf8(out).unwrap();
         let lines: Vec<&str> = text.split_inclusive('\n').collect();
         let of_yard = lines.iter().position(|line| *line == "yard:\n").expect("yard");
@@ -421,7 +480,7 @@ async fn the_client_prints_for_people() {
             assert!(lines.last().is_some_and(|line| line.contains(", in 2 parts")), "{text}");
         }
         let mut out = Vec::new();
-        client::ask(&daemon.grpc, both(), Output::Json, &mut out).await.unwrap();
+        client::ask(&daemon.grpc, &both(), Output::Json, &mut out).await.unwrap();
         let json = String::from_utf8(out).unwrap();
         assert_eq!(json.lines().count(), 2, "{json}");
     }
@@ -827,18 +886,15 @@ async fn questions_come_by_mqtt_too() {
     let daemon = Daemon::start(100).await;
     let service = daemon.service.clone();
     daemon.service.answers_with(move |question| {
-        if question.camera != "gate" {
-            return Err(AskError::NoSuchCamera(question.camera));
-        }
         let (to, answer) = mpsc::channel(4);
-        match question.text.as_str() {
+        match question.text() {
             "full?" => {
                 let retry_after = Duration::from_secs(4);
                 return Err(AskError::QueueFull { waiting: 8, retry_after });
             }
             "broken?" => to.try_send(AnswerItem::Failed(AskError::Model("nan".into()))).unwrap(),
             text => {
-                let answer = words(&question.id, &format!("{text} Yes."));
+                let answer = words(question.id(), &format!("{text} Yes."));
                 service.journal.append("gate".into(), Body::Answer(answer.clone()));
                 to.try_send(AnswerItem::Finished(Box::new(answer))).unwrap();
             }
@@ -854,6 +910,10 @@ async fn questions_come_by_mqtt_too() {
     assert_eq!((&answer["id"], &answer["text"]), (&"q1".into(), &"Open? Yes.".into()));
     assert_eq!((&answer["camera"], &answer["kind"]), (&"gate".into(), &"answer".into()));
 
+    // A template makes a number of an id that looks like one.
+    heard.say("lookout/gate/ask", r#"{"id":1795649810620,"question":"Open?"}"#).await;
+    assert_eq!(heard.json_on("lookout/gate/answer").await["id"], "1795649810620");
+
     heard.say("lookout/gate/ask", "Plain?").await;
     let answer = heard.json_on("lookout/gate/answer").await;
     assert_eq!(answer["text"], "Plain? Yes.");
@@ -863,6 +923,7 @@ async fn questions_come_by_mqtt_too() {
         ("lookout/gate/ask", r#"{"id":"q3","question":"broken?"}"#, "q3", "INTERNAL"),
         ("lookout/gate/ask", r#"{"id":"q4"}"#, "q4", "INVALID_ARGUMENT"),
         ("lookout/gate/ask", "{nonsense", "", "INVALID_ARGUMENT"),
+        ("lookout/gate/ask", r#"{"id":6,"question":"Open?","last":-1}"#, "6", "INVALID_ARGUMENT"),
         ("lookout/nowhere/ask", r#"{"id":"q5","question":"Open?"}"#, "q5", "NOT_FOUND"),
     ] {
         heard.say(topic, question).await;
@@ -1044,6 +1105,10 @@ impl Service for Fake {
             }
             _ => Err(EvidenceError::NoSuchFrame { camera: camera.into(), number }),
         }
+    }
+
+    fn limits(&self) -> Limits {
+        Limits { text_bytes: 8192, cameras: Some(vec!["gate".into(), "yard".into()]) }
     }
 
     fn ask(&self, question: Question) -> Result<Answer, AskError> {

@@ -16,7 +16,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("tokenizers", &["daemon/language/"]),
     ("minijinja", &["daemon/language/template/"]),
     ("minijinja_contrib", &["daemon/language/template/"]),
-    ("jiff", &["daemon/language/template/"]),
+    ("jiff", &["daemon/language/template/", "daemon/question"]),
     ("fast_image_resize", &["daemon/vision/"]),
     ("turbojpeg", &["daemon/vision/"]),
     ("crc32fast", &["daemon/disk/record"]),
@@ -41,7 +41,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("metrics", &["daemon/telemetry"]),
     ("metrics_exporter_prometheus", &["daemon/telemetry"]),
     // `Kind` of an event and a question's `Detail` are also flags' values.
-    ("clap", &["daemon/cli/", "daemon/demo/", "daemon/event.rs", "daemon/service.rs"]),
+    ("clap", &["daemon/cli/", "daemon/demo/", "daemon/event.rs", "daemon/question"]),
 ];
 
 /// Values and arithmetic: each place, and the only foreign names it may use outside its tests. A
@@ -49,7 +49,9 @@ const HOMES: &[(&str, &[&str])] = &[
 const PURE: &[(&str, &[&str])] = &[
     ("daemon/frame.rs", &["serde", "humantime", "bytes"]),
     ("daemon/event.rs", &["serde", "serde_json", "clap"]),
+    ("daemon/question", &["clap", "humantime", "jiff", "thiserror"]),
     ("daemon/bounded.rs", &["lru"]),
+    ("daemon/heartbeat.rs", &[]),
     ("daemon/journal.rs", &["serde", "thiserror", "tokio::sync::"]),
     ("daemon/slowfast/", &["serde", "thiserror", "half"]),
     ("daemon/engine/inbox", &[]),

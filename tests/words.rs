@@ -106,6 +106,7 @@ fn work(
                     assert_eq!(heard[&ticket].trim_end(), reply.text);
                     assert!(replies.insert(ticket, reply).is_none(), "finished twice");
                 }
+                Said::Failed(failure) => panic!("{failure}"),
             }
             listening(ticket)
         });

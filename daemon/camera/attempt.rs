@@ -13,9 +13,12 @@ use gst::prelude::*;
 
 use super::delivery::Delivery;
 use super::error::CameraError;
-use super::pipeline::{self, Opened, Progress};
+use super::packets::RtpClock;
+use super::patience::{Patience, Verdict};
+use super::pipeline;
+use super::progress::{Opened, Progress};
 use super::reach;
-use super::retry::{Attempt, Stop};
+use super::retry::{Attempt, News, Stop};
 use crate::config::{Camera, Rtsp, Source};
 
 /// How often a stop and a stall are looked for.
@@ -24,15 +27,14 @@ const TICK: Duration = Duration::from_millis(250);
 /// The last resort: rtspsrc has a time-out of its own on each request.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Key frames come every ten seconds from some cameras, and nothing can be shown before one.
-const FIRST_PICTURE_TIMEOUT: Duration = Duration::from_secs(15);
-
 /// A pipeline that does not end in this time is left to a thread of its own.
 const TEARDOWN_TIMEOUT: Duration = Duration::from_millis(800);
 
 pub struct CameraAttempt {
     config: Camera,
     delivery: Arc<Delivery>,
+    clock: Arc<RtpClock>,
+    patience: Patience,
     /// The hardware decoder has failed: this camera is decoded in software from now on.
     software_only: bool,
     /// The password of the last attempt, to notice a change.
@@ -46,9 +48,9 @@ enum End {
 }
 
 impl Attempt for CameraAttempt {
-    fn run_once(&mut self, stop: &Stop, on_live: &mut dyn FnMut(&str)) -> Result<(), CameraError> {
+    fn run_once(&mut self, stop: &Stop, tell: &mut dyn FnMut(News<'_>)) -> Result<(), CameraError> {
         loop {
-            match self.play(stop, on_live) {
+            match self.play(stop, tell) {
                 Ok(End::Stopped) => return Ok(()),
                 Ok(End::EndOfFile) => {}
                 Err(CameraError::Decoder { name, why }) if !self.software_only => {
@@ -74,9 +76,12 @@ impl Attempt for CameraAttempt {
 
 impl CameraAttempt {
     pub fn new(config: Camera, delivery: Arc<Delivery>) -> CameraAttempt {
+        let patience = Patience::new(config.stall_timeout);
         CameraAttempt {
             config,
             delivery,
+            clock: Arc::default(),
+            patience,
             software_only: false,
             password: None,
             opened: Opened::default(),
@@ -95,7 +100,7 @@ impl CameraAttempt {
         }
     }
 
-    fn play(&mut self, stop: &Stop, on_live: &mut dyn FnMut(&str)) -> Result<End, CameraError> {
+    fn play(&mut self, stop: &Stop, tell: &mut dyn FnMut(News<'_>)) -> Result<End, CameraError> {
         self.password = match self.rtsp() {
             Some(rtsp) => read_password(rtsp)?,
             None => None,
@@ -107,10 +112,13 @@ impl CameraAttempt {
             self.software_only,
             &self.delivery,
             &progress,
+            &self.clock,
         )?;
         let playing = Playing { pipeline, progress, camera: self.config.name.clone() };
-        let end = self.watch(&playing, stop, on_live);
+        let end = self.watch(&playing, stop, tell);
         self.opened = playing.progress.opened();
+        let stalled = matches!(end, Err(CameraError::Stalled(_)));
+        self.patience.learn(&playing.progress.signs(), stalled);
         end
     }
 
@@ -118,7 +126,7 @@ impl CameraAttempt {
         &self,
         playing: &Playing,
         stop: &Stop,
-        on_live: &mut dyn FnMut(&str),
+        tell: &mut dyn FnMut(News<'_>),
     ) -> Result<End, CameraError> {
         let Playing { pipeline, progress, .. } = playing;
         let bus = pipeline.bus().ok_or_else(|| CameraError::internal("a pipeline without bus"))?;
@@ -139,34 +147,39 @@ impl CameraAttempt {
                 // Posted by `Progress`.
                 Some(gst::MessageView::Application(_)) => match progress.failure() {
                     Some(error) => return Err(error),
-                    None => on_live(&progress.opened().decoder),
+                    None => tell(News::Live(&progress.opened().decoder)),
                 },
                 _ => {}
             }
-            self.check_stall(started, progress)?;
+            self.check_stall(started, progress, tell)?;
         }
     }
 
-    fn check_stall(&self, started: Instant, progress: &Progress) -> Result<(), CameraError> {
-        let stall = self.config.stall_timeout;
-        match (progress.last_picture(), progress.connected_at()) {
-            (Some(last), _) if last.elapsed() > stall => Err(CameraError::Stalled(stall)),
-            (None, Some(at)) => match stall.max(FIRST_PICTURE_TIMEOUT) {
-                patience if at.elapsed() > patience => Err(CameraError::Stalled(patience)),
-                _ => Ok(()),
-            },
-            (None, None) if started.elapsed() > CONNECT_TIMEOUT => {
-                let seconds = CONNECT_TIMEOUT.as_secs();
-                Err(CameraError::Lost(format!("no connection within {seconds} s")))
-            }
-            _ => Ok(()),
+    fn check_stall(
+        &self,
+        started: Instant,
+        progress: &Progress,
+        tell: &mut dyn FnMut(News<'_>),
+    ) -> Result<(), CameraError> {
+        if !progress.is_connected() {
+            let seconds = CONNECT_TIMEOUT.as_secs();
+            return match started.elapsed() > CONNECT_TIMEOUT {
+                true => Err(CameraError::Lost(format!("no connection within {seconds} s"))),
+                false => Ok(()),
+            };
         }
+        match self.patience.judge(&progress.signs()) {
+            Verdict::Well => {}
+            Verdict::WaitsForKeyFrame => tell(News::Waiting("waiting for a key frame")),
+            Verdict::Stalled(limit) => return Err(CameraError::Stalled(limit)),
+        }
+        Ok(())
     }
 
     fn ended(&self, progress: &Progress) -> Result<End, CameraError> {
         match self.config.source {
             Source::Rtsp(_) => Err(CameraError::Lost("the connection was closed".into())),
-            Source::File(_) if progress.last_picture().is_some() => Ok(End::EndOfFile),
+            Source::File(_) if progress.has_shown() => Ok(End::EndOfFile),
             Source::File(_) => Err(CameraError::Lost("the file holds no picture".into())),
         }
     }
@@ -174,7 +187,7 @@ impl CameraAttempt {
     fn explain(&self, message: &gst::message::Error, progress: &Progress) -> CameraError {
         let failed = message.src().map(|source| source.name());
         let opened = progress.opened();
-        let at_start = progress.last_picture().is_none();
+        let at_start = !progress.has_shown();
         if opened.hardware && at_start && failed.as_deref() == Some(pipeline::DECODER) {
             let why = message.error().message().to_string();
             return CameraError::Decoder { name: opened.decoder, why };

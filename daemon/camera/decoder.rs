@@ -58,6 +58,19 @@ impl Codec {
         }
     }
 
+    /// How the depayloader shall hand the stream on. Parameter sets that stay in the stream may
+    /// change between two pictures; out of it, each change begins the decoder anew.
+    pub fn stream_format(self) -> Option<gst::Caps> {
+        let media = match self {
+            Codec::H264 => "video/x-h264",
+            Codec::H265 => "video/x-h265",
+        };
+        let caps = gst::Caps::builder(media)
+            .field("stream-format", "byte-stream")
+            .field("alignment", "au");
+        Some(caps.build())
+    }
+
     /// Best first.
     pub fn decoders(self) -> [Decoder; 8] {
         let hardware = |element| Decoder { element, kind: Kind::Hardware, download: None };

@@ -21,6 +21,15 @@ pub struct Delivery {
     begun: Instant,
 }
 
+/// What the stream says of a picture's time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// How long ago the picture was taken, as far as its arrival tells.
+    pub age: Duration,
+    /// The stream's clock is right, so that its UTC time may be taken.
+    pub believed: bool,
+}
+
 #[derive(Default)]
 struct Sequence {
     next: u64,
@@ -32,13 +41,13 @@ impl Delivery {
         Delivery { camera, sink, sequence: Mutex::default(), begun: Instant::now() }
     }
 
-    /// `age`: how long ago the picture arrived.
-    pub fn deliver(&self, sample: &gst::Sample, age: Duration) -> Result<()> {
+    pub fn deliver(&self, sample: &gst::Sample, timing: Timing) -> Result<()> {
+        let Timing { age, believed } = timing;
         let picture = Picture::of(sample)?;
         let now = SystemTime::now();
         let arrived = now.checked_sub(age).unwrap_or(now);
         let mut sequence = self.sequence();
-        let stamp = sequence.clock.stamp(arrived, picture.camera_time);
+        let stamp = sequence.clock.stamp(arrived, picture.camera_time.filter(|_| believed));
         if let Some(off) = stamp.newly_off_by {
             tracing::warn!(
                 camera = %self.camera,

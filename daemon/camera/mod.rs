@@ -1,7 +1,8 @@
 //! Cameras: one GStreamer pipeline each, in a thread of its own, from a URL to sampled RGB frames.
 //!
 //! ```text
-//!  rtspsrc ─► depay ─► parse ─► [key frames] ─► decode ─► [pace] ─► videoconvert ─► appsink ─► Sink
+//!  rtspsrc ─► depay ─► parse ─► [key frames] ─► decode ─► [pace] ─► deinterlace ─► videoconvert
+//!          ─► videoscale ─► appsink ─► Sink
 //! ```
 //!
 //! Promises: frames of a camera have rising numbers and strictly rising UTC times, over reconnects;
@@ -16,9 +17,15 @@ mod decoder;
 mod delivery;
 mod error;
 mod pace;
+mod packets;
+mod patience;
 mod pipeline;
+mod progress;
 mod reach;
 mod retry;
+mod rtsp;
+mod tail;
+mod tempo;
 
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -61,10 +68,13 @@ pub fn init() -> Result<(), InitError> {
     Ok(())
 }
 
-const NEEDED: [(&str, &str); 10] = [
+const NEEDED: [(&str, &str); 13] = [
     ("filesrc", "libgstreamer1.0-0"),
+    ("capsfilter", "libgstreamer1.0-0"),
     ("decodebin", "gstreamer1.0-plugins-base"),
     ("videoconvert", "gstreamer1.0-plugins-base"),
+    ("videoscale", "gstreamer1.0-plugins-base"),
+    ("deinterlace", "gstreamer1.0-plugins-good"),
     ("appsink", "gstreamer1.0-plugins-base"),
     ("rtspsrc", "gstreamer1.0-plugins-good"),
     ("rtph264depay", "gstreamer1.0-plugins-good"),

@@ -7,29 +7,65 @@ use std::time::Duration;
 
 const EARLY: u64 = 10_000_000;
 
+/// When a picture is shown, in nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// By the stream's own time.
+    pub stream: u64,
+    /// By the time of its arrival.
+    pub arrival: u64,
+}
+
 #[derive(Clone, Debug)]
 pub struct Pace {
     /// Nanoseconds, as are all times here.
     interval: u64,
     due: Option<u64>,
+    /// When the last picture to be looked at arrived.
+    last: Option<u64>,
+    steady: bool,
 }
 
 impl Pace {
     pub fn new(fps: f64) -> Pace {
         let interval = Duration::try_from_secs_f64(1.0 / fps).unwrap_or(Duration::MAX);
-        Pace { interval: u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX), due: None }
+        let interval = u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX);
+        Pace { interval, due: None, last: None, steady: true }
     }
 
-    /// Whether the picture with this presentation time is one to look at.
+    /// Says if this is a picture to look at. The stream's time decides where it is `steady`, since
+    /// it spreads evenly what the network delivers in bursts; else the time of arrival.
     ///
     /// In any span of `t` seconds at most `t · fps + 1.1` are; a picture may come a little early,
     /// or a camera whose rate is the one wanted would lose frames to its jitter.
-    pub fn admits(&mut self, time: u64) -> bool {
+    pub fn admits(&mut self, moment: Moment, steady: bool) -> bool {
+        let time = if steady { moment.stream } else { moment.arrival };
+        if self.steady != steady {
+            self.steady = steady;
+            let waited = self.last.map(|last| moment.arrival.saturating_sub(last));
+            self.due = waited.map(|w| time.saturating_sub(w).saturating_add(self.interval));
+        }
+        // The stream's time stands still, or crawls.
+        let overdue = self.last.is_some_and(|last| {
+            moment.arrival >= last.saturating_add(self.interval.saturating_mul(2))
+        });
+        let admitted = self.is_due(time, overdue);
+        if admitted {
+            self.last = Some(moment.arrival);
+        }
+        admitted
+    }
+
+    fn is_due(&mut self, time: u64, overdue: bool) -> bool {
         let early = (self.interval / 10).min(EARLY);
         match self.due {
             // The time jumped back: a new beginning.
             Some(due) if time.saturating_add(self.interval.saturating_mul(2)) < due => {}
-            Some(due) if time.saturating_add(early) < due => return false,
+            Some(due) if time.saturating_add(early) < due => {
+                if !overdue {
+                    return false;
+                }
+            }
             // On time: the next is due an interval after this one was due, so that the rate is
             // exact over many frames.
             Some(due) if time < due.saturating_add(self.interval) => {
@@ -50,9 +86,14 @@ mod tests {
 
     const SECOND: u64 = 1_000_000_000;
 
+    /// A picture that arrives when it is shown.
+    fn on_time(time: u64) -> Moment {
+        Moment { stream: time, arrival: time }
+    }
+
     fn admitted(fps: f64, camera: u64, seconds: u64) -> usize {
         let mut pace = Pace::new(fps);
-        (0..camera * seconds).filter(|i| pace.admits(i * SECOND / camera)).count()
+        (0..camera * seconds).filter(|i| pace.admits(on_time(i * SECOND / camera), true)).count()
     }
 
     #[test]
@@ -72,18 +113,62 @@ mod tests {
     #[test]
     fn after_a_gap_frames_do_not_come_in_a_burst() {
         let mut pace = Pace::new(2.0);
-        assert!(pace.admits(0));
-        assert!(pace.admits(10 * SECOND));
-        assert!(!pace.admits(10 * SECOND + SECOND / 4));
-        assert!(pace.admits(10 * SECOND + SECOND / 2));
+        assert!(pace.admits(on_time(0), true));
+        assert!(pace.admits(on_time(10 * SECOND), true));
+        assert!(!pace.admits(on_time(10 * SECOND + SECOND / 4), true));
+        assert!(pace.admits(on_time(10 * SECOND + SECOND / 2), true));
     }
 
     #[test]
     fn a_jump_back_is_a_new_beginning() {
         let mut pace = Pace::new(1.0);
-        assert!(pace.admits(100 * SECOND));
-        assert!(pace.admits(5 * SECOND));
-        assert!(!pace.admits(5 * SECOND + SECOND / 2));
+        assert!(pace.admits(on_time(100 * SECOND), true));
+        assert!(pace.admits(on_time(5 * SECOND), true));
+        assert!(!pace.admits(on_time(5 * SECOND + SECOND / 2), true));
+    }
+
+    #[test]
+    fn a_stream_whose_time_stands_still_is_looked_at() {
+        let mut pace = Pace::new(2.0);
+        let admitted: Vec<_> = (0..250u64)
+            .map(|picture| picture * SECOND / 25)
+            .filter(|at| pace.admits(Moment { stream: 42, arrival: *at }, true))
+            .collect();
+        assert_eq!(admitted.len(), 10, "a second apart: {admitted:?}");
+        let later = (250..500u64).map(|picture| picture * SECOND / 25);
+        let admitted =
+            later.filter(|at| pace.admits(Moment { stream: 42, arrival: *at }, false)).count();
+        assert_eq!(admitted, 20);
+    }
+
+    #[test]
+    fn a_burst_from_the_network_is_spread_by_the_streams_time() {
+        let mut pace = Pace::new(5.0);
+        let burst = |second: u64| {
+            (0..25u64).map(move |picture| Moment {
+                stream: second * SECOND + picture * SECOND / 25,
+                arrival: (second + 1) * SECOND,
+            })
+        };
+        assert_eq!((0..20).flat_map(burst).filter(|m| pace.admits(*m, true)).count(), 100);
+    }
+
+    #[test]
+    fn a_change_of_the_time_that_decides_costs_no_frame() {
+        for ahead in [-800_000_000i64, 0, 900_000_000] {
+            let mut pace = Pace::new(2.0);
+            let mut admitted = Vec::new();
+            for picture in 0..200u64 {
+                let arrival = 10 * SECOND + picture * SECOND / 10;
+                let moment = Moment { stream: arrival.saturating_add_signed(ahead), arrival };
+                if pace.admits(moment, picture < 53 || picture > 111) {
+                    admitted.push(arrival);
+                }
+            }
+            assert!((39..=42).contains(&admitted.len()), "{ahead}: {}", admitted.len());
+            let most = admitted.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
+            assert!(most <= 600_000_000, "{ahead}: {most}");
+        }
     }
 
     proptest! {
@@ -96,7 +181,7 @@ mod tests {
             let count = jitter
                 .iter()
                 .enumerate()
-                .filter(|(i, jitter)| pace.admits(*i as u64 * 40_000_000 + *jitter))
+                .filter(|(i, jitter)| pace.admits(on_time(*i as u64 * 40_000_000 + *jitter), true))
                 .count() as f64;
             prop_assert!(count <= 10.0 * fps + 1.1, "{count} of {fps}");
             prop_assert!(count >= 10.0 * fps - 1.1, "{count} of {fps}");

@@ -9,8 +9,8 @@
 //!   Lost, Stalled, Refused ◄────────────────────────────┘
 //! ```
 //!
-//! `Connecting` is said only before anything is known. After a failure its phase and reason stand
-//! until the camera is live again or fails in another way: "lost: connection refused" is what a
+//! `Connecting` is said before anything is known, and while a camera that answers has not shown a
+//! picture. After a failure its phase and reason stand until then, or until it fails in another way: "lost: connection refused" is what a
 //! user wants to read, not a flicker of attempts.
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -22,13 +22,22 @@ use super::error::CameraError;
 use crate::event::{CameraStatus, Phase};
 
 pub trait Attempt {
-    /// Connects and plays until it fails; `Ok` only after a stop was asked for. `on_live` is
-    /// called with the decoder's name at the first frame (and may be called again).
-    fn run_once(&mut self, stop: &Stop, on_live: &mut dyn FnMut(&str)) -> Result<(), CameraError>;
+    /// Connects and plays until it fails; `Ok` only after a stop was asked for. News may be told
+    /// again and again.
+    fn run_once(&mut self, stop: &Stop, tell: &mut dyn FnMut(News<'_>)) -> Result<(), CameraError>;
 
     /// Whether the credentials have changed since the last attempt, so that it is worth trying
     /// again at once.
     fn has_new_credentials(&self) -> bool;
+}
+
+/// What is told of an attempt while it lasts.
+#[derive(Clone, Copy, Debug)]
+pub enum News<'n> {
+    /// The first frame has come, out of the decoder of this name.
+    Live(&'n str),
+    /// Connected, without a frame yet, for this reason.
+    Waiting(&'static str),
 }
 
 /// How often changed credentials are looked for.
@@ -43,9 +52,12 @@ pub fn run(
     let mut backoff = Backoff::new(reconnect_max);
     loop {
         let mut live_since = None;
-        let outcome = attempt.run_once(stop, &mut |decoder| {
-            live_since.get_or_insert_with(Instant::now);
-            reporter.live(decoder);
+        let outcome = attempt.run_once(stop, &mut |news| match news {
+            News::Live(decoder) => {
+                live_since.get_or_insert_with(Instant::now);
+                reporter.live(decoder);
+            }
+            News::Waiting(reason) => reporter.waiting(reason),
         });
         let Err(error) = outcome else { return };
         reporter.down(&error);
@@ -133,6 +145,14 @@ impl Reporter {
         tracing::info!(camera = %self.delivery.camera(), decoder, "live");
     }
 
+    fn waiting(&mut self, reason: &'static str) {
+        if (self.status.phase, self.status.reason.as_str()) == (Phase::Connecting, reason) {
+            return;
+        }
+        tracing::info!(camera = %self.delivery.camera(), "{reason}");
+        self.change(Phase::Connecting, reason.to_string());
+    }
+
     fn down(&mut self, error: &CameraError) {
         let (phase, reason) = (error.phase(), error.to_string());
         if (self.status.phase, &self.status.reason) == (phase, &reason) {
@@ -179,11 +199,17 @@ mod tests {
     struct Script(Vec<(bool, Option<CameraError>)>);
 
     impl Attempt for Script {
-        fn run_once(&mut self, _: &Stop, on_live: &mut dyn FnMut(&str)) -> Result<(), CameraError> {
+        fn run_once(
+            &mut self,
+            _: &Stop,
+            tell: &mut dyn FnMut(News<'_>),
+        ) -> Result<(), CameraError> {
             let (live, end) = self.0.remove(0);
             if live {
-                on_live("avdec_h264");
-                on_live("avdec_h264");
+                tell(News::Waiting("waiting for a key frame"));
+                tell(News::Waiting("waiting for a key frame"));
+                tell(News::Live("avdec_h264"));
+                tell(News::Live("avdec_h264"));
             }
             end.map_or(Ok(()), Err)
         }
@@ -215,10 +241,12 @@ mod tests {
             told,
             [
                 (Phase::Connecting, "", 0),
+                (Phase::Connecting, "waiting for a key frame", 0),
                 (Phase::Live, "", 0),
                 (Phase::Stalled, "no frame for 5 s", 1),
                 (Phase::Lost, "connection refused", 1),
                 (Phase::Refused, "wrong user or password", 1),
+                (Phase::Connecting, "waiting for a key frame", 1),
                 (Phase::Live, "", 1),
             ]
         );

@@ -1,14 +1,13 @@
 //! `lookout ask`: whom, what, and about which time.
 
 use std::io::Write;
-use std::time::{Duration, SystemTime};
 
 use clap::Args;
 use tokio::runtime::Runtime;
 
 use super::{Client, Failure};
 use crate::client;
-use crate::service::{Detail, Range};
+use crate::question::{Detail, Draft, Limits, Question, RawLength, RawTime};
 
 #[derive(Args)]
 pub struct Ask {
@@ -22,19 +21,16 @@ pub struct Ask {
     question: String,
     /// At most so many new tokens; as configured if not given.
     #[arg(long, value_name = "N")]
-    max_new_tokens: Option<u32>,
-    /// About so much time up to now: 90s, 10m, 1h.
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
-    #[arg(conflicts_with_all = ["from", "event"])]
-    last: Option<Duration>,
-    /// From this time on, UTC: 2026-03-01T14:05:00.
-    #[arg(long, value_name = "UTC", value_parser = humantime::parse_rfc3339_weak)]
-    #[arg(conflicts_with = "event")]
-    from: Option<SystemTime>,
-    /// Until this time, UTC; without it, until now.
-    #[arg(long, value_name = "UTC", value_parser = humantime::parse_rfc3339_weak)]
-    #[arg(requires = "from")]
-    to: Option<SystemTime>,
+    max_new_tokens: Option<u64>,
+    /// About so much time up to now: 90s, 10m, 1h, 00:10:00, or a number of seconds.
+    #[arg(long, value_name = "TIME", conflicts_with_all = ["from", "event"])]
+    last: Option<String>,
+    /// From this time on: 2026-03-01T14:05:00Z, or with another offset, +01:00; without any, UTC.
+    #[arg(long, value_name = "TIME", conflicts_with = "event")]
+    from: Option<String>,
+    /// Until this time; without it, until now.
+    #[arg(long, value_name = "TIME", requires = "from")]
+    to: Option<String>,
     /// About the window of this event, by its sequence, as `lookout watch --json` prints it.
     #[arg(long, value_name = "SEQUENCE")]
     event: Option<u64>,
@@ -52,17 +48,21 @@ pub struct Ask {
 }
 
 pub fn ask(runtime: &Runtime, args: Ask, out: &mut dyn Write) -> Result<(), Failure> {
-    let range = Range::of(args.last, args.from, args.to, args.event, args.run);
-    let range = range.map_err(|why| Failure::cannot_begin(anyhow::anyhow!(why)))?;
-    let question = client::Question {
-        cameras: args.camera,
+    let draft = Draft {
         text: args.question,
-        range,
-        detail: args.detail,
+        last: args.last.map(RawLength::Text),
+        from: args.from.map(RawTime::Text),
+        to: args.to.map(RawTime::Text),
+        event: args.event,
+        run: args.run,
+        detail: Some(args.detail.name().into()),
         conversation: args.conversation,
         max_new_tokens: args.max_new_tokens,
+        ..Draft::default()
     };
+    let question = |camera| Question::new(Draft { camera, ..draft.clone() }, &Limits::unknown());
+    let questions = args.camera.into_iter().map(question).collect::<Result<Vec<_>, _>>()?;
     let Client { server, .. } = &args.client;
-    runtime.block_on(client::ask(server, question, args.client.output(), out))?;
+    runtime.block_on(client::ask(server, &questions, args.client.output(), out))?;
     Ok(())
 }

@@ -8,26 +8,23 @@ use crate::event::Summary;
 use crate::proto;
 use crate::proto::ask_request::Range as AskRange;
 use crate::proto::ask_response::Item;
-use crate::service::{Detail, Range};
-
-#[derive(Clone, Debug, Default)]
-pub struct Question {
-    /// One or several; none where an event names it.
-    pub cameras: Vec<String>,
-    pub text: String,
-    pub range: Range,
-    pub detail: Detail,
-    pub conversation: Option<String>,
-    pub max_new_tokens: Option<u32>,
-}
+use crate::question::{Detail, Question, Range};
 
 /// Prints the answer's tokens as they come and what it rests on; of a range in parts each part as it
 /// comes, and the answer behind them. With JSON, one line a camera. Of several cameras each answer
 /// begins with its name, and one that gives none fails the command behind the others' answers.
-pub async fn ask(endpoint: &str, question: Question, output: Output, out: &mut dyn Write) -> Done {
-    let several = question.cameras.len() > 1;
+///
+/// `questions` are one or more, all the same but for the camera.
+pub async fn ask(
+    endpoint: &str,
+    questions: &[Question],
+    output: Output,
+    out: &mut dyn Write,
+) -> Done {
+    let Some(request) = request(questions) else { return Ok(()) };
+    let several = questions.len() > 1;
     let mut daemon = Daemon::reach(endpoint).await?;
-    let reply = daemon.client.ask(request(question)).await;
+    let reply = daemon.client.ask(request).await;
     let mut stream = reply.map_err(|status| daemon.failed(status))?.into_inner();
     let (mut heard, mut begun, mut in_parts, mut refusal) = (0, false, false, None);
     loop {
@@ -84,19 +81,22 @@ pub async fn ask(endpoint: &str, question: Question, output: Output, out: &mut d
     }
 }
 
-fn request(question: Question) -> proto::AskRequest {
-    let Question { mut cameras, text, range, detail, conversation, max_new_tokens } = question;
-    let detail = match detail {
+/// `None`: there is no question.
+fn request(questions: &[Question]) -> Option<proto::AskRequest> {
+    let question = questions.first()?;
+    let detail = match question.detail() {
         Detail::Auto => proto::Detail::Unspecified,
         Detail::Overview => proto::Detail::Overview,
         Detail::Parts => proto::Detail::Parts,
     };
+    let mut cameras: Vec<String> =
+        questions.iter().map(|question| question.camera().to_owned()).collect();
     let camera = if cameras.len() == 1 { cameras.remove(0) } else { String::new() };
-    let event_run = match range {
+    let event_run = match question.range() {
         Range::Event { run, .. } => run.unwrap_or(0),
         _ => 0,
     };
-    let range = match range {
+    let range = match question.range() {
         Range::Recent => None,
         Range::Last(last) => Some(AskRange::Last(prost_types::Duration {
             seconds: i64::try_from(last.as_secs()).unwrap_or(i64::MAX),
@@ -107,15 +107,15 @@ fn request(question: Question) -> proto::AskRequest {
         }
         Range::Event { sequence, .. } => Some(AskRange::Event(sequence)),
     };
-    let max_new_tokens = max_new_tokens.unwrap_or(0);
-    proto::AskRequest {
+    let most = question.max_new_tokens();
+    Some(proto::AskRequest {
         camera,
         cameras,
-        question: text,
-        max_new_tokens,
+        question: question.text().to_owned(),
+        max_new_tokens: most.map(|most| u32::try_from(most).unwrap_or(u32::MAX)),
         range,
         detail: detail.into(),
-        conversation: conversation.unwrap_or_default(),
+        conversation: question.conversation().unwrap_or_default().to_owned(),
         event_run,
-    }
+    })
 }

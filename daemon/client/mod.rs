@@ -16,7 +16,7 @@ use serde::Serialize;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
-pub use ask::{Question, ask};
+pub use ask::ask;
 pub use convert::Unreadable;
 
 use crate::event::Kind;

@@ -28,6 +28,8 @@ pub struct Config {
     pub cameras: Vec<Camera>,
     /// How long running work may take to end after a stop was asked for.
     pub stop_timeout: Duration,
+    /// A worker that has not moved for so long hangs.
+    pub hang_timeout: Duration,
 }
 
 /// Where a wire listens, and to how many.
@@ -124,6 +126,8 @@ pub struct Generate {
     pub sampling: Sampling,
     pub summary: Summary,
     pub queue: usize,
+    /// What a question's text has at most.
+    pub question_bytes: usize,
     /// Answers and captions that are written together.
     pub batch: usize,
     /// For what the prompts of a window have in common.
@@ -161,6 +165,8 @@ pub struct Buffer {
     pub jpeg_bytes: Bytes,
     /// Of tokens of frames encoded again, of all cameras.
     pub recall_bytes: Bytes,
+    /// Bound on the full-size frames of all cameras that wait to be encoded.
+    pub inbox_bytes: Bytes,
     pub disk: Option<Disk>,
     /// Width in pixels of the JPEG kept of each frame.
     pub evidence_width: u32,

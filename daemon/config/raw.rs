@@ -57,6 +57,8 @@ pub struct Raw {
     camera: Vec<RawCamera>,
     #[serde(default = "ten_seconds", with = "humantime_serde")]
     stop_timeout: Duration,
+    #[serde(default = "two_minutes", with = "humantime_serde")]
+    hang_timeout: Duration,
 }
 
 #[derive(Deserialize)]
@@ -139,6 +141,7 @@ struct RawGenerate {
     answer_prefix: String,
     summary: Summary,
     queue: usize,
+    question_bytes: Bytes,
     batch: usize,
     prefix_cache: Bytes,
 }
@@ -153,6 +156,7 @@ impl Default for RawGenerate {
             answer_prefix: String::new(),
             summary: Summary::Model,
             queue: 16,
+            question_bytes: Bytes::kib(8),
             batch: 4,
             prefix_cache: Bytes::gib(1),
         }
@@ -169,6 +173,7 @@ struct RawBuffer {
     jpeg_age: Duration,
     jpeg_bytes: Bytes,
     recall_bytes: Bytes,
+    inbox_bytes: Bytes,
     evidence_width: u32,
     evidence_quality: u8,
     disk: RawDisk,
@@ -199,6 +204,7 @@ impl Default for RawBuffer {
             jpeg_age: Duration::from_secs(3600),
             jpeg_bytes: Bytes::mib(256),
             recall_bytes: Bytes::mib(256),
+            inbox_bytes: Bytes::mib(512),
             evidence_width: 640,
             evidence_quality: 80,
         }
@@ -279,6 +285,9 @@ fn eight_seconds() -> Duration {
 fn ten_seconds() -> Duration {
     Duration::from_secs(10)
 }
+fn two_minutes() -> Duration {
+    Duration::from_secs(120)
+}
 fn window() -> Duration {
     Duration::from_secs(50)
 }
@@ -347,6 +356,7 @@ impl Raw {
             mqtt: self.mqtt.map(|mqtt| mqtt.check(folder)).transpose()?,
             cameras,
             stop_timeout: self.stop_timeout,
+            hang_timeout: lasting("hang_timeout", self.hang_timeout, Duration::from_secs(2))?,
         })
     }
 }
@@ -419,10 +429,17 @@ impl RawGenerate {
     fn check(self) -> Result<Generate, ConfigError> {
         let temperature = within("generate.temperature", self.temperature, 0.0, 5.0)?;
         let top_p = within("generate.top_p", self.top_p, 0.01, 1.0)?;
+        if self.question_bytes < Bytes::b(1) || self.question_bytes > Bytes::kib(64) {
+            return wrong(format!(
+                "generate.question_bytes = \"{}\": wanted \"1 B\" to \"64 KiB\"",
+                self.question_bytes
+            ));
+        }
         Ok(Generate {
             max_new_tokens: within("generate.max_new_tokens", self.max_new_tokens, 1, 4096)?,
             summary: self.summary,
             queue: within("generate.queue", self.queue, 1, 1024)?,
+            question_bytes: self.question_bytes.as_u64() as usize,
             batch: within("generate.batch", self.batch, 1, 64)?,
             prefix_cache: self.prefix_cache,
             sampling: match temperature {
@@ -448,6 +465,12 @@ impl RawBuffer {
         if self.bytes < Bytes::mib(1) {
             return wrong(format!("buffer.bytes = \"{}\": wanted at least \"1 MiB\"", self.bytes));
         }
+        if self.inbox_bytes < Bytes::mib(8) {
+            return wrong(format!(
+                "buffer.inbox_bytes = \"{}\": wanted at least \"8 MiB\", a frame of 1920 × 1080",
+                self.inbox_bytes
+            ));
+        }
         let RawDisk { folder: kept_in, retention, bytes } = self.disk;
         if bytes < Bytes::mib(1) {
             return wrong(format!("buffer.disk.bytes = \"{bytes}\": wanted at least \"1 MiB\""));
@@ -460,6 +483,7 @@ impl RawBuffer {
             jpeg_age: self.jpeg_age,
             jpeg_bytes: self.jpeg_bytes,
             recall_bytes: self.recall_bytes,
+            inbox_bytes: self.inbox_bytes,
             disk: kept_in.map(disk),
             evidence_width: within("buffer.evidence_width", self.evidence_width, 32, 8192)?,
             evidence_quality: within("buffer.evidence_quality", self.evidence_quality, 1, 100)?,

@@ -33,6 +33,8 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// Who is told of what became of frames: the timeline, behind the engine.
 pub trait Told {
+    /// The disk's thread moves; heard for long of none, it hangs.
+    fn moves(&self);
     fn stored(&self, camera: &str, id: FrameId, place: Option<Place>);
     /// This segment and those before it are gone.
     fn segment_gone(&self, segment: u64);
@@ -82,6 +84,7 @@ impl Disk {
     pub fn run(mut self, queue: &Queue, told: &impl Told) {
         let mut looked = None;
         while let Some(job) = queue.next(TICK) {
+            told.moves();
             if self.folder.is_none() && self.failed.is_none_or(|at| at.elapsed() >= RETRY) {
                 self.try_open();
             }

@@ -44,10 +44,26 @@ impl<T: Clone> Conversations<T> {
             .map(|(.., conversation)| conversation.clone())
     }
 
-    /// Something was answered: the conversation as it is now.
-    pub fn put(&mut self, key: Key, mut conversation: Conversation<T>, now: Instant) {
+    /// Adds what was answered. `known` is the conversation as it was when that was asked; what was
+    /// answered since stays. An answer about another window than the conversation's is none of its
+    /// turns: two first questions came at once, and the one answered first began it.
+    pub fn add(&mut self, key: Key, known: Conversation<T>, turn: T, now: Instant) {
         self.forget(now);
-        self.held.retain(|(held, ..)| *held != key);
+        let at = self.held.iter().position(|(held, ..)| *held == key);
+        let held = at.and_then(|at| self.held.remove(at)).map(|(.., held)| held);
+        let mut conversation = match held {
+            Some(held) => {
+                let is_turn = held.window == known.window;
+                let Conversation { window, frames, mut turns } = held;
+                turns.extend(is_turn.then_some(turn));
+                let frames = if is_turn { known.frames.or(frames) } else { frames };
+                Conversation { window, frames, turns }
+            }
+            None => {
+                let turns = known.turns.into_iter().chain([turn]).collect();
+                Conversation { turns, ..known }
+            }
+        };
         let too_many = conversation.turns.len().saturating_sub(TURNS);
         conversation.turns.drain(..too_many);
         self.held.push_back((key, now, conversation));
@@ -68,13 +84,13 @@ mod tests {
 
     use super::*;
 
-    fn said(turns: usize) -> Conversation<usize> {
-        let at = SystemTime::UNIX_EPOCH;
-        Conversation {
-            window: Span { from: at, to: at },
-            frames: None,
-            turns: (0..turns).collect(),
-        }
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    fn known(turns: usize) -> Conversation<usize> {
+        let window = Span { from: at(0), to: at(9) };
+        Conversation { window, frames: None, turns: (0..turns).collect() }
     }
 
     fn key(name: &str, camera: &str) -> Key {
@@ -86,20 +102,47 @@ mod tests {
         let mut held = Conversations::new(2, Duration::from_secs(60));
         let start = Instant::now();
         let later = |seconds| start + Duration::from_secs(seconds);
-        held.put(key("a", "gate"), said(1), start);
-        held.put(key("b", "gate"), said(1), later(1));
-        held.put(key("a", "gate"), said(2), later(2));
-        held.put(key("c", "gate"), said(1), later(3));
-        let known = |held: &mut Conversations<usize>, name, at| {
+        held.add(key("a", "gate"), known(0), 0, start);
+        held.add(key("b", "gate"), known(0), 0, later(1));
+        held.add(key("a", "gate"), known(1), 1, later(2));
+        held.add(key("c", "gate"), known(0), 0, later(3));
+        let turns = |held: &mut Conversations<usize>, name, at| {
             held.get(&key(name, "gate"), at).map(|known| known.turns.len())
         };
-        assert_eq!(known(&mut held, "a", later(3)), Some(2));
-        assert_eq!(known(&mut held, "b", later(3)), None);
+        assert_eq!(turns(&mut held, "a", later(3)), Some(2));
+        assert_eq!(turns(&mut held, "b", later(3)), None);
         assert_eq!(held.get(&key("a", "yard"), later(3)), None);
-        assert_eq!(known(&mut held, "a", later(62)), Some(2));
-        assert_eq!(known(&mut held, "a", later(63)), None);
-        assert_eq!(known(&mut held, "c", later(63)), Some(1));
-        held.put(key("c", "gate"), said(TURNS + 3), later(63));
+        assert_eq!(turns(&mut held, "a", later(62)), Some(2));
+        assert_eq!(turns(&mut held, "a", later(63)), None);
+        assert_eq!(turns(&mut held, "c", later(63)), Some(1));
+        for turn in 1..TURNS + 3 {
+            held.add(key("c", "gate"), known(0), turn, later(63));
+        }
         assert_eq!(held.get(&key("c", "gate"), later(63)).map(|c| c.turns[0]), Some(3));
+    }
+
+    #[test]
+    fn what_was_answered_meanwhile_stays() {
+        let mut held = Conversations::new(2, Duration::from_secs(60));
+        let (now, name) = (Instant::now(), key("a", "gate"));
+        held.add(name.clone(), known(0), 0, now);
+        // Two questions at once: both were asked after the first turn.
+        held.add(name.clone(), known(1), 7, now);
+        held.add(name.clone(), known(1), 8, now);
+        assert_eq!(held.get(&name, now).map(|c| c.turns), Some(vec![0, 7, 8]));
+        // It was forgotten while the answer was made.
+        let late = now + Duration::from_secs(61);
+        held.add(name.clone(), known(3), 9, late);
+        assert_eq!(held.get(&name, late).map(|c| c.turns), Some(vec![0, 1, 2, 9]));
+    }
+
+    #[test]
+    fn of_two_first_questions_at_once_the_one_answered_first_says_the_window() {
+        let mut held = Conversations::new(2, Duration::from_secs(60));
+        let (now, name) = (Instant::now(), key("a", "gate"));
+        held.add(name.clone(), known(0), 0, now);
+        let window = Span { from: at(1), to: at(10) };
+        held.add(name.clone(), Conversation { window, ..known(0) }, 1, now);
+        assert_eq!(held.get(&name, now), Some(Conversation { turns: vec![0], ..known(0) }));
     }
 }

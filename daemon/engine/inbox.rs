@@ -2,8 +2,13 @@
 //! encoded again.
 //!
 //! A camera never waits: of its frames at most `capacity` wait here, and the oldest of them leaves
-//! for the newest. The worker takes them in turn over the cameras, so that one camera's burst does
-//! not push others back. Questions go first, in turn; but after a turn of theirs the cameras have
+//! for the newest. All frames that wait take at most so many bytes; where a new one is too much, the
+//! camera whose waiting frames take most loses its oldest. Where none has more than one, the camera
+//! that the worker served last loses its own, so that each comes to its turn. A single frame that is
+//! larger than all that may wait is let in alone.
+//!
+//! The worker takes frames in turn over the cameras, so that one camera's burst does not push others
+//! back. Questions go first, in turn; but after a turn of theirs the cameras have
 //! one, so that the past never takes more than half of the present.
 
 use std::collections::{HashMap, VecDeque};
@@ -30,12 +35,19 @@ pub struct Inbox<R> {
     state: Mutex<State<R>>,
     filled: Condvar,
     capacity: usize,
+    most_bytes: usize,
 }
 
 struct State<R> {
     waiting: HashMap<Arc<str>, VecDeque<Arrival>>,
     /// Cameras with waiting frames, the one whose turn it is first.
     turns: VecDeque<Arc<str>>,
+    /// Bytes of all waiting frames.
+    bytes: usize,
+    /// Number of the turn in which the worker last took a frame of each camera.
+    served: HashMap<Arc<str>, u64>,
+    /// Frames that the worker has taken.
+    taken: u64,
     recalls: VecDeque<R>,
     /// The last turn was a recall's.
     recalled: bool,
@@ -43,36 +55,47 @@ struct State<R> {
 }
 
 impl<R> Inbox<R> {
-    /// `capacity` (at least 1) frames a camera.
-    pub fn new(capacity: usize) -> Inbox<R> {
+    /// `capacity` (at least 1) frames a camera, and `most_bytes` of all cameras.
+    pub fn new(capacity: usize, most_bytes: usize) -> Inbox<R> {
         let state = State {
             waiting: HashMap::new(),
             turns: VecDeque::new(),
+            bytes: 0,
+            served: HashMap::new(),
+            taken: 0,
             recalls: VecDeque::new(),
             recalled: false,
             closed: false,
         };
         let state = Mutex::new(state);
-        Inbox { state, filled: Condvar::new(), capacity: capacity.max(1) }
+        Inbox { state, filled: Condvar::new(), capacity: capacity.max(1), most_bytes }
     }
 
-    /// Returns whether an older frame had to leave.
-    pub fn push(&self, frame: Frame) -> bool {
+    /// Returns the cameras of which a frame had to leave, once for each frame.
+    pub fn push(&self, frame: Frame) -> Vec<Arc<str>> {
         let mut state = self.state();
+        let mut left = Vec::new();
         let camera = frame.camera.clone();
+        state.bytes += frame.bgrx.len();
         let waiting = state.waiting.entry(camera.clone()).or_default();
-        let full = waiting.len() == self.capacity;
-        if full {
-            waiting.pop_front();
-        }
-        let first = waiting.is_empty();
         waiting.push_back(Arrival { frame, at: Instant::now() });
+        let (first, full) = (waiting.len() == 1, waiting.len() > self.capacity);
         if first {
-            state.turns.push_back(camera);
+            state.turns.push_back(camera.clone());
+        }
+        if full {
+            state.drop_oldest(&camera);
+            left.push(camera);
+        }
+        while state.bytes > self.most_bytes
+            && let Some(camera) = state.too_much()
+            && state.drop_oldest(&camera)
+        {
+            left.push(camera);
         }
         drop(state);
         self.filled.notify_one();
-        full
+        left
     }
 
     /// A question's frames wait for their turn. As many wait as questions may. Gives them back when
@@ -117,9 +140,12 @@ impl<R> Inbox<R> {
         let mut taken = Vec::new();
         while taken.len() < most {
             let Some(camera) = state.turns.pop_front() else { break };
-            let Some(waiting) = state.waiting.get_mut(&camera) else { continue };
-            taken.extend(waiting.pop_front());
-            if !waiting.is_empty() {
+            let Some((arrival, more)) = state.pop(&camera) else { continue };
+            taken.push(arrival);
+            state.taken += 1;
+            let at = state.taken;
+            state.served.insert(camera.clone(), at);
+            if more {
                 state.turns.push_back(camera);
             }
         }
@@ -142,14 +168,61 @@ impl<R> Inbox<R> {
     }
 }
 
+impl<R> State<R> {
+    /// The oldest frame of a camera, and whether more of its frames wait.
+    fn pop(&mut self, camera: &str) -> Option<(Arrival, bool)> {
+        let waiting = self.waiting.get_mut(camera)?;
+        let arrival = waiting.pop_front()?;
+        self.bytes -= arrival.frame.bgrx.len();
+        Some((arrival, !waiting.is_empty()))
+    }
+
+    /// Returns whether there was one.
+    fn drop_oldest(&mut self, camera: &str) -> bool {
+        let dropped = self.pop(camera);
+        if let Some((_, false)) = dropped {
+            self.turns.retain(|turn| **turn != *camera);
+        }
+        dropped.is_some()
+    }
+
+    /// The camera that loses a frame when all take too many bytes; `None`: only one frame waits.
+    fn too_much(&self) -> Option<Arc<str>> {
+        if self.turns.len() == 1 && self.waiting.get(&self.turns[0])?.len() == 1 {
+            return None;
+        }
+        let of = |camera: &Arc<str>| self.waiting.get(camera).map_or(0, VecDeque::len);
+        let bytes = |camera: &Arc<str>| {
+            let waiting = self.waiting.get(camera).into_iter().flatten();
+            waiting.map(|arrival| arrival.frame.bgrx.len()).sum::<usize>()
+        };
+        let several = self.turns.iter().filter(|camera| of(camera) > 1);
+        let served = |camera: &&Arc<str>| self.served.get(*camera).copied().unwrap_or(0);
+        several
+            .max_by_key(|camera| bytes(camera))
+            // Of cameras that were never served, the one that came last.
+            .or_else(|| self.turns.iter().max_by_key(served))
+            .cloned()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::SystemTime;
 
+    use proptest::prelude::*;
+
     use super::*;
     use crate::frame::Clock;
 
+    /// More than the frames of a test take.
+    const ROOM: usize = 1 << 20;
+
     fn frame(camera: &str, number: u64) -> Frame {
+        sized(camera, number, 0)
+    }
+
+    fn sized(camera: &str, number: u64, bytes: usize) -> Frame {
         Frame {
             camera: camera.into(),
             number,
@@ -158,7 +231,7 @@ mod tests {
             clock: Clock::Host,
             width: 0,
             height: 0,
-            bgrx: bytes::Bytes::new(),
+            bgrx: vec![0; bytes].into(),
         }
     }
 
@@ -173,19 +246,79 @@ mod tests {
 
     #[test]
     fn full_means_the_oldest_of_that_camera_leaves() {
-        let inbox = Inbox::new(2);
-        assert!(!inbox.push(frame("a", 0)));
-        assert!(!inbox.push(frame("b", 0)));
-        assert!(!inbox.push(frame("a", 1)));
-        assert!(inbox.push(frame("a", 2)));
+        let inbox = Inbox::new(2, ROOM);
+        assert!(inbox.push(frame("a", 0)).is_empty());
+        assert!(inbox.push(frame("b", 0)).is_empty());
+        assert!(inbox.push(frame("a", 1)).is_empty());
+        assert_eq!(inbox.push(frame("a", 2)), ["a".into()]);
         let all = [("a", 1), ("b", 0), ("a", 2)].map(|(c, n)| (c.to_string(), n));
         assert_eq!(taken(&inbox, 8), all);
         assert_eq!(taken(&inbox, 8), []);
     }
 
     #[test]
+    fn one_place_a_camera_is_one_turn() {
+        let inbox = Inbox::new(1, ROOM);
+        for number in 0..3 {
+            inbox.push(frame("a", number));
+            inbox.push(frame("b", number));
+        }
+        assert_eq!(taken(&inbox, 8), [("a", 2), ("b", 2)].map(|(c, n)| (c.to_string(), n)));
+        assert_eq!(taken(&inbox, 8), []);
+    }
+
+    #[test]
+    fn where_bytes_run_out_the_camera_with_most_loses_its_oldest() {
+        let inbox = Inbox::new(8, 100);
+        for (camera, number, bytes) in [("4K", 0, 40), ("4K", 1, 40), ("gate", 0, 10)] {
+            assert!(inbox.push(sized(camera, number, bytes)).is_empty());
+        }
+        assert_eq!(inbox.push(sized("gate", 1, 20)), ["4K".into()]);
+        // None has more than one: not the one whose turn is longest ago.
+        assert_eq!(taken(&inbox, 1), [("4K".to_string(), 1)]);
+        assert_eq!(taken(&inbox, 1), [("gate".to_string(), 0)]);
+        assert_eq!(inbox.push(sized("4K", 2, 60)), []);
+        assert_eq!(inbox.push(sized("yard", 0, 30)), ["gate".into()]);
+        assert_eq!(taken(&inbox, 8), [("4K", 2), ("yard", 0)].map(|(c, n)| (c.to_string(), n)));
+        // One frame larger than the bound comes alone.
+        assert_eq!(inbox.push(sized("gate", 2, 10)), []);
+        assert_eq!(inbox.push(sized("8K", 0, 130)), ["gate".into()]);
+        assert_eq!(taken(&inbox, 8), [("8K".to_string(), 0)]);
+    }
+
+    proptest! {
+        /// Twelve 4K cameras, of whose frames only a few fit, and a worker that is far behind:
+        /// never more bytes than the bound, and each camera has its turns.
+        #[test]
+        fn under_overload_bytes_stay_bounded_and_every_camera_is_seen(
+            fits in 1usize..40, order in prop::collection::vec(0usize..12, 2000),
+        ) {
+            const FRAME: usize = 33;
+            let cameras: Vec<String> = (0..12).map(|camera| format!("camera {camera}")).collect();
+            let inbox: Inbox<char> = Inbox::new(8, fits * FRAME);
+            let (mut seen, mut came, mut left) = ([0; 12], 0, 0);
+            for (number, camera) in order.into_iter().enumerate() {
+                left += inbox.push(sized(&cameras[camera], number as u64, FRAME)).len();
+                came += 1;
+                prop_assert!(inbox.state().bytes <= fits * FRAME);
+                // Ten frames come while one is encoded.
+                if number % 10 == 9 {
+                    for (camera, _) in taken(&inbox, 1) {
+                        seen[cameras.iter().position(|name| *name == camera).expect("known")] += 1;
+                    }
+                }
+            }
+            let waiting: usize = inbox.state().waiting.values().map(VecDeque::len).sum();
+            prop_assert_eq!(came, left + waiting + seen.iter().sum::<usize>());
+            prop_assert_eq!(inbox.state().bytes, waiting * FRAME);
+            // 200 are encoded, 17 of each camera where they share evenly.
+            prop_assert!(seen.iter().all(|frames| *frames >= 8), "{:?}", seen);
+        }
+    }
+
+    #[test]
     fn cameras_take_turns() {
-        let inbox = Inbox::new(8);
+        let inbox = Inbox::new(8, ROOM);
         for number in 0..4 {
             inbox.push(frame("a", number));
         }
@@ -198,7 +331,7 @@ mod tests {
 
     #[test]
     fn questions_go_first_and_leave_the_cameras_half() {
-        let inbox = Inbox::new(8);
+        let inbox = Inbox::new(8, ROOM);
         for number in 0..3 {
             inbox.push(frame("gate", number));
         }

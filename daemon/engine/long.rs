@@ -6,16 +6,19 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::parts;
 use super::recall::Seat;
 use super::{Asked, Engine, Then};
 use crate::config;
-use crate::event::{Coverage, Description, Finish, FrameRef, Part, Summary, Timing, Usage};
+use crate::event::{
+    Coverage, Description, Finish, FrameRef, Gap, GapCause, Part, Summary, Timing, Usage,
+};
 use crate::frame::{Clock, Span};
 use crate::service::{AnswerItem, AskError};
-use crate::timeline::{Chosen, Tiers};
+use crate::slowfast::Plan;
+use crate::timeline::{Chosen, Clip, Tiers};
 
 pub struct Long {
     pub engine: Arc<Engine>,
@@ -25,6 +28,8 @@ pub struct Long {
     pub overview: Chosen,
     pub left: VecDeque<Span>,
     pub answered: Vec<(Part, Description)>,
+    /// Parts whose frames could not be had.
+    pub unseen: Vec<Span>,
     pub seat: Seat,
 }
 
@@ -42,41 +47,62 @@ pub struct Question {
     pub to: tokio::sync::mpsc::Sender<AnswerItem>,
 }
 
+/// A question but for the frames that it is to look at.
+pub struct Look {
+    pub asked: Question,
+    window: Span,
+    prompt: String,
+    /// How the frames are sampled.
+    pub plan: Plan,
+    /// Whether the asker hears the words as they are made, and the model what was said before.
+    speaks: bool,
+    /// Takes the answer, or why there is none; `None`: it is published.
+    then: Option<Then>,
+}
+
 impl Question {
     /// One look at the whole window, and that is the answer.
-    pub fn one_look(self) -> super::recall::Pending {
+    pub fn one_look(self, plan: Plan) -> Look {
         let (window, prompt) = (self.window, self.text.clone());
-        self.look(window, prompt, true, None)
+        Look { asked: self, window, prompt, plan, speaks: true, then: None }
     }
 
-    /// A look at `window`, with what is then to be done.
-    fn look(
-        self,
-        window: Span,
-        prompt: String,
-        speaks: bool,
-        then: Option<Then>,
-    ) -> super::recall::Pending {
-        Box::new(move |clip, encode| Asked {
-            camera: self.camera,
-            id: self.id,
-            text: self.text,
+    pub fn fails(&self, error: AskError) {
+        let _ = self.to.try_send(AnswerItem::Failed(error));
+    }
+}
+
+impl Look {
+    /// Gives the question its frames.
+    pub fn at(self, clip: Clip, encode: Duration) -> Asked {
+        let Look { asked, window, prompt, plan, speaks, then } = self;
+        Asked {
+            camera: asked.camera,
+            id: asked.id,
+            text: asked.text,
             prompt,
-            turns: if speaks { self.turns } else { Arc::default() },
-            conversation: self.conversation,
-            max_new_tokens: self.max_new_tokens,
+            turns: if speaks { asked.turns } else { Arc::default() },
+            conversation: asked.conversation,
+            max_new_tokens: asked.max_new_tokens,
             window,
             clip,
+            plan,
             encode,
-            came: self.came,
-            to: self.to,
+            came: asked.came,
+            to: asked.to,
             speaks,
             then,
-        })
+        }
     }
 
-    fn fails(&self, error: AskError) {
-        let _ = self.to.try_send(AnswerItem::Failed(error));
+    /// Tells that none of its frames could be had.
+    pub fn sees_nothing(self) {
+        let why = "its frames left the buffer while they were read".into();
+        let error = AskError::NoFootage { camera: self.asked.camera.to_string(), why };
+        match self.then {
+            Some(then) => then(Err(error)),
+            None => self.asked.fails(error),
+        }
     }
 }
 
@@ -87,12 +113,12 @@ impl Long {
             return;
         }
         let (engine, asked) = (self.engine.clone(), self.asked.clone());
-        let (camera, to) = (asked.camera.clone(), asked.to.clone());
         while let Some(window) = self.left.pop_front() {
             // A part without footage is a gap of the whole.
-            let Some(chosen) = engine.choose(&camera, window, Tiers::All) else { continue };
-            let question = asked.text.clone();
-            let failing = asked.clone();
+            let Some(chosen) = engine.choose(&asked.camera, window, Tiers::All) else {
+                self.unseen.push(window);
+                continue;
+            };
             let then: Then = Box::new(move |said| match said {
                 Ok(description) => {
                     let Description { text, coverage, .. } = &description;
@@ -101,54 +127,82 @@ impl Long {
                     self.answered.push((part, description));
                     self.go_on();
                 }
-                Err(why) => failing.fails(AskError::BadQuestion(why)),
+                Err(AskError::NoFootage { .. }) => {
+                    self.unseen.push(window);
+                    self.go_on();
+                }
+                Err(error) => self.asked.fails(error),
             });
-            let pending = asked.look(window, question, false, Some(then));
-            return engine.gather(&camera, to, chosen, pending, None);
+            let (prompt, plan) = (asked.text.clone(), engine.plan);
+            let look = Look { asked, window, prompt, plan, speaks: false, then: Some(then) };
+            return engine.gather(chosen, look, None);
         }
         self.conclude();
     }
 
     fn conclude(self) {
-        let Long { engine, asked, overview, answered, seat, .. } = self;
+        let Long { engine, asked, overview, answered, unseen, seat, .. } = self;
         let (parts, answered): (Vec<Part>, Vec<Description>) = answered.into_iter().unzip();
-        let gaps = overview.gaps().to_vec();
-        let whole = Whole { engine: engine.clone(), asked: asked.clone(), answered, gaps, seat };
-        if let Some((text, summary)) = parts::combine(&parts) {
-            return whole.finish(text, summary, parts, None);
+        let unseen = unseen.into_iter().map(|span| Gap { span, cause: GapCause::Evicted });
+        let of_parts = parts.iter().flat_map(|part| part.coverage.gaps.iter().cloned());
+        let gaps = parts::gaps(overview.gaps(), of_parts.chain(unseen));
+        let summary = engine.summary;
+        let whole = Whole { engine, asked, answered, gaps, seat };
+        match parts::combine(&parts) {
+            Some((text, how)) => whole.finish(text, how, parts, None),
+            None if summary == config::Summary::List || parts.is_empty() => whole.list(parts),
+            None => whole.sum_up(parts, overview, &SPARSER),
         }
-        if engine.summary == config::Summary::List {
-            return whole.finish(parts::list(&parts), Summary::List, parts, None);
-        }
-        let (camera, to, window) = (asked.camera.clone(), asked.to.clone(), asked.window);
-        let prompt = parts::prompt(&parts, &asked.text);
-        let then: Then = Box::new(move |said| match said {
-            Ok(said) => whole.finish(said.text.clone(), Summary::Model, parts, Some(said)),
-            Err(why) => {
-                tracing::info!(camera = &*whole.asked.camera, "the parts are listed: {why}");
-                whole.finish(parts::list(&parts), Summary::List, parts, None);
-            }
-        });
-        let pending = asked.look(window, prompt, true, Some(then));
-        engine.gather(&camera, to, overview, pending, None);
     }
 }
+
+/// The ways in which a summary is tried, one after the other until there is room in the model's context for the
+/// notes of all parts beside the look at the whole: so many times fewer frames, and so many letters
+/// of each part's words.
+const SPARSER: [(usize, usize); 4] = [(1, 200), (2, 200), (4, 100), (8, 50)];
 
 /// All parts are answered.
 struct Whole {
     engine: Arc<Engine>,
     asked: Question,
     answered: Vec<Description>,
-    gaps: Vec<crate::event::Gap>,
+    gaps: Vec<Gap>,
     /// Given up when the answer is out.
     seat: Seat,
 }
 
 impl Whole {
+    /// Has the model say what the parts say together.
+    fn sum_up(self, parts: Vec<Part>, overview: Chosen, tries: &'static [(usize, usize)]) {
+        let [(times, letters), sparser @ ..] = tries else {
+            tracing::info!(camera = &*self.asked.camera, "no room to sum up: the parts are listed");
+            return self.list(parts);
+        };
+        let (engine, asked) = (self.engine.clone(), self.asked.clone());
+        let prompt = parts::prompt(&parts, *letters, &asked.text);
+        let (window, plan) = (asked.window, engine.plan.sparser(*times));
+        let chosen = overview.clone().sample(plan.frames);
+        let then: Then = Box::new(move |said| match said {
+            Ok(said) => self.finish(said.text.clone(), Summary::Model, parts, Some(said)),
+            Err(AskError::BadQuestion(_)) => self.sum_up(parts, overview, sparser),
+            Err(why) => {
+                tracing::info!(camera = &*self.asked.camera, "the parts are listed: {why}");
+                self.list(parts);
+            }
+        });
+        let look = Look { asked, window, prompt, plan, speaks: true, then: Some(then) };
+        engine.gather(chosen, look, None);
+    }
+
+    fn list(self, parts: Vec<Part>) {
+        self.finish(parts::list(&parts), Summary::List, parts, None);
+    }
+
     /// `said`: the model's summary.
     fn finish(self, text: String, summary: Summary, parts: Vec<Part>, said: Option<Description>) {
         let Whole { engine, asked, answered, gaps, seat } = self;
         let spoken = said.is_some();
+        let earlier_turns = said.as_ref().map_or(0, |said| said.earlier_turns);
         let looks: Vec<Description> = answered.into_iter().chain(said).collect();
         let Some(last) = looks.last() else {
             let why = "its frames left the buffer while they were read".into();
@@ -202,7 +256,7 @@ impl Whole {
                 total_seconds: total,
             },
             conversation: asked.conversation.clone(),
-            earlier_turns: asked.turns.len() as u32,
+            earlier_turns,
             parts,
             summary: Some(summary),
             skipped: 0,
@@ -224,4 +278,230 @@ fn frames_of(looks: &[Description]) -> Vec<FrameRef> {
         seen.slow |= frame.slow;
     }
     frames.into_values().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::SystemTime;
+
+    use half::f16;
+
+    use super::super::scheduler::Next;
+    use super::*;
+    use crate::config::Config;
+    use crate::disk::Told;
+    use crate::frame::FrameId;
+    use crate::journal::Journal;
+    use crate::question::{Draft, Limits, Question as Checked, RawTime};
+    use crate::service::Answer;
+    use crate::slowfast::FrameTokens;
+    use crate::timeline::{Entry, Held, Place, Stored};
+
+    const RUN: u64 = 2000;
+    /// Two a second.
+    const FRAMES: u64 = 80;
+
+    fn at(milliseconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_millis(milliseconds)
+    }
+
+    /// Forty seconds of footage, of which the frames before `lost` are on a disk that is not there.
+    fn engine(lost: u64) -> Arc<Engine> {
+        let config = r#"
+            [model]
+            package = "package"
+            plan = "4:slowfast-slow_2frms_concat-fast_1x1"
+            [[camera]]
+            name = "gate"
+            url = "rtsp://127.0.0.1/1"
+            fps = 2.0
+            window = "4s"
+            every = "4s"
+        "#;
+        let config = Config::parse(config, Path::new("")).expect("a config");
+        let engine = Engine::new(&config, Journal::new(RUN, 100), RUN);
+        let entry = |number: u64| Entry {
+            id: FrameId { run: if number < lost { RUN - 1 } else { RUN }, number },
+            monotonic: Duration::from_millis(number * 500),
+            captured_at: at(number * 500),
+            clock: Clock::Camera,
+            held: Held::Cool,
+            stored: Stored::At(Place { segment: 1, offset: 0, length: 100 }),
+            evicted_before: false,
+        };
+        engine.restored("gate", (0..lost).map(entry).collect());
+        for number in lost..FRAMES {
+            let [slow, fast] = [8, 2].map(|count| vec![f16::ZERO; count].into());
+            let tokens = Arc::new(FrameTokens { slow, fast });
+            let held = Held::Hot { tokens, jpeg: Arc::new([0]) };
+            let entry = Entry { held, stored: Stored::No, ..entry(number) };
+            engine.change("gate", |ring| ring.push(entry));
+        }
+        engine
+    }
+
+    fn ask(engine: &Arc<Engine>, draft: Draft) -> Answer {
+        let time = |milliseconds| Some(RawTime::Parts { seconds: milliseconds / 1000, nanos: 0 });
+        let (from, to) = match draft.conversation {
+            Some(_) => (None, None),
+            None => (time(0), time(FRAMES as i64 * 500)),
+        };
+        let (camera, text) = ("gate".into(), "What came?".into());
+        let draft = Draft { camera, text, from, to, ..draft };
+        let question = Checked::new(draft, &Limits::unknown()).expect("a question");
+        engine.ask(question).expect("it is taken")
+    }
+
+    fn in_parts(engine: &Arc<Engine>) -> Answer {
+        ask(engine, Draft { detail: Some("parts".into()), ..Draft::default() })
+    }
+
+    fn next(engine: &Engine) -> Option<Asked> {
+        match engine.jobs().scheduler.take() {
+            Some(Next::Question(asked)) => Some(asked),
+            Some(Next::Caption(..)) => panic!("nobody wants a caption"),
+            None => None,
+        }
+    }
+
+    /// As the language worker does.
+    fn say(engine: &Engine, asked: Asked, text: &str) {
+        let description = Description {
+            id: asked.id.clone(),
+            prompt: asked.text.clone(),
+            text: text.into(),
+            window: asked.window,
+            coverage: asked.clip.coverage.clone(),
+            frames: asked.clip.references.clone(),
+            model: "model".into(),
+            device: "cpu".into(),
+            device_reason: String::new(),
+            finish: Finish::Stop,
+            usage: Usage::default(),
+            timing: Timing::default(),
+            skipped: 0,
+            unchanged: None,
+            conversation: String::new(),
+            earlier_turns: asked.turns.len() as u32,
+            parts: Vec::new(),
+            summary: None,
+        };
+        asked.answered(engine, description);
+    }
+
+    fn said(mut answer: Answer) -> Result<Description, AskError> {
+        loop {
+            match answer.try_recv().expect("an end") {
+                AnswerItem::Finished(description) => return Ok(*description),
+                AnswerItem::Failed(error) => return Err(error),
+                AnswerItem::Part(_) | AnswerItem::Token(_) => {}
+            }
+        }
+    }
+
+    #[test]
+    fn a_part_that_cannot_be_read_is_a_gap_and_the_rest_is_answered() {
+        let engine = engine(FRAMES / 2);
+        let answer = in_parts(&engine);
+        let mut asked = 0;
+        while let Some(part) = next(&engine) {
+            assert!(part.window.from >= at(20_000 - 250), "{:?}", part.window);
+            say(&engine, part, "No.");
+            asked += 1;
+        }
+        let whole = said(answer).expect("an answer");
+        assert_eq!((asked, whole.parts.len()), (8, 8));
+        assert_eq!(whole.text, "No, in none of 8 parts.");
+        let [gap] = &whole.coverage.gaps[..] else { panic!("{:?}", whole.coverage) };
+        assert_eq!((gap.cause, gap.span.from), (GapCause::Evicted, at(0)));
+        assert_eq!(gap.span.to, whole.parts[0].window.from);
+    }
+
+    #[test]
+    fn where_no_part_can_be_read_the_asker_is_told() {
+        let engine = engine(FRAMES);
+        let answer = in_parts(&engine);
+        assert!(next(&engine).is_none());
+        let error = said(answer).expect_err("nothing is seen");
+        assert!(matches!(error, AskError::NoFootage { .. }), "{error}");
+    }
+
+    #[test]
+    fn where_the_whole_cannot_be_looked_at_the_parts_are_listed() {
+        let engine = engine(FRAMES - 8);
+        let answer = in_parts(&engine);
+        for text in ["A dog came.", "A car came."] {
+            let part = next(&engine).expect("a part");
+            assert_eq!(part.prompt, "What came?");
+            say(&engine, part, text);
+        }
+        assert!(next(&engine).is_none());
+        let whole = said(answer).expect("an answer");
+        assert_eq!(whole.summary, Some(Summary::List));
+        assert!(whole.text.ends_with(" UTC: A car came."), "{}", whole.text);
+    }
+
+    /// Sixteen parts are answered at length.
+    fn with_sixteen_parts(engine: &Arc<Engine>) -> Answer {
+        let answer = in_parts(engine);
+        for number in 0..parts::MOST {
+            let part = next(engine).expect("a part");
+            say(engine, part, &format!("Car {number}: {}", "it drives by. ".repeat(30)));
+        }
+        answer
+    }
+
+    #[test]
+    fn a_summary_without_room_is_tried_with_fewer_frames_and_words() {
+        let engine = engine(0);
+        let answer = with_sixteen_parts(&engine);
+        let mut tried = Vec::new();
+        for _ in 1..SPARSER.len() {
+            let look = next(&engine).expect("a look at the whole");
+            tried.push((look.clip.frames.len(), look.plan.slow_frames, look.prompt.len() / 100));
+            look.unanswerable("no room".into());
+        }
+        assert_eq!(tried, [(4, 2, 36), (2, 1, 36), (1, 1, 20)]);
+        let look = next(&engine).expect("the last look");
+        assert!(look.prompt.ends_with(": What came?") && look.prompt.contains("Car 15"));
+        say(&engine, look, "Sixteen cars came.");
+        let whole = said(answer).expect("an answer");
+        assert_eq!((whole.summary, &*whole.text), (Some(Summary::Model), "Sixteen cars came."));
+        assert_eq!(whole.parts.len(), 16);
+    }
+
+    #[test]
+    fn a_summary_that_never_fits_is_a_list() {
+        let engine = engine(0);
+        let answer = with_sixteen_parts(&engine);
+        for _ in 0..SPARSER.len() {
+            next(&engine).expect("a look at the whole").unanswerable("no room".into());
+        }
+        assert!(next(&engine).is_none());
+        let whole = said(answer).expect("an answer");
+        assert_eq!((whole.summary, whole.parts.len()), (Some(Summary::List), 16));
+    }
+
+    #[test]
+    fn two_questions_of_a_conversation_at_once_both_become_turns() {
+        let engine = engine(0);
+        *engine.cameras["gate"].newest.lock().expect("a lock") = Some((at(39_500), Instant::now()));
+        let talk = || ask(&engine, Draft { conversation: Some("a".into()), ..Draft::default() });
+        let first = talk();
+        say(&engine, next(&engine).expect("the first"), "A dog.");
+        let window = said(first).expect("an answer").window;
+        let both = [talk(), talk()];
+        for text in ["It is brown.", "It runs."] {
+            say(&engine, next(&engine).expect("a further one"), text);
+        }
+        for answer in both {
+            let further = said(answer).expect("an answer");
+            assert_eq!((further.earlier_turns, further.window), (1, window));
+        }
+        let _third = talk();
+        let turns = next(&engine).expect("the third").turns;
+        let told: Vec<&str> = turns.iter().map(|turn| &*turn.answer).collect();
+        assert_eq!(told, ["A dog.", "It is brown.", "It runs."]);
+    }
 }

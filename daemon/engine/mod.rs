@@ -11,6 +11,7 @@
 
 mod conversations;
 mod evidence;
+mod failures;
 mod inbox;
 mod long;
 mod parts;
@@ -35,9 +36,10 @@ use crate::config::{self, Sampling};
 use crate::disk;
 use crate::event::Description;
 use crate::frame::{Frame, FrameId, Span};
+use crate::heartbeat::Heartbeats;
 use crate::journal::Journal;
 use crate::language::Turn;
-use crate::service::AnswerItem;
+use crate::service::{AnswerItem, AskError};
 use crate::slowfast::{FrameTokens, Plan};
 use crate::telemetry::{self, DropReason, SkipReason};
 use crate::timeline::{Chosen, Clip, Limits, Period, Tiers, Timeline, choose};
@@ -47,6 +49,7 @@ use inbox::Inbox;
 use recall::Recall;
 use scheduler::Scheduler;
 
+pub use failures::Failures;
 pub use pictures::Pictures;
 pub use still::Still;
 pub use words::Words;
@@ -71,6 +74,7 @@ pub struct Engine {
     wake: Condvar,
     /// From here the scheduler's times are counted.
     started: Instant,
+    pub heartbeats: Heartbeats,
     pub timeline: Timeline,
     pub journal: Arc<Journal>,
     cameras: HashMap<Arc<str>, Lens>,
@@ -130,6 +134,8 @@ struct Asked {
     max_new_tokens: usize,
     window: Span,
     clip: Clip,
+    /// By which the clip was sampled.
+    plan: Plan,
     /// Model time of encoding frames again.
     encode: Duration,
     came: Instant,
@@ -140,7 +146,7 @@ struct Asked {
     then: Option<Then>,
 }
 
-type Then = Box<dyn FnOnce(Result<Description, String>) + Send>;
+type Then = Box<dyn FnOnce(Result<Description, AskError>) + Send>;
 
 impl Engine {
     /// `run` names this run's frames: the milliseconds from 1970 to its start.
@@ -172,12 +178,13 @@ impl Engine {
             disk: buffer.disk.as_ref().map(|_| disk::Queue::new(disk::QUEUE_FRAMES)),
             gathering: Arc::default(),
             recalled: Mutex::new(Bounded::new(buffer.recall_bytes.as_u64() as usize)),
-            inbox: Inbox::new(INBOX_FRAMES),
+            inbox: Inbox::new(INBOX_FRAMES, buffer.inbox_bytes.as_u64() as usize),
             jobs: Mutex::new(Jobs {
                 scheduler: Scheduler::new(config.generate.queue),
                 stopping: false,
             }),
             started: Instant::now(),
+            heartbeats: Heartbeats::new(config.hang_timeout),
             wake: Condvar::new(),
             timeline: Timeline::new(config.cameras.iter().map(|c| c.name.clone()), limits),
             journal,
@@ -190,14 +197,13 @@ impl Engine {
         })
     }
 
-    /// Takes a camera's frame. Never waits; when too many wait, the oldest of the camera leaves.
+    /// Takes a camera's frame. Never waits; when too many wait, some leave, as the inbox says.
     pub fn frame(&self, frame: Frame) {
         telemetry::frame(&frame.camera);
-        let camera = frame.camera.clone();
-        if let Some(lens) = self.cameras.get(&camera) {
+        if let Some(lens) = self.cameras.get(&frame.camera) {
             lens.came.store(frame.number + 1, Ordering::Relaxed);
         }
-        if self.inbox.push(frame) {
+        for camera in self.inbox.push(frame) {
             telemetry::frames_dropped(&camera, DropReason::Inbox, 1);
         }
     }

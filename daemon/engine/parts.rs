@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use crate::event::{Part, Summary};
+use crate::event::{Gap, GapCause, Part, Summary};
 use crate::frame::Span;
 
 /// Frames of a range for one that a look may leave: the paper's own benchmarks sample a minute or
@@ -15,9 +15,6 @@ pub const FAIR: usize = 4;
 
 /// Each part is read like a window: more would keep the model from everybody else.
 pub const MOST: usize = 16;
-
-/// Of a part's words, in the summary's prompt.
-const WORDS: usize = 200;
 
 /// Whether one look at a range of `frames` frames is fair, of which the plan takes `sampled`.
 pub fn one_look_is_fair(frames: usize, sampled: usize) -> bool {
@@ -36,8 +33,8 @@ pub fn split(span: Span, period: Duration, sampled: usize) -> Vec<Span> {
 
 /// What the parts say together without a model: `None`, where that takes understanding.
 ///
-/// Where all begin with yes or no, the answer is yes if any does, and says of which parts; so it is
-/// literally true also of a question that asks about all of the time.
+/// Where all are yes or no, the answer is yes if any is, and says of which parts; so it is literally
+/// true also of a question that asks about all of the time.
 pub fn combine(parts: &[Part]) -> Option<(String, Summary)> {
     let first = parts.first()?;
     let verdicts: Option<Vec<bool>> = parts.iter().map(|part| verdict(&part.text)).collect();
@@ -74,11 +71,33 @@ pub fn list(parts: &[Part]) -> String {
     parts.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// What the model is asked, with a sparse look at the whole before its eyes.
-pub fn prompt(parts: &[Part], question: &str) -> String {
+/// Lists the gaps of the whole, with those of parts whose frames were there when the range was asked about
+/// and could not be had at the part's turn.
+pub fn gaps(whole: &[Gap], parts: impl IntoIterator<Item = Gap>) -> Vec<Gap> {
+    let within =
+        |gap: &Gap, outer: &Gap| outer.span.from <= gap.span.from && gap.span.to <= outer.span.to;
+    let told = |gap: &Gap| whole.iter().any(|outer| within(gap, outer));
+    let more = parts.into_iter().filter(|gap| gap.cause == GapCause::Evicted && !told(gap));
+    let mut more: Vec<Gap> = more.collect();
+    more.sort_by_key(|gap| gap.span.from);
+    more.dedup_by(|next, gap| {
+        let joins = next.span.from <= gap.span.to;
+        if joins {
+            gap.span.to = gap.span.to.max(next.span.to);
+        }
+        joins
+    });
+    let mut gaps = [whole, &more].concat();
+    gaps.sort_by_key(|gap| gap.span.from);
+    gaps
+}
+
+/// Writes what the model is asked, with a sparse look at the whole before its eyes: the question,
+/// behind `letters` of each part's words.
+pub fn prompt(parts: &[Part], letters: usize, question: &str) -> String {
     let dated = is_dated(parts);
     let line = |part: &Part| {
-        let words: String = part.text.chars().take(WORDS).collect();
+        let words: String = part.text.chars().take(letters).collect();
         format!("{}: {}\n", part.window.clock(dated), words.replace('\n', " "))
     };
     format!(
@@ -95,14 +114,27 @@ fn is_dated(parts: &[Part]) -> bool {
     })
 }
 
-/// Whether a text begins with the word yes or no, and which.
+/// Tells yes from no where a text is that word, alone or with more behind a mark or a new line: "No."
+/// and "Yes, a dog.", but not "No people are there.", "No-one came." or "No. 5 stops.".
 fn verdict(text: &str) -> Option<bool> {
-    let word: String = text.trim_start().chars().take_while(|c| c.is_alphanumeric()).collect();
-    match word.to_lowercase().as_str() {
-        "yes" => Some(true),
-        "no" => Some(false),
-        _ => None,
-    }
+    let text = text.trim_start();
+    let end = text.find(|c: char| !c.is_alphanumeric()).unwrap_or(text.len());
+    let (word, rest) = text.split_at(end);
+    let yes = match word.to_lowercase().as_str() {
+        "yes" => true,
+        "no" => false,
+        _ => return None,
+    };
+    let behind = rest.trim_start_matches([' ', '\t']);
+    let mut marks = behind.chars();
+    let ends = match (marks.next(), marks.as_str()) {
+        (None | Some('\n' | '\r' | ',' | ';' | ':' | '!' | '?' | '–' | '—' | '…'), _) => true,
+        (Some('.'), more) => !more.trim_start().starts_with(|c: char| c.is_ascii_digit()),
+        // A dash, and no hyphen.
+        (Some('-'), more) => behind.len() < rest.len() && more.starts_with([' ', '-']),
+        _ => false,
+    };
+    ends.then_some(yes)
 }
 
 #[cfg(test)]
@@ -153,6 +185,40 @@ mod tests {
     }
 
     #[test]
+    fn yes_or_no_is_a_word_of_its_own() {
+        for yes in
+            ["Yes", " yes.", "YES!", "Yes, a man came.", "Yes: two.", "Yes\nA dog.", "Yes - a dog"]
+        {
+            assert_eq!(verdict(yes), Some(true), "{yes}");
+        }
+        for no in
+            ["No", "no.", "No, nobody.", "No; it is shut.", "No.\nNobody.", "No… ", "No — none"]
+        {
+            assert_eq!(verdict(no), Some(false), "{no}");
+        }
+        for neither in [
+            "No people are visible.",
+            "No one came.",
+            "No-one came.",
+            "No -one",
+            "No. 5 stops at the gate.",
+            "No.5",
+            "Yes men stand there.",
+            "Nothing.",
+            "Noon.",
+            "No's",
+            "Yesterday a dog came.",
+            "\"No\" is written on the door.",
+            "",
+        ] {
+            assert_eq!(verdict(neither), None, "{neither}");
+        }
+        let counts = ["No people are visible.", "No people are visible in the yard."];
+        assert_eq!(combined(&counts), None);
+        assert_eq!(combined(&["No.", "No people are visible."]), None);
+    }
+
+    #[test]
     fn what_takes_understanding_is_left_to_the_model() {
         assert_eq!(combined(&["No.", "Nothing is there."]), None);
         assert_eq!(combined(&["A dog runs.", "A car is parked."]), None);
@@ -163,8 +229,8 @@ mod tests {
             list(&parts),
             "14:00:00–14:00:50 UTC: A dog.\n14:00:50–14:01:40 UTC: A car\nstops."
         );
-        let prompt = prompt(&parts, "What came?");
-        assert!(prompt.contains("14:00:50–14:01:40: A car stops.\n"), "{prompt}");
+        let prompt = prompt(&parts, 7, "What came?");
+        assert!(prompt.contains("14:00:50–14:01:40: A car s\n"), "{prompt}");
         assert!(prompt.ends_with("What came?"), "{prompt}");
     }
 

@@ -1,19 +1,25 @@
 //! The vision worker: every frame is encoded once, pooled at once, and put into the timeline; and
 //! once more only for a question about what has left the hot tier.
+//!
+//! A frame that the model fails on is dropped and counted, as one that is no picture; the next may
+//! do better. When none does for a while, the worker ends with an error.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::failures::Failures;
 use super::inbox::{Arrival, Work};
 use super::recall::Recall;
 use super::windows::Windows;
 use super::{Engine, Window};
 use crate::disk::{Record, Write};
 use crate::frame::{Frame, FrameId, Span};
-use crate::model::ModelError;
+use crate::heartbeat::Worker;
+use crate::model::{ModelError, Part};
+use crate::service::AskError;
 use crate::slowfast::{FrameTokens, Grid, Plan, pool_frame};
-use crate::telemetry::{self, DropReason, SkipReason, Stage, Unwritten};
+use crate::telemetry::{self, DropReason, FailureKind, SkipReason, Stage, Unwritten};
 use crate::timeline::{Entry, Held, Ring, Stored};
 use crate::vision::evidence::{Evidence, Picture};
 use crate::vision::preprocess::{PictureError, Preprocess, Scratch};
@@ -28,7 +34,11 @@ pub struct Pictures {
     pub scratch: Scratch,
     pub evidence: Evidence,
     pub plan: Plan,
+    pub failures: Failures,
 }
+
+/// Says that a frame's features are no numbers, or too large for f16.
+const NOT_FINITE: &str = "the model's features are not finite";
 
 impl Pictures {
     /// Works until the engine stops.
@@ -39,6 +49,7 @@ impl Pictures {
             engine.cameras.iter().map(|(name, lens)| (name.clone(), windows(lens))).collect();
         let mut pixels = Vec::new();
         while let Some(work) = engine.inbox.take(BATCH, TICK) {
+            engine.heartbeats.beat(Worker::Vision);
             match work {
                 Work::Frames(arrivals) => self.look(engine, arrivals, &mut pixels, &mut windows)?,
                 Work::Recall(recall) => self.look_again(engine, recall, &mut pixels)?,
@@ -66,33 +77,49 @@ impl Pictures {
         let frame_len = self.encoder.frame_len();
         let mut good = Vec::with_capacity(arrivals.len());
         pixels.clear();
-        for arrival in arrivals {
-            let (frame, start) = (&arrival.frame, pixels.len());
+        for mut arrival in arrivals {
+            let start = pixels.len();
             pixels.resize(start + frame_len, 0.0);
-            match self.prepare(frame, &mut pixels[start..]) {
-                Ok(jpeg) => good.push((arrival, jpeg)),
+            match self.prepare(&arrival.frame, &mut pixels[start..]) {
+                Ok(jpeg) => {
+                    // The full-size picture is done with, and large.
+                    arrival.frame.bgrx = Default::default();
+                    good.push((arrival, jpeg));
+                }
                 Err(error) => {
                     pixels.truncate(start);
-                    telemetry::frames_dropped(&frame.camera, DropReason::Corrupt, 1);
-                    tracing::warn!(
-                        camera = &*frame.camera,
-                        "frame {} dropped: {error}",
-                        frame.number
-                    );
+                    dropped(&arrival.frame, DropReason::Corrupt, &error);
                 }
             }
         }
         if good.is_empty() {
             return Ok(());
         }
-        let encoded = self.encode(pixels)?;
-        for ((arrival, jpeg), tokens) in good.iter().zip(encoded) {
-            engine.remember(&arrival.frame, tokens, jpeg.clone(), arrival.at);
+        let encoded = match self.encode(pixels) {
+            Ok(encoded) => encoded,
+            Err(error) => {
+                for (arrival, _) in &good {
+                    telemetry::model_failed(Part::Vision, FailureKind::Run);
+                    dropped(&arrival.frame, DropReason::Failed, &error);
+                }
+                return self.failures.failed(Instant::now(), &error);
+            }
+        };
+        let goes_on = self.judge(&encoded);
+        let mut kept = Vec::with_capacity(good.len());
+        for ((arrival, jpeg), tokens) in good.into_iter().zip(encoded) {
+            match tokens {
+                Some(tokens) => {
+                    engine.remember(&arrival.frame, tokens, jpeg, arrival.at);
+                    kept.push(arrival);
+                }
+                None => dropped(&arrival.frame, DropReason::NotFinite, &NOT_FINITE),
+            }
         }
         let took = begun.elapsed();
-        for (arrival, _) in &good {
+        for arrival in &kept {
             let frame = &arrival.frame;
-            telemetry::stage(&frame.camera, Stage::Encode, took / good.len() as u32);
+            telemetry::stage(&frame.camera, Stage::Encode, took / kept.len() as u32);
             let closed = windows
                 .get_mut(&frame.camera)
                 .and_then(|windows| windows.frame(frame.captured_at, arrival.at));
@@ -100,7 +127,7 @@ impl Pictures {
                 engine.close(&frame.camera, span, arrival.at, took);
             }
         }
-        Ok(())
+        goes_on
     }
 
     /// Encodes a batch of a question's frames from their JPEGs. One that is no picture is left out,
@@ -129,21 +156,51 @@ impl Pictures {
                 }
             }
         }
-        let encoded = if good.is_empty() { Vec::new() } else { self.encode(pixels)? };
-        recall.encoded(engine, good.into_iter().zip(encoded).collect(), begun.elapsed());
+        let encoded = match good.is_empty() {
+            true => Ok(Vec::new()),
+            false => self.encode(pixels),
+        };
+        let encoded = match encoded {
+            Ok(encoded) => encoded,
+            Err(error) => {
+                telemetry::model_failed(Part::Vision, FailureKind::Run);
+                tracing::warn!(camera = &*recall.camera, "no answer: {error}");
+                recall.fails(AskError::Failed(error.to_string()));
+                return self.failures.failed(Instant::now(), &error);
+            }
+        };
+        let goes_on = self.judge(&encoded);
+        let finite = good.into_iter().zip(encoded).filter_map(|(at, tokens)| Some((at, tokens?)));
+        recall.encoded(engine, finite.collect(), begun.elapsed());
         engine.recall(recall);
-        Ok(())
+        goes_on
     }
 
-    /// `pixels`: `[B, 3, size, size]`; the frames' tokens, pooled.
-    fn encode(&mut self, pixels: &[f32]) -> Result<Vec<FrameTokens>, ModelError> {
+    /// Encodes `pixels`, `[B, 3, size, size]`, and pools each frame's features. `None`: they are not
+    /// finite.
+    fn encode(&mut self, pixels: &[f32]) -> Result<Vec<Option<FrameTokens>>, ModelError> {
         let encoded = self.encoder.encode(pixels)?;
         let (tokens, dim) = (self.encoder.grid_tokens(), self.encoder.dim());
-        let pool = |rows| {
-            pool_frame(Grid { rows, tokens, dim }, &self.plan)
-                .map_err(|e| ModelError(e.to_string()))
+        let pool = |rows: &[f32]| {
+            let pooled = pool_frame(Grid { rows, tokens, dim }, &self.plan)
+                .map_err(|e| ModelError(e.to_string()))?;
+            // Of both: the largest of several numbers may hide one that is none.
+            let finite = rows.iter().all(|number| number.is_finite()) && pooled.is_finite();
+            Ok(finite.then_some(pooled))
         };
         encoded.features.chunks_exact(tokens * dim).map(pool).collect()
+    }
+
+    /// Counts frames whose features are not finite; an error when it has been no others for a while.
+    fn judge(&mut self, encoded: &[Option<FrameTokens>]) -> Result<(), ModelError> {
+        let wrong = encoded.iter().filter(|tokens| tokens.is_none()).count();
+        (0..wrong).for_each(|_| telemetry::model_failed(Part::Vision, FailureKind::NotFinite));
+        if wrong < encoded.len() {
+            self.failures.worked();
+        } else if wrong > 0 {
+            return self.failures.failed(Instant::now(), &NOT_FINITE);
+        }
+        Ok(())
     }
 
     fn prepare_again(&mut self, jpeg: &[u8], out: &mut [f32]) -> Result<(), PictureError> {
@@ -159,8 +216,19 @@ impl Pictures {
     }
 }
 
+fn dropped(frame: &Frame, reason: DropReason, why: &dyn std::fmt::Display) {
+    telemetry::frames_dropped(&frame.camera, reason, 1);
+    tracing::warn!(camera = &*frame.camera, "frame {} dropped: {why}", frame.number);
+}
+
 impl Engine {
-    fn remember(&self, frame: &Frame, tokens: FrameTokens, jpeg: Arc<[u8]>, came: Instant) {
+    pub(super) fn remember(
+        &self,
+        frame: &Frame,
+        tokens: FrameTokens,
+        jpeg: Arc<[u8]>,
+        came: Instant,
+    ) {
         let Frame { camera, monotonic, captured_at, clock, .. } = frame;
         let (monotonic, captured_at, clock) = (*monotonic, *captured_at, *clock);
         let id = FrameId { run: self.run, number: frame.number };
@@ -206,7 +274,7 @@ impl Engine {
     }
 
     /// A window has closed: it wants a caption, if captions are wanted.
-    fn close(&self, camera: &Arc<str>, span: Span, closed: Instant, encode: Duration) {
+    pub(super) fn close(&self, camera: &Arc<str>, span: Span, closed: Instant, encode: Duration) {
         let Some(lens) = self.cameras.get(camera).filter(|lens| lens.prompt.is_some()) else {
             return;
         };

@@ -13,12 +13,10 @@ use super::{Asked, Engine, Lens, parts, range};
 use crate::event::{Body, Description, FrameRef};
 use crate::frame::{FrameId, Span, rfc3339};
 use crate::language::Turn;
-use crate::service::{Answer, AnswerItem, AskError, Detail, Question, Range};
+use crate::question::{Detail, Question, Range};
+use crate::service::{Answer, AnswerItem, AskError};
 use crate::telemetry;
 use crate::timeline::Tiers;
-
-/// Bytes of a conversation's name.
-const NAME_MOST: usize = 256;
 
 impl Engine {
     /// Takes a question, or says why not.
@@ -27,16 +25,13 @@ impl Engine {
     }
 
     fn enqueue(self: &Arc<Engine>, question: Question) -> Result<Answer, AskError> {
-        let Some((camera, lens)) = self.cameras.get_key_value(question.camera.as_str()) else {
-            return Err(AskError::NoSuchCamera(question.camera));
+        let Some((camera, lens)) = self.cameras.get_key_value(question.camera()) else {
+            return Err(AskError::NoSuchCamera(question.camera().into()));
         };
-        if question.text.trim().is_empty() {
-            return Err(AskError::BadQuestion("the question is empty".into()));
-        }
         let known = self.known(camera, &question)?;
         let window = match &known {
             Some(known) => known.window,
-            None => self.span_of(camera, lens, question.range)?,
+            None => self.span_of(camera, lens, question.range())?,
         };
         let chosen = self.choose(camera, window, Tiers::All).and_then(|chosen| {
             match known.as_ref().and_then(|known| known.frames.as_ref()) {
@@ -45,12 +40,12 @@ impl Engine {
             }
         });
         let chosen = chosen.ok_or_else(|| self.no_footage(camera, window))?;
-        let most = question.max_new_tokens.unwrap_or(usize::MAX).min(self.max_new_tokens);
+        let most = question.max_new_tokens().unwrap_or(usize::MAX).min(self.max_new_tokens);
         // Room for the whole answer: an asker who reads slowly holds up nobody.
         let (to, answer) = mpsc::channel(parts::MOST + most + 3);
         let seat = self.seat()?;
         let new_name = || format!("c-{:016x}", rand::random::<u64>());
-        let parts = match question.detail {
+        let parts = match question.detail() {
             Detail::Overview => Vec::new(),
             // A further question has the same look as the first.
             Detail::Auto if known.is_some() => Vec::new(),
@@ -67,20 +62,21 @@ impl Engine {
         };
         let asked = long::Question {
             camera: camera.clone(),
-            id: question.id,
-            text: question.text,
-            conversation: question.conversation.unwrap_or_else(new_name),
+            id: question.id().into(),
+            text: question.text().into(),
+            conversation: question.conversation().map_or_else(new_name, Into::into),
             turns: known.map(|known| known.turns.into()).unwrap_or_default(),
             max_new_tokens: most,
             window,
             came: Instant::now(),
-            to: to.clone(),
+            to,
         };
         if parts.len() > 1 {
             let (engine, left, answered) = (self.clone(), parts.into(), Vec::new());
-            Long { engine, asked, overview: chosen, left, answered, seat }.go_on();
+            let unseen = Vec::new();
+            Long { engine, asked, overview: chosen, left, answered, unseen, seat }.go_on();
         } else {
-            self.gather(camera, to, chosen, asked.one_look(), Some(seat));
+            self.gather(chosen, asked.one_look(self.plan), Some(seat));
         }
         Ok(answer)
     }
@@ -91,14 +87,10 @@ impl Engine {
         camera: &Arc<str>,
         question: &Question,
     ) -> Result<Option<Conversation<Turn>>, AskError> {
-        let Some(name) = &question.conversation else { return Ok(None) };
-        if name.is_empty() || name.len() > NAME_MOST {
-            let why = format!("a conversation's name has 1 to {NAME_MOST} bytes");
-            return Err(AskError::BadQuestion(why));
-        }
-        let key = (name.clone(), camera.clone());
+        let Some(name) = question.conversation() else { return Ok(None) };
+        let key = (name.to_owned(), camera.clone());
         let known = self.conversations().get(&key, Instant::now());
-        if known.is_some() && question.range != Range::Recent {
+        if known.is_some() && question.range() != Range::Recent {
             return Err(AskError::BadQuestion(format!(
                 "conversation {name:?} is about the window of its first question: name no range"
             )));
@@ -119,10 +111,9 @@ impl Engine {
         telemetry::answer(camera);
         let Description { prompt, text, window, conversation, .. } = &description;
         let turn = Turn { question: prompt.clone(), answer: text.clone() };
-        let turns = turns.iter().cloned().chain([turn]).collect();
-        let said = Conversation { window: *window, frames, turns };
+        let known = Conversation { window: *window, frames, turns: turns.to_vec() };
         let key = (conversation.clone(), camera.clone());
-        self.conversations().put(key, said, Instant::now());
+        self.conversations().add(key, known, turn, Instant::now());
         self.journal.append(camera.clone(), Body::Answer(description.clone()));
         // An asker that has gone needs no answer.
         let _ = to.try_send(AnswerItem::Finished(Box::new(description)));
@@ -202,7 +193,6 @@ impl Asked {
 
     pub(super) fn answered(self, engine: &Engine, mut description: Description) {
         description.conversation = self.conversation;
-        description.earlier_turns = self.turns.len() as u32;
         match self.then {
             Some(then) => then(Ok(description)),
             None => {
@@ -213,10 +203,15 @@ impl Asked {
         }
     }
 
+    /// There will be no answer, through no fault of the asker's.
+    pub(super) fn fails(self, error: AskError) {
+        let _ = self.to.try_send(AnswerItem::Failed(error));
+    }
+
     /// The model cannot be asked this, and why.
     pub(super) fn unanswerable(self, why: String) {
         match self.then {
-            Some(then) => then(Err(why)),
+            Some(then) => then(Err(AskError::BadQuestion(why))),
             None => drop(self.to.try_send(AnswerItem::Failed(AskError::BadQuestion(why)))),
         }
     }

@@ -1,31 +1,26 @@
-//! Which span of a camera's time a question is about, and which ranges are none: pure rules.
+//! Which span of a camera's time a question is about, once it is known when it is now: pure rules.
 
 use std::time::{Duration, SystemTime};
 
 use crate::frame::{Span, rfc3339};
-use crate::service::Range;
+use crate::question::{Range, earlier};
 
 /// `now` is the camera's; `window` is what "recent" means. An end that is still to come is now. The
 /// error is for the asker. An event has been made its window before.
 pub fn span(range: Range, now: SystemTime, window: Duration) -> Result<Span, String> {
-    let back = |length| now.checked_sub(length).unwrap_or(SystemTime::UNIX_EPOCH);
     let (from, to) = match range {
-        Range::Recent | Range::Event { .. } => (back(window), now),
-        Range::Last(Duration::ZERO) => return Err("a range of no length has no footage".into()),
-        Range::Last(length) => (back(length), now),
-        Range::Between { from, to } => (from, to.unwrap_or(now.max(from))),
+        Range::Recent | Range::Event { .. } => (earlier(now, window), now),
+        Range::Last(length) => (earlier(now, length), now),
+        Range::Between { from, to } => (from, to.map_or(now, |to| to.min(now))),
     };
     let show = rfc3339::format;
-    if from > to {
-        return Err(format!("the range runs backwards, from {} to {}", show(from), show(to)));
-    }
     if from >= now {
         return Err(format!("{} is still to come; it is {} now", show(from), show(now)));
     }
-    if from == to {
+    if from >= to {
         return Err(format!("the range at {} has no length", show(from)));
     }
-    Ok(Span { from, to: to.min(now) })
+    Ok(Span { from, to })
 }
 
 #[cfg(test)]
@@ -61,17 +56,23 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_range_is_refused_in_plain_words() {
-        for (range, said) in [
-            (Range::Last(Duration::ZERO), "no length"),
-            (between(500, 500), "no length"),
-            (between(500, 400), "backwards"),
-            (between(3000, 400), "backwards"),
-            (between(1000, 2000), "still to come"),
-            (Range::Between { from: at(2000), to: None }, "still to come"),
-        ] {
-            let refused = spanned(range).expect_err(said);
-            assert!(refused.contains(said), "{range:?}: {refused}");
+    fn what_is_still_to_come_is_refused_in_plain_words() {
+        for range in [between(1000, 2000), Range::Between { from: at(2000), to: None }] {
+            let refused = spanned(range).expect_err("still to come");
+            assert!(refused.contains("still to come"), "{range:?}: {refused}");
+        }
+        assert!(spanned(between(500, 500)).expect_err("no length").contains("no length"));
+    }
+
+    /// The camera's clock may be anything at all.
+    #[test]
+    fn a_span_begins_no_earlier_than_1970_whatever_time_it_is() {
+        let week = Duration::from_secs(7 * 86_400);
+        for now in [at(5), at(1), SystemTime::UNIX_EPOCH - week] {
+            for range in [Range::Recent, Range::Last(week), Range::Last(Duration::MAX)] {
+                let span = span(range, now, week);
+                assert!(span.is_err() || span.is_ok_and(|span| span.from == at(0)), "{range:?}");
+            }
         }
     }
 

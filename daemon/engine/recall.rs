@@ -7,13 +7,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use super::{Asked, Engine};
+use super::Engine;
+use super::long::Look;
 use crate::disk::{Jpegs, Read, Told, Wanted};
 use crate::frame::FrameId;
+use crate::heartbeat::Worker;
 use crate::service::{AnswerItem, AskError};
 use crate::slowfast::FrameTokens;
 use crate::telemetry;
-use crate::timeline::{Chosen, Clip, Entry, Place, Stored};
+use crate::timeline::{Chosen, Entry, Place, Stored};
 
 /// A place of the queue that is held before it is taken.
 pub struct Seat(Arc<AtomicUsize>);
@@ -31,14 +33,10 @@ impl Drop for Seat {
     }
 }
 
-/// A question but for its clip.
-pub type Pending = Box<dyn FnOnce(Clip, Duration) -> Asked + Send>;
-
 /// A question on its way to its clip.
 pub struct Recall {
     pub camera: Arc<str>,
-    to: tokio::sync::mpsc::Sender<AnswerItem>,
-    pending: Pending,
+    look: Look,
     chosen: Chosen,
     /// Of each chosen frame, where they are there.
     tokens: Vec<Option<Arc<FrameTokens>>>,
@@ -51,7 +49,7 @@ pub struct Recall {
 
 impl Recall {
     pub fn nobody_waits(&self) -> bool {
-        self.to.is_closed()
+        self.look.asked.to.is_closed()
     }
 
     /// Up to `most` JPEGs to encode, the oldest first; none: it has all that can be had.
@@ -78,20 +76,19 @@ impl Recall {
     }
 
     pub fn stopping(self) {
-        let _ = self.to.try_send(AnswerItem::Failed(AskError::Stopping));
+        self.fails(AskError::Stopping);
+    }
+
+    /// Ends the question without an answer, through no fault of the asker's.
+    pub fn fails(self, error: AskError) {
+        self.look.asked.fails(error);
     }
 }
 
 impl Engine {
     /// Begins to gather what is missing of the chosen frames' tokens.
-    pub(super) fn gather(
-        self: &Arc<Engine>,
-        camera: &Arc<str>,
-        to: tokio::sync::mpsc::Sender<AnswerItem>,
-        chosen: Chosen,
-        pending: Pending,
-        seat: Option<Seat>,
-    ) {
+    pub(super) fn gather(self: &Arc<Engine>, chosen: Chosen, look: Look, seat: Option<Seat>) {
+        let camera = look.asked.camera.clone();
         let mut tokens = chosen.tokens();
         let missing = chosen.frames.iter().zip(&mut tokens).filter(|(_, tokens)| tokens.is_none());
         for (entry, tokens) in missing {
@@ -112,16 +109,8 @@ impl Engine {
                 }
             }
         }
-        let mut recall = Recall {
-            camera: camera.clone(),
-            to,
-            pending,
-            chosen,
-            tokens,
-            jpegs,
-            encode: Duration::ZERO,
-            seat,
-        };
+        let mut recall =
+            Recall { camera, look, chosen, tokens, jpegs, encode: Duration::ZERO, seat };
         let Some(disk) = self.disk.as_ref().filter(|_| !wanted.is_empty()) else {
             return self.recall(recall);
         };
@@ -148,14 +137,10 @@ impl Engine {
     }
 
     fn gathered(&self, recall: Recall) {
-        let Recall { camera, to, pending, chosen, tokens, encode, seat, .. } = recall;
-        let Some(clip) = chosen.clip(tokens, &self.plan) else {
-            let why = "its frames left the buffer while they were read".into();
-            let camera = camera.to_string();
-            let _ = to.try_send(AnswerItem::Failed(AskError::NoFootage { camera, why }));
-            return;
-        };
-        let asked = pending(clip, encode);
+        let Recall { look, chosen, tokens, encode, seat, .. } = recall;
+        let Some(clip) = chosen.clip(tokens, &look.plan) else { return look.sees_nothing() };
+        let to = look.asked.to.clone();
+        let asked = look.at(clip, encode);
         let mut jobs = self.jobs();
         // The seat is given up for a place in the queue at once, so there is one.
         drop(seat);
@@ -170,6 +155,10 @@ impl Engine {
 }
 
 impl Told for Engine {
+    fn moves(&self) {
+        self.heartbeats.beat(Worker::Disk);
+    }
+
     fn stored(&self, camera: &str, id: FrameId, place: Option<Place>) {
         self.change(camera, |ring| ring.stored(id, place));
     }

@@ -6,11 +6,15 @@
 //!   those before, but one that has waited for less than a fifth of its freshness is begun in any
 //!   case: where captions take too long whatever is done, some are made all the same.
 //! - At most one caption waits for a camera: a newer window replaces an older one.
+//! - At most one caption of a camera is in work: the next one waits until it is done, so that a
+//!   camera's captions are done in the order of its windows.
 //! - The camera whose caption was least recently begun is next.
+//! - After a question that came to nothing a caption that can be begun goes before the next
+//!   question: whoever asks what cannot be answered, again and again, does not stop the captions.
 //!
 //! Times are durations since any one moment: the daemon's start, or a simulation's.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::Hash;
 use std::time::Duration;
 
@@ -18,6 +22,10 @@ pub struct Scheduler<C, Q, P> {
     questions: VecDeque<Q>,
     capacity: usize,
     captions: HashMap<C, Waiting<P>>,
+    /// Cameras with a caption in work.
+    busy: HashSet<C>,
+    /// A question came to nothing, and no caption has been begun since.
+    caption_first: bool,
     /// For each camera, the turn in which its caption was last begun.
     served: HashMap<C, u64>,
     clock: u64,
@@ -45,6 +53,8 @@ impl<C: Clone + Eq + Hash, Q, P> Scheduler<C, Q, P> {
             questions: VecDeque::new(),
             capacity,
             captions: HashMap::new(),
+            busy: HashSet::new(),
+            caption_first: false,
             served: HashMap::new(),
             clock: 0,
             caption_takes: Estimate::default(),
@@ -93,17 +103,39 @@ impl<C: Clone + Eq + Hash, Q, P> Scheduler<C, Q, P> {
         late.map(|(camera, waiting)| (camera, waiting.caption)).collect()
     }
 
+    /// Takes the next job. The camera of a caption is busy until [`done`](Scheduler::done).
     pub fn take(&mut self) -> Option<Next<C, Q, P>> {
-        if let Some(question) = self.next_question() {
-            return Some(Next::Question(question));
+        if std::mem::take(&mut self.caption_first)
+            && let Some(caption) = self.next_caption()
+        {
+            return Some(caption);
         }
+        match self.next_question() {
+            Some(question) => Some(Next::Question(question)),
+            None => self.next_caption(),
+        }
+    }
+
+    fn next_caption(&mut self) -> Option<Next<C, Q, P>> {
         let turn = |camera: &C| self.served.get(camera).copied().unwrap_or(0);
-        let (camera, _) = self.captions.iter().min_by_key(|(c, w)| (turn(c), w.came))?;
+        let idle = self.captions.iter().filter(|(camera, _)| !self.busy.contains(camera));
+        let (camera, _) = idle.min_by_key(|(c, w)| (turn(c), w.came))?;
         let camera = camera.clone();
         self.clock += 1;
         self.served.insert(camera.clone(), self.clock);
         let waiting = self.captions.remove(&camera)?;
+        self.busy.insert(camera.clone());
         Some(Next::Caption(camera, waiting.caption))
+    }
+
+    /// The caption of this camera that was in work is published, or there will be none.
+    pub fn done(&mut self, camera: &C) {
+        self.busy.remove(camera);
+    }
+
+    /// The question that was taken last came to nothing before the model ran for it.
+    pub fn refused(&mut self) {
+        self.caption_first = true;
     }
 
     /// Where there is room for a question only.
@@ -189,9 +221,47 @@ mod tests {
         assert_eq!(scheduler.take(), Some(Next::Question("q1")));
         assert_eq!(scheduler.take(), Some(Next::Question("q2")));
         assert_eq!(scheduler.take(), Some(Next::Caption("b", 2)));
+        scheduler.done(&"b");
         assert_eq!(caption(&mut scheduler, "b", 4), None);
         assert_eq!(scheduler.take(), Some(Next::Caption("a", 3)));
         assert_eq!(scheduler.take(), Some(Next::Caption("b", 4)));
+        assert_eq!(scheduler.take(), None);
+    }
+
+    #[test]
+    fn a_window_waits_while_its_camera_has_a_caption_in_work() {
+        let mut scheduler: Scheduler<_, (), _> = Scheduler::new(1);
+        let caption = |s: &mut Scheduler<_, _, _>, c, n| s.caption(c, n, ms(0), ms(100));
+        caption(&mut scheduler, "a", 1);
+        assert_eq!(scheduler.take(), Some(Next::Caption("a", 1)));
+        assert_eq!(caption(&mut scheduler, "a", 2), None);
+        assert_eq!(scheduler.take(), None);
+        assert_eq!(caption(&mut scheduler, "a", 3), Some(2), "the newer window waits instead");
+        caption(&mut scheduler, "b", 4);
+        assert_eq!(scheduler.take(), Some(Next::Caption("b", 4)), "others need not wait for it");
+        scheduler.done(&"a");
+        assert_eq!(scheduler.take(), Some(Next::Caption("a", 3)));
+        assert_eq!(scheduler.take(), None);
+    }
+
+    #[test]
+    fn after_a_refused_question_a_caption_goes_before_the_next() {
+        let mut scheduler = Scheduler::new(4);
+        for question in 1..=4 {
+            scheduler.ask(question).expect("room");
+        }
+        scheduler.caption("a", (), ms(0), ms(100));
+        assert_eq!(scheduler.take(), Some(Next::Question(1)));
+        assert_eq!(scheduler.take(), Some(Next::Question(2)));
+        scheduler.refused();
+        assert_eq!(scheduler.take(), Some(Next::Caption("a", ())));
+        assert_eq!(scheduler.take(), Some(Next::Question(3)));
+        scheduler.refused();
+        assert_eq!(
+            scheduler.take(),
+            Some(Next::Question(4)),
+            "where none waits, none is waited for"
+        );
         assert_eq!(scheduler.take(), None);
     }
 
@@ -248,6 +318,7 @@ mod tests {
             match scheduler.take() {
                 Some(Next::Caption(camera, at)) => {
                     now += cost;
+                    scheduler.done(&camera);
                     served.published.push((camera, at, now));
                 }
                 _ => match closes.peek() {
@@ -321,6 +392,57 @@ mod tests {
         ) {
             let phases = |c| off[c] + phase(c, ms(1000)).as_millis() as u64;
             shared_evenly(cost, &(0..cameras).map(phases).collect::<Vec<_>>())?;
+        }
+
+        /// Whatever closes, is begun, is refused and ends when: of each camera at most one caption is
+        /// in work, and its captions are done in the order of its windows.
+        #[test]
+        fn a_cameras_captions_are_never_done_out_of_order(
+            steps in prop::collection::vec((0usize..3, 0u8..8), 0..300),
+        ) {
+            let mut scheduler: Scheduler<usize, (), u64> = Scheduler::new(2);
+            let (mut work, mut newest) = (Vec::new(), [0; 3]);
+            for (now, (at, step)) in (1u64..).zip(steps) {
+                match step {
+                    0..3 => drop(scheduler.caption(at, now, ms(now), ms(20))),
+                    3 => drop(scheduler.ask(())),
+                    4 => scheduler.refused(),
+                    5 => drop(scheduler.late(ms(now))),
+                    6 => match scheduler.take() {
+                        Some(Next::Caption(camera, window)) => {
+                            prop_assert!(work.iter().all(|(busy, _)| *busy != camera));
+                            work.push((camera, window));
+                        }
+                        Some(Next::Question(())) | None => {}
+                    },
+                    _ if work.is_empty() => {}
+                    _ => {
+                        let (camera, window) = work.remove(at % work.len());
+                        prop_assert!(newest[camera] < window, "{} after {}", window, newest[camera]);
+                        newest[camera] = window;
+                        scheduler.done(&camera);
+                    }
+                }
+            }
+        }
+
+        /// However many questions are refused, one after the other, each caption gets its turn.
+        #[test]
+        fn refused_questions_do_not_starve_captions(cameras in 1usize..8, asking in 1usize..5) {
+            let mut scheduler = Scheduler::new(asking);
+            for camera in 0..cameras {
+                scheduler.caption(camera, (), ms(0), ms(1000));
+            }
+            let mut captions = 0;
+            for _ in 0..2 * cameras {
+                while scheduler.ask(()).is_ok() {}
+                match scheduler.take() {
+                    Some(Next::Question(())) => scheduler.refused(),
+                    Some(Next::Caption(..)) => captions += 1,
+                    None => prop_assert!(false, "questions wait"),
+                }
+            }
+            prop_assert_eq!(captions, cameras);
         }
 
         /// What goes in comes out once, is replaced once, is skipped once, or is refused.

@@ -54,7 +54,8 @@ impl Still {
     }
 }
 
-/// See above. Infinite for a frame that cannot be compared: of another plan.
+/// Says how much frames differ from the first, on the scale above. Infinite for a frame that cannot
+/// be compared: of another plan, or with tokens that are no numbers.
 fn change(first: &FrameTokens, frames: &[Look], dim: usize) -> f32 {
     let square = |rows: &[f16]| rows.iter().map(|v| v.to_f32().powi(2)).sum::<f32>();
     let cells = first.fast.len() / dim;
@@ -67,14 +68,21 @@ fn change(first: &FrameTokens, frames: &[Look], dim: usize) -> f32 {
         let apart = |(a, b): (&[f16], &[f16])| {
             a.iter().zip(b).map(|(a, b)| (a.to_f32() - b.to_f32()).powi(2)).sum::<f32>()
         };
-        cells.map(apart).fold(0.0, f32::max) / usual
+        cells.map(apart).fold(0.0, larger) / usual
     };
-    frames.iter().map(of_frame).fold(0.0, f32::max)
+    frames.iter().map(of_frame).fold(0.0, larger)
+}
+
+/// Finds the larger change; one that is no number is the largest of all.
+fn larger(a: f32, b: f32) -> f32 {
+    if a.is_nan() || b.is_nan() { f32::INFINITY } else { a.max(b) }
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::SystemTime;
+
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -122,6 +130,23 @@ mod tests {
         let steps = [1.2, 1.4, 1.6, 1.8, 2.1].map(|light| frame([light; 4]));
         let unchanged = steps.map(|step| compare(&still, &[step]).is_some_and(|c| c.1));
         assert_eq!(unchanged, [true, true, true, true, false]);
+    }
+
+    proptest! {
+        /// A token that is no number is a change, in whichever window, frame and cell it stands.
+        #[test]
+        fn what_cannot_be_compared_is_a_change(
+            at in 0usize..6, cell in 0usize..4, wrong in prop::sample::select(vec![
+                f32::NAN, f32::INFINITY, f32::NEG_INFINITY,
+            ]),
+        ) {
+            let mut frames = vec![[1.0; 4]; 6];
+            frames[at][cell] = wrong;
+            let frames: Vec<Look> = frames.into_iter().map(frame).collect();
+            let (before, now) = frames.split_at(3);
+            let compared = described(before).compare("gate", now, 2, 1e6).expect("described");
+            prop_assert_eq!(compared.1, None);
+        }
     }
 
     #[test]

@@ -7,30 +7,59 @@
 //!
 //! - The last free row is a question's, and a caption begins only when no prompt is being read: a
 //!   question waits for no more than a turn while there are rows.
+//! - A question that is refused counts as a step: running answers have a turn before the next one.
 //! - An asker who has left frees the row before the next turn.
+//! - A job that the model fails on gets no words: an asker is told, a caption is skipped and counted.
+//!   The next one may do better. When nothing does for a while, the worker ends with an error.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::failures::Failures;
 use super::scheduler::Next;
 use super::still::Still;
 use super::{Asked, Engine, Window};
 use crate::event::{Body, Description, Event, Finish, FrameRef, Timing, Unchanged, Usage};
-use crate::frame::Span;
+use crate::frame::{Span, rfc3339};
+use crate::heartbeat::Worker;
 use crate::language::{
-    LanguageError, LanguageModel, Limits, Listening, Reply, Request, Said, Seen, Ticket, Turn,
-    Urgency,
+    Failure, LanguageError, LanguageModel, Limits, Listening, Reply, Request, Said, Seen, Ticket,
+    Turn, Urgency,
 };
-use crate::model::ModelError;
+use crate::model::{ModelError, Part};
 use crate::service::{AnswerItem, AskError};
-use crate::slowfast::{FrameTokens, assemble};
-use crate::telemetry::{self, SkipReason, Stage};
+use crate::slowfast::{FrameTokens, Plan, assemble};
+use crate::telemetry::{self, FailureKind, SkipReason, Stage};
 use crate::timeline::{Clip, Look};
 
-pub struct Words {
-    pub language: LanguageModel,
+/// Longest sleep of the worker when nothing is to be done, so that it is seen to move.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Writes answers to prompts, several at a time: the language model, or a test's stand-in.
+///
+/// The methods are those of [`LanguageModel`].
+pub trait Writer {
+    fn rows(&self) -> usize;
+    fn in_work(&self) -> usize;
+    fn unread(&self) -> usize;
+    fn fitting<'a>(
+        &self,
+        turns: &'a [Turn],
+        prompt: &str,
+        video_tokens: usize,
+        limits: Limits,
+    ) -> &'a [Turn];
+    fn begin(&mut self, request: Request<'_>) -> Result<Ticket, LanguageError>;
+    fn turn(&mut self, hear: &mut Hear<'_>) -> Result<(), LanguageError>;
+}
+
+/// Hears what comes of a sequence, and says whether anybody still listens.
+pub type Hear<'a> = dyn FnMut(Ticket, Said<'_>) -> Listening + 'a;
+
+pub struct Words<W = LanguageModel> {
+    pub language: W,
     /// Width of an embedding.
     pub dim: usize,
     /// What events call the model and the device, and why it is that one.
@@ -52,34 +81,83 @@ enum Room {
     Nothing,
 }
 
+/// State of a job after it was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Begun {
+    /// It is in work.
+    Works,
+    /// It needed no model: a caption, made or skipped.
+    Done,
+    /// It came to nothing, which was known only after some work.
+    Refused,
+}
+
 /// A job in work.
 struct Running {
     job: Job,
     prompt: String,
+    /// Earlier questions that the model sees with it.
+    turns: u32,
     clip: Clip,
     admitted: Instant,
 }
 
-impl Words {
-    /// Works until the engine stops; what then still waits is told so.
+/// Jobs that ended in a turn.
+#[derive(Default)]
+struct Turned {
+    finished: Vec<(Running, Reply)>,
+    failed: Vec<(Running, Failure)>,
+}
+
+impl<W: Writer> Words<W> {
+    /// Works until the engine stops, or until the model is broken; who then still waits is told so.
     pub fn run(mut self, engine: &Engine) -> Result<(), ModelError> {
         let mut running = HashMap::new();
+        let worked = self.work(engine, &mut running);
+        if let Err(error) = &worked {
+            let why = error.to_string();
+            let jobs = running.into_values().map(|running: Running| running.job);
+            jobs.filter_map(question).for_each(|asked| asked.fails(AskError::Model(why.clone())));
+            engine.broken(&why);
+        }
+        worked
+    }
+
+    fn work(
+        &mut self,
+        engine: &Engine,
+        running: &mut HashMap<Ticket, Running>,
+    ) -> Result<(), ModelError> {
+        let mut failures = Failures::default();
         let mut last_finished = Instant::now();
         loop {
             telemetry::rows(running.len());
-            while let Some(job) = engine.next_job(self.room()) {
-                self.begin(engine, job, &mut running)?;
-                telemetry::rows(running.len());
+            match engine.next_job(self.room()) {
+                Some(job) => match self.begin(engine, job, running, &mut failures)? {
+                    Begun::Works | Begun::Done => continue,
+                    Begun::Refused if running.is_empty() => continue,
+                    Begun::Refused => {}
+                },
+                None if running.is_empty() => return Ok(()),
+                None => {}
             }
-            if running.is_empty() {
-                return Ok(());
+            let Turned { finished, failed } = self.turn(engine, running)?;
+            let mut goes_on = Ok(());
+            if !finished.is_empty() {
+                failures.worked();
+            } else if let Some((_, failure)) = failed.first() {
+                goes_on = failures.failed(Instant::now(), failure);
             }
-            for (running, reply) in self.turn(engine, &mut running)? {
+            for (running, failure) in failed {
+                engine.fails(running.job, failure);
+            }
+            for (running, reply) in finished {
                 let since = running.admitted.max(last_finished);
                 last_finished = Instant::now();
                 engine.took(&running, last_finished, last_finished - since);
                 self.finish(engine, running, reply);
             }
+            goes_on?;
         }
     }
 
@@ -98,9 +176,19 @@ impl Words {
         engine: &Engine,
         job: Job,
         running: &mut HashMap<Ticket, Running>,
-    ) -> Result<(), ModelError> {
-        let Some(Task { camera, prompt, turns, clip, most, urgency }) = task(engine, &job) else {
-            return Ok(());
+        failures: &mut Failures,
+    ) -> Result<Begun, ModelError> {
+        let Some(Task { camera, prompt, turns, clip, plan, most, urgency }) = task(engine, &job)
+        else {
+            if let Next::Caption(camera, window) = job {
+                let to = rfc3339::format(window.span.to);
+                tracing::info!(
+                    camera = &*camera,
+                    "no caption of the window to {to}: no frame left"
+                );
+                engine.no_caption(&camera, SkipReason::Gone);
+            }
+            return Ok(Begun::Done);
         };
         if let Next::Caption(camera, window) = &job
             && let Some(unchanged) = self.unchanged(engine, camera, &clip)
@@ -119,7 +207,7 @@ impl Words {
             let mut caption = self.describe(prompt, window.span, clip, reply, timing);
             caption.unchanged = Some(unchanged);
             self.publish(engine, camera, caption);
-            return Ok(());
+            return Ok(Begun::Done);
         }
         let tokens: Vec<&FrameTokens> = clip.frames.iter().map(|look| &*look.tokens).collect();
         let seen = |(frame, look): (&FrameRef, &Look)| Seen {
@@ -129,31 +217,50 @@ impl Words {
             slow: frame.slow,
             again: look.again,
         };
+        let video = assemble(&tokens, &plan, self.dim);
+        let limits = Limits { max_new_tokens: most, sampling: engine.sampling };
+        let turns = self.language.fitting(&turns, &prompt, video.len(), limits);
+        // Frames are the same rows to all only where one plan made them.
+        let shared = plan == engine.plan;
+        let footage = || clip.references.iter().zip(&clip.frames).map(seen).collect();
         let request = Request {
-            video: &assemble(&tokens, &engine.plan, self.dim),
-            footage: Some(clip.references.iter().zip(&clip.frames).map(seen).collect()),
-            turns: &turns,
+            video: &video,
+            footage: shared.then(footage),
+            turns,
             prompt: &prompt,
-            limits: Limits { max_new_tokens: most, sampling: engine.sampling },
+            limits,
             urgency,
         };
+        let turns = turns.len() as u32;
         match self.language.begin(request) {
             Ok(ticket) => {
                 let admitted = Instant::now();
-                running.insert(ticket, Running { job, prompt, clip, admitted });
-                Ok(())
+                running.insert(ticket, Running { job, prompt, turns, clip, admitted });
+                Ok(Begun::Works)
             }
-            Err(LanguageError::BadPrompt(why)) => {
-                match job {
-                    Next::Caption(camera, _) => {
-                        tracing::warn!(camera = &*camera, "no caption: {why}");
-                    }
-                    Next::Question(asked) => asked.unanswerable(why),
+            Err(LanguageError::BadPrompt(why)) => match job {
+                Next::Caption(camera, _) => {
+                    tracing::warn!(camera = &*camera, "no caption: {why}");
+                    engine.no_caption(&camera, SkipReason::Refused);
+                    Ok(Begun::Done)
                 }
-                Ok(())
+                Next::Question(asked) => {
+                    asked.unanswerable(why);
+                    engine.jobs().scheduler.refused();
+                    Ok(Begun::Refused)
+                }
+            },
+            Err(LanguageError::Failed(failure)) => {
+                let goes_on = failures.failed(Instant::now(), &failure);
+                engine.fails(job, failure);
+                engine.jobs().scheduler.refused();
+                goes_on.map(|()| Begun::Refused)
             }
-            Err(error) => {
-                Err(failed(error, running.drain().map(|(_, running)| running.job).chain([job])))
+            Err(LanguageError::Broken(why)) => {
+                if let Some(asked) = question(job) {
+                    asked.fails(AskError::Model(why.clone()));
+                }
+                Err(ModelError(why))
             }
         }
     }
@@ -167,17 +274,21 @@ impl Words {
         unchanged.filter(|_| limit > 0.0 && clip.coverage.gaps.is_empty())
     }
 
-    /// One run of the model; what has finished is no longer running.
+    /// One run of the model; what has ended by it is no longer running.
     fn turn(
         &mut self,
         engine: &Engine,
         running: &mut HashMap<Ticket, Running>,
-    ) -> Result<Vec<(Running, Reply)>, ModelError> {
-        let (mut finished, mut left) = (Vec::new(), Vec::new());
+    ) -> Result<Turned, ModelError> {
+        let (mut finished, mut failed, mut left) = (Vec::new(), Vec::new(), Vec::new());
         let turned = self.language.turn(&mut |ticket, said| {
             let listening = match said {
                 Said::Finished(reply) => {
                     finished.push((ticket, reply));
+                    Listening::Yes
+                }
+                Said::Failed(failure) => {
+                    failed.push((ticket, failure));
                     Listening::Yes
                 }
                 Said::Piece(piece) => {
@@ -189,20 +300,20 @@ impl Words {
             }
             listening
         });
-        if let Err(error) = turned {
-            return Err(failed(error, running.drain().map(|(_, running)| running.job)));
-        }
+        turned.map_err(|error| ModelError(error.to_string()))?;
         let take = |(ticket, reply)| Some((running.remove(&ticket)?, reply));
-        let finished: Vec<_> = finished.into_iter().filter_map(take).collect();
+        let finished = finished.into_iter().filter_map(take).collect();
+        let take = |(ticket, failure)| Some((running.remove(&ticket)?, failure));
+        let failed = failed.into_iter().filter_map(take).collect();
         for ticket in left {
             running.remove(&ticket);
         }
-        Ok(finished)
+        Ok(Turned { finished, failed })
     }
 
     /// Tells what came of a job.
     fn finish(&mut self, engine: &Engine, running: Running, reply: Reply) {
-        let Running { job, prompt, clip, .. } = running;
+        let Running { job, prompt, turns, clip, .. } = running;
         match job {
             Next::Caption(camera, window) => {
                 let frames = clip.frames.clone();
@@ -219,6 +330,7 @@ impl Words {
                 let text = asked.text.clone();
                 let mut description = self.describe(text, asked.window, clip, reply, timing);
                 description.id = asked.id.clone();
+                description.earlier_turns = turns;
                 measure(&asked.camera, &description);
                 asked.answered(engine, description);
             }
@@ -231,7 +343,10 @@ impl Words {
         }
         telemetry::caption(camera);
         measure(camera, &caption);
-        engine.journal.append(camera.clone(), Body::Caption(caption))
+        let event = engine.journal.append(camera.clone(), Body::Caption(caption));
+        // Not before it is out: the camera's next one must not overtake it.
+        engine.jobs().scheduler.done(camera);
+        event
     }
 
     fn describe(
@@ -282,6 +397,7 @@ struct Task {
     prompt: String,
     turns: Arc<[Turn]>,
     clip: Clip,
+    plan: Plan,
     /// New tokens.
     most: usize,
     urgency: Urgency,
@@ -295,6 +411,7 @@ fn task(engine: &Engine, job: &Job) -> Option<Task> {
             prompt: engine.cameras.get(camera)?.prompt.clone()?,
             turns: Arc::default(),
             clip: engine.clip(camera, window.span)?,
+            plan: engine.plan,
             most: engine.max_new_tokens,
             urgency: Urgency::Later,
         },
@@ -303,21 +420,19 @@ fn task(engine: &Engine, job: &Job) -> Option<Task> {
             prompt: asked.prompt.clone(),
             turns: asked.turns.clone(),
             clip: asked.clip.clone(),
+            plan: asked.plan,
             most: asked.max_new_tokens,
             urgency: Urgency::Now,
         },
     })
 }
 
-/// The model is broken: whoever waits for it is told.
-fn failed(error: LanguageError, jobs: impl Iterator<Item = Job>) -> ModelError {
-    let why = error.to_string();
-    for job in jobs {
-        if let Next::Question(asked) = job {
-            let _ = asked.to.try_send(AnswerItem::Failed(AskError::Model(why.clone())));
-        }
+/// The question of a job, if it is one.
+fn question(job: Job) -> Option<Asked> {
+    match job {
+        Next::Caption(..) => None,
+        Next::Question(asked) => Some(asked),
     }
-    ModelError(why)
 }
 
 fn measure(camera: &str, description: &Description) {
@@ -344,12 +459,45 @@ fn timing(since: Instant, encode: Duration, reply: &Reply) -> Timing {
     }
 }
 
+impl Writer for LanguageModel {
+    fn rows(&self) -> usize {
+        self.rows()
+    }
+
+    fn in_work(&self) -> usize {
+        self.in_work()
+    }
+
+    fn unread(&self) -> usize {
+        self.unread()
+    }
+
+    fn fitting<'a>(
+        &self,
+        turns: &'a [Turn],
+        prompt: &str,
+        video_tokens: usize,
+        limits: Limits,
+    ) -> &'a [Turn] {
+        self.fitting(turns, prompt, video_tokens, limits)
+    }
+
+    fn begin(&mut self, request: Request<'_>) -> Result<Ticket, LanguageError> {
+        self.begin(request)
+    }
+
+    fn turn(&mut self, hear: &mut Hear<'_>) -> Result<(), LanguageError> {
+        self.turn(hear)
+    }
+}
+
 impl Engine {
     /// The next job that there is room for. With nothing in work it waits for one, and `None` says
     /// that the engine stops. Waiting questions are told of a stop in any case.
     fn next_job(&self, room: Room) -> Option<Job> {
         let mut jobs = self.jobs();
         loop {
+            self.heartbeats.beat(Worker::Language);
             if matches!(room, Room::Idle | Room::Any) {
                 for (camera, _) in jobs.scheduler.late(self.started.elapsed()) {
                     self.skip(&camera, SkipReason::Late);
@@ -370,11 +518,53 @@ impl Engine {
                 Some(_) if jobs.stopping => {}
                 Some(next) => return Some(next),
                 None if room == Room::Idle && !jobs.stopping => {
-                    jobs = self.wake.wait(jobs).unwrap_or_else(PoisonError::into_inner);
+                    let woken = self.wake.wait_timeout(jobs, TICK);
+                    jobs = woken.unwrap_or_else(PoisonError::into_inner).0;
                 }
                 None => return None,
             }
         }
+    }
+
+    /// A camera's caption that was taken will not be made.
+    fn no_caption(&self, camera: &Arc<str>, reason: SkipReason) {
+        self.skip(camera, reason);
+        self.jobs().scheduler.done(camera);
+    }
+
+    /// The model failed on a job, and goes on with others.
+    fn fails(&self, job: Job, failure: Failure) {
+        let (kind, skipped, error) = match &failure {
+            Failure::Run(why) => {
+                (FailureKind::Run, SkipReason::Failed, AskError::Failed(why.clone()))
+            }
+            Failure::NotFinite => {
+                let error = AskError::Model(failure.to_string());
+                (FailureKind::NotFinite, SkipReason::NotFinite, error)
+            }
+        };
+        telemetry::model_failed(Part::Language, kind);
+        match job {
+            Next::Caption(camera, _) => {
+                tracing::warn!(camera = &*camera, "no caption: {failure}");
+                self.no_caption(&camera, skipped);
+            }
+            Next::Question(asked) => {
+                tracing::warn!(camera = &*asked.camera, "no answer: {failure}");
+                asked.fails(error);
+            }
+        }
+    }
+
+    /// A worker cannot go on: nothing more is taken, and whoever waits in the queue is told why.
+    pub fn broken(&self, why: &str) {
+        let mut jobs = self.jobs();
+        jobs.stopping = true;
+        let asked: Vec<Asked> = std::iter::from_fn(|| jobs.scheduler.next_question()).collect();
+        telemetry::queue_length(jobs.scheduler.waiting());
+        drop(jobs);
+        asked.into_iter().for_each(|asked| asked.fails(AskError::Model(why.into())));
+        self.wake.notify_all();
     }
 
     /// `alone`: of its time, that in which nothing else was finished.
@@ -386,3 +576,6 @@ impl Engine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

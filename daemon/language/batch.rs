@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! begin ─► waits ─► is read, a chunk a turn ─► is written, a token a turn ─► finished
-//!            └───────────────┴──── nobody listens any more ────┴─► gone
+//!            └───────────────┴── nobody listens any more, failed ┴─► gone
 //! ```
 //!
 //! - A turn is one run of the decoder: a chunk of one prompt, or a token of every sequence that is
@@ -13,24 +13,34 @@
 //!   found by the next prompt with the same head and footage. Chunks have the same borders whether
 //!   it is found or not, so that the answer has the same bits.
 //! - The rows that are written come first, side by side, as a batch must be.
+//! - Where a run ends with an error, the sequences that took part in it fail, and no other. A
+//!   sequence whose logits are not finite fails, and its prefix is not kept.
 
 use std::time::{Duration, Instant};
 
 use super::cache::Prefix;
-use super::model::wrong;
-use super::tokenizer::{Prompt, TokenStream};
+use super::tokenizer::{Prompt, TokenStream, TokenizerError};
 use super::{
-    Footage, KvCache, LanguageError, LanguageModel, Limits, Listening, Reply, Request, Sampler,
-    Urgency,
+    Failure, Footage, KvCache, LanguageError, LanguageModel, Limits, Listening, Reply, Request,
+    Sampler, Urgency,
 };
 use crate::bounded::Bounded;
 use crate::event::{Finish, Usage};
+use crate::model::TensorError;
 use crate::slowfast::VideoTokens;
 use crate::telemetry;
 
 /// Names a sequence from its beginning to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(u64);
+
+#[cfg(test)]
+impl Ticket {
+    /// Makes a ticket for a stand-in of the model.
+    pub fn of(number: u64) -> Ticket {
+        Ticket(number)
+    }
+}
 
 /// What is heard of a sequence.
 #[derive(Debug)]
@@ -39,6 +49,8 @@ pub enum Said<'a> {
     Piece(&'a str),
     /// The last that is heard.
     Finished(Reply),
+    /// The last that is heard: there is no reply.
+    Failed(Failure),
 }
 
 pub(super) struct Batch {
@@ -162,7 +174,7 @@ impl LanguageModel {
         let video_tokens = if prompt.pieces.len() > 1 { video.len() } else { 0 };
         let (tokens, shared) = self.extent(prompt, video.len());
         self.room(tokens, limits)?;
-        let embeddings = self.embeddings(prompt, video)?;
+        let embeddings = self.embeddings(prompt, video).map_err(Failure::from)?;
         let batch = &mut self.batch;
         batch.tickets += 1;
         let ticket = Ticket(batch.tickets);
@@ -210,7 +222,8 @@ impl LanguageModel {
     }
 
     /// Runs the decoder once for whatever is next, if anything is. `hear` gets what comes of it, and
-    /// says whether anybody still listens; it is asked of every sequence before the run.
+    /// says whether anybody still listens; it is asked of every sequence before the run. What fails
+    /// for some sequences only is told by [`Said::Failed`]; an error is the end of them all.
     pub fn turn(
         &mut self,
         hear: &mut dyn FnMut(Ticket, Said<'_>) -> Listening,
@@ -264,17 +277,21 @@ impl LanguageModel {
         mut hear: impl FnMut(&str) -> Listening,
     ) -> Result<Option<Reply>, LanguageError> {
         debug_assert_eq!(self.in_work(), 1);
-        let mut reply = None;
+        let mut reply = Ok(None);
         while self.in_work() > 0 {
             self.turn(&mut |_, said| match said {
                 Said::Piece(piece) => hear(piece),
                 Said::Finished(finished) => {
-                    reply = Some(finished);
+                    reply = Ok(Some(finished));
                     Listening::Yes
+                }
+                Said::Failed(failure) => {
+                    reply = Err(failure.into());
+                    Listening::No
                 }
             })?;
         }
-        Ok(reply)
+        reply
     }
 
     /// Reads the next chunk of the prompt in this row.
@@ -283,19 +300,13 @@ impl LanguageModel {
         row: usize,
         hear: &mut dyn FnMut(Ticket, Said<'_>) -> Listening,
     ) -> Result<(), LanguageError> {
-        if self.batch.sequences[row].begun.is_none() {
-            self.batch.sequences[row].begun = Some(Instant::now());
-            self.decoder.clear(&mut self.batch.cache, row)?;
-            self.look_up(row)?;
-        }
-        let (from, of) = (self.batch.cache.len(row), &self.batch.sequences[row]);
-        let to = self.chunk_end(from, of.shared, of.tokens);
-        let Batch { cache, sequences, .. } = &mut self.batch;
-        let sequence = &mut sequences[row];
-        let chunk = &sequence.embeddings[from * self.dim..to * self.dim];
-        let logits = self.decoder.read(cache, row, chunk)?;
+        let logits = match self.read_chunk(row) {
+            Ok(logits) => logits,
+            Err(error) => return self.fail(row, error.into(), hear),
+        };
+        let (to, sequence) = (self.batch.cache.len(row), &mut self.batch.sequences[row]);
         if to == sequence.shared {
-            self.keep(row)?;
+            self.keep(row);
         } else if to == sequence.tokens {
             sequence.embeddings = Vec::new();
             sequence.read = Some(Instant::now());
@@ -307,22 +318,49 @@ impl LanguageModel {
         Ok(())
     }
 
+    fn read_chunk(&mut self, row: usize) -> Result<Vec<f32>, TensorError> {
+        if self.batch.sequences[row].begun.is_none() {
+            self.batch.sequences[row].begun = Some(Instant::now());
+            self.decoder.clear(&mut self.batch.cache, row)?;
+            self.look_up(row)?;
+        }
+        let (from, of) = (self.batch.cache.len(row), &self.batch.sequences[row]);
+        let to = self.chunk_end(from, of.shared, of.tokens);
+        let Batch { cache, sequences, .. } = &mut self.batch;
+        let chunk = &sequences[row].embeddings[from * self.dim..to * self.dim];
+        self.decoder.read(cache, row, chunk)
+    }
+
     /// Writes a token of every sequence that has been read.
     fn write(
         &mut self,
         hear: &mut dyn FnMut(Ticket, Said<'_>) -> Listening,
     ) -> Result<(), LanguageError> {
-        let Batch { cache, sequences, written, .. } = &mut self.batch;
-        let written = *written;
-        let last: Vec<u32> =
-            sequences[..written].iter().flat_map(|s| s.ids.last().copied()).collect();
-        let embeddings = self.embedder.embed(&last)?;
-        let logits = self.decoder.step(cache, written, &embeddings)?;
+        let written = self.batch.written;
         // From the last, for what leaves a row is followed there by the last.
-        for (row, logits) in logits.chunks(self.vocabulary).enumerate().rev() {
-            self.say(row, logits, hear)?;
+        match self.step() {
+            Ok(logits) => {
+                for (row, logits) in logits.chunks(self.vocabulary).enumerate().rev() {
+                    self.say(row, logits, hear)?;
+                }
+            }
+            Err(error) => {
+                let failure = Failure::from(error);
+                for row in (0..written).rev() {
+                    self.fail(row, failure.clone(), hear)?;
+                }
+            }
         }
         Ok(())
+    }
+
+    /// The logits after the last token of every sequence that is being written.
+    fn step(&mut self) -> Result<Vec<f32>, TensorError> {
+        let Batch { cache, sequences, written, .. } = &mut self.batch;
+        let last: Vec<u32> =
+            sequences[..*written].iter().flat_map(|s| s.ids.last().copied()).collect();
+        let embeddings = self.embedder.embed(&last)?;
+        self.decoder.step(cache, *written, &embeddings)
     }
 
     /// The next token of a sequence, and what follows from it.
@@ -333,19 +371,27 @@ impl LanguageModel {
         hear: &mut dyn FnMut(Ticket, Said<'_>) -> Listening,
     ) -> Result<(), LanguageError> {
         let sequence = &mut self.batch.sequences[row];
-        let id = sequence.sampler.next(logits);
+        let Some(id) = sequence.sampler.next(logits) else {
+            if let Some(key) = &sequence.key {
+                self.batch.prefixes.forget(key);
+            }
+            return self.fail(row, Failure::NotFinite, hear);
+        };
         if self.end_tokens.contains(&id) {
             return self.finish(row, Finish::Stop, hear);
         }
         sequence.ids.push(id);
-        let piece = sequence.stream.push(&self.tokenizer, id).map_err(wrong)?;
+        let piece = match sequence.stream.push(&self.tokenizer, id) {
+            Ok(piece) => piece,
+            Err(error) => return self.fail(row, error.into(), hear),
+        };
         // The space that tokenizers put before the first word is not part of the answer.
         let piece = if sequence.text.is_empty() { piece.trim_start() } else { &piece };
         sequence.text.push_str(piece);
         if hear(sequence.ticket, Said::Piece(piece)) == Listening::No {
             return self.leave(row);
         }
-        if sequence.ids.len() == sequence.limits.max_new_tokens {
+        if sequence.ids.len() >= sequence.limits.max_new_tokens {
             return self.finish(row, Finish::Length, hear);
         }
         Ok(())
@@ -358,7 +404,10 @@ impl LanguageModel {
         hear: &mut dyn FnMut(Ticket, Said<'_>) -> Listening,
     ) -> Result<(), LanguageError> {
         let sequence = &mut self.batch.sequences[row];
-        let rest = std::mem::take(&mut sequence.stream).finish(&self.tokenizer).map_err(wrong)?;
+        let rest = match std::mem::take(&mut sequence.stream).finish(&self.tokenizer) {
+            Ok(rest) => rest,
+            Err(error) => return self.fail(row, error.into(), hear),
+        };
         hear(sequence.ticket, Said::Piece(&rest));
         let now = Instant::now();
         let (begun, read) = (sequence.begun.unwrap_or(now), sequence.read.unwrap_or(now));
@@ -375,9 +424,20 @@ impl LanguageModel {
         self.leave(row)
     }
 
+    /// Ends a sequence without a reply.
+    fn fail(
+        &mut self,
+        row: usize,
+        failure: Failure,
+        hear: &mut dyn FnMut(Ticket, Said<'_>) -> Listening,
+    ) -> Result<(), LanguageError> {
+        hear(self.batch.sequences[row].ticket, Said::Failed(failure));
+        self.leave(row)
+    }
+
     /// Frees a row.
     fn leave(&mut self, row: usize) -> Result<(), LanguageError> {
-        self.decoder.clear(&mut self.batch.cache, row)?;
+        self.decoder.clear(&mut self.batch.cache, row).map_err(broken)?;
         let mut row = row;
         if row < self.batch.written {
             self.batch.written -= 1;
@@ -391,13 +451,13 @@ impl LanguageModel {
     }
 
     fn swap(&mut self, a: usize, b: usize) -> Result<(), LanguageError> {
-        self.decoder.swap(&mut self.batch.cache, a, b)?;
+        self.decoder.swap(&mut self.batch.cache, a, b).map_err(broken)?;
         self.batch.sequences.swap(a, b);
         Ok(())
     }
 
     /// Takes the row's prefix from the cache, if it is there.
-    fn look_up(&mut self, row: usize) -> Result<(), LanguageError> {
+    fn look_up(&mut self, row: usize) -> Result<(), TensorError> {
         let Batch { cache, sequences, prefixes, .. } = &mut self.batch;
         let sequence = &mut sequences[row];
         let Some(key) = &sequence.key else { return Ok(()) };
@@ -410,14 +470,121 @@ impl LanguageModel {
         Ok(())
     }
 
-    /// Puts the prefix that the row now holds into the cache.
-    fn keep(&mut self, row: usize) -> Result<(), LanguageError> {
+    /// Puts the prefix that the row now holds into the cache. Where there is no memory for a copy,
+    /// the sequence goes on without.
+    fn keep(&mut self, row: usize) {
         let Batch { cache, sequences, prefixes, .. } = &mut self.batch;
-        let Some(key) = &sequences[row].key else { return Ok(()) };
+        let Some(key) = &sequences[row].key else { return };
         let bytes = self.decoder.token_bytes() * cache.len(row);
-        let Some(evicted) = prefixes.make_room(bytes) else { return Ok(()) };
-        prefixes.put(key.clone(), self.decoder.keep(cache, row)?, bytes);
+        let Some(evicted) = prefixes.make_room(bytes) else { return };
+        match self.decoder.keep(cache, row) {
+            Ok(prefix) => prefixes.put(key.clone(), prefix, bytes),
+            Err(error) => tracing::warn!("a prefix is not kept: {error}"),
+        }
         telemetry::prefixes_kept(prefixes.bytes(), prefixes.count(), evicted);
-        Ok(())
+    }
+}
+
+/// Rows that cannot be freed or exchanged hold nobody knows what.
+fn broken(error: TensorError) -> LanguageError {
+    LanguageError::Broken(error.to_string())
+}
+
+impl From<TokenizerError> for Failure {
+    fn from(error: TokenizerError) -> Failure {
+        Failure::Run(error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::super::decoder::{Spoil, Spoils};
+    use super::super::{Budget, Seen};
+    use super::*;
+    use crate::config::{Model, Sampling};
+    use crate::model::on_the_cpu;
+
+    const QUESTIONS: [&str; 3] = ["What is happening?", "Is the gate open?", "Who is there?"];
+
+    fn language() -> LanguageModel {
+        let (runtime, package) = on_the_cpu();
+        let mut keys = toml::toml! {
+            package = "" device = "cpu" prefill_chunk = 23
+            plan = "1:slowfast-slow_1frms_concat-fast_1x1"
+        };
+        keys["package"] = package.folder.display().to_string().into();
+        let model = Model::of(keys).expect("a config");
+        let budget = Budget { max_new_tokens: 12, rows: 3, prefix_bytes: 1 << 24 };
+        LanguageModel::with_capacity(runtime, package, &model, budget, 160).expect("a model")
+    }
+
+    /// Asks all three questions at once, the first two about one window. What each came to.
+    fn ask(language: &mut LanguageModel) -> Vec<Result<Vec<u32>, Failure>> {
+        let dim = language.dim;
+        let video = |window: usize| {
+            let rows = (0..48 * dim).map(|at| ((at * 37 + window * 11) % 101) as f32 / 50.0 - 1.0);
+            VideoTokens { rows: rows.collect(), dim }
+        };
+        let mut tickets = Vec::new();
+        for (prompt, window) in QUESTIONS.into_iter().zip([0, 0, 1]) {
+            let number = window as u64;
+            let seen = Seen { camera: "gate".into(), run: 1, number, slow: true, again: false };
+            let request = Request {
+                video: &video(window),
+                footage: Some([seen].into()),
+                turns: &[],
+                prompt,
+                limits: Limits { max_new_tokens: 12, sampling: Sampling::Greedy },
+                urgency: Urgency::Now,
+            };
+            tickets.push(language.begin(request).expect("a row"));
+        }
+        let mut ends = BTreeMap::new();
+        for _ in 0..200 {
+            let mut hear = |ticket, said: Said<'_>| {
+                match said {
+                    Said::Piece(_) => {}
+                    Said::Finished(reply) => drop(ends.insert(ticket, Ok(reply.ids))),
+                    Said::Failed(failure) => drop(ends.insert(ticket, Err(failure))),
+                }
+                Listening::Yes
+            };
+            language.turn(&mut hear).expect("a turn");
+        }
+        assert_eq!(language.in_work(), 0);
+        tickets.iter().map(|ticket| ends.remove(ticket).expect("an end")).collect()
+    }
+
+    /// Whichever run it is.
+    #[test]
+    fn a_spoilt_run_ends_the_sequences_in_it_and_harms_no_other() {
+        let mut language = language();
+        let wanted = ask(&mut language);
+        assert!(wanted.iter().all(Result::is_ok), "{wanted:?}");
+        assert!(wanted[0] != wanted[1] && wanted[1] != wanted[2], "{wanted:?}");
+        let mut spoilt = 0;
+        for how in [Spoil::Fails, Spoil::NotFinite] {
+            for after in 0..40 {
+                // What was kept of the windows, too, is made anew now and then.
+                if after % 3 == 0 {
+                    language.batch.prefixes.make_room(1 << 24);
+                }
+                language.decoder.spoils = Some(Spoils { after, how });
+                let ends = ask(&mut language);
+                language.decoder.spoils = None;
+                for (end, wanted) in ends.iter().zip(&wanted) {
+                    match (end, how) {
+                        (Ok(_), _) => assert_eq!(end, wanted, "{how:?} after {after}"),
+                        (Err(Failure::Run(_)), Spoil::Fails) => spoilt += 1,
+                        (Err(Failure::NotFinite), Spoil::NotFinite) => spoilt += 1,
+                        (Err(failure), _) => panic!("{how:?} after {after}: {failure}"),
+                    }
+                }
+                assert_eq!(ask(&mut language), wanted, "after {how:?} after {after}");
+            }
+        }
+        assert!(spoilt > 40, "{spoilt}");
     }
 }

@@ -39,6 +39,24 @@ pub struct Decoder {
     use_cache_branch: bool,
     /// The input's shape, where the graph has it: none or `[1]`.
     num_logits_to_keep: Option<Vec<usize>>,
+    #[cfg(test)]
+    pub(super) spoils: Option<Spoils>,
+}
+
+/// Names a run that is still to come, which a test spoils.
+#[cfg(test)]
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Spoils {
+    /// Number of runs before it, which go well.
+    pub after: usize,
+    pub how: Spoil,
+}
+
+#[cfg(test)]
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Spoil {
+    Fails,
+    NotFinite,
 }
 
 fn past_names(layer: usize) -> [(String, String); 2] {
@@ -72,6 +90,8 @@ impl Decoder {
             use_cache_branch: declared("use_cache_branch").is_some(),
             num_logits_to_keep: declared("num_logits_to_keep")
                 .map(|tensor| vec![1; tensor.shape.len()]),
+            #[cfg(test)]
+            spoils: None,
             session,
             stopwatch: Stopwatch::default(),
             text,
@@ -235,10 +255,30 @@ impl Decoder {
                 .session
                 .error(format!("{new} tokens on {longest} of a cache for {}", cache.capacity)));
         }
+        #[cfg(test)]
+        let spoilt = self.spoilt().map_err(|e| self.session.error(e))?;
         let logits = self.run(cache, first, rows, new, embeddings);
         let logits = logits.map_err(|e| self.session.error(e))?;
+        #[cfg(test)]
+        let logits = if spoilt { vec![f32::NAN; logits.len()] } else { logits };
         cache.lengths[first..first + rows].iter_mut().for_each(|length| *length += new);
         Ok(logits)
+    }
+
+    /// Fails, or tells whether the numbers of this run are spoilt.
+    #[cfg(test)]
+    fn spoilt(&mut self) -> Result<bool, &'static str> {
+        match &mut self.spoils {
+            Some(Spoils { after: after @ 1.., .. }) => {
+                *after -= 1;
+                Ok(false)
+            }
+            Some(_) => match self.spoils.take().map(|spoils| spoils.how) {
+                Some(Spoil::Fails) => Err("spoilt by a test"),
+                _ => Ok(true),
+            },
+            None => Ok(false),
+        }
     }
 
     fn run(

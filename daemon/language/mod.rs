@@ -15,7 +15,8 @@ pub use cache::{KvCache, Prefix};
 pub use decoder::Decoder;
 pub use embedder::Embedder;
 pub use model::{
-    Budget, Footage, LanguageError, LanguageModel, Limits, Listening, Reply, Request, Seen, Urgency,
+    Budget, Failure, Footage, LanguageError, LanguageModel, Limits, Listening, Reply, Request,
+    Seen, Urgency,
 };
 pub use sampler::Sampler;
 use stopwatch::Stopwatch;

@@ -94,15 +94,35 @@ pub struct Reply {
     pub decode: Duration,
 }
 
+/// Error of a sequence, or of the model itself.
 #[derive(Debug, thiserror::Error)]
 pub enum LanguageError {
     /// The asker's to mend.
     #[error("{0}")]
     BadPrompt(String),
+    /// This sequence gets no reply; others may, and so may the same one later.
     #[error(transparent)]
-    Tensor(#[from] TensorError),
-    #[error("tokenizer: {0}")]
-    Tokenizer(String),
+    Failed(#[from] Failure),
+    /// The model cannot be used any more.
+    #[error("{0}")]
+    Broken(String),
+}
+
+/// Reason for which a sequence ended without a reply.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Failure {
+    /// A run of a graph ended with an error: the GPU was out of memory, say.
+    #[error("{0}")]
+    Run(String),
+    /// A logit of the model is no number, or the largest is infinite.
+    #[error("the model's logits are not finite")]
+    NotFinite,
+}
+
+impl From<TensorError> for Failure {
+    fn from(error: TensorError) -> Failure {
+        Failure::Run(error.to_string())
+    }
 }
 
 /// Whether somebody still listens.
@@ -226,7 +246,30 @@ impl LanguageModel {
         video_tokens: usize,
         limits: Limits,
     ) -> Result<(), LanguageError> {
-        let tokens = self.prompt(&[], prompt)?.text_tokens() + video_tokens;
+        self.check_after(&[], prompt, video_tokens, limits)
+    }
+
+    /// Finds the latest of what was said before, as much of it as there is room for before a prompt.
+    pub fn fitting<'a>(
+        &self,
+        turns: &'a [Turn],
+        prompt: &str,
+        video_tokens: usize,
+        limits: Limits,
+    ) -> &'a [Turn] {
+        let mut latest = (0..turns.len()).map(|from| &turns[from..]);
+        let fits = |turns: &&[Turn]| self.check_after(turns, prompt, video_tokens, limits).is_ok();
+        latest.find(fits).unwrap_or_default()
+    }
+
+    fn check_after(
+        &self,
+        turns: &[Turn],
+        prompt: &str,
+        video_tokens: usize,
+        limits: Limits,
+    ) -> Result<(), LanguageError> {
+        let tokens = self.prompt(turns, prompt)?.text_tokens() + video_tokens;
         self.room(tokens, limits)
     }
 
@@ -244,7 +287,10 @@ impl LanguageModel {
             .template
             .render(turns, words)
             .map_err(|e| LanguageError::BadPrompt(e.to_string()))?;
-        self.tokenizer.encode_around_image(&text).map_err(wrong)
+        // Whatever the tokenizer thinks of a text, it is the text of whoever asks.
+        self.tokenizer
+            .encode_around_image(&text)
+            .map_err(|e| LanguageError::BadPrompt(e.to_string()))
     }
 
     pub(super) fn room(&self, tokens: usize, limits: Limits) -> Result<(), LanguageError> {
@@ -311,10 +357,6 @@ fn rows(
         }
     }
     Ok((cache, several.is_ok()))
-}
-
-pub(super) fn wrong(error: impl ToString) -> LanguageError {
-    LanguageError::Tokenizer(error.to_string())
 }
 
 /// Tokens the KV cache holds.

@@ -1,4 +1,4 @@
-//! Which token comes next.
+//! Picks the next token of a sequence by the model's logits, and refuses logits that are not finite.
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -19,32 +19,34 @@ impl Sampler {
         Sampler { sampling, random: StdRng::seed_from_u64(seed) }
     }
 
-    /// `logits`: one number a token of the vocabulary.
-    pub fn next(&mut self, logits: &[f32]) -> u32 {
-        match self.sampling {
-            Sampling::Greedy => greedy(logits),
+    /// Picks a token by its logit: one number a token of the vocabulary. `None`: one of them is no
+    /// number, or the largest is infinite; a token that is ruled out may be minus infinity.
+    pub fn next(&mut self, logits: &[f32]) -> Option<u32> {
+        let best = largest(logits)?;
+        Some(match self.sampling {
+            Sampling::Greedy => best as u32,
             Sampling::Nucleus { temperature, top_p, .. } => {
-                nucleus(logits, temperature, top_p, self.random.random())
+                nucleus(logits, logits[best], temperature, top_p, self.random.random())
             }
-        }
+        })
     }
 }
 
-/// The largest; of equals the first, as torch's argmax.
-fn greedy(logits: &[f32]) -> u32 {
-    let mut best = 0;
+/// Finds the largest logit; of equals the first, as torch's argmax.
+fn largest(logits: &[f32]) -> Option<usize> {
+    let (mut best, mut numbers) = (0, true);
     for (id, logit) in logits.iter().enumerate() {
+        numbers &= !logit.is_nan();
         if *logit > logits[best] {
             best = id;
         }
     }
-    best as u32
+    (numbers && logits.get(best)?.is_finite()).then_some(best)
 }
 
 /// `draw` in [0, 1) picks from the smallest set of tokens whose probability reaches `top_p`
 /// (Holtzman et al., arXiv 1904.09751).
-fn nucleus(logits: &[f32], temperature: f32, top_p: f32, draw: f32) -> u32 {
-    let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+fn nucleus(logits: &[f32], highest: f32, temperature: f32, top_p: f32, draw: f32) -> u32 {
     let mut weights: Vec<(u32, f32)> = logits
         .iter()
         .enumerate()
@@ -71,22 +73,54 @@ fn nucleus(logits: &[f32], temperature: f32, top_p: f32, draw: f32) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    fn greedy(logits: &[f32]) -> Option<u32> {
+        Sampler::new(Sampling::Greedy).next(logits)
+    }
 
     #[test]
     fn greedy_takes_the_first_of_equals() {
-        assert_eq!(greedy(&[0.5, 2.0, 2.0, -1.0]), 1);
+        assert_eq!(greedy(&[0.5, 2.0, 2.0, -1.0]), Some(1));
+    }
+
+    proptest! {
+        /// Wherever it stands: no token is made of a logit that is no number.
+        #[test]
+        fn what_is_not_finite_is_no_token(
+            mut logits in prop::collection::vec(-50.0f32..50.0, 1..60),
+            at in any::<prop::sample::Index>(),
+            temperature in prop::sample::select(vec![0.0f32, 0.1, 1.0]),
+        ) {
+            let sampling = match temperature {
+                0.0 => Sampling::Greedy,
+                _ => Sampling::Nucleus { temperature, top_p: 0.9, seed: 1 },
+            };
+            let at = at.index(logits.len());
+            let next = |logits: &[f32]| Sampler::new(sampling).next(logits);
+            prop_assert!(next(&logits).is_some_and(|id| (id as usize) < logits.len()));
+            for wrong in [f32::NAN, f32::INFINITY] {
+                logits[at] = wrong;
+                prop_assert_eq!(next(&logits), None);
+            }
+            // A token that is ruled out is not taken, and harms no other.
+            logits[at] = f32::NEG_INFINITY;
+            prop_assert_ne!(next(&logits), Some(at as u32));
+            prop_assert_eq!(next(&logits).is_some(), logits.len() > 1);
+        }
     }
 
     #[test]
     fn nucleus_leaves_out_the_tail() {
         let logits = [0.0, 5.0, 4.0, -3.0];
         for step in 0..100 {
-            let picked = nucleus(&logits, 1.0, 0.9, step as f32 / 100.0);
+            let picked = nucleus(&logits, 5.0, 1.0, 0.9, step as f32 / 100.0);
             assert!(picked == 1 || picked == 2, "{picked}");
         }
-        assert_eq!(nucleus(&logits, 1.0, 0.01, 0.99), 1);
-        assert_eq!(nucleus(&logits, 0.01, 1.0, 0.99), 1);
+        assert_eq!(nucleus(&logits, 5.0, 1.0, 0.01, 0.99), 1);
+        assert_eq!(nucleus(&logits, 5.0, 0.01, 1.0, 0.99), 1);
     }
 
     #[test]

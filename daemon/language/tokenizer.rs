@@ -4,6 +4,7 @@
 //! and only whole characters are handed on.
 
 use std::fs;
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -101,10 +102,15 @@ impl Tokenizer {
     /// As a processor of transformers does: a text that begins with BOS gets no second one.
     pub fn encode_around_image(&self, text: &str) -> Result<Prompt, TokenizerError> {
         let encode = |text: &str| {
-            let encoding = self.vocabulary.encode_fast(text, false);
-            let encoding =
-                encoding.map_err(|e| TokenizerError(format!("prompt cannot be tokenised: {e}")))?;
-            Ok(encoding.get_ids().to_vec())
+            let wrong = |why: &dyn std::fmt::Display| {
+                TokenizerError(format!("prompt cannot be tokenised: {why}"))
+            };
+            // The search of a regular expression ends by a panic where a text leads it astray.
+            let encoding = std::panic::catch_unwind(AssertUnwindSafe(|| {
+                self.vocabulary.encode_fast(text, false)
+            }));
+            let encoding = encoding.map_err(|_| wrong(&"its tokenizer gave it up"))?;
+            Ok(encoding.map_err(|e| wrong(&e))?.get_ids().to_vec())
         };
         let mut pieces: Vec<Vec<u32>> = match &self.image {
             // Not piece by piece: to some tokenizers the beginning of a text is another thing than
@@ -276,6 +282,23 @@ mod tests {
         // Not one of tokenizer.json: as if there were none.
         let tokenizer = load("chatml_nobos_legacy").with_image_token(Some(5000));
         assert_eq!(tokenizer.image_token(), IMAGE);
+    }
+
+    #[test]
+    fn a_text_that_the_tokenizer_gives_up_is_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let nested = serde_json::json!({
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
+            "normalizer": null, "post_processor": null, "decoder": null,
+            "pre_tokenizer": { "type": "Split", "pattern": { "Regex": "(a+a+)+[^a]" },
+                "behavior": "Isolated", "invert": false },
+            "model": { "type": "WordLevel", "vocab": { "a": 0, "?": 1 }, "unk_token": "?" },
+        });
+        fs::write(folder.path().join("tokenizer.json"), nested.to_string()).expect("written");
+        let tokenizer = Tokenizer::load(folder.path()).expect("a tokenizer");
+        assert!(tokenizer.encode_around_image("aab").is_ok());
+        let refused = tokenizer.encode_around_image(&"a".repeat(60)).expect_err("given up");
+        assert_eq!(refused.to_string(), "prompt cannot be tokenised: its tokenizer gave it up");
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub use memory::Memory;
 pub use package::{Graph, GraphKind, Package};
 pub use quiet::no_telemetry;
 pub use rope::{RotaryTables, Scaling};
+#[cfg(test)]
+pub(crate) use runtime::tests::on_the_cpu;
 pub use runtime::{Runtime, Session, Tensor, TensorError, host_memory};
 
 /// One sentence that names the file or tensor, what was wanted and what was found.

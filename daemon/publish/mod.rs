@@ -59,7 +59,7 @@ impl From<&AskError> for Code {
             AskError::NoFootage { .. } => Code::OutOfRange,
             AskError::QueueFull { .. } => Code::ResourceExhausted,
             AskError::BadQuestion(_) => Code::InvalidArgument,
-            AskError::Stopping => Code::Unavailable,
+            AskError::Stopping | AskError::Failed(_) => Code::Unavailable,
             AskError::Model(_) => Code::Internal,
         }
     }

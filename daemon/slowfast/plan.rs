@@ -28,6 +28,12 @@ impl Plan {
         Ok(self.slow_frames * slow + frames.min(self.frames) * fast)
     }
 
+    /// Returns the plan of a look with so many times fewer frames, slow ones and others.
+    pub fn sparser(&self, times: usize) -> Plan {
+        let fewer = |frames: usize| (frames / times.max(1)).max(1);
+        Plan { frames: fewer(self.frames), slow_frames: fewer(self.slow_frames), ..*self }
+    }
+
     pub fn aggregation(&self) -> Aggregation {
         let Plan { slow_frames, slow, fast, .. } = *self;
         Aggregation::SlowFast(SlowFast { slow_frames, slow: SlowPool::EachFrame(slow), fast })
@@ -81,6 +87,15 @@ mod tests {
         let tokens = |plan: &str| plan.parse::<Plan>().map(|p| p.video_tokens(50, 576));
         assert_eq!(tokens("paper"), Ok(Ok(3680)));
         assert_eq!(tokens("paper-v1"), Ok(Ok(5408)));
+    }
+
+    #[test]
+    fn a_sparser_plan_has_fewer_frames_of_both_kinds() {
+        let plan: Plan = "paper".parse().expect("a plan");
+        assert_eq!(plan.sparser(1), plan);
+        let numbers = |times| (plan.sparser(times).frames, plan.sparser(times).slow_frames);
+        assert_eq!([2, 8, 100].map(numbers), [(25, 5), (6, 1), (1, 1)]);
+        assert_eq!(plan.sparser(2).video_tokens(25, 576), Ok(1840));
     }
 
     #[test]

@@ -17,6 +17,11 @@ impl FrameTokens {
     pub fn bytes(&self) -> usize {
         (self.slow.len() + self.fast.len()) * size_of::<f16>()
     }
+
+    /// Tells whether all numbers are finite: what is beyond 65504 is infinite in f16.
+    pub fn is_finite(&self) -> bool {
+        self.slow.iter().chain(&self.fast).all(|number| number.is_finite())
+    }
 }
 
 /// Rows that each frame gives under a plan, and their width.
@@ -81,6 +86,18 @@ pub fn assemble(frames: &[&FrameTokens], plan: &Plan, dim: usize) -> VideoTokens
 mod tests {
     use super::super::aggregate;
     use super::*;
+
+    #[test]
+    fn what_f16_cannot_hold_is_seen() {
+        let plan: Plan = "1:slowfast-slow_1frms_concat-fast_1x1".parse().expect("plan");
+        let finite = |rows: &[f32]| {
+            pool_frame(Grid { rows, tokens: 1, dim: 2 }, &plan).expect("square").is_finite()
+        };
+        assert!(finite(&[1.0, -65504.0]));
+        for wrong in [65520.0, -1e9, f32::INFINITY, f32::NAN] {
+            assert!(!finite(&[1.0, wrong]), "{wrong}");
+        }
+    }
 
     #[test]
     fn frame_by_frame_equals_the_clip_at_once() {

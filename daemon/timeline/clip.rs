@@ -39,7 +39,7 @@ pub enum Tiers {
 }
 
 /// The sampled frames of a span; some may have to be encoded again.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Chosen {
     /// In order of time; never empty.
     pub frames: Vec<Entry>,
@@ -101,6 +101,14 @@ impl Chosen {
     pub fn just(mut self, ring: &Ring, frames: &[FrameId]) -> Option<Chosen> {
         self.frames = frames.iter().filter_map(|id| ring.get(*id).cloned()).collect();
         if self.frames.is_empty() { None } else { Some(self) }
+    }
+
+    /// Keeps at most so many of the frames, sampled evenly.
+    pub fn sample(mut self, most: usize) -> Chosen {
+        let picked = sampling::pick(self.frames.len(), most);
+        self.frames = picked.into_iter().map(|at| self.frames[at].clone()).collect();
+        self.frames_wanted = self.frames_wanted.min(most as u32);
+        self
     }
 
     /// The tokens of each frame, where they are there.

@@ -42,7 +42,9 @@ def main() -> None:
     sides = ",\n".join(json.dumps(s) for s in sidecars)
     (folder / "truth-cases.json").write_text(f'{{"sidecars": [\n{sides}\n],\n"cases": [\n{rows}\n]}}\n')
     judged = [v for case in cases for v in case[5].values()]
-    print(f"{len(cases)} cases: {judged.count(True)} right, {judged.count(False)} wrong, {judged.count(None)} not judged")
+    print(
+        f"{len(cases)} cases: {judged.count(True)} right, {judged.count(False)} wrong, {judged.count(None)} not judged"
+    )
 
 
 if __name__ == "__main__":

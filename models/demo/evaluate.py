@@ -8,6 +8,7 @@ it needs onnxruntime and no torch. `make demo-score` is the same through the who
 """
 
 import argparse
+import itertools
 import json
 import random
 import sys
@@ -23,7 +24,7 @@ import video
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "export"))
-from runtime import Decoder, graph_file, session  # noqa: E402
+from runtime import Decoder, graph_file, session
 
 FRAMES, SLOW_FRAMES, FAST_ROWS, FAST_COLUMNS = 16, 4, 2, 4
 
@@ -54,7 +55,7 @@ class Package:
 
     def slow_fast(self, frames: np.ndarray) -> np.ndarray:
         """`[T, N, D]` to `[S*N/2 + T*8, D]`: few frames with many tokens, then all frames with few."""
-        t, n, d = frames.shape
+        t, _n, d = frames.shape
         slow = frames[np.linspace(0, t, SLOW_FRAMES + 1)[:-1].astype(int)]
         rows, columns = self.side // FAST_ROWS, self.side // FAST_COLUMNS
         fast = frames.reshape(t, FAST_ROWS, rows, FAST_COLUMNS, columns, d).mean((2, 4))
@@ -70,7 +71,7 @@ class Package:
         """One prefill of the window, then each question on a copy of its cache."""
         self.decoder.reset()
         tokens = self.slow_fast(frames).astype(np.float32)[None]
-        self.decoder(np.concatenate([self.words([self.bos] + self.ids("USER: ")), tokens], axis=1))
+        self.decoder(np.concatenate([self.words([self.bos, *self.ids("USER: ")]), tokens], axis=1))
         prefix, answers = dict(self.decoder.cache), []
         for question in questions:
             self.decoder.cache = dict(prefix)
@@ -113,7 +114,7 @@ def cut(clip: Clip, r: random.Random, life: random.Random, args) -> tuple[truth.
         times = sorted(t + life.uniform(-0.3, 0.3) for t in kept)
     if len(times) > FRAMES:
         border = np.round((len(times) - 1) / FRAMES * np.arange(FRAMES + 1)).astype(int)
-        times = [times[(a + b) // 2] for a, b in zip(border, border[1:])]
+        times = [times[(a + b) // 2] for a, b in itertools.pairwise(border)]
     frames = np.stack([clip.frame(t) for t in times])
     return truth.Window.of(clip.actors, start, start + length), frames, start, start + length
 

@@ -59,7 +59,7 @@ def single(seed: int, r: random.Random) -> tuple[np.ndarray, dict[str, np.ndarra
 
 def write(file: Path, shown: np.ndarray, labels: list[dict]) -> None:
     new = file.with_suffix(".new.npz")
-    np.savez(new, pixels=shown, **{k: np.stack([l[k] for l in labels]) for k in labels[0]})
+    np.savez(new, pixels=shown, **{k: np.stack([label[k] for label in labels]) for k in labels[0]})
     new.rename(file)
 
 
@@ -97,6 +97,7 @@ def label(scene: Scene, t: float) -> dict[str, np.ndarray]:
 
 def covered(box: tuple, x: float, visit) -> np.ndarray:
     """The share of each patch that the box covers, [64]."""
+
     def along(low, high, length):
         edges = np.arange(GRID + 1) * length / GRID
         return np.clip(np.minimum(high, edges[1:]) - np.maximum(low, edges[:-1]), 0, None) / (length / GRID)

@@ -110,6 +110,7 @@ def roughly(times: list[float], r: random.Random) -> list[float]:
 
 def turned(actors, start: float, end: float, mirrored: bool, backwards: bool) -> truth.Window:
     """The truth of a mirrored or reversed window."""
+
     def turn(t: float) -> float:
         return start + end - t if backwards else t
 

@@ -3,14 +3,21 @@
 Windows become tokens by the daemon's rules (daemon/slowfast, daemon/timeline/clip.rs).
 """
 
+import itertools
 import math
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import nn
-from transformers import CLIPImageProcessor, CLIPVisionConfig, LlamaConfig, LlavaConfig
-from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
+from transformers import (
+    CLIPImageProcessor,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    PreTrainedTokenizerFast,
+)
 
 PICTURE, PATCH, GRID = 112, 14, 8
 TOWER, TOWER_LAYERS = 128, 4  # the last layer but one is what LLaVA looks at
@@ -47,10 +54,10 @@ def build(tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGeneration:
     )  # fmt: skip
     model = LlavaForConditionalGeneration(config)
     # Small models learn faster from larger weights than transformers begins with.
-    for name, weight in model.model.language_model.named_parameters():
+    for weight in model.model.language_model.parameters():
         if weight.dim() == 2:
             nn.init.normal_(weight, std=0.04)
-    for name, weight in model.model.multi_modal_projector.named_parameters():
+    for weight in model.model.multi_modal_projector.parameters():
         if weight.dim() == 2:
             nn.init.normal_(weight, std=1 / math.sqrt(weight.shape[1]))
     return model
@@ -77,7 +84,7 @@ def pick(total: int) -> list[int]:
     if total <= FRAMES:
         return list(range(total))
     border = [round((total - 1) / FRAMES * i) for i in range(FRAMES + 1)]  # half to even, as numpy
-    return [(a + b) // 2 for a, b in zip(border, border[1:])]
+    return [(a + b) // 2 for a, b in itertools.pairwise(border)]
 
 
 def slow(frames: int) -> list[int]:
@@ -110,9 +117,7 @@ def train_tokenizer(texts: list[str], to: Path) -> None:
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         ),
     )  # fmt: skip
-    bpe.post_processor = processors.TemplateProcessing(
-        single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 0)]
-    )
+    bpe.post_processor = processors.TemplateProcessing(single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 0)])
     PreTrainedTokenizerFast(
         tokenizer_object=bpe, bos_token="<s>", eos_token="</s>", pad_token="<pad>",
         extra_special_tokens={"image_token": "<image>"},

@@ -114,6 +114,7 @@ def fits(visit: Visit, before: list[Visit]) -> bool:
 
 def sidecar(scene: Scene, name: str, fps: int) -> dict:
     """The truth that lies beside a clip; times in seconds of the clip."""
+
     def entry(v: Visit) -> dict:
         first, last = v.seen
         moves = [{"from": round(a, 2), "to": round(b, 2), "direction": way} for a, b, way in v.moves]

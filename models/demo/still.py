@@ -63,10 +63,18 @@ def main() -> None:
         pictures = [f.to_image() for n, f in enumerate(video.decode(video=0)) if n % rate == 0]
     footage = [found for _, _, found in changes(np.stack([fast(package, package.look(p)) for p in pictures]))]
     print(f"nothing happens: {len(still)} windows, at most {max(still):.2f}")
-    print(f"something does: {len(busy)} windows, at least {min(busy):.2f}; footage: {len(footage)}, at least {min(footage):.2f}")
+    print(
+        f"something does: {len(busy)} windows, at least {min(busy):.2f}; footage: {len(footage)}, at least {min(footage):.2f}"
+    )
     for limit in LIMITS:
-        wrong = [np.mean(np.array(still) > limit), np.mean(np.array(busy) <= limit), np.mean(np.array(footage) <= limit)]
-        print(f"limit {limit}: described in vain {wrong[0]:.1%}, not described {wrong[1]:.1%}, of the footage {wrong[2]:.1%}")
+        wrong = [
+            np.mean(np.array(still) > limit),
+            np.mean(np.array(busy) <= limit),
+            np.mean(np.array(footage) <= limit),
+        ]
+        print(
+            f"limit {limit}: described in vain {wrong[0]:.1%}, not described {wrong[1]:.1%}, of the footage {wrong[2]:.1%}"
+        )
 
 
 if __name__ == "__main__":

@@ -133,7 +133,9 @@ def train_tower(size: Size, args) -> None:
     for step in range(resume(out, net, optimizer), size.tower_steps):
         rng = np.random.default_rng([1, step])
         chosen = np.sort(rng.choice(len(data["kind"]), 64, replace=False))
-        batch = {k: torch.from_numpy(rows) for k, rows in mirrored({k: v[chosen] for k, v in data.items()}, rng).items()}
+        batch = {
+            k: torch.from_numpy(rows) for k, rows in mirrored({k: v[chosen] for k, v in data.items()}, rng).items()
+        }
         labels = [batch[k].long() for k in ("kind", "colour", "centre")]
         loss = tower_loss(net(relit(batch["pixels"], rng)), *labels)
         optimizer.zero_grad()
@@ -166,7 +168,9 @@ def mirrored(data: dict, rng) -> dict:
 
 def relit(pictures: torch.Tensor, rng) -> torch.Tensor:
     """In other light: there are fewer scenes than days."""
-    gain = torch.from_numpy(rng.uniform(0.82, 1.18, (len(pictures), 1, 1, 1)) * rng.uniform(0.95, 1.05, (len(pictures), 1, 1, 3)))
+    gain = torch.from_numpy(
+        rng.uniform(0.82, 1.18, (len(pictures), 1, 1, 1)) * rng.uniform(0.95, 1.05, (len(pictures), 1, 1, 3))
+    )
     return model.pixels((pictures.float() * gain.float()).clamp(0, 255))
 
 
@@ -278,7 +282,7 @@ class Packer:
     def __init__(self, tokenizer):
         self.encode = functools.lru_cache(100_000)(lambda text: tokenizer.encode(text, add_special_tokens=False))
         self.image, self.eos = tokenizer.convert_tokens_to_ids("<image>"), tokenizer.eos_token_id
-        self.prefix = [tokenizer.bos_token_id] + self.encode("USER: ")
+        self.prefix = [tokenizer.bos_token_id, *self.encode("USER: ")]
 
     def __call__(self, cuts: list, taught: list) -> Batch:
         rows = [self.row(len(c.features), asked) for c, asked in zip(cuts, taught)]
@@ -302,7 +306,7 @@ class Packer:
         positions, question = list(range(shared)), [0] * shared
         targets, weights = [-100] * shared, [0.0] * shared
         for number, (about, text, answer) in enumerate(asked, 1):
-            prompt, said = self.encode(f"\n{text} ASSISTANT:"), self.encode(f" {answer}") + [self.eos]
+            prompt, said = self.encode(f"\n{text} ASSISTANT:"), [*self.encode(f" {answer}"), self.eos]
             length = len(prompt) + len(said)
             ids = ids + prompt + said
             positions += range(shared, shared + length)
@@ -402,7 +406,9 @@ def words_loss(net: Listener, batch: Batch, cuts: list):
     weights = batch.weights[:, 1:][wanted != -100]
     wanted = wanted[wanted != -100]
     said = (F.cross_entropy(logits, wanted, reduction="none") * weights).sum() / weights.sum()
-    where = F.binary_cross_entropy_with_logits(places, torch.cat([c.places for c in cuts]), pos_weight=torch.tensor(4.0))
+    where = F.binary_cross_entropy_with_logits(
+        places, torch.cat([c.places for c in cuts]), pos_weight=torch.tensor(4.0)
+    )
     who = state_loss(states, torch.cat([c.states for c in cuts]))
     right = (logits.argmax(-1) == wanted).float().mean()
     means = {"said": said.item(), "who": who.item(), "where": where.item(), "right": right.item()}
@@ -417,7 +423,9 @@ def state_loss(told: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
     count, way, colour = states.unbind(-1)
     few = count < 2
     loss = F.cross_entropy(told[..., :3].flatten(0, 1), count.flatten())
-    return loss + 1.5 * F.cross_entropy(told[..., 3:7][few], way[few]) + F.cross_entropy(told[..., 7:][few], colour[few])
+    return (
+        loss + 1.5 * F.cross_entropy(told[..., 3:7][few], way[few]) + F.cross_entropy(told[..., 7:][few], colour[few])
+    )
 
 
 @torch.no_grad()
@@ -437,7 +445,9 @@ def words_score(net: Listener, pack: Packer, spare: list, count: int) -> str:
                 name = f"{about} of {min(len(cut.window.parts), 2)}" if about == "happening" else about
                 rights.setdefault(name, []).append(bool(row[question == number].all()))
     every = [x for rows in rights.values() for x in rows]
-    return f"right {np.mean(every):.3f}: " + ", ".join(f"{k} {np.mean(v):.3f} ({len(v)})" for k, v in sorted(rights.items()))
+    return f"right {np.mean(every):.3f}: " + ", ".join(
+        f"{k} {np.mean(v):.3f} ({len(v)})" for k, v in sorted(rights.items())
+    )
 
 
 # ---- the package -------------------------------------------------------------------------------
@@ -519,7 +529,9 @@ class Progress:
             means = ", ".join(f"{k} {np.mean([s[k] for s in self.seen]):.4f}" for k in values)
             each = (time.time() - self.began) / (step + 1 - self.first)
             left = each * (self.steps - step - 1) / 60
-            print(f"{self.name}: {step + 1}/{self.steps}, {means}; {each:.2f} s a step, {left:.0f} min left", flush=True)
+            print(
+                f"{self.name}: {step + 1}/{self.steps}, {means}; {each:.2f} s a step, {left:.0f} min left", flush=True
+            )
             self.seen = []
 
 

@@ -81,7 +81,7 @@ class Window:
 
     @property
     def doubtful(self) -> bool:
-        return any(not p.sure or len(p.events) > 1 for p in self.parts) or self.order is None and len(self.parts) == 2
+        return any(not p.sure or len(p.events) > 1 for p in self.parts) or (self.order is None and len(self.parts) == 2)
 
     @property
     def order(self) -> str | None:
@@ -142,7 +142,7 @@ def read(text: str) -> tuple[list[Said], bool]:
     text = text.lower()
     nouns = [(f"{c} jacket", "person", c) for c in COLOURS] + [(f"{c} car", "car", c) for c in COLOURS]
     found = []
-    for noun, kind, colour in nouns + [("dog", "dog", None)]:
+    for noun, kind, colour in [*nouns, ("dog", "dog", None)]:
         at = text.find(noun)
         while at >= 0:
             found.append((at, at + len(noun), kind, colour))
@@ -334,7 +334,10 @@ def judge_moving(window, question, text) -> Verdict:
 THINGS = {"person": "person", "car": "car", "dog": "dog"}
 
 
-def questions(path: Path = Path(__file__).with_name("questions.json")) -> dict[str, dict[str, list[str]]]:
+QUESTIONS = Path(__file__).with_name("questions.json")
+
+
+def questions(path: Path = QUESTIONS) -> dict[str, dict[str, list[str]]]:
     """By what they ask about: the wordings of training ("trained") and those kept from it ("held_out")."""
     return json.loads(path.read_text())
 

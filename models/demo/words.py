@@ -23,20 +23,23 @@ def clause(p: Part, manner: int) -> str:
         "stand": ["stands still", "is standing there", "standing still"],
     }[rest]
     running = {"walk": "walking", "drive": "driving", "run": "running"}[go]
-    return f"{noun(p)}" + {
-        PASSES: [
-            f" {go}s from {side} to {way}",
-            f" goes past, from {side} to {way}",
-            f" {running} from {side} to {way}",
-        ],
-        STOPS: [
-            f" {go}s in from the {side} and stops",
-            f" comes from the {side} and stops",
-            f" coming from the {side} and stopping",
-        ],
-        SETS_OFF: [f" sets off to the {way}", f" leaves to the {way}", f" setting off to the {way}"],
-        STANDS_STILL: [f" {words}" for words in still],
-    }[event][manner]
+    return (
+        f"{noun(p)}"
+        + {
+            PASSES: [
+                f" {go}s from {side} to {way}",
+                f" goes past, from {side} to {way}",
+                f" {running} from {side} to {way}",
+            ],
+            STOPS: [
+                f" {go}s in from the {side} and stops",
+                f" comes from the {side} and stops",
+                f" coming from the {side} and stopping",
+            ],
+            SETS_OFF: [f" sets off to the {way}", f" leaves to the {way}", f" setting off to the {way}"],
+            STANDS_STILL: [f" {words}" for words in still],
+        }[event][manner]
+    )
 
 
 def sentence(text: str) -> str:
@@ -72,7 +75,6 @@ def answer(window: Window, question: Question, manner: int) -> str | None:
     """None: not asked of this window, because there is no one answer."""
     parts = window.parts
     there = [p for p in parts if p.kind == question.kind and question.colour in (None, p.colour)]
-    wears = "car" if question.kind == "car" else "jacket"
     match question.about:
         case "happening":
             return caption(window, manner)

@@ -48,5 +48,7 @@ def of_queries(attention: onnx.NodeProto, makers: dict, weights: dict) -> list[o
         found.append(next(weights[name] for name in node.input if name in weights))
         node = makers[next(name for name in node.input if name in makers)]
     if node.op_type != "MatMul" or node.input[1] not in weights:
-        raise RuntimeError(f"{attention.name}: its queries come of {node.op_type} {node.name}; wanted a MatMul's matrix")
+        raise RuntimeError(
+            f"{attention.name}: its queries come of {node.op_type} {node.name}; wanted a MatMul's matrix"
+        )
     return [*found, weights[node.input[1]]]

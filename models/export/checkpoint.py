@@ -107,7 +107,6 @@ class Checkpoint:
         tower.embeddings.register_buffer("position_ids", positions[None], persistent=False)
         return VisionEncoder(tower, projector, self.feature_layers, self.config.vision_feature_select_strategy)
 
-
     def language(self) -> torch.nn.Module:
         """The language model without weights, but with its rotary tables."""
         language = self.model.model.language_model
@@ -283,7 +282,8 @@ class Tensors:
 
     def get(self, name: str) -> torch.Tensor:
         """In the checkpoint's own dtype."""
-        dtype, place = self.dtype(name), self.stored[name]
+        self.dtype(name)  # refuses what holds no floats
+        place = self.stored[name]
         if isinstance(place, torch.Tensor):
             return place
         return read(place, 0, math.prod(place.shape)).reshape(place.shape)

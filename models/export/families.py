@@ -172,8 +172,9 @@ def make_if_changed(name: str, folder: Path) -> int:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     # Loading torch takes seconds: only when there is something to do.
-    import export
     import torch
+
+    import export
     from plan import Plan
 
     export.quiet()
@@ -321,7 +322,6 @@ class Family:
         self.dump("preprocessor_config.json", self.pictures)
 
     def write_weights(self, seed: int) -> None:
-        import torch
         from safetensors.torch import save_file
         from transformers import AutoConfig, AutoModelForImageTextToText
 
@@ -539,11 +539,12 @@ def unscaled_matters(model, embeds, planned: int, answer: list[int]) -> bool:
 
 def run_package(folder: Path, kind: str, plan, reference: dict):
     """First logits and greedy ids of a package, from its own vision encoder on."""
-    import checkpoint
     import numpy as np
-    import runtime
     import torch
     from PIL import Image
+
+    import checkpoint
+    import runtime
 
     source, onnx_dir = checkpoint.open_checkpoint(folder / "checkpoint"), folder / kind / "onnx"
     pictures = json.loads((folder / kind / "preprocessor_config.json").read_text())
@@ -571,8 +572,9 @@ def run_package(folder: Path, kind: str, plan, reference: dict):
 
 
 def cosine_with(file: Path, found) -> float:
-    import check
     import numpy as np
+
+    import check
 
     return check.cosine(np.load(file), found)
 

@@ -79,7 +79,7 @@ def verify(golden: Path, out: Path, cases: list[dict], decoder_kind: str) -> int
             decoder = runtime.Decoder(path, text.num_key_value_heads, source.head_dim, tables)
             loaded[name] = decoder, runtime.session(onnx_dir / "embed_tokens.onnx")
         decoder, embed = loaded[name]
-        words = lambda ids: embed.run(None, {"input_ids": np.array([ids], np.int64)})[0]
+        words = lambda ids, embed=embed: embed.run(None, {"input_ids": np.array([ids], np.int64)})[0]
         ids = greedy(decoder, words, prompt_of(golden, case, words), case["max_new_tokens"])
         agrees = ids == case["ids"]
         wrong += not agrees

@@ -143,7 +143,9 @@ def write_plain_decoder(checkpoint: Checkpoint, path: Path, plan: Plan, work: Pa
     rows = {0: "batch", 1: "length"}
     traced = work / "plain.onnx"
     torch_export(
-        PlainDecoder(language, head), traced, (embeds, mask, positions, kv),
+        PlainDecoder(language, head),
+        traced,
+        (embeds, mask, positions, kv),
         inputs=["inputs_embeds", "attention_mask", "position_ids", *[f"past_key_values.{n}" for n in names]],
         outputs=["logits", *[f"present.{n}" for n in names]],
         dynamic=(rows, {0: "batch", 1: "total_length"}, rows, [{0: "batch", 2: "past_length"}] * len(kv)),
@@ -232,8 +234,14 @@ def torch_export(module, path: Path, example: tuple, inputs: list, outputs: list
     """`dynamic` has one {axis: name} for each input, in the structure of `example`."""
     with torch.no_grad():
         program = torch.onnx.export(
-            module.eval(), example, input_names=inputs, output_names=outputs, dynamic_shapes=dynamic,
-            opset_version=OPSET, dynamo=True, verbose=False,
+            module.eval(),
+            example,
+            input_names=inputs,
+            output_names=outputs,
+            dynamic_shapes=dynamic,
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
         )
         program.save(path, external_data=True)
 

@@ -206,11 +206,14 @@ LLAMA_3_LLAVA = """\
 {% for part in message.content %}{{ '<image>\\n' if part.type == 'image' else part.text }}{% endfor %}\
 {{ '<|eot_id|>' }}{% endfor %}\
 {% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}"""
-LLAMA_3_NEXT = """\
+LLAMA_3_NEXT = (
+    """\
 {% if messages[0].role != 'system' %}{{ '<|start_header_id|>system<|end_header_id|>\\n\\n' }}\
 You are a helpful language and vision assistant. You are able to understand the visual content that the \
 user provides, and assist the user with a variety of tasks using natural language.<|eot_id|>{% endif %}\
-""" + LLAMA_3_LLAVA
+"""
+    + LLAMA_3_LLAVA
+)
 
 # Everything that a template may use and the ones above do not.
 MANNERS = """\
@@ -340,7 +343,13 @@ def record(golden: Path, case: dict) -> dict:
             text, ids = rendered(processor, case, messages(case, image, past, instruction))
             exchanges = [{"question": question, "answer": ANSWER} for question in QUESTIONS[:past]]
             prompts.append(
-                {"past": exchanges, "question": QUESTIONS[past], "instructed": bool(instruction), "text": text, "ids": ids}
+                {
+                    "past": exchanges,
+                    "question": QUESTIONS[past],
+                    "instructed": bool(instruction),
+                    "text": text,
+                    "ids": ids,
+                }
             )
     return {
         "id": case["id"],

@@ -23,20 +23,20 @@ from plan import Plan
 
 export.quiet()
 
-import av  # noqa: E402
-import numpy as np  # noqa: E402
-import onnx  # noqa: E402
-import torch  # noqa: E402
-from PIL import Image  # noqa: E402
-from safetensors.torch import load_file, save_file  # noqa: E402
-from tokenizers import Tokenizer  # noqa: E402
+import av
+import numpy as np
+import onnx
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 
-import attention  # noqa: E402
-import check  # noqa: E402
-import families  # noqa: E402
-import requantise  # noqa: E402
-import runtime  # noqa: E402
-from checkpoint import Refusal, modern_name, open_checkpoint  # noqa: E402
+import attention
+import check
+import families
+import requantise
+import runtime
+from checkpoint import Refusal, modern_name, open_checkpoint
 
 HERE = Path(__file__).resolve().parent
 PLAIN = HERE.parent.parent / "tests/golden/e2e/plain"
@@ -101,7 +101,7 @@ class Refusals(Folder):
         for scaling in ({"rope_scaling": {"type": "su"}}, {"rope_scaling": {"rope_type": "longrope"}},
                         {"rope_scaling": None, "rope_parameters": {"rope_type": "proportional"}}):  # fmt: skip
             self.config(text_config=scaling)
-            kind = list((scaling.get("rope_scaling") or scaling["rope_parameters"]).values())[0]
+            kind = next(iter((scaling.get("rope_scaling") or scaling["rope_parameters"]).values()))
             self.refused(f"RoPE scaling is {kind}", "yarn")
 
     def test_quantised_weights(self):

@@ -14,7 +14,7 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{anyhow, bail};
+use anyhow::{Context, anyhow, bail};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
@@ -265,7 +265,7 @@ impl Bench {
             let mut sampler = Sampler::new(Sampling::Greedy);
             let begun = Instant::now();
             for _ in 0..self.tokens {
-                let id = sampler.next(&logits);
+                let id = sampler.next(&logits).context("the decoder's logits are not finite")?;
                 said.ids.push(id);
                 logits = decoder.read(&mut cache, 0, &embedder.embed(&[id])?)?;
             }

@@ -5,7 +5,7 @@
 //! the same time, however long the first takes.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use tokio::sync::mpsc;
 use tonic::Status;
@@ -15,7 +15,8 @@ use crate::proto;
 use crate::proto::ask_request::Range as AskRange;
 use crate::proto::ask_response::Item;
 use crate::publish::Code;
-use crate::service::{Answer, AnswerItem, AskError, Detail, Question, Range, Service};
+use crate::question::{Detail, Draft, Question, RawLength, RawTime};
+use crate::service::{Answer, AnswerItem, AskError, Service};
 
 type To = mpsc::Sender<Result<proto::AskResponse, Status>>;
 
@@ -23,52 +24,65 @@ type To = mpsc::Sender<Result<proto::AskResponse, Status>>;
 const CAMERAS: usize = 256;
 
 pub struct Asked {
-    /// At least one.
-    cameras: Vec<String>,
-    text: String,
-    range: Range,
-    detail: Detail,
-    conversation: Option<String>,
-    max_new_tokens: Option<usize>,
+    /// At least one; all the same but for the camera.
+    questions: Vec<Question>,
 }
 
 /// The request's own faults are said here.
-pub fn read(request: proto::AskRequest) -> Result<Asked, Status> {
-    let detail = match request.detail() {
-        proto::Detail::Unspecified => Detail::Auto,
-        proto::Detail::Overview => Detail::Overview,
-        proto::Detail::Parts => Detail::Parts,
-    };
+pub fn read(service: &dyn Service, mut request: proto::AskRequest) -> Result<Asked, Status> {
     let bad = |why: &str| Status::invalid_argument(why);
-    let range = match request.range {
-        None => Range::Recent,
-        Some(AskRange::Last(last)) => {
-            let last = Duration::try_from(last);
-            Range::Last(last.map_err(|_| bad("last is less than nothing"))?)
-        }
-        Some(AskRange::Between(span)) => {
-            let time = |time: Option<prost_types::Timestamp>, name| {
-                let read = |time: prost_types::Timestamp| SystemTime::try_from(time);
-                time.map(read).transpose().map_err(|_| bad(&format!("between.{name} is no time")))
-            };
-            let (from, to) = (time(span.from, "from")?, time(span.to, "to")?);
-            Range::Between { from: from.ok_or_else(|| bad("a range needs its from, too"))?, to }
-        }
-        Some(AskRange::Event(sequence)) => {
-            Range::Event { run: (request.event_run > 0).then_some(request.event_run), sequence }
-        }
-    };
-    let cameras = match (request.cameras.is_empty(), request.camera.is_empty()) {
-        (true, _) => vec![request.camera],
-        (false, true) if request.cameras.len() <= CAMERAS => request.cameras,
+    let cameras = std::mem::take(&mut request.cameras);
+    let cameras = match (cameras.is_empty(), request.camera.is_empty()) {
+        (true, _) => vec![std::mem::take(&mut request.camera)],
+        (false, true) if cameras.len() <= CAMERAS => cameras,
         (false, true) => {
             return Err(bad(&format!("at most {CAMERAS} cameras can be asked at once")));
         }
         (false, false) => return Err(bad("camera and cameras are given: wanted one")),
     };
-    let max_new_tokens = (request.max_new_tokens > 0).then_some(request.max_new_tokens as usize);
-    let conversation = Some(request.conversation).filter(|name| !name.is_empty());
-    Ok(Asked { cameras, text: request.question, range, detail, conversation, max_new_tokens })
+    // The one thing that a draft cannot say: a range is wanted, and has neither end.
+    if let Some(AskRange::Between(proto::Span { from: None, .. })) = request.range {
+        return Err(bad("a range needs its from, too"));
+    }
+    let draft = draft(request);
+    let question = |camera| {
+        let id = format!("grpc-{:016x}", rand::random::<u64>());
+        service.question(Draft { camera, id, ..draft.clone() }).map_err(|e| refusal(&e))
+    };
+    Ok(Asked { questions: cameras.into_iter().map(question).collect::<Result<_, _>>()? })
+}
+
+/// All of the request but its cameras.
+fn draft(request: proto::AskRequest) -> Draft {
+    let detail = match proto::Detail::try_from(request.detail) {
+        Ok(proto::Detail::Unspecified) => None,
+        Ok(proto::Detail::Overview) => Some(Detail::Overview.name().into()),
+        Ok(proto::Detail::Parts) => Some(Detail::Parts.name().into()),
+        Err(_) => Some(request.detail.to_string()),
+    };
+    let time =
+        |time: prost_types::Timestamp| RawTime::Parts { seconds: time.seconds, nanos: time.nanos };
+    let mut draft = Draft {
+        text: request.question,
+        detail,
+        conversation: Some(request.conversation).filter(|name| !name.is_empty()),
+        max_new_tokens: request.max_new_tokens.map(u64::from),
+        ..Draft::default()
+    };
+    match request.range {
+        None => {}
+        Some(AskRange::Last(prost_types::Duration { seconds, nanos })) => {
+            draft.last = Some(RawLength::Parts { seconds, nanos });
+        }
+        Some(AskRange::Between(span)) => {
+            (draft.from, draft.to) = (span.from.map(time), span.to.map(time));
+        }
+        Some(AskRange::Event(sequence)) => {
+            draft.event = Some(sequence);
+            draft.run = (request.event_run > 0).then_some(request.event_run);
+        }
+    }
+    draft
 }
 
 /// What was accepted and only has to be followed.
@@ -81,57 +95,35 @@ pub struct Asking {
 
 /// One camera is asked now, so that its refusal is the call's status.
 pub fn begin(service: Arc<dyn Service>, mut asked: Asked) -> Result<Asking, Status> {
-    if asked.cameras.len() == 1 {
-        let first = service.ask(asked.question(0)).map_err(|e| refusal(&e))?;
+    if let [question] = &asked.questions[..] {
+        let first = service.ask(question.clone()).map_err(|e| refusal(&e))?;
         return Ok(Asking { service, asked, first: Some(first) });
     }
-    let known = service.cameras();
-    for name in &asked.cameras {
-        if !known.iter().any(|camera| *camera.name == **name) {
-            return Err(refusal(&AskError::NoSuchCamera(name.clone())));
-        }
-    }
-    if let Range::Last(last) = asked.range {
-        // Before 1970 there is no footage; `None` is no time at all.
-        let from = SystemTime::now().checked_sub(last).unwrap_or(SystemTime::UNIX_EPOCH);
-        if !last.is_zero() {
-            asked.range = Range::Between { from, to: None };
-        }
-    }
+    let now = SystemTime::now();
+    asked.questions = asked.questions.into_iter().map(|question| question.as_of(now)).collect();
     Ok(Asking { service, asked, first: None })
-}
-
-impl Asked {
-    fn question(&self, at: usize) -> Question {
-        Question {
-            camera: self.cameras[at].clone(),
-            id: format!("grpc-{:016x}", rand::random::<u64>()),
-            text: self.text.clone(),
-            range: self.range,
-            detail: self.detail,
-            conversation: self.conversation.clone(),
-            max_new_tokens: self.max_new_tokens,
-        }
-    }
 }
 
 impl Asking {
     pub async fn run(self, to: To) {
         let Asking { service, asked, first } = self;
-        if let Some(answer) = first {
-            if let Err(Refused::Answer(error)) = follow(answer, &asked.cameras[0], &to).await {
-                let _ = to.send(Err(error.status())).await;
-            }
-            return;
-        }
-        for (at, camera) in asked.cameras.iter().enumerate() {
-            let refused = match service.ask(asked.question(at)) {
+        let mut first = first;
+        let alone = first.is_some();
+        for question in asked.questions {
+            let camera = question.camera().to_owned();
+            let camera = camera.as_str();
+            let begun = first.take().map_or_else(|| service.ask(question), Ok);
+            let refused = match begun {
                 Ok(answer) => follow(answer, camera, &to).await,
                 Err(error) => Err(Refused::Answer(Failure::Said(error))),
             };
             match refused {
                 Ok(()) => {}
                 Err(Refused::NobodyListens) => return,
+                Err(Refused::Answer(error)) if alone => {
+                    let _ = to.send(Err(error.status())).await;
+                    return;
+                }
                 // What is wrong with the question is wrong for all.
                 Err(Refused::Answer(Failure::Said(error)))
                     if matches!(Code::from(&error), Code::InvalidArgument | Code::Unavailable) =>

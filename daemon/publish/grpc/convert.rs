@@ -7,7 +7,7 @@ use crate::event::{
     Body, CameraStatus, Coverage, Description, Event, Finish, FrameRef, Gap, GapCause, Kind, Part,
     Phase, Summary, Timing, Usage,
 };
-use crate::frame::{Clock, Span};
+use crate::frame::{Clock, Span, clamped};
 use crate::proto;
 use crate::service::CameraInfo;
 
@@ -89,7 +89,8 @@ pub fn kind(kind: Kind) -> proto::Kind {
 }
 
 pub fn time(time: SystemTime) -> Option<prost_types::Timestamp> {
-    Some(time.into())
+    // Protobuf's conversion panics at the far end of the system's time.
+    Some(clamped(time).into())
 }
 
 fn span(from: Span) -> proto::Span {

@@ -177,7 +177,7 @@ impl Lookout for Server {
         &self,
         request: Request<proto::AskRequest>,
     ) -> Result<Response<Self::AskStream>, Status> {
-        let asked = ask::read(request.into_inner())?;
+        let asked = ask::read(&*self.service, request.into_inner())?;
         ask::begin(self.service.clone(), asked).map(|asking| self.stream(|to| asking.run(to)))?
     }
 

@@ -3,21 +3,24 @@
 //! They outlive a connection: the answer enters the journal, and the journal is what is published.
 //! Only a refusal has no event, and goes out directly.
 
+use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
+use serde_json::{Map, Value};
 use tokio::task::JoinSet;
 
 use crate::publish::{Code, retry_after_seconds};
-use crate::service::{Answer, AnswerItem, AskError, Detail, Question, Range, Service};
+use crate::question::{Draft, RawLength, RawTime, start_of};
+use crate::service::{Answer, AnswerItem, AskError, Service};
+use crate::telemetry;
 
 /// Questions of this wire that are being answered at once; the engine's own queue is usually
 /// shorter and refuses earlier.
 const AT_ONCE: usize = 64;
 
-/// Far more than fits a model's context.
-const LONGEST: usize = 64 * 1024;
+const WANTED: &str = r#"wanted {"id", "question", "max_new_tokens", "detail", "conversation", and "last": "10m", or "from" and "to", or "event" and its "run"}"#;
 
 /// Dropping it cancels the questions under way.
 #[derive(Default)]
@@ -44,18 +47,22 @@ impl Questions {
         camera: &str,
         payload: &[u8],
     ) -> Result<(), Refusal> {
-        let question = parse(camera, payload)?;
-        let id = question.id.clone();
+        let draft = draft(camera, payload).inspect_err(|_| {
+            telemetry::question_refused(&AskError::BadQuestion(String::new()));
+        })?;
+        let id = draft.id.clone();
+        let refuse = |error: AskError| Refusal::new(camera, &id, &error);
+        let question = service.question(draft).map_err(refuse)?;
         if self.under_way.len() >= AT_ONCE {
             return Err(Refusal {
                 camera: camera.to_owned(),
-                id,
+                id: id.clone(),
                 error: format!("{AT_ONCE} questions are being answered already"),
                 code: Code::ResourceExhausted.name(),
                 retry_after_seconds: Some(1),
             });
         }
-        let answer = service.ask(question).map_err(|e| Refusal::new(camera, &id, &e))?;
+        let answer = service.ask(question).map_err(refuse)?;
         self.under_way.spawn(follow(answer, camera.to_owned(), id));
         Ok(())
     }
@@ -88,70 +95,101 @@ async fn follow(mut answer: Answer, camera: String, id: String) -> Option<Refusa
     }
 }
 
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Asked {
-    #[serde(default)]
-    id: Option<String>,
-    question: String,
-    #[serde(default)]
-    max_new_tokens: Option<usize>,
-    #[serde(default, with = "humantime_serde")]
-    last: Option<Duration>,
-    #[serde(default, with = "humantime_serde")]
-    from: Option<SystemTime>,
-    #[serde(default, with = "humantime_serde")]
-    to: Option<SystemTime>,
-    #[serde(default)]
-    event: Option<u64>,
-    #[serde(default)]
-    run: Option<u64>,
-    #[serde(default)]
-    detail: Detail,
-    #[serde(default)]
-    conversation: Option<String>,
-}
-
-/// Plain text is a question; what begins with `{` is JSON.
-fn parse(camera: &str, payload: &[u8]) -> Result<Question, Refusal> {
+/// Reads a question: plain text is one, what begins with `{` is JSON. Whether it can be answered is
+/// not looked at here.
+fn draft(camera: &str, payload: &[u8]) -> Result<Draft, Refusal> {
     let refuse = |id: &str, why: String| Refusal::new(camera, id, &AskError::BadQuestion(why));
-    if payload.len() > LONGEST {
-        return Err(refuse("", format!("a question has at most {LONGEST} bytes")));
-    }
     let text = std::str::from_utf8(payload)
         .map_err(|_| refuse("", "the question is not UTF-8".into()))?
         .trim();
-    let asked = if text.starts_with('{') {
-        let bad = |id: &str, e: serde_json::Error| {
-            refuse(
-                id,
-                format!(
-                    r#"wanted {{"id", "question", "max_new_tokens", "detail", "conversation", and "last": "10m", or "from" and "to", or "event" and its "run"}}: {e}"#
-                ),
-            )
-        };
-        let value: serde_json::Value = serde_json::from_str(text).map_err(|e| bad("", e))?;
+    let mut draft = Draft { camera: camera.to_owned(), ..Draft::default() };
+    if text.starts_with('{') {
+        let mut fields = Map::new();
+        let mut reader = serde_json::Deserializer::from_str(text);
+        let read = Fields(&mut fields).deserialize(&mut reader).and_then(|()| reader.end());
         // Whoever asked recognises a refusal by the id, even of a question that is malformed.
-        let id = value["id"].as_str().unwrap_or_default().to_owned();
-        serde_json::from_value::<Asked>(value).map_err(|e| bad(&id, e))?
+        let id = fields.get("id").and_then(name).unwrap_or_default();
+        read.map_err(|e| refuse(&id, format!("{WANTED}: {e}")))?;
+        for (field, value) in fields {
+            fill(&mut draft, &field, value).map_err(|why| refuse(&id, why))?;
+        }
     } else {
-        Asked { question: text.to_owned(), ..Asked::default() }
-    };
-    let id = asked.id.unwrap_or_else(|| format!("mqtt-{:016x}", rand::random::<u64>()));
-    if asked.question.trim().is_empty() {
-        return Err(refuse(&id, "the question is empty".into()));
+        draft.text = text.to_owned();
     }
-    let range = Range::of(asked.last, asked.from, asked.to, asked.event, asked.run);
-    let range = range.map_err(|why| refuse(&id, why))?;
-    Ok(Question {
-        camera: camera.to_owned(),
-        id,
-        text: asked.question,
-        range,
-        detail: asked.detail,
-        conversation: asked.conversation,
-        max_new_tokens: asked.max_new_tokens,
-    })
+    if draft.id.is_empty() {
+        draft.id = format!("mqtt-{:016x}", rand::random::<u64>());
+    }
+    Ok(draft)
+}
+
+/// Puts one field of the JSON into its place; `null` is a field that is not there.
+fn fill(draft: &mut Draft, field: &str, value: Value) -> Result<(), String> {
+    let wanted = |what: &str, value: &Value| {
+        format!("{field} is {}; wanted {what}", start_of(&value.to_string()))
+    };
+    let text = |value: Value| match value {
+        Value::String(text) => Ok(text),
+        value => Err(wanted("text", &value)),
+    };
+    let count = |value: Value| value.as_u64().ok_or_else(|| wanted("a whole number", &value));
+    match field {
+        _ if value.is_null() => {}
+        "id" => match name(&value) {
+            Some(id) => draft.id = id,
+            None => return Err(wanted("text or a number", &value)),
+        },
+        "question" => draft.text = text(value)?,
+        "max_new_tokens" => draft.max_new_tokens = Some(count(value)?),
+        "last" => {
+            draft.last = Some(match (value.as_f64(), value) {
+                (Some(seconds), _) => RawLength::Seconds(seconds),
+                (None, value) => RawLength::Text(text(value)?),
+            });
+        }
+        "from" => draft.from = Some(RawTime::Text(text(value)?)),
+        "to" => draft.to = Some(RawTime::Text(text(value)?)),
+        "event" => draft.event = Some(count(value)?),
+        "run" => draft.run = Some(count(value)?),
+        "detail" => draft.detail = Some(text(value)?),
+        "conversation" => draft.conversation = Some(text(value)?),
+        unknown => return Err(format!("unknown field {:?}; {WANTED}", start_of(unknown))),
+    }
+    Ok(())
+}
+
+/// An id as text: templates make numbers of those that look like one.
+fn name(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    }
+}
+
+/// Reads the fields of an object one by one, and keeps those before a fault.
+struct Fields<'a>(&'a mut Map<String, Value>);
+
+impl<'de> DeserializeSeed<'de> for Fields<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Fields<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some((field, value)) = map.next_entry()? {
+            self.0.insert(field, value);
+        }
+        Ok(())
+    }
 }
 
 impl Refusal {
@@ -168,21 +206,28 @@ impl Refusal {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::question::{Limits, Question, Range};
+
+    const LIMITS: Limits = Limits { text_bytes: 8192, cameras: None };
+
+    fn parse(payload: &[u8]) -> Result<Question, Refusal> {
+        let draft = draft("gate", payload)?;
+        let id = draft.id.clone();
+        Question::new(draft, &LIMITS).map_err(|e| Refusal::new("gate", &id, &e.into()))
+    }
+
+    fn range(fields: &str) -> Range {
+        parse(format!(r#"{{"question":"Open?",{fields}}}"#).as_bytes()).unwrap().range()
+    }
 
     #[test]
     fn text_and_json_are_questions() {
-        let plain = parse("gate", b" Is it open? ").unwrap();
-        assert_eq!(plain.text, "Is it open?");
-        assert!(plain.id.starts_with("mqtt-"));
-        let json = parse("gate", br#"{"id":"7","question":"Open?","max_new_tokens":3}"#).unwrap();
-        assert_eq!((json.id.as_str(), json.max_new_tokens), ("7", Some(3)));
-        assert_eq!(json.range, Range::Recent);
-        let range = |fields: &str| {
-            parse("gate", format!(r#"{{"question":"Open?",{fields}}}"#).as_bytes()).unwrap().range
-        };
-        assert_eq!(range(r#""last":"10m""#), Range::Last(Duration::from_secs(600)));
-        assert_eq!(range(r#""event":7"#), Range::Event { run: None, sequence: 7 });
+        assert_eq!(range(r#""event":7,"last":null"#), Range::Event { run: None, sequence: 7 });
         let of_a_run = Range::Event { run: Some(1_760_000_000_000), sequence: 7 };
         assert_eq!(range(r#""event":7,"run":1760000000000"#), of_a_run);
         let from = SystemTime::UNIX_EPOCH + Duration::from_secs(60);
@@ -191,26 +236,80 @@ mod tests {
     }
 
     #[test]
-    fn malformed_questions_are_told_so() {
-        let cases: [&[u8]; 11] = [
-            b"",
-            b"\xff",
-            b"{",
-            br#"{"question":1}"#,
-            br#"{"question":" "}"#,
-            b"{\"x\":1}",
-            br#"{"question":"Open?","last":"soon"}"#,
-            br#"{"question":"Open?","last":"1m","event":3}"#,
-            br#"{"question":"Open?","to":"1970-01-01T00:01:00Z"}"#,
-            br#"{"question":"Open?","from":"yesterday"}"#,
-            br#"{"question":"Open?","run":1760000000000}"#,
-        ];
-        for payload in cases {
-            let refusal = parse("gate", payload).unwrap_err();
-            assert_eq!(refusal.code, "INVALID_ARGUMENT", "{refusal:?}");
+    fn last_is_text_or_seconds() {
+        let ten_minutes = Range::Last(Duration::from_secs(600));
+        for last in [r#""10m""#, "600", "600.0", r#""600""#, r#""00:10:00""#, r#""0:10:00""#] {
+            assert_eq!(range(&format!(r#""last":{last}"#)), ten_minutes, "{last}");
         }
-        let named = parse("gate", br#"{"id":"7","questoin":"Open?"}"#).unwrap_err();
-        assert_eq!(named.id, "7");
-        assert!(named.error.contains("questoin"), "{}", named.error);
+        assert_eq!(range(r#""last":1.5"#), Range::Last(Duration::from_millis(1500)));
+    }
+
+    #[test]
+    fn an_id_may_be_a_number_and_is_echoed_as_text() {
+        let asked = parse(br#"{"id":1795649810620,"question":"Open?"}"#).unwrap();
+        assert_eq!(asked.id(), "1795649810620");
+        let refused = parse(br#"{"question":"Open?","last":"soon","id":1795649810620}"#);
+        assert_eq!(refused.unwrap_err().id, "1795649810620");
+    }
+
+    #[test]
+    fn a_refusal_carries_the_id_of_a_question_with_one_broken_field() {
+        for fields in [
+            r#""question":7"#,
+            r#""question":" ""#,
+            r#""question":"Open?","questoin":"Open?""#,
+            r#""question":"Open?","last":-5"#,
+            r#""question":"Open?","last":[]"#,
+            r#""question":"Open?","from":true"#,
+            r#""question":"Open?","max_new_tokens":0"#,
+            r#""question":"Open?","max_new_tokens":-1"#,
+            r#""question":"Open?","event":1.5"#,
+            r#""question":"Open?","detail":"closely""#,
+            r#""question":"Open?","conversation":"""#,
+            r#""question":"Open?","last":"1m","event":3"#,
+            // No JSON any more, but the id came before.
+            r#""question":"Open?" "last":"1m""#,
+            r#""question":"Open?","last":1e999"#,
+            r#""question":"Op"#,
+        ] {
+            for id in ["7", r#""7""#] {
+                let refusal = parse(format!(r#"{{"id":{id},{fields}}}"#).as_bytes()).unwrap_err();
+                let told = (refusal.id.as_str(), refusal.code);
+                assert_eq!(told, ("7", "INVALID_ARGUMENT"), "{fields}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_broken_field_is_named() {
+        for (payload, named) in [
+            (r#"{"question":1}"#, "question is 1; wanted text"),
+            (r#"{"id":[],"question":"Open?"}"#, "id is []"),
+            (r#"{"question":"Open?","event":-3}"#, "event is -3"),
+            (r#"{"question":"Open?","max_new_tokens":"3"}"#, "max_new_tokens is \"3\""),
+            (r#"{"question":"Open?","max_new_tokens":0}"#, "max_new_tokens is 0"),
+            (r#"{"question":"Open?","last":"soon"}"#, "last is \"soon\""),
+            (r#"{"question":"Open?","from":"yesterday"}"#, "from is \"yesterday\""),
+            (r#"{"question":"Open?","to":"1970-01-01T00:01:00Z"}"#, "needs its from"),
+            (r#"{"x":1}"#, "unknown field \"x\""),
+            ("{}", "the question is empty"),
+            ("", "the question is empty"),
+            ("{", "wanted {\"id\""),
+        ] {
+            let refusal = parse(payload.as_bytes()).unwrap_err();
+            assert_eq!(refusal.code, "INVALID_ARGUMENT", "{refusal:?}");
+            assert!(refusal.error.contains(named), "{payload}: {}", refusal.error);
+        }
+        assert!(parse(b"\xff").unwrap_err().error.contains("UTF-8"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_payload_makes_a_panic(text in "\\PC*", bytes: Vec<u8>, id: u64) {
+            let _ = parse(text.as_bytes());
+            let _ = parse(&bytes);
+            let _ = parse(format!(r#"{{"id":{id},{text}}}"#).as_bytes());
+            let _ = parse(format!(r#"{{"id":{id},"question":"Open?","last":{text}}}"#).as_bytes());
+        }
     }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
-use crate::client::{self, ClientError, Output, Question};
-use crate::service::Range;
+use crate::client::{self, ClientError, Output};
+use crate::question::{Draft, Limits, Question, RawLength};
 
 const QUESTIONS: [&str; 3] =
     ["Is there a person?", "What is happening?", "What colour is the car?"];
@@ -48,17 +48,21 @@ impl Asker {
     /// many the daemon refuses.
     pub fn ask(&mut self) {
         let round = self.turn / self.cameras.len();
-        let question = Question {
-            cameras: vec![self.cameras[self.turn % self.cameras.len()].clone()],
+        let draft = Draft {
+            camera: self.cameras[self.turn % self.cameras.len()].clone(),
             text: QUESTIONS[round % QUESTIONS.len()].into(),
-            range: Range::Last(self.last),
-            ..Question::default()
+            last: Some(RawLength::Seconds(self.last.as_secs_f64())),
+            ..Draft::default()
         };
         self.turn += 1;
+        let question = match Question::new(draft, &Limits::unknown()) {
+            Ok(question) => question,
+            Err(why) => return self.without_answer(1, why.to_string()),
+        };
         let server = self.server.clone();
         self.asked.spawn_local(async move {
             let begun = Instant::now();
-            client::ask(&server, question, Output::Json, &mut io::sink()).await?;
+            client::ask(&server, &[question], Output::Json, &mut io::sink()).await?;
             Ok(begun.elapsed().as_secs_f64())
         });
     }

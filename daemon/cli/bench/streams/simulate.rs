@@ -292,6 +292,7 @@ impl Run<'_> {
         for Sequence { camera, since, begun, .. } in done {
             match camera {
                 Some(camera) => {
+                    self.scheduler.done(&camera);
                     self.scheduler.caption_took(duration(now - begun));
                     self.published[camera] += 1;
                     self.row.late += usize::from(now - since > self.profile.cameras.freshness);

@@ -1,0 +1,214 @@
+//! RTP packets on their way into the jitter buffer of `rtspsrc`.
+//!
+//! Where a stream begins, a camera says in the RTP-Info of its answer to PLAY: the first sequence
+//! number and timestamp. Some say numbers that do not fit what they send, and the jitter buffer then
+//! drops up to 32,768 packets as older than the first. Nothing here seeks, so nobody needs it.
+//!
+//! The jitter buffer gives each packet a presentation time made from its RTP time, which is wrong
+//! where the camera's RTP clock is. So each picture's time of arrival is noted beside it, and the
+//! RTP clock is measured.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+
+use gst::prelude::*;
+
+use super::progress::Progress;
+use super::tempo::Tempo;
+
+/// What `rtspsrc` makes of RTP-Info in the format of a stream.
+const RTP_INFO: [&str; 2] = ["seqnum-base", "clock-base"];
+
+/// The reference of a picture's time of arrival, which is the pipeline's running time.
+static ARRIVAL: LazyLock<gst::Caps> =
+    LazyLock::new(|| gst::Caps::new_empty_simple("timestamp/x-arrival"));
+
+/// RFC 3551's for video, where a stream does not say its own.
+const USUAL_RATE: u32 = 90_000;
+
+/// Says if a camera's RTP clock keeps the time, as last measured; over all its connections.
+pub struct RtpClock {
+    steady: AtomicBool,
+}
+
+impl Default for RtpClock {
+    fn default() -> RtpClock {
+        RtpClock { steady: AtomicBool::new(true) }
+    }
+}
+
+impl RtpClock {
+    pub fn is_steady(&self) -> bool {
+        self.steady.load(Ordering::Relaxed)
+    }
+
+    /// Says if it changed.
+    fn set_steady(&self, steady: bool) -> bool {
+        self.steady.swap(steady, Ordering::Relaxed) != steady
+    }
+}
+
+/// Watches all jitter buffers that `source`, a `rtspsrc`, will make.
+pub fn watch(
+    source: &gst::Element,
+    camera: &Arc<str>,
+    clock: &Arc<RtpClock>,
+    progress: &Arc<Progress>,
+) {
+    let (camera, clock, progress) = (camera.clone(), clock.clone(), progress.clone());
+    source.connect("new-manager", false, move |values| {
+        let manager = values.get(1)?.get::<gst::Element>().ok()?;
+        let (camera, clock, progress) = (camera.clone(), clock.clone(), progress.clone());
+        manager.connect("new-jitterbuffer", false, move |values| {
+            let jitter_buffer = values.get(1)?.get::<gst::Element>().ok()?;
+            let pad = jitter_buffer.static_pad("sink")?;
+            let rate = Arc::new(AtomicU32::new(USUAL_RATE));
+            read_format(&pad, rate.clone());
+            measure(&pad, camera.clone(), rate, clock.clone());
+            let progress = progress.clone();
+            pad.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
+                progress.packet();
+                gst::PadProbeReturn::Ok
+            });
+            None
+        });
+        None
+    });
+}
+
+/// When the picture arrived, in running time, if that was noted.
+pub fn arrival(picture: &gst::BufferRef) -> Option<gst::ClockTime> {
+    picture
+        .iter_meta::<gst::ReferenceTimestampMeta>()
+        .find(|meta| meta.reference() == ARRIVAL.as_ref())
+        .map(|meta| meta.timestamp())
+}
+
+/// Takes the clock's rate out of the format, and RTP-Info away.
+fn read_format(pad: &gst::Pad, rate: Arc<AtomicU32>) {
+    pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
+        if let Some(event) = info.event_mut()
+            && let gst::EventView::Caps(caps) = event.view()
+        {
+            let mut caps = caps.caps_owned();
+            for structure in caps.make_mut().iter_mut() {
+                structure.remove_fields(RTP_INFO);
+                let said = structure.get::<i32>("clock-rate").unwrap_or_default();
+                if let Ok(said @ 1..) = u32::try_from(said) {
+                    rate.store(said, Ordering::Relaxed);
+                }
+            }
+            *event = gst::event::Caps::builder(&caps).seqnum(event.seqnum()).build();
+        }
+        gst::PadProbeReturn::Ok
+    });
+}
+
+/// What is kept between two packets.
+struct Last {
+    tempo: Tempo,
+    ticks: u32,
+    ended_picture: bool,
+}
+
+fn measure(pad: &gst::Pad, camera: Arc<str>, rate: Arc<AtomicU32>, clock: Arc<RtpClock>) {
+    let tempo = Tempo::new(clock.is_steady());
+    let last = Mutex::new(Last { tempo, ticks: 0, ended_picture: true });
+    pad.add_probe(gst::PadProbeType::BUFFER, move |pad, info| {
+        let now = pad.parent_element().and_then(|element| element.current_running_time());
+        if let (Some(buffer), Some(now)) = (info.buffer_mut(), now)
+            && let Some(Header { ticks, ends_picture }) = Header::of(buffer)
+        {
+            let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+            let rate = rate.load(Ordering::Relaxed);
+            let steady = last.tempo.packet(ticks, rate, now.nseconds());
+            if clock.set_steady(steady) {
+                tell(&camera, steady);
+            }
+            if last.ended_picture || last.ticks != ticks {
+                let buffer = buffer.make_mut();
+                gst::ReferenceTimestampMeta::add(buffer, &ARRIVAL, now, gst::ClockTime::NONE);
+            }
+            (last.ticks, last.ended_picture) = (ticks, ends_picture);
+        }
+        gst::PadProbeReturn::Ok
+    });
+}
+
+fn tell(camera: &str, steady: bool) {
+    match steady {
+        true => tracing::info!(camera, "the camera's RTP clock keeps the time again"),
+        false => tracing::warn!(
+            camera,
+            "the camera's RTP clock runs at another rate than this machine's: its frames get the \
+             time of arrival"
+        ),
+    }
+}
+
+/// Of an RTP packet (RFC 3550, 5.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Header {
+    ticks: u32,
+    ends_picture: bool,
+}
+
+impl Header {
+    fn of(packet: &gst::BufferRef) -> Option<Header> {
+        let mut bytes = [0; 8];
+        if packet.size() < bytes.len() {
+            return None;
+        }
+        packet.copy_to_slice(0, &mut bytes).ok()?;
+        let [_, marker, _, _, ticks @ ..] = bytes;
+        Some(Header { ticks: u32::from_be_bytes(ticks), ends_picture: marker & 0x80 != 0 })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An RTP packet of H.264 without content.
+    fn packet(number: u16, ticks: u32) -> gst::Buffer {
+        let mut packet = vec![0x80, 96];
+        packet.extend(number.to_be_bytes());
+        packet.extend(ticks.to_be_bytes());
+        packet.extend([0, 0, 0, 1, 0x09, 0xf0]);
+        gst::Buffer::from_slice(packet)
+    }
+
+    #[test]
+    fn packets_come_whatever_rtp_info_says() {
+        gst::init().unwrap();
+        // The packets that follow have higher numbers, but not by half of all: they seem older.
+        let launch = "appsrc name=camera format=time is-live=true do-timestamp=true \
+            caps=application/x-rtp,media=video,clock-rate=90000,encoding-name=H264,payload=96,\
+            seqnum-base=(uint)1,clock-base=(uint)0 \
+            ! rtpjitterbuffer name=jitter latency=20 ! appsink name=seen sync=false";
+        let pipeline = gst::parse::launch(launch).unwrap().downcast::<gst::Pipeline>().unwrap();
+        let jitter_buffer = pipeline.by_name("jitter").unwrap();
+        let rate = Arc::new(AtomicU32::new(0));
+        read_format(&jitter_buffer.static_pad("sink").unwrap(), rate.clone());
+        let camera = pipeline.by_name("camera").unwrap().downcast::<gst_app::AppSrc>().unwrap();
+        let seen = pipeline.by_name("seen").unwrap().downcast::<gst_app::AppSink>().unwrap();
+        pipeline.set_state(gst::State::Playing).unwrap();
+        for picture in 0..20 {
+            camera.push_buffer(packet(50_000 + picture, u32::from(picture) * 3600)).unwrap();
+        }
+        let first = seen.try_pull_sample(gst::ClockTime::from_seconds(5));
+        pipeline.set_state(gst::State::Null).unwrap();
+        assert!(first.is_some(), "all packets were dropped");
+        assert_eq!(rate.load(Ordering::Relaxed), 90_000);
+    }
+
+    #[test]
+    fn the_header_of_a_packet_is_read() {
+        gst::init().unwrap();
+        let header = Header::of(&packet(7, 0x0102_0304));
+        assert_eq!(header, Some(Header { ticks: 0x0102_0304, ends_picture: false }));
+        let marked = gst::Buffer::from_slice([0x80, 0xe0, 0, 1, 0, 0, 0, 9, 0, 0, 0, 0]);
+        assert_eq!(Header::of(&marked), Some(Header { ticks: 9, ends_picture: true }));
+        assert_eq!(Header::of(&gst::Buffer::from_slice([0x80, 0xe0])), None);
+    }
+}

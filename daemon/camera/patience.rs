@@ -1,0 +1,216 @@
+//! How long a camera may show nothing before it counts as stalled.
+//!
+//! `stall_timeout` is meant for cameras that send several pictures a second. One that sends a picture
+//! in 16 s has not stalled between two of them, so its own interval counts as well; until that is
+//! known, each attempt that saw a picture or two waits twice as long as the one before. A camera
+//! that sends packets, but no key frame yet, is waited for: to connect again brings none sooner.
+
+use std::time::Duration;
+
+/// Key frames come every ten seconds from some cameras, and nothing can be shown before one.
+const FIRST_PICTURE: Duration = Duration::from_secs(15);
+
+/// After so long without a key frame, that is said.
+const WORTH_SAYING: Duration = Duration::from_secs(3);
+
+/// Of its intervals between pictures, a camera may be silent for so many.
+const INTERVALS: u32 = 3;
+
+/// What is learned never makes the wait longer than this.
+const LONGEST: Duration = Duration::from_secs(120);
+
+/// Decoders keep pictures back until they know the order; so many key frames are too many.
+const OWED_MAX: u64 = 4;
+
+/// How an attempt stands now. Times are how long ago something was.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Signs {
+    pub connected: Option<Duration>,
+    /// The last packet; never of a file.
+    pub packet: Option<Duration>,
+    /// The last picture, decoded or, where only key frames are decoded, received.
+    pub picture: Option<Duration>,
+    /// The last picture out of the decoder.
+    pub decoded: Option<Duration>,
+    /// Key frames that went into the decoder since then, and the first of them.
+    pub owed: u64,
+    pub owed_since: Option<Duration>,
+    /// Pictures so far, and the longest of the last times between them.
+    pub pictures: u64,
+    pub interval: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Well,
+    WaitsForKeyFrame,
+    /// Nothing for so long.
+    Stalled(Duration),
+}
+
+/// What is known of a camera, over all its connections.
+#[derive(Clone, Debug)]
+pub struct Patience {
+    stall: Duration,
+    interval: Duration,
+    /// Attempts in a row that ended before the interval was known.
+    doublings: u32,
+}
+
+impl Patience {
+    pub fn new(stall: Duration) -> Patience {
+        Patience { stall, interval: Duration::ZERO, doublings: 0 }
+    }
+
+    pub fn judge(&self, signs: &Signs) -> Verdict {
+        let limit = self.limit(signs);
+        let longer = |since: Option<Duration>, limit| since.is_some_and(|since| since > limit);
+        if signs.decoded.is_some() {
+            let swallowed = signs.owed >= OWED_MAX && longer(signs.owed_since, limit);
+            return match swallowed || longer(signs.picture, limit) {
+                true => Verdict::Stalled(limit),
+                false => Verdict::Well,
+            };
+        }
+        let first = limit.max(FIRST_PICTURE);
+        let packets_come = signs.packet.is_some_and(|since| since <= limit);
+        match signs.owed {
+            0 if packets_come && longer(signs.connected, WORTH_SAYING) => Verdict::WaitsForKeyFrame,
+            0 if packets_come => Verdict::Well,
+            0 if longer(signs.connected, first) => Verdict::Stalled(first),
+            _ if longer(signs.owed_since, first) => Verdict::Stalled(first),
+            _ => Verdict::Well,
+        }
+    }
+
+    fn limit(&self, signs: &Signs) -> Duration {
+        let interval = match signs.pictures {
+            0..=2 => self.interval.max(signs.interval),
+            _ => signs.interval,
+        };
+        let doubled = match signs.pictures {
+            0..=2 => self.stall.saturating_mul(1 << self.doublings.min(16)),
+            _ => Duration::ZERO,
+        };
+        let learned = interval.saturating_mul(INTERVALS).max(doubled).min(LONGEST);
+        self.stall.max(learned)
+    }
+
+    /// At the end of an attempt; `stalled`: that was its end.
+    pub fn learn(&mut self, signs: &Signs, stalled: bool) {
+        match signs.pictures {
+            0 => {}
+            1..=2 if stalled => self.doublings = self.doublings.saturating_add(1),
+            1..=2 => {}
+            _ => (self.interval, self.doublings) = (signs.interval, 0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECONDS: fn(u64) -> Duration = Duration::from_secs;
+
+    fn patience() -> Patience {
+        Patience::new(SECONDS(5))
+    }
+
+    /// A camera that shows 25 pictures a second.
+    fn live() -> Signs {
+        let moment = Some(Duration::from_millis(20));
+        Signs {
+            connected: Some(SECONDS(60)),
+            packet: moment,
+            picture: moment,
+            decoded: moment,
+            pictures: 1500,
+            interval: Duration::from_millis(40),
+            ..Signs::default()
+        }
+    }
+
+    #[test]
+    fn a_camera_without_pictures_has_stalled() {
+        assert_eq!(patience().judge(&live()), Verdict::Well);
+        let silent = Signs { picture: Some(SECONDS(6)), decoded: Some(SECONDS(6)), ..live() };
+        assert_eq!(patience().judge(&silent), Verdict::Stalled(SECONDS(5)));
+        // Connected, and then nothing.
+        let silent = Signs { connected: Some(SECONDS(16)), ..Signs::default() };
+        assert_eq!(patience().judge(&silent), Verdict::Stalled(SECONDS(15)));
+        let silent = Signs { packet: Some(SECONDS(14)), ..silent };
+        assert_eq!(patience().judge(&silent), Verdict::Stalled(SECONDS(15)));
+    }
+
+    #[test]
+    fn a_key_frame_is_waited_for_while_packets_come() {
+        let waits = |connected| Signs {
+            connected: Some(SECONDS(connected)),
+            packet: Some(Duration::from_millis(40)),
+            ..Signs::default()
+        };
+        assert_eq!(patience().judge(&waits(1)), Verdict::Well);
+        assert_eq!(patience().judge(&waits(10)), Verdict::WaitsForKeyFrame);
+        assert_eq!(patience().judge(&waits(300)), Verdict::WaitsForKeyFrame);
+        // It came, and the decoder made nothing of it.
+        let swallowed = Signs { owed: 1, owed_since: Some(SECONDS(16)), ..waits(300) };
+        assert_eq!(patience().judge(&swallowed), Verdict::Stalled(SECONDS(15)));
+    }
+
+    /// Where only key frames are decoded, those that are received are the sign of life.
+    #[test]
+    fn a_decoder_that_swallows_key_frames_has_stalled() {
+        let decoded = Some(SECONDS(9));
+        let keeps_back = Signs { decoded, owed: 2, owed_since: Some(SECONDS(8)), ..live() };
+        assert_eq!(patience().judge(&keeps_back), Verdict::Well);
+        let swallows = Signs { owed: 4, ..keeps_back };
+        assert_eq!(patience().judge(&swallows), Verdict::Stalled(SECONDS(5)));
+    }
+
+    #[test]
+    fn a_slow_camera_has_not_stalled() {
+        let mut patience = patience();
+        let one = |silent| Signs {
+            picture: Some(SECONDS(silent)),
+            decoded: Some(SECONDS(silent)),
+            pictures: 1,
+            interval: Duration::ZERO,
+            ..live()
+        };
+        // One picture in 16 s: the third attempt sees the second.
+        assert_eq!(patience.judge(&one(6)), Verdict::Stalled(SECONDS(5)));
+        patience.learn(&one(6), true);
+        assert_eq!(patience.judge(&one(9)), Verdict::Well);
+        assert_eq!(patience.judge(&one(11)), Verdict::Stalled(SECONDS(10)));
+        patience.learn(&one(11), true);
+        assert_eq!(patience.judge(&one(16)), Verdict::Well);
+        let two = Signs { pictures: 2, interval: SECONDS(16), ..one(40) };
+        assert_eq!(patience.judge(&two), Verdict::Well);
+        let three = Signs { pictures: 3, ..two };
+        assert_eq!(patience.judge(&three), Verdict::Well);
+        assert_eq!(
+            patience.judge(&Signs { picture: Some(SECONDS(49)), ..three }),
+            Verdict::Stalled(SECONDS(48))
+        );
+        // Known from the first picture of the next connection on.
+        patience.learn(&three, true);
+        assert_eq!(patience.judge(&one(40)), Verdict::Well);
+        // And forgotten when it has become faster.
+        assert_eq!(
+            patience.judge(&Signs { picture: Some(SECONDS(6)), ..live() }),
+            Verdict::Stalled(SECONDS(5))
+        );
+    }
+
+    #[test]
+    fn no_wait_is_without_an_end() {
+        let mut patience = patience();
+        let dies = Signs { pictures: 1, interval: Duration::ZERO, ..live() };
+        for _ in 0..100 {
+            patience.learn(&dies, true);
+        }
+        let dead = Signs { picture: Some(SECONDS(121)), ..dies };
+        assert_eq!(patience.judge(&dead), Verdict::Stalled(SECONDS(120)));
+    }
+}

@@ -1,0 +1,262 @@
+//! How far an attempt has come, and what was found behind the URL.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use gst::prelude::*;
+
+use super::error::CameraError;
+use super::patience::Signs;
+use super::rtsp::codec_of;
+
+/// What was found behind the URL.
+#[derive(Clone, Debug, Default)]
+pub struct Opened {
+    pub codec: String,
+    /// The element's name.
+    pub decoder: String,
+    pub hardware: bool,
+}
+
+/// How far an attempt has come: written by GStreamer's threads, read by the camera's.
+pub struct Progress {
+    started: Instant,
+    /// Milliseconds after `started`, plus one; 0: not yet.
+    connected: AtomicU64,
+    packet: AtomicU64,
+    picture: AtomicU64,
+    decoded: AtomicU64,
+    owed_since: AtomicU64,
+    /// Key frames in the decoder.
+    owed: AtomicU64,
+    pictures: AtomicU64,
+    /// Milliseconds.
+    interval: AtomicU64,
+    live: AtomicBool,
+    closed: AtomicBool,
+    found: Mutex<Found>,
+}
+
+#[derive(Default)]
+struct Found {
+    opened: Opened,
+    selected: bool,
+    failure: Option<CameraError>,
+    /// Video streams that cannot be decoded.
+    unknown: Vec<String>,
+}
+
+impl Default for Progress {
+    fn default() -> Progress {
+        Progress {
+            started: Instant::now(),
+            connected: AtomicU64::new(0),
+            packet: AtomicU64::new(0),
+            picture: AtomicU64::new(0),
+            decoded: AtomicU64::new(0),
+            owed_since: AtomicU64::new(0),
+            owed: AtomicU64::new(0),
+            pictures: AtomicU64::new(0),
+            interval: AtomicU64::new(0),
+            live: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            found: Mutex::default(),
+        }
+    }
+}
+
+impl Progress {
+    pub fn opened(&self) -> Opened {
+        self.lock().opened.clone()
+    }
+
+    pub fn failure(&self) -> Option<CameraError> {
+        let found = self.lock();
+        found.failure.clone().or_else(|| {
+            let nothing = !found.selected && !found.unknown.is_empty();
+            nothing.then(|| {
+                let names = found.unknown.join(", ");
+                CameraError::Lost(format!("its video is {names}: only H.264 and H.265 are read"))
+            })
+        })
+    }
+
+    pub fn is_connected(&self) -> bool {
+        self.connected.load(Ordering::Relaxed) != 0
+    }
+
+    pub fn has_shown(&self) -> bool {
+        self.picture.load(Ordering::Relaxed) != 0
+    }
+
+    pub fn signs(&self) -> Signs {
+        let since = |mark: &AtomicU64| Some(self.instant(mark)?.elapsed());
+        Signs {
+            connected: since(&self.connected),
+            packet: since(&self.packet),
+            picture: since(&self.picture),
+            decoded: since(&self.decoded),
+            owed: self.owed.load(Ordering::Relaxed),
+            owed_since: since(&self.owed_since),
+            pictures: self.pictures.load(Ordering::Relaxed),
+            interval: Duration::from_millis(self.interval.load(Ordering::Relaxed)),
+        }
+    }
+
+    /// No frame is delivered from now on.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+
+    pub fn is_open(&self) -> bool {
+        !self.closed.load(Ordering::Acquire)
+    }
+
+    /// Takes the first video stream that can be decoded.
+    pub fn select(&self, caps: &gst::CapsRef) -> bool {
+        let mut found = self.lock();
+        if codec_of(caps).is_some() {
+            return !std::mem::replace(&mut found.selected, true);
+        }
+        if let Some(structure) = caps.structure(0)
+            && structure.get::<&str>("media").is_ok_and(|media| media == "video")
+        {
+            let name = structure.get::<&str>("encoding-name").unwrap_or("unknown");
+            found.unknown.push(name.to_string());
+        }
+        false
+    }
+
+    pub fn connected(&self) {
+        self.connected.store(self.now(), Ordering::Relaxed);
+    }
+
+    pub fn found(&self, opened: Opened) {
+        self.lock().opened = opened;
+    }
+
+    pub fn packet(&self) {
+        self.packet.store(self.now(), Ordering::Relaxed);
+    }
+
+    /// Counts what passes this pad as a picture.
+    pub fn watch(self: &Arc<Self>, pad: &gst::Pad) {
+        let progress = self.clone();
+        pad.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
+            progress.picture();
+            gst::PadProbeReturn::Ok
+        });
+    }
+
+    fn picture(&self) {
+        let now = self.now();
+        let last = self.picture.swap(now, Ordering::Relaxed);
+        if last != 0 {
+            // The longest of late: it is forgotten over some ten pictures.
+            let longest = self.interval.load(Ordering::Relaxed);
+            let longest = (longest - longest / 8).max(now - last);
+            self.interval.store(longest, Ordering::Relaxed);
+        }
+        self.pictures.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts the key frames that go into a decoder and the pictures that come out.
+    pub fn watch_decoder(self: &Arc<Self>, parsed: &gst::Pad, decoded: &gst::Pad) {
+        self.watch_decoded(decoded);
+        let progress = self.clone();
+        parsed.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
+            let is_key =
+                |buffer: &gst::Buffer| !buffer.flags().contains(gst::BufferFlags::DELTA_UNIT);
+            if info.buffer().is_some_and(is_key)
+                && progress.owed.fetch_add(1, Ordering::Relaxed) == 0
+            {
+                progress.owed_since.store(progress.now(), Ordering::Relaxed);
+            }
+            gst::PadProbeReturn::Ok
+        });
+    }
+
+    pub fn watch_decoded(self: &Arc<Self>, decoded: &gst::Pad) {
+        let progress = self.clone();
+        decoded.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
+            progress.decoded();
+            gst::PadProbeReturn::Ok
+        });
+    }
+
+    fn decoded(&self) {
+        self.decoded.store(self.now(), Ordering::Relaxed);
+        self.owed.store(0, Ordering::Relaxed);
+        self.owed_since.store(0, Ordering::Relaxed);
+    }
+
+    pub fn delivered(&self, element: &gst::Element) {
+        if !self.live.swap(true, Ordering::Relaxed) {
+            wake(element, "live");
+        }
+    }
+
+    /// Keeps the first cause of a failure that GStreamer will report.
+    pub fn note(&self, error: CameraError) {
+        self.lock().failure.get_or_insert(error);
+    }
+
+    pub fn fail(&self, pipeline: &gst::Pipeline, error: CameraError) {
+        self.note(error);
+        wake(pipeline.upcast_ref(), "failed");
+    }
+
+    fn now(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64 + 1
+    }
+
+    fn instant(&self, mark: &AtomicU64) -> Option<Instant> {
+        let after = mark.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(self.started + Duration::from_millis(after))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Found> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Makes the thread that watches the bus look at once.
+fn wake(element: &gst::Element, why: &str) {
+    let message = gst::message::Application::builder(gst::Structure::new_empty(why)).src(element);
+    // Refused only by a pipeline that is ending.
+    let _ = element.post_message(message.build());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn key_frames_that_stay_in_the_decoder_are_counted() {
+        gst::init().unwrap();
+        let pipeline = gst::parse::launch(
+            "videotestsrc is-live=true ! identity name=parser ! valve name=decoder drop=true \
+             ! fakesink sync=false async=false",
+        )
+        .unwrap()
+        .downcast::<gst::Pipeline>()
+        .unwrap();
+        let decoder = pipeline.by_name("decoder").unwrap();
+        let pad = |element: &gst::Element| element.static_pad("src").unwrap();
+        let progress = Arc::new(Progress::default());
+        progress.watch_decoder(&pad(&pipeline.by_name("parser").unwrap()), &pad(&decoder));
+        pipeline.set_state(gst::State::Playing).unwrap();
+        let until = |met: &dyn Fn(&Signs) -> bool| {
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while !met(&progress.signs()) {
+                assert!(Instant::now() < deadline, "{:?}", progress.signs());
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        };
+        until(&|signs| signs.owed >= 4 && signs.owed_since.is_some() && signs.decoded.is_none());
+        decoder.set_property("drop", false);
+        until(&|signs| signs.owed == 0 && signs.owed_since.is_none() && signs.decoded.is_some());
+        pipeline.set_state(gst::State::Null).unwrap();
+    }
+}

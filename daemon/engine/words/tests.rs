@@ -1,0 +1,397 @@
+//! The language worker with a stand-in for the model: what fails, what is refused, what waits for
+//! whom, and in which order captions come out.
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::thread;
+use std::time::SystemTime;
+
+use half::f16;
+use proptest::prelude::*;
+use tokio::sync::mpsc;
+
+use super::*;
+use crate::config::Config;
+use crate::frame::{Clock, Frame};
+use crate::journal::Journal;
+
+/// Frames of the footage, one a second.
+const FRAMES: u64 = 60;
+
+/// A prompt that the model cannot be asked.
+const TOO_LONG: &str = "too long";
+
+/// Fate of a prompt in the stand-in.
+#[derive(Clone)]
+enum Fate {
+    /// Answered after so many turns.
+    Turns(usize),
+    FailsAtOnce,
+    Fails(Failure),
+    Breaks,
+}
+
+/// Called before each turn of the stand-in.
+type Happening = Box<dyn FnMut(&Arc<Engine>) + Send>;
+
+struct StandIn {
+    engine: Arc<Engine>,
+    fates: VecDeque<Fate>,
+    /// Each with what is left of its fate.
+    work: Vec<(Ticket, Fate)>,
+    begun: u64,
+    refused: Vec<mpsc::Receiver<AnswerItem>>,
+    between: Happening,
+}
+
+impl Writer for StandIn {
+    fn rows(&self) -> usize {
+        4
+    }
+
+    fn in_work(&self) -> usize {
+        self.work.len()
+    }
+
+    fn unread(&self) -> usize {
+        0
+    }
+
+    fn fitting<'a>(&self, turns: &'a [Turn], _: &str, _: usize, _: Limits) -> &'a [Turn] {
+        turns
+    }
+
+    fn begin(&mut self, request: Request<'_>) -> Result<Ticket, LanguageError> {
+        if request.prompt == TOO_LONG {
+            // Whoever asks it asks again at once.
+            self.refused.push(asks(&self.engine, TOO_LONG));
+            assert!(self.refused.len() < 100, "nobody else has a turn");
+            return Err(LanguageError::BadPrompt("too long".into()));
+        }
+        let fate = self.fates.pop_front().unwrap_or(Fate::Turns(1));
+        if matches!(fate, Fate::FailsAtOnce) {
+            return Err(Failure::Run("out of memory".into()).into());
+        }
+        self.begun += 1;
+        self.work.push((Ticket::of(self.begun), fate));
+        Ok(Ticket::of(self.begun))
+    }
+
+    fn turn(&mut self, hear: &mut Hear<'_>) -> Result<(), LanguageError> {
+        (self.between)(&self.engine);
+        self.work.retain(|(ticket, _)| hear(*ticket, Said::Piece("")) == Listening::Yes);
+        for (ticket, fate) in &mut self.work {
+            match fate {
+                Fate::Turns(left) => *left = left.saturating_sub(1),
+                Fate::Breaks => return Err(LanguageError::Broken("rows are lost".into())),
+                _ => {}
+            }
+            match fate {
+                Fate::Turns(0) => drop(hear(*ticket, Said::Finished(reply()))),
+                Fate::Fails(failure) => drop(hear(*ticket, Said::Failed(failure.clone()))),
+                _ => {}
+            }
+        }
+        self.work.retain(|(_, fate)| matches!(fate, Fate::Turns(1..) | Fate::Breaks));
+        Ok(())
+    }
+}
+
+fn reply() -> Reply {
+    Reply {
+        text: "A dog runs.".into(),
+        ids: vec![1],
+        finish: Finish::Stop,
+        usage: Usage::default(),
+        begun: Instant::now(),
+        prefill: Duration::ZERO,
+        decode: Duration::ZERO,
+    }
+}
+
+fn at(seconds: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000 + seconds)
+}
+
+/// Two cameras; gate calls a window unchanged where its frames, one number each, differ by less
+/// than a half of the first's square.
+fn engine() -> Arc<Engine> {
+    let text = r#"
+        [model]
+        package = "nowhere"
+        plan = "2:slowfast-slow_1frms_concat-fast_1x1"
+        [[camera]]
+        name = "gate"
+        url = "file:gate.mp4"
+        window = "2s"
+        every = "1s"
+        freshness = "1h"
+        unchanged = 0.5
+        [[camera]]
+        name = "yard"
+        url = "file:yard.mp4"
+        window = "2s"
+        every = "1s"
+        freshness = "1h"
+    "#;
+    let config = Config::parse(text, Path::new("")).expect("a config");
+    Engine::new(&config, Journal::new(1, 1000), 1)
+}
+
+/// Frame `number` of a camera shows `light`.
+fn shows(engine: &Engine, camera: &str, number: u64, light: f32) {
+    let frame = Frame {
+        camera: camera.into(),
+        number,
+        monotonic: Duration::from_secs(number),
+        captured_at: at(number),
+        clock: Clock::Host,
+        width: 0,
+        height: 0,
+        bgrx: bytes::Bytes::new(),
+    };
+    let row = || [f16::from_f32(light)].into();
+    let tokens = FrameTokens { slow: row(), fast: row() };
+    engine.remember(&frame, tokens, [].into(), Instant::now());
+}
+
+fn with_footage() -> Arc<Engine> {
+    let engine = engine();
+    for number in 0..FRAMES {
+        for camera in ["gate", "yard"] {
+            shows(&engine, camera, number, 1.0 + number as f32);
+        }
+    }
+    engine
+}
+
+/// The two seconds up to `second` of a camera have passed.
+fn closes(engine: &Engine, camera: &str, second: u64) {
+    let half = Duration::from_millis(500);
+    let span = Span { from: at(second - 2) + half, to: at(second) + half };
+    engine.close(&camera.into(), span, Instant::now(), Duration::ZERO);
+}
+
+fn asks(engine: &Engine, text: &str) -> mpsc::Receiver<AnswerItem> {
+    let (to, answer) = mpsc::channel(8);
+    let window = Span { from: at(0), to: at(4) };
+    let asked = Asked {
+        camera: "yard".into(),
+        id: String::new(),
+        text: text.into(),
+        prompt: text.into(),
+        turns: Arc::default(),
+        conversation: "c".into(),
+        max_new_tokens: 8,
+        window,
+        plan: engine.plan,
+        clip: engine.clip("yard", window).expect("footage"),
+        encode: Duration::ZERO,
+        came: Instant::now(),
+        to,
+        speaks: true,
+        then: None,
+    };
+    assert!(engine.jobs().scheduler.ask(asked).is_ok(), "the queue is full");
+    answer
+}
+
+/// Lets the worker work; `between` is what happens before each turn, until it stops the engine.
+fn work(
+    engine: &Arc<Engine>,
+    fates: Vec<Fate>,
+    between: impl FnMut(&Arc<Engine>) + Send + 'static,
+) -> Result<(), ModelError> {
+    let language = StandIn {
+        engine: engine.clone(),
+        fates: fates.into(),
+        work: Vec::new(),
+        begun: 0,
+        refused: Vec::new(),
+        between: Box::new(between),
+    };
+    let words = Words {
+        language,
+        dim: 1,
+        model: "stand-in".into(),
+        device: "none".into(),
+        device_reason: String::new(),
+        still: Still::default(),
+    };
+    words.run(engine)
+}
+
+/// Returns the end of an answer, if it has one.
+fn last(mut answer: mpsc::Receiver<AnswerItem>) -> Option<Result<(), AskError>> {
+    let mut last = None;
+    while let Ok(item) = answer.try_recv() {
+        last = match item {
+            AnswerItem::Finished(_) => Some(Ok(())),
+            AnswerItem::Failed(error) => Some(Err(error)),
+            AnswerItem::Part(_) | AnswerItem::Token(_) => last,
+        };
+    }
+    last
+}
+
+/// The captions of a camera as (second at which the window ends, words, skipped before).
+fn captions(engine: &Engine, camera: &str) -> Vec<(u64, String, u32)> {
+    let mut captions = Vec::new();
+    for event in (1..).map_while(|sequence| engine.journal.get(None, sequence)) {
+        if let Body::Caption(caption) = &event.body
+            && *event.camera == *camera
+        {
+            let since = caption.window.to.duration_since(at(0)).expect("later");
+            captions.push((since.as_secs(), caption.text.clone(), caption.skipped));
+        }
+    }
+    captions
+}
+
+/// Stops the engine before that many turns have passed.
+fn for_turns(turns: usize) -> impl FnMut(&Arc<Engine>) + Send + 'static {
+    let mut passed = 0;
+    move |engine| {
+        passed += 1;
+        if passed == turns {
+            engine.jobs().stopping = true;
+        }
+    }
+}
+
+#[test]
+fn a_failed_run_is_told_and_counted_and_the_next_job_is_done() {
+    let engine = with_footage();
+    let not_finite = Fate::Fails(Failure::NotFinite);
+    let failed = Fate::Fails(Failure::Run("out of memory".into()));
+    let answers = ["a", "b", "c", "d"].map(|text| asks(&engine, text));
+    closes(&engine, "yard", 10);
+    // After a question that came to nothing the caption is begun, then the last two.
+    let fates = vec![
+        failed.clone(),
+        not_finite,
+        Fate::FailsAtOnce,
+        failed,
+        Fate::Turns(2),
+        Fate::Turns(20),
+    ];
+    let mut turn = 0;
+    let between = move |engine: &Arc<Engine>| {
+        turn += 1;
+        match turn {
+            4 => closes(engine, "yard", 20),
+            8 => engine.jobs().stopping = true,
+            _ => {}
+        }
+    };
+    // Something is to be done until the end.
+    let _listening = asks(&engine, "e");
+    assert!(work(&engine, fates, between).is_ok());
+    let [a, b, c, d] = answers.map(last);
+    let unavailable = AskError::Failed("out of memory".into());
+    assert_eq!(a, Some(Err(unavailable.clone())));
+    assert_eq!(b, Some(Err(AskError::Model("the model's logits are not finite".into()))));
+    assert_eq!(c, Some(Err(unavailable)));
+    assert_eq!(d, Some(Ok(())));
+    assert_eq!(captions(&engine, "yard"), [(20, "A dog runs.".into(), 1)]);
+}
+
+#[test]
+fn when_the_model_is_broken_whoever_waits_is_told_at_once() {
+    let engine = with_footage();
+    let answers: Vec<_> = (0..7).map(|n| asks(&engine, &n.to_string())).collect();
+    let error = work(&engine, vec![Fate::Turns(9), Fate::Breaks], |_| {}).expect_err("broken");
+    assert_eq!(error.to_string(), "rows are lost");
+    for answer in answers {
+        assert_eq!(last(answer), Some(Err(AskError::Model("rows are lost".into()))));
+    }
+    assert!(engine.jobs().stopping, "nothing more is taken");
+}
+
+#[test]
+fn refused_questions_leave_turns_to_running_answers_and_captions() {
+    let engine = with_footage();
+    let running = asks(&engine, "Who is there?");
+    closes(&engine, "yard", 10);
+    let _asking = [TOO_LONG; 3].map(|text| asks(&engine, text));
+    assert!(work(&engine, vec![Fate::Turns(6)], for_turns(5)).is_ok());
+    assert_eq!(last(running), Some(Ok(())));
+    assert_eq!(captions(&engine, "yard").len(), 1);
+}
+
+#[test]
+fn a_window_without_a_frame_at_its_turn_is_skipped_and_the_next_caption_says_so() {
+    let engine = with_footage();
+    closes(&engine, "yard", FRAMES + 1000);
+    let mut turn = 0;
+    let _listening = asks(&engine, "Who?");
+    let between = move |engine: &Arc<Engine>| {
+        turn += 1;
+        match turn {
+            2 => closes(engine, "yard", 10),
+            6 => engine.jobs().stopping = true,
+            _ => {}
+        }
+    };
+    assert!(work(&engine, vec![Fate::Turns(20)], between).is_ok());
+    assert_eq!(captions(&engine, "yard"), [(10, "A dog runs.".into(), 1)]);
+}
+
+#[test]
+fn an_idle_worker_ends_when_the_engine_stops() {
+    let engine = engine();
+    let worker = thread::spawn({
+        let engine = engine.clone();
+        move || work(&engine, Vec::new(), |_| {})
+    });
+    engine.stop();
+    assert!(worker.join().expect("no panic").is_ok());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// However long captions take, whatever fails, is skipped or is unchanged: those of a camera
+    /// come out in the order of their windows, and each window is published or counted as skipped.
+    #[test]
+    fn captions_of_a_camera_are_published_in_order(
+        lights in prop::collection::vec(1u8..3, FRAMES as usize),
+        closing in prop::collection::vec((any::<bool>(), any::<bool>()), FRAMES as usize - 2),
+        fates in prop::collection::vec(0usize..9, 2 * FRAMES as usize),
+    ) {
+        let engine = engine();
+        for (number, light) in (0..).zip(&lights) {
+            shows(&engine, "gate", number, f32::from(*light));
+            shows(&engine, "yard", number, f32::from(*light));
+        }
+        // The question keeps the worker from waiting for what this thread would have to do.
+        let _listening = asks(&engine, "Who?");
+        let fate = |turns: usize| match turns {
+            0 => Fate::Fails(Failure::Run("out of memory".into())),
+            turns => Fate::Turns(turns),
+        };
+        let fates = [Fate::Turns(1000)].into_iter().chain(fates.into_iter().map(fate)).collect();
+        let mut seconds = (2..).zip(closing.clone());
+        let mut rest = for_turns(60);
+        let between = move |engine: &Arc<Engine>| match seconds.next() {
+            Some((second, (gate, yard))) => {
+                for camera in [gate.then_some("gate"), yard.then_some("yard")].into_iter().flatten() {
+                    closes(engine, camera, second);
+                }
+            }
+            None => rest(engine),
+        };
+        prop_assert!(work(&engine, fates, between).is_ok());
+        for (camera, wanted) in [
+            ("gate", closing.iter().filter(|(gate, _)| *gate).count()),
+            ("yard", closing.iter().filter(|(_, yard)| *yard).count()),
+        ] {
+            let published = captions(&engine, camera);
+            let ends: Vec<u64> = published.iter().map(|(end, _, _)| *end).collect();
+            prop_assert!(ends.is_sorted_by(|a, b| a < b), "{} {:?}", camera, ends);
+            let said: u32 = published.iter().map(|(_, _, skipped)| skipped).sum();
+            let unsaid = engine.cameras[camera].skipped.load(Ordering::Relaxed);
+            prop_assert_eq!(published.len() + (said + unsaid) as usize, wanted);
+        }
+    }
+}

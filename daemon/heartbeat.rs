@@ -1,0 +1,93 @@
+//! Heartbeats of the workers: each stamps its own at every turn, so that a worker without a stamp for
+//! long is known to hang, in a GPU's driver or on a network's disk.
+//!
+//! A worker that waits for work still stamps.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// A thread without which the daemon does not do what it is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Worker {
+    Vision,
+    Language,
+    Disk,
+}
+
+impl Worker {
+    const ALL: [Worker; 3] = [Worker::Vision, Worker::Language, Worker::Disk];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Worker::Vision => "vision",
+            Worker::Language => "language",
+            Worker::Disk => "disk",
+        }
+    }
+}
+
+/// Table of each worker's last move.
+pub struct Heartbeats {
+    /// A worker without a move for longer than this hangs.
+    patience: Duration,
+    /// `None`: it does not run, or not yet.
+    last: [Mutex<Option<Instant>>; 3],
+}
+
+impl Heartbeats {
+    pub fn new(patience: Duration) -> Heartbeats {
+        Heartbeats { patience, last: Default::default() }
+    }
+
+    /// A worker moves.
+    pub fn beat(&self, worker: Worker) {
+        self.set(worker, Some(Instant::now()));
+    }
+
+    /// A worker has ended, as it should or not: it does not hang.
+    pub fn ended(&self, worker: Worker) {
+        self.set(worker, None);
+    }
+
+    /// Says in words which workers hang.
+    pub fn hung(&self, now: Instant) -> Option<String> {
+        let silent = Worker::ALL.into_iter().filter_map(|worker| {
+            let last =
+                (*self.last[worker as usize].lock().unwrap_or_else(PoisonError::into_inner))?;
+            let silent = now.saturating_duration_since(last);
+            let seconds = silent.as_secs();
+            (silent > self.patience)
+                .then(|| format!("the {} worker has not moved for {seconds} s", worker.name()))
+        });
+        let silent: Vec<String> = silent.collect();
+        (!silent.is_empty()).then(|| silent.join(", "))
+    }
+
+    fn set(&self, worker: Worker, last: Option<Instant>) {
+        *self.last[worker as usize].lock().unwrap_or_else(PoisonError::into_inner) = last;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_that_has_begun_and_not_moved_for_long_hangs() {
+        let beats = Heartbeats::new(Duration::from_secs(60));
+        let later = |seconds| Instant::now() + Duration::from_secs(seconds);
+        assert_eq!(beats.hung(later(1000)), None, "none has begun");
+        beats.beat(Worker::Language);
+        assert_eq!(beats.hung(later(59)), None);
+        let hung = |seconds| beats.hung(later(seconds)).expect("it hangs");
+        assert_eq!(hung(75), "the language worker has not moved for 75 s");
+        beats.beat(Worker::Disk);
+        let both =
+            "the language worker has not moved for 90 s, the disk worker has not moved for 90 s";
+        assert_eq!(hung(90), both);
+        beats.ended(Worker::Language);
+        assert_eq!(hung(90), "the disk worker has not moved for 90 s");
+        beats.ended(Worker::Disk);
+        assert_eq!(beats.hung(later(90)), None);
+    }
+}

@@ -1,0 +1,185 @@
+//! Failures inside the daemon: a model whose numbers are not finite, and a worker that hangs.
+
+mod support;
+
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::ptr::null_mut;
+use std::time::{Duration, Instant};
+
+use prost::Message;
+use support::*;
+
+const SECONDS: fn(u64) -> Duration = Duration::from_secs;
+
+#[derive(Message)]
+struct Model {
+    #[prost(message, optional, tag = "7")]
+    graph: Option<Graph>,
+}
+
+#[derive(Message)]
+struct Graph {
+    #[prost(message, repeated, tag = "5")]
+    initializer: Vec<Tensor>,
+}
+
+#[derive(Message)]
+struct Tensor {
+    #[prost(string, tag = "8")]
+    name: String,
+    #[prost(bytes = "vec", tag = "9")]
+    raw_data: Vec<u8>,
+}
+
+/// The demo's package of 16 bits, with infinity as the first number of a graph's weight.
+fn damaged(folder: &Path, graph: &str, weight: &str) -> PathBuf {
+    let package = folder.join("package");
+    copy_folder(&repository().join("models/demo/package-fp16"), &package).expect("a copy");
+    let file = package.join("onnx").join(graph);
+    let mut bytes = fs::read(&file).expect("the graph");
+    let weights = Model::decode(&*bytes).expect("a graph").graph.expect("a graph").initializer;
+    let data = weights.into_iter().find(|tensor| tensor.name == weight).expect(weight).raw_data;
+    let at = bytes.windows(data.len()).position(|piece| piece == data).expect("its numbers");
+    bytes[at..at + 2].copy_from_slice(&half::f16::INFINITY.to_le_bytes());
+    fs::write(&file, bytes).expect("written");
+    package
+}
+
+/// A daemon with this package and one camera, whose windows close twice a second.
+fn daemon(dir: &Path, package: &Path, cameras: &Cameras) -> Daemon {
+    let (grpc, http) = (free_port(), free_port());
+    let demo = repository().join("models/demo/package");
+    let config = head(grpc, http, None) + &camera("gate", &cameras.url("gate"), "");
+    let config = config
+        .replace(demo.to_str().expect("a path"), package.to_str().expect("a path"))
+        .replace("window = \"4s\"\nevery = \"2s\"", "window = \"1s\"\nevery = \"500ms\"");
+    Daemon::with_config(dir, &config, grpc, http)
+}
+
+/// The daemon ends by itself, and its last words hold `said`.
+fn ends(daemon: &mut Daemon, said: &str) {
+    assert_eq!(daemon.process.ended(SECONDS(30)), Some(1), "{}", daemon.process.log());
+    let log = daemon.process.log();
+    assert!(log.lines().last().is_some_and(|line| line.contains(said)), "{log}");
+}
+
+#[test]
+fn logits_that_are_not_finite_are_no_caption_and_end_the_daemon_in_the_end() {
+    let folder = folder();
+    let dir = folder.path();
+    let weight = "model.layers.4.final_norm_layernorm.weight";
+    let package = damaged(dir, "decoder_model_merged_fp16.onnx", weight);
+    let cameras = Cameras::start(dir, 0, &[("gate", &clip("gate"))], &[]);
+    let mut daemon = daemon(dir, &package, &cameras);
+    let mut events = daemon.watch(dir);
+    let skipped = "lookout_captions_skipped_total{camera=\"gate\",reason=\"nonfinite\"}";
+    let refused = wait_for("a refused caption", SECONDS(20), || {
+        Some(daemon.metric(skipped)).filter(|captions| *captions >= 1.0)
+    });
+    let failures = daemon.metric("lookout_model_failures_total{part=\"language\"");
+    assert!(failures >= refused, "{failures} < {refused}");
+    let (code, _, error) = daemon.client(&["ask", "gate", "Is there a person?"]);
+    assert!(code == Some(1) && error.contains("logits are not finite"), "{error}");
+    ends(&mut daemon, "the language worker failed: ");
+    let captions = events.rest(SECONDS(1)).into_iter().filter(|e| e.contains("\"caption\""));
+    assert_eq!(captions.collect::<Vec<_>>(), Vec::<String>::new());
+}
+
+#[test]
+fn features_that_are_not_finite_are_no_frame_and_end_the_daemon_in_the_end() {
+    let folder = folder();
+    let dir = folder.path();
+    let weight = "vision.tower.pre_layrnorm.weight";
+    let package = damaged(dir, "vision_encoder_fp16.onnx", weight);
+    let cameras = Cameras::start(dir, 0, &[("gate", &clip("gate"))], &[]);
+    let mut daemon = daemon(dir, &package, &cameras);
+    let dropped = "lookout_frames_dropped_total{camera=\"gate\",reason=\"nonfinite\"}";
+    wait_for("a dropped frame", SECONDS(20), || {
+        Some(daemon.metric(dropped)).filter(|frames| *frames >= 1.0)
+    });
+    let (code, _, error) = daemon.client(&["ask", "gate", "Is there a person?"]);
+    assert!(code == Some(1) && error.contains("no frame has come yet"), "{error}");
+    ends(&mut daemon, "the vision worker failed: ");
+}
+
+/// A thread of a child that stands still, as in a driver's call that never returns; it goes on when
+/// this is dropped.
+struct Still(libc::pid_t);
+
+impl Still {
+    fn thread(process: &Process, name: &str) -> Still {
+        let tasks = fs::read_dir(format!("/proc/{}/task", process.child.id())).expect("threads");
+        let is_it = |task: &PathBuf| {
+            fs::read_to_string(task.join("comm")).is_ok_and(|found| found.trim() == name)
+        };
+        let task = tasks.map(|task| task.expect("a thread").path()).find(is_it).expect(name);
+        let thread: libc::pid_t =
+            task.file_name().and_then(|id| id.to_str()?.parse().ok()).expect("a number");
+        // SAFETY: the thread is a child's, which has not been waited for, so the number is its own.
+        unsafe {
+            let attached =
+                libc::ptrace(libc::PTRACE_ATTACH, thread, null_mut::<()>(), null_mut::<()>());
+            assert_eq!(attached, 0, "{}", std::io::Error::last_os_error());
+            assert_eq!(libc::waitpid(thread, null_mut(), libc::__WALL), thread);
+        }
+        Still(thread)
+    }
+}
+
+impl Drop for Still {
+    fn drop(&mut self) {
+        // SAFETY: attached above, by this thread of the test.
+        unsafe { libc::ptrace(libc::PTRACE_DETACH, self.0, null_mut::<()>(), null_mut::<()>()) };
+    }
+}
+
+#[test]
+fn a_worker_that_hangs_stops_the_watchdogs_pulse_and_is_named() {
+    let folder = folder();
+    let dir = folder.path();
+    let cameras = Cameras::start(dir, 0, &[("gate", &clip("gate"))], &[]);
+    let (grpc, http) = (free_port(), free_port());
+    let disk = format!("[buffer.disk]\nfolder = {:?}\n", dir.join("frames"));
+    let gate = camera("gate", &cameras.url("gate"), "");
+    let config = format!("hang_timeout = \"2s\"\n{}{disk}{gate}", head(grpc, http, None));
+    let file = dir.join("lookout.toml");
+    fs::write(&file, config).expect("config");
+    let told = UnixDatagram::bind(dir.join("notify")).expect("a socket");
+    let hear = |patience| {
+        let mut message = [0; 256];
+        told.set_read_timeout(Some(patience)).expect("a timeout");
+        match told.recv(&mut message) {
+            Ok(length) => Some(String::from_utf8_lossy(&message[..length]).trim().to_string()),
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => None,
+            Err(e) => panic!("the socket: {e}"),
+        }
+    };
+    let mut command = Command::new(LOOKOUT);
+    command.args(["run", "--config"]).arg(&file).stdout(Stdio::null());
+    command.env("NOTIFY_SOCKET", dir.join("notify")).env("WATCHDOG_USEC", "1000000");
+    let daemon = Process::start("lookout", &mut command, dir);
+    assert_eq!(hear(SECONDS(30)).as_deref(), Some("READY=1"));
+    let is_ready = |status| {
+        let ready = || get(http, "/readyz").filter(|(found, _)| *found == status);
+        wait_for("/readyz", SECONDS(20), ready).1
+    };
+    for worker in ["vision", "language", "disk"] {
+        assert_eq!(is_ready(200), "ready\n");
+        assert_eq!(hear(SECONDS(10)).as_deref(), Some("WATCHDOG=1"));
+        let stands = Still::thread(&daemon, worker);
+        let why = is_ready(503);
+        assert!(why.contains(&format!("the {worker} worker has not moved for ")), "{why}");
+        // What came before, and one that may have been on its way.
+        while hear(Duration::from_millis(100)).is_some() {}
+        let silent = Instant::now();
+        assert_eq!(hear(SECONDS(2)), None, "a pulse although {worker} hangs");
+        assert!(silent.elapsed() >= SECONDS(1));
+        drop(stands);
+        assert_eq!(hear(SECONDS(10)).as_deref(), Some("WATCHDOG=1"), "{worker} moves again");
+    }
+    assert!(daemon.log().contains("the language worker has not moved for"), "{}", daemon.log());
+}
