@@ -171,7 +171,8 @@ fn times_before_1970_and_after_9999_and_odd_limits() {
                 assert_said("last", &ask(&channel, question(Some(Range::Last(last)))).await);
             }
             for max_new_tokens in [0, 1, u32::MAX] {
-                let request = proto::AskRequest { max_new_tokens, ..question(None) };
+                let request =
+                    proto::AskRequest { max_new_tokens: Some(max_new_tokens), ..question(None) };
                 assert_said("max_new_tokens", &ask(&channel, request).await);
             }
             for (event, event_run) in [(0, 0), (u64::MAX, 0), (1, u64::MAX), (u64::MAX, u64::MAX)] {
