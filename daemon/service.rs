@@ -1,5 +1,6 @@
 //! What the daemon can be asked, whatever the wire: the one thing that `publish/` knows of it.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -17,14 +18,9 @@ pub trait Service: Send + Sync + 'static {
     /// Every configured camera, in the order of the config.
     fn cameras(&self) -> Vec<CameraInfo>;
 
-    /// The evidence of one frame, while the buffer holds it; `run` `None`: of this run. May wait for
-    /// the disk, so not for async code.
-    fn evidence(
-        &self,
-        camera: &str,
-        run: Option<u64>,
-        number: u64,
-    ) -> Result<Evidence, EvidenceError>;
+    /// The evidence of one frame, while the buffer holds it; `run` `None`: of this run. Waits for
+    /// the disk where only that has the picture.
+    fn evidence(&self, camera: &str, run: Option<u64>, number: u64) -> Looking;
 
     /// Returns the limits that questions are checked against.
     fn limits(&self) -> Limits;
@@ -66,6 +62,9 @@ pub struct Evidence {
     pub captured_at: SystemTime,
 }
 
+/// A frame that is looked for. Dropping it gives up the place in the disk's queue.
+pub type Looking = Pin<Box<dyn Future<Output = Result<Evidence, EvidenceError>> + Send>>;
+
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum EvidenceError {
     #[error("no camera is named {0:?}")]
@@ -74,6 +73,8 @@ pub enum EvidenceError {
     NoSuchFrame { camera: String, number: u64 },
     #[error("camera {camera:?}: frame {number} cannot be read from the disk; the log says why")]
     Unreadable { camera: String, number: u64 },
+    #[error("as many frames as may wait to be read from the disk wait already; ask again")]
+    Busy,
 }
 
 /// Of a range in parts each part as it is answered; tokens as they are made, then exactly one

@@ -84,6 +84,11 @@ const DISK_BYTES: Metric =
     gauge_of("lookout_disk_bytes", Unit::Bytes, "What the segments on disk take, of all cameras");
 const DISK_FAILING: Metric =
     gauge_of("lookout_disk_failing", Unit::Count, "1 while no frame can be kept on disk, else 0");
+const DISK_ASIDE: Metric = gauge_of(
+    "lookout_disk_segments_aside",
+    Unit::Count,
+    "Segments on disk that are set aside, because they cannot be read or deleted",
+);
 const REENCODED: Metric = counter_of(
     "lookout_frames_reencoded_total",
     "Frames encoded again from their JPEG, for a question about what has left the hot tier",
@@ -140,7 +145,7 @@ const MODEL_INFO: Metric = gauge_of(
     "Always 1; its labels name model, device and why that one",
 );
 
-const ALL: [Metric; 36] = [
+const ALL: [Metric; 37] = [
     FRAMES,
     FRAMES_DROPPED,
     FRAMES_EVICTED,
@@ -161,6 +166,7 @@ const ALL: [Metric; 36] = [
     UNWRITTEN,
     DISK_BYTES,
     DISK_FAILING,
+    DISK_ASIDE,
     REENCODED,
     RECALL_BYTES,
     QUEUE_LENGTH,
@@ -456,6 +462,12 @@ pub fn unwritten(camera: &str, why: Unwritten) {
 pub fn disk(bytes: u64, failing: bool) {
     gauge!(DISK_BYTES.name).set(bytes as f64);
     gauge!(DISK_FAILING.name).set(one_if(failing));
+}
+
+/// Segments that are set aside.
+pub fn disk_aside(unreadable: usize, undeletable: usize) {
+    gauge!(DISK_ASIDE.name, "reason" => "unreadable").set(unreadable as f64);
+    gauge!(DISK_ASIDE.name, "reason" => "undeletable").set(undeletable as f64);
 }
 
 pub fn reencoded(camera: &str, frames: u64) {

@@ -16,6 +16,7 @@ use lookout::config::{Camera, Decode, Rtsp, RtspTls, Secret, Source, Transport};
 use lookout::demo::cameras::{CamerasOptions, serve};
 use lookout::event::{CameraStatus, Phase};
 use lookout::frame::{Clock, Frame};
+use lookout::run_clock::RunClock;
 use serde::{Deserialize, Serialize};
 
 /// Long enough for a busy machine; nothing waits so long when all is well.
@@ -294,7 +295,7 @@ impl Watched {
     fn start(config: Camera) -> Watched {
         camera::init().unwrap();
         let seen = Arc::new(Seen::default());
-        let handle = Some(camera::start(config, seen.clone()));
+        let handle = Some(camera::start(config, seen.clone(), Arc::new(RunClock::start())));
         Watched { handle, seen, _server: None }
     }
 

@@ -233,6 +233,9 @@ async fn refused_questions_have_their_status() {
     assert_eq!(daemon.client().await.watch(unknown).await.unwrap_err().code(), Code::NotFound);
     let frame = proto::GetFrameRequest { camera: "gate".into(), number: 9, run: 0 };
     assert_eq!(daemon.client().await.get_frame(frame).await.unwrap_err().code(), Code::NotFound);
+    let frame = proto::GetFrameRequest { camera: "gate".into(), number: 8, run: 0 };
+    let refused = daemon.client().await.get_frame(frame).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
 }
 
 #[tokio::test]
@@ -1093,18 +1096,15 @@ impl Service for Fake {
             .into()
     }
 
-    fn evidence(
-        &self,
-        camera: &str,
-        run: Option<u64>,
-        number: u64,
-    ) -> Result<Evidence, EvidenceError> {
-        match number {
+    fn evidence(&self, camera: &str, run: Option<u64>, number: u64) -> Looking {
+        let found = match number {
             7 if run.is_none() => {
                 Ok(Evidence { jpeg: b"a jpeg"[..].into(), captured_at: SystemTime::now() })
             }
+            8 => Err(EvidenceError::Busy),
             _ => Err(EvidenceError::NoSuchFrame { camera: camera.into(), number }),
-        }
+        };
+        Box::pin(std::future::ready(found))
     }
 
     fn limits(&self) -> Limits {

@@ -62,6 +62,8 @@ const PURE: &[(&str, &[&str])] = &[
     ("daemon/engine/still", &["half"]),
     ("daemon/engine/windows", &[]),
     ("daemon/timeline/", &[]),
+    ("daemon/disk/age", &[]),
+    ("daemon/disk/index", &[]),
     ("daemon/disk/queue", &[]),
     ("daemon/disk/record", &["crc32fast", "thiserror"]),
     ("daemon/language/sampler", &["rand"]),

@@ -2,23 +2,24 @@
 //! pipelines, so that numbers and times go on after a reconnect.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use bytes::Bytes;
 use gst_video::prelude::*;
 
 use super::Sink;
-use super::clock::{self, CaptureClock};
+use super::clock::{self, CaptureClock, News};
 use crate::event::CameraStatus;
 use crate::frame::Frame;
+use crate::run_clock::RunClock;
 use crate::telemetry::{self, Stage};
 
 pub struct Delivery {
     camera: Arc<str>,
     sink: Arc<dyn Sink>,
     sequence: Mutex<Sequence>,
-    begun: Instant,
+    run: Arc<RunClock>,
 }
 
 /// What the stream says of a picture's time.
@@ -37,23 +38,32 @@ struct Sequence {
 }
 
 impl Delivery {
-    pub fn new(camera: Arc<str>, sink: Arc<dyn Sink>) -> Delivery {
-        Delivery { camera, sink, sequence: Mutex::default(), begun: Instant::now() }
+    /// `run` is the clock of all cameras.
+    pub fn new(camera: Arc<str>, sink: Arc<dyn Sink>, run: Arc<RunClock>) -> Delivery {
+        Delivery { camera, sink, sequence: Mutex::default(), run }
     }
 
     pub fn deliver(&self, sample: &gst::Sample, timing: Timing) -> Result<()> {
         let Timing { age, believed } = timing;
         let picture = Picture::of(sample)?;
-        let now = SystemTime::now();
-        let arrived = now.checked_sub(age).unwrap_or(now);
+        let now = self.run.now();
+        let arrived = now.monotonic.saturating_sub(age);
         let mut sequence = self.sequence();
-        let stamp = sequence.clock.stamp(arrived, picture.camera_time.filter(|_| believed));
-        if let Some(off) = stamp.newly_off_by {
-            tracing::warn!(
+        let camera_time = picture.camera_time.filter(|_| believed);
+        let stamp = sequence.clock.stamp(arrived, now.tells(Duration::ZERO), camera_time);
+        match stamp.news {
+            Some(News::Disbelieved(off)) => tracing::warn!(
                 camera = %self.camera,
                 "the camera's clock is off by {:.1} s: its frames get the time of arrival",
-                off.as_secs_f64()
-            );
+                off.unsigned_abs() as f64 / 1e9
+            ),
+            Some(News::Stepped(by)) => tracing::warn!(
+                camera = %self.camera,
+                "the camera's clock was set {} by {:.1} s: its frames have the new time from now on",
+                if by > 0 { "on" } else { "back" },
+                by.unsigned_abs() as f64 / 1e9
+            ),
+            None => {}
         }
         telemetry::stage(&self.camera, Stage::Decode, age);
         let number = sequence.next;
@@ -62,7 +72,7 @@ impl Delivery {
         self.sink.frame(Frame {
             camera: self.camera.clone(),
             number,
-            monotonic: self.begun.elapsed().saturating_sub(age),
+            monotonic: stamp.monotonic,
             captured_at: stamp.captured_at,
             clock: stamp.clock,
             width: picture.width,

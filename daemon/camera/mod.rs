@@ -5,7 +5,8 @@
 //!          ─► videoscale ─► appsink ─► Sink
 //! ```
 //!
-//! Promises: frames of a camera have rising numbers and strictly rising UTC times, over reconnects;
+//! Promises: frames of a camera have rising numbers and strictly rising times of the run, over
+//! reconnects, and rising UTC times as long as no clock is set back;
 //! a camera that fails, whatever the way, is tried again until it is stopped, and harms no other;
 //! no text that leaves here holds a user name or a password. Left out: what becomes of the frames
 //! ([`Sink`] must take them without waiting), sound, and codecs other than H.264 and H.265 on RTSP.
@@ -37,6 +38,7 @@ pub use error::CameraError;
 use crate::config;
 use crate::event::CameraStatus;
 use crate::frame::Frame;
+use crate::run_clock::RunClock;
 use attempt::CameraAttempt;
 use delivery::Delivery;
 use retry::{Attempt, Reporter, Stop};
@@ -84,10 +86,10 @@ const NEEDED: [(&str, &str); 13] = [
     ("avdec_h265", "gstreamer1.0-libav"),
 ];
 
-/// Watches the camera until the handle is stopped or dropped.
-pub fn start(config: config::Camera, sink: Arc<dyn Sink>) -> CameraHandle {
+/// Watches the camera until the handle is stopped or dropped. `run` is the clock of all cameras.
+pub fn start(config: config::Camera, sink: Arc<dyn Sink>, run: Arc<RunClock>) -> CameraHandle {
     let stop = Arc::new(Stop::default());
-    let delivery = Arc::new(Delivery::new(config.name.clone(), sink));
+    let delivery = Arc::new(Delivery::new(config.name.clone(), sink, run));
     let thread = thread::Builder::new().name(config.name.to_string()).spawn({
         let stop = stop.clone();
         move || {
@@ -149,6 +151,7 @@ pub fn probe(config: &config::Camera, timeout: Duration) -> Result<Probed, Camer
     let delivery = Arc::new(Delivery::new(
         config.name.clone(),
         Arc::new(FirstFrame { first, stop: stop.clone() }),
+        Arc::new(RunClock::start()),
     ));
     let mut attempt = CameraAttempt::new(config.clone(), delivery);
     let outcome = attempt.run_once(&stop, &mut |_| {});

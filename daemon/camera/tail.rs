@@ -200,6 +200,7 @@ impl Watch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::run_clock::RunClock;
 
     fn ms(milliseconds: u64) -> gst::ClockTime {
         gst::ClockTime::from_mseconds(milliseconds)
@@ -239,7 +240,11 @@ mod tests {
             gst::init().unwrap();
             let pipeline = gst::Pipeline::new();
             let (sender, frames) = sync_channel(8);
-            let delivery = Arc::new(Delivery::new("gate".into(), Arc::new(Frames(sender))));
+            let delivery = Arc::new(Delivery::new(
+                "gate".into(),
+                Arc::new(Frames(sender)),
+                Arc::new(RunClock::start()),
+            ));
             let progress = Arc::new(Progress::default());
             let tail =
                 Tail::new(&pipeline, 5.0, true, &delivery, &progress, &Arc::default()).unwrap();

@@ -2,24 +2,42 @@
 //!
 //! Records of all cameras follow each other in the order they come, so that every camera reaches
 //! back equally far. A run of the daemon begins a segment of its own, and so never writes behind a
-//! record that was cut off. No frame is kept for longer than `retention`: a segment leaves when its
-//! oldest frame is so old. What a power cut may cost is what the system has not written yet.
+//! record that was cut off. A complete segment has an index beside it, so that a start reads no
+//! pictures; one without is read whole, once. No frame is kept for longer than `retention`: a segment
+//! leaves when its oldest frame is so old by the rules of `age`. What a power cut may
+//! cost is what the system has not written yet.
+//!
+//! A segment that cannot be read or deleted is set aside: it is named, and the others go on.
 
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, BufReader, ErrorKind, Read, Write};
-use std::os::unix::fs::FileExt;
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::record::{self, Damaged, HEADER, Record};
+use super::age::{self, Now, Times, WallClock};
+use super::index::{self, Builder};
+use super::record::{self, Names, Record};
+use super::segment::{self, End, Found, frames_file, index_file};
 use crate::frame::FrameId;
 use crate::timeline::Place;
 
 /// A sixteenth of what may be kept leaves at once.
 const SHARE: u32 = 16;
 const SEGMENT_MOST: u64 = 64 << 20;
-const SUFFIX: &str = ".frames";
+
+/// Frames of all cameras that can be asked about. Each takes 120 bytes of memory.
+const FRAMES_MOST: u64 = 10_000_000;
+
+/// Between two attempts to delete a segment that could not be deleted.
+const DELETE_AGAIN: Duration = Duration::from_secs(600);
+
+/// Segments that are tried for one record's room.
+const TRIED_MOST: usize = 8;
+
+/// The index's share of a segment's first frame, at most.
+const INDEX_MOST: u64 = index::ROW as u64 + 100;
 
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
@@ -32,143 +50,250 @@ pub struct Folder {
     path: PathBuf,
     bounds: Bounds,
     segments: VecDeque<Segment>,
-    /// The newest segment, if this run has begun one.
-    open: Option<File>,
+    /// So many of them, the oldest, are still to be read.
+    unread: usize,
+    /// The newest segment, if it is this run's and still grows.
+    open: Option<Open>,
+    /// Of all segments and their indexes.
     bytes: u64,
+    /// Frames that can be asked about, and how many may be.
+    frames: u64,
+    frames_most: u64,
+    /// There are older frames on disk that cannot be asked about.
+    left_out: bool,
     /// The number of the next segment: it goes on even when all have left, so that a place never
     /// means another segment's record.
     next: u64,
+    /// Segments of which no frame can be asked about any more, until they are told.
+    gone: Vec<u64>,
+    names: Names,
+    wall: WallClock,
+    ages: Ages,
+    /// When this was opened, since the run's start; and UTC, as the newest frames have it.
+    opened: Duration,
+    opened_at: Option<SystemTime>,
+    /// Of the folder itself: another one may come to stand at its path.
+    identity: (u64, u64),
     /// Held as long as this lives: two daemons in one folder would drop each other's segments.
     _lock: File,
+}
+
+/// How the ages of what earlier runs left are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ages {
+    Unknown,
+    /// By what was recorded since.
+    Recorded,
+    /// By the clock on the wall, too.
+    Settled,
+}
+
+#[derive(Debug)]
+struct Open {
+    file: File,
+    index: Builder,
 }
 
 #[derive(Debug)]
 struct Segment {
     number: u64,
     bytes: u64,
-    /// The times of its oldest and newest frames; `None`: it has none yet.
-    times: Option<(SystemTime, SystemTime)>,
+    index: u64,
+    times: Option<Times>,
+    /// Of its frames, those that can be asked about.
+    frames: u64,
+    written: Written,
+    /// When it was last tried to delete it, without success.
+    stuck: Option<Duration>,
+    unreadable: bool,
 }
 
-/// What a start finds.
-#[derive(Debug, Default)]
-pub struct Found {
-    /// In the order written.
-    pub records: Vec<(Record, Place)>,
-    /// Bytes that are no whole record, by file, and why.
-    pub dropped: Vec<(PathBuf, u64, Damaged)>,
-    /// Segments were dropped in an earlier run: there was more.
-    pub more_before: bool,
+#[derive(Clone, Copy, Debug)]
+enum Written {
+    /// Before the folder was opened; its oldest frame was so old then.
+    Before(Duration),
+    /// Its first frame at this time of the run.
+    At(Duration),
+}
+
+/// Segments that are set aside: the names of their files.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Aside {
+    pub unreadable: Vec<String>,
+    pub undeletable: Vec<String>,
 }
 
 impl Folder {
-    /// Makes the folder if it is not there, and reads the index of what is.
-    pub fn open(path: &Path, bounds: Bounds) -> io::Result<(Folder, Found)> {
+    /// Makes the folder if it is not there, and looks which segments are. Their frames come by
+    /// [`Folder::restore`]. `least`: the least number that a new segment may have.
+    pub fn open(path: &Path, bounds: Bounds, least: u64, uptime: Duration) -> io::Result<Folder> {
         fs::create_dir_all(path)?;
-        let lock = OpenOptions::new().create(true).append(true).open(path.join("lock"))?;
-        lock.try_lock().map_err(|error| match error {
-            TryLockError::WouldBlock => io::Error::new(
-                ErrorKind::ResourceBusy,
-                "another daemon keeps its frames in this folder",
-            ),
-            TryLockError::Error(error) => error,
-        })?;
-        let mut numbers: Vec<u64> = fs::read_dir(path)?
-            .filter_map(|entry| number_of(entry.ok()?.file_name().to_str()?))
-            .collect();
-        numbers.sort_unstable();
-        let (path, open, segments) = (path.to_owned(), None, VecDeque::new());
-        let next = numbers.last().map_or(1, |newest| newest + 1);
-        let mut folder = Folder { path, bounds, segments, open, bytes: 0, next, _lock: lock };
-        let mut found =
-            Found { more_before: numbers.first().is_some_and(|n| *n > 1), ..Found::default() };
-        for number in &numbers {
-            // Only the end of the newest can have been written half; elsewhere a picture's
-            // checksum is looked at when it is read.
-            let pictures = Some(number) == numbers.last();
-            folder.index(*number, pictures, &mut found)?;
+        let lock = lock(path)?;
+        let metadata = fs::metadata(path)?;
+        let (numbers, indexes) = segment::numbers(path)?;
+        for index in indexes.iter().filter(|index| numbers.binary_search(index).is_err()) {
+            let _ = fs::remove_file(index_file(path, *index));
         }
-        Ok((folder, found))
+        let size = |file: PathBuf| fs::metadata(file).map_or(0, |metadata| metadata.len());
+        let found = |number: &u64| Segment {
+            number: *number,
+            bytes: size(frames_file(path, *number)),
+            index: size(index_file(path, *number)),
+            times: None,
+            frames: 0,
+            written: Written::Before(Duration::ZERO),
+            stuck: None,
+            unreadable: false,
+        };
+        let segments: VecDeque<Segment> = numbers.iter().map(found).collect();
+        Ok(Folder {
+            path: path.to_owned(),
+            bounds,
+            unread: segments.len(),
+            bytes: segments.iter().map(|segment| segment.bytes + segment.index).sum(),
+            segments,
+            open: None,
+            frames: 0,
+            frames_most: FRAMES_MOST,
+            left_out: false,
+            next: numbers.last().map_or(1, |newest| newest.saturating_add(1)).max(least),
+            gone: Vec::new(),
+            names: Names::default(),
+            wall: WallClock::default(),
+            ages: Ages::Unknown,
+            opened: uptime,
+            opened_at: None,
+            identity: (metadata.dev(), metadata.ino()),
+            _lock: lock,
+        })
     }
 
-    fn index(&mut self, number: u64, pictures: bool, found: &mut Found) -> io::Result<()> {
-        let path = self.file(number);
-        let file = File::open(&path)?;
-        let size = file.metadata()?.len();
-        let mut reader = BufReader::new(file);
-        let mut segment = Segment { number, bytes: size, times: None };
-        let mut offset = 0;
-        while offset < size {
-            let next = next_record(&mut reader, size - offset, pictures);
-            match next {
-                Ok((record, length)) => {
-                    segment.saw(record.captured_at);
-                    found.records.push((record, Place { segment: number, offset, length }));
-                    offset += u64::from(length);
-                }
-                Err(Unread::Damaged(why)) => {
-                    found.dropped.push((path, size - offset, why));
-                    break;
-                }
-                Err(Unread::Io(error)) => return Err(error),
+    /// Reads the newest segment that is still to be read; `None`: all are read.
+    pub fn restore(&mut self) -> Option<Vec<(Record, Place)>> {
+        let at = self.unread.checked_sub(1)?;
+        self.unread = at;
+        let number = self.segments[at].number;
+        let file = frames_file(&self.path, number);
+        let Found { records, size, from_index, end } =
+            segment::read(&self.path, number, &mut self.names);
+        let name = file.display();
+        match &end {
+            End::Whole => {}
+            End::Failed(error) if error.kind() == ErrorKind::NotFound => {
+                self.forget(at);
+                return Some(Vec::new());
+            }
+            End::Damaged(bytes, why) => {
+                tracing::warn!("{name}: {bytes} bytes are no whole frame: {why}");
+            }
+            End::Failed(error) => {
+                tracing::warn!("{name} is set aside, since it cannot be read: {error}");
             }
         }
-        self.bytes += size;
-        self.segments.push_back(segment);
-        Ok(())
+        if size == 0 && matches!(end, End::Whole) && fs::remove_file(&file).is_ok() {
+            self.forget(at);
+            return Some(Vec::new());
+        }
+        let segment = &mut self.segments[at];
+        self.bytes = self.bytes + size - segment.bytes;
+        segment.bytes = size;
+        segment.unreadable =
+            matches!(end, End::Failed(_)) || (records.is_empty() && !from_index && size > 0);
+        segment.times =
+            records.iter().fold(None, |times, (record, _)| Some(Times::with(times, record)));
+        if !from_index && !segment.unreadable {
+            self.write_index(at, &builder(&records));
+        }
+        let frames = records.len() as u64;
+        if self.left_out || self.frames + frames > self.frames_most {
+            if !self.left_out {
+                self.leaves_out(number);
+            }
+            return Some(Vec::new());
+        }
+        self.segments[at].frames = frames;
+        self.frames += frames;
+        Some(records)
     }
 
-    /// Writes a record behind the others. Returns its place, and the newest of the segments that
-    /// had to leave for it.
+    /// Segments that are still to be read, and all.
+    pub fn unread(&self) -> (usize, usize) {
+        (self.unread, self.segments.len())
+    }
+
+    /// There was more before the oldest frame that can be asked about.
+    pub fn more_before(&self) -> bool {
+        self.left_out || self.segments.front().is_some_and(|segment| segment.number > 1)
+    }
+
+    /// The number that the next segment will have.
+    pub fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// Segments of which no frame can be asked about any more; each is told once.
+    pub fn take_gone(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.gone)
+    }
+
+    /// Writes a record behind the others, and drops for it what must leave. Returns its place.
     ///
-    /// When it fails, nothing of the record is left behind.
-    pub fn append(&mut self, record: &Record, jpeg: &[u8]) -> io::Result<(Place, Option<u64>)> {
+    /// When it fails, nothing of the record is left behind. `InvalidInput`: no folder could keep it.
+    pub fn append(&mut self, record: &Record, jpeg: &[u8], uptime: Duration) -> io::Result<Place> {
         let bytes = record::encode(record, jpeg)
-            .filter(|bytes| bytes.len() as u64 <= self.bounds.bytes)
+            .filter(|bytes| bytes.len() as u64 + INDEX_MOST <= self.bounds.bytes)
             .ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "too large for a record"))?;
         let length = bytes.len() as u64;
-        let mut gone = None;
-        while self.bytes + length > self.bounds.bytes && !self.segments.is_empty() {
-            gone = self.drop_oldest()?.or(gone);
-        }
+        self.make_room(length + INDEX_MOST, uptime)?;
         let full = |segment: &Segment| {
             let most = (self.bounds.bytes / u64::from(SHARE)).min(SEGMENT_MOST);
-            let old = segment.times.is_some_and(|(oldest, _)| {
-                let age = record.captured_at.duration_since(oldest).unwrap_or_default();
-                age > self.bounds.retention / SHARE
-            });
+            let old = match segment.written {
+                Written::At(first) => uptime.saturating_sub(first) > self.bounds.retention / SHARE,
+                Written::Before(_) => true,
+            };
+            let frames = self.open.as_ref().map_or(0, |open| open.index.frames());
             old || (segment.bytes > 0 && segment.bytes + length > most)
+                || frames >= index::FRAMES_MOST
         };
         if self.open.is_none() || self.segments.back().is_none_or(full) {
-            self.begin_segment()?;
+            self.begin_segment(uptime)?;
         }
-        let (Some(file), Some(segment)) = (&mut self.open, self.segments.back_mut()) else {
+        let (Some(open), Some(segment)) = (&mut self.open, self.segments.back_mut()) else {
             return Err(io::Error::other("no segment is open"));
         };
-        if let Err(error) = file.write_all(&bytes) {
-            if file.set_len(segment.bytes).is_err() {
+        if let Err(error) = open.file.write_all(&bytes) {
+            if open.file.set_len(segment.bytes).is_err() {
                 // The record stays cut off, and nothing is written behind it.
-                let written = file.metadata().map_or(segment.bytes, |data| data.len());
-                self.bytes += written - segment.bytes;
-                segment.bytes = written;
+                let written = open.file.metadata().map_or(segment.bytes, |data| data.len());
+                self.bytes += written.saturating_sub(segment.bytes);
+                segment.bytes = written.max(segment.bytes);
                 self.open = None;
             }
             return Err(error);
         }
         let place = Place { segment: segment.number, offset: segment.bytes, length: length as u32 };
+        if segment.bytes == 0 {
+            segment.written = Written::At(uptime);
+        }
+        open.index.push(record, place);
+        self.bytes += length + open.index.bytes() - segment.index;
         segment.bytes += length;
-        segment.saw(record.captured_at);
-        self.bytes += length;
-        Ok((place, gone))
+        segment.index = open.index.bytes();
+        segment.times = Some(Times::with(segment.times, record));
+        segment.frames += 1;
+        self.frames += 1;
+        let passed = uptime.saturating_sub(self.opened);
+        self.opened_at = self.opened_at.max(record.captured_at.checked_sub(passed));
+        Ok(place)
     }
 
     /// The picture of a frame; its record must be that frame's, and whole.
     pub fn read(&self, camera: &str, id: FrameId, place: Place) -> io::Result<Vec<u8>> {
-        let file = File::open(self.file(place.segment))?;
+        let path = frames_file(&self.path, place.segment);
+        let file = File::open(&path)?;
         let mut bytes = vec![0; place.length as usize];
         file.read_exact_at(&mut bytes, place.offset)?;
         let bad = |why: &dyn std::fmt::Display| {
-            let path = self.file(place.segment);
             let at = format!("{} at {}: {why}", path.display(), place.offset);
             io::Error::new(ErrorKind::InvalidData, at)
         };
@@ -179,245 +304,306 @@ impl Folder {
         Ok(jpeg.to_vec())
     }
 
-    /// Drops what is older than may be kept. Returns the newest segment that left.
-    pub fn expire(&mut self, now: SystemTime) -> io::Result<Option<u64>> {
-        let kept = now.checked_sub(self.bounds.retention);
-        let mut gone = None;
-        while let Some(segment) = self.segments.front() {
-            // One without frames is another run's, and empty; this run's is about to be written.
-            let old = match segment.times {
-                Some((oldest, _)) => kept.is_some_and(|kept| oldest < kept),
-                None => self.segments.len() > 1,
+    /// Drops segments that are older than may be kept; of those that earlier runs left, one.
+    pub fn expire(&mut self, now: Now) {
+        if self.unread > 0 {
+            return;
+        }
+        if self.ages == Ages::Unknown {
+            self.settle(None);
+            self.ages = Ages::Recorded;
+        }
+        if self.ages != Ages::Settled && self.wall.is_confirmed(now) {
+            let passed = now.uptime.saturating_sub(self.opened);
+            let opened_at = now.wall.checked_sub(passed);
+            // The clocks of the cameras, if they are all behind.
+            self.settle(opened_at.map(|at| self.opened_at.map_or(at, |theirs| theirs.min(at))));
+            self.ages = Ages::Settled;
+        }
+        let mut at = 0;
+        while let Some(segment) = self.segments.get(at) {
+            let age = match segment.written {
+                Written::Before(age) => age.saturating_add(now.uptime.saturating_sub(self.opened)),
+                Written::At(first) => now.uptime.saturating_sub(first),
             };
-            if !old {
+            // One without a frame is about to be written.
+            let earlier = matches!(segment.written, Written::Before(_));
+            if (segment.bytes == 0 && !earlier) || age <= self.bounds.retention {
                 break;
             }
-            gone = self.drop_oldest()?.or(gone);
+            if segment.stuck.is_some_and(|since| now.uptime < since + DELETE_AGAIN) {
+                at += 1;
+                continue;
+            }
+            if let Err(error) = self.delete(at) {
+                self.sets_aside(at, &error, now.uptime);
+                // Its frames are still too old to be asked about.
+                self.untell(at);
+                at += 1;
+            }
+            // What the clock on the wall may have to do with goes slowly.
+            if earlier {
+                break;
+            }
         }
-        Ok(gone)
+    }
+
+    /// Looks whether somebody took the folder, or another one stands in its place.
+    pub fn is_there(&self) -> bool {
+        match fs::metadata(&self.path) {
+            Ok(found) => (found.dev(), found.ino()) == self.identity,
+            // Anything else may pass.
+            Err(error) => !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory),
+        }
+    }
+
+    /// Forgets the segment that grows if somebody deleted its file. Returns whether that was so.
+    pub fn notice_deleted(&mut self) -> bool {
+        let deleted = |open: &Open| open.file.metadata().is_ok_and(|data| data.nlink() == 0);
+        if !self.open.as_ref().is_some_and(deleted) {
+            return false;
+        }
+        self.forget(self.segments.len() - 1);
+        true
+    }
+
+    /// Forgets a segment whose file is not there any more.
+    pub fn lost(&mut self, number: u64) {
+        let at = self.segments.iter().position(|segment| segment.number == number);
+        if let Some(at) = at.filter(|_| !frames_file(&self.path, number).exists()) {
+            self.forget(at);
+        }
+    }
+
+    /// Forgets all segments: their files are out of reach.
+    pub fn forget_all(&mut self) {
+        self.open = None;
+        self.unread = 0;
+        self.gone.extend(self.segments.drain(..).map(|segment| segment.number));
+    }
+
+    /// Ends the segment that grows: nothing is written to it any more.
+    pub fn close(&mut self) {
+        if let Some(open) = self.open.take() {
+            let last = self.segments.len() - 1;
+            self.write_index(last, &open.index);
+        }
     }
 
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    fn begin_segment(&mut self) -> io::Result<()> {
-        self.open = None;
+    pub fn aside(&self) -> Aside {
+        let name = |segment: &Segment| {
+            let file = frames_file(&self.path, segment.number);
+            file.file_name().unwrap_or_default().to_string_lossy().into_owned()
+        };
+        let names = |wanted: fn(&Segment) -> bool| {
+            self.segments.iter().filter(|segment| wanted(segment)).map(name).collect()
+        };
+        Aside {
+            unreadable: names(|segment| segment.unreadable),
+            undeletable: names(|segment| segment.stuck.is_some()),
+        }
+    }
+
+    /// Those that could not be deleted lately are tried again only where no other makes the room.
+    fn make_room(&mut self, wanted: u64, uptime: Duration) -> io::Result<()> {
+        let mut failed = None;
+        for again in [false, true] {
+            let (mut at, mut tried) = (0, 0);
+            while self.bytes + wanted > self.bounds.bytes
+                && at < self.segments.len()
+                && tried < TRIED_MOST
+            {
+                let stuck = self.segments[at].stuck;
+                if !again && stuck.is_some_and(|since| uptime < since + DELETE_AGAIN) {
+                    at += 1;
+                    continue;
+                }
+                if let Err(error) = self.delete(at) {
+                    if error.kind() == ErrorKind::ReadOnlyFilesystem {
+                        return Err(error);
+                    }
+                    self.sets_aside(at, &error, uptime);
+                    failed = Some(error);
+                    (at, tried) = (at + 1, tried + 1);
+                }
+            }
+        }
+        if self.bytes + wanted <= self.bounds.bytes {
+            return Ok(());
+        }
+        let why = failed.map(|error| format!(": {error}")).unwrap_or_default();
+        let why = format!("all bytes that may be kept are taken by what cannot be deleted{why}");
+        Err(io::Error::new(ErrorKind::StorageFull, why))
+    }
+
+    fn begin_segment(&mut self, uptime: Duration) -> io::Result<()> {
+        self.close();
         let number = self.next;
-        let file = OpenOptions::new().append(true).create_new(true).open(self.file(number))?;
-        self.open = Some(file);
+        // Whatever becomes of it: a number that cannot be had does not stop those behind it.
         self.next += 1;
-        self.segments.push_back(Segment { number, bytes: 0, times: None });
+        let mut options = OpenOptions::new();
+        let file = options.append(true).create_new(true).open(frames_file(&self.path, number))?;
+        self.open = Some(Open { file, index: Builder::default() });
+        self.segments.push_back(Segment {
+            number,
+            bytes: 0,
+            index: 0,
+            times: None,
+            frames: 0,
+            written: Written::At(uptime),
+            stuck: None,
+            unreadable: false,
+        });
+        let mut at = 0;
+        while self.frames > self.frames_most && at < self.segments.len() {
+            if self.segments[at].frames > 0 && !self.left_out {
+                self.leaves_out(self.segments[at].number);
+            }
+            self.untell(at);
+            at += 1;
+        }
         Ok(())
     }
 
-    fn drop_oldest(&mut self) -> io::Result<Option<u64>> {
-        let Some(oldest) = self.segments.front() else { return Ok(None) };
-        let number = oldest.number;
-        match fs::remove_file(self.file(number)) {
+    /// What earlier runs left is so old: by the clock on the wall if `opened_at` is known.
+    fn settle(&mut self, opened_at: Option<SystemTime>) {
+        let earlier = |segment: &&Segment| matches!(segment.written, Written::Before(_));
+        let times: Vec<_> = self.segments.iter().filter(earlier).map(|s| s.times).collect();
+        let ages = age::at_start(&times, opened_at);
+        let earlier = self.segments.iter_mut().filter(|s| matches!(s.written, Written::Before(_)));
+        for (segment, age) in earlier.zip(ages) {
+            segment.written = Written::Before(age);
+        }
+    }
+
+    fn write_index(&mut self, at: usize, index: &Builder) {
+        let segment = &mut self.segments[at];
+        let written = match segment::write_index(&self.path, segment.number, segment.bytes, index) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                // The next start reads the segment instead.
+                tracing::debug!("the index of segment {}: {error}", segment.number);
+                0
+            }
+        };
+        self.bytes = self.bytes + written - segment.index;
+        segment.index = written;
+    }
+
+    /// Deletes a segment's files.
+    fn delete(&mut self, at: usize) -> io::Result<()> {
+        let number = self.segments[at].number;
+        match fs::remove_file(frames_file(&self.path, number)) {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        self.bytes -= oldest.bytes;
-        self.segments.pop_front();
-        if self.segments.is_empty() {
+        let _ = fs::remove_file(index_file(&self.path, number));
+        if self.segments[at].unreadable {
+            tracing::info!(
+                "segment {number}, which could not be read, is deleted for its age or for room"
+            );
+        }
+        self.forget(at);
+        Ok(())
+    }
+
+    fn forget(&mut self, at: usize) {
+        if self.open.is_some() && at + 1 == self.segments.len() {
             self.open = None;
         }
-        Ok(Some(number))
+        let Some(segment) = self.segments.remove(at) else { return };
+        if at < self.unread {
+            self.unread -= 1;
+        }
+        self.bytes -= segment.bytes + segment.index;
+        self.frames -= segment.frames;
+        self.gone.push(segment.number);
     }
 
-    fn file(&self, number: u64) -> PathBuf {
-        self.path.join(format!("{number:012}{SUFFIX}"))
+    /// No frame of this segment can be asked about any more.
+    fn untell(&mut self, at: usize) {
+        let segment = &mut self.segments[at];
+        if segment.frames > 0 {
+            self.gone.push(segment.number);
+            self.frames -= segment.frames;
+            segment.frames = 0;
+        }
+    }
+
+    fn sets_aside(&mut self, at: usize, error: &io::Error, uptime: Duration) {
+        let segment = &mut self.segments[at];
+        if segment.stuck.is_none() {
+            let file = frames_file(&self.path, segment.number);
+            tracing::warn!("{} is set aside, since it cannot be deleted: {error}", file.display());
+        }
+        segment.stuck = Some(uptime);
+    }
+
+    fn leaves_out(&mut self, number: u64) {
+        self.left_out = true;
+        let path = self.path.display();
+        tracing::warn!(
+            "{path}: more than {} frames: those of segment {number} and before stay on disk, but \
+             cannot be asked about",
+            self.frames_most
+        );
     }
 }
 
-impl Segment {
-    fn saw(&mut self, time: SystemTime) {
-        let (oldest, newest) = self.times.unwrap_or((time, time));
-        self.times = Some((oldest.min(time), newest.max(time)));
+fn lock(path: &Path) -> io::Result<File> {
+    let lock = OpenOptions::new().create(true).append(true).open(path.join("lock"))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(io::Error::new(
+            ErrorKind::ResourceBusy,
+            "another daemon keeps its frames in this folder",
+        )),
+        Err(TryLockError::Error(error)) => Err(error),
     }
 }
 
-enum Unread {
-    Damaged(Damaged),
-    Io(io::Error),
+fn builder(records: &[(Record, Place)]) -> Builder {
+    let mut builder = Builder::default();
+    records.iter().for_each(|(record, place)| builder.push(record, *place));
+    builder
 }
 
-/// Reads over the next record, of which at most `left` bytes are there.
-fn next_record(
-    reader: &mut BufReader<File>,
-    left: u64,
-    pictures: bool,
-) -> Result<(Record, u32), Unread> {
-    let io = |error: io::Error| match error.kind() {
-        ErrorKind::UnexpectedEof => Unread::Damaged(Damaged::CutOff),
-        _ => Unread::Io(error),
-    };
-    let mut header = [0; HEADER];
-    reader.read_exact(&mut header).map_err(io)?;
-    let lengths = record::lengths(&header).map_err(Unread::Damaged)?;
-    let mut name = vec![0; lengths.name];
-    reader.read_exact(&mut name).map_err(io)?;
-    let record = record::read_header(&header, &name).map_err(Unread::Damaged)?;
-    if lengths.record() as u64 > left {
-        return Err(Unread::Damaged(Damaged::CutOff));
-    }
-    if pictures {
-        let mut jpeg = vec![0; lengths.jpeg];
-        reader.read_exact(&mut jpeg).map_err(io)?;
-        record::picture_is_whole(&header, &jpeg).map_err(Unread::Damaged)?;
-    } else {
-        reader.seek_relative(lengths.jpeg as i64).map_err(io)?;
-    }
-    Ok((record, lengths.record() as u32))
+/// What is in a folder, for somebody who only looks.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Contents {
+    pub frames: u64,
+    pub bytes: u64,
+    /// A daemon keeps its frames there now.
+    pub in_use: bool,
+    /// Names of files that cannot be read.
+    pub unreadable: Vec<String>,
 }
 
-fn number_of(name: &str) -> Option<u64> {
-    name.strip_suffix(SUFFIX)?.parse().ok()
+/// Looks what is in a folder, and changes nothing but that it is made if it is not there.
+pub fn look(path: &Path) -> io::Result<Contents> {
+    fs::create_dir_all(path)?;
+    let mut contents = Contents::default();
+    match lock(path) {
+        Ok(lock) => drop(lock),
+        Err(error) if error.kind() == ErrorKind::ResourceBusy => contents.in_use = true,
+        Err(error) => return Err(error),
+    }
+    let mut names = Names::default();
+    for number in segment::numbers(path)?.0 {
+        let Found { records, size, end, .. } = segment::read(path, number, &mut names);
+        contents.frames += records.len() as u64;
+        contents.bytes += size;
+        if matches!(end, End::Failed(_)) || (records.is_empty() && size > 0) {
+            contents.unreadable.push(format!("{number:012}.frames"));
+        }
+    }
+    Ok(contents)
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::super::record::tests::record;
-    use super::*;
-
-    const BOUNDS: Bounds = Bounds { retention: Duration::from_secs(3600), bytes: 1 << 20 };
-
-    fn temporary() -> tempfile::TempDir {
-        tempfile::tempdir().expect("a folder")
-    }
-
-    fn open(path: &Path, bounds: Bounds) -> (Folder, Found) {
-        Folder::open(path, bounds).expect("opens")
-    }
-
-    fn picture(number: u64) -> Vec<u8> {
-        vec![number as u8; 1000 + number as usize % 7]
-    }
-
-    fn write(folder: &mut Folder, numbers: std::ops::Range<u64>) -> Vec<(u64, Place)> {
-        let mut write =
-            |number| folder.append(&record("gate", number), &picture(number)).expect("written").0;
-        numbers.map(|number| (number, write(number))).collect()
-    }
-
-    fn sizes(path: &Path) -> u64 {
-        let files = fs::read_dir(path).expect("a folder").map(|entry| entry.expect("an entry"));
-        files.map(|file| file.metadata().expect("metadata").len()).sum()
-    }
-
-    #[test]
-    fn what_is_written_is_found_at_the_next_start() {
-        let dir = temporary();
-        let (mut folder, found) = open(dir.path(), BOUNDS);
-        assert!(found.records.is_empty() && !found.more_before);
-        let first = write(&mut folder, 0..100);
-        assert!(Folder::open(dir.path(), BOUNDS).is_err(), "two daemons in one folder");
-        drop(folder);
-        let (mut folder, found) = open(dir.path(), BOUNDS);
-        let second = write(&mut folder, 100..120);
-        assert_ne!(first[99].1.segment, second[0].1.segment);
-        for (number, place) in first.iter().chain(&second) {
-            let read = folder.read("gate", record("gate", *number).id, *place);
-            assert_eq!(read.expect("whole"), picture(*number));
-        }
-        let records: Vec<_> = (0..100).map(|number| record("gate", number)).collect();
-        assert_eq!(found.records.iter().map(|(r, _)| r.clone()).collect::<Vec<_>>(), records);
-        assert_eq!(found.records.iter().map(|(_, p)| *p).collect::<Vec<_>>(), {
-            first.iter().map(|(_, place)| *place).collect::<Vec<_>>()
-        });
-        assert!(found.dropped.is_empty());
-        let wrong = folder.read("yard", record("gate", 5).id, first[5].1);
-        assert!(wrong.is_err_and(|error| error.to_string().contains("another frame")));
-    }
-
-    #[test]
-    fn the_oldest_leave_for_room_and_for_age() {
-        let dir = temporary();
-        let (mut folder, _) = open(dir.path(), Bounds { bytes: 64 << 10, ..BOUNDS });
-        let mut gone = None;
-        for number in 0..300 {
-            let record = record("gate", number);
-            let (place, left) = folder.append(&record, &picture(number)).expect("written");
-            gone = left.or(gone);
-            assert!(folder.bytes() <= 64 << 10, "{} bytes", folder.bytes());
-            assert_eq!(folder.bytes(), sizes(dir.path()));
-            assert!(gone.is_none_or(|gone| gone < place.segment));
-        }
-        // Not emptier than a segment's worth.
-        assert!(folder.bytes() > (64 << 10) * 7 / 8, "{} bytes", folder.bytes());
-        drop(folder);
-        let (folder, found) = open(dir.path(), Bounds { bytes: 64 << 10, ..BOUNDS });
-        assert!(found.more_before);
-        assert_eq!(found.records.first().map(|(_, place)| place.segment), gone.map(|n| n + 1));
-        assert_eq!(found.records.last().map(|(record, _)| record.id.number), Some(299));
-        drop(folder);
-
-        let short = Bounds { retention: Duration::from_secs(50), ..BOUNDS };
-        let (mut folder, _) = open(dir.path(), short);
-        let newest = record("gate", 299).captured_at;
-        let gone = folder.expire(newest).expect("dropped");
-        assert!(gone.is_some());
-        drop(folder);
-        let (mut folder, found) = open(dir.path(), short);
-        let oldest = found.records.first().map(|(record, _)| record.captured_at);
-        assert!(oldest.is_some_and(|oldest| oldest >= newest - short.retention));
-        // All of it, and the numbers go on.
-        let gone = folder.expire(newest + Duration::from_secs(1000)).expect("dropped");
-        let next = write(&mut folder, 300..301)[0].1.segment;
-        assert!(gone.is_some_and(|gone| gone < next), "{gone:?} and then {next}");
-    }
-
-    #[test]
-    fn damage_costs_no_more_than_it_must() {
-        let dir = temporary();
-        let (mut folder, _) = open(dir.path(), BOUNDS);
-        let places = write(&mut folder, 0..30);
-        let file = folder.file(places[10].1.segment);
-        drop(folder);
-        let mut bytes = fs::read(&file).expect("the segment");
-        let at = places[10].1.offset as usize;
-        bytes[at + 20] ^= 1;
-        fs::write(&file, &bytes).expect("damaged");
-        let (folder, found) = open(dir.path(), BOUNDS);
-        assert_eq!(found.records.len(), 10);
-        let [(path, dropped, why)] = &found.dropped[..] else { panic!("{found:?}") };
-        assert_eq!((path, *dropped), (&file, (bytes.len() - at) as u64));
-        assert_eq!(*why, Damaged::Header);
-        let read = folder.read("gate", record("gate", 10).id, places[10].1);
-        assert!(read.is_err_and(|error| error.kind() == ErrorKind::InvalidData));
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(40))]
-        #[test]
-        fn a_write_cut_off_anywhere_costs_only_itself(whole in 1u64..12, cut in 0usize..2200) {
-            let dir = temporary();
-            let (mut folder, _) = open(dir.path(), BOUNDS);
-            let places = write(&mut folder, 0..whole);
-            let file = folder.file(1);
-            drop(folder);
-            let bytes = fs::read(&file).expect("the segment");
-            let kept = bytes.len().saturating_sub(cut);
-            fs::write(&file, &bytes[..kept]).expect("cut off");
-            let (mut folder, found) = open(dir.path(), BOUNDS);
-            let complete = |place: &Place| place.offset as usize + place.length as usize <= kept;
-            let wanted = places.iter().filter(|(_, place)| complete(place)).count();
-            prop_assert_eq!(found.records.len(), wanted);
-            let end = wanted.checked_sub(1).map_or(0, |last| {
-                places[last].1.offset as usize + places[last].1.length as usize
-            });
-            let dropped: u64 = found.dropped.iter().map(|(_, bytes, _)| bytes).sum();
-            prop_assert_eq!(dropped as usize, kept - end);
-            // And the next run writes where nothing is broken.
-            let next = write(&mut folder, 100..103);
-            drop(folder);
-            let (folder, found) = open(dir.path(), BOUNDS);
-            prop_assert_eq!(found.records.len(), wanted + 3);
-            let read = folder.read("gate", record("gate", 101).id, next[1].1);
-            prop_assert_eq!(read.expect("whole"), picture(101));
-        }
-    }
-}
+#[path = "folder_tests.rs"]
+mod tests;

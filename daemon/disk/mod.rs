@@ -1,48 +1,63 @@
 //! The cool tier: frames as JPEGs on disk, which outlive the daemon.
 //!
 //! One thread owns the folder. What it cannot do harms nobody else: frames that cannot be written
-//! are counted, it is said in the log, the metrics and `/readyz`, and tried again.
+//! are counted, it is said in the log, the metrics and `/readyz`, and tried again. What earlier runs
+//! left is read while it works, the newest first.
 
+mod age;
 mod folder;
+mod index;
 mod queue;
 mod record;
+mod segment;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use std::{fmt, io};
 
-pub use folder::{Bounds, Found};
-pub use queue::{Jpegs, Queue, Read, Wanted, Write};
+pub use folder::Bounds;
+pub use queue::{Jpegs, Queue, Read, Reader, Refused, Wanted, Write};
 pub use record::Record;
 
 use crate::frame::FrameId;
 use crate::telemetry::{self, Unwritten};
 use crate::timeline::{Entry, Held, Place, Stored};
-use folder::Folder;
+use age::Now;
+use folder::{Aside, Folder};
 use queue::Job;
 
 /// Frames that may wait to be written: some seconds of a slow disk.
 pub const QUEUE_FRAMES: usize = 64;
 
+/// Single frames that may wait to be read.
+pub const LOOKUPS: usize = 32;
+
 /// Between two attempts of a disk that failed.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// How often it is looked for what is too old.
+/// How often it is looked for what is too old, and whether the folder is still there.
 const TICK: Duration = Duration::from_secs(1);
+
+/// Names of files that a message shows.
+const NAMED_MOST: usize = 3;
 
 /// Who is told of what became of frames: the timeline, behind the engine.
 pub trait Told {
     /// The disk's thread moves; heard for long of none, it hangs.
     fn moves(&self);
     fn stored(&self, camera: &str, id: FrameId, place: Option<Place>);
-    /// This segment and those before it are gone.
+    /// No frame of this segment can be read any more.
     fn segment_gone(&self, segment: u64);
+    /// Frames of earlier runs, in order; they lie before all that are there.
     fn restored(&self, camera: &str, entries: Vec<Entry>);
+    /// Frames of earlier runs are still to come, or all have.
+    fn restoring(&self, more: bool);
 }
 
-/// Why the disk keeps nothing at the moment; empty: it does.
-#[derive(Default)]
+/// What does not work; empty: all does.
+#[derive(Debug, Default)]
 pub struct Trouble(Mutex<String>);
 
 impl Trouble {
@@ -60,66 +75,130 @@ pub struct Disk {
     path: PathBuf,
     bounds: Bounds,
     folder: Option<Folder>,
-    /// What the start found, until it is told.
-    found: Option<Found>,
+    /// The least number that the next segment may have.
+    next: u64,
+    /// What the start has read already.
+    found: Vec<(Record, Place)>,
+    /// The oldest frames so far of each camera: told once it is known what lies before them.
+    held_back: HashMap<Arc<str>, Vec<Entry>>,
+    restoring: bool,
+    newest_run: Option<u64>,
+    /// The run's start, nearly.
+    started: Instant,
     failed: Option<Instant>,
+    /// Why no frame is kept.
+    why: String,
     trouble: Arc<Trouble>,
 }
 
 impl Disk {
-    /// Reads what earlier runs left. A folder that cannot be used is tried again later.
+    /// Looks what earlier runs left, and reads the newest of it. A folder that cannot be used is
+    /// tried again later.
     pub fn open(path: PathBuf, bounds: Bounds, trouble: Arc<Trouble>) -> Disk {
-        let mut disk = Disk { path, bounds, folder: None, found: None, failed: None, trouble };
+        let mut disk = Disk {
+            path,
+            bounds,
+            folder: None,
+            next: 1,
+            found: Vec::new(),
+            held_back: HashMap::new(),
+            restoring: false,
+            newest_run: None,
+            started: Instant::now(),
+            failed: None,
+            why: String::new(),
+            trouble,
+        };
         disk.try_open();
+        if let Some(folder) = &mut disk.folder {
+            while disk.found.is_empty() {
+                let Some(records) = folder.restore() else { break };
+                disk.found = records;
+            }
+        }
+        disk.newest_run = disk.found.iter().map(|(record, _)| record.id.run).max();
         disk
     }
 
     /// The newest run of those on disk.
     pub fn newest_run(&self) -> Option<u64> {
-        let records = &self.found.as_ref()?.records;
-        records.iter().map(|(record, _)| record.id.run).max()
+        self.newest_run
     }
 
     /// Works until the queue is closed, and ends what waits there.
     pub fn run(mut self, queue: &Queue, told: &impl Told) {
         let mut looked = None;
-        while let Some(job) = queue.next(TICK) {
+        while let Some(job) = queue.next(if self.restoring { Duration::ZERO } else { TICK }) {
             told.moves();
             if self.folder.is_none() && self.failed.is_none_or(|at| at.elapsed() >= RETRY) {
                 self.try_open();
+                told.restoring(self.restoring);
             }
-            self.restore(told);
+            self.restore_some(told);
             if looked.is_none_or(|at: Instant| at.elapsed() >= TICK) {
                 looked = Some(Instant::now());
-                self.expire(told);
+                self.look(told);
             }
             match job {
                 Job::Idle => {}
-                Job::Read(Read { wanted, to }) => {
-                    to(wanted.into_iter().map(|wanted| self.read(queue, wanted)).collect());
+                Job::Read(read) => {
+                    if let Some(more) = read.step(|wanted| self.read(queue, wanted, told)) {
+                        queue.resume(more);
+                    }
                 }
                 Job::Write(write) => self.write(queue, write, told),
             }
         }
-    }
-
-    /// Tells of the frames that were found.
-    pub fn restore(&mut self, told: &impl Told) {
-        if let Some(found) = self.found.take() {
-            tell(found, told);
+        if let Some(folder) = &mut self.folder {
+            folder.close();
         }
     }
 
-    fn try_open(&mut self) {
-        match Folder::open(&self.path, self.bounds) {
-            Ok((folder, found)) => {
-                for (file, bytes, why) in &found.dropped {
-                    let file = file.display();
-                    tracing::warn!("{file}: its last {bytes} bytes are no whole frame: {why}");
+    /// Tells of frames of earlier runs, for as long as `patience`; the rest comes while it works.
+    pub fn restore(&mut self, told: &impl Told, patience: Duration) {
+        let begun = Instant::now();
+        told.restoring(self.restoring);
+        while self.restoring && begun.elapsed() < patience {
+            told.moves();
+            self.restore_some(told);
+        }
+        self.measure();
+    }
+
+    fn restore_some(&mut self, told: &impl Told) {
+        let Some(folder) = self.folder.as_mut().filter(|_| self.restoring) else { return };
+        let records = match std::mem::take(&mut self.found) {
+            found if found.is_empty() => folder.restore(),
+            found => Some(found),
+        };
+        if let Some(records) = records {
+            for (camera, entries) in entries(records) {
+                if let Some(newer) = self.held_back.insert(camera.clone(), entries) {
+                    told.restored(&camera, newer);
                 }
-                let (frames, path) = (found.records.len(), self.path.display());
-                tracing::info!("{path}: {frames} frames of earlier runs are still there");
-                (self.folder, self.found) = (Some(folder), Some(found));
+            }
+        } else {
+            let more_before = folder.more_before();
+            for (camera, mut entries) in self.held_back.drain() {
+                if let Some(oldest) = entries.first_mut() {
+                    oldest.evicted_before |= more_before;
+                }
+                told.restored(&camera, entries);
+            }
+            self.restoring = false;
+            told.restoring(false);
+        }
+        self.tell_gone(told);
+    }
+
+    fn try_open(&mut self) {
+        match Folder::open(&self.path, self.bounds, self.next, self.started.elapsed()) {
+            Ok(folder) => {
+                let ((segments, _), path) = (folder.unread(), self.path.display());
+                let bytes = bytesize::ByteSize(folder.bytes());
+                tracing::info!("{path}: {segments} segments of earlier runs, {bytes}");
+                self.folder = Some(folder);
+                self.restoring = true;
                 self.recovered();
             }
             Err(error) => self.fails(&error),
@@ -128,20 +207,26 @@ impl Disk {
 
     fn write(&mut self, queue: &Queue, Write { record, jpeg }: Write, told: &impl Told) {
         let waits = self.failed.is_some_and(|at| at.elapsed() < RETRY);
+        let uptime = self.started.elapsed();
         let written = match &mut self.folder {
-            Some(folder) if !waits => Some(folder.append(&record, &jpeg)),
+            Some(folder) if !waits => Some(folder.append(&record, &jpeg, uptime)),
             _ => None,
         };
+        self.tell_gone(told);
         let place = match written {
-            Some(Ok((place, gone))) => {
+            Some(Ok(place)) => {
                 self.recovered();
-                if let Some(segment) = gone {
-                    told.segment_gone(segment);
-                }
                 Some(place)
+            }
+            // This frame's fault, not the disk's.
+            Some(Err(error)) if error.kind() == io::ErrorKind::InvalidInput => {
+                let camera = &*record.camera;
+                tracing::warn!(camera, "frame {} is not kept: {error}", record.id.number);
+                None
             }
             Some(Err(error)) => {
                 self.fails(&error);
+                self.look_for_folder(told);
                 None
             }
             None => None,
@@ -154,59 +239,131 @@ impl Disk {
         self.measure();
     }
 
-    fn read(&self, queue: &Queue, wanted: Wanted) -> Option<Arc<[u8]>> {
+    fn read(&mut self, queue: &Queue, wanted: Wanted, told: &impl Told) -> Option<Arc<[u8]>> {
         let Wanted { camera, id, place } = wanted;
         let Some(place) = place else { return queue.waiting(&camera, id) };
-        match self.folder.as_ref()?.read(&camera, id, place) {
+        let folder = self.folder.as_mut()?;
+        match folder.read(&camera, id, place) {
             Ok(jpeg) => Some(jpeg.into()),
             Err(error) => {
                 // Dropped meanwhile, or damaged: the answer says that the frame is gone.
                 tracing::warn!(camera = &*camera, "frame {}: {error}", id.number);
+                if error.kind() == io::ErrorKind::NotFound {
+                    folder.lost(place.segment);
+                    self.tell_gone(told);
+                }
                 None
             }
         }
     }
 
-    fn expire(&mut self, told: &impl Told) {
-        let Some(folder) = &mut self.folder else { return };
-        match folder.expire(SystemTime::now()) {
-            Ok(Some(segment)) => told.segment_gone(segment),
-            Ok(None) => {}
-            Err(error) => self.fails(&error),
+    /// What is done every second, whatever else is to be done.
+    fn look(&mut self, told: &impl Told) {
+        self.look_for_folder(told);
+        if let Some(folder) = &mut self.folder {
+            if folder.notice_deleted() {
+                let path = self.path.display();
+                tracing::warn!("{path}: somebody deleted the newest segment; another is begun");
+            }
+            folder.expire(Now { uptime: self.started.elapsed(), wall: SystemTime::now() });
         }
+        self.tell_gone(told);
         self.measure();
     }
 
+    /// Where the folder was taken away, its frames are forgotten, and it is made anew.
+    fn look_for_folder(&mut self, told: &impl Told) {
+        if self.folder.as_ref().is_none_or(Folder::is_there) {
+            return;
+        }
+        let Some(mut folder) = self.folder.take() else { return };
+        let path = self.path.display();
+        let (_, segments) = folder.unread();
+        tracing::warn!(
+            "{path}: somebody took the folder away, with {segments} segments; made anew"
+        );
+        self.next = folder.next();
+        folder.forget_all();
+        self.found.clear();
+        self.held_back.clear();
+        for segment in folder.take_gone() {
+            told.segment_gone(segment);
+        }
+        drop(folder);
+        self.restoring = false;
+        self.failed = None;
+        self.try_open();
+        told.restoring(self.restoring);
+    }
+
+    fn tell_gone(&mut self, told: &impl Told) {
+        let Some(folder) = &mut self.folder else { return };
+        for segment in folder.take_gone() {
+            let kept =
+                |entry: &Entry| !matches!(entry.stored, Stored::At(at) if at.segment == segment);
+            self.held_back.values_mut().for_each(|entries| entries.retain(kept));
+            self.found.retain(|(_, place)| place.segment != segment);
+            told.segment_gone(segment);
+        }
+    }
+
     fn measure(&self) {
-        telemetry::disk(self.folder.as_ref().map_or(0, Folder::bytes), self.failed.is_some());
+        let folder = self.folder.as_ref();
+        let aside = folder.map(Folder::aside).unwrap_or_default();
+        telemetry::disk(folder.map_or(0, Folder::bytes), self.failed.is_some());
+        telemetry::disk_aside(aside.unreadable.len(), aside.undeletable.len());
+        let mut troubles: Vec<String> = Vec::new();
+        if self.failed.is_some() {
+            troubles.push(format!("no frame is kept on disk: {}", self.why));
+        }
+        troubles.extend(said_of(&aside));
+        if let Some((unread, all)) = folder.filter(|_| self.restoring).map(Folder::unread) {
+            troubles.push(format!(
+                "frames of earlier runs are still being read from disk: {unread} of {all} segments \
+                 are to come"
+            ));
+        }
+        self.trouble.set(troubles.join("; "));
     }
 
     fn recovered(&mut self) {
         if self.failed.take().is_some() {
             tracing::info!("{}: frames are kept on disk again", self.path.display());
         }
-        self.trouble.set(String::new());
     }
 
     fn fails(&mut self, error: &io::Error) {
-        let why = format!("{}: {error}", self.path.display());
+        self.why = format!("{}: {error}", self.path.display());
         if self.failed.is_none() {
-            tracing::error!("no frame is kept on disk: {why}; tried again every {RETRY:?}");
+            tracing::error!("no frame is kept on disk: {}; tried again every {RETRY:?}", self.why);
         }
         self.failed = Some(Instant::now());
-        if error.kind() == io::ErrorKind::NotFound {
-            // Somebody took it away: made anew with the next attempt.
-            self.folder = None;
-        }
-        self.trouble.set(format!("no frame is kept on disk: {why}"));
+        self.measure();
     }
+}
+
+fn said_of(Aside { unreadable, undeletable }: &Aside) -> Vec<String> {
+    let sentence = |what: &str, files: &[String]| {
+        let more = if files.len() > NAMED_MOST { ", …" } else { "" };
+        let named = files[..files.len().min(NAMED_MOST)].join(", ");
+        (!files.is_empty()).then(|| {
+            format!("segments on disk that cannot be {what}: {} ({named}{more})", files.len())
+        })
+    };
+    [sentence("read", unreadable), sentence("deleted", undeletable)].into_iter().flatten().collect()
 }
 
 /// What `lookout check` says of a folder; it is made if it is not there.
 pub fn check(path: &Path, bounds: Bounds) -> io::Result<String> {
-    let (folder, found) = Folder::open(path, bounds)?;
-    let (frames, bytes) = (found.records.len(), bytesize::ByteSize(folder.bytes()));
-    Ok(format!("{}: {frames} frames, {bytes}; at most {bounds}", path.display()))
+    let folder::Contents { frames, bytes, in_use, unreadable } = folder::look(path)?;
+    let bytes = bytesize::ByteSize(bytes);
+    let mut said = format!("{}: {frames} frames, {bytes}; at most {bounds}", path.display());
+    if in_use {
+        said += "; a daemon keeps its frames there now";
+    }
+    let aside = Aside { unreadable, ..Aside::default() };
+    said_of(&aside).into_iter().for_each(|sentence| said = format!("{said}; {sentence}"));
+    Ok(said)
 }
 
 impl fmt::Display for Bounds {
@@ -216,22 +373,22 @@ impl fmt::Display for Bounds {
     }
 }
 
-/// Every camera's frames in their order.
-fn tell(found: Found, told: &impl Told) {
-    let mut cameras: std::collections::HashMap<Arc<str>, Vec<Entry>> = Default::default();
-    for (record, place) in found.records {
-        let entries = cameras.entry(record.camera).or_default();
-        entries.push(Entry {
+/// Each camera's frames in their order.
+fn entries(records: Vec<(Record, Place)>) -> HashMap<Arc<str>, Vec<Entry>> {
+    let mut cameras: HashMap<Arc<str>, Vec<Entry>> = HashMap::new();
+    for (record, place) in records {
+        cameras.entry(record.camera).or_default().push(Entry {
             id: record.id,
             monotonic: record.monotonic,
             captured_at: record.captured_at,
             clock: record.clock,
             held: Held::Cool,
             stored: Stored::At(place),
-            evicted_before: record.missing_before || (entries.is_empty() && found.more_before),
+            evicted_before: record.missing_before,
         });
     }
-    for (camera, entries) in cameras {
-        told.restored(&camera, entries);
-    }
+    cameras
 }
+
+#[cfg(test)]
+mod tests;

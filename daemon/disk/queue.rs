@@ -1,7 +1,10 @@
 //! What the disk is to do: pure rules, no disk.
 //!
-//! Reading goes before writing, for somebody waits. At most `capacity` frames wait to be written;
-//! one more is not written, and the camera's next record says so.
+//! Reading and writing take turns while both wait: after one picture is read one frame is written,
+//! so that no number of readers holds up the frames that come. Readers take turns, a picture each. At
+//! most `capacity` frames wait to be written; one more is not written, and the camera's next record
+//! says so. At most `lookups` single frames wait to be read; one more is refused. Questions wait
+//! beside them, at most as many as `generate.queue`: each holds a place there.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -26,16 +29,68 @@ pub struct Wanted {
     pub place: Option<Place>,
 }
 
-/// Frames that are wanted back, and who gets them: their JPEGs in the same order, `None` where it
-/// could not be read.
-pub struct Read {
-    pub wanted: Vec<Wanted>,
-    pub to: Box<dyn FnOnce(Jpegs) + Send>,
-}
-
+/// JPEGs in the order in which they were wanted, `None` where one could not be read.
 pub type Jpegs = Vec<Option<Arc<[u8]>>>;
 
+/// Gets the pictures that were wanted.
+pub trait Reader: Send {
+    /// Returns whether anybody waits for them; if not, they are not read.
+    fn waits(&self) -> bool;
+    fn take(self: Box<Self>, jpegs: Jpegs);
+}
+
+/// Frames that are wanted back, and who gets them.
+pub struct Read {
+    wanted: VecDeque<Wanted>,
+    jpegs: Jpegs,
+    kind: Kind,
+    reader: Box<dyn Reader>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Lookup,
+    Question,
+}
+
+impl Read {
+    /// A single frame.
+    pub fn lookup(wanted: Wanted, reader: Box<dyn Reader>) -> Read {
+        Read { wanted: [wanted].into(), jpegs: Vec::new(), kind: Kind::Lookup, reader }
+    }
+
+    /// The frames of a question, which holds a place of the queue of questions.
+    pub fn question(wanted: Vec<Wanted>, reader: Box<dyn Reader>) -> Read {
+        Read { wanted: wanted.into(), jpegs: Vec::new(), kind: Kind::Question, reader }
+    }
+
+    /// Reads the next picture. Returns the read if there are more.
+    pub fn step(mut self, read: impl FnOnce(Wanted) -> Option<Arc<[u8]>>) -> Option<Read> {
+        if let Some(wanted) = self.wanted.pop_front() {
+            self.jpegs.push(read(wanted));
+        }
+        if !self.wanted.is_empty() {
+            return Some(self);
+        }
+        self.reader.take(self.jpegs);
+        None
+    }
+
+    /// Ends the read: what is not read yet cannot be.
+    pub fn give_up(mut self) {
+        self.jpegs.resize(self.jpegs.len() + self.wanted.len(), None);
+        self.reader.take(self.jpegs);
+    }
+}
+
+/// Why a read does not wait.
+pub enum Refused {
+    Full(Read),
+    Closed(Read),
+}
+
 pub enum Job {
+    /// One picture of it, and then back with it by [`Queue::resume`].
     Read(Read),
     Write(Write),
     /// Nothing was to be done for a while.
@@ -46,20 +101,24 @@ pub struct Queue {
     state: Mutex<State>,
     filled: Condvar,
     capacity: usize,
+    lookups: usize,
 }
 
 #[derive(Default)]
 struct State {
+    /// The one whose turn it is first.
     reads: VecDeque<Read>,
     writes: VecDeque<Write>,
+    /// The last turn was a read's.
+    was_read: bool,
     /// Cameras of which frames were not written since the last that waits.
     missing: HashSet<Arc<str>>,
     closed: bool,
 }
 
 impl Queue {
-    pub fn new(capacity: usize) -> Queue {
-        Queue { state: Mutex::default(), filled: Condvar::new(), capacity }
+    pub fn new(capacity: usize, lookups: usize) -> Queue {
+        Queue { state: Mutex::default(), filled: Condvar::new(), capacity, lookups }
     }
 
     /// Returns whether the frame will be tried to be written.
@@ -76,16 +135,27 @@ impl Queue {
         true
     }
 
-    /// Gives the read back when there is nobody any more to do it. As many wait as questions may.
-    pub fn read(&self, read: Read) -> Result<(), Read> {
+    /// Gives the read back when too many wait, or when there is nobody any more to do it.
+    pub fn read(&self, read: Read) -> Result<(), Refused> {
         let mut state = self.state();
         if state.closed {
-            return Err(read);
+            return Err(Refused::Closed(read));
+        }
+        if read.kind == Kind::Lookup && state.lookups() >= self.lookups {
+            state.reads.retain(|read| read.reader.waits());
+            if state.lookups() >= self.lookups {
+                return Err(Refused::Full(read));
+            }
         }
         state.reads.push_back(read);
         drop(state);
         self.filled.notify_one();
         Ok(())
+    }
+
+    /// Puts a read behind the others, once one of its pictures is read.
+    pub fn resume(&self, read: Read) {
+        self.state().reads.push_back(read);
     }
 
     /// The frame before those of this camera that wait could not be written.
@@ -113,9 +183,15 @@ impl Queue {
             .filled
             .wait_timeout_while(state, patience, empty)
             .unwrap_or_else(PoisonError::into_inner);
-        if let Some(read) = state.reads.pop_front() {
-            return Some(Job::Read(read));
+        if !state.was_read || state.writes.is_empty() {
+            while let Some(read) = state.reads.pop_front() {
+                if read.reader.waits() {
+                    state.was_read = true;
+                    return Some(Job::Read(read));
+                }
+            }
         }
+        state.was_read = false;
         if let Some(write) = state.writes.pop_front() {
             return Some(Job::Write(write));
         }
@@ -133,8 +209,18 @@ impl Queue {
     }
 }
 
+impl State {
+    fn lookups(&self) -> usize {
+        self.reads.iter().filter(|read| read.kind == Kind::Lookup).count()
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use proptest::prelude::*;
+
     use super::super::record::tests::record;
     use super::*;
 
@@ -144,9 +230,44 @@ mod tests {
         Write { record, jpeg: vec![number as u8].into() }
     }
 
+    /// Waits until its flag is taken away, and counts what it got.
+    #[derive(Clone)]
+    struct Asker {
+        waits: Arc<AtomicBool>,
+        got: Arc<Mutex<Option<Jpegs>>>,
+    }
+
+    impl Asker {
+        fn new() -> Asker {
+            Asker { waits: Arc::new(true.into()), got: Arc::default() }
+        }
+
+        fn got(&self) -> Option<usize> {
+            self.got.lock().expect("whole").as_ref().map(Vec::len)
+        }
+    }
+
+    impl Reader for Asker {
+        fn waits(&self) -> bool {
+            self.waits.load(Ordering::Relaxed)
+        }
+
+        fn take(self: Box<Self>, jpegs: Jpegs) {
+            *self.got.lock().expect("whole") = Some(jpegs);
+        }
+    }
+
+    fn wanted(number: u64) -> Wanted {
+        Wanted { camera: "gate".into(), id: record("gate", number).id, place: None }
+    }
+
+    fn lookup(asker: &Asker) -> Read {
+        Read::lookup(wanted(0), Box::new(asker.clone()))
+    }
+
     #[test]
     fn full_means_not_written_and_the_next_record_says_so() {
-        let queue = Queue::new(2);
+        let queue = Queue::new(2, 8);
         assert!(queue.write(write(0)) && queue.write(write(1)));
         assert!(!queue.write(write(2)));
         assert_eq!(queue.waiting("gate", write(1).record.id), Some([1].into()));
@@ -164,16 +285,119 @@ mod tests {
     }
 
     #[test]
-    fn reading_goes_first_and_closing_lets_writes_end() {
-        let queue = Queue::new(8);
+    fn closing_lets_what_waits_end() {
+        let queue = Queue::new(8, 8);
+        let asker = Asker::new();
         queue.write(write(0));
-        let read = || Read { wanted: Vec::new(), to: Box::new(|_| ()) };
-        assert!(queue.read(read()).is_ok());
+        assert!(queue.read(lookup(&asker)).is_ok());
         queue.close();
-        assert!(queue.read(read()).is_err());
+        assert!(matches!(queue.read(lookup(&asker)), Err(Refused::Closed(_))));
         assert!(!queue.write(write(1)));
         assert!(matches!(queue.next(Duration::ZERO), Some(Job::Read(_))));
         assert!(matches!(queue.next(Duration::ZERO), Some(Job::Write(_))));
         assert!(queue.next(Duration::ZERO).is_none());
+    }
+
+    #[test]
+    fn one_lookup_too_many_is_refused_and_a_question_is_not() {
+        let queue = Queue::new(8, 2);
+        let (gone, stays) = (Asker::new(), Asker::new());
+        assert!(queue.read(lookup(&gone)).is_ok() && queue.read(lookup(&stays)).is_ok());
+        assert!(matches!(queue.read(lookup(&stays)), Err(Refused::Full(_))));
+        let question = Read::question(vec![wanted(1), wanted(2)], Box::new(stays.clone()));
+        assert!(queue.read(question).is_ok());
+        // A place is free as soon as an asker has left.
+        gone.waits.store(false, Ordering::Relaxed);
+        assert!(queue.read(lookup(&stays)).is_ok());
+    }
+
+    #[test]
+    fn what_nobody_waits_for_is_not_read() {
+        let queue = Queue::new(8, 8);
+        let (gone, stays) = (Asker::new(), Asker::new());
+        assert!(queue.read(lookup(&gone)).is_ok() && queue.read(lookup(&stays)).is_ok());
+        gone.waits.store(false, Ordering::Relaxed);
+        let Some(Job::Read(read)) = queue.next(Duration::ZERO) else { panic!("nothing to read") };
+        assert!(read.step(|_| Some([7].into())).is_none());
+        assert_eq!((gone.got(), stays.got()), (None, Some(1)));
+        assert!(matches!(queue.next(Duration::ZERO), Some(Job::Idle)));
+    }
+
+    #[test]
+    fn a_frame_that_cannot_be_read_is_missing_and_the_others_are_there() {
+        let asker = Asker::new();
+        let read = Read::question((0..3).map(wanted).collect(), Box::new(asker.clone()));
+        let step = |read: Read| read.step(|wanted| (wanted.id.number != 1).then(|| [1].into()));
+        assert!(step(read).and_then(step).and_then(step).is_none());
+        let got: Vec<_> =
+            asker.got.lock().expect("whole").iter().flatten().map(Option::is_some).collect();
+        assert_eq!(got, [true, false, true]);
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Question(usize),
+        Lookup,
+        Write,
+        Turn,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            1 => (1usize..60).prop_map(Step::Question),
+            1 => Just(Step::Lookup),
+            2 => Just(Step::Write),
+            3 => Just(Step::Turn),
+        ];
+        prop::collection::vec(step, 1..200)
+    }
+
+    proptest! {
+        /// The write in front waits for one picture, the one behind it for one more, and so on.
+        #[test]
+        fn a_write_waits_for_one_picture_and_all_is_done_in_the_end(steps in steps()) {
+            let queue = Queue::new(16, 4);
+            let asker = Asker::new();
+            let (mut pictures, mut asked, mut written, mut taken) = (0, 0, 0, 0);
+            let mut reads_in_a_row = 0;
+            let mut turn = || -> Result<bool, TestCaseError> {
+                let writes = queue.state().writes.len();
+                match queue.next(Duration::ZERO) {
+                    Some(Job::Read(read)) => {
+                        if writes > 0 {
+                            reads_in_a_row += 1;
+                        }
+                        prop_assert!(reads_in_a_row <= 1, "a write waits for a second picture");
+                        pictures += 1;
+                        if let Some(more) = read.step(|_| None) {
+                            queue.resume(more);
+                        }
+                        Ok(true)
+                    }
+                    Some(Job::Write(_)) => {
+                        reads_in_a_row = 0;
+                        written += 1;
+                        Ok(true)
+                    }
+                    Some(Job::Idle) | None => Ok(false),
+                }
+            };
+            for step in steps {
+                match step {
+                    Step::Question(frames) => {
+                        let wanted = (0..frames as u64).map(wanted).collect();
+                        let read = Read::question(wanted, Box::new(asker.clone()));
+                        prop_assert!(queue.read(read).is_ok());
+                        asked += frames;
+                    }
+                    Step::Lookup => asked += usize::from(queue.read(lookup(&asker)).is_ok()),
+                    Step::Write => taken += usize::from(queue.write(write(0))),
+                    Step::Turn => drop(turn()?),
+                }
+                prop_assert!(queue.state().lookups() <= 4);
+            }
+            while turn()? {}
+            prop_assert_eq!((pictures, written), (asked, taken));
+        }
     }
 }

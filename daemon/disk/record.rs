@@ -8,9 +8,9 @@
 //!   7  0
 //! ```
 //!
-//! Numbers are little endian. A header that is whole tells where the next one begins, so an index
-//! is read without the pictures.
+//! Numbers are little endian. A header that is whole tells where the next one begins.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -45,6 +45,21 @@ pub struct Lengths {
 impl Lengths {
     pub fn record(self) -> usize {
         HEADER + self.name + self.jpeg
+    }
+}
+
+/// Cameras' names, each of them once in memory.
+#[derive(Debug, Default)]
+pub struct Names(HashSet<Arc<str>>);
+
+impl Names {
+    pub fn intern(&mut self, name: &str) -> Arc<str> {
+        if let Some(known) = self.0.get(name) {
+            return known.clone();
+        }
+        let name: Arc<str> = name.into();
+        self.0.insert(name.clone());
+        name
     }
 }
 
@@ -94,7 +109,11 @@ pub fn lengths(header: &[u8; HEADER]) -> Result<Lengths, Damaged> {
     Ok(Lengths { name, jpeg: u32_at(header, 40) as usize })
 }
 
-pub fn read_header(header: &[u8; HEADER], name: &[u8]) -> Result<Record, Damaged> {
+pub fn read_header(
+    header: &[u8; HEADER],
+    name: &[u8],
+    names: &mut Names,
+) -> Result<Record, Damaged> {
     if header_checksum(&header[..48], name) != u32_at(header, 48) {
         return Err(Damaged::Header);
     }
@@ -103,7 +122,7 @@ pub fn read_header(header: &[u8; HEADER], name: &[u8]) -> Result<Record, Damaged
         _ => Clock::Host,
     };
     Ok(Record {
-        camera: std::str::from_utf8(name).map_err(|_| Damaged::Header)?.into(),
+        camera: names.intern(std::str::from_utf8(name).map_err(|_| Damaged::Header)?),
         id: FrameId { run: u64_at(header, 8), number: u64_at(header, 16) },
         captured_at: SystemTime::UNIX_EPOCH + Duration::from_nanos(u64_at(header, 24)),
         monotonic: Duration::from_nanos(u64_at(header, 32)),
@@ -118,7 +137,7 @@ pub fn decode(bytes: &[u8]) -> Result<(Record, &[u8]), Damaged> {
     let lengths = lengths(header)?;
     let (name, rest) = rest.split_at_checked(lengths.name).ok_or(Damaged::CutOff)?;
     let jpeg = rest.get(..lengths.jpeg).ok_or(Damaged::CutOff)?;
-    let record = read_header(header, name)?;
+    let record = read_header(header, name, &mut Names::default())?;
     picture_is_whole(header, jpeg)?;
     Ok((record, jpeg))
 }
@@ -126,6 +145,10 @@ pub fn decode(bytes: &[u8]) -> Result<(Record, &[u8]), Damaged> {
 pub fn picture_is_whole(header: &[u8; HEADER], jpeg: &[u8]) -> Result<(), Damaged> {
     let whole = crc32fast::hash(jpeg) == u32_at(header, 44);
     if whole { Ok(()) } else { Err(Damaged::Picture) }
+}
+
+pub fn checksum(bytes: &[u8]) -> u32 {
+    crc32fast::hash(bytes)
 }
 
 fn header_checksum(header: &[u8], name: &[u8]) -> u32 {

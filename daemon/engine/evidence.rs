@@ -1,25 +1,38 @@
 //! The picture of a frame, from whichever tier holds it.
 
-use std::sync::mpsc::sync_channel;
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
+
 use super::Engine;
-use crate::disk::{Read, Wanted};
+use crate::disk::{Jpegs, Read, Reader, Refused, Wanted};
 use crate::frame::FrameId;
-use crate::service::{Evidence, EvidenceError};
+use crate::service::{Evidence, EvidenceError, Looking};
 use crate::timeline::Stored;
 
 /// How long a picture may take from the disk: more, and it hangs.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Engine {
-    /// Waits for the disk where only that has the picture.
-    pub fn evidence(
-        &self,
-        camera: &str,
-        run: Option<u64>,
-        number: u64,
-    ) -> Result<Evidence, EvidenceError> {
+    /// Looks a frame up, and waits for the disk where only that has the picture.
+    pub fn evidence(&self, camera: &str, run: Option<u64>, number: u64) -> Looking {
+        let found = self.look_up(camera, run, number);
+        let camera = camera.to_owned();
+        Box::pin(async move {
+            let (captured_at, jpeg) = match found? {
+                Found::Here(evidence) => return Ok(evidence),
+                Found::OnDisk { captured_at, jpeg } => (captured_at, jpeg),
+            };
+            match tokio::time::timeout(PATIENCE, jpeg).await {
+                Ok(Ok(Some(jpeg))) => Ok(Evidence { jpeg, captured_at }),
+                // Too slow; stopping; damaged.
+                Err(_) | Ok(Err(_) | Ok(None)) => Err(EvidenceError::Unreadable { camera, number }),
+            }
+        })
+    }
+
+    fn look_up(&self, camera: &str, run: Option<u64>, number: u64) -> Result<Found, EvidenceError> {
         let Some((name, _)) = self.cameras.get_key_value(camera) else {
             return Err(EvidenceError::NoSuchCamera(camera.into()));
         };
@@ -29,22 +42,39 @@ impl Engine {
         let entry = entry.ok_or_else(no_such_frame)?;
         let captured_at = entry.captured_at;
         if let Some(jpeg) = entry.jpeg() {
-            return Ok(Evidence { jpeg: jpeg.clone(), captured_at });
+            return Ok(Found::Here(Evidence { jpeg: jpeg.clone(), captured_at }));
         }
         let place = match entry.stored {
             Stored::At(place) => Some(place),
             Stored::Pending | Stored::No => None,
         };
-        let (to, jpeg) = sync_channel(1);
-        let read = Read {
-            wanted: vec![Wanted { camera: name.clone(), id, place }],
-            to: Box::new(move |read| drop(to.send(read.into_iter().next().flatten()))),
-        };
-        let asked = self.disk.as_ref().is_some_and(|disk| disk.read(read).is_ok());
-        let jpeg = if asked { jpeg.recv_timeout(PATIENCE).ok().flatten() } else { None };
-        match jpeg {
-            Some(jpeg) => Ok(Evidence { jpeg, captured_at }),
-            None => Err(EvidenceError::Unreadable { camera: camera.into(), number }),
+        let unreadable = || EvidenceError::Unreadable { camera: camera.into(), number };
+        let disk = self.disk.as_ref().ok_or_else(unreadable)?;
+        let (to, jpeg) = oneshot::channel();
+        let wanted = Wanted { camera: name.clone(), id, place };
+        match disk.read(Read::lookup(wanted, Box::new(Asker(to)))) {
+            Ok(()) => Ok(Found::OnDisk { captured_at, jpeg }),
+            Err(Refused::Full(_)) => Err(EvidenceError::Busy),
+            Err(Refused::Closed(_)) => Err(unreadable()),
         }
+    }
+}
+
+enum Found {
+    Here(Evidence),
+    OnDisk { captured_at: std::time::SystemTime, jpeg: oneshot::Receiver<Option<Arc<[u8]>>> },
+}
+
+/// Waits for one picture.
+struct Asker(oneshot::Sender<Option<Arc<[u8]>>>);
+
+impl Reader for Asker {
+    fn waits(&self) -> bool {
+        !self.0.is_closed()
+    }
+
+    fn take(self: Box<Self>, jpegs: Jpegs) {
+        // An asker that has gone needs no picture.
+        let _ = self.0.send(jpegs.into_iter().next().flatten());
     }
 }

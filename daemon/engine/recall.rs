@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::Engine;
 use super::long::Look;
-use crate::disk::{Jpegs, Read, Told, Wanted};
+use crate::disk::{Jpegs, Read, Reader, Refused, Told, Wanted};
 use crate::frame::FrameId;
 use crate::heartbeat::Worker;
 use crate::service::{AnswerItem, AskError};
@@ -109,21 +109,16 @@ impl Engine {
                 }
             }
         }
-        let mut recall =
-            Recall { camera, look, chosen, tokens, jpegs, encode: Duration::ZERO, seat };
+        let recall = Recall { camera, look, chosen, tokens, jpegs, encode: Duration::ZERO, seat };
         let Some(disk) = self.disk.as_ref().filter(|_| !wanted.is_empty()) else {
             return self.recall(recall);
         };
-        let engine = self.clone();
-        let to = Box::new(move |read: Jpegs| {
-            let read = places.into_iter().zip(read);
-            recall.jpegs.extend(read.filter_map(|(at, jpeg)| Some((at, jpeg?))));
-            recall.jpegs.sort_by_key(|(at, _)| *at);
-            engine.recall(recall);
-        });
-        // Closed only when the daemon stops: then as if nothing could be read.
-        if let Err(Read { wanted, to }) = disk.read(Read { wanted, to }) {
-            to(vec![None; wanted.len()]);
+        let reader = Reading { engine: self.clone(), recall, places };
+        // A question is refused only when the daemon stops: then as if nothing could be read.
+        if let Err(Refused::Closed(read) | Refused::Full(read)) =
+            disk.read(Read::question(wanted, Box::new(reader)))
+        {
+            read.give_up();
         }
     }
 
@@ -154,6 +149,28 @@ impl Engine {
     }
 }
 
+/// A question that waits for pictures from the disk.
+struct Reading {
+    engine: Arc<Engine>,
+    recall: Recall,
+    /// The frames' positions in the question.
+    places: Vec<usize>,
+}
+
+impl Reader for Reading {
+    fn waits(&self) -> bool {
+        !self.recall.nobody_waits()
+    }
+
+    fn take(self: Box<Self>, jpegs: Jpegs) {
+        let Reading { engine, mut recall, places } = *self;
+        let read = places.into_iter().zip(jpegs);
+        recall.jpegs.extend(read.filter_map(|(at, jpeg)| Some((at, jpeg?))));
+        recall.jpegs.sort_by_key(|(at, _)| *at);
+        engine.recall(recall);
+    }
+}
+
 impl Told for Engine {
     fn moves(&self) {
         self.heartbeats.beat(Worker::Disk);
@@ -172,5 +189,9 @@ impl Told for Engine {
     fn restored(&self, camera: &str, entries: Vec<Entry>) {
         let earlier = entries.into_iter().filter(|entry| entry.id.run < self.run).collect();
         self.change(camera, |ring| ring.restore(earlier));
+    }
+
+    fn restoring(&self, more: bool) {
+        self.restoring.store(more, Ordering::Relaxed);
     }
 }

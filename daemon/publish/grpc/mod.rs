@@ -186,15 +186,13 @@ impl Lookout for Server {
         request: Request<proto::GetFrameRequest>,
     ) -> Result<Response<proto::GetFrameResponse>, Status> {
         let proto::GetFrameRequest { camera, number, run } = request.into_inner();
-        let (service, run) = (self.service.clone(), (run > 0).then_some(run));
-        let evidence =
-            tokio::task::spawn_blocking(move || service.evidence(&camera, run, number)).await;
-        let evidence = evidence.map_err(|e| Status::internal(e.to_string()))?;
+        let evidence = self.service.evidence(&camera, (run > 0).then_some(run), number).await;
         let evidence = evidence.map_err(|e| match e {
             EvidenceError::NoSuchCamera(_) | EvidenceError::NoSuchFrame { .. } => {
                 Status::not_found(e.to_string())
             }
             EvidenceError::Unreadable { .. } => Status::unavailable(e.to_string()),
+            EvidenceError::Busy => Status::resource_exhausted(e.to_string()),
         })?;
         Ok(Response::new(proto::GetFrameResponse {
             jpeg: evidence.jpeg.to_vec(),

@@ -1,0 +1,261 @@
+//! How old frames on disk are: pure rules, which a wrong clock does not mislead.
+//!
+//! What this run has recorded is as old as the monotonic clock says. What earlier runs left is at
+//! least as old as all that was recorded since. The time in which the daemon did not run is known only
+//! from the clock on the wall. It counts once that clock has kept step with the monotonic one for a
+//! quarter of an hour, and never if it claims more than a year. So a start in 2099, a frame of 2099
+//! and a clock that is set do not make anything old; where the clock is right, all that is
+//! missing is the first quarter of an hour.
+
+use std::time::{Duration, SystemTime};
+
+use super::Record;
+
+/// For so long the clock on the wall must keep step.
+const CONFIRMED: Duration = Duration::from_secs(15 * 60);
+
+/// More than a clock is corrected by without being set.
+const STEP: Duration = Duration::from_secs(5);
+
+/// A claim of more than this beyond what was recorded is a wrong clock's.
+const CLAIM_MOST: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// When a segment's frames were taken, by what they say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Times {
+    pub run: u64,
+    /// The monotonic times of its run, from the first to the last.
+    pub first: Duration,
+    pub last: Duration,
+    /// UTC of the frame that claims to be the newest.
+    pub newest: SystemTime,
+}
+
+impl Times {
+    pub fn with(earlier: Option<Times>, record: &Record) -> Times {
+        let (at, newest) = (record.monotonic, record.captured_at);
+        let Some(times) = earlier else {
+            return Times { run: record.id.run, first: at, last: at, newest };
+        };
+        Times {
+            run: times.run.max(record.id.run),
+            first: times.first.min(at),
+            last: times.last.max(at),
+            newest: times.newest.max(newest),
+        }
+    }
+
+    fn length(&self) -> Duration {
+        self.last.saturating_sub(self.first)
+    }
+}
+
+/// A moment by both clocks: the time since this run began, and UTC.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    pub uptime: Duration,
+    pub wall: SystemTime,
+}
+
+/// Watches whether the clock on the wall keeps step with the monotonic one.
+#[derive(Debug, Default)]
+pub struct WallClock {
+    since: Option<Now>,
+}
+
+impl WallClock {
+    /// Returns whether it has kept step for long enough to be believed.
+    pub fn is_confirmed(&mut self, now: Now) -> bool {
+        let since = *self.since.get_or_insert(now);
+        let passed = now.uptime.saturating_sub(since.uptime);
+        let wanted = since.wall.checked_add(passed).unwrap_or(since.wall);
+        let apart = match now.wall.duration_since(wanted) {
+            Ok(ahead) => ahead,
+            Err(behind) => behind.duration(),
+        };
+        if apart > STEP {
+            self.since = Some(now);
+            return false;
+        }
+        passed >= CONFIRMED
+    }
+}
+
+/// The age that the oldest frame of each segment had when this run began; the oldest segment comes
+/// first. `began`: when this run began, once that is known. `None` of a segment: its times are
+/// not known, and it is as old as the next.
+pub fn at_start(segments: &[Option<Times>], began: Option<SystemTime>) -> Vec<Duration> {
+    let mut ages = recorded_since(segments);
+    if let Some(began) = began {
+        for (age, claim) in ages.iter_mut().zip(claims(segments, began)) {
+            if claim.saturating_sub(*age) <= CLAIM_MOST {
+                *age = claim.max(*age);
+            }
+        }
+    }
+    let mut least = Duration::ZERO;
+    for age in ages.iter_mut().rev() {
+        least = least.max(*age);
+        *age = least;
+    }
+    ages
+}
+
+/// What was recorded since the first frame of each segment: never more than its age.
+fn recorded_since(segments: &[Option<Times>]) -> Vec<Duration> {
+    let mut ages = vec![Duration::ZERO; segments.len()];
+    // Of all runs after the one that is looked at; and that one, and where it ended.
+    let (mut later, mut at_hand) = (Duration::ZERO, None::<(u64, Duration)>);
+    for (age, times) in ages.iter_mut().zip(segments).rev() {
+        let Some(times) = times else { continue };
+        let end = match at_hand {
+            Some((run, end)) if run == times.run => end.max(times.last),
+            Some((_, end)) => {
+                later = later.saturating_add(end);
+                times.last
+            }
+            None => times.last,
+        };
+        at_hand = Some((times.run, end));
+        *age = later.saturating_add(end.saturating_sub(times.first));
+    }
+    ages
+}
+
+/// The age of each segment by the clock on the wall. Where clocks contradict each other, the one
+/// that is ahead is taken for right: then it is younger.
+fn claims(segments: &[Option<Times>], began: SystemTime) -> Vec<Duration> {
+    let mut reached = SystemTime::UNIX_EPOCH;
+    let mut claim = |times: &Option<Times>| {
+        let Some(times) = times else { return Duration::ZERO };
+        let first = times.newest.checked_sub(times.length()).unwrap_or(SystemTime::UNIX_EPOCH);
+        let first = first.max(reached);
+        reached = first.checked_add(times.length()).unwrap_or(first).max(times.newest);
+        began.duration_since(first).unwrap_or_default()
+    };
+    segments.iter().map(&mut claim).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const YEAR: u64 = 365 * 24 * 3600;
+
+    fn seconds(n: u64) -> Duration {
+        Duration::from_secs(n)
+    }
+
+    fn at(n: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + seconds(n)
+    }
+
+    /// An earlier run: how long the daemon did not run before it, how many segments of how many
+    /// seconds it wrote, and how far its clock was ahead.
+    #[derive(Clone, Debug)]
+    struct Run {
+        off: u64,
+        segments: u64,
+        length: u64,
+        ahead: i64,
+    }
+
+    /// The segments, the true age of each, and the true start of this run.
+    fn history(runs: &[Run], off: u64) -> (Vec<Option<Times>>, Vec<u64>, u64) {
+        let mut now = 50 * YEAR;
+        let (mut segments, mut taken) = (Vec::new(), Vec::new());
+        for (run, Run { off, segments: count, length, ahead }) in (1..).zip(runs) {
+            now += off;
+            for n in 0..*count {
+                let (first, last) = (n * length, (n + 1) * length);
+                let newest = at((now + last).saturating_add_signed(*ahead));
+                let times = Times { run, first: seconds(first), last: seconds(last), newest };
+                segments.push(Some(times));
+                taken.push(now + first);
+            }
+            now += count * length;
+        }
+        let began = now + off;
+        (segments, taken.into_iter().map(|taken| began - taken).collect(), began)
+    }
+
+    fn runs(ahead: impl Strategy<Value = i64> + Clone + 'static) -> BoxedStrategy<Vec<Run>> {
+        let run = (0u64..200_000, 0u64..6, 1u64..20_000, ahead)
+            .prop_map(|(off, segments, length, ahead)| Run { off, segments, length, ahead });
+        prop::collection::vec(run, 0..8).boxed()
+    }
+
+    proptest! {
+        /// Whatever the clocks of all runs were.
+        #[test]
+        fn before_the_clock_is_believed_nothing_is_older_than_it_is(
+            runs in runs(-60 * YEAR as i64..80 * YEAR as i64),
+            off in 0u64..1_000_000,
+        ) {
+            let (segments, truth, _) = history(&runs, off);
+            for (age, truth) in at_start(&segments, None).into_iter().zip(truth) {
+                prop_assert!(age <= seconds(truth));
+            }
+        }
+
+        /// Frames of 2099 make nothing else old.
+        #[test]
+        fn a_clock_that_was_ahead_makes_nothing_older_than_it_is(
+            runs in runs(0..80 * YEAR as i64),
+            off in 0u64..1_000_000,
+        ) {
+            let (segments, truth, began) = history(&runs, off);
+            for (age, truth) in at_start(&segments, Some(at(began))).into_iter().zip(truth) {
+                prop_assert!(age <= seconds(truth));
+            }
+        }
+
+        #[test]
+        fn where_all_clocks_are_right_so_are_the_ages(
+            runs in runs(Just(0)),
+            off in 0u64..1_000_000,
+        ) {
+            let (segments, truth, began) = history(&runs, off);
+            let truth: Vec<_> = truth.into_iter().map(seconds).collect();
+            prop_assert_eq!(at_start(&segments, Some(at(began))), truth);
+        }
+
+        #[test]
+        fn a_claim_of_more_than_a_year_is_not_believed(
+            runs in runs(-60 * YEAR as i64..80 * YEAR as i64),
+            (off, wrong) in (0u64..1_000_000, 2 * YEAR..80 * YEAR),
+        ) {
+            let (segments, _, began) = history(&runs, off);
+            let recorded = at_start(&segments, None);
+            for (age, recorded) in
+                at_start(&segments, Some(at(began + wrong))).into_iter().zip(recorded)
+            {
+                prop_assert!(age <= recorded + CLAIM_MOST);
+            }
+        }
+    }
+
+    #[test]
+    fn a_clock_is_believed_when_it_has_kept_step_for_a_quarter_of_an_hour() {
+        let mut clock = WallClock::default();
+        let mut at =
+            |uptime, wall| clock.is_confirmed(Now { uptime: seconds(uptime), wall: at(wall) });
+        assert!(!at(0, 4_000_000_000) && !at(899, 4_000_000_899));
+        // NTP sets it right, just before.
+        assert!(!at(900, 1_700_000_900) && !at(1700, 1_700_001_700));
+        assert!(at(1800, 1_700_001_801));
+        assert!(!at(1801, 1_700_101_801), "set again");
+    }
+
+    #[test]
+    fn a_segment_whose_times_are_unknown_leaves_with_the_next() {
+        let times = |run, first, last| {
+            Some(Times { run, first: seconds(first), last: seconds(last), newest: at(last) })
+        };
+        let segments = [None, times(1, 0, 10), None, times(1, 10, 20), times(2, 0, 5), None];
+        let wanted = [25, 25, 15, 15, 5, 0].map(seconds);
+        assert_eq!(at_start(&segments, None), wanted);
+    }
+}

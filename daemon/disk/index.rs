@@ -1,0 +1,205 @@
+//! The index of a segment that is complete: what its headers say, in one small file beside it.
+//!
+//! ```text
+//!   0  "LKI1"                       12  names, u16       of each frame, 47 bytes:
+//!   4  bytes of the segment, u64    14  frames, u32        name u16, flags, run u64, number u64,
+//!                                   18  names: length,     captured u64, monotonic u64, offset u64,
+//!   the last 4: CRC-32 of all else      bytes              length u32
+//! ```
+//!
+//! Numbers are little endian. An index that is not whole, or whose segment has another size, is
+//! no index: then the segment is read.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::record::{Names, Record, checksum};
+use crate::frame::{Clock, FrameId};
+use crate::timeline::Place;
+
+const MAGIC: &[u8] = b"LKI1";
+const HEADER: usize = 18;
+pub const ROW: usize = 47;
+const CHECKSUM: usize = 4;
+
+/// Frames of a segment, so that its index stays small.
+pub const FRAMES_MOST: u32 = u16::MAX as u32;
+
+/// The index of a segment that grows.
+#[derive(Debug, Default)]
+pub struct Builder {
+    names: Vec<Arc<str>>,
+    rows: Vec<u8>,
+}
+
+impl Builder {
+    pub fn push(&mut self, record: &Record, place: Place) {
+        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let captured = record.captured_at.duration_since(SystemTime::UNIX_EPOCH);
+        let name = self.names.iter().position(|name| *name == record.camera);
+        let name = name.unwrap_or_else(|| {
+            self.names.push(record.camera.clone());
+            self.names.len() - 1
+        });
+        // No more names than frames, and no more frames than there are numbers.
+        self.rows.extend(u16::try_from(name).unwrap_or(u16::MAX).to_le_bytes());
+        let camera = u8::from(record.clock == Clock::Camera);
+        self.rows.push(camera | u8::from(record.missing_before) << 1);
+        for number in [
+            record.id.run,
+            record.id.number,
+            nanos(captured.unwrap_or_default()),
+            nanos(record.monotonic),
+            place.offset,
+        ] {
+            self.rows.extend(number.to_le_bytes());
+        }
+        self.rows.extend(place.length.to_le_bytes());
+    }
+
+    pub fn frames(&self) -> u32 {
+        (self.rows.len() / ROW) as u32
+    }
+
+    /// Bytes of the whole file.
+    pub fn bytes(&self) -> u64 {
+        let names: usize = self.names.iter().map(|name| 1 + name.len()).sum();
+        (HEADER + names + self.rows.len() + CHECKSUM) as u64
+    }
+
+    /// The whole file; `segment`: the bytes of its segment.
+    pub fn encode(&self, segment: u64) -> Vec<u8> {
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend(segment.to_le_bytes());
+        bytes.extend((self.names.len() as u16).to_le_bytes());
+        bytes.extend(self.frames().to_le_bytes());
+        for name in &self.names {
+            // A camera's name has at most 64 bytes.
+            bytes.push(name.len() as u8);
+            bytes.extend(name.as_bytes());
+        }
+        bytes.extend(&self.rows);
+        bytes.extend(checksum(&bytes).to_le_bytes());
+        bytes
+    }
+}
+
+/// The frames of segment `number`, which has `size` bytes; `None`: the index is not whole, or
+/// another's.
+pub fn decode(
+    bytes: &[u8],
+    number: u64,
+    size: u64,
+    names: &mut Names,
+) -> Option<Vec<(Record, Place)>> {
+    let (content, sum) = bytes.split_last_chunk::<CHECKSUM>()?;
+    if checksum(content) != u32::from_le_bytes(*sum) {
+        return None;
+    }
+    let mut reader = Reader(content);
+    if reader.take(MAGIC.len())? != MAGIC || reader.u64()? != size {
+        return None;
+    }
+    let (name_count, frames) = (reader.u16()?, reader.u32()?);
+    let mut known = Vec::with_capacity(usize::from(name_count));
+    for _ in 0..name_count {
+        let length = usize::from(reader.take(1)?[0]);
+        known.push(names.intern(std::str::from_utf8(reader.take(length)?).ok()?));
+    }
+    if reader.0.len() != frames as usize * ROW {
+        return None;
+    }
+    let mut records = Vec::with_capacity(frames as usize);
+    while !reader.0.is_empty() {
+        let camera = known.get(usize::from(reader.u16()?))?.clone();
+        let flags = reader.take(1)?[0];
+        let record = Record {
+            camera,
+            id: FrameId { run: reader.u64()?, number: reader.u64()? },
+            captured_at: SystemTime::UNIX_EPOCH + Duration::from_nanos(reader.u64()?),
+            monotonic: Duration::from_nanos(reader.u64()?),
+            clock: if flags & 1 > 0 { Clock::Camera } else { Clock::Host },
+            missing_before: flags & 2 > 0,
+        };
+        let (offset, length) = (reader.u64()?, reader.u32()?);
+        if offset.checked_add(u64::from(length)).is_none_or(|end| end > size) {
+            return None;
+        }
+        records.push((record, Place { segment: number, offset, length }));
+    }
+    Some(records)
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(count)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn chunk<const N: usize>(&mut self) -> Option<[u8; N]> {
+        self.take(N)?.try_into().ok()
+    }
+
+    fn u16(&mut self) -> Option<u16> {
+        self.chunk().map(u16::from_le_bytes)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.chunk().map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        self.chunk().map(u64::from_le_bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::record::tests::record;
+    use super::*;
+
+    fn built(frames: &[(String, u64)]) -> (Builder, Vec<(Record, Place)>) {
+        let mut builder = Builder::default();
+        let mut offset = 0;
+        let mut wanted = Vec::new();
+        for (camera, number) in frames {
+            let (record, place) =
+                (record(camera, *number), Place { segment: 9, offset, length: 100 });
+            builder.push(&record, place);
+            wanted.push((record, place));
+            offset += 100;
+        }
+        (builder, wanted)
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(
+            frames in prop::collection::vec(("[a-c]{1,2}", 0u64..1 << 30), 0..40),
+        ) {
+            let (builder, wanted) = built(&frames);
+            let size = 100 * frames.len() as u64;
+            let bytes = builder.encode(size);
+            prop_assert_eq!(bytes.len() as u64, builder.bytes());
+            let mut names = Names::default();
+            prop_assert_eq!(decode(&bytes, 9, size, &mut names), Some(wanted));
+            prop_assert_eq!(decode(&bytes, 9, size + 1, &mut names), None);
+        }
+
+        #[test]
+        fn one_wrong_bit_is_seen(at: prop::sample::Index, bit in 0u32..8) {
+            let (builder, _) = built(&[("gate".into(), 1), ("yard".into(), 2)]);
+            let mut bytes = builder.encode(200);
+            let at = at.index(bytes.len());
+            bytes[at] ^= 1 << bit;
+            let mut names = Names::default();
+            prop_assert_eq!(decode(&bytes, 9, 200, &mut names), None);
+            prop_assert_eq!(decode(&bytes[..at], 9, 200, &mut names), None);
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! The disk's thread as a whole: what earlier runs left, and a folder that somebody takes away.
+
+use std::collections::HashSet;
+use std::fs;
+use std::thread;
+
+use super::record::tests::record;
+use super::*;
+
+const BOUNDS: Bounds = Bounds { retention: Duration::from_secs(3600), bytes: 1 << 20 };
+
+/// Remembers what it is told, as the timeline does.
+#[derive(Default)]
+struct Heard {
+    stored: Mutex<Vec<(u64, Option<Place>)>>,
+    gone: Mutex<HashSet<u64>>,
+    restored: Mutex<Vec<Entry>>,
+    restoring: Mutex<bool>,
+}
+
+impl Told for Heard {
+    fn moves(&self) {}
+
+    fn stored(&self, _: &str, id: FrameId, place: Option<Place>) {
+        self.stored.lock().expect("whole").push((id.number, place));
+    }
+
+    fn segment_gone(&self, segment: u64) {
+        self.gone.lock().expect("whole").insert(segment);
+    }
+
+    fn restored(&self, _: &str, mut entries: Vec<Entry>) {
+        let mut restored = self.restored.lock().expect("whole");
+        entries.append(&mut restored);
+        *restored = entries;
+    }
+
+    fn restoring(&self, more: bool) {
+        *self.restoring.lock().expect("whole") = more;
+    }
+}
+
+impl Heard {
+    /// The place of a frame, once it is told.
+    fn place(&self, number: u64) -> Option<Place> {
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(20) {
+            let stored = self.stored.lock().expect("whole");
+            if let Some((_, place)) = stored.iter().find(|(stored, _)| *stored == number) {
+                return *place;
+            }
+            drop(stored);
+            thread::yield_now();
+        }
+        panic!("frame {number} is not told");
+    }
+}
+
+fn written(number: u64) -> Write {
+    Write { record: record("gate", number), jpeg: vec![number as u8; 500].into() }
+}
+
+#[test]
+fn earlier_runs_are_told_in_order_and_what_was_more_is_remembered() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let small = Bounds { bytes: 32 << 10, ..BOUNDS };
+    let mut folder = Folder::open(dir.path(), small, 1, Duration::ZERO).expect("opens");
+    for number in 0..100 {
+        let Write { record, jpeg } = written(number);
+        folder.append(&record, &jpeg, Duration::ZERO).expect("written");
+    }
+    drop(folder);
+    let trouble = Arc::<Trouble>::default();
+    let mut disk = Disk::open(dir.path().into(), small, trouble.clone());
+    assert_eq!(disk.newest_run(), Some(record("gate", 0).id.run));
+    let heard = Heard::default();
+    disk.restore(&heard, Duration::ZERO);
+    assert!(*heard.restoring.lock().expect("whole"));
+    assert!(trouble.get().is_some_and(|why| why.contains("still being read")), "{trouble:?}");
+    disk.restore(&heard, Duration::from_secs(20));
+    assert!(!*heard.restoring.lock().expect("whole"));
+    assert_eq!(trouble.get(), None);
+    let restored = heard.restored.lock().expect("whole");
+    let first = restored[0].id.number;
+    let numbers: Vec<_> = restored.iter().map(|entry| entry.id.number).collect();
+    assert_eq!(numbers, (first..100).collect::<Vec<_>>());
+    assert!(first > 30 && restored[0].evicted_before);
+    assert!(!restored[1..].iter().any(|entry| entry.evicted_before && entry.id.number % 3 != 1));
+}
+
+#[test]
+fn a_folder_that_is_taken_away_is_made_anew_and_its_places_are_forgotten() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("frames");
+    let disk = Disk::open(path.clone(), BOUNDS, Arc::default());
+    let (queue, heard) = (Queue::new(8, 8), Heard::default());
+    thread::scope(|scope| {
+        scope.spawn(|| disk.run(&queue, &heard));
+        assert!(queue.write(written(0)));
+        let first = heard.place(0).expect("written");
+        fs::remove_dir_all(&path).expect("taken away");
+        // No write has to fail for it to be noticed.
+        let begun = Instant::now();
+        while !heard.gone.lock().expect("whole").contains(&first.segment) {
+            assert!(begun.elapsed() < Duration::from_secs(20), "it is not noticed");
+            thread::yield_now();
+        }
+        assert!(queue.write(written(1)));
+        let second = heard.place(1).expect("written");
+        assert!(second.segment > first.segment, "{second:?} after {first:?}");
+        // A frame that no record can hold is not kept, and the next is.
+        let mut odd = written(2);
+        odd.record.captured_at = SystemTime::UNIX_EPOCH - Duration::from_secs(1);
+        assert!(queue.write(odd) && queue.write(written(3)));
+        assert_eq!(heard.place(2), None);
+        assert!(heard.place(3).is_some());
+        queue.close();
+    });
+    assert!(segment::index_file(&path, 2).exists(), "what is complete has its index");
+}
+
+/// 1,600 segments of 64 MiB, with 1.7 million frames of 16 cameras; sparse, so that they need no disk.
+#[test]
+#[ignore = "a measurement: cargo test --lib hundred_gib -- --ignored --nocapture"]
+fn a_start_with_a_hundred_gib_waits_for_less_than_two_seconds() {
+    const LENGTH: u64 = 63_000;
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut number = 0;
+    for segment in 1..=1600 {
+        let mut index = index::Builder::default();
+        for offset in (0..64 << 20).step_by(LENGTH as usize).take_while(|at| at + LENGTH < 64 << 20)
+        {
+            let camera = format!("camera-{}", number % 16);
+            index.push(&record(&camera, number), Place { segment, offset, length: LENGTH as u32 });
+            number += 1;
+        }
+        let file = fs::File::create(segment::frames_file(dir.path(), segment)).expect("a segment");
+        file.set_len(64 << 20).expect("sparse");
+        segment::write_index(dir.path(), segment, 64 << 20, &index).expect("an index");
+    }
+    let bounds = Bounds { bytes: 110 << 30, ..BOUNDS };
+    let (begun, heard) = (Instant::now(), Counted::default());
+    let mut disk = Disk::open(dir.path().into(), bounds, Arc::default());
+    let opened = begun.elapsed();
+    disk.restore(&heard, Duration::from_secs(1));
+    let ready = begun.elapsed();
+    while disk.restoring {
+        disk.restore(&heard, Duration::from_secs(1));
+    }
+    println!(
+        "{} frames of {} bytes: opened after {opened:?}, ready after {ready:?}, whole after {:?}",
+        heard.0.lock().expect("whole"),
+        size_of::<Entry>(),
+        begun.elapsed()
+    );
+    assert_eq!(*heard.0.lock().expect("whole"), number);
+    assert!(ready < Duration::from_secs(2), "{ready:?}");
+}
+
+/// Counts the frames that it is told.
+#[derive(Default)]
+struct Counted(Mutex<u64>);
+
+impl Told for Counted {
+    fn moves(&self) {}
+
+    fn stored(&self, _: &str, _: FrameId, _: Option<Place>) {}
+
+    fn segment_gone(&self, _: u64) {}
+
+    fn restored(&self, _: &str, entries: Vec<Entry>) {
+        *self.0.lock().expect("whole") += entries.len() as u64;
+    }
+
+    fn restoring(&self, _: bool) {}
+}
