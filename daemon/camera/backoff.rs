@@ -1,5 +1,5 @@
-//! How long to wait before a camera is tried again; cameras behind one switch do not all come back in
-//! the same instant.
+//! Pauses before a camera is tried again. Cameras behind one switch do not all come back in the same
+//! instant.
 
 use std::time::Duration;
 

@@ -32,11 +32,11 @@ pub struct Config {
     pub hang_timeout: Duration,
 }
 
-/// Where a wire listens, and to how many.
+/// Address and number of connections of a wire that listens.
 #[derive(Clone, Copy, Debug)]
 pub struct Listen {
     pub addr: SocketAddr,
-    /// Connections at once; one more is closed.
+    /// The most connections at once; one more is closed.
     pub connections: usize,
 }
 
