@@ -25,6 +25,7 @@ use crate::loaded::LoadedModel;
 use crate::model::{ModelError, Package, Runtime};
 use crate::publish::{self, Listener, grpc, http, mqtt};
 use crate::question::{self, Question};
+use crate::run_clock::RunClock;
 use crate::service::{Answer, AskError, CameraInfo, Looking, Readiness, Service};
 use crate::telemetry::{self, PrometheusHandle, Wire};
 use crate::vision::{evidence, preprocess};
@@ -42,6 +43,7 @@ const RESTORE_PATIENCE: Duration = Duration::from_secs(1);
 pub struct App {
     config: Config,
     daemon: Arc<Daemon>,
+    clock: Arc<RunClock>,
     pictures: Pictures,
     words: Words,
     disk: Option<Disk>,
@@ -94,8 +96,9 @@ impl App {
         telemetry::model(&words.model, &words.device, &words.device_reason);
         let run = this_run(disk.as_ref());
         let journal = Journal::new(run, JOURNAL_EVENTS);
+        let clock = Arc::new(RunClock::start());
         let daemon = Arc::new(Daemon {
-            engine: Engine::new(&config, journal.clone(), run),
+            engine: Engine::new(&config, journal.clone(), run, clock.clone()),
             journal,
             trouble,
             statuses: Mutex::new(
@@ -108,7 +111,7 @@ impl App {
             cameras: config.cameras.clone(),
             stopping: AtomicBool::new(false),
         });
-        Ok(App { config, daemon, pictures, words, disk, grpc, http, metrics })
+        Ok(App { config, daemon, clock, pictures, words, disk, grpc, http, metrics })
     }
 
     /// Runs until `signals` asks to stop, or a part that the others need breaks.
@@ -122,7 +125,7 @@ impl App {
             .config
             .cameras
             .iter()
-            .map(|camera| camera::start(camera.clone(), daemon.clone()))
+            .map(|camera| camera::start(camera.clone(), daemon.clone(), self.clock.clone()))
             .collect();
         let stop = CancellationToken::new();
         let service: Arc<dyn Service> = daemon.clone();
@@ -230,12 +233,12 @@ fn open_disk(config: &Config, trouble: Arc<Trouble>) -> Option<Disk> {
     Some(Disk::open(folder, disk::Bounds { retention, bytes: bytes.as_u64() }, trouble))
 }
 
-/// The name of this run's frames: the milliseconds from 1970 to now, and in any case later than
-/// every run on disk.
+/// Names this run's frames: the milliseconds from 1970 to now by the host's clock, and in any case
+/// more than every run on disk, whatever that clock says.
 fn this_run(disk: Option<&Disk>) -> u64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let newest = disk.and_then(Disk::newest_run).unwrap_or(0);
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX).max(newest + 1)
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX).max(newest.saturating_add(1))
 }
 
 /// What answers take beside the model itself.

@@ -131,7 +131,7 @@ pub enum Summary {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct FrameRef {
     /// The run of the daemon that took it, for numbers begin anew with each: the milliseconds from
-    /// 1970 to its start.
+    /// 1970 to its start by the host's clock, but always more than that of every run on disk.
     pub run: u64,
     pub number: u64,
     #[serde(with = "rfc3339")]
@@ -171,6 +171,10 @@ pub enum GapCause {
     Evicted,
     /// It is from before the daemon's start: nothing was taken, or nothing was kept on disk.
     BeforeStart,
+    /// A clock was set, the host's or the camera's: times were left out, or came twice.
+    Clock,
+    /// Frames came, but could not be used: damaged, or the model made no finite numbers of them.
+    Corrupt,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -12,10 +12,11 @@ pub struct Frame {
     pub camera: Arc<str>,
     /// Counts every sampled frame of this camera from 0, over reconnects; a hole is a dropped frame.
     pub number: u64,
-    /// Monotonic time of capture, since the daemon's run began. Orders the frames of a run, whatever
-    /// the clock on the wall does.
+    /// Time of capture by the clock of the run ([`crate::run_clock`]): strictly rising, whatever the
+    /// host's clock and the camera's do.
     pub monotonic: Duration,
-    /// UTC; strictly later than that of the frame before it.
+    /// UTC; strictly later than that of the frame before it, unless a clock was set back by more
+    /// than [`CLOCK_STEP`].
     pub captured_at: SystemTime,
     pub clock: Clock,
     pub width: u32,
@@ -25,19 +26,33 @@ pub struct Frame {
     pub bgrx: Bytes,
 }
 
-/// Which frame of a camera, over restarts of the daemon. In order of time.
+/// Which frame of a camera, over restarts of the daemon. In the order in which they were taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FrameId {
-    /// The run of the daemon that took it: the milliseconds from 1970 to its start.
+    /// The run of the daemon that took it: the milliseconds from 1970 to its start by the host's
+    /// clock, but always more than that of every run on disk.
     pub run: u64,
     pub number: u64,
 }
 
-impl FrameId {
-    /// When the run that took it began.
-    pub fn started(self) -> SystemTime {
-        SystemTime::UNIX_EPOCH + Duration::from_millis(self.run)
+/// A clock that is off by more than this all at once was set; less is corrected without a jump.
+pub const CLOCK_STEP: Duration = Duration::from_millis(1500);
+
+/// From one time to another, in nanoseconds: negative, if the second lies before the first.
+pub fn difference(from: SystemTime, to: SystemTime) -> i128 {
+    match to.duration_since(from) {
+        Ok(later) => later.as_nanos() as i128,
+        Err(earlier) => -(earlier.duration().as_nanos() as i128),
     }
+}
+
+/// The time so many nanoseconds later; the time itself, where the sum is beyond what can be told.
+pub fn shift(time: SystemTime, nanoseconds: i128) -> SystemTime {
+    let by = nanoseconds.unsigned_abs();
+    let Ok(seconds) = u64::try_from(by / 1_000_000_000) else { return time };
+    let by = Duration::new(seconds, (by % 1_000_000_000) as u32);
+    let shifted = if nanoseconds < 0 { time.checked_sub(by) } else { time.checked_add(by) };
+    shifted.unwrap_or(time)
 }
 
 /// Whose clock `captured_at` was read from.

@@ -23,6 +23,7 @@ pub mod loaded;
 pub mod model;
 pub mod publish;
 pub mod question;
+pub mod run_clock;
 pub mod service;
 pub mod slowfast;
 pub mod telemetry;

@@ -710,7 +710,7 @@ async fn availability_does_not_flap_when_old_events_are_sent_late() {
 async fn an_event_that_panics_a_wire_is_left_out_and_the_wire_begins_again() {
     let broker = Broker::start();
     let daemon = Daemon::start(100).await;
-    let mut heard = Subscriber::connect(broker.port, "lookout/gate/caption").await;
+    let mut heard = Subscriber::connect(broker.port, "lookout/+/caption").await;
     let (stop, publisher) = (
         CancellationToken::new(),
         mqtt::Publisher::shared(mqtt_config(broker.port), daemon.service.clone()),
@@ -721,7 +721,7 @@ async fn an_event_that_panics_a_wire_is_left_out_and_the_wire_begins_again() {
     daemon.caption("well");
     heard.sequences_to(1, &mut Vec::new()).await;
     daemon.service.panics.store(true, Ordering::Relaxed);
-    daemon.caption("this one panics");
+    daemon.yard_is(Phase::Live);
     daemon.caption("well again");
     let mut sequences = Vec::new();
     heard.sequences_to(3, &mut sequences).await;
@@ -729,6 +729,57 @@ async fn an_event_that_panics_a_wire_is_left_out_and_the_wire_begins_again() {
     assert!(!kept.is_finished());
     stop.cancel();
     timeout(SOON, kept).await.unwrap().unwrap();
+}
+
+/// What is logged on this thread while the guard lives.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn begin(&self) -> tracing::subscriber::DefaultGuard {
+        let log = self.clone();
+        let subscriber =
+            tracing_subscriber::fmt().with_ansi(false).with_writer(move || log.clone());
+        tracing::subscriber::set_default(subscriber.finish())
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
+    }
+}
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn two_daemons_of_one_client_id_are_told_so() {
+    let log = Log::default();
+    let _logging = log.begin();
+    let broker = Broker::start();
+    let (one, other) = (Daemon::start(100).await, Daemon::start(100).await);
+    let mut heard = Subscriber::connect(broker.port, "lookout/gate/state").await;
+    let publisher = Publisher::start(&one, mqtt_config(broker.port));
+    let second = Publisher::start(&other, mqtt_config(broker.port));
+    timeout(SOON, async {
+        while !log.text().contains("Has another client the client_id \"lookout-test\"?") {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await
+    .unwrap_or_else(|_| panic!("{}", log.text()));
+    // When one of them goes, the other has the broker, and lost nothing.
+    second.stop().await;
+    one.caption("here");
+    heard.until("lookout/gate/state", "here").await;
+    publisher.stop().await;
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ use lookout::camera::{self, CameraError, CameraHandle, Sink};
 use lookout::config::{Camera, Decode, Rtsp, RtspTls, Secret, Source, Transport};
 use lookout::event::{CameraStatus, Phase};
 use lookout::frame::Frame;
+use lookout::run_clock::RunClock;
 use quirky::{PASSWORD, Quirks, Quirky, USER};
 
 /// Long enough for a busy machine; nothing waits so long when all is well.
@@ -313,7 +314,10 @@ impl Sink for Seen {
 impl Watched {
     fn start(rtsp: Rtsp) -> Watched {
         let seen = Arc::new(Seen::default());
-        Watched { _handle: camera::start(camera_of(rtsp), seen.clone()), seen }
+        Watched {
+            _handle: camera::start(camera_of(rtsp), seen.clone(), Arc::new(RunClock::start())),
+            seen,
+        }
     }
 
     /// Waits until so many frames have come.

@@ -12,6 +12,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("gst_rtsp_server", &["daemon/camera/", "daemon/demo/"]),
     ("gio", &["daemon/camera/", "daemon/demo/"]),
     ("http_auth", &["daemon/camera/relay"]),
+    ("yuv", &["daemon/camera/colours"]),
     ("ort", &["daemon/model/", "daemon/vision/", "daemon/language/"]),
     ("libloading", &["daemon/model/"]),
     ("tokenizers", &["daemon/language/"]),

@@ -419,6 +419,7 @@ mod tests {
     use crate::config::Config;
     use crate::event::CameraStatus;
     use crate::frame::Frame;
+    use crate::run_clock::RunClock;
 
     struct Nobody;
 
@@ -432,7 +433,9 @@ mod tests {
             "[model]\npackage = \"x\"\n[[camera]]\nname = \"gate\"\nurl = \"rtsp://cam/x\"\n{more}"
         );
         let config = Config::parse(&text, std::path::Path::new(".")).unwrap().cameras.remove(0);
-        let delivery = Arc::new(Delivery::new(config.name.clone(), Arc::new(Nobody)));
+        let delivery =
+            Delivery::new(config.name.clone(), Arc::new(Nobody), Arc::new(RunClock::start()));
+        let delivery = Arc::new(delivery);
         CameraAttempt::new(config, delivery)
     }
 

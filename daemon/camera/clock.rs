@@ -1,67 +1,162 @@
-//! When a picture was taken: the camera's word where it can be believed, else the time of arrival.
+//! When a picture was taken: by the clock of the run, which orders pictures, and by UTC.
 //!
-//! Times are strictly increasing over the life of a camera, reconnects included. The first frame
-//! after a connect usually comes before the camera's first sender report, and has the time of
-//! arrival; a camera whose clock is behind then gives times that lie before it: those become the
-//! smallest step later, until the camera's clock has caught up.
+//! UTC is the camera's word where it can be believed, else the host's time of arrival. The time of
+//! the run is the same word, less the UTC at which the run began, for pictures arrive less evenly than
+//! they are taken. Where the camera's clock is set, it goes on as if it had not been.
+//!
+//! The time of the run is strictly rising over the life of a camera, reconnects included. So is UTC
+//! until a clock is set back by more than [`CLOCK_STEP`]: then it goes back with that clock. Where a
+//! clock differs by less (the first picture after a connect usually comes before the camera's first
+//! report, and has the time of arrival), time passes at half its speed until the clocks agree.
 
 use std::time::{Duration, SystemTime};
 
-use crate::frame::Clock;
+use crate::frame::{CLOCK_STEP, Clock, difference, shift};
 
 /// A camera whose clock is off by more is not believed …
 const BELIEVED_WITHIN: Duration = Duration::from_secs(5);
 /// … until it is off by less than this: no going to and fro at the border.
 const BELIEVED_AGAIN_WITHIN: Duration = Duration::from_secs(4);
 
-const STEP: Duration = Duration::from_millis(1);
+const LEAST: Duration = Duration::from_millis(1);
+
+/// A camera's clock may be slower than the host's: of the time that passes, by this part at most.
+const SLOWER: i128 = 2000;
+
+const STEP: i128 = CLOCK_STEP.as_nanos() as i128;
 
 #[derive(Debug, Default)]
 pub struct CaptureClock {
-    last: Option<SystemTime>,
+    last: Option<Last>,
     disbelieved: bool,
+    /// `None`: it is not known, or not believed.
+    camera: Option<Camera>,
+}
+
+/// When the run began, by the camera's clock.
+#[derive(Clone, Copy, Debug)]
+struct Camera {
+    /// As frames are dated.
+    began: SystemTime,
+    /// As the picture showed it that came with the least delay of late.
+    seems: SystemTime,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Last {
+    arrived: Duration,
+    monotonic: Duration,
+    captured_at: SystemTime,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
+    pub monotonic: Duration,
     pub captured_at: SystemTime,
     pub clock: Clock,
-    /// Set when the camera's clock just ceased to be believed: by how much it is off.
-    pub newly_off_by: Option<Duration>,
+    pub news: Option<News>,
+}
+
+/// What has just become known of the camera's clock, in nanoseconds; positive, if it is later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum News {
+    /// It ceased to be believed: so far it is off.
+    Disbelieved(i128),
+    /// It was set, by so much.
+    Stepped(i128),
 }
 
 impl CaptureClock {
-    /// `arrived` is the host's time when the frame came in, `camera` what the camera says.
-    pub fn stamp(&mut self, arrived: SystemTime, camera: Option<SystemTime>) -> Stamp {
-        let mut newly_off_by = None;
+    /// `arrived` is the time of the run when the frame came in, `origin` the UTC of the run's
+    /// beginning by the host's clock, `camera` what the camera says.
+    pub fn stamp(
+        &mut self,
+        arrived: Duration,
+        origin: SystemTime,
+        camera: Option<SystemTime>,
+    ) -> Stamp {
+        let host = shift(origin, arrived.as_nanos() as i128);
+        let mut news = None;
         let believed = camera.filter(|&camera| {
-            let off = distance(camera, arrived);
+            let off = difference(host, camera);
             let within = match self.disbelieved {
                 true => BELIEVED_AGAIN_WITHIN,
                 false => BELIEVED_WITHIN,
             };
-            let believed = off <= within;
-            if !believed && !self.disbelieved {
-                newly_off_by = Some(off);
+            let believed = off.unsigned_abs() <= within.as_nanos();
+            if !believed {
+                if !self.disbelieved {
+                    news = Some(News::Disbelieved(off));
+                }
+                self.camera = None;
             }
             self.disbelieved = !believed;
             believed
         });
-        let (time, clock) = match believed {
-            Some(camera) => (camera, Clock::Camera),
-            None => (arrived, Clock::Host),
+        let (monotonic, time, clock) = match believed {
+            Some(camera) => {
+                let (began, step) = self.follow(arrived, origin, camera);
+                news = step.map(News::Stepped);
+                (after(began, camera), camera, Clock::Camera)
+            }
+            None => (arrived, host, Clock::Host),
         };
-        let captured_at = match self.last {
-            Some(last) if time <= last => last + STEP,
-            _ => time,
+        let (monotonic, captured_at) = match self.last {
+            Some(last) => {
+                let passed = (arrived.saturating_sub(last.arrived) / 2).max(LEAST);
+                let back = difference(time, last.captured_at);
+                let captured_at = match back {
+                    0..=STEP => shift(last.captured_at, passed.as_nanos() as i128),
+                    _ => time,
+                };
+                let rises = monotonic > last.monotonic;
+                (if rises { monotonic } else { last.monotonic + passed }, captured_at)
+            }
+            None => (monotonic, time),
         };
-        self.last = Some(captured_at);
-        Stamp { captured_at, clock, newly_off_by }
+        self.last = Some(Last { arrived, monotonic, captured_at });
+        Stamp { monotonic, captured_at, clock, news }
+    }
+
+    /// A picture arrived that `camera` says when it was taken. Returns when the run began by the
+    /// camera's clock, and by how much that clock has been set, if it has.
+    fn follow(
+        &mut self,
+        arrived: Duration,
+        origin: SystemTime,
+        camera: SystemTime,
+    ) -> (SystemTime, Option<i128>) {
+        let seems = shift(camera, -(arrived.as_nanos() as i128));
+        let (Some(known), Some(last)) = (self.camera, self.last) else {
+            // Both clocks agree, or the camera's tells another time from here on.
+            let agree = difference(origin, seems).abs() <= STEP;
+            let began = if agree { origin } else { seems };
+            self.camera = Some(Camera { began, seems });
+            return (began, None);
+        };
+        let by = difference(known.seems, seems);
+        let (now, step) = if by > STEP {
+            // Nothing is taken after it arrives.
+            (Camera { began: shift(known.began, by), seems }, Some(by))
+        } else if after(known.began, camera) + CLOCK_STEP < last.monotonic {
+            // Nothing is taken before what came first.
+            (Camera { began: seems, seems }, Some(by))
+        } else {
+            let passed = arrived.saturating_sub(last.arrived).as_nanos() as i128;
+            let seems = seems.max(shift(known.seems, -passed / SLOWER));
+            (Camera { seems, ..known }, None)
+        };
+        self.camera = Some(now);
+        (now.began, step)
     }
 
     pub fn last(&self) -> Option<SystemTime> {
-        self.last
+        self.last.map(|last| last.captured_at)
     }
+}
+
+fn after(began: SystemTime, time: SystemTime) -> Duration {
+    time.duration_since(began).unwrap_or_default()
 }
 
 /// From `timestamp/x-ntp`: nanoseconds since 1900.
@@ -71,37 +166,154 @@ pub fn from_ntp(nanoseconds: u64) -> Option<SystemTime> {
     Some(SystemTime::UNIX_EPOCH + since_1970)
 }
 
-fn distance(a: SystemTime, b: SystemTime) -> Duration {
-    a.duration_since(b).unwrap_or_else(|error| error.duration())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn at(milliseconds: u64) -> SystemTime {
-        SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_000 + milliseconds)
+    fn run(milliseconds: u64) -> Duration {
+        Duration::from_millis(milliseconds)
+    }
+
+    /// The host's clock at the run's beginning.
+    fn origin() -> SystemTime {
+        SystemTime::UNIX_EPOCH + run(1_700_000_000_000)
+    }
+
+    fn at(milliseconds: i64) -> SystemTime {
+        shift(origin(), i128::from(milliseconds) * 1_000_000)
+    }
+
+    fn stamp(clock: &mut CaptureClock, arrived: u64, camera: Option<i64>) -> Stamp {
+        clock.stamp(run(arrived), origin(), camera.map(at))
     }
 
     #[test]
     fn the_camera_is_believed_when_it_is_near() {
         let mut clock = CaptureClock::default();
-        assert_eq!(clock.stamp(at(100), None).clock, Clock::Host);
-        let stamp = clock.stamp(at(600), Some(at(550)));
+        let first = stamp(&mut clock, 100, None);
+        assert_eq!(
+            (first.monotonic, first.captured_at, first.clock),
+            (run(100), at(100), Clock::Host)
+        );
+        let stamp = stamp(&mut clock, 600, Some(550));
         assert_eq!((stamp.captured_at, stamp.clock), (at(550), Clock::Camera));
     }
 
     #[test]
     fn a_clock_far_off_is_told_once_and_not_believed() {
         let mut clock = CaptureClock::default();
-        let stamp = clock.stamp(at(10_000), Some(at(0)));
-        assert_eq!((stamp.captured_at, stamp.clock), (at(10_000), Clock::Host));
-        assert_eq!(stamp.newly_off_by, Some(Duration::from_secs(10)));
-        assert_eq!(clock.stamp(at(11_000), Some(at(1_000))).newly_off_by, None);
-        let stamp = clock.stamp(at(12_000), Some(at(7_500)));
-        assert_eq!(stamp.clock, Clock::Host, "4.5 s off: believed at first, not yet again");
-        assert_eq!(clock.stamp(at(13_000), Some(at(12_900))).clock, Clock::Camera);
+        let first = stamp(&mut clock, 10_000, Some(0));
+        assert_eq!((first.captured_at, first.clock), (at(10_000), Clock::Host));
+        assert_eq!(first.news, Some(News::Disbelieved(-10_000_000_000)));
+        assert_eq!(stamp(&mut clock, 11_000, Some(1_000)).news, None);
+        let later = stamp(&mut clock, 12_000, Some(7_500));
+        assert_eq!(later.clock, Clock::Host, "4.5 s off: believed at first, not yet again");
+        assert_eq!(stamp(&mut clock, 13_000, Some(12_900)).clock, Clock::Camera);
+    }
+
+    #[test]
+    fn a_camera_clock_that_jumps_an_hour_leaves_the_time_of_arrival() {
+        for jump in [3_600_000, -3_600_000] {
+            let mut clock = CaptureClock::default();
+            for frame in 1..100 {
+                let (arrived, off) = (frame * 500, if frame < 50 { 0 } else { jump });
+                let stamp = stamp(&mut clock, arrived, Some(arrived as i64 - 50 + off));
+                let late = difference(stamp.captured_at, at(arrived as i64));
+                assert!((0..=50_000_000).contains(&late), "{frame}: {stamp:?}");
+                assert_eq!(stamp.news.is_some(), frame == 50);
+            }
+        }
+    }
+
+    #[test]
+    fn a_camera_clock_that_is_set_by_seconds_moves_utc_and_not_the_order() {
+        for (step, rises) in [(-3000, false), (3000, true)] {
+            let mut clock = CaptureClock::default();
+            let mut last = None;
+            for frame in 1..200u64 {
+                let arrived = frame * 500;
+                let camera = arrived as i64 - 40 + if frame < 100 { 0 } else { step };
+                let stamp = stamp(&mut clock, arrived, Some(camera));
+                assert_eq!(stamp.captured_at, at(camera));
+                let late = run(arrived) - stamp.monotonic;
+                assert!(late == run(40) || frame >= 100 && late == run(0), "{frame}: {late:?}");
+                let told = (frame == 100).then_some(News::Stepped(i128::from(step) * 1_000_000));
+                assert_eq!(stamp.news, told);
+                assert!(last.is_none_or(|last| last < stamp.captured_at || frame == 100 && !rises));
+                last = Some(stamp.captured_at);
+            }
+        }
+    }
+
+    #[test]
+    fn a_camera_that_is_a_little_behind_its_first_frame_does_not_bunch() {
+        let mut clock = CaptureClock::default();
+        let mut last = stamp(&mut clock, 0, None);
+        let mut steps = Vec::new();
+        for frame in 1..50u64 {
+            let stamp = stamp(&mut clock, frame * 500, Some(frame as i64 * 500 - 1200));
+            steps.push(difference(last.captured_at, stamp.captured_at) / 1_000_000);
+            assert_eq!(shift(origin(), stamp.monotonic.as_nanos() as i128), stamp.captured_at);
+            last = stamp;
+        }
+        assert_eq!(steps[..6], [250, 250, 250, 50, 500, 500]);
+        assert_eq!(last.captured_at, at(49 * 500 - 1200));
+    }
+
+    #[test]
+    fn the_host_set_beside_a_good_camera_changes_nothing() {
+        for step in [-3000, 3000] {
+            let mut clock = CaptureClock::default();
+            for frame in 1..100u64 {
+                let set = if frame < 50 { origin() } else { shift(origin(), step * 1_000_000) };
+                let taken = frame * 500;
+                let stamp = clock.stamp(run(taken + 40), set, Some(at(taken as i64)));
+                assert_eq!((stamp.monotonic, stamp.captured_at), (run(taken), at(taken as i64)));
+                assert_eq!((stamp.clock, stamp.news), (Clock::Camera, None));
+            }
+        }
+    }
+
+    #[test]
+    fn a_camera_that_loses_time_slowly_is_followed_without_a_step() {
+        let mut clock = CaptureClock::default();
+        // 100 millionths, for half a day.
+        for frame in 1..86_400i64 {
+            let taken = frame * 500 - frame / 20;
+            let stamp = stamp(&mut clock, frame as u64 * 500 + 40, Some(taken));
+            assert_eq!((stamp.captured_at, stamp.news), (at(taken), None));
+            assert_eq!(stamp.monotonic, run(taken as u64));
+        }
+    }
+
+    #[test]
+    fn pictures_that_come_in_a_burst_keep_their_times() {
+        let mut clock = CaptureClock::default();
+        // From 10 s to 13 s nothing comes, then all at once.
+        for frame in 1..60u64 {
+            let taken = frame * 500;
+            let arrived = if (10_000..13_000).contains(&taken) { 13_000 } else { taken };
+            let stamp = stamp(&mut clock, arrived + 30, Some(taken as i64));
+            assert_eq!((stamp.news, stamp.captured_at), (None, at(taken as i64)));
+            assert_eq!(stamp.monotonic, run(taken));
+        }
+    }
+
+    #[test]
+    fn the_host_set_back_an_hour_takes_its_frames_back_at_their_own_rate() {
+        let mut clock = CaptureClock::default();
+        let hour = 3_600_000_000_000;
+        let before: Vec<_> = (1..10).map(|n| clock.stamp(run(n * 500), origin(), None)).collect();
+        let set = shift(origin(), -hour);
+        let after: Vec<_> = (10..20).map(|n| clock.stamp(run(n * 500), set, None)).collect();
+        for (n, stamp) in (1..).zip(before.iter().chain(&after)) {
+            assert_eq!(stamp.monotonic, run(n * 500));
+        }
+        for pair in before.windows(2).chain(after.windows(2)) {
+            assert_eq!(difference(pair[0].captured_at, pair[1].captured_at), 500_000_000);
+        }
+        assert_eq!(difference(before[8].captured_at, after[0].captured_at), 500_000_000 - hour);
     }
 
     #[test]
@@ -112,15 +324,27 @@ mod tests {
 
     proptest! {
         #[test]
-        fn times_strictly_increase(
-            frames in prop::collection::vec((0u64..20_000, prop::option::of(0u64..20_000)), 1..50),
+        fn the_order_never_goes_back_and_utc_only_by_a_step(
+            frames in prop::collection::vec(
+                (0u64..20_000, prop::option::of(-20_000i64..20_000), prop::option::of(-5000i64..5000)),
+                1..50,
+            ),
         ) {
             let mut clock = CaptureClock::default();
-            let mut last = None;
-            for (arrived, camera) in frames {
-                let stamp = clock.stamp(at(arrived), camera.map(at));
-                prop_assert!(last.is_none_or(|last| last < stamp.captured_at));
-                last = Some(stamp.captured_at);
+            let mut last: Option<Stamp> = None;
+            let (mut arrived, mut set) = (0, origin());
+            for (after, camera, step) in frames {
+                arrived += after;
+                set = shift(set, i128::from(step.unwrap_or(0)) * 1_000_000);
+                let camera = camera.map(|off| at(arrived as i64 + off));
+                let stamp = clock.stamp(run(arrived), set, camera);
+                prop_assert!(stamp.monotonic <= run(arrived + 8000), "{:?}", stamp);
+                if let Some(last) = last {
+                    prop_assert!(last.monotonic < stamp.monotonic);
+                    let back = difference(stamp.captured_at, last.captured_at);
+                    prop_assert!(!(0..=STEP).contains(&back), "{} back", back);
+                }
+                last = Some(stamp);
             }
         }
     }

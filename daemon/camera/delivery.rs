@@ -2,23 +2,25 @@
 //! pipelines, so that numbers and times go on after a reconnect.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result};
 use bytes::Bytes;
 use gst_video::prelude::*;
 
 use super::Sink;
-use super::clock::{self, CaptureClock};
+use super::clock::{self, CaptureClock, News};
+use super::colours;
 use crate::event::CameraStatus;
 use crate::frame::Frame;
+use crate::run_clock::RunClock;
 use crate::telemetry::{self, Stage};
 
 pub struct Delivery {
     camera: Arc<str>,
     sink: Arc<dyn Sink>,
     sequence: Mutex<Sequence>,
-    begun: Instant,
+    run: Arc<RunClock>,
 }
 
 /// What the stream says of a picture's time.
@@ -37,23 +39,32 @@ struct Sequence {
 }
 
 impl Delivery {
-    pub fn new(camera: Arc<str>, sink: Arc<dyn Sink>) -> Delivery {
-        Delivery { camera, sink, sequence: Mutex::default(), begun: Instant::now() }
+    /// `run` is the clock of all cameras.
+    pub fn new(camera: Arc<str>, sink: Arc<dyn Sink>, run: Arc<RunClock>) -> Delivery {
+        Delivery { camera, sink, sequence: Mutex::default(), run }
     }
 
     pub fn deliver(&self, sample: &gst::Sample, timing: Timing) -> Result<()> {
         let Timing { age, believed } = timing;
         let picture = Picture::of(sample)?;
-        let now = SystemTime::now();
-        let arrived = now.checked_sub(age).unwrap_or(now);
+        let now = self.run.now();
+        let arrived = now.monotonic.saturating_sub(age);
         let mut sequence = self.sequence();
-        let stamp = sequence.clock.stamp(arrived, picture.camera_time.filter(|_| believed));
-        if let Some(off) = stamp.newly_off_by {
-            tracing::warn!(
+        let camera_time = picture.camera_time.filter(|_| believed);
+        let stamp = sequence.clock.stamp(arrived, now.tells(Duration::ZERO), camera_time);
+        match stamp.news {
+            Some(News::Disbelieved(off)) => tracing::warn!(
                 camera = %self.camera,
                 "the camera's clock is off by {:.1} s: its frames get the time of arrival",
-                off.as_secs_f64()
-            );
+                off.unsigned_abs() as f64 / 1e9
+            ),
+            Some(News::Stepped(by)) => tracing::warn!(
+                camera = %self.camera,
+                "the camera's clock was set {} by {:.1} s: its frames have the new time from now on",
+                if by > 0 { "on" } else { "back" },
+                by.unsigned_abs() as f64 / 1e9
+            ),
+            None => {}
         }
         telemetry::stage(&self.camera, Stage::Decode, age);
         let number = sequence.next;
@@ -62,7 +73,7 @@ impl Delivery {
         self.sink.frame(Frame {
             camera: self.camera.clone(),
             number,
-            monotonic: self.begun.elapsed().saturating_sub(age),
+            monotonic: stamp.monotonic,
             captured_at: stamp.captured_at,
             clock: stamp.clock,
             width: picture.width,
@@ -101,21 +112,9 @@ impl Picture {
         let buffer = sample.buffer().context("a sample without picture")?;
         let caps = sample.caps().context("a picture without format")?;
         let info = gst_video::VideoInfo::from_caps(caps)?;
-        ensure!(info.format() == gst_video::VideoFormat::Bgrx, "a picture that is not BGRx");
         let frame = gst_video::VideoFrameRef::from_buffer_ref_readable(buffer, &info)?;
-        let stride = usize::try_from(frame.plane_stride()[0])?;
         let (width, height) = (frame.width(), frame.height());
-        let (row, rows) = (width as usize * 4, height as usize);
-        let bgrx = match sample.buffer_owned() {
-            // A full-size picture is not copied: it stays in GStreamer's buffer.
-            Some(buffer) if stride == row && frame.plane_offset()[0] == 0 => {
-                let mapped = buffer.into_mapped_buffer_readable();
-                let whole = Bytes::from_owner(mapped.map_err(|_| anyhow!("cannot be read"))?);
-                (whole.len() >= row * rows).then(|| whole.slice(..row * rows))
-            }
-            _ => packed(frame.plane_data(0)?, row, rows, stride),
-        };
-        let bgrx = bgrx.context("a picture smaller than its format says")?;
+        let bgrx = colours::bgrx(sample, &frame)?;
         let camera_time = buffer
             .iter_meta::<gst::ReferenceTimestampMeta>()
             .find(|meta| meta.reference().structure(0).is_some_and(|s| s.name() == NTP))
@@ -125,25 +124,3 @@ impl Picture {
 }
 
 const NTP: &str = "timestamp/x-ntp";
-
-/// Rows without what some elements put between them.
-fn packed(data: &[u8], row: usize, rows: usize, stride: usize) -> Option<Bytes> {
-    let mut tight = Vec::with_capacity(row * rows);
-    for y in 0..rows {
-        tight.extend_from_slice(data.get(y * stride..y * stride + row)?);
-    }
-    Some(tight.into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn padding_at_the_ends_of_rows_is_left_out() {
-        let data = [1, 2, 3, 0, 4, 5, 6];
-        assert_eq!(packed(&data, 3, 2, 4).as_deref(), Some(&[1, 2, 3, 4, 5, 6][..]));
-        assert_eq!(packed(&data[..6], 3, 2, 3).as_deref(), Some(&data[..6]));
-        assert_eq!(packed(&data, 3, 3, 4), None);
-    }
-}

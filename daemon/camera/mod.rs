@@ -5,7 +5,8 @@
 //!          ─► videoscale ─► appsink ─► Sink
 //! ```
 //!
-//! Promises: frames of a camera have rising numbers and strictly rising UTC times, over reconnects;
+//! Promises: frames of a camera have rising numbers and strictly rising times of the run, over
+//! reconnects, and rising UTC times as long as no clock is set back;
 //! a camera that fails, whatever the way, is tried again until it is stopped, and harms no other;
 //! no text that leaves here holds a user name or a password. Left out: what becomes of the frames
 //! ([`Sink`] must take them without waiting), and sound.
@@ -13,6 +14,7 @@
 mod attempt;
 mod backoff;
 mod clock;
+mod colours;
 mod decoder;
 mod delivery;
 mod error;
@@ -41,9 +43,10 @@ pub use error::CameraError;
 use crate::config;
 use crate::event::CameraStatus;
 use crate::frame::Frame;
+use crate::run_clock::RunClock;
 use attempt::CameraAttempt;
 use delivery::Delivery;
-use retry::{Attempt, Reporter, Stop};
+use retry::{Attempt, News, Reporter, Stop};
 
 /// Where frames and news of cameras go. Called from the cameras' own threads: must never block.
 pub trait Sink: Send + Sync + 'static {
@@ -89,10 +92,10 @@ const NEEDED: [(&str, &str); 14] = [
     ("avdec_h265", "gstreamer1.0-libav"),
 ];
 
-/// Watches the camera until the handle is stopped or dropped.
-pub fn start(config: config::Camera, sink: Arc<dyn Sink>) -> CameraHandle {
+/// Watches the camera until the handle is stopped or dropped. `run` is the clock of all cameras.
+pub fn start(config: config::Camera, sink: Arc<dyn Sink>, run: Arc<RunClock>) -> CameraHandle {
     let stop = Arc::new(Stop::default());
-    let delivery = Arc::new(Delivery::new(config.name.clone(), sink));
+    let delivery = Arc::new(Delivery::new(config.name.clone(), sink, run));
     let thread = thread::Builder::new().name(config.name.to_string()).spawn({
         let stop = stop.clone();
         move || {
@@ -154,9 +157,15 @@ pub fn probe(config: &config::Camera, timeout: Duration) -> Result<Probed, Camer
     let delivery = Arc::new(Delivery::new(
         config.name.clone(),
         Arc::new(FirstFrame { first, stop: stop.clone() }),
+        Arc::new(RunClock::start()),
     ));
     let mut attempt = CameraAttempt::new(config.clone(), delivery);
-    let outcome = attempt.run_once(&stop, &mut |_| {});
+    let mut waits = None;
+    let outcome = attempt.run_once(&stop, &mut |news| {
+        if let News::Waiting(reason) = news {
+            waits = Some(CameraError::Lost(reason.into()));
+        }
+    });
     match seen.try_recv() {
         Ok((frame, at)) => {
             let opened = attempt.opened();
@@ -168,7 +177,7 @@ pub fn probe(config: &config::Camera, timeout: Duration) -> Result<Probed, Camer
                 first_frame_after: at - started,
             })
         }
-        Err(_) => Err(outcome.err().unwrap_or(CameraError::Stalled(timeout))),
+        Err(_) => Err(outcome.err().or(waits).unwrap_or(CameraError::Stalled(timeout))),
     }
 }
 

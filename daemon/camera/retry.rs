@@ -231,6 +231,10 @@ mod tests {
         }
     }
 
+    fn delivery(told: Arc<Told>) -> Delivery {
+        Delivery::new("gate".into(), told, Arc::new(crate::run_clock::RunClock::start()))
+    }
+
     #[test]
     fn each_change_is_told_once() {
         let lost = || Some(CameraError::Lost("connection refused".into()));
@@ -242,7 +246,7 @@ mod tests {
             (true, None),
         ]);
         let told = Arc::new(Told::default());
-        let mut reporter = Reporter::new(Arc::new(Delivery::new("gate".into(), told.clone())));
+        let mut reporter = Reporter::new(Arc::new(delivery(told.clone())));
         let began = Instant::now();
         let longest = Duration::from_millis(10);
         run(&mut script, longest, &Stop::default(), &mut reporter);
@@ -267,7 +271,7 @@ mod tests {
     #[test]
     fn a_stop_ends_a_long_pause() {
         let told = Arc::new(Told::default());
-        let mut reporter = Reporter::new(Arc::new(Delivery::new("gate".into(), told)));
+        let mut reporter = Reporter::new(Arc::new(delivery(told)));
         let stop = Stop::after(Duration::from_millis(50));
         let mut script = Script(vec![(false, Some(CameraError::Lost("off".into())))]);
         let began = Instant::now();

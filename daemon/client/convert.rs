@@ -124,6 +124,8 @@ fn gap(from: proto::Gap) -> Read<Gap> {
             proto::GapCause::Overload => GapCause::Overload,
             proto::GapCause::Evicted => GapCause::Evicted,
             proto::GapCause::BeforeStart => GapCause::BeforeStart,
+            proto::GapCause::Clock => GapCause::Clock,
+            proto::GapCause::Corrupt => GapCause::Corrupt,
             proto::GapCause::Unspecified => return Err(Unreadable("cause")),
         },
         span: Span { from: time(from.from, "gap")?, to: time(from.to, "gap")? },
@@ -196,6 +198,8 @@ mod tests {
             GapCause::Overload,
             GapCause::Evicted,
             GapCause::BeforeStart,
+            GapCause::Clock,
+            GapCause::Corrupt,
         ]);
         let gaps = (spans(), causes).prop_map(|(span, cause)| Gap { span, cause });
         (

@@ -48,6 +48,8 @@ pub fn coverage(words: &Description) -> String {
             GapCause::Overload => "overload",
             GapCause::Evicted => "no longer in the buffer",
             GapCause::BeforeStart => "before the start",
+            GapCause::Clock => "a clock was set",
+            GapCause::Corrupt => "unusable frames",
         };
         let (from, to) = (clock_time(span.from), clock_time(span.to));
         line += &format!(", gap {from}–{to} ({cause})");

@@ -408,31 +408,34 @@ impl Folder {
         }
     }
 
+    /// Those that could not be deleted lately are tried again only where no other makes the room.
     fn make_room(&mut self, wanted: u64, uptime: Duration) -> io::Result<()> {
-        let (mut at, mut failed) = (0, Vec::new());
-        while self.bytes + wanted > self.bounds.bytes && at < self.segments.len() {
-            let stuck = self.segments[at].stuck;
-            if stuck.is_some_and(|since| uptime < since + DELETE_AGAIN) {
-                at += 1;
-                continue;
-            }
-            match self.delete(at) {
-                Ok(()) => failed.clear(),
-                Err(error) if error.kind() == ErrorKind::ReadOnlyFilesystem => return Err(error),
-                Err(error) => {
-                    self.sets_aside(at, &error, uptime);
-                    failed.push(error);
+        let mut failed = None;
+        for again in [false, true] {
+            let (mut at, mut tried) = (0, 0);
+            while self.bytes + wanted > self.bounds.bytes
+                && at < self.segments.len()
+                && tried < TRIED_MOST
+            {
+                let stuck = self.segments[at].stuck;
+                if !again && stuck.is_some_and(|since| uptime < since + DELETE_AGAIN) {
                     at += 1;
+                    continue;
                 }
-            }
-            if failed.len() == TRIED_MOST {
-                break;
+                if let Err(error) = self.delete(at) {
+                    if error.kind() == ErrorKind::ReadOnlyFilesystem {
+                        return Err(error);
+                    }
+                    self.sets_aside(at, &error, uptime);
+                    failed = Some(error);
+                    (at, tried) = (at + 1, tried + 1);
+                }
             }
         }
         if self.bytes + wanted <= self.bounds.bytes {
             return Ok(());
         }
-        let why = failed.pop().map(|error| format!(": {error}")).unwrap_or_default();
+        let why = failed.map(|error| format!(": {error}")).unwrap_or_default();
         let why = format!("all bytes that may be kept are taken by what cannot be deleted{why}");
         Err(io::Error::new(ErrorKind::StorageFull, why))
     }

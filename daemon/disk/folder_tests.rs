@@ -80,6 +80,11 @@ fn what_is_written_is_found_at_the_next_start() {
     assert!(found.is_empty() && !folder.more_before());
     let first = write(&mut folder, 0..100);
     assert!(Folder::open(dir.path(), BOUNDS, 1, Duration::ZERO).is_err(), "two daemons");
+    // Who only looks may, and changes nothing.
+    let before = sizes(dir.path());
+    let looked = look(dir.path()).expect("looked");
+    assert_eq!((looked.frames, looked.in_use, looked.unreadable.len()), (100, true, 0));
+    assert_eq!(sizes(dir.path()), before);
     drop(folder);
     let (mut folder, found) = open(dir.path(), BOUNDS);
     let second = write(&mut folder, 100..120);
@@ -248,6 +253,11 @@ fn what_cannot_be_deleted_at_all_keeps_the_bound_and_says_why() {
     }
     let refused = refused.expect("no room").to_string();
     assert!(refused.contains("cannot be deleted"), "{refused}");
+    // Once they can be, nothing waits for it.
+    for segment in &folder.segments {
+        let _ = fs::remove_dir(frames_file(dir.path(), segment.number));
+    }
+    write(&mut folder, 60..70);
 }
 
 #[test]

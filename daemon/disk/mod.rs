@@ -159,6 +159,7 @@ impl Disk {
         let begun = Instant::now();
         told.restoring(self.restoring);
         while self.restoring && begun.elapsed() < patience {
+            told.moves();
             self.restore_some(told);
         }
         self.measure();

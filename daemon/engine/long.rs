@@ -18,7 +18,7 @@ use crate::event::{
 use crate::frame::{Clock, Span};
 use crate::service::{AnswerItem, AskError};
 use crate::slowfast::Plan;
-use crate::timeline::{Chosen, Clip, Tiers};
+use crate::timeline::{Chosen, Clip, Extent, Tiers};
 
 pub struct Long {
     pub engine: Arc<Engine>,
@@ -26,7 +26,7 @@ pub struct Long {
     pub asked: Question,
     /// One look at the whole range: its frames for the summary, its gaps for the coverage.
     pub overview: Chosen,
-    pub left: VecDeque<Span>,
+    pub left: VecDeque<Extent>,
     pub answered: Vec<(Part, Description)>,
     /// Parts whose frames could not be had.
     pub unseen: Vec<Span>,
@@ -113,9 +113,10 @@ impl Long {
             return;
         }
         let (engine, asked) = (self.engine.clone(), self.asked.clone());
-        while let Some(window) = self.left.pop_front() {
+        while let Some(extent) = self.left.pop_front() {
+            let window = extent.span;
             // A part without footage is a gap of the whole.
-            let Some(chosen) = engine.choose(&asked.camera, window, Tiers::All) else {
+            let Some(chosen) = engine.choose(&asked.camera, extent, Tiers::All) else {
                 self.unseen.push(window);
                 continue;
             };
@@ -218,10 +219,8 @@ impl Whole {
         );
         let total = asked.came.elapsed().as_secs_f64();
         let from_camera = looks.iter().all(|look| look.coverage.clock == Clock::Camera);
-        let covered = frames
-            .first()
-            .zip(frames.last())
-            .map(|(first, last)| Span { from: first.captured_at, to: last.captured_at });
+        let times = || frames.iter().map(|frame| frame.captured_at);
+        let covered = times().min().zip(times().max()).map(|(from, to)| Span { from, to });
         let description = Description {
             id: asked.id.clone(),
             prompt: asked.text.clone(),
@@ -294,6 +293,7 @@ mod tests {
     use crate::frame::FrameId;
     use crate::journal::Journal;
     use crate::question::{Draft, Limits, Question as Checked, RawTime};
+    use crate::run_clock::{Moment, RunClock};
     use crate::service::Answer;
     use crate::slowfast::FrameTokens;
     use crate::timeline::{Entry, Held, Place, Stored};
@@ -320,7 +320,7 @@ mod tests {
             every = "4s"
         "#;
         let config = Config::parse(config, Path::new("")).expect("a config");
-        let engine = Engine::new(&config, Journal::new(RUN, 100), RUN);
+        let engine = Engine::new(&config, Journal::new(RUN, 100), RUN, Arc::new(RunClock::start()));
         let entry = |number: u64| Entry {
             id: FrameId { run: if number < lost { RUN - 1 } else { RUN }, number },
             monotonic: Duration::from_millis(number * 500),
@@ -486,7 +486,8 @@ mod tests {
     #[test]
     fn two_questions_of_a_conversation_at_once_both_become_turns() {
         let engine = engine(0);
-        *engine.cameras["gate"].newest.lock().expect("a lock") = Some((at(39_500), Instant::now()));
+        let newest = Moment { monotonic: Duration::from_millis(39_500), utc: at(39_500) };
+        *engine.cameras["gate"].newest.lock().expect("a lock") = Some((newest, Instant::now()));
         let talk = || ask(&engine, Draft { conversation: Some("a".into()), ..Draft::default() });
         let first = talk();
         say(&engine, next(&engine).expect("the first"), "A dog.");

@@ -27,7 +27,7 @@ mod words;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
@@ -39,10 +39,11 @@ use crate::frame::{Frame, FrameId, Span};
 use crate::heartbeat::Heartbeats;
 use crate::journal::Journal;
 use crate::language::Turn;
+use crate::run_clock::{Moment, RunClock};
 use crate::service::{AnswerItem, AskError};
 use crate::slowfast::{FrameTokens, Plan};
 use crate::telemetry::{self, DropReason, SkipReason};
-use crate::timeline::{Chosen, Clip, Limits, Period, Tiers, Timeline, choose};
+use crate::timeline::{Came, Chosen, Clip, Extent, Limits, Period, Tiers, Timeline, choose};
 
 use conversations::Conversations;
 use inbox::Inbox;
@@ -64,6 +65,7 @@ const CONVERSATION_AGE: Duration = Duration::from_secs(30 * 60);
 pub struct Engine {
     /// Of this run's frames.
     run: u64,
+    clock: Arc<RunClock>,
     inbox: Inbox<Recall>,
     /// `None`: nothing is kept on disk.
     pub disk: Option<disk::Queue>,
@@ -101,8 +103,8 @@ struct Lens {
     /// Change up to which nothing has happened; 0: not asked.
     unchanged: f32,
     prompt: Option<String>,
-    /// When the newest encoded frame came, and its own time.
-    newest: Mutex<Option<(SystemTime, Instant)>>,
+    /// When the newest encoded frame came, and its own times.
+    newest: Mutex<Option<(Moment, Instant)>>,
     /// Frames below this number have come, encoded or not.
     came: AtomicU64,
     /// Windows since the last caption that got none.
@@ -116,7 +118,7 @@ struct Jobs {
 
 /// A closed window that wants a caption.
 struct Window {
-    span: Span,
+    extent: Extent,
     closed: Instant,
     /// Model time of the window's last frame.
     encode: Duration,
@@ -151,8 +153,13 @@ struct Asked {
 type Then = Box<dyn FnOnce(Result<Description, AskError>) + Send>;
 
 impl Engine {
-    /// `run` names this run's frames: the milliseconds from 1970 to its start.
-    pub fn new(config: &config::Config, journal: Arc<Journal>, run: u64) -> Arc<Engine> {
+    /// `run` names this run's frames, and `clock` is their clock.
+    pub fn new(
+        config: &config::Config,
+        journal: Arc<Journal>,
+        run: u64,
+        clock: Arc<RunClock>,
+    ) -> Arc<Engine> {
         let lens = |(index, camera): (usize, &config::Camera)| {
             let lens = Lens {
                 period: Period::of_rate(camera.fps),
@@ -177,6 +184,7 @@ impl Engine {
         };
         Arc::new(Engine {
             run,
+            clock,
             disk: buffer.disk.as_ref().map(|_| disk::Queue::new(disk::QUEUE_FRAMES, disk::LOOKUPS)),
             restoring: AtomicBool::new(false),
             gathering: Arc::default(),
@@ -231,19 +239,20 @@ impl Engine {
         telemetry::caption_skipped(camera, reason);
     }
 
-    /// The plan's frames of a span of a camera's time, of those whose tokens are there; `None`:
-    /// there are none.
-    fn clip(&self, camera: &str, span: Span) -> Option<Clip> {
-        let chosen = self.choose(camera, span, Tiers::Hot)?;
+    /// The plan's frames of an extent of a camera's footage, of those whose tokens are there;
+    /// `None`: there are none.
+    fn clip(&self, camera: &str, extent: Extent) -> Option<Clip> {
+        let chosen = self.choose(camera, extent, Tiers::Hot)?;
         let tokens = chosen.tokens();
         chosen.clip(tokens, &self.plan)
     }
 
-    fn choose(&self, camera: &str, span: Span, tiers: Tiers) -> Option<Chosen> {
+    fn choose(&self, camera: &str, extent: impl Into<Extent>, tiers: Tiers) -> Option<Chosen> {
         let lens = self.cameras.get(camera)?;
-        let came = FrameId { run: self.run, number: lens.came.load(Ordering::Relaxed) };
+        let id = FrameId { run: self.run, number: lens.came.load(Ordering::Relaxed) };
+        let came = Came { id, now: self.clock.now() };
         let ring = self.timeline.ring(camera)?;
-        choose(&ring, span, lens.period, came, &self.plan, tiers)
+        choose(&ring, extent.into(), lens.period, came, &self.plan, tiers)
     }
 
     fn recalled(&self) -> MutexGuard<'_, Bounded<Named, Arc<FrameTokens>>> {

@@ -11,16 +11,17 @@ use std::time::{Duration, Instant};
 use super::failures::Failures;
 use super::inbox::{Arrival, Work};
 use super::recall::Recall;
-use super::windows::Windows;
+use super::windows::{Closed, Windows};
 use super::{Engine, Window};
 use crate::disk::{Record, Write};
-use crate::frame::{Frame, FrameId, Span};
+use crate::frame::{Frame, FrameId};
 use crate::heartbeat::Worker;
 use crate::model::{ModelError, Part};
+use crate::run_clock::Moment;
 use crate::service::AskError;
 use crate::slowfast::{FrameTokens, Grid, Plan, pool_frame};
 use crate::telemetry::{self, DropReason, FailureKind, SkipReason, Stage, Unwritten};
-use crate::timeline::{Entry, Held, Ring, Stored};
+use crate::timeline::{Entry, Extent, Held, Ring, Stored};
 use crate::vision::evidence::{Evidence, Picture};
 use crate::vision::preprocess::{PictureError, Preprocess, Scratch};
 use crate::vision::{BATCH, Encoder};
@@ -56,8 +57,8 @@ impl Pictures {
             }
             let now = Instant::now();
             for (camera, windows) in &mut windows {
-                if let Some(span) = windows.tick(now) {
-                    engine.close(camera, span, now, Duration::ZERO);
+                if let Some(closed) = windows.tick(now) {
+                    engine.close(camera, closed, now, Duration::ZERO);
                 }
             }
         }
@@ -88,7 +89,7 @@ impl Pictures {
                 }
                 Err(error) => {
                     pixels.truncate(start);
-                    dropped(&arrival.frame, DropReason::Corrupt, &error);
+                    engine.unusable(&arrival.frame, DropReason::Corrupt, &error);
                 }
             }
         }
@@ -100,7 +101,7 @@ impl Pictures {
             Err(error) => {
                 for (arrival, _) in &good {
                     telemetry::model_failed(Part::Vision, FailureKind::Run);
-                    dropped(&arrival.frame, DropReason::Failed, &error);
+                    engine.unusable(&arrival.frame, DropReason::Failed, &error);
                 }
                 return self.failures.failed(Instant::now(), &error);
             }
@@ -113,7 +114,7 @@ impl Pictures {
                     engine.remember(&arrival.frame, tokens, jpeg, arrival.at);
                     kept.push(arrival);
                 }
-                None => dropped(&arrival.frame, DropReason::NotFinite, &NOT_FINITE),
+                None => engine.unusable(&arrival.frame, DropReason::NotFinite, &NOT_FINITE),
             }
         }
         let took = begun.elapsed();
@@ -122,9 +123,9 @@ impl Pictures {
             telemetry::stage(&frame.camera, Stage::Encode, took / kept.len() as u32);
             let closed = windows
                 .get_mut(&frame.camera)
-                .and_then(|windows| windows.frame(frame.captured_at, arrival.at));
-            if let Some(span) = closed {
-                engine.close(&frame.camera, span, arrival.at, took);
+                .and_then(|windows| windows.frame(frame.monotonic, arrival.at));
+            if let Some(closed) = closed {
+                engine.close(&frame.camera, closed, arrival.at, took);
             }
         }
         goes_on
@@ -216,11 +217,6 @@ impl Pictures {
     }
 }
 
-fn dropped(frame: &Frame, reason: DropReason, why: &dyn std::fmt::Display) {
-    telemetry::frames_dropped(&frame.camera, reason, 1);
-    tracing::warn!(camera = &*frame.camera, "frame {} dropped: {why}", frame.number);
-}
-
 impl Engine {
     pub(super) fn remember(
         &self,
@@ -258,8 +254,17 @@ impl Engine {
             }
         }
         if let Some(lens) = self.cameras.get(camera) {
-            *lens.newest.lock().unwrap_or_else(PoisonError::into_inner) = Some((captured_at, came));
+            let newest = Moment { monotonic, utc: captured_at };
+            *lens.newest.lock().unwrap_or_else(PoisonError::into_inner) = Some((newest, came));
         }
+    }
+
+    /// Drops a frame that came but cannot be used.
+    fn unusable(&self, frame: &Frame, reason: DropReason, why: &dyn std::fmt::Display) {
+        telemetry::frames_dropped(&frame.camera, reason, 1);
+        tracing::warn!(camera = &*frame.camera, "frame {} dropped: {why}", frame.number);
+        let id = FrameId { run: self.run, number: frame.number };
+        self.change(&frame.camera, |ring| ring.corrupt(id));
     }
 
     /// Changes a camera's ring, and measures what came of it.
@@ -273,12 +278,22 @@ impl Engine {
         telemetry::buffer(camera, &usage);
     }
 
-    /// A window has closed: it wants a caption, if captions are wanted.
-    pub(super) fn close(&self, camera: &Arc<str>, span: Span, closed: Instant, encode: Duration) {
+    /// Handles a window that has closed: it wants a caption, if captions are wanted. Its UTC is that of
+    /// the clock by which its newest frame was taken.
+    pub(super) fn close(
+        &self,
+        camera: &Arc<str>,
+        window: Closed,
+        closed: Instant,
+        encode: Duration,
+    ) {
         let Some(lens) = self.cameras.get(camera).filter(|lens| lens.prompt.is_some()) else {
             return;
         };
-        let window = Window { span, closed, encode };
+        let newest = *lens.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((newest, _)) = newest else { return };
+        let extent = Extent::of_run(window.from, window.to, newest);
+        let window = Window { extent, closed, encode };
         let since_start = closed.saturating_duration_since(self.started);
         let mut jobs = self.jobs();
         let older = jobs.scheduler.caption(camera.clone(), window, since_start, lens.freshness);

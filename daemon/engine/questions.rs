@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
@@ -11,12 +11,13 @@ use super::long::{self, Long};
 use super::recall::Seat;
 use super::{Asked, Engine, Lens, parts, range};
 use crate::event::{Body, Description, FrameRef};
-use crate::frame::{FrameId, Span, rfc3339};
+use crate::frame::{FrameId, Span, rfc3339, shift};
 use crate::language::Turn;
 use crate::question::{Detail, Question, Range};
+use crate::run_clock::{Moment, RunClock};
 use crate::service::{Answer, AnswerItem, AskError};
 use crate::telemetry;
-use crate::timeline::Tiers;
+use crate::timeline::{Extent, Tiers};
 
 impl Engine {
     /// Takes a question, or says why not.
@@ -29,12 +30,13 @@ impl Engine {
             return Err(AskError::NoSuchCamera(question.camera().into()));
         };
         let known = self.known(camera, &question)?;
-        let window = match &known {
-            Some(known) => known.window,
-            None => self.span_of(camera, lens, question.range())?,
+        let extent = match &known {
+            Some(known) => known.window.into(),
+            None => self.extent_of(camera, lens, question.range())?,
         };
+        let window = extent.span;
         self.is_restored(camera, window)?;
-        let chosen = self.choose(camera, window, Tiers::All).and_then(|chosen| {
+        let chosen = self.choose(camera, extent, Tiers::All).and_then(|chosen| {
             match known.as_ref().and_then(|known| known.frames.as_ref()) {
                 Some(frames) => chosen.just(&*self.timeline.ring(camera)?, frames),
                 None => Some(chosen),
@@ -58,7 +60,8 @@ impl Engine {
                 let (footage, half) = (chosen.footage, lens.period.0 / 2);
                 let from = (footage.from - half).max(window.from);
                 let footage = Span { from, to: (footage.to + half).min(window.to) };
-                parts::split(footage, lens.period.0, self.plan.frames)
+                let parts = parts::split(footage, lens.period.0, self.plan.frames);
+                parts.into_iter().map(|part| extent.part(part)).collect()
             }
         };
         let asked = long::Question {
@@ -141,12 +144,24 @@ impl Engine {
         Ok(Seat::take(&self.gathering))
     }
 
-    fn span_of(&self, camera: &str, lens: &Lens, asked: Range) -> Result<Span, AskError> {
+    /// Recent footage is meant by the clock of the run, other footage by UTC. Where frames have times
+    /// that by the clock are still to come, these can be named, too.
+    fn extent_of(&self, camera: &str, lens: &Lens, asked: Range) -> Result<Extent, AskError> {
         let asked = match asked {
             Range::Event { run, sequence } => self.window_of(camera, run, sequence)?,
             asked => asked,
         };
-        range::span(asked, lens.now(), lens.window).map_err(AskError::BadQuestion)
+        let now = lens.now(&self.clock);
+        let recent = matches!(asked, Range::Recent | Range::Last(_));
+        let mut end = now.utc;
+        if let Range::Between { from, to } = asked
+            && from.max(to.unwrap_or(from)) >= end
+            && let Some(held) = self.timeline.ring(camera).and_then(|ring| ring.held())
+        {
+            end = end.max(shift(held.to, (lens.period.0 / 2).as_nanos() as i128));
+        }
+        let span = range::span(asked, end, lens.window).map_err(AskError::BadQuestion)?;
+        Ok(if recent { Extent::ending(now, span) } else { span.into() })
     }
 
     fn window_of(&self, camera: &str, run: Option<u64>, sequence: u64) -> Result<Range, AskError> {
@@ -230,13 +245,14 @@ impl Asked {
 }
 
 impl Lens {
-    /// Now, in the camera's own time: just behind its newest frame, or so much later as frames
-    /// have ceased to come. Before the first frame, the host's time.
-    fn now(&self) -> SystemTime {
+    /// Now, in the camera's own time: just behind its newest frame. Where frames have ceased to come,
+    /// and before the first, by the host's clock.
+    fn now(&self, clock: &RunClock) -> Moment {
         let newest = *self.newest.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((captured_at, came)) = newest else { return SystemTime::now() };
-        let silent = came.elapsed();
-        let fresh = silent < self.period.0.mul_f64(2.5) + Duration::from_secs(1);
-        captured_at + self.period.0 / 2 + if fresh { Duration::ZERO } else { silent }
+        let fresh = self.period.0.mul_f64(2.5) + Duration::from_secs(1);
+        match newest {
+            Some((newest, came)) if came.elapsed() < fresh => newest.later(self.period.0 / 2),
+            _ => clock.now(),
+        }
     }
 }

@@ -1,28 +1,36 @@
 //! When a camera's next window closes.
 //!
-//! Windows are cut by the frames' own time. The last frame of a window closes it: the first whose
+//! Windows are cut by the frames' own time, as the clock of the run has it: what the host's clock
+//! does is no matter here. The last frame of a window closes it: the first whose
 //! successor is expected at or beyond the end, so that nobody waits for a frame which belongs to
-//! the next window. When frames fail to come, the clock on the wall closes it a little later.
+//! the next window. When frames fail to come, the time that passes closes it a little later.
 //!
 //! Each camera has its own moment in `every` at which its windows close, so that those of cameras
 //! which start together do not all want their captions at once. The first window closes as soon
 //! as it is full, the second one as much earlier than `every` after it as that takes.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use crate::frame::Span;
 use crate::timeline::Period;
 
 pub struct Windows {
     period: Period,
     window: Duration,
     every: Duration,
-    /// So long after a multiple of `every` from 1970 windows are to close; `None` once they do.
+    /// So long after a multiple of `every` in the run's time windows are to close; `None` once they
+    /// do.
     phase: Option<Duration>,
     /// The end of the next window; `None` before the first frame.
-    next_end: Option<SystemTime>,
+    next_end: Option<Duration>,
     /// The newest frame's time, and when it came.
-    newest: Option<(SystemTime, Instant)>,
+    newest: Option<(Duration, Instant)>,
+}
+
+/// A window that has closed: a half-open part of the run's time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Closed {
+    pub from: Duration,
+    pub to: Duration,
 }
 
 impl Windows {
@@ -30,46 +38,51 @@ impl Windows {
         Windows { period, window, every, phase: Some(phase), next_end: None, newest: None }
     }
 
-    /// A frame came; returns the window that it closes.
-    pub fn frame(&mut self, captured_at: SystemTime, came: Instant) -> Option<Span> {
-        self.newest = Some((captured_at, came));
+    /// A frame of this time came; returns the window that it closes.
+    pub fn frame(&mut self, monotonic: Duration, came: Instant) -> Option<Closed> {
+        self.newest = Some((monotonic, came));
         let half = self.period.0 / 2;
-        let end = *self.next_end.get_or_insert(captured_at - half + self.window);
-        self.close(captured_at + half, end)
+        let first = (monotonic + self.window).saturating_sub(half);
+        let end = *self.next_end.get_or_insert(first);
+        self.close(monotonic + half, end)
     }
 
     /// No frame has to come: returns the window that ended some time ago all the same.
-    pub fn tick(&mut self, now: Instant) -> Option<Span> {
-        let (captured_at, came) = self.newest?;
+    pub fn tick(&mut self, now: Instant) -> Option<Closed> {
+        let (monotonic, came) = self.newest?;
         let patience = self.period.0.mul_f64(1.5) + Duration::from_secs(1);
-        let time = captured_at + now.saturating_duration_since(came);
+        let time = monotonic + now.saturating_duration_since(came);
         self.close(time.checked_sub(patience)?, self.next_end?)
     }
 
     /// The window ending at `end` closes once `time` has reached it. Of several that have ended
     /// only the last is returned: captions tell of now.
-    fn close(&mut self, time: SystemTime, mut end: SystemTime) -> Option<Span> {
-        if time < end {
-            return None;
-        }
-        let mut next = end + self.phase.take().map_or(self.every, |phase| self.until(phase, end));
-        while next <= time {
-            (end, next) = (next, next + self.every);
+    fn close(&mut self, time: Duration, mut end: Duration) -> Option<Closed> {
+        let since = time.checked_sub(end)?;
+        let next = self.phase.take().map_or(self.every, |phase| self.until(phase, end));
+        let mut next = end + next;
+        if let Some(beyond) = since.checked_sub(next - end) {
+            let more = beyond.as_nanos() / self.every.as_nanos();
+            end = next + nanoseconds(more * self.every.as_nanos());
+            next = end + self.every;
         }
         self.next_end = Some(next);
-        Some(Span { from: end - self.window, to: end })
+        Some(Closed { from: end.saturating_sub(self.window), to: end })
     }
 
     /// From `end` to a whole number of frames later, at most `every`, where `phase` is nearest.
-    fn until(&self, phase: Duration, end: SystemTime) -> Duration {
-        let since_1970 = end.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let beyond = (since_1970 + self.every - phase).as_nanos() % self.every.as_nanos();
+    fn until(&self, phase: Duration, end: Duration) -> Duration {
+        let beyond = (end + self.every - phase).as_nanos() % self.every.as_nanos();
         let wanted = self.every.as_secs_f64() - beyond as f64 / 1e9;
         match (wanted / self.period.0.as_secs_f64()).round() {
             0.0 => self.every,
             frames => self.period.0.mul_f64(frames).min(self.every),
         }
     }
+}
+
+fn nanoseconds(count: u128) -> Duration {
+    Duration::from_nanos(u64::try_from(count).unwrap_or(u64::MAX))
 }
 
 /// The phase of the camera that is number `index`, from 0: as far from those before it as can be
@@ -82,8 +95,8 @@ pub fn phase(index: usize, every: Duration) -> Duration {
 mod tests {
     use super::*;
 
-    fn at(milliseconds: u64) -> SystemTime {
-        SystemTime::UNIX_EPOCH + Duration::from_millis(1_000_000 + milliseconds)
+    fn at(milliseconds: u64) -> Duration {
+        Duration::from_millis(1_000_000 + milliseconds)
     }
 
     /// Closing 250 ms before a whole second that can be divided by 4, as `at(0)` can.
@@ -109,7 +122,6 @@ mod tests {
         assert_eq!(frames, [15, 23, 31]);
         let (_, first) = closed[0];
         assert_eq!((first.from, first.to), (at(0) - Duration::from_millis(250), at(7750)));
-        assert!(first.contains(at(7600)));
     }
 
     #[test]
@@ -117,10 +129,10 @@ mod tests {
         for phase in 0..4000 {
             let (mut windows, now) = (windows_at(phase), Instant::now());
             let spans = (0..60).filter_map(|frame| windows.frame(at(frame * 500), now));
-            let ends: Vec<SystemTime> = spans.map(|span| span.to).collect();
+            let ends: Vec<Duration> = spans.map(|span| span.to).collect();
             assert_eq!(ends[0], at(7750));
-            let step = |pair: &[SystemTime]| pair[1].duration_since(pair[0]).expect("later");
-            let steps: Vec<u128> = ends.windows(2).map(|pair| step(pair).as_millis()).collect();
+            let steps: Vec<u128> =
+                ends.windows(2).map(|pair| (pair[1] - pair[0]).as_millis()).collect();
             let first = steps[0] as u64;
             assert!((500..=4000).contains(&first) && first.is_multiple_of(500), "{phase}: {first}");
             assert!(steps[1..].iter().all(|step| *step == 4000), "{phase}");
@@ -142,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn the_wall_closes_what_frames_do_not() {
+    fn time_closes_what_frames_do_not() {
         let (mut windows, now) = (windows(), Instant::now());
         for frame in 0..10 {
             assert_eq!(windows.frame(at(frame * 500), now), None);
@@ -155,5 +167,22 @@ mod tests {
         // Frames come again after an hour: one window, the last.
         let span = windows.frame(at(3_600_000), now).expect("closed");
         assert!(span.to <= at(3_600_250) && span.to > at(3_596_000));
+    }
+
+    #[test]
+    fn a_gap_of_years_is_one_step() {
+        let every = Duration::from_millis(500);
+        let (period, window) = (Period::of_rate(2.0), Duration::from_secs(8));
+        let (mut windows, now) =
+            (Windows::new(period, window, every, Duration::ZERO), Instant::now());
+        assert_eq!(windows.frame(Duration::ZERO, now), None);
+        let years = Duration::from_secs(100 * 365 * 24 * 3600);
+        let begun = Instant::now();
+        let closed = windows.frame(years, now).expect("closed");
+        assert!(begun.elapsed() < Duration::from_secs(1));
+        assert_eq!(closed.to - closed.from, window);
+        assert!(closed.to <= years + period.0 / 2 && closed.to + every > years + period.0 / 2);
+        let next = windows.frame(years + every, now).expect("closed");
+        assert_eq!(next.to, closed.to + every);
     }
 }

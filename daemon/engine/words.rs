@@ -181,7 +181,7 @@ impl<W: Writer> Words<W> {
         let Some(Task { camera, prompt, turns, clip, plan, most, urgency }) = task(engine, &job)
         else {
             if let Next::Caption(camera, window) = job {
-                let to = rfc3339::format(window.span.to);
+                let to = rfc3339::format(window.extent.span.to);
                 tracing::info!(
                     camera = &*camera,
                     "no caption of the window to {to}: no frame left"
@@ -204,7 +204,7 @@ impl<W: Writer> Words<W> {
                 decode: Duration::ZERO,
             };
             let timing = timing(window.closed, window.encode, &reply);
-            let mut caption = self.describe(prompt, window.span, clip, reply, timing);
+            let mut caption = self.describe(prompt, window.extent.span, clip, reply, timing);
             caption.unchanged = Some(unchanged);
             self.publish(engine, camera, caption);
             return Ok(Begun::Done);
@@ -317,9 +317,9 @@ impl<W: Writer> Words<W> {
         match job {
             Next::Caption(camera, window) => {
                 let frames = clip.frames.clone();
-                let (since, whole) = (window.span.from, clip.coverage.gaps.is_empty());
+                let (since, whole) = (window.extent.span.from, clip.coverage.gaps.is_empty());
                 let timing = timing(window.closed, window.encode, &reply);
-                let caption = self.describe(prompt, window.span, clip, reply, timing);
+                let caption = self.describe(prompt, window.extent.span, clip, reply, timing);
                 let sequence = self.publish(engine, &camera, caption).sequence;
                 if whole {
                     self.still.described(camera, &frames, self.dim, Unchanged { since, sequence });
@@ -410,7 +410,7 @@ fn task(engine: &Engine, job: &Job) -> Option<Task> {
             camera: camera.clone(),
             prompt: engine.cameras.get(camera)?.prompt.clone()?,
             turns: Arc::default(),
-            clip: engine.clip(camera, window.span)?,
+            clip: engine.clip(camera, window.extent)?,
             plan: engine.plan,
             most: engine.max_new_tokens,
             urgency: Urgency::Later,

@@ -4,10 +4,11 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::ring::Section;
-use super::{Entry, Ring};
+use super::gaps::gaps;
+use super::{Entry, Extent, Ring};
 use crate::event::{Coverage, FrameRef, Gap, GapCause};
-use crate::frame::{Clock, FrameId, Span};
+use crate::frame::{Clock, FrameId, Span, shift};
+use crate::run_clock::Moment;
 use crate::slowfast::{FrameTokens, Plan, sampling};
 
 /// Time between two frames at the camera's rate.
@@ -20,7 +21,7 @@ impl Period {
     }
 
     /// More than this between two frames is a gap: one frame late is jitter.
-    fn gap(self) -> Duration {
+    pub(super) fn gap(self) -> Duration {
         self.0.mul_f64(2.5)
     }
 
@@ -41,13 +42,14 @@ pub enum Tiers {
 /// The sampled frames of a span; some may have to be encoded again.
 #[derive(Clone, Debug)]
 pub struct Chosen {
-    /// In order of time; never empty.
+    /// In the order in which they were taken; never empty.
     pub frames: Vec<Entry>,
     /// Frames that there were to choose from.
     pub available: usize,
-    /// From the first of these to the last.
+    /// From the earliest of these to the latest, as the extent tells it.
     pub footage: Span,
-    span: Span,
+    extent: Extent,
+    run: u64,
     gaps: Vec<Gap>,
     frames_wanted: u32,
 }
@@ -62,34 +64,49 @@ pub struct Look {
 
 #[derive(Clone, Debug)]
 pub struct Clip {
-    /// In order of time; never empty.
+    /// In the order in which they were taken; never empty.
     pub frames: Vec<Look>,
     pub references: Vec<FrameRef>,
     pub coverage: Coverage,
 }
 
-/// Samples the plan's frames of the span, evenly (arXiv 2407.15841, section 3.2). `came` is the
-/// next frame to come: all of its run with lower numbers have come, whether they are in the ring or
-/// not. `None`: the span holds no frame.
+/// How far a run has come.
+#[derive(Clone, Copy, Debug)]
+pub struct Came {
+    /// The next frame to come: all of its run with lower numbers have come, whether they are in the
+    /// ring or not.
+    pub id: FrameId,
+    pub now: Moment,
+}
+
+/// Samples the plan's frames of the extent, evenly (arXiv 2407.15841, section 3.2). `None`: it holds
+/// no frame.
 pub fn choose(
     ring: &Ring,
-    span: Span,
+    extent: Extent,
     period: Period,
-    came: FrameId,
+    came: Came,
     plan: &Plan,
     tiers: Tiers,
 ) -> Option<Chosen> {
-    let section = ring.span(span);
+    let run = came.id.run;
+    let section = ring.section(&extent, run);
     let wanted = |entry: &&Entry| tiers == Tiers::All || entry.tokens().is_some();
-    let inside: Vec<&Entry> = section.inside.clone().filter(wanted).collect();
+    let inside: Vec<&Entry> = section.inside().filter(wanted).collect();
     let picked = sampling::pick(inside.len(), plan.frames);
     let frames: Vec<Entry> = picked.into_iter().map(|i| inside[i].clone()).collect();
-    let (first, last) = (inside.first()?, inside.last()?);
-    let footage = Span { from: first.captured_at, to: last.captured_at };
-    let gaps = gaps(span, period, section, came, tiers);
-    let frames_wanted = period.frames_in(span.length()).min(plan.frames) as u32;
+    let footage = around(inside.iter().map(|entry| extent.tells(entry, run)))?;
+    let gaps = gaps(ring, &extent, &section, period, came, tiers);
+    let frames_wanted = period.frames_in(extent.span.length()).min(plan.frames) as u32;
     let available = inside.len();
-    Some(Chosen { frames, available, footage, span, gaps, frames_wanted })
+    Some(Chosen { frames, available, footage, extent, run, gaps, frames_wanted })
+}
+
+/// From the earliest of these times to the latest. `None`: there is none.
+fn around(times: impl Iterator<Item = SystemTime>) -> Option<Span> {
+    times
+        .map(|time| Span { from: time, to: time })
+        .reduce(|all, one| Span { from: all.from.min(one.from), to: all.to.max(one.to) })
 }
 
 impl Chosen {
@@ -119,26 +136,34 @@ impl Chosen {
     /// The clip, once each frame has its tokens (in the order of `frames`). Frames without any have
     /// left the buffer meanwhile, which is a gap. `None`: no frame has tokens.
     pub fn clip(mut self, tokens: Vec<Option<Arc<FrameTokens>>>, plan: &Plan) -> Option<Clip> {
-        let Span { mut from, to } = self.span;
-        let mut missing = false;
+        let (extent, run) = (self.extent, self.run);
+        let Span { from: mut edge, to } = extent.span;
+        // Where frames without tokens stand.
+        let mut missing: Option<Span> = None;
         let mut seen = Vec::with_capacity(tokens.len());
+        let mut gap = |missing: Option<Span>, edge: SystemTime, to: SystemTime| {
+            let Some(there) = missing else { return };
+            // A clock was set back in between: then they do not stand between the other two.
+            let span = if edge < to { Span { from: edge, to } } else { there };
+            self.gaps.push(Gap { span, cause: GapCause::Evicted });
+        };
         for (entry, tokens) in self.frames.into_iter().zip(tokens) {
+            let at = extent.tells(&entry, run);
             let Some(tokens) = tokens else {
-                missing = true;
+                let here = Span { from: at, to: shift(at, 1_000_000) };
+                missing = Some(missing.map_or(here, |there| Span {
+                    from: there.from.min(here.from),
+                    to: there.to.max(here.to),
+                }));
                 continue;
             };
-            if missing {
-                let span = Span { from, to: entry.captured_at };
-                self.gaps.push(Gap { span, cause: GapCause::Evicted });
-            }
-            (from, missing) = (entry.captured_at, false);
+            gap(missing.take(), edge, at);
+            edge = at;
             seen.push((entry, tokens));
         }
-        if missing {
-            self.gaps.push(Gap { span: Span { from, to }, cause: GapCause::Evicted });
-        }
+        gap(missing, edge, to);
         self.gaps.sort_by_key(|gap| gap.span.from);
-        let (first, last) = (&seen.first()?.0, &seen.last()?.0);
+        let covered = around(seen.iter().map(|(entry, _)| extent.tells(entry, run)))?;
         let slow: HashSet<usize> =
             sampling::slow(seen.len(), plan.slow_frames).into_iter().collect();
         let reference = |(at, (entry, _)): (usize, &(Entry, _))| FrameRef {
@@ -151,7 +176,7 @@ impl Chosen {
         let coverage = Coverage {
             frames_wanted: self.frames_wanted,
             frames_used: seen.len() as u32,
-            covered: Some(Span { from: first.captured_at, to: last.captured_at }),
+            covered: Some(covered),
             gaps: self.gaps,
             clock: if from_camera { Clock::Camera } else { Clock::Host },
         };
@@ -162,57 +187,10 @@ impl Chosen {
     }
 }
 
-/// Where frames are missing in the span, and why: what stands before and behind tells.
-fn gaps(span: Span, period: Period, section: Section<'_>, came: FrameId, tiers: Tiers) -> Vec<Gap> {
-    let mut gaps = Vec::new();
-    let (mut last, mut edge, mut skipped) = (section.before, span.from, false);
-    let mut hole = |last: Option<&Entry>, edge, next: FrameId, to, evicted| {
-        let mut add = |from: SystemTime, to: SystemTime, cause| {
-            let long = to.duration_since(from).unwrap_or_default() > period.gap();
-            if long {
-                gaps.push(Gap { span: Span { from, to }, cause });
-            }
-            long
-        };
-        match last {
-            _ if evicted => add(edge, to, GapCause::Evicted),
-            Some(last) if last.id.run == next.run => match next.number > last.id.number + 1 {
-                true => add(edge, to, GapCause::Overload),
-                false => add(edge, to, GapCause::CameraDown),
-            },
-            // The daemon was started in between.
-            _ => {
-                let cause = if next.number > 0 { GapCause::Overload } else { GapCause::CameraDown };
-                let started = next.started().clamp(edge, to.max(edge));
-                let (before, after) =
-                    (add(edge, started, GapCause::BeforeStart), add(started, to, cause));
-                before || after || add(edge, to, GapCause::BeforeStart)
-            }
-        };
-    };
-    for entry in section.inside {
-        let evicted = entry.evicted_before || skipped;
-        if tiers == Tiers::Hot && entry.tokens().is_none() {
-            (skipped, last) = (true, Some(entry));
-            continue;
-        }
-        hole(last, edge, entry.id, entry.captured_at, evicted);
-        (last, edge, skipped) = (Some(entry), entry.captured_at, false);
-    }
-    match section.after {
-        Some(after) => {
-            let to = after.captured_at.min(span.to);
-            hole(last, edge, after.id, to, after.evicted_before || skipped);
-        }
-        None => hole(last, edge, came, span.to, skipped),
-    }
-    gaps
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::Limits;
-    use super::super::ring::tests::{RUN, at, entry, id, limits};
+    use super::super::ring::tests::{at, entry, id, limits};
     use super::super::ring::{Held, Place, Stored};
     use super::*;
 
@@ -227,13 +205,21 @@ mod tests {
         ring
     }
 
+    /// Of a run that began at 0.5 s.
+    fn came_to(number: u64) -> Came {
+        // Later than all that is asked about.
+        let now = Moment { monotonic: Duration::from_secs(1000), utc: at(1_000_500) };
+        Came { id: id(number), now }
+    }
+
     fn plan() -> Plan {
         "4:slowfast-slow_2frms_concat-fast_1x1".parse().expect("a plan")
     }
 
     fn select(ring: &Ring, from: u64, to: u64, came: u64, tiers: Tiers) -> Option<Clip> {
         let span = Span { from: at(from), to: at(to) };
-        let chosen = choose(ring, span, Period::of_rate(2.0), id(came), &plan(), tiers)?;
+        let chosen =
+            choose(ring, span.into(), Period::of_rate(2.0), came_to(came), &plan(), tiers)?;
         let tokens = chosen.tokens();
         chosen.clip(tokens, &plan())
     }
@@ -282,9 +268,17 @@ mod tests {
     #[test]
     fn what_was_before_the_start_is_told_apart() {
         // The run began at 0.5 s, its first frame came at 4 s.
-        let late = ring(&[(0, 4000), (1, 4500)]);
+        let restarted = |frames: [u64; 2]| {
+            let mut ring = Ring::new(THIRTY_SECONDS());
+            for (number, milliseconds) in (0..).zip(frames) {
+                let monotonic = Duration::from_millis(milliseconds - 500);
+                ring.push(Entry { monotonic, ..entry(number, milliseconds, 0) });
+            }
+            ring
+        };
+        let late = restarted([4000, 4500]);
         assert_eq!(clip(&late, 0, 5000).coverage.gaps, [gap(GapCause::CameraDown, 500, 4000)]);
-        let mut restarted = ring(&[(0, 14_000), (1, 14_500)]);
+        let mut restarted = restarted([14_000, 14_500]);
         let earlier = |number, milliseconds| Entry {
             id: FrameId { run: 20, number },
             held: Held::Cool,
@@ -294,7 +288,7 @@ mod tests {
         restarted.restore(vec![earlier(70, 100), earlier(71, 200)]);
         let span = Span { from: at(0), to: at(15_000) };
         let period = Period(Duration::from_millis(100));
-        let chosen = choose(&restarted, span, period, id(2), &plan(), Tiers::All);
+        let chosen = choose(&restarted, span.into(), period, came_to(2), &plan(), Tiers::All);
         assert_eq!(
             chosen.expect("frames").gaps,
             [
@@ -304,8 +298,6 @@ mod tests {
                 gap(GapCause::CameraDown, 14_500, 15_000),
             ]
         );
-        let id = FrameId { run: RUN, number: 0 };
-        assert_eq!(id.started(), at(500));
     }
 
     #[test]
@@ -317,7 +309,8 @@ mod tests {
         }
         let span = Span { from: at(1000), to: at(5000) };
         let choose = |tiers| {
-            choose(&ring, span, Period::of_rate(2.0), id(10), &plan(), tiers).expect("some")
+            choose(&ring, span.into(), Period::of_rate(2.0), came_to(10), &plan(), tiers)
+                .expect("some")
         };
         let numbers =
             |chosen: &Chosen| chosen.frames.iter().map(|entry| entry.id.number).collect::<Vec<_>>();
@@ -361,7 +354,7 @@ mod tests {
             }
             let span = Span { from: at(from), to: at(from + length) };
             let chosen =
-                choose(&ring, span, Period::of_rate(1.0), id(number + 1), &plan(), Tiers::All);
+                choose(&ring, span.into(), Period::of_rate(1.0), came_to(number + 1), &plan(), Tiers::All);
             let Some(chosen) = chosen else { return Ok(()) };
             proptest::prop_assert!(chosen.frames.len() <= 4);
             for pair in chosen.frames.windows(2) {

@@ -5,12 +5,16 @@
 //! reader: frames are shared by reference, and a clip keeps its own alive.
 
 mod clip;
+mod extent;
+mod gaps;
 mod ring;
+mod section;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-pub use clip::{Chosen, Clip, Look, Period, Tiers, choose};
+pub use clip::{Came, Chosen, Clip, Look, Period, Tiers, choose};
+pub use extent::Extent;
 pub use ring::{Entry, Held, Limits, Place, Ring, Stored, Tier, Usage};
 
 /// The rings of all cameras.

@@ -9,21 +9,23 @@
 //!
 //! A frame grows old in one direction: its tokens leave first, then its JPEG. What then is not on
 //! disk has left the buffer, and the frame behind it remembers that something has.
+//!
+//! Frames are in the order in which they were taken, by run and number. Their UTC rises with that,
+//! but for where a clock was set back: there a new *stretch* begins. A span of UTC is sought in every
+//! stretch, so that no clock hides a frame.
 
 use std::collections::VecDeque;
-use std::collections::vec_deque::Iter;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::frame::{Clock, FrameId, Span};
+use crate::frame::{Clock, FrameId};
 use crate::slowfast::FrameTokens;
 
 /// A frame that was encoded once, and what is left of it.
 #[derive(Clone, Debug)]
 pub struct Entry {
     pub id: FrameId,
-    /// Monotonic time of capture, since the daemon's run began. Orders the frames of a run, whatever
-    /// the clock on the wall does.
+    /// Time of capture by the clock of its run: strictly rising.
     pub monotonic: Duration,
     pub captured_at: SystemTime,
     pub clock: Clock,
@@ -126,16 +128,16 @@ pub struct Usage {
     pub evicted: u64,
 }
 
-/// A stretch of a ring, and the entries next to it.
-pub struct Section<'a> {
-    pub before: Option<&'a Entry>,
-    pub inside: Iter<'a, Entry>,
-    pub after: Option<&'a Entry>,
-}
+/// Corrupt frames that are remembered: more than a window holds.
+const CORRUPT_MOST: usize = 1024;
 
-/// Entries in order of time and of their ids: first cool ones, then warm, then hot.
+/// Entries in the order of their ids: first cool ones, then warm, then hot.
 pub struct Ring {
-    entries: VecDeque<Entry>,
+    pub(super) entries: VecDeque<Entry>,
+    /// The first frames of all stretches but the first; such a frame may have left.
+    pub(super) stretches: VecDeque<FrameId>,
+    /// Frames that came and could not be used, the newest last.
+    corrupt: VecDeque<FrameId>,
     hot: Tier,
     token_bytes: u64,
     warm: Tier,
@@ -149,6 +151,8 @@ impl Ring {
         let empty = Tier::default();
         Ring {
             entries: VecDeque::new(),
+            stretches: VecDeque::new(),
+            corrupt: VecDeque::new(),
             hot: empty,
             token_bytes: 0,
             warm: empty,
@@ -160,15 +164,13 @@ impl Ring {
 
     /// Takes the newest entry, a hot one; what is too old or too much moves on or leaves. The
     /// newest itself stays.
-    pub fn push(&mut self, mut entry: Entry) {
+    pub fn push(&mut self, entry: Entry) {
         debug_assert!(entry.tokens().is_some(), "a new frame is hot");
-        // The clock was set back over a restart: two frames of one time cannot both be told.
-        while self.entries.back().is_some_and(|last| last.captured_at >= entry.captured_at) {
-            self.remove(self.entries.len() - 1);
-            entry.evicted_before = true;
-        }
         debug_assert!(self.entries.back().is_none_or(|last| last.id < entry.id));
-        let now = entry.captured_at;
+        if self.entries.back().is_some_and(|last| last.captured_at >= entry.captured_at) {
+            self.stretches.push_back(entry.id);
+        }
+        let now = (entry.id.run, entry.monotonic);
         self.hot.frames += 1;
         self.hot.bytes += entry.bytes() as u64;
         self.token_bytes += entry.token_bytes();
@@ -178,14 +180,29 @@ impl Ring {
         self.cool_down(now);
     }
 
-    /// Entries that an earlier run left on disk, in order; they come before all that is here.
-    /// Those that do not fit before it are left out.
+    /// A frame of this name came and was no picture.
+    pub fn corrupt(&mut self, id: FrameId) {
+        self.corrupt.push_back(id);
+        while self.corrupt.len() > CORRUPT_MOST {
+            self.corrupt.pop_front();
+        }
+    }
+
+    /// How many of the frames from one name up to another could not be used.
+    pub fn corrupt_between(&self, from: FrameId, to: FrameId) -> u64 {
+        self.corrupt.iter().filter(|id| (from..to).contains(*id)).count() as u64
+    }
+
+    /// Entries that earlier runs left on disk, in order; they come before all that is here. Those
+    /// that do not come before it are left out.
     pub fn restore(&mut self, mut entries: Vec<Entry>) {
-        let mut next = self.entries.front().map(|first| (first.captured_at, first.id));
         while let Some(entry) = entries.pop() {
-            let fits = next.is_none_or(|(at, id)| entry.captured_at < at && entry.id < id);
+            let next = self.entries.front().map(|next| (next.id, next.captured_at));
+            let fits = next.is_none_or(|(id, _)| entry.id < id);
             if matches!(entry.held, Held::Cool) && entry.on_disk() > 0 && fits {
-                next = Some((entry.captured_at, entry.id));
+                if let Some((id, _)) = next.filter(|(_, at)| entry.captured_at >= *at) {
+                    self.stretches.push_front(id);
+                }
                 self.disk.frames += 1;
                 self.disk.bytes += entry.on_disk();
                 self.entries.push_front(entry);
@@ -232,31 +249,15 @@ impl Ring {
         self.entries.back()
     }
 
-    /// From the oldest entry to the newest; `None`: there is none.
-    pub fn held(&self) -> Option<Span> {
-        let (oldest, newest) = (self.entries.front()?, self.entries.back()?);
-        Some(Span { from: oldest.captured_at, to: newest.captured_at })
-    }
-
-    /// The entries of a span, and its neighbours, from which gaps are told.
-    pub fn span(&self, span: Span) -> Section<'_> {
-        let from = self.entries.partition_point(|entry| entry.captured_at < span.from);
-        let to = self.entries.partition_point(|entry| entry.captured_at < span.to).max(from);
-        Section {
-            before: from.checked_sub(1).and_then(|at| self.entries.get(at)),
-            inside: self.entries.range(from..to),
-            after: self.entries.get(to),
-        }
-    }
-
     pub fn usage(&self) -> Usage {
         let Ring { hot, token_bytes, warm, disk, evicted, .. } = *self;
         Usage { hot, token_bytes, warm, disk, frames: self.entries.len(), evicted }
     }
 
-    fn cool_down(&mut self, now: SystemTime) {
+    /// `now` is the run and the time of the newest entry. What is in memory is of the same run.
+    fn cool_down(&mut self, now: (u64, Duration)) {
         let older = |entry: &Entry, age: Duration| {
-            now.checked_sub(age).is_some_and(|kept| entry.captured_at < kept)
+            entry.id.run == now.0 && now.1.saturating_sub(entry.monotonic) > age
         };
         let Limits { hot_age, hot_bytes, warm_age, warm_bytes } = self.limits;
         while self.hot.frames > 1 {
@@ -325,6 +326,13 @@ impl Ring {
         if let Some(next) = self.entries.get_mut(at) {
             next.evicted_before = true;
         }
+        let oldest = self.entries.front().map(|entry| entry.id);
+        while self.stretches.front().is_some_and(|id| oldest.is_none_or(|oldest| *id <= oldest)) {
+            self.stretches.pop_front();
+        }
+        while self.corrupt.front().is_some_and(|id| oldest.is_some_and(|oldest| *id < oldest)) {
+            self.corrupt.pop_front();
+        }
     }
 
     fn position(&self, id: FrameId) -> Option<usize> {
@@ -336,6 +344,7 @@ impl Ring {
 pub(super) mod tests {
     use proptest::prelude::*;
 
+    use super::super::section::tests::found;
     use super::*;
 
     pub const RUN: u64 = 500;
@@ -371,12 +380,12 @@ pub(super) mod tests {
         Limits { hot_age: age, hot_bytes, warm_age: age, warm_bytes }
     }
 
-    fn place(segment: u64) -> Place {
+    pub fn place(segment: u64) -> Place {
         Place { segment, offset: 0, length: 100 }
     }
 
     /// Counted anew, and the order and the tiers' order looked at.
-    fn check(ring: &Ring) -> Result<(), TestCaseError> {
+    pub fn check(ring: &Ring) -> Result<(), TestCaseError> {
         let mut seen = Usage { frames: ring.entries.len(), ..ring.usage() };
         (seen.hot, seen.token_bytes, seen.warm, seen.disk) = Default::default();
         let mut coldest_allowed = 0;
@@ -402,7 +411,9 @@ pub(super) mod tests {
         prop_assert_eq!(seen, ring.usage());
         let ordered = ring.entries.iter().zip(ring.entries.iter().skip(1));
         for (a, b) in ordered {
-            prop_assert!(a.id < b.id && a.captured_at < b.captured_at);
+            prop_assert!(a.id < b.id);
+            let new_stretch = ring.stretches.iter().any(|id| a.id < *id && *id <= b.id);
+            prop_assert!(a.captured_at < b.captured_at || new_stretch);
         }
         Ok(())
     }
@@ -523,35 +534,29 @@ pub(super) mod tests {
             stored: Stored::At(place(1)),
             ..entry(number, milliseconds, 0)
         };
-        // One of a clock that was ahead, one that is out of order.
+        // One of a clock that was ahead; one that is not earlier.
         ring.restore(vec![
             earlier(3, 7, 1000),
-            earlier(3, 8, 4500),
+            earlier(3, 8, 9000),
             earlier(4, 0, 3000),
-            earlier(4, 1, 9000),
+            earlier(RUN, 1, 4000),
         ]);
-        let ids: Vec<_> = ring.entries.iter().map(|e| (e.id.run, e.id.number)).collect();
-        assert_eq!(ids, [(3, 7), (4, 0), (RUN, 0)]);
-        assert_eq!(ring.usage().disk.frames, 2);
+        let ids = |ring: &Ring| -> Vec<_> {
+            ring.entries.iter().map(|e| (e.id.run, e.id.number)).collect()
+        };
+        assert_eq!(ids(&ring), [(3, 7), (3, 8), (4, 0), (RUN, 0)]);
+        assert_eq!(ring.usage().disk.frames, 3);
+        assert_eq!(ring.held(), Some(crate::frame::Span { from: at(1000), to: at(9000) }));
+        // What lies still further back comes later.
+        ring.restore(vec![earlier(2, 0, 8000)]);
+        assert_eq!(ids(&ring)[0], (2, 0));
+        assert_eq!(found(&ring, 2000, 8500), [(2, 0), (4, 0), (RUN, 0)]);
         // The next frame of this run lies before those of a clock that was ahead.
         let mut ring = Ring::new(limits(60_000, 1 << 20, 1 << 20));
         ring.restore(vec![earlier(3, 7, 1000), earlier(3, 8, 4500)]);
         ring.push(entry(0, 2000, 0));
-        let ids: Vec<_> = ring.entries.iter().map(|e| (e.id.run, e.id.number)).collect();
-        assert_eq!(ids, [(3, 7), (RUN, 0)]);
-        assert!(ring.newest().is_some_and(|entry| entry.evicted_before));
-    }
-
-    #[test]
-    fn a_span_is_half_open() {
-        let mut ring = Ring::new(limits(60_000, 1 << 20, 0));
-        for number in 0..10 {
-            ring.push(entry(number, number * 1000, 0));
-        }
-        let Section { before, inside, after } = ring.span(Span { from: at(3000), to: at(6000) });
-        assert_eq!(before.map(|e| e.id.number), Some(2));
-        assert_eq!(inside.map(|e| e.id.number).collect::<Vec<_>>(), [3, 4, 5]);
-        assert_eq!(after.map(|e| e.id.number), Some(6));
-        assert_eq!(ring.held(), Some(Span { from: at(0), to: at(9000) }));
+        assert_eq!(ids(&ring), [(3, 7), (3, 8), (RUN, 0)]);
+        assert!(ring.newest().is_some_and(|entry| !entry.evicted_before));
+        assert_eq!(found(&ring, 1500, 5000), [(3, 8), (RUN, 0)]);
     }
 }

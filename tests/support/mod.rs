@@ -229,6 +229,13 @@ impl Daemon {
         let line = metrics.lines().find(|line| line.starts_with(line_start));
         line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0.0)
     }
+
+    /// Sums a metric over all its lines that have this label.
+    pub fn metric_sum(&self, name: &str, label: &str) -> f64 {
+        let (_, metrics) = get(self.http, "/metrics").expect("metrics");
+        let lines = metrics.lines().filter(|line| line.starts_with(name) && line.contains(label));
+        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    }
 }
 
 /// Everything published to the broker, as (topic, payload).

@@ -17,6 +17,7 @@ use crate::camera::{self, Sink};
 use crate::config;
 use crate::event::CameraStatus;
 use crate::frame::Frame;
+use crate::run_clock::RunClock;
 
 #[derive(Args)]
 pub struct Ingest {
@@ -136,8 +137,10 @@ pub fn receive(only: IngestOnly) -> anyhow::Result<()> {
     let config = config::Config::parse(&text, Path::new("."))?;
     camera::init()?;
     let sink = Arc::new(Counted(AtomicU64::new(0)));
+    let run = Arc::new(RunClock::start());
     let cameras = config.cameras.into_iter();
-    let _running: Vec<_> = cameras.map(|camera| camera::start(camera, sink.clone())).collect();
+    let _running: Vec<_> =
+        cameras.map(|camera| camera::start(camera, sink.clone(), run.clone())).collect();
     loop {
         thread::sleep(Duration::from_secs(1));
         eprintln!("{} frames", sink.0.load(Ordering::Relaxed));

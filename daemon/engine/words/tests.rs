@@ -12,8 +12,10 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::config::Config;
+use crate::engine::windows::Closed;
 use crate::frame::{Clock, Frame};
 use crate::journal::Journal;
+use crate::run_clock::RunClock;
 
 /// Frames of the footage, one a second.
 const FRAMES: u64 = 60;
@@ -135,7 +137,7 @@ fn engine() -> Arc<Engine> {
         freshness = "1h"
     "#;
     let config = Config::parse(text, Path::new("")).expect("a config");
-    Engine::new(&config, Journal::new(1, 1000), 1)
+    Engine::new(&config, Journal::new(1, 1000), 1, Arc::new(RunClock::start()))
 }
 
 /// Frame `number` of a camera shows `light`.
@@ -168,8 +170,8 @@ fn with_footage() -> Arc<Engine> {
 /// The two seconds up to `second` of a camera have passed.
 fn closes(engine: &Engine, camera: &str, second: u64) {
     let half = Duration::from_millis(500);
-    let span = Span { from: at(second - 2) + half, to: at(second) + half };
-    engine.close(&camera.into(), span, Instant::now(), Duration::ZERO);
+    let [from, to] = [second - 2, second].map(|second| Duration::from_secs(second) + half);
+    engine.close(&camera.into(), Closed { from, to }, Instant::now(), Duration::ZERO);
 }
 
 fn asks(engine: &Engine, text: &str) -> mpsc::Receiver<AnswerItem> {
@@ -185,7 +187,7 @@ fn asks(engine: &Engine, text: &str) -> mpsc::Receiver<AnswerItem> {
         max_new_tokens: 8,
         window,
         plan: engine.plan,
-        clip: engine.clip("yard", window).expect("footage"),
+        clip: engine.clip("yard", window.into()).expect("footage"),
         encode: Duration::ZERO,
         came: Instant::now(),
         to,

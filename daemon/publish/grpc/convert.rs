@@ -117,6 +117,8 @@ fn gap(from: &Gap) -> proto::Gap {
         GapCause::Overload => proto::GapCause::Overload,
         GapCause::Evicted => proto::GapCause::Evicted,
         GapCause::BeforeStart => proto::GapCause::BeforeStart,
+        GapCause::Clock => proto::GapCause::Clock,
+        GapCause::Corrupt => proto::GapCause::Corrupt,
     };
     proto::Gap { from: time(from.span.from), to: time(from.span.to), cause: cause.into() }
 }

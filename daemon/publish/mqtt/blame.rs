@@ -10,6 +10,9 @@ use std::collections::HashSet;
 /// Connections that the broker ends at the same message before it is left out.
 pub const TRIES: u32 = 3;
 
+/// Topics that are remembered as said; topics of answers are whatever a client asked under.
+const SAID: usize = 1000;
+
 /// What names a message over connections: its event, if there is one, its topic and its size.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Origin {
@@ -82,7 +85,7 @@ impl Blame {
 
     /// Whether a refusal under this topic is news for the log.
     pub fn may_say(&mut self, topic: &str) -> bool {
-        self.said.insert(topic.to_owned())
+        self.said.len() < SAID && self.said.insert(topic.to_owned())
     }
 }
 

@@ -4,7 +4,6 @@
 //! packet half written would be lost without a trace), `converse` decides what is said. Between
 //! them is a small channel; `converse` never waits for `drive`.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -20,7 +19,7 @@ use super::options::Access;
 use super::outbox::{Message, Outbox, WINDOW};
 use super::questions::Refusal;
 use super::topics::{OFFLINE, ONLINE};
-use crate::event::{Event, Phase};
+use crate::event::{Body, Event, Phase};
 use crate::journal::{Cursor, Read};
 use crate::telemetry::{self, Wire};
 
@@ -243,9 +242,8 @@ impl Connection<'_> {
     fn greet(&mut self) {
         self.post(self.publisher.topics.daemon_available(ONLINE));
         self.cameras_available();
-        let phases = self.phases();
         for event in self.publisher.service.journal().newest(self.outbox.done()) {
-            let messages = self.publisher.topics.messages(&event, phase_of(&event, &phases));
+            let messages = self.messages(&event);
             messages.into_iter().filter(|message| message.retain).for_each(|m| self.post(m));
         }
     }
@@ -256,9 +254,24 @@ impl Connection<'_> {
         }
     }
 
-    fn phases(&self) -> HashMap<Arc<str>, Phase> {
-        let cameras = self.publisher.service.cameras().into_iter();
-        cameras.map(|camera| (camera.name, camera.status.phase)).collect()
+    /// None, where they could not be made before.
+    fn messages(&mut self, event: &Event) -> Vec<Message> {
+        let publisher = &mut *self.publisher;
+        if publisher.unsayable.contains(&event.sequence) {
+            return Vec::new();
+        }
+        // If this panics, the next run leaves the event out.
+        publisher.saying = Some(event.sequence);
+        let phase = match &event.body {
+            Body::Camera(_) => {
+                let cameras = publisher.service.cameras().into_iter();
+                cameras.filter(|c| c.name == event.camera).map(|c| c.status.phase).next()
+            }
+            Body::Caption(_) | Body::Answer(_) => None,
+        };
+        let messages = publisher.topics.messages(event, phase.unwrap_or(Phase::Lost));
+        publisher.saying = None;
+        messages
     }
 
     fn discovery(&self) -> Option<Message> {
@@ -285,13 +298,7 @@ impl Connection<'_> {
 
     fn enter(&mut self, event: Arc<Event>) {
         let sequence = event.sequence;
-        let mut messages = Vec::new();
-        if self.publisher.unsayable != Some(sequence) {
-            // If this panics, the next run leaves the event out.
-            self.publisher.saying = Some(sequence);
-            messages = self.publisher.topics.messages(&event, phase_of(&event, &self.phases()));
-            self.publisher.saying = None;
-        }
+        let mut messages = self.messages(&event);
         messages.retain(|message| self.will_be_taken(message, Some(sequence)));
         self.outbox.enter(sequence, Some(event), messages);
         self.publisher.done = self.outbox.done();
@@ -381,11 +388,6 @@ impl Connection<'_> {
             (None, None) => {}
         }
     }
-}
-
-/// What the event's camera is in now; of a camera that is not there any more, nothing is known.
-fn phase_of(event: &Event, phases: &HashMap<Arc<str>, Phase>) -> Phase {
-    phases.get(&event.camera).copied().unwrap_or(Phase::Lost)
 }
 
 /// Whether Home Assistant is to be told what there is.

@@ -18,8 +18,8 @@ use super::topics::Topics;
 /// The window, two subscriptions and the farewell.
 const REQUESTS: usize = WINDOW + 4;
 
-/// The client pings at least so often, so that something happens; if nothing does, it cannot write.
-const SILENCE: Duration = Duration::from_secs(25);
+/// What a ping may take beside twice the keep-alive.
+const GRACE: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
@@ -148,13 +148,18 @@ impl Loop {
 
     /// The next thing on the connection; the first call makes it.
     pub async fn turn(&mut self) -> Result<Heard, Break> {
+        // The client pings this often, so that something happens; if nothing does, it cannot write.
+        let ping = match self {
+            Loop::V5(turns) => turns.options.keep_alive(),
+            Loop::V3(turns) => turns.mqtt_options.keep_alive(),
+        };
         let turned = async {
             match self {
                 Loop::V5(turns) => turns.poll().await.map(heard_v5).map_err(break_v5),
                 Loop::V3(turns) => turns.poll().await.map(heard_v3).map_err(break_v3),
             }
         };
-        tokio::time::timeout(SILENCE, turned).await.unwrap_or_else(|_| {
+        tokio::time::timeout(2 * ping + GRACE, turned).await.unwrap_or_else(|_| {
             Err(Break { why: "the broker takes nothing".into(), cause: Cause::Other })
         })
     }

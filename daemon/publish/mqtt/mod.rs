@@ -18,6 +18,7 @@ mod outbox;
 mod questions;
 mod topics;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,6 +37,9 @@ use link::{Break, Cause, Version};
 use losses::{GOOD, Line, Losses};
 use questions::Questions;
 use topics::Topics;
+
+/// Of the events whose messages panicked, so many are remembered.
+const UNSAYABLE: usize = 64;
 
 const LONGEST_PAUSE: Duration = Duration::from_secs(8);
 
@@ -78,8 +82,8 @@ pub struct Publisher {
     done: u64,
     /// The event whose messages are being made.
     saying: Option<u64>,
-    /// The event whose messages cannot be made.
-    unsayable: Option<u64>,
+    /// Events whose messages cannot be made, the newest few.
+    unsayable: BTreeSet<u64>,
     blame: Blame,
     questions: Questions,
     no_questions_until: Option<Instant>,
@@ -96,7 +100,7 @@ impl Publisher {
             has_connected: false,
             done: 0,
             saying: None,
-            unsayable: None,
+            unsayable: BTreeSet::new(),
             blame: Blame::default(),
             questions: Questions::default(),
             no_questions_until: None,
@@ -108,7 +112,10 @@ impl Publisher {
         if let Some(sequence) = self.saying.take() {
             tracing::error!(sequence, "MQTT: an event cannot be said, and is left out");
             telemetry::mqtt_refused(1);
-            self.unsayable = Some(sequence);
+            self.unsayable.insert(sequence);
+            if self.unsayable.len() > UNSAYABLE {
+                self.unsayable.pop_first();
+            }
         }
     }
 

@@ -13,6 +13,7 @@ use crate::cli::bench::cpu::cpu_time;
 use crate::config;
 use crate::event::CameraStatus;
 use crate::frame::Frame;
+use crate::run_clock::RunClock;
 
 /// After the first frame, for what joining a stream costs is not what watching it costs.
 const SETTLE: Duration = Duration::from_secs(2);
@@ -35,7 +36,8 @@ pub fn receive(camera: config::Camera, rounds: usize, a_round: usize) -> anyhow:
     // Room for more than ever come before they are taken.
     let (to, arrivals) = sync_channel(64);
     let status = Arc::new(Mutex::default());
-    let _running = camera::start(camera, Arc::new(Watching { to, status: status.clone() }));
+    let watching = Arc::new(Watching { to, status: status.clone() });
+    let _running = camera::start(camera, watching, Arc::new(RunClock::start()));
     let patience = PATIENCE + Duration::from_secs_f64(2.0 / fps);
     let next = || next(&arrivals, patience, &status);
 

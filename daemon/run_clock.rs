@@ -1,0 +1,186 @@
+//! The clock of the daemon's run, one for all cameras: time that nobody sets, and the UTC of it by
+//! the host's clock.
+//!
+//! Frames are ordered by the run's time. Each frame also carries its UTC, so that what was written
+//! down once stays as it is when the host's clock is set. Small corrections of the host's clock are
+//! followed slowly; a step is followed at once, and said once in the log.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use crate::frame::{CLOCK_STEP, difference, shift};
+
+/// Of the time that passes, so much at most goes into following a correction that is no step.
+const FOLLOWED: i128 = 10;
+
+/// The host may take this long to read two clocks; after more they are read again.
+const READ_WITHIN: Duration = Duration::from_millis(5);
+const READ_TRIES: usize = 10;
+
+pub struct RunClock {
+    /// The host's boot time at the beginning of the run.
+    begun: Duration,
+    origin: Mutex<Origin>,
+}
+
+/// A moment of the run, and its UTC by one of the clocks that tell it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    pub monotonic: Duration,
+    pub utc: SystemTime,
+}
+
+impl Moment {
+    /// UTC of another moment of the run by the clock of this one.
+    pub fn tells(&self, monotonic: Duration) -> SystemTime {
+        shift(self.utc, monotonic.as_nanos() as i128 - self.monotonic.as_nanos() as i128)
+    }
+
+    pub fn later(&self, by: Duration) -> Moment {
+        Moment { monotonic: self.monotonic + by, utc: shift(self.utc, by.as_nanos() as i128) }
+    }
+}
+
+impl RunClock {
+    /// Begins a run.
+    pub fn start() -> RunClock {
+        let (begun, wall) = read_both();
+        let origin = Origin { utc: wall, looked: Duration::ZERO };
+        RunClock { begun, origin: Mutex::new(origin) }
+    }
+
+    /// Now, by the host's clock.
+    pub fn now(&self) -> Moment {
+        let mut origin = self.origin.lock().unwrap_or_else(PoisonError::into_inner);
+        let (boot, wall) = read_both();
+        let monotonic = boot.saturating_sub(self.begun);
+        if let Some(by) = origin.look(monotonic, wall) {
+            let (seconds, way) =
+                (by.unsigned_abs() as f64 / 1e9, if by > 0 { "on" } else { "back" });
+            tracing::warn!(
+                "the host's clock was set {way} by {seconds:.1} s: frames have the new time from now on"
+            );
+        }
+        Moment { monotonic, utc: shift(origin.utc, monotonic.as_nanos() as i128) }
+    }
+}
+
+/// The UTC of the run's beginning, as far as it is known.
+#[derive(Clone, Copy, Debug)]
+struct Origin {
+    utc: SystemTime,
+    /// When the clocks were last compared.
+    looked: Duration,
+}
+
+impl Origin {
+    /// Compares the clocks; returns by how many nanoseconds the host's was set, if it was.
+    fn look(&mut self, monotonic: Duration, wall: SystemTime) -> Option<i128> {
+        let off = difference(shift(self.utc, monotonic.as_nanos() as i128), wall);
+        let passed = monotonic.saturating_sub(self.looked).as_nanos() as i128;
+        self.looked = self.looked.max(monotonic);
+        if off.unsigned_abs() > CLOCK_STEP.as_nanos() {
+            self.utc = shift(self.utc, off);
+            return Some(off);
+        }
+        self.utc = shift(self.utc, off.clamp(-passed / FOLLOWED, passed / FOLLOWED));
+        None
+    }
+}
+
+/// Boot time and UTC, of one moment as nearly as can be had.
+fn read_both() -> (Duration, SystemTime) {
+    let mut before = boot_time();
+    let mut tries = 0;
+    loop {
+        let wall = SystemTime::now();
+        let after = boot_time();
+        tries += 1;
+        if after.saturating_sub(before) <= READ_WITHIN || tries == READ_TRIES {
+            return (after, wall);
+        }
+        before = after;
+    }
+}
+
+/// Time since the host was started, suspension included.
+fn boot_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is a valid place for the result. With this clock the call cannot fail on Linux.
+    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut time) };
+    Duration::new(time.tv_sec.try_into().unwrap_or(0), time.tv_nsec.try_into().unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn at(milliseconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_millis(milliseconds)
+    }
+
+    fn begun(milliseconds: u64) -> Origin {
+        Origin { utc: at(milliseconds), looked: Duration::ZERO }
+    }
+
+    const fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn the_time_of_a_run_begins_at_zero_and_rises() {
+        let clock = RunClock::start();
+        let (first, second) = (clock.now(), clock.now());
+        assert!(first.monotonic < seconds(5) && first.monotonic <= second.monotonic);
+        assert!(difference(first.utc, SystemTime::now()).unsigned_abs() < 1_000_000_000);
+    }
+
+    #[test]
+    fn a_step_is_followed_at_once_and_told_once() {
+        let mut origin = begun(7_200_000);
+        assert_eq!(origin.look(seconds(10), at(7_210_000)), None);
+        // An hour back.
+        assert_eq!(origin.look(seconds(11), at(3_611_000)), Some(-3_600_000_000_000));
+        assert_eq!(origin.utc, at(3_600_000));
+        assert_eq!(origin.look(seconds(12), at(3_612_000)), None);
+        // From 1970 to now.
+        let now = 1_800_000_000_000;
+        assert!(origin.look(seconds(13), at(now)).is_some_and(|by| by > 0));
+        assert_eq!(origin.look(seconds(14), at(now + 1000)), None);
+        assert_eq!(origin.utc, at(now - 13_000));
+    }
+
+    #[test]
+    fn slow_drift_is_no_step() {
+        let mut origin = begun(1_000_000);
+        // 500 millionths for a day, as much as NTP corrects without a step: 43 s in the end.
+        for minute in 1..24 * 60 {
+            let wall = at(1_000_000 + minute * 60_030);
+            assert_eq!(origin.look(seconds(minute * 60), wall), None);
+            assert_eq!(difference(shift(origin.utc, i128::from(minute) * 60_000_000_000), wall), 0);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn utc_never_goes_back_but_by_a_step(
+            looks in prop::collection::vec((1u64..100_000, -1500i64..1500, any::<bool>()), 1..100),
+        ) {
+            let mut origin = begun(1 << 40);
+            let (mut monotonic, mut wall) = (0, 1 << 40);
+            let mut last = at(0);
+            for (passed, moved, step) in looks {
+                monotonic += passed;
+                wall += passed as i64 + if step { moved * 10_000 } else { moved };
+                let wall = at(wall as u64);
+                let stepped = origin.look(Duration::from_millis(monotonic), wall);
+                let utc = shift(origin.utc, i128::from(monotonic) * 1_000_000);
+                prop_assert!(difference(utc, wall).unsigned_abs() <= CLOCK_STEP.as_nanos());
+                prop_assert!(last < utc || stepped.is_some_and(|by| by < 0));
+                last = utc;
+            }
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Which footage is meant: by UTC, or by the clock of the run that is running.
+//!
+//! "The last ten minutes" and a caption's window are meant by the run's clock, so that they are right
+//! whatever the host's clock does meanwhile. UTC is then what they are told by: all of an extent's
+//! times are told by the clock at its end, so that they rise and its length is the real one. Frames
+//! keep the UTC that they were taken with.
+
+use std::time::{Duration, SystemTime};
+
+use super::Entry;
+use crate::frame::{Span, difference};
+use crate::run_clock::Moment;
+
+/// A frame whose UTC is off by less was taken by the clock that an extent is told by: then its UTC
+/// is told as it is.
+const SAME_WITHIN: Duration = Duration::from_millis(200);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// As it is told. Frames of earlier runs are meant by it, too.
+    pub span: Span,
+    /// Of this run the half-open part that is meant; `None`: what lies in the span.
+    pub(super) of_run: Option<OfRun>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct OfRun {
+    /// `None`: it begins before the run.
+    pub from: Option<Duration>,
+    pub to: Duration,
+}
+
+impl From<Span> for Extent {
+    fn from(span: Span) -> Extent {
+        Extent { span, of_run: None }
+    }
+}
+
+impl Extent {
+    /// The part `[from, to)` of the run, told by the clock of `by`.
+    pub fn of_run(from: Duration, to: Duration, by: Moment) -> Extent {
+        let span = Span { from: since_1970(by.tells(from)), to: since_1970(by.tells(to)) };
+        Extent { span, of_run: Some(OfRun { from: Some(from), to }) }
+    }
+
+    /// The span, which ends `now`, meant by the run's clock as far as it is of the run.
+    pub fn ending(now: Moment, span: Span) -> Extent {
+        let from = now.monotonic.checked_sub(span.length());
+        Extent { span, of_run: Some(OfRun { from, to: now.monotonic }) }
+    }
+
+    /// A part of this one: `span` is told by the same clock.
+    pub fn part(&self, span: Span) -> Extent {
+        let of_run = self.of_run.map(|of_run| {
+            let before_end = |time| {
+                let before = difference(time, self.span.to).max(0) as u128;
+                let seconds = u64::try_from(before / 1_000_000_000).unwrap_or(u64::MAX);
+                of_run.to.checked_sub(Duration::new(seconds, (before % 1_000_000_000) as u32))
+            };
+            OfRun { from: before_end(span.from), to: before_end(span.to).unwrap_or_default() }
+        });
+        Extent { span, of_run }
+    }
+
+    /// When the entry was taken, as this extent tells it. `run` is the one that is running.
+    pub(super) fn tells(&self, entry: &Entry, run: u64) -> SystemTime {
+        let Some(OfRun { to, .. }) = self.of_run.filter(|_| entry.id.run == run) else {
+            return entry.captured_at;
+        };
+        let end = Moment { monotonic: to, utc: self.span.to };
+        let told = end.tells(entry.monotonic);
+        let same = difference(told, entry.captured_at).unsigned_abs() <= SAME_WITHIN.as_nanos();
+        if same { entry.captured_at } else { told }
+    }
+}
+
+/// No footage is from before: a clock that is at 1970 has just begun to run.
+fn since_1970(time: SystemTime) -> SystemTime {
+    time.max(SystemTime::UNIX_EPOCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    const fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn parts_of_an_extent_follow_each_other_in_the_run_as_in_utc() {
+        let now = Moment { monotonic: seconds(100), utc: at(5000) };
+        let whole = Extent::ending(now, Span { from: at(4800), to: at(5000) });
+        assert_eq!(whole.of_run, Some(OfRun { from: None, to: seconds(100) }));
+        let part = |from, to| whole.part(Span { from: at(from), to: at(to) }).of_run;
+        let of_run = |from, to| Some(OfRun { from, to: seconds(to) });
+        assert_eq!(part(4800, 4890), of_run(None, 0));
+        assert_eq!(part(4890, 4950), of_run(None, 50));
+        assert_eq!(part(4950, 5000), of_run(Some(seconds(50)), 100));
+        let by_utc = Extent::from(Span { from: at(1), to: at(9) });
+        assert_eq!(by_utc.part(Span { from: at(2), to: at(3) }).of_run, None);
+    }
+
+    #[test]
+    fn a_window_soon_after_1970_does_not_begin_before() {
+        let by = Moment { monotonic: seconds(20), utc: at(10) };
+        let window = Extent::of_run(seconds(0), seconds(20), by);
+        assert_eq!(window.span, Span { from: at(0), to: at(10) });
+    }
+}

@@ -1,0 +1,252 @@
+//! Which entries of a ring an extent means, whatever the clocks did.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::time::Duration;
+
+use super::extent::OfRun;
+use super::{Entry, Extent, Ring};
+use crate::frame::Span;
+
+/// The entries of an extent, in their order: ranges of the ring, of which none is empty.
+pub struct Section<'a> {
+    entries: &'a VecDeque<Entry>,
+    ranges: Vec<Range<usize>>,
+}
+
+impl<'a> Section<'a> {
+    pub fn inside(&self) -> impl Iterator<Item = &'a Entry> {
+        self.positions().filter_map(|at| self.entries.get(at))
+    }
+
+    /// Where in the ring they are.
+    pub fn positions(&self) -> impl Iterator<Item = usize> {
+        self.ranges.clone().into_iter().flatten()
+    }
+
+    /// Of any position of the ring.
+    pub fn get(&self, at: usize) -> Option<&'a Entry> {
+        self.entries.get(at)
+    }
+
+    /// The position behind the last.
+    pub fn end(&self) -> Option<usize> {
+        Some(self.ranges.last()?.end)
+    }
+}
+
+impl Ring {
+    /// From the earliest time of an entry to the latest; `None`: there is none.
+    pub fn held(&self) -> Option<Span> {
+        let ends = self.each_stretch().filter_map(|stretch| {
+            let (first, last) =
+                (self.entries.get(stretch.start)?, self.entries.get(stretch.end - 1)?);
+            Some(Span { from: first.captured_at, to: last.captured_at })
+        });
+        ends.reduce(|all, one| Span { from: all.from.min(one.from), to: all.to.max(one.to) })
+    }
+
+    /// The entries of an extent; `run` is the one that is running.
+    pub fn section(&self, extent: &Extent, run: u64) -> Section<'_> {
+        let Extent { span, of_run } = *extent;
+        let mut ranges: Vec<Range<usize>> = Vec::new();
+        // In the stretches, as far as the end.
+        let mut by_utc = |end: usize| {
+            for Range { start, end } in self.each_stretch().map(|s| s.start..s.end.min(end)) {
+                let from = self.first(start..end, |entry| entry.captured_at < span.from);
+                let to = self.first(from..end, |entry| entry.captured_at < span.to);
+                ranges.push(from..to);
+            }
+        };
+        match of_run {
+            None => by_utc(self.entries.len()),
+            Some(OfRun { from, to }) => {
+                let place = |time: Duration| {
+                    self.first(0..self.entries.len(), |e| (e.id.run, e.monotonic) < (run, time))
+                };
+                let begin = place(from.unwrap_or_default());
+                if from.is_none() {
+                    by_utc(begin);
+                }
+                ranges.push(begin..place(to));
+            }
+        }
+        ranges.retain(|range| !range.is_empty());
+        Section { entries: &self.entries, ranges }
+    }
+
+    /// The stretches, in order; none is empty.
+    fn each_stretch(&self) -> impl Iterator<Item = Range<usize>> {
+        let mut start = 0;
+        std::iter::from_fn(move || {
+            let first = self.entries.get(start)?.id;
+            let next = self.stretches.partition_point(|id| *id <= first);
+            let end = match self.stretches.get(next) {
+                Some(next) => self.first(start..self.entries.len(), |entry| entry.id < *next),
+                None => self.entries.len(),
+            };
+            Some(std::mem::replace(&mut start, end)..end)
+        })
+    }
+
+    /// The first position within the range whose entry is not one of the first, which `are`.
+    fn first(&self, within: Range<usize>, are: impl Fn(&Entry) -> bool) -> usize {
+        let Range { start: mut low, end: mut high } = within;
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.entries.get(middle) {
+                Some(entry) if are(entry) => low = middle + 1,
+                _ => high = middle,
+            }
+        }
+        low
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::time::SystemTime;
+
+    use proptest::prelude::*;
+
+    use super::super::ring::tests::{RUN, at, check, entry, limits, place};
+    use super::super::{Held, Stored};
+    use super::*;
+    use crate::frame::FrameId;
+    use crate::run_clock::Moment;
+
+    pub fn found(ring: &Ring, from: u64, to: u64) -> Vec<(u64, u64)> {
+        let span = Span { from: at(from), to: at(to) };
+        let section = ring.section(&span.into(), RUN);
+        section.inside().map(|entry| (entry.id.run, entry.id.number)).collect()
+    }
+
+    #[test]
+    fn a_span_is_half_open() {
+        let mut ring = Ring::new(limits(60_000, 1 << 20, 0));
+        for number in 0..10 {
+            ring.push(entry(number, number * 1000, 0));
+        }
+        assert_eq!(found(&ring, 3000, 6000), [(RUN, 3), (RUN, 4), (RUN, 5)]);
+        assert_eq!(found(&ring, 3001, 3999), []);
+        assert_eq!(ring.held(), Some(Span { from: at(0), to: at(9000) }));
+    }
+
+    #[test]
+    fn a_clock_set_on_by_two_weeks_keeps_the_hot_tier() {
+        let mut ring = Ring::new(limits(60_000, 1 << 20, 1 << 20));
+        let fortnight = 14 * 24 * 3_600_000;
+        for number in 0..40 {
+            let set = if number < 20 { 0 } else { fortnight };
+            ring.push(Entry {
+                captured_at: at(number * 500 + set),
+                ..entry(number, number * 500, 0)
+            });
+        }
+        assert_eq!((ring.usage().hot.frames, ring.usage().evicted), (40, 0));
+        // And where it is then set right, what came in between is still there.
+        for number in 40..60 {
+            ring.push(entry(number, number * 500, 0));
+        }
+        assert_eq!((ring.usage().hot.frames, ring.usage().evicted), (60, 0));
+        assert_eq!(found(&ring, 0, 40_000).len(), 40);
+        assert_eq!(found(&ring, fortnight, fortnight + 40_000).len(), 20);
+    }
+
+    #[test]
+    fn recent_footage_is_found_whatever_the_clock_did() {
+        let mut ring = Ring::new(limits(1 << 40, 1 << 20, 1 << 20));
+        let hour = 3_600_000;
+        // An hour back at 5 s, and on again at 8 s.
+        let utc = |monotonic| {
+            2 * hour + monotonic - if (5000..8000).contains(&monotonic) { hour } else { 0 }
+        };
+        let mut recent = |monotonic: u64| {
+            let captured_at = at(utc(monotonic));
+            ring.push(Entry { captured_at, ..entry(monotonic / 500, monotonic, 0) });
+            let now =
+                Moment { monotonic: Duration::from_millis(monotonic + 250), utc: captured_at };
+            let last = Duration::from_secs(3);
+            let extent = Extent::ending(now, Span { from: captured_at - last, to: captured_at });
+            let section = ring.section(&extent, RUN);
+            section.inside().map(|entry| entry.id.number).collect::<Vec<_>>()
+        };
+        for number in 0..30u64 {
+            let six: Vec<_> = (number.saturating_sub(5)..=number).collect();
+            assert_eq!(recent(number * 500), six);
+        }
+    }
+
+    /// What happens to the clocks and the daemon between two frames.
+    #[derive(Clone, Debug)]
+    enum Fate {
+        Nothing,
+        /// The host's clock is set, to so many seconds since 1970.
+        Set(u64),
+        /// A run ends, and another begins with the clock at so many seconds since 1970.
+        Restart(u64),
+    }
+
+    fn fates() -> impl Strategy<Value = Vec<Fate>> {
+        let clock = prop_oneof![0u64..100, 1000u64..100_000, 4_070_000_000u64..4_070_100_000];
+        let fate = prop_oneof![
+            10 => Just(Fate::Nothing),
+            1 => clock.clone().prop_map(Fate::Set),
+            1 => clock.prop_map(Fate::Restart),
+        ];
+        prop::collection::vec(fate, 1..120)
+    }
+
+    proptest! {
+        #[test]
+        fn no_clock_hides_a_frame(fates in fates(), hot in 1usize..80) {
+            let size = entry(0, 0, 0).bytes();
+            let new = || Ring::new(limits(1 << 50, hot * size, 1 << 30));
+            let mut ring = new();
+            let (mut run, mut number, mut monotonic, mut utc) = (1, 0, 0, 50_000_000);
+            let mut pushed: Vec<(FrameId, SystemTime)> = Vec::new();
+            for fate in fates {
+                match fate {
+                    Fate::Nothing => {}
+                    Fate::Set(seconds) => utc = seconds * 1000,
+                    Fate::Restart(seconds) => {
+                        utc = seconds * 1000;
+                        run = (run + 1).max(utc);
+                        (number, monotonic) = (0, 3000);
+                        // All was on disk.
+                        let cool = |entry: &Entry| Entry {
+                            held: Held::Cool,
+                            stored: Stored::At(place(1)),
+                            ..entry.clone()
+                        };
+                        let kept: Vec<_> = ring.entries.iter().map(cool).collect();
+                        ring = new();
+                        // The newest first, as the disk is read.
+                        for part in kept.chunks(7).rev() {
+                            ring.restore(part.to_vec());
+                        }
+                    }
+                }
+                (monotonic, utc) = (monotonic + 500, utc + 500);
+                let id = FrameId { run, number };
+                let stored = Stored::At(place(1));
+                ring.push(Entry { id, stored, captured_at: at(utc), ..entry(number, monotonic, 0) });
+                pushed.push((id, at(utc)));
+                number += 1;
+            }
+            check(&ring)?;
+            prop_assert_eq!(ring.entries.len(), pushed.len());
+            let everything = Span { from: at(0), to: at(1 << 50) };
+            let order: Vec<_> =
+                ring.section(&everything.into(), run).inside().map(|entry| entry.id).collect();
+            prop_assert_eq!(order, pushed.iter().map(|(id, _)| *id).collect::<Vec<_>>());
+            for (id, captured_at) in pushed {
+                prop_assert!(ring.get(id).is_some());
+                let around = Span { from: captured_at, to: captured_at + Duration::from_nanos(1) };
+                let section = ring.section(&around.into(), run);
+                prop_assert!(section.inside().any(|entry| entry.id == id), "{:?} is hidden", id);
+                prop_assert!(section.inside().all(|entry| entry.captured_at == captured_at));
+            }
+        }
+    }
+}

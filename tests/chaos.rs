@@ -1,0 +1,225 @@
+//! One daemon, and everything around it broken again and again: the host's clock steps forward and
+//! back, the disk fills up, the folder's permissions go, the broker is killed, questions flood in.
+//! Every caption that was due is published or counted, memory is flat, the daemon never restarts.
+//!
+//! One round takes 40 s, which is the default; `LOOKOUT_CHAOS` gives another number of seconds
+//! (`make chaos`: 600).
+
+mod support;
+
+use std::env;
+use std::fs::{self, File, Permissions};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use support::*;
+
+const CAMERAS: [&str; 2] = ["gate", "yard"];
+const WINDOW: f64 = 4.0;
+const EVERY: f64 = 2.0;
+const ROUND: Duration = Duration::from_secs(40);
+
+/// A file system of 8 MiB.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(at: PathBuf) -> SmallDisk {
+        fs::create_dir(&at).expect("a folder");
+        as_root("mount", &["-t", "tmpfs", "-o", "size=8M,mode=777", "none"], &at);
+        SmallDisk(at)
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.0.join("filler")
+    }
+
+    fn fill(&self) {
+        let mut file = File::create(self.filler()).expect("filler");
+        let block = [0; 4096];
+        let full = std::iter::repeat_with(|| file.write_all(&block)).find_map(Result::err);
+        assert_eq!(full.map(|e| e.kind()), Some(ErrorKind::StorageFull));
+    }
+
+    fn empty(&self) {
+        fs::remove_file(self.filler()).expect("filler");
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        as_root("umount", &["--lazy"], &self.0);
+    }
+}
+
+fn is_root() -> bool {
+    // SAFETY: reads a number.
+    unsafe { libc::geteuid() == 0 }
+}
+
+fn as_root(program: &str, arguments: &[&str], path: &Path) {
+    let mut command = if is_root() { Command::new(program) } else { Command::new("sudo") };
+    if !is_root() {
+        command.args(["-n", program]);
+    }
+    let status = command.args(arguments).arg(path).status().expect(program);
+    assert!(status.success(), "{program} needs root or sudo without a password");
+}
+
+/// A daemon whose clock is the host's and `shift` seconds, and which obeys a folder's permissions
+/// even as root.
+fn shifted(folder: &Path, config: &str, grpc: u16, http: u16) -> Daemon {
+    let file = folder.join("lookout.toml");
+    fs::write(&file, config).expect("config");
+    let mut command = Command::new(if is_root() { "setpriv" } else { "env" });
+    if is_root() {
+        command.args(["--bounding-set=-dac_override,-dac_read_search", "env"]);
+    }
+    command.arg("LD_PRELOAD=/usr/$LIB/faketime/libfaketimeMT.so.1");
+    command.args([LOOKOUT, "run", "--config"]).arg(&file);
+    command.env("FAKETIME_TIMESTAMP_FILE", shift_file(folder));
+    command.envs([
+        ("FAKETIME_NO_CACHE", "1"),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+        ("DONT_FAKE_MONOTONIC", "1"),
+    ]);
+    Daemon::by(command, folder, grpc, http)
+}
+
+fn shift_file(folder: &Path) -> PathBuf {
+    folder.join("shift")
+}
+
+/// Steps the daemon's clock. Replaces the file, so that it is never read half written.
+fn shift(folder: &Path, seconds: i64) {
+    let new = folder.join("shift.new");
+    fs::write(&new, format!("{seconds:+}\n")).expect("shift");
+    fs::rename(new, shift_file(folder)).expect("shift");
+}
+
+/// Questions by gRPC and MQTT, good ones and bad ones.
+fn flood(daemon: &Daemon, broker: u16) {
+    let mut asked = Vec::new();
+    for (at, last) in ["10s", "60y", "0s", "24h"].into_iter().cycle().take(24).enumerate() {
+        let question =
+            format!(r#"{{"id":"{at}","question":"Is there a person?","last":"{last}"}}"#);
+        let mut command = Command::new("mosquitto_pub");
+        command.args([
+            "-p",
+            &broker.to_string(),
+            "-q",
+            "1",
+            "-t",
+            "lookout/gate/ask",
+            "-m",
+            &question,
+        ]);
+        asked.push(command.spawn().expect("mosquitto_pub"));
+        if at % 4 == 0 {
+            let mut command = Command::new(LOOKOUT);
+            command.args(["ask", "yard", "Is there a dog?", "--last", last]);
+            command.args(["--server", &daemon.server]).stdout(Stdio::null()).stderr(Stdio::null());
+            asked.push(command.spawn().expect("lookout ask"));
+        }
+    }
+    for mut child in asked {
+        child.wait().expect("an asker");
+    }
+}
+
+#[test]
+fn a_daemon_survives_all_that_breaks_around_it() {
+    let folder = folder();
+    let dir = folder.path();
+    fs::set_permissions(dir, Permissions::from_mode(0o755)).expect("permissions");
+    let cameras = Cameras::start(dir, 0, &[("gate", &clip("gate")), ("yard", &clip("yard"))], &[]);
+    let port = free_port();
+    let mut broker = Some(Broker::start(dir, port));
+    let disk = SmallDisk::mount(dir.join("disk"));
+    let kept = disk.0.join("frames");
+    shift(dir, 0);
+    let (grpc, http) = (free_port(), free_port());
+    let config = head(grpc, http, Some(port))
+        + &format!(
+            "[buffer]\nage = \"10s\"\njpeg_age = \"20s\"\n\
+             [buffer.disk]\nfolder = {kept:?}\nretention = \"1h\"\nbytes = \"4 MiB\"\n"
+        )
+        + &CAMERAS.map(|name| camera(name, &cameras.url(name), "")).concat();
+    let mut daemon = shifted(dir, &config, grpc, http);
+    let mut events = daemon.watch(dir);
+
+    let mut seen = Vec::new();
+    for name in CAMERAS {
+        events.until("a caption", Duration::from_secs(30), &mut seen, |e| is_caption(e, name));
+    }
+    let (first, begun) = (seen.len(), Instant::now());
+    let length = env::var("LOOKOUT_CHAOS").ok().and_then(|s| s.parse().ok());
+    let length = length.map_or(ROUND, Duration::from_secs);
+    let mut memory = Vec::new();
+    let mut pause = |seconds: u64, daemon: &mut Daemon, seen: &mut Vec<Value>| {
+        let until = Instant::now() + Duration::from_secs(seconds);
+        for line in events.rest(until.saturating_duration_since(Instant::now())) {
+            seen.push(serde_json::from_str(&line).expect("JSON"));
+        }
+        assert!(daemon.process.is_running(), "the daemon ended");
+        memory.push(daemon.process.memory());
+    };
+    while begun.elapsed() < length {
+        shift(dir, 3600);
+        pause(5, &mut daemon, &mut seen);
+        flood(&daemon, port);
+        disk.fill();
+        pause(6, &mut daemon, &mut seen);
+        disk.empty();
+        shift(dir, -7200);
+        pause(4, &mut daemon, &mut seen);
+        fs::set_permissions(&kept, Permissions::from_mode(0)).expect("permissions");
+        pause(6, &mut daemon, &mut seen);
+        fs::set_permissions(&kept, Permissions::from_mode(0o755)).expect("permissions");
+        drop(broker.take());
+        pause(3, &mut daemon, &mut seen);
+        broker = Some(Broker::start(dir, port));
+        shift(dir, 14 * 86_400);
+        pause(8, &mut daemon, &mut seen);
+        flood(&daemon, port);
+        shift(dir, 0);
+        pause(6, &mut daemon, &mut seen);
+    }
+    let took = begun.elapsed();
+
+    // One caption at least of what was in work when the clock stopped may be still to come.
+    for name in CAMERAS {
+        let published = seen[first..].iter().filter(|e| is_caption(e, name)).count() as f64;
+        let counted =
+            daemon.metric_sum("lookout_captions_skipped_total", &format!("camera=\"{name}\""));
+        let due = (took.as_secs_f64() / EVERY).floor();
+        println!("{name}: {published} captions and {counted} skipped of {due} due");
+        assert!(
+            (published + counted - due).abs() <= 2.0,
+            "{name}: {published} + {counted} of {due}"
+        );
+        let last = seen.iter().rfind(|e| is_caption(e, name)).expect("a caption");
+        let length = seconds(&last["window"]["to"]) - seconds(&last["window"]["from"]);
+        assert!((length - WINDOW).abs() < 0.01, "{last}");
+    }
+    let sequences: Vec<u64> = seen.iter().filter_map(|e| e["sequence"].as_u64()).collect();
+    assert!(sequences.windows(2).all(|pair| pair[1] == pair[0] + 1), "{sequences:?}");
+    let steps = |e: &&Value| {
+        let gaps = e["coverage"]["gaps"].as_array();
+        gaps.is_some_and(|gaps| gaps.iter().any(|gap| gap["cause"] == "clock"))
+    };
+    assert!(seen.iter().filter(steps).count() >= 4, "steps of the clock are gaps");
+    wait_for("the daemon to be well", Duration::from_secs(10), || {
+        get(daemon.http, "/readyz").filter(|(status, _)| *status == 200)
+    });
+    let mut mqtt = subscribe(port, dir);
+    wait_for("captions by MQTT", Duration::from_secs(10), || {
+        mqtt.next(Duration::from_secs(1)).filter(|line| line.contains("/caption "))
+    });
+    let (early, late) = (memory[memory.len() / 3], memory[memory.len() - 1]);
+    println!("{} captions in {took:?}, memory {} → {} MiB", seen.len(), early >> 20, late >> 20);
+    assert!(late < early + early / 5, "memory grew: {memory:?}");
+}

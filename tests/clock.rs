@@ -1,0 +1,214 @@
+//! The whole daemon on a host whose clock is set while it runs, and on one that starts in 1970.
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, SystemTime};
+
+use serde_json::Value;
+use support::*;
+
+const SECONDS: fn(u64) -> Duration = Duration::from_secs;
+
+/// Put before the system's library, it moves the host's clock by as many seconds as the file named
+/// by `CLOCK_OFF_BY` holds, as a native 64-bit number.
+const SHIM: &str = r#"
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+
+static volatile int64_t *off;
+
+__attribute__((constructor)) static void find(void) {
+    const char *file = getenv("CLOCK_OFF_BY");
+    int opened = file ? open(file, O_RDONLY) : -1;
+    if (opened < 0) return;
+    void *map = mmap(0, sizeof *off, PROT_READ, MAP_SHARED, opened, 0);
+    if (map != MAP_FAILED) off = map;
+}
+
+int clock_gettime(clockid_t clock, struct timespec *now) {
+    int result = syscall(SYS_clock_gettime, clock, now);
+    if (clock == CLOCK_REALTIME && off) now->tv_sec += *off;
+    return result;
+}
+
+int gettimeofday(struct timeval *restrict now, void *restrict zone) {
+    struct timespec time;
+    (void)zone;
+    clock_gettime(CLOCK_REALTIME, &time);
+    now->tv_sec = time.tv_sec;
+    now->tv_usec = time.tv_nsec / 1000;
+    return 0;
+}
+"#;
+
+/// The host's clock, as a daemon sees it.
+struct HostClock {
+    shim: PathBuf,
+    off_by: PathBuf,
+}
+
+impl HostClock {
+    fn new(dir: &Path) -> HostClock {
+        let (source, shim) = (dir.join("clock.c"), dir.join("clock.so"));
+        fs::write(&source, SHIM).expect("source");
+        let mut compiler = Command::new("cc");
+        compiler.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&shim).arg(&source);
+        let compiled = compiler.status().expect("a C compiler, which Rust links with");
+        assert!(compiled.success());
+        let clock = HostClock { shim, off_by: dir.join("off-by") };
+        clock.set(0);
+        clock
+    }
+
+    /// Off by so many seconds from now on.
+    fn set(&self, seconds: i64) {
+        use std::os::unix::fs::FileExt;
+        let mut options = fs::OpenOptions::new();
+        let file = options.create(true).truncate(false).write(true).open(&self.off_by);
+        file.and_then(|file| file.write_all_at(&seconds.to_ne_bytes(), 0)).expect("set");
+    }
+
+    /// A daemon with one camera that keeps frames on disk.
+    fn daemon(&self, dir: &Path, camera: &str) -> Daemon {
+        let (grpc, http) = (free_port(), free_port());
+        let file = dir.join("lookout.toml");
+        let kept = dir.join("frames");
+        let buffer = format!("[buffer.disk]\nfolder = {kept:?}\n");
+        fs::write(&file, head(grpc, http, None) + &buffer + camera).expect("config");
+        let mut command = Command::new(LOOKOUT);
+        command.args(["run", "--config"]).arg(&file).stdout(Stdio::null());
+        command.env("LD_PRELOAD", &self.shim).env("CLOCK_OFF_BY", &self.off_by);
+        let mut process = Process::start("lookout", &mut command, dir);
+        wait_for("the daemon", SECONDS(30), || {
+            assert!(process.is_running(), "the daemon ended: {}", process.log());
+            get(http, "/healthz")
+        });
+        Daemon { process, server: format!("http://127.0.0.1:{grpc}"), http }
+    }
+}
+
+fn ask(daemon: &Daemon, range: &[&str]) -> Value {
+    let question = ["ask", "--json", "--detail", "overview", "gate", "Is there a person?"];
+    let (code, answer, error) = daemon.client(&[&question, range].concat());
+    assert_eq!((code, error.as_str()), (Some(0), ""), "{range:?}");
+    serde_json::from_str(&answer).expect("JSON")
+}
+
+fn causes(event: &Value) -> Vec<&str> {
+    let gaps = event["coverage"]["gaps"].as_array().expect("gaps");
+    gaps.iter().filter_map(|gap| gap["cause"].as_str()).collect()
+}
+
+fn end_of(caption: &Value) -> f64 {
+    seconds(&caption["window"]["to"])
+}
+
+#[test]
+fn captions_go_on_when_the_clock_is_set_and_no_footage_is_lost() {
+    let folder = folder();
+    let dir = folder.path();
+    let cameras = Cameras::start(dir, 0, &[("gate", &clip("gate"))], &[]);
+    let clock = HostClock::new(dir);
+    let daemon = clock.daemon(dir, &camera("gate", &cameras.url("gate"), ""));
+    let mut events = daemon.watch(dir);
+    let (mut seen, mut captions) = (Vec::new(), Vec::new());
+    let hour = 3600.0;
+    let fortnight = 14.0 * 24.0 * hour;
+    for (off, count) in [(0.0, 2), (-hour, 3), (fortnight, 3)] {
+        clock.set(off as i64);
+        for _ in 0..count {
+            // Each is due in 2 s, the very first in 4 s.
+            let patience = SECONDS(if captions.is_empty() { 30 } else { 6 });
+            let caption = events.until("a caption", patience, &mut seen, |e| is_caption(e, "gate"));
+            captions.push((off, caption));
+        }
+    }
+    let mut steps = 0;
+    for pair in captions[1..].windows(2) {
+        let (apart, set) = (end_of(&pair[1].1) - end_of(&pair[0].1), pair[1].0 - pair[0].0);
+        let moved = (apart - 2.0).abs() > 60.0;
+        steps += usize::from(moved);
+        // A window that closes with the step may still be the old clock's.
+        assert!((apart - 2.0).abs() < 0.3 || moved, "{apart} s apart at a step of {set} s");
+    }
+    assert_eq!(steps, 2);
+    for (_, caption) in &captions {
+        let window = end_of(caption) - seconds(&caption["window"]["from"]);
+        assert!((window - 4.0).abs() < 0.002, "{caption}");
+        assert_eq!(caption["coverage"]["frames_used"], 8, "{caption}");
+        assert!(causes(caption).iter().all(|cause| *cause == "clock"), "{caption}");
+        assert_eq!(caption["skipped"].as_u64().unwrap_or(0), 0, "{caption}");
+    }
+    // Windows of 4 s every 2 s: each step lies in two.
+    let with_step = captions.iter().filter(|(_, caption)| !causes(caption).is_empty()).count();
+    assert!((3..=4).contains(&with_step), "{with_step} captions tell of a step");
+
+    // All of it is there: by what was said, by what is recent, and by each frame's name.
+    let recent = ask(&daemon, &["--last", "15s"]);
+    assert_eq!(causes(&recent).iter().filter(|cause| **cause == "clock").count(), 2, "{recent}");
+    for at in [1, 4, 7] {
+        let window = &captions[at].1["window"];
+        let word = |key: &str| window[key].as_str().expect("a time").to_string();
+        let answer = ask(&daemon, &["--from", &word("from"), "--to", &word("to")]);
+        let used = answer["coverage"]["frames_used"].as_u64();
+        assert!(used >= Some(4), "{answer} for {window}");
+    }
+    for frame in captions.iter().flat_map(|(_, c)| c["frames"].as_array().expect("frames")) {
+        let number = frame["number"].to_string();
+        let (code, _, error) = daemon.client(&["frame", "gate", &number, "--output", "-"]);
+        assert_eq!(code, Some(0), "{frame}: {error}");
+    }
+    let log = daemon.process.log();
+    assert_eq!(log.matches("the host's clock was set").count(), 2, "{log}");
+}
+
+#[test]
+fn a_start_in_1970_hides_nothing_of_before() {
+    let folder = folder();
+    let dir = folder.path();
+    let cameras = Cameras::start(dir, 0, &[("gate", &clip("gate"))], &[]);
+    let clock = HostClock::new(dir);
+    let watched = camera("gate", &cameras.url("gate"), "");
+    let mut before = clock.daemon(dir, &watched);
+    let mut seen = Vec::new();
+    let mut events = before.watch(dir);
+    let caption = events.until("a caption", SECONDS(30), &mut seen, |e| is_caption(e, "gate"));
+    let from = caption["window"]["from"].as_str().expect("a time").to_string();
+    before.process.signal(libc::SIGTERM);
+    assert_eq!(before.process.ended(SECONDS(15)), Some(0));
+
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");
+    clock.set(30 - now.as_secs() as i64);
+    let daemon = clock.daemon(dir, &watched);
+    let mut events = daemon.watch(dir);
+    let early = events.until("a caption", SECONDS(30), &mut seen, |e| is_caption(e, "gate"));
+    assert!(end_of(&early) < 3600.0, "{early}");
+    assert_eq!(causes(&early), [""; 0], "{early}");
+    let run = |event: &Value| event["frames"][0]["run"].as_u64().expect("a run");
+    assert!(run(&early) > run(&caption), "runs are in order");
+    // Recent is what this run saw, and nothing else.
+    assert_eq!(run(&ask(&daemon, &[])), run(&early));
+
+    // Then the time comes.
+    clock.set(0);
+    let later = |event: &Value| is_caption(event, "gate") && end_of(event) > 3600.0;
+    let late = events.until("a caption of now", SECONDS(10), &mut seen, later);
+    assert!(causes(&late).contains(&"clock"), "{late}");
+    let all = ask(&daemon, &["--from", &from]);
+    let runs: Vec<_> = all["frames"].as_array().expect("frames").iter().collect();
+    let of = |wanted| runs.iter().filter(|frame| frame["run"] == wanted).count();
+    assert!(of(run(&caption)) > 0 && of(run(&early)) > 0, "{all}");
+    assert!(causes(&all).contains(&"clock"), "{all}");
+    let of_1970 = ask(&daemon, &["--from", "1970-01-01T00:00:01Z", "--to", "1970-01-01T01:00:00Z"]);
+    assert_eq!(run(&of_1970), run(&early));
+}
