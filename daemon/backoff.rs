@@ -1,11 +1,11 @@
-//! How long to wait before something that failed is tried again: doubling, and jittered, so that
-//! what failed together does not all come back in the same instant.
+//! Pauses before something that failed is tried again. They double, and are jittered, so that what
+//! failed together does not come back in the same instant.
 
 use std::time::Duration;
 
 const FIRST: Duration = Duration::from_millis(500);
 
-/// What worked for so long starts again with the shortest pause.
+/// After working for so long, the next failure is followed by the shortest pause.
 pub const SETTLED: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Debug)]

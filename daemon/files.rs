@@ -1,10 +1,10 @@
-//! How many files the process may have open, and how many of them clients may take.
+//! The limit on open files, and the part of them that clients may take.
 //!
 //! A process without a free descriptor cannot reach a camera, and libraries that it loads may end it.
 
 use crate::config::Listen;
 
-/// As many as the systemd unit allows.
+/// The limit that is asked for: that of the systemd unit.
 const WANTED: u64 = 65_536;
 
 /// Raises the limit as far as the system lets, for most start a process with 1,024; returns it.
@@ -15,7 +15,7 @@ pub fn raise_limit() -> u64 {
     })
 }
 
-/// What the wires may have of the connections that the config gives them: together half of the files.
+/// Shares the files among the wires: together they take half at most, and each no more than configured.
 pub fn share(files: u64, wires: [Option<Listen>; 2]) -> [Option<Listen>; 2] {
     let wanted: u64 = wires.iter().flatten().map(|listen| listen.connections as u64).sum();
     let most = (files / 2).max(2);

@@ -77,7 +77,7 @@ impl Journal {
         ring.events.get(usize::try_from(at).ok()?).cloned()
     }
 
-    /// Of each camera the newest caption and the newest change of state among the events up to a
+    /// The newest caption and the newest change of state of each camera among the events up to a
     /// sequence, in order.
     pub fn newest(&self, up_to: u64) -> Vec<Arc<Event>> {
         let ring = self.ring();
@@ -124,8 +124,8 @@ pub struct Cursor {
 #[derive(Debug, PartialEq)]
 pub enum Read {
     Event(Arc<Event>),
-    /// So many events are gone, because the ring overtook this reader; nobody knows how many (`None`),
-    /// where the reader's position is another run's. Reading goes on behind them.
+    /// Events are gone, and reading goes on behind them. The ring overtook this reader by so many; with
+    /// `None` the reader's position is another run's, and nobody knows how many.
     Lost(Option<u64>),
 }
 
@@ -135,7 +135,7 @@ impl Cursor {
         self.next
     }
 
-    /// Whether there is nothing to read now.
+    /// True where nothing is there to read now.
     pub fn is_at_end(&self) -> bool {
         self.next >= self.journal.ring().next
     }

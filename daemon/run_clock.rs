@@ -104,7 +104,7 @@ fn read_both() -> (Duration, SystemTime) {
 }
 
 /// Time since the host was started, suspension included.
-fn boot_time() -> Duration {
+pub fn boot_time() -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is a valid place for the result. With this clock the call cannot fail on Linux.
     unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut time) };

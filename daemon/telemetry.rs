@@ -193,7 +193,7 @@ const SECONDS: [f64; 15] =
 const CHANGES: [f64; 13] =
     [0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 3.0, 10.0];
 
-/// Between two times that samples are folded into buckets.
+/// The time between two folds of samples into buckets.
 const UPKEEP: Duration = Duration::from_secs(5);
 
 /// Installs the process's recorder; an error if there is one already.
@@ -272,7 +272,7 @@ pub enum Wire {
 }
 
 impl Wire {
-    /// As in metrics and in the config.
+    /// The name in metrics and in the config.
     pub fn name(self) -> &'static str {
         match self {
             Wire::Grpc => "grpc",
@@ -281,7 +281,7 @@ impl Wire {
         }
     }
 
-    /// As in sentences.
+    /// The name in sentences.
     pub fn title(self) -> &'static str {
         match self {
             Wire::Grpc => "gRPC",

@@ -229,6 +229,34 @@ fn a_file_is_played_at_its_speed_and_again() {
 }
 
 #[test]
+fn a_deep_picture_of_odd_size_with_wide_pixels_has_its_shape_and_colours() {
+    gst::init().unwrap();
+    let clip = tempfile::tempdir().unwrap();
+    let file = clip.path().join("wide.mp4");
+    // 0xffcc8844 is opaque, red 204, green 136, blue 68.
+    let launch = format!(
+        "videotestsrc num-buffers=24 pattern=solid-color foreground-color=0xffcc8844 \
+         ! video/x-raw,format=I422_10LE,width=322,height=182,framerate=24/1,\
+         pixel-aspect-ratio=24/11,colorimetry=bt709 \
+         ! x265enc speed-preset=ultrafast ! h265parse ! mp4mux ! filesink location={}",
+        file.display()
+    );
+    let pipeline = gst::parse::launch(&launch).unwrap().downcast::<gst::Pipeline>().unwrap();
+    play_to_the_end(&pipeline);
+
+    let watched = Watched::start(Camera { fps: 6.0, ..config("wide", Source::File(file)) });
+    for frame in watched.frames(3) {
+        assert_eq!((frame.width, frame.height), (703, 182));
+        for (x, y) in [(0, 0), (702, 0), (350, 90), (0, 181), (702, 181)] {
+            let at = ((y * frame.width + x) * 4) as usize;
+            let found = &frame.bgrx[at..at + 3];
+            let alike = found.iter().zip([68u8, 136, 204]).all(|(f, w)| f.abs_diff(w) <= 3);
+            assert!(alike, "{found:?} at {x},{y}");
+        }
+    }
+}
+
+#[test]
 fn a_probe_tells_what_is_there() {
     let server = Server::start(Serve::default());
     let probed =
@@ -237,6 +265,19 @@ fn a_probe_tells_what_is_there() {
     assert_eq!(probed.codec, "H.264");
     assert!(probed.decoder.contains("264"));
     assert!(probed.first_frame_after < Duration::from_secs(10));
+}
+
+#[test]
+fn the_end_of_its_commands_ends_the_camera_server() {
+    for commands in ["", "pause h264\n"] {
+        let options = CamerasOptions {
+            listen: ([127, 0, 0, 1], 0).into(),
+            mounts: CLIPS.mounts(),
+            credentials: None,
+            tls: None,
+        };
+        serve(options, |_| {}, commands.as_bytes()).unwrap();
+    }
 }
 
 // What the tests stand on: a camera that is watched …
@@ -263,6 +304,7 @@ fn rtsp(port: u16, mount: &str, scheme: &str) -> Rtsp {
         username: None,
         password: None,
         transport: Transport::Tcp,
+        stream: None,
         tls: RtspTls::System,
     }
 }
@@ -528,6 +570,11 @@ fn make_clip(encode: &str, path: &Path) {
         source.push_buffer(buffer).unwrap();
     }
     source.end_of_stream().unwrap();
+    play_to_the_end(&pipeline);
+}
+
+fn play_to_the_end(pipeline: &gst::Pipeline) {
+    pipeline.set_state(gst::State::Playing).unwrap();
     let bus = pipeline.bus().unwrap();
     let message = bus
         .timed_pop_filtered(

@@ -94,8 +94,9 @@ fn wrong_values_are_refused_by_their_key() {
         ("name = \"gate\"", "name = \"my gate\"", "camera.name"),
         ("name = \"gate\"", "name = \"available\"", "topic is taken"),
         ("url = \"rtsp:", "url = \"http:", "wanted rtsp, rtsps or file"),
+        ("url = \"rtsp://", "url = \"rtsp://admin:12/34@", "write / as %2F"),
         ("broker = \"mqtt:", "broker = \"amqp:", "mqtt.broker"),
-        ("transport = \"tcp\"", "transport = \"smoke\"", "smoke"),
+        ("transport = \"auto\"", "transport = \"smoke\"", "smoke"),
         ("listen = \"127.0.0.1:9090\"", "listen = \"9090\"", "socket address"),
         (
             "#template = \"USER: <image>\\n{prompt} ",
@@ -110,6 +111,24 @@ fn wrong_values_are_refused_by_their_key() {
         let error = parse(&text.replacen(from, to, 1)).expect_err(to);
         assert!(error.contains(named), "{to}: {error}");
         assert!(!error.contains('\n'), "{to}: {error}");
+    }
+}
+
+#[test]
+fn no_refusal_shows_a_password_from_a_url() {
+    let (url, broker) = ("url = \"rtsp://", "broker = \"mqtt://");
+    for (from, to) in [
+        (url, "url = \"rtsp://admin:Planted/1@"),
+        (url, "url = \"admin:Planted@"),
+        (url, "captions = \"rtsp://admin:Planted@cam/live\"\nurl = \"rtsp://"),
+        (url, "url = \"http://admin:Planted@"),
+        (broker, "broker = \"mqtt://me:Planted@"),
+        (broker, "broker = \"mqtt://me:Planted/1@"),
+    ] {
+        let text = example();
+        assert!(text.contains(from), "{from} is not in the example");
+        let error = parse(&text.replacen(from, to, 1)).expect_err(to);
+        assert!(!error.contains("Planted"), "{to}: {error}");
     }
 }
 

@@ -21,7 +21,7 @@ use tonic::{Code, Request, Status};
 
 const SECONDS: fn(u64) -> Duration = Duration::from_secs;
 
-/// Of captions, in the cameras' config.
+/// Seconds between two captions of a camera, as in its config.
 const EVERY: f64 = 2.0;
 
 /// One daemon at a time has the machine: what is late because of another test proves nothing.
@@ -320,7 +320,7 @@ async fn crowd(port: u16, connections: usize, text: &'static [u8]) {
             open.push(stream);
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
-        // What the daemon has closed is opened again.
+        // Connections that the daemon has closed are opened again.
         open.retain_mut(|stream| {
             let error = stream.try_read(&mut [0; 256]).err();
             error.is_some_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
@@ -328,8 +328,8 @@ async fn crowd(port: u16, connections: usize, text: &'static [u8]) {
     }
 }
 
-/// In a process that may have few files: without a free descriptor no camera could be reached, and
-/// libraries would end it. Of 256 clients take half, as the config's 256 and 64 share them.
+/// The process may have few files: without a free descriptor no camera could be reached, and libraries
+/// would end it. Clients take half of 256, in the proportion of the config's 256 and 64.
 #[test]
 fn idle_and_half_open_connections_up_to_the_limit_and_beyond() {
     let log = withstands(Some(256), async |target: Target| {

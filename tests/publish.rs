@@ -35,7 +35,7 @@ const RUN: u64 = 1_760_000_000_000;
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// Of a wire in these tests.
+/// The connections that a wire may have in these tests.
 const CONNECTIONS: usize = 24;
 
 // --- gRPC ---------------------------------------------------------------------------------------
@@ -588,7 +588,7 @@ async fn all_but_the_third_arrive(port: u16, heard: u16) {
     sequences.sort_unstable();
     sequences.dedup();
     assert_eq!(sequences, [1, 2, 4, 5, 6]);
-    // What of it fits arrives: the state is short.
+    // Its short state arrives.
     states.until("lookout/gate/state", "caption 2").await;
     while !states.next().await.payload.starts_with("long long") {}
     states.until("lookout/gate/state", "caption 6").await;
@@ -627,7 +627,7 @@ async fn a_retained_question_of_any_size_ends_no_connection() {
         let payload = "x".repeat(bytes);
         heard.client.publish(topic, QoS::AtLeastOnce, true, payload).await.unwrap();
     }
-    // Whether or not the broker can be told how large a packet may be.
+    // Of these brokers one can be told how large a packet may be, the other cannot.
     for (turn, port) in [broker.port, old.port].into_iter().enumerate() {
         let publisher = Publisher::start(&daemon, mqtt_config(port));
         daemon.caption("before");
@@ -731,7 +731,7 @@ async fn an_event_that_panics_a_wire_is_left_out_and_the_wire_begins_again() {
     timeout(SOON, kept).await.unwrap().unwrap();
 }
 
-/// What is logged on this thread while the guard lives.
+/// Everything logged on this thread while the guard lives.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -1021,7 +1021,7 @@ async fn http_tells_health_readiness_and_metrics() {
     let not_ready = get("/readyz").await;
     assert!(not_ready.starts_with("HTTP/1.1 503"), "{not_ready}");
     assert!(not_ready.ends_with("the model is loading\n"), "{not_ready}");
-    // Who says nothing, or leaves a head half said, keeps nobody out.
+    // Clients that say nothing, or leave a head half said, keep nobody out.
     let mut silent = Vec::new();
     for n in 0..2 * CONNECTIONS {
         let mut stream = TcpStream::connect(address).await.unwrap();
@@ -1185,7 +1185,7 @@ impl Daemon {
     }
 }
 
-/// As many connections as a test needs, and no long patience with any.
+/// A listener with as many connections as a test needs, and no long patience with any.
 async fn listener(wire: Wire, addr: SocketAddr) -> Result<Listener, PublishError> {
     let second = Duration::from_secs(1);
     let patience = Patience { greeting: second, stalled: 5 * second, idle: 2 * second };
@@ -1416,7 +1416,7 @@ impl Gate {
         Gate { port, shut }
     }
 
-    /// In front of a broker that does not know MQTT 5, and says so as MQTT 3.1.1 has it.
+    /// Stands in front of a broker that does not know MQTT 5, and says so as MQTT 3.1.1 has it.
     async fn of_an_old_broker(broker: u16) -> Gate {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();

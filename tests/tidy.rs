@@ -11,6 +11,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("gst_video", &["daemon/camera/", "daemon/demo/"]),
     ("gst_rtsp_server", &["daemon/camera/", "daemon/demo/"]),
     ("gio", &["daemon/camera/", "daemon/demo/"]),
+    ("yuv", &["daemon/camera/colours"]),
+    ("http_auth", &["daemon/camera/relay"]),
     ("ort", &["daemon/model/", "daemon/vision/", "daemon/language/"]),
     ("libloading", &["daemon/model/"]),
     ("tokenizers", &["daemon/language/"]),

@@ -5,6 +5,7 @@
 //! server that hangs, so the time since the last picture is watched here.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,23 +13,40 @@ use std::time::{Duration, Instant};
 use gst::prelude::*;
 
 use super::delivery::Delivery;
-use super::error::CameraError;
+use super::error::{CameraError, is_rtsp};
+use super::keepalive::Learnt;
 use super::packets::RtpClock;
 use super::patience::{Patience, Verdict};
 use super::pipeline;
 use super::progress::{Opened, Progress};
 use super::reach;
+use super::relay::{Login, Relay, Trouble};
 use super::retry::{Attempt, News, Stop};
-use crate::config::{Camera, Rtsp, Source};
+use super::rtsp::{self, Approach, Carrier};
+use crate::config::{Camera, Rtsp, Source, Transport};
 
 /// How often a stop and a stall are looked for.
 const TICK: Duration = Duration::from_millis(250);
 
-/// The last resort: rtspsrc has a time-out of its own on each request.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a camera may take for an answer: doubled for one that did not answer, since many that
+/// start together on a slow machine would else never come up.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+const ANSWER_TIMEOUT_MAX: Duration = Duration::from_secs(40);
+
+/// The last resort, in time-outs of one request.
+const CONNECT_ANSWERS: u32 = 4;
+
+/// How often rtspsrc is asked to keep a session alive, where no relay does.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// A camera whose connections are all taken answers so often that the password is wrong.
+const DOUBTS_MAX: u32 = 3;
 
 /// A pipeline that does not end in this time is left to a thread of its own.
-const TEARDOWN_TIMEOUT: Duration = Duration::from_millis(800);
+const TEARDOWN_TIMEOUT: Duration = Duration::from_millis(1000);
+
+/// With so many that hang no further one is begun.
+const ENDING_MAX: usize = 3;
 
 pub struct CameraAttempt {
     config: Camera,
@@ -40,6 +58,16 @@ pub struct CameraAttempt {
     /// The password of the last attempt, to notice a change.
     password: Option<String>,
     opened: Opened,
+    /// How the pictures come, and whether they ever came so.
+    carrier: Carrier,
+    carrier_works: bool,
+    answer_timeout: Duration,
+    learnt: Learnt,
+    /// The password that the camera has taken, and how often it has refused it since.
+    accepted: Option<String>,
+    doubts: u32,
+    /// Pipelines that have not ended yet.
+    ending: Arc<AtomicUsize>,
 }
 
 enum End {
@@ -49,18 +77,31 @@ enum End {
 
 impl Attempt for CameraAttempt {
     fn run_once(&mut self, stop: &Stop, tell: &mut dyn FnMut(News<'_>)) -> Result<(), CameraError> {
+        let mut carriers = 1;
         loop {
-            match self.play(stop, tell) {
+            let error = match self.play(stop, tell) {
                 Ok(End::Stopped) => return Ok(()),
-                Ok(End::EndOfFile) => {}
-                Err(CameraError::Decoder { name, why }) if !self.software_only => {
+                Ok(End::EndOfFile) => continue,
+                Err(error) => error,
+            };
+            match error {
+                CameraError::Decoder { name, why } if !self.software_only => {
                     tracing::warn!(
                         camera = %self.config.name,
                         "decoder {name} failed ({why}): decoding in software"
                     );
                     self.software_only = true;
                 }
-                Err(error) => return Err(error),
+                CameraError::Transport { .. } if self.may_change_carrier() => {
+                    self.carrier = self.carrier.other();
+                    if carriers == 2 {
+                        return Err(CameraError::Refused(
+                            "the camera sends neither over TCP nor over UDP".into(),
+                        ));
+                    }
+                    carriers += 1;
+                }
+                error => return Err(error),
             }
         }
     }
@@ -77,6 +118,10 @@ impl Attempt for CameraAttempt {
 impl CameraAttempt {
     pub fn new(config: Camera, delivery: Arc<Delivery>) -> CameraAttempt {
         let patience = Patience::new(config.stall_timeout);
+        let carrier = match &config.source {
+            Source::Rtsp(Rtsp { transport: Transport::Udp, .. }) => Carrier::Udp,
+            _ => Carrier::Tcp,
+        };
         CameraAttempt {
             config,
             delivery,
@@ -85,6 +130,13 @@ impl CameraAttempt {
             software_only: false,
             password: None,
             opened: Opened::default(),
+            carrier,
+            carrier_works: false,
+            answer_timeout: ANSWER_TIMEOUT,
+            learnt: Learnt::default(),
+            accepted: None,
+            doubts: 0,
+            ending: Arc::default(),
         }
     }
 
@@ -101,25 +153,104 @@ impl CameraAttempt {
     }
 
     fn play(&mut self, stop: &Stop, tell: &mut dyn FnMut(News<'_>)) -> Result<End, CameraError> {
+        if self.ending.load(Ordering::Relaxed) >= ENDING_MAX {
+            return Err(CameraError::Lost(format!(
+                "{ENDING_MAX} old connections do not end, as a driver or a decoder hangs: start \
+                 lookout anew if this stays"
+            )));
+        }
         self.password = match self.rtsp() {
             Some(rtsp) => read_password(rtsp)?,
             None => None,
         };
+        let relay = self.relay()?.map(Arc::new);
         let progress = Arc::new(Progress::default());
+        let approach = Approach {
+            password: self.password.as_deref(),
+            carrier: self.carrier,
+            patience: self.answer_timeout,
+            relay: relay.as_deref(),
+        };
         let pipeline = pipeline::build(
             &self.config,
-            self.password.as_deref(),
+            &approach,
             self.software_only,
             &self.delivery,
             &progress,
             &self.clock,
         )?;
-        let playing = Playing { pipeline, progress, camera: self.config.name.clone() };
+        let playing = Playing {
+            pipeline,
+            progress,
+            relay,
+            camera: self.config.name.clone(),
+            ending: self.ending.clone(),
+        };
         let end = self.watch(&playing, stop, tell);
         self.opened = playing.progress.opened();
+        let relay = playing.relay.clone();
+        let seen = playing.progress.has_shown();
         let stalled = matches!(end, Err(CameraError::Stalled(_)));
         self.patience.learn(&playing.progress.signs(), stalled);
-        end
+        drop(playing);
+        if let Some(relay) = relay {
+            self.learnt = relay.learnt();
+        }
+        end.map_err(|error| self.learn(error, seen))
+    }
+
+    /// For `rtsp://`; with TLS rtspsrc talks to the camera itself.
+    fn relay(&self) -> Result<Option<Relay>, CameraError> {
+        let Some(rtsp) = self.rtsp().filter(|rtsp| rtsp.url.scheme() == "rtsp") else {
+            return Ok(None);
+        };
+        let host = rtsp.url.host_str().ok_or_else(|| CameraError::internal("no host"))?;
+        let login = rtsp.username.clone().map(|username| Login {
+            username,
+            password: self.password.clone().unwrap_or_default(),
+        });
+        let target = (host, rtsp.url.port().unwrap_or(554));
+        Relay::start(target, login, self.learnt, self.answer_timeout)
+            .map(Some)
+            .map_err(CameraError::internal)
+    }
+
+    fn may_change_carrier(&self) -> bool {
+        self.rtsp().is_some_and(|rtsp| rtsp.transport == Transport::Auto)
+    }
+
+    /// What the next attempt does otherwise.
+    fn learn(&mut self, error: CameraError, seen: bool) -> CameraError {
+        if seen {
+            self.carrier_works = true;
+            self.accepted.clone_from(&self.password);
+            self.doubts = 0;
+        }
+        match &error {
+            CameraError::NoAnswer => {
+                self.answer_timeout = (self.answer_timeout * 2).min(ANSWER_TIMEOUT_MAX);
+            }
+            // Some cameras accept a carrier over which they send nothing.
+            CameraError::Stalled(_)
+                if !seen && !self.carrier_works && self.may_change_carrier() =>
+            {
+                self.carrier = self.carrier.other();
+            }
+            CameraError::WrongPassword
+                if self.accepted.is_some()
+                    && self.accepted == self.password
+                    && self.doubts < DOUBTS_MAX =>
+            {
+                self.doubts += 1;
+                return CameraError::Lost(
+                    "the camera refuses the password that it took before: are all its \
+                     connections taken?"
+                        .into(),
+                );
+            }
+            _ => {}
+        }
+        error
     }
 
     fn watch(
@@ -128,7 +259,10 @@ impl CameraAttempt {
         stop: &Stop,
         tell: &mut dyn FnMut(News<'_>),
     ) -> Result<End, CameraError> {
-        let Playing { pipeline, progress, .. } = playing;
+        let Playing { pipeline, progress, relay, .. } = playing;
+        let source =
+            pipeline.by_name("source").filter(|_| relay.is_none() && self.rtsp().is_some());
+        let mut kept_alive = Instant::now();
         let bus = pipeline.bus().ok_or_else(|| CameraError::internal("a pipeline without bus"))?;
         // What failed is told on the bus, and better.
         let _ = pipeline.set_state(gst::State::Playing);
@@ -142,14 +276,27 @@ impl CameraAttempt {
                 &[gst::MessageType::Error, gst::MessageType::Eos, gst::MessageType::Application],
             );
             match message.as_ref().map(|message| message.view()) {
-                Some(gst::MessageView::Error(error)) => return Err(self.explain(error, progress)),
-                Some(gst::MessageView::Eos(_)) => return self.ended(progress),
+                Some(gst::MessageView::Error(error)) => return Err(self.explain(error, playing)),
+                Some(gst::MessageView::Eos(_)) => return self.ended(playing),
                 // Posted by `Progress`.
                 Some(gst::MessageView::Application(_)) => match progress.failure() {
                     Some(error) => return Err(error),
                     None => tell(News::Live(&progress.opened().decoder)),
                 },
                 _ => {}
+            }
+            if let Some(source) = &source
+                && progress.has_shown()
+                && kept_alive.elapsed() >= KEEP_ALIVE
+            {
+                rtsp::keep_alive(source);
+                kept_alive = Instant::now();
+            }
+            // rtspsrc says nothing of it before it has a stream.
+            if !progress.is_connected()
+                && relay.as_ref().is_some_and(|relay| relay.trouble() == Some(Trouble::Closed))
+            {
+                return Err(Trouble::Closed.error());
             }
             self.check_stall(started, progress, tell)?;
         }
@@ -162,9 +309,8 @@ impl CameraAttempt {
         tell: &mut dyn FnMut(News<'_>),
     ) -> Result<(), CameraError> {
         if !progress.is_connected() {
-            let seconds = CONNECT_TIMEOUT.as_secs();
-            return match started.elapsed() > CONNECT_TIMEOUT {
-                true => Err(CameraError::Lost(format!("no connection within {seconds} s"))),
+            return match started.elapsed() > self.answer_timeout * CONNECT_ANSWERS {
+                true => Err(CameraError::NoAnswer),
                 false => Ok(()),
             };
         }
@@ -176,15 +322,16 @@ impl CameraAttempt {
         Ok(())
     }
 
-    fn ended(&self, progress: &Progress) -> Result<End, CameraError> {
+    fn ended(&self, playing: &Playing) -> Result<End, CameraError> {
         match self.config.source {
             Source::Rtsp(_) => Err(CameraError::Lost("the connection was closed".into())),
-            Source::File(_) if progress.has_shown() => Ok(End::EndOfFile),
+            Source::File(_) if playing.progress.has_shown() => Ok(End::EndOfFile),
             Source::File(_) => Err(CameraError::Lost("the file holds no picture".into())),
         }
     }
 
-    fn explain(&self, message: &gst::message::Error, progress: &Progress) -> CameraError {
+    fn explain(&self, message: &gst::message::Error, playing: &Playing) -> CameraError {
+        let progress = &playing.progress;
         let failed = message.src().map(|source| source.name());
         let opened = progress.opened();
         let at_start = !progress.has_shown();
@@ -195,17 +342,33 @@ impl CameraAttempt {
         if let Some(error) = progress.failure() {
             return error;
         }
+        let Some(rtsp) = self.rtsp().filter(|_| is_rtsp(message)) else {
+            return CameraError::of(message, false);
+        };
+        match playing.relay.as_ref().and_then(|relay| relay.trouble()) {
+            Some(Trouble::Status { code: 461, .. }) => return self.other_transport(),
+            Some(trouble) => return trouble.error(),
+            None => {}
+        }
+        // It says so of streams that were not chosen, and of a transport that the camera refused.
+        let no_stream = message.error().matches(gst::StreamError::CodecNotFound)
+            || message.error().matches(gst::ResourceError::Settings);
+        if no_stream && !progress.is_connected() {
+            return progress.nothing_chosen(rtsp.stream).unwrap_or_else(|| self.other_transport());
+        }
         if message.error().matches(gst::ResourceError::OpenReadWrite)
-            && let Some(Rtsp { url, .. }) = self.rtsp()
-            && let Some(host) = url.host_str()
+            && let Some(host) = rtsp.url.host_str()
         {
-            let usual = if url.scheme() == "rtsps" { 322 } else { 554 };
-            if let Some(why) = reach::why_not(host, url.port().unwrap_or(usual)) {
+            let usual = if rtsp.url.scheme() == "rtsps" { 322 } else { 554 };
+            if let Some(why) = reach::why_not(host, rtsp.url.port().unwrap_or(usual)) {
                 return CameraError::Lost(why);
             }
         }
-        let with_user = self.rtsp().is_some_and(|rtsp| rtsp.username.is_some());
-        CameraError::of(message, with_user)
+        CameraError::of(message, rtsp.username.is_some())
+    }
+
+    fn other_transport(&self) -> CameraError {
+        CameraError::Transport { asked: self.carrier.name(), other: self.carrier.other().name() }
     }
 }
 
@@ -216,7 +379,9 @@ fn read_password(rtsp: &Rtsp) -> Result<Option<String>, CameraError> {
 struct Playing {
     pipeline: gst::Pipeline,
     progress: Arc<Progress>,
+    relay: Option<Arc<Relay>>,
     camera: Arc<str>,
+    ending: Arc<AtomicUsize>,
 }
 
 impl Drop for Playing {
@@ -225,8 +390,13 @@ impl Drop for Playing {
         self.progress.close();
         let (ended, wait) = mpsc::sync_channel(1);
         let pipeline = self.pipeline.clone();
+        // The relay passes on the request that ends the session.
+        let (relay, ending) = (self.relay.take(), self.ending.clone());
+        ending.fetch_add(1, Ordering::Relaxed);
         let thread = thread::Builder::new().name(format!("{} end", self.camera)).spawn(move || {
             let _ = pipeline.set_state(gst::State::Null);
+            drop(relay);
+            ending.fetch_sub(1, Ordering::Relaxed);
             let _ = ended.send(());
         });
         match thread {
@@ -235,8 +405,71 @@ impl Drop for Playing {
             }
             Ok(_) => {}
             Err(_) => {
+                self.ending.fetch_sub(1, Ordering::Relaxed);
                 let _ = self.pipeline.set_state(gst::State::Null);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::camera::Sink;
+    use crate::config::Config;
+    use crate::event::CameraStatus;
+    use crate::frame::Frame;
+    use crate::run_clock::RunClock;
+
+    struct Nobody;
+
+    impl Sink for Nobody {
+        fn frame(&self, _: Frame) {}
+        fn status(&self, _: &Arc<str>, _: CameraStatus) {}
+    }
+
+    fn attempt(more: &str) -> CameraAttempt {
+        let text = format!(
+            "[model]\npackage = \"x\"\n[[camera]]\nname = \"gate\"\nurl = \"rtsp://cam/x\"\n{more}"
+        );
+        let config = Config::parse(&text, std::path::Path::new(".")).unwrap().cameras.remove(0);
+        let delivery = Arc::new(Delivery::new(
+            config.name.clone(),
+            Arc::new(Nobody),
+            Arc::new(RunClock::start()),
+        ));
+        CameraAttempt::new(config, delivery)
+    }
+
+    #[test]
+    fn a_camera_that_does_not_answer_gets_more_time_each_time() {
+        let mut attempt = attempt("");
+        let given = [(); 5].map(|()| {
+            attempt.learn(CameraError::NoAnswer, false);
+            attempt.answer_timeout.as_secs()
+        });
+        assert_eq!(given, [10, 20, 40, 40, 40]);
+    }
+
+    #[test]
+    fn a_carrier_that_never_worked_is_changed_and_one_that_did_is_kept() {
+        let stalled = || CameraError::Stalled(Duration::from_secs(15));
+        let mut auto = attempt("");
+        auto.learn(stalled(), false);
+        assert_eq!(auto.carrier, Carrier::Udp);
+        auto.learn(stalled(), true);
+        auto.learn(stalled(), false);
+        assert_eq!(auto.carrier, Carrier::Udp);
+        let mut fixed = attempt("transport = \"tcp\"");
+        fixed.learn(stalled(), false);
+        assert_eq!(fixed.carrier, Carrier::Tcp);
+    }
+
+    #[test]
+    fn pipelines_that_do_not_end_are_not_added_to_without_end() {
+        let mut attempt = attempt("");
+        attempt.ending.store(ENDING_MAX, Ordering::Relaxed);
+        let error = attempt.run_once(&Stop::default(), &mut |_| {}).unwrap_err();
+        assert!(error.to_string().contains("do not end"), "{error}");
     }
 }

@@ -11,6 +11,10 @@ use super::error::CameraError;
 pub enum Codec {
     H264,
     H265,
+    Mjpeg,
+    Mpeg4,
+    Vp8,
+    Vp9,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,11 +32,15 @@ pub struct Decoder {
 }
 
 impl Codec {
-    /// As SDP names it (RFC 6184, RFC 7798).
+    /// As SDP names it (RFC 6184, RFC 7798, RFC 2435, RFC 6416, RFC 7741, RFC 9628).
     pub fn from_encoding_name(name: &str) -> Option<Codec> {
         match name.to_ascii_uppercase().as_str() {
             "H264" => Some(Codec::H264),
             "H265" => Some(Codec::H265),
+            "JPEG" => Some(Codec::Mjpeg),
+            "MP4V-ES" => Some(Codec::Mpeg4),
+            "VP8" => Some(Codec::Vp8),
+            "VP9" => Some(Codec::Vp9),
             _ => None,
         }
     }
@@ -41,6 +49,10 @@ impl Codec {
         match self {
             Codec::H264 => "H.264",
             Codec::H265 => "H.265",
+            Codec::Mjpeg => "MJPEG",
+            Codec::Mpeg4 => "MPEG-4",
+            Codec::Vp8 => "VP8",
+            Codec::Vp9 => "VP9",
         }
     }
 
@@ -48,13 +60,20 @@ impl Codec {
         match self {
             Codec::H264 => "rtph264depay",
             Codec::H265 => "rtph265depay",
+            Codec::Mjpeg => "rtpjpegdepay",
+            Codec::Mpeg4 => "rtpmp4vdepay",
+            Codec::Vp8 => "rtpvp8depay",
+            Codec::Vp9 => "rtpvp9depay",
         }
     }
 
+    /// `identity`: its depayloader knows key frames.
     pub fn parser(self) -> &'static str {
         match self {
             Codec::H264 => "h264parse",
             Codec::H265 => "h265parse",
+            Codec::Mpeg4 => "mpeg4videoparse",
+            Codec::Mjpeg | Codec::Vp8 | Codec::Vp9 => "identity",
         }
     }
 
@@ -64,6 +83,7 @@ impl Codec {
         let media = match self {
             Codec::H264 => "video/x-h264",
             Codec::H265 => "video/x-h265",
+            _ => return None,
         };
         let caps = gst::Caps::builder(media)
             .field("stream-format", "byte-stream")
@@ -72,13 +92,13 @@ impl Codec {
     }
 
     /// Best first.
-    pub fn decoders(self) -> [Decoder; 8] {
+    pub fn decoders(self) -> Vec<Decoder> {
         let hardware = |element| Decoder { element, kind: Kind::Hardware, download: None };
         let software = |element| Decoder { element, kind: Kind::Software, download: None };
         // Jetson's decoder leaves its pictures in NVMM, which only nvvidconv can read.
         let jetson = Decoder { download: Some("nvvidconv"), ..hardware("nvv4l2decoder") };
         match self {
-            Codec::H264 => [
+            Codec::H264 => vec![
                 jetson,
                 hardware("nvh264dec"),
                 hardware("vah264dec"),
@@ -88,7 +108,7 @@ impl Codec {
                 software("avdec_h264"),
                 software("openh264dec"),
             ],
-            Codec::H265 => [
+            Codec::H265 => vec![
                 jetson,
                 hardware("nvh265dec"),
                 hardware("vah265dec"),
@@ -98,6 +118,11 @@ impl Codec {
                 software("avdec_h265"),
                 software("libde265dec"),
             ],
+            // Rare and small: what the processor decodes is enough.
+            Codec::Mjpeg => vec![software("jpegdec"), software("avdec_mjpeg")],
+            Codec::Mpeg4 => vec![software("avdec_mpeg4")],
+            Codec::Vp8 => vec![software("vp8dec"), software("avdec_vp8")],
+            Codec::Vp9 => vec![software("vp9dec"), software("avdec_vp9")],
         }
     }
 
@@ -151,6 +176,6 @@ mod tests {
     #[test]
     fn encoding_names_are_read_in_any_case() {
         assert_eq!(Codec::from_encoding_name("h265"), Some(Codec::H265));
-        assert_eq!(Codec::from_encoding_name("JPEG"), None);
+        assert_eq!(Codec::from_encoding_name("AV1"), None);
     }
 }

@@ -4,12 +4,13 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result};
 use bytes::Bytes;
 use gst_video::prelude::*;
 
 use super::Sink;
 use super::clock::{self, CaptureClock, News};
+use super::colours;
 use crate::event::CameraStatus;
 use crate::frame::Frame;
 use crate::run_clock::RunClock;
@@ -111,21 +112,9 @@ impl Picture {
         let buffer = sample.buffer().context("a sample without picture")?;
         let caps = sample.caps().context("a picture without format")?;
         let info = gst_video::VideoInfo::from_caps(caps)?;
-        ensure!(info.format() == gst_video::VideoFormat::Bgrx, "a picture that is not BGRx");
         let frame = gst_video::VideoFrameRef::from_buffer_ref_readable(buffer, &info)?;
-        let stride = usize::try_from(frame.plane_stride()[0])?;
         let (width, height) = (frame.width(), frame.height());
-        let (row, rows) = (width as usize * 4, height as usize);
-        let bgrx = match sample.buffer_owned() {
-            // A full-size picture is not copied: it stays in GStreamer's buffer.
-            Some(buffer) if stride == row && frame.plane_offset()[0] == 0 => {
-                let mapped = buffer.into_mapped_buffer_readable();
-                let whole = Bytes::from_owner(mapped.map_err(|_| anyhow!("cannot be read"))?);
-                (whole.len() >= row * rows).then(|| whole.slice(..row * rows))
-            }
-            _ => packed(frame.plane_data(0)?, row, rows, stride),
-        };
-        let bgrx = bgrx.context("a picture smaller than its format says")?;
+        let bgrx = colours::bgrx(sample, &frame)?;
         let camera_time = buffer
             .iter_meta::<gst::ReferenceTimestampMeta>()
             .find(|meta| meta.reference().structure(0).is_some_and(|s| s.name() == NTP))
@@ -135,25 +124,3 @@ impl Picture {
 }
 
 const NTP: &str = "timestamp/x-ntp";
-
-/// Rows without what some elements put between them.
-fn packed(data: &[u8], row: usize, rows: usize, stride: usize) -> Option<Bytes> {
-    let mut tight = Vec::with_capacity(row * rows);
-    for y in 0..rows {
-        tight.extend_from_slice(data.get(y * stride..y * stride + row)?);
-    }
-    Some(tight.into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn padding_at_the_ends_of_rows_is_left_out() {
-        let data = [1, 2, 3, 0, 4, 5, 6];
-        assert_eq!(packed(&data, 3, 2, 4).as_deref(), Some(&[1, 2, 3, 4, 5, 6][..]));
-        assert_eq!(packed(&data[..6], 3, 2, 3).as_deref(), Some(&data[..6]));
-        assert_eq!(packed(&data, 3, 3, 4), None);
-    }
-}

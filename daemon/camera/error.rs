@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use gst::prelude::*;
 
+use crate::config::masked;
 use crate::event::Phase;
 
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -17,6 +18,18 @@ pub enum CameraError {
     PasswordWanted,
     #[error("no such stream")]
     NoSuchStream,
+    /// Cannot be mended by trying again soon.
+    #[error("{0}")]
+    Refused(String),
+    #[error("the camera describes no video stream")]
+    NoVideo,
+    #[error("the camera does not answer")]
+    NoAnswer,
+    /// Its pictures do not come the way that was asked for.
+    #[error(
+        "the camera does not send over {asked}: leave out transport, or set transport = \"{other}\""
+    )]
+    Transport { asked: &'static str, other: &'static str },
     #[error("no frame for {} s", _0.as_secs_f64())]
     Stalled(Duration),
     /// The connection broke or cannot be made.
@@ -32,15 +45,39 @@ impl CameraError {
         match self {
             CameraError::WrongPassword
             | CameraError::PasswordWanted
-            | CameraError::NoSuchStream => Phase::Refused,
+            | CameraError::NoSuchStream
+            | CameraError::Refused(_)
+            | CameraError::NoVideo
+            | CameraError::Transport { .. } => Phase::Refused,
             CameraError::Stalled(_) => Phase::Stalled,
-            CameraError::Lost(_) | CameraError::Decoder { .. } => Phase::Lost,
+            CameraError::Lost(_) | CameraError::NoAnswer | CameraError::Decoder { .. } => {
+                Phase::Lost
+            }
         }
     }
 
     /// Asking again soon may get the user locked out.
     pub fn is_about_credentials(&self) -> bool {
         matches!(self, CameraError::WrongPassword | CameraError::PasswordWanted)
+    }
+
+    /// Nothing changes before somebody changes the camera or the config.
+    pub fn is_lasting(&self) -> bool {
+        matches!(self, CameraError::Refused(_) | CameraError::NoVideo)
+    }
+
+    /// What the camera answered to a request.
+    pub(super) fn of_status(method: &str, code: u16, reason: &str) -> CameraError {
+        let shown: String = reason.chars().filter(|c| !c.is_control()).take(60).collect();
+        let status = masked(format!("{code} {shown}").trim_end());
+        match code {
+            404 => CameraError::NoSuchStream,
+            453 | 503 => CameraError::Lost(format!(
+                "the camera serves no further viewer ({status}): close one, or wait"
+            )),
+            403 => CameraError::Refused(format!("the camera forbids {method} ({status})")),
+            _ => CameraError::Lost(format!("the camera refuses {method} ({status})")),
+        }
     }
 
     /// A fault of this machine's set-up: an element or property that is missing.
@@ -50,14 +87,20 @@ impl CameraError {
 
     pub(super) fn of(message: &gst::message::Error, with_user: bool) -> CameraError {
         let error = message.error();
+        let status =
+            message.details().and_then(|details| details.get::<u32>("rtsp-status-code").ok());
+        if let Some(code) =
+            status.and_then(|code| u16::try_from(code).ok()).filter(|code| *code != 401)
+        {
+            let reason = message.details().and_then(|d| d.get::<&str>("rtsp-status-reason").ok());
+            return CameraError::of_status("a request", code, reason.unwrap_or_default());
+        }
         match error.kind::<gst::ResourceError>() {
             Some(gst::ResourceError::NotAuthorized) if with_user => CameraError::WrongPassword,
             Some(gst::ResourceError::NotAuthorized) => CameraError::PasswordWanted,
             Some(gst::ResourceError::NotFound) if is_rtsp(message) => CameraError::NoSuchStream,
             // It calls a time-out a "Parse error".
-            Some(gst::ResourceError::Read) if is_rtsp(message) => {
-                CameraError::Lost("the camera does not answer".into())
-            }
+            Some(gst::ResourceError::Read) if is_rtsp(message) => CameraError::NoAnswer,
             _ => {
                 let debug = message.debug();
                 CameraError::Lost(words(error.message(), debug.as_deref().unwrap_or_default()))
@@ -66,7 +109,7 @@ impl CameraError {
     }
 }
 
-fn is_rtsp(message: &gst::message::Error) -> bool {
+pub(super) fn is_rtsp(message: &gst::message::Error) -> bool {
     message
         .src()
         .and_then(|source| source.downcast_ref::<gst::Element>())
@@ -88,23 +131,7 @@ fn words(message: &str, debug: &str) -> String {
         Some(cause) => format!("{message}: {cause}"),
         None => message.to_string(),
     };
-    without_credentials(&text)
-}
-
-/// `rtsp://user:password@host` → `rtsp://host`.
-pub(super) fn without_credentials(text: &str) -> String {
-    let mut clean = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((before, after)) = rest.split_once("://") {
-        clean.push_str(before);
-        clean.push_str("://");
-        let authority = after.find(|c: char| c == '/' || c.is_whitespace()).unwrap_or(after.len());
-        rest = match after[..authority].rfind('@') {
-            Some(at) => &after[at + 1..],
-            None => after,
-        };
-    }
-    clean + rest
+    masked(&text)
 }
 
 #[cfg(test)]
@@ -112,11 +139,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn credentials_leave_every_url() {
-        let text = "from rtsp://me:pa@ss@10.0.0.1:554/a@b to rtsps://cam/x and http://u@h";
+    fn a_camera_without_room_is_not_a_wrong_password() {
+        for code in [453, 503] {
+            let error = CameraError::of_status("SETUP", code, "Not Now");
+            assert_eq!(error.phase(), Phase::Lost);
+            assert!(error.to_string().contains(&format!("({code} Not Now)")), "{error}");
+        }
         assert_eq!(
-            without_credentials(text),
-            "from rtsp://10.0.0.1:554/a@b to rtsps://cam/x and http://h"
+            CameraError::of_status("PLAY", 454, "").to_string(),
+            "the camera refuses PLAY (454)"
         );
     }
 

@@ -1,7 +1,7 @@
 //! Cameras: one GStreamer pipeline each, in a thread of its own, from a URL to sampled RGB frames.
 //!
 //! ```text
-//!  rtspsrc ─► depay ─► parse ─► [key frames] ─► decode ─► [pace] ─► deinterlace ─► videoconvert
+//!  rtspsrc ─► funnel ─► depay ─► parse ─► [key frames] ─► decode ─► [pace] ─► deinterlace ─► videoconvert
 //!          ─► videoscale ─► appsink ─► Sink
 //! ```
 //!
@@ -9,24 +9,29 @@
 //! reconnects, and rising UTC times as long as no clock is set back;
 //! a camera that fails, whatever the way, is tried again until it is stopped, and harms no other;
 //! no text that leaves here holds a user name or a password. Left out: what becomes of the frames
-//! ([`Sink`] must take them without waiting), sound, and codecs other than H.264 and H.265 on RTSP.
+//! ([`Sink`] must take them without waiting), and sound.
 
 mod attempt;
 mod backoff;
 mod clock;
+mod colours;
 mod decoder;
 mod delivery;
 mod error;
+mod keepalive;
 mod pace;
 mod packets;
 mod patience;
 mod pipeline;
 mod progress;
 mod reach;
+mod reader;
+mod relay;
 mod retry;
 mod rtsp;
 mod tail;
 mod tempo;
+mod wire;
 
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -41,7 +46,7 @@ use crate::frame::Frame;
 use crate::run_clock::RunClock;
 use attempt::CameraAttempt;
 use delivery::Delivery;
-use retry::{Attempt, Reporter, Stop};
+use retry::{Attempt, News, Reporter, Stop};
 
 /// Where frames and news of cameras go. Called from the cameras' own threads: must never block.
 pub trait Sink: Send + Sync + 'static {
@@ -70,8 +75,9 @@ pub fn init() -> Result<(), InitError> {
     Ok(())
 }
 
-const NEEDED: [(&str, &str); 13] = [
+const NEEDED: [(&str, &str); 14] = [
     ("filesrc", "libgstreamer1.0-0"),
+    ("funnel", "libgstreamer1.0-0"),
     ("capsfilter", "libgstreamer1.0-0"),
     ("decodebin", "gstreamer1.0-plugins-base"),
     ("videoconvert", "gstreamer1.0-plugins-base"),
@@ -154,7 +160,12 @@ pub fn probe(config: &config::Camera, timeout: Duration) -> Result<Probed, Camer
         Arc::new(RunClock::start()),
     ));
     let mut attempt = CameraAttempt::new(config.clone(), delivery);
-    let outcome = attempt.run_once(&stop, &mut |_| {});
+    let mut waits = None;
+    let outcome = attempt.run_once(&stop, &mut |news| {
+        if let News::Waiting(reason) = news {
+            waits = Some(CameraError::Lost(reason.into()));
+        }
+    });
     match seen.try_recv() {
         Ok((frame, at)) => {
             let opened = attempt.opened();
@@ -166,7 +177,7 @@ pub fn probe(config: &config::Camera, timeout: Duration) -> Result<Probed, Camer
                 first_frame_after: at - started,
             })
         }
-        Err(_) => Err(outcome.err().unwrap_or(CameraError::Stalled(timeout))),
+        Err(_) => Err(outcome.err().or(waits).unwrap_or(CameraError::Stalled(timeout))),
     }
 }
 

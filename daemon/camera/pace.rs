@@ -61,11 +61,8 @@ impl Pace {
         match self.due {
             // The time jumped back: a new beginning.
             Some(due) if time.saturating_add(self.interval.saturating_mul(2)) < due => {}
-            Some(due) if time.saturating_add(early) < due => {
-                if !overdue {
-                    return false;
-                }
-            }
+            Some(due) if time.saturating_add(early) < due && !overdue => return false,
+            Some(due) if time.saturating_add(early) < due => {}
             // On time: the next is due an interval after this one was due, so that the rate is
             // exact over many frames.
             Some(due) if time < due.saturating_add(self.interval) => {
@@ -161,7 +158,7 @@ mod tests {
             for picture in 0..200u64 {
                 let arrival = 10 * SECOND + picture * SECOND / 10;
                 let moment = Moment { stream: arrival.saturating_add_signed(ahead), arrival };
-                if pace.admits(moment, picture < 53 || picture > 111) {
+                if pace.admits(moment, !(53..=111).contains(&picture)) {
                     admitted.push(arrival);
                 }
             }

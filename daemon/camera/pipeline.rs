@@ -11,7 +11,7 @@ use super::delivery::Delivery;
 use super::error::CameraError;
 use super::packets::{self, RtpClock};
 use super::progress::{Opened, Progress};
-use super::rtsp;
+use super::rtsp::{self, Approach};
 use super::tail::Tail;
 use crate::config::{Camera, Decode, Source};
 
@@ -20,7 +20,7 @@ pub const DECODER: &str = "decoder";
 
 pub fn build(
     config: &Camera,
-    password: Option<&str>,
+    approach: &Approach,
     software_only: bool,
     delivery: &Arc<Delivery>,
     progress: &Arc<Progress>,
@@ -38,7 +38,7 @@ pub fn build(
     };
     match &config.source {
         Source::Rtsp(rtsp) => {
-            let source = rtsp::source(rtsp, password, progress)?;
+            let source = rtsp::source(rtsp, approach, progress)?;
             packets::watch(&source, &config.name, clock, progress);
             head.rtsp(&pipeline, source)?;
         }
@@ -58,22 +58,35 @@ struct Head {
 
 impl Head {
     fn rtsp(self, pipeline: &gst::Pipeline, source: gst::Element) -> Result<(), CameraError> {
+        // A camera that changes its SSRC gets a new pad each time: they all lead to one decoder.
+        let funnel = make("funnel", "funnel")?;
+        pipeline.add_many([&source, &funnel]).map_err(CameraError::internal)?;
+        let entrances = rtsp::Entrances::new(&funnel, &source);
+        let head = self;
         source.connect_pad_added(move |_, pad| {
             let codec = pad.current_caps().and_then(|caps| rtsp::codec_of(&caps));
-            if let (Some(codec), Some(pipeline)) = (codec, self.pipeline.upgrade()) {
-                self.progress.connected();
-                if let Err(error) = self.complete_rtsp(&pipeline, pad, codec) {
-                    self.progress.fail(&pipeline, error);
+            if let (Some(codec), Some(pipeline)) = (codec, head.pipeline.upgrade()) {
+                head.progress.connected();
+                let complete = match head.progress.opened().codec.as_str() {
+                    "" => head.complete_rtsp(&pipeline, &funnel, codec),
+                    known if known == codec.name() => Ok(()),
+                    known => Err(CameraError::Lost(format!(
+                        "the camera has changed from {known} to {}",
+                        codec.name()
+                    ))),
+                };
+                if let Err(error) = complete.and_then(|()| entrances.link(pad)) {
+                    head.progress.fail(&pipeline, error);
                 }
             }
         });
-        pipeline.add(&source).map_err(CameraError::internal)
+        Ok(())
     }
 
     fn complete_rtsp(
         &self,
         pipeline: &gst::Pipeline,
-        pad: &gst::Pad,
+        funnel: &gst::Element,
         codec: Codec,
     ) -> Result<(), CameraError> {
         let chosen = codec.decoder(self.software_only)?;
@@ -117,9 +130,7 @@ impl Head {
         for element in &chain {
             element.sync_state_with_parent().map_err(CameraError::internal)?;
         }
-        let first = chain[0].static_pad("sink").ok_or_else(|| missing_pad(&chain[0]))?;
-        pad.link(&first).map_err(CameraError::internal)?;
-        Ok(())
+        funnel.link(&chain[0]).map_err(CameraError::internal)
     }
 
     fn file(self, pipeline: &gst::Pipeline, path: &Path) -> Result<(), CameraError> {

@@ -41,10 +41,11 @@ pub struct Progress {
 #[derive(Default)]
 struct Found {
     opened: Opened,
-    selected: bool,
+    /// The stream that was chosen, by rtspsrc's number.
+    selected: Option<u32>,
+    /// All video streams that the camera describes: rtspsrc's number, and the codec's name.
+    described: Vec<(u32, String)>,
     failure: Option<CameraError>,
-    /// Video streams that cannot be decoded.
-    unknown: Vec<String>,
 }
 
 impl Default for Progress {
@@ -72,13 +73,29 @@ impl Progress {
     }
 
     pub fn failure(&self) -> Option<CameraError> {
+        self.lock().failure.clone()
+    }
+
+    /// Why no stream was chosen, when the camera has described all of its own.
+    pub fn nothing_chosen(&self, wanted: Option<usize>) -> Option<CameraError> {
         let found = self.lock();
-        found.failure.clone().or_else(|| {
-            let nothing = !found.selected && !found.unknown.is_empty();
-            nothing.then(|| {
-                let names = found.unknown.join(", ");
-                CameraError::Lost(format!("its video is {names}: only H.264 and H.265 are read"))
-            })
+        if found.selected.is_some() {
+            return None;
+        }
+        let names: Vec<&str> = found.described.iter().map(|(_, name)| name.as_str()).collect();
+        let decoded = "lookout decodes H.264, H.265, MJPEG, MPEG-4, VP8 and VP9";
+        Some(match (wanted, names.as_slice()) {
+            (_, []) => CameraError::NoVideo,
+            (Some(wanted), names) if wanted >= names.len() => CameraError::Refused(format!(
+                "there is no stream = {wanted}: the camera describes {} (from 0)",
+                names.join(", ")
+            )),
+            (Some(wanted), names) => {
+                CameraError::Refused(format!("stream = {wanted} is {}; {decoded}", names[wanted]))
+            }
+            (None, names) => {
+                CameraError::Refused(format!("the camera sends {}; {decoded}", names.join(", ")))
+            }
         })
     }
 
@@ -113,19 +130,29 @@ impl Progress {
         !self.closed.load(Ordering::Acquire)
     }
 
-    /// Takes the first video stream that can be decoded.
-    pub fn select(&self, caps: &gst::CapsRef) -> bool {
+    /// Takes the video stream with the wanted index, or else the first that can be decoded. May
+    /// be asked about a stream again.
+    pub fn select(&self, id: u32, caps: &gst::CapsRef, wanted: Option<usize>) -> bool {
+        let Some(structure) = caps.structure(0) else { return false };
+        if !structure.get::<&str>("media").is_ok_and(|media| media == "video") {
+            return false;
+        }
         let mut found = self.lock();
-        if codec_of(caps).is_some() {
-            return !std::mem::replace(&mut found.selected, true);
-        }
-        if let Some(structure) = caps.structure(0)
-            && structure.get::<&str>("media").is_ok_and(|media| media == "video")
+        let index = match found.described.iter().position(|(known, _)| *known == id) {
+            Some(index) => index,
+            None => {
+                let name = structure.get::<&str>("encoding-name").unwrap_or("an unknown codec");
+                found.described.push((id, name.chars().take(30).collect()));
+                found.described.len() - 1
+            }
+        };
+        if found.selected.is_none()
+            && codec_of(caps).is_some()
+            && wanted.is_none_or(|wanted| wanted == index)
         {
-            let name = structure.get::<&str>("encoding-name").unwrap_or("unknown");
-            found.unknown.push(name.to_string());
+            found.selected = Some(id);
         }
-        false
+        found.selected == Some(id)
     }
 
     pub fn connected(&self) {

@@ -1,4 +1,4 @@
-//! Why a camera cannot be reached: GStreamer 1.22 says "Generic error" for all causes.
+//! Connections to cameras, and why there is none: GStreamer 1.22 says "Generic error" for all causes.
 
 use std::io;
 use std::net::{TcpStream, ToSocketAddrs};
@@ -14,7 +14,7 @@ pub fn why_not(host: &str, port: u16) -> Option<String> {
     let (tell, told) = mpsc::sync_channel(1);
     let target = (host.trim_matches(['[', ']']).to_string(), port);
     let spawned = thread::Builder::new().name("reach".into()).spawn(move || {
-        let _ = tell.send(connect(&target));
+        let _ = tell.send(connection(&target, TIMEOUT).map(|_| ()));
     });
     match spawned.ok().and_then(|_| told.recv_timeout(TIMEOUT).ok()) {
         Some(Ok(())) => None,
@@ -23,19 +23,31 @@ pub fn why_not(host: &str, port: u16) -> Option<String> {
     }
 }
 
-fn connect(target: &(String, u16)) -> Result<(), String> {
-    let mut addresses =
-        target.to_socket_addrs().map_err(|_| "no host has this name".to_string())?;
-    let address = addresses.next().ok_or("no host has this name")?;
-    match TcpStream::connect_timeout(&address, TIMEOUT) {
-        Ok(_) => Ok(()),
-        Err(error) => Err(match error.kind() {
-            io::ErrorKind::ConnectionRefused => "connection refused".to_string(),
-            io::ErrorKind::TimedOut => "no answer".to_string(),
-            io::ErrorKind::HostUnreachable => "host unreachable".to_string(),
-            io::ErrorKind::NetworkUnreachable => "network unreachable".to_string(),
-            _ => error.to_string(),
-        }),
+/// A connection, or why there is none in words; each of the host's addresses is tried.
+pub fn connect(host: &str, port: u16, patience: Duration) -> Result<TcpStream, String> {
+    let target = (host.trim_matches(['[', ']']).to_string(), port);
+    connection(&target, patience).map_err(|why| format!("{host}:{port}: {why}"))
+}
+
+fn connection(target: &(String, u16), patience: Duration) -> Result<TcpStream, String> {
+    let addresses = target.to_socket_addrs().map_err(|_| "no host has this name".to_string())?;
+    let mut why = "no host has this name".to_string();
+    for address in addresses {
+        match TcpStream::connect_timeout(&address, patience) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => why = words(&error),
+        }
+    }
+    Err(why)
+}
+
+fn words(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => "connection refused".to_string(),
+        io::ErrorKind::TimedOut => "no answer".to_string(),
+        io::ErrorKind::HostUnreachable => "host unreachable".to_string(),
+        io::ErrorKind::NetworkUnreachable => "network unreachable".to_string(),
+        _ => error.to_string(),
     }
 }
 

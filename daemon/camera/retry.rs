@@ -50,6 +50,7 @@ pub fn run(
     reporter: &mut Reporter,
 ) {
     let mut backoff = Backoff::new(reconnect_max);
+    let mut refusals = 0;
     loop {
         let mut live_since = None;
         let outcome = attempt.run_once(stop, &mut |news| match news {
@@ -61,12 +62,19 @@ pub fn run(
         });
         let Err(error) = outcome else { return };
         reporter.down(&error);
+        if live_since.is_some() {
+            refusals = 0;
+        }
         if live_since.is_some_and(|since| since.elapsed() >= backoff::SETTLED) {
             backoff.reset();
         }
-        let pause = match error.is_about_credentials() {
-            true => backoff::jittered(backoff::AFTER_WRONG_PASSWORD, rand::random()),
-            false => backoff.pause(rand::random()),
+        let pause = if error.is_about_credentials() {
+            refusals += 1;
+            backoff::after_wrong_password(refusals - 1, rand::random())
+        } else if error.is_lasting() {
+            backoff::jittered(backoff::AFTER_REFUSAL, rand::random())
+        } else {
+            backoff.pause(rand::random())
         };
         let until = Instant::now() + pause;
         loop {
@@ -74,7 +82,11 @@ pub fn run(
             if stop.wait(left.min(LOOK)) {
                 return;
             }
-            if left.is_zero() || error.is_about_credentials() && attempt.has_new_credentials() {
+            if error.is_about_credentials() && attempt.has_new_credentials() {
+                refusals = 0;
+                break;
+            }
+            if left.is_zero() {
                 break;
             }
         }
@@ -161,7 +173,7 @@ impl Reporter {
         if self.status.phase == Phase::Live {
             self.status.reconnects += 1;
         }
-        tracing::info!(camera = %self.delivery.camera(), "{}: {reason}", phase.name());
+        tracing::warn!(camera = %self.delivery.camera(), "{}: {reason}", phase.name());
         self.change(phase, reason);
     }
 

@@ -1,6 +1,6 @@
 //! The source of an RTSP camera: `rtspsrc` with its settings, its TLS, and the choice of a stream.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use gio::prelude::*;
@@ -10,31 +10,70 @@ use super::decoder::Codec;
 use super::error::CameraError;
 use super::pipeline::make;
 use super::progress::Progress;
-use crate::config::{Rtsp, RtspTls, Transport};
+use super::relay::Relay;
+use crate::config::{Rtsp, RtspTls};
 
-/// rtspsrc gives up a connection or an answer after so long.
-const TCP_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a camera may take to end a session.
+const TEARDOWN: Duration = Duration::from_millis(500);
 
 /// Of the jitter buffer. Captions can wait; packets out of order cannot be had otherwise.
 const LATENCY: Duration = Duration::from_millis(200);
 
+/// How the pictures of one attempt are to come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carrier {
+    Tcp,
+    Udp,
+}
+
+impl Carrier {
+    pub fn other(self) -> Carrier {
+        match self {
+            Carrier::Tcp => Carrier::Udp,
+            Carrier::Udp => Carrier::Tcp,
+        }
+    }
+
+    /// As `rtspsrc` and the config's `transport` write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Carrier::Tcp => "tcp",
+            Carrier::Udp => "udp",
+        }
+    }
+}
+
+/// What one attempt needs to know besides the config.
+pub struct Approach<'a> {
+    pub password: Option<&'a str>,
+    pub carrier: Carrier,
+    /// How long the camera may take for an answer.
+    pub patience: Duration,
+    /// `None`: rtspsrc talks to the camera itself.
+    pub relay: Option<&'a Relay>,
+}
+
 pub fn source(
     rtsp: &Rtsp,
-    password: Option<&str>,
+    approach: &Approach,
     progress: &Arc<Progress>,
 ) -> Result<gst::Element, CameraError> {
     let source = make("rtspsrc", "source")?;
     source.set_property("location", rtsp.url.as_str());
-    source.set_property("user-id", rtsp.username.as_deref());
-    source.set_property("user-pw", password);
-    source.set_property_from_str(
-        "protocols",
-        match rtsp.transport {
-            Transport::Tcp => "tcp",
-            Transport::Udp => "udp",
-        },
-    );
-    source.set_property("tcp-timeout", TCP_TIMEOUT.as_micros() as u64);
+    match approach.relay {
+        Some(relay) => {
+            source.set_property("proxy", relay.proxy());
+            source.set_property("user-agent", relay.word());
+        }
+        None => {
+            source.set_property("user-id", rtsp.username.as_deref());
+            source.set_property("user-pw", approach.password);
+        }
+    }
+    source.set_property_from_str("protocols", approach.carrier.name());
+    source.set_property("tcp-timeout", approach.patience.as_micros() as u64);
+    // Cameras keep a session that is not ended, and serve only a few.
+    source.set_property("teardown-timeout", TEARDOWN.as_nanos() as u64);
     source.set_property("latency", LATENCY.as_millis() as u32);
     source.set_property("add-reference-timestamp-meta", true);
     if rtsp.url.scheme() == "rtsps" {
@@ -48,10 +87,20 @@ pub fn source(
             Some(false.to_value())
         });
     }
+    // Each SSRC has parts of its own, which would stay.
+    source.connect("new-manager", false, |values| {
+        let manager = values.get(1)?.get::<gst::Element>().ok()?;
+        if manager.has_property("autoremove") {
+            manager.set_property("autoremove", true);
+        }
+        None
+    });
     let progress = progress.clone();
+    let wanted = rtsp.stream;
     source.connect("select-stream", false, move |values| {
+        let id = values.get(1)?.get::<u32>().ok()?;
         let caps = values.get(2)?.get::<gst::Caps>().ok()?;
-        Some(progress.select(&caps).to_value())
+        Some(progress.select(id, &caps, wanted).to_value())
     });
     Ok(source)
 }
@@ -88,6 +137,49 @@ fn untrusted(flaws: gio::TlsCertificateFlags) -> &'static str {
     } else {
         "is not trusted"
     }
+}
+
+/// Where the pads of rtspsrc enter a funnel. They come and go with the camera's SSRCs.
+pub struct Entrances {
+    funnel: gst::Element,
+    linked: Arc<Mutex<Vec<(gst::Pad, gst::Pad)>>>,
+}
+
+impl Entrances {
+    pub fn new(funnel: &gst::Element, source: &gst::Element) -> Entrances {
+        let entrances = Entrances { funnel: funnel.clone(), linked: Arc::default() };
+        let (funnel, linked) = (funnel.downgrade(), entrances.linked.clone());
+        source.connect_pad_removed(move |_, pad| {
+            let gone = {
+                let mut linked = linked.lock().unwrap_or_else(PoisonError::into_inner);
+                let at = linked.iter().position(|(from, _)| from == pad);
+                at.map(|at| linked.swap_remove(at))
+            };
+            if let (Some((_, entrance)), Some(funnel)) = (gone, funnel.upgrade()) {
+                funnel.release_request_pad(&entrance);
+            }
+        });
+        entrances
+    }
+
+    pub fn link(&self, pad: &gst::Pad) -> Result<(), CameraError> {
+        let entrance = self
+            .funnel
+            .request_pad_simple("sink_%u")
+            .ok_or_else(|| CameraError::internal("a funnel without a pad"))?;
+        pad.link(&entrance).map_err(CameraError::internal)?;
+        let mut linked = self.linked.lock().unwrap_or_else(PoisonError::into_inner);
+        linked.push((pad.clone(), entrance));
+        Ok(())
+    }
+}
+
+/// Asks rtspsrc for a request that keeps the session alive: it sends none itself while pictures
+/// come over TCP. For a camera that it talks to without a relay.
+pub fn keep_alive(source: &gst::Element) {
+    // Its answer is nobody's business; a camera that refuses goes on.
+    let promise = gst::Promise::new();
+    source.emit_by_name::<bool>("get-parameter", &[&"ping", &None::<&str>, &promise]);
 }
 
 pub fn codec_of(caps: &gst::CapsRef) -> Option<Codec> {

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use gst::prelude::*;
 
+use super::colours;
 use super::delivery::{Delivery, Timing};
 use super::error::CameraError;
 use super::pace::{Moment, Pace};
@@ -51,7 +52,7 @@ impl Tail {
         let scale = make("videoscale", "scale")?;
         scale.set_property("add-borders", false);
         let wanted = gst::Caps::builder("video/x-raw")
-            .field("format", "BGRx")
+            .field("format", gst::List::new(colours::FORMATS))
             .field("pixel-aspect-ratio", gst::Fraction::new(1, 1))
             .build();
         let sink =
@@ -80,6 +81,7 @@ impl Tail {
         pipeline.add_many(chain).map_err(CameraError::internal)?;
         gst::Element::link_many(chain).map_err(CameraError::internal)?;
         adapt(&deinterlace)?;
+        allow_padding(&sink)?;
         Ok(Tail { first: deinterlace, fps, clock: clock.clone() })
     }
 
@@ -103,12 +105,27 @@ impl Tail {
     }
 }
 
+/// Lets decoders hand on pictures as they lie in their memory, with padding: else they copy each,
+/// even those that are not looked at.
+fn allow_padding(sink: &gst_app::AppSink) -> Result<(), CameraError> {
+    let pad = sink.static_pad("sink").ok_or_else(|| missing_pad(sink.upcast_ref()))?;
+    pad.add_probe(gst::PadProbeType::QUERY_DOWNSTREAM, |_, info| {
+        let query = info.query_mut().map(|query| query.view_mut());
+        if let Some(gst::QueryViewMut::Allocation(query)) = query {
+            query.add_allocation_meta::<gst_video::VideoMeta>(None);
+            return gst::PadProbeReturn::Handled;
+        }
+        gst::PadProbeReturn::Ok
+    });
+    Ok(())
+}
+
 /// Formats that `deinterlace` can read; it refuses to negotiate others.
 const DEINTERLACED: [&str; 8] = ["I420", "YV12", "NV12", "NV21", "Y42B", "Y444", "YUY2", "UYVY"];
 
 /// Pixels are at most so many times as wide as high, or high as wide: else a damaged stream could
 /// ask for any amount of memory.
-const PIXEL_ASPECT_MAX: i32 = 4;
+const PIXEL_ASPECT_MAX: i32 = 3;
 
 /// Sets the element up for each format that comes, before the format reaches it.
 fn adapt(deinterlace: &gst::Element) -> Result<(), CameraError> {
@@ -346,7 +363,7 @@ mod tests {
         let mut pipe = Pipe::new();
         // The upper field sees another moment than the lower one.
         let combed = |component: u32, _, y: u32| match component {
-            0 if y % 2 == 0 => 60,
+            0 if y.is_multiple_of(2) => 60,
             0 => 200,
             _ => 128,
         };
@@ -383,7 +400,8 @@ mod tests {
         use VideoColorRange::{Range0_255, Range16_235};
         let mut pipe = Pipe::new();
         let mut formats = vec![(VideoFormat::I420, 1), (VideoFormat::Nv12, 1)];
-        formats.extend([(VideoFormat::Y42b, 1), (VideoFormat::Y444, 1)]);
+        formats.extend([VideoFormat::Nv21, VideoFormat::Yv12].map(|format| (format, 1)));
+        formats.extend([VideoFormat::Y42b, VideoFormat::Y444].map(|format| (format, 1)));
         formats.extend([(VideoFormat::I42010le, 4), (VideoFormat::I42210le, 4)]);
         let matrices =
             [(VideoColorMatrix::Bt601, 0.299, 0.114), (VideoColorMatrix::Bt709, 0.2126, 0.0722)];
@@ -406,7 +424,7 @@ mod tests {
                         for (found, wanted) in found.into_iter().zip(wanted) {
                             let off = (f64::from(found) - wanted).abs();
                             assert!(
-                                off <= 6.0,
+                                off <= 2.0,
                                 "{format:?} {matrix:?} {range:?} {sample:?}: {found}, not {wanted}"
                             );
                         }

@@ -153,7 +153,7 @@ impl<'a> From<&'a CameraInfo> for CameraJson<'a> {
     }
 }
 
-/// What stands where events are missing.
+/// The line that stands where events are missing, without its end.
 pub fn lost(events: Option<u64>) -> String {
     match events {
         Some(events) => format!("{events} events missed: read too slowly"),

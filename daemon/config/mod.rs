@@ -1,7 +1,9 @@
 //! What the user wrote, made into what the program needs, once: after [`Config`] nobody checks
 //! again. Every key is described in `configs/example.toml`.
 
+mod mask;
 mod raw;
+mod source;
 mod values;
 mod wires;
 
@@ -13,6 +15,7 @@ use std::time::Duration;
 
 use url::Url;
 
+pub use mask::masked;
 pub use values::{Bytes, Secret, read_secret_file};
 
 use crate::slowfast::Plan;
@@ -32,11 +35,11 @@ pub struct Config {
     pub hang_timeout: Duration,
 }
 
-/// Where a wire listens, and to how many.
+/// Address and number of connections of a wire that listens.
 #[derive(Clone, Copy, Debug)]
 pub struct Listen {
     pub addr: SocketAddr,
-    /// Connections at once; one more is closed.
+    /// The most connections at once; one more is closed.
     pub connections: usize,
 }
 
@@ -231,10 +234,10 @@ pub enum Source {
 }
 
 impl fmt::Display for Source {
-    /// Without user and password.
+    /// Without users, passwords and tokens, wherever in a URL they stand.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Source::Rtsp(rtsp) => rtsp.url.fmt(f),
+            Source::Rtsp(rtsp) => f.write_str(&masked(rtsp.url.as_str())),
             Source::File(path) => path.display().fmt(f),
         }
     }
@@ -242,22 +245,29 @@ impl fmt::Display for Source {
 
 #[derive(Clone)]
 pub struct Rtsp {
-    /// Without user and password.
+    /// Without user and password, but its path and query may hold some: shown only [`masked`].
     pub url: Url,
     pub username: Option<String>,
     pub password: Option<Secret>,
     pub transport: Transport,
+    /// Which of the camera's video streams, from 0; `None`: the first that can be decoded.
+    pub stream: Option<usize>,
     pub tls: RtspTls,
 }
 
 impl fmt::Debug for Rtsp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.url)
+        f.write_str(&masked(self.url.as_str()))
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How the camera sends its pictures.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Transport {
+    /// Over TCP; over UDP where the camera does not send over TCP.
+    #[default]
+    Auto,
     Tcp,
     Udp,
 }

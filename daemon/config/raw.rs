@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
-use url::Url;
 
 use super::wires::{RawGrpc, RawHttp, RawMqtt};
 use super::*;
@@ -14,13 +13,14 @@ use crate::slowfast::Plan;
 pub fn parse(text: &str) -> Result<Raw, ConfigError> {
     toml::from_str(text).map_err(|error| {
         let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
-        ConfigError(format!("line {line}: {}", explain(error.message())))
+        // A value that stands at the wrong key may be a URL.
+        ConfigError(format!("line {line}: {}", masked(&explain(error.message()))))
     })
 }
 
 /// The `[model]` table alone.
 pub fn model(keys: toml::Table) -> Result<RawModel, ConfigError> {
-    keys.try_into().map_err(|error: toml::de::Error| ConfigError(explain(error.message())))
+    keys.try_into().map_err(|error: toml::de::Error| ConfigError(masked(&explain(error.message()))))
 }
 
 /// Serde lists every known key; a person wants the nearest.
@@ -218,8 +218,8 @@ struct RawCamera {
     url: String,
     username: Option<String>,
     password_file: Option<PathBuf>,
-    #[serde(default)]
-    transport: RawTransport,
+    transport: Option<Transport>,
+    stream: Option<u16>,
     ca_file: Option<PathBuf>,
     #[serde(default = "yes")]
     tls_verify: bool,
@@ -243,14 +243,6 @@ struct RawCamera {
     stall_timeout: Duration,
     #[serde(default = "eight_seconds", with = "humantime_serde")]
     reconnect_max: Duration,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "lowercase")]
-enum RawTransport {
-    #[default]
-    Tcp,
-    Udp,
 }
 
 #[derive(Deserialize, Default)]
@@ -510,6 +502,16 @@ impl RawCamera {
             return wrong("prompt is empty; to have no captions, say captions = false".into());
         }
         let every = lasting("every", self.every, second / 2)?;
+        let source = source::Keys {
+            url: self.url,
+            username: self.username,
+            password_file: self.password_file,
+            transport: self.transport,
+            stream: self.stream,
+            ca_file: self.ca_file,
+            tls_verify: self.tls_verify,
+        };
+        let source = source.check(folder)?;
         Ok(Camera {
             name: self.name.as_str().into(),
             fps,
@@ -517,89 +519,14 @@ impl RawCamera {
             every,
             freshness: lasting("freshness", self.freshness.unwrap_or(every), second / 2)?,
             unchanged: within("unchanged", self.unchanged, 0.0, 1e6)?,
-            prompt: self.captions.then(|| self.prompt.clone()),
+            prompt: self.captions.then_some(self.prompt),
             decode: match self.decode {
                 RawDecode::All => Decode::All,
                 RawDecode::Keyframes => Decode::Keyframes,
             },
             stall_timeout: lasting("stall_timeout", self.stall_timeout, second)?,
             reconnect_max: lasting("reconnect_max", self.reconnect_max, second)?,
-            source: self.source(folder)?,
+            source,
         })
     }
-
-    fn source(self, folder: &Path) -> Result<Source, ConfigError> {
-        let mut url = match Url::parse(&self.url) {
-            Ok(url) => url,
-            Err(e) => return wrong(format!("url: {e}; wanted rtsp://, rtsps:// or file:")),
-        };
-        let rtsp_only = [
-            ("username", self.username.is_some()),
-            ("password_file", self.password_file.is_some()),
-            ("ca_file", self.ca_file.is_some()),
-            ("tls_verify", !self.tls_verify),
-        ];
-        match url.scheme() {
-            "file" => {
-                if let Some((key, _)) = rtsp_only.iter().find(|(_, given)| *given) {
-                    return wrong(format!("{key} means nothing for a file"));
-                }
-                // "file:clip.mp4" is relative to the config; Url would make it absolute.
-                let path = self.url.strip_prefix("file:").unwrap_or(&self.url);
-                let path = path.strip_prefix("//").unwrap_or(path);
-                Ok(Source::File(folder.join(path)))
-            }
-            "rtsp" | "rtsps" => {
-                if url.host_str().is_none_or(str::is_empty) {
-                    return wrong("url: no host".into());
-                }
-                let secure = url.scheme() == "rtsps";
-                for (key, given) in &rtsp_only[2..] {
-                    if *given && !secure {
-                        return wrong(format!("{key} needs rtsps://"));
-                    }
-                }
-                let password = match (self.password_file, url.password()) {
-                    (Some(_), Some(_)) => {
-                        return wrong("a password in url and a password_file: wanted one".into());
-                    }
-                    (Some(file), None) => Some(Secret::File(folder.join(file))),
-                    (None, Some(inline)) => Some(Secret::Inline(percent_decoded(inline))),
-                    (None, None) => None,
-                };
-                let username = match url.username() {
-                    "" => self.username,
-                    name => Some(percent_decoded(name)),
-                };
-                if password.is_some() && username.is_none() {
-                    return wrong("a password without a username".into());
-                }
-                // Neither can fail: the URL has a host.
-                let _ = url.set_username("");
-                let _ = url.set_password(None);
-                Ok(Source::Rtsp(Rtsp {
-                    url,
-                    username,
-                    password,
-                    transport: match self.transport {
-                        RawTransport::Tcp => Transport::Tcp,
-                        RawTransport::Udp => Transport::Udp,
-                    },
-                    tls: match (self.tls_verify, self.ca_file) {
-                        (false, Some(_)) => {
-                            return wrong("ca_file and tls_verify = false: wanted one".into());
-                        }
-                        (false, None) => RtspTls::Unchecked,
-                        (true, Some(file)) => RtspTls::Authority(folder.join(file)),
-                        (true, None) => RtspTls::System,
-                    },
-                }))
-            }
-            other => wrong(format!("url: scheme {other:?}; wanted rtsp, rtsps or file")),
-        }
-    }
-}
-
-fn percent_decoded(text: &str) -> String {
-    percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned()
 }

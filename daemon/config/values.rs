@@ -51,7 +51,7 @@ pub fn client_id() -> String {
 
 fn client_id_of(host: &str) -> String {
     let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-    // What comes behind a dot is the domain.
+    // The domain stands behind the first dot.
     let host = host.trim().split('.').next().unwrap_or_default();
     let host: String = host.chars().map(|c| if fits(c) { c } else { '-' }).take(48).collect();
     match host.as_str() {

@@ -8,7 +8,7 @@ use url::Url;
 
 use super::raw::{plain_name, within, yes};
 use super::values::client_id;
-use super::{ConfigError, Listen, Mqtt, MqttTls};
+use super::{ConfigError, Listen, Mqtt, MqttTls, masked};
 
 /// The most connections a wire may have: of the 65,536 files that the systemd unit lets the daemon
 /// open, cameras and segments need some.
@@ -78,7 +78,7 @@ impl RawMqtt {
         let bad = |why: &str| {
             ConfigError(format!(
                 "mqtt.broker = {:?}: {why}; wanted mqtt://HOST[:PORT] or mqtts://HOST[:PORT]",
-                self.broker
+                masked(&self.broker)
             ))
         };
         let url = Url::parse(&self.broker).map_err(|e| bad(&e.to_string()))?;

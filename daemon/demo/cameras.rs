@@ -80,8 +80,16 @@ pub fn serve(
     };
     on_ready(port);
     let outcome = obey(commands, &paused);
-    source.remove();
-    main_loop.quit();
+    // It is in a context of its own; `SourceId::remove` knows only the default one.
+    if let Some(source) = context.find_source_by_id(&source) {
+        source.destroy();
+    }
+    // Asked for within the loop: to a loop that has not begun yet, `quit` from here says nothing.
+    let end = glib::idle_source_new(None, glib::Priority::DEFAULT, move || {
+        main_loop.quit();
+        glib::ControlFlow::Break
+    });
+    end.attach(Some(&context));
     turning.join().map_err(|_| anyhow!("the RTSP server panicked"))?;
     outcome
 }

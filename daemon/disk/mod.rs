@@ -22,6 +22,7 @@ pub use queue::{Jpegs, Queue, Read, Reader, Refused, Wanted, Write};
 pub use record::Record;
 
 use crate::frame::FrameId;
+use crate::run_clock::boot_time;
 use crate::telemetry::{self, Unwritten};
 use crate::timeline::{Entry, Held, Place, Stored};
 use age::Now;
@@ -83,8 +84,8 @@ pub struct Disk {
     held_back: HashMap<Arc<str>, Vec<Entry>>,
     restoring: bool,
     newest_run: Option<u64>,
-    /// The run's start, nearly.
-    started: Instant,
+    /// The run's start, nearly; by the host's boot time, so that frames age while it is suspended.
+    started: Duration,
     failed: Option<Instant>,
     /// Why no frame is kept.
     why: String,
@@ -104,7 +105,7 @@ impl Disk {
             held_back: HashMap::new(),
             restoring: false,
             newest_run: None,
-            started: Instant::now(),
+            started: boot_time(),
             failed: None,
             why: String::new(),
             trouble,
@@ -192,7 +193,7 @@ impl Disk {
     }
 
     fn try_open(&mut self) {
-        match Folder::open(&self.path, self.bounds, self.next, self.started.elapsed()) {
+        match Folder::open(&self.path, self.bounds, self.next, self.uptime()) {
             Ok(folder) => {
                 let ((segments, _), path) = (folder.unread(), self.path.display());
                 let bytes = bytesize::ByteSize(folder.bytes());
@@ -207,7 +208,7 @@ impl Disk {
 
     fn write(&mut self, queue: &Queue, Write { record, jpeg }: Write, told: &impl Told) {
         let waits = self.failed.is_some_and(|at| at.elapsed() < RETRY);
-        let uptime = self.started.elapsed();
+        let uptime = self.uptime();
         let written = match &mut self.folder {
             Some(folder) if !waits => Some(folder.append(&record, &jpeg, uptime)),
             _ => None,
@@ -260,12 +261,13 @@ impl Disk {
     /// What is done every second, whatever else is to be done.
     fn look(&mut self, told: &impl Told) {
         self.look_for_folder(told);
+        let now = Now { uptime: self.uptime(), wall: SystemTime::now() };
         if let Some(folder) = &mut self.folder {
             if folder.notice_deleted() {
                 let path = self.path.display();
                 tracing::warn!("{path}: somebody deleted the newest segment; another is begun");
             }
-            folder.expire(Now { uptime: self.started.elapsed(), wall: SystemTime::now() });
+            folder.expire(now);
         }
         self.tell_gone(told);
         self.measure();
@@ -305,6 +307,10 @@ impl Disk {
             self.found.retain(|(_, place)| place.segment != segment);
             told.segment_gone(segment);
         }
+    }
+
+    fn uptime(&self) -> Duration {
+        boot_time().saturating_sub(self.started)
     }
 
     fn measure(&self) {

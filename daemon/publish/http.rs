@@ -25,7 +25,7 @@ use crate::telemetry::PrometheusHandle;
 /// How long a connection may outlive the stop.
 const DRAIN: Duration = Duration::from_secs(1);
 
-/// More than any head that asks for one of three pages.
+/// The largest head of a request: more than asking for one of three pages takes.
 const LARGEST_HEAD: usize = 16 * 1024;
 
 #[derive(Clone)]

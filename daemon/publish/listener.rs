@@ -1,9 +1,9 @@
-//! Where a wire's connections come in: so many at once, and none that is silent or does not read.
+//! Accepts a wire's connections: a limited number at once, and none that is silent or does not read.
 //!
 //! Promises: one connection more than the limit is closed at once and counted; a client that
 //! connects and does not begin to speak, does not read what it asked for, or has no call open for
 //! long is closed; when the process has no file descriptors left, accepting pauses and does not spin.
-//! What is spoken over a connection, gRPC and HTTP know.
+//! It knows nothing of what is spoken over a connection.
 
 use std::future::Future;
 use std::io::{self, ErrorKind};
@@ -21,20 +21,20 @@ use tokio::time::{Instant, Sleep};
 use super::PublishError;
 use crate::telemetry::{self, Wire};
 
-/// How long accepting rests when the system gives no connection, for lack of descriptors or memory.
+/// The pause in accepting when the system gives no connection, for lack of descriptors or memory.
 const REST: Duration = Duration::from_millis(200);
 
-/// Between two lines in the log about the same trouble.
+/// The least time between two lines in the log about the same trouble.
 const QUIET: Duration = Duration::from_secs(60);
 
-/// How long a connection may go without what it is for.
+/// The times after which a connection that does nothing is closed.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
-    /// From the connection to the first bytes of its protocol.
+    /// The time from the connection to the first bytes of its protocol.
     pub greeting: Duration,
-    /// With bytes to send and none taken.
+    /// The time with bytes to send and none taken.
     pub stalled: Duration,
-    /// Without an open call.
+    /// The time without an open call.
     pub idle: Duration,
 }
 
@@ -59,7 +59,7 @@ pub struct Listener {
     said: Arc<Said>,
 }
 
-/// When what was logged last.
+/// The times at which troubles were logged last.
 #[derive(Default)]
 struct Said {
     full: Mutex<Option<Instant>>,
@@ -164,14 +164,14 @@ impl Drop for Seat {
     }
 }
 
-/// The calls that are open on a connection. Who can tell calls apart counts them here.
+/// The calls that are open on a connection. A wire that can tell calls apart counts them here.
 #[derive(Clone, Debug, Default)]
 pub struct Calls(Arc<Mutex<Counted>>);
 
 #[derive(Debug)]
 struct Counted {
     open: usize,
-    /// When the last one ended, or the connection began.
+    /// The end of the last call, or the begin of the connection.
     since: Instant,
 }
 
@@ -190,7 +190,7 @@ impl Calls {
         Call(self.clone())
     }
 
-    /// How long no call has been open.
+    /// The time since the last open call; zero while one is open.
     fn idle(&self) -> Duration {
         self.counted(|counted| match counted.open {
             0 => counted.since.elapsed(),
@@ -216,9 +216,9 @@ impl Drop for Call {
 pub struct Connection {
     stream: TcpStream,
     patience: Patience,
-    /// Bytes of the greeting still to come.
+    /// The number of bytes of the greeting still to come.
     greeting: usize,
-    /// When the greeting must be whole, and later when to look for open calls.
+    /// The time by which the greeting must be whole; later the next look for open calls.
     watch: Pin<Box<Sleep>>,
     stalled: Option<Pin<Box<Sleep>>>,
     calls: Calls,
@@ -248,7 +248,7 @@ impl Connection {
         &self.calls
     }
 
-    /// Whether the connection has waited in vain; if not, the task is woken when it may have.
+    /// True when the connection has waited in vain; if not, the task is woken when it may have.
     fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
         while self.watch.as_mut().poll(cx).is_ready() {
             let idle = self.calls.idle();

@@ -2,7 +2,7 @@
 //!
 //! Each wire knows the daemon only as a [`Service`](crate::service::Service), reads the journal by
 //! a cursor of its own and at its own pace, and so can delay neither the others nor the cameras.
-//! What a refusal is called stands here, once for all wires, and how one that fails is begun again.
+//! The names of refusals stand here, once for all wires.
 
 pub mod grpc;
 pub mod http;

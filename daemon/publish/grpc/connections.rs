@@ -13,7 +13,7 @@ use tower_layer::Layer;
 
 use crate::publish::listener::{Call, Calls, Connection, Listener};
 
-/// What HTTP/2 begins with (RFC 9113, 3.4).
+/// The length of what HTTP/2 begins with (RFC 9113, 3.4).
 const PREFACE: usize = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len();
 
 type Accepting = Pin<Box<dyn Future<Output = Connection> + Send>>;

@@ -39,10 +39,10 @@ const STREAMS: usize = 256;
 
 const STREAMS_PER_CONNECTION: u32 = 64;
 
-/// What a request may take: far more than the longest question to as many cameras as can be asked.
+/// The largest request: far more than the longest question to as many cameras as can be asked.
 const LARGEST_REQUEST: usize = 1 << 20;
 
-/// How long a request may take to be whole and to have the beginning of its reply.
+/// The time in which a request must be whole and its reply begin.
 const REQUEST: Duration = Duration::from_secs(30);
 
 /// HTTP/2's limit on the size of a request's headers.

@@ -1,4 +1,4 @@
-//! Which message the broker will not take: plain values, no network.
+//! Finds the message that the broker will not take: plain values, no network.
 //!
 //! A broker may end the connection at a message (too large, forbidden) and give no reason. After the
 //! first such end, messages go out one at a time until none waits, so that the one at which the
@@ -10,15 +10,15 @@ use std::collections::HashSet;
 /// Connections that the broker ends at the same message before it is left out.
 pub const TRIES: u32 = 3;
 
-/// Topics that are remembered as said; topics of answers are whatever a client asked under.
+/// The most topics remembered as said, for clients choose the topics of answers.
 const SAID: usize = 1000;
 
-/// What names a message over connections: its event, if there is one, its topic and its size.
+/// The name of a message over connections: its event, if there is one, its topic and its size.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Origin {
     pub sequence: Option<u64>,
     pub topic: String,
-    /// Of the payload, in bytes.
+    /// The payload's size in bytes.
     pub size: usize,
 }
 
@@ -27,7 +27,7 @@ pub struct Blame {
     suspect: Option<(Origin, u32)>,
     careful: bool,
     left_out: HashSet<Origin>,
-    /// Topics whose refusal was logged.
+    /// The topics whose refusal was logged.
     said: HashSet<String>,
 }
 
@@ -57,18 +57,18 @@ impl Blame {
         }
     }
 
-    /// Messages go out one at a time.
+    /// True while messages go out one at a time.
     pub fn is_careful(&self) -> bool {
         self.careful
     }
 
-    /// Nothing waits any more: the broker has answered for all that it was blamed for.
+    /// Ends the care: nothing waits any more, and the broker has answered for everything.
     pub fn relax(&mut self) {
         self.careful = false;
     }
 
-    /// Whether a message is left out: it was blamed, or it is as large as a blamed one of its event,
-    /// which would only be found out by as many connections again.
+    /// True for a message that was blamed, and for one of the same event that is as large, which would
+    /// cost as many connections again.
     pub fn leaves_out(&self, origin: &Origin) -> bool {
         self.left_out.iter().any(|blamed| match origin.sequence {
             None => blamed.sequence.is_none() && blamed.topic == origin.topic,
@@ -83,7 +83,7 @@ impl Blame {
         }
     }
 
-    /// Whether a refusal under this topic is news for the log.
+    /// True where a refusal under this topic is news for the log.
     pub fn may_say(&mut self, topic: &str) -> bool {
         self.said.len() < SAID && self.said.insert(topic.to_owned())
     }

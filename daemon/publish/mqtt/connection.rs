@@ -30,11 +30,11 @@ const HEARD: usize = 64;
 /// same.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// What a PUBLISH takes beside topic and payload, at most.
+/// The most bytes of a PUBLISH beside topic and payload.
 const HEADER: usize = 10;
 
-/// How long no questions are taken after one that was larger than a packet may be: a retained one would
-/// end every connection.
+/// The time without questions after one that was larger than a packet may be: a retained one would end
+/// every connection.
 const WITHOUT_QUESTIONS: Duration = Duration::from_secs(600);
 
 pub enum Ended {
@@ -46,7 +46,7 @@ pub enum Ended {
     },
 }
 
-/// How a conversation ended.
+/// The end of a conversation.
 enum Over {
     Stopped,
     Broke(Break),
@@ -86,7 +86,7 @@ impl Publisher {
             broke = drive(&mut turns, to) => Over::Broke(broke),
             over = connection.converse(&mut heard, stop) => over,
         };
-        // What was answered before the end counts, though nobody has seen it yet.
+        // Answers from before the end count, though nobody has seen them yet.
         while let Ok(event) = heard.try_recv() {
             connection.note_progress(event);
         }
@@ -237,8 +237,8 @@ impl Connection<'_> {
         Ok(())
     }
 
-    /// What is retained, as it is now: what the broker holds may be from another life, or nothing, if
-    /// it was started anew. What it has not acknowledged yet comes by itself.
+    /// Says everything retained again, as it is now: the broker may hold it from another life, or have
+    /// been started anew and hold nothing. Events that it has not acknowledged come by themselves.
     fn greet(&mut self) {
         self.post(self.publisher.topics.daemon_available(ONLINE));
         self.cameras_available();
@@ -254,7 +254,7 @@ impl Connection<'_> {
         }
     }
 
-    /// None, where they could not be made before.
+    /// The messages of an event; none where making them panicked before.
     fn messages(&mut self, event: &Event) -> Vec<Message> {
         let publisher = &mut *self.publisher;
         if publisher.unsayable.contains(&event.sequence) {
@@ -310,7 +310,7 @@ impl Connection<'_> {
         }
     }
 
-    /// False for what the broker is known not to take.
+    /// False for a message that the broker is known not to take.
     fn will_be_taken(&mut self, message: &Message, sequence: Option<u64>) -> bool {
         let (topic, size) = (message.topic.clone(), message.payload.len());
         let origin = Origin { sequence, topic, size };

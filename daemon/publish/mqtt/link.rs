@@ -1,4 +1,4 @@
-//! The client library in the words of this module, whichever version of MQTT the broker speaks.
+//! Puts the client library into the words of this module, whichever version of MQTT the broker speaks.
 //!
 //! MQTT 5 is tried first: there the broker is told how large a packet may be, says how large one it
 //! takes, and gives a reason for what it refuses. A broker that does not know it gets MQTT 3.1.1.
@@ -18,7 +18,7 @@ use super::topics::Topics;
 /// The window, two subscriptions and the farewell.
 const REQUESTS: usize = WINDOW + 4;
 
-/// What a ping may take beside twice the keep-alive.
+/// The time that a ping may take beside twice the keep-alive.
 const GRACE: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +36,7 @@ impl Version {
     }
 }
 
-/// What was said and heard on a connection.
+/// A thing said or heard on a connection.
 #[derive(Debug, PartialEq)]
 pub enum Heard {
     /// The largest packet that the broker takes, if it says so.
@@ -54,13 +54,13 @@ pub enum Heard {
     /// The broker acknowledges the message, and says why it does not take it.
     Refused(u16, String),
     SubscriptionRefused,
-    /// Our farewell is out.
+    /// The farewell is out.
     Disconnecting,
-    /// Nothing that anybody here wants to know.
+    /// A thing that nobody here wants to know.
     Other,
 }
 
-/// Why a connection ended, in words, and what that means.
+/// The reason why a connection ended, in words, and what that means.
 #[derive(Debug)]
 pub struct Break {
     pub why: String,
@@ -128,7 +128,7 @@ impl Client {
         }
     }
 
-    /// Whether the farewell will be said.
+    /// Says the farewell; false where it cannot.
     pub fn disconnect(&self) -> bool {
         match self {
             Client::V5(client) => client.try_disconnect().is_ok(),
@@ -138,7 +138,7 @@ impl Client {
 }
 
 impl Loop {
-    /// What came before the end of the connection and was not turned out.
+    /// Takes out what came before the end of the connection.
     pub fn rest(&mut self) -> Vec<Heard> {
         match self {
             Loop::V5(turns) => turns.state.events.drain(..).map(heard_v5).collect(),

@@ -1,12 +1,12 @@
-//! What the log says of the broker: a change, and only a change, so that neither a broker that is away
-//! for a night nor one that drops every connection fills it. Plain values, no log.
+//! Decides what the log says of the broker: a change, and only a change, so that neither a broker that is
+//! away for a night nor one that drops every connection fills it. Plain values, no log.
 
 use std::time::Duration;
 
 /// A connection that held so long was good.
 pub const GOOD: Duration = Duration::from_secs(10);
 
-/// So many connections lost soon after they were made are no accident.
+/// The number of connections lost soon after they were made that is no accident.
 const SEVERAL: u32 = 3;
 
 #[derive(Debug, PartialEq)]
@@ -20,9 +20,9 @@ pub enum Line {
 
 #[derive(Debug, Default)]
 pub struct Losses {
-    /// Connections in a row that were lost before they were good.
+    /// The number of connections in a row that were lost before they were good.
     quick: u32,
-    /// What was said last.
+    /// The last line.
     said: Option<Line>,
 }
 

@@ -38,7 +38,7 @@ use losses::{GOOD, Line, Losses};
 use questions::Questions;
 use topics::Topics;
 
-/// Of the events whose messages panicked, so many are remembered.
+/// The most events whose messages panicked that are remembered.
 const UNSAYABLE: usize = 64;
 
 const LONGEST_PAUSE: Duration = Duration::from_secs(8);
@@ -69,20 +69,20 @@ pub async fn run(
     Ok(())
 }
 
-/// What outlives a connection, and a run that panicked.
+/// The state that outlives a connection, and a run that panicked.
 pub struct Publisher {
     config: Mqtt,
     topics: Topics,
     service: Arc<dyn Service>,
-    /// What the broker speaks, as far as is known.
+    /// The version that the broker speaks, as far as is known.
     version: Version,
-    /// It has spoken it.
+    /// The broker has spoken it.
     has_connected: bool,
     /// The broker has every event up to this sequence.
     done: u64,
     /// The event whose messages are being made.
     saying: Option<u64>,
-    /// Events whose messages cannot be made, the newest few.
+    /// The newest events whose messages cannot be made.
     unsayable: BTreeSet<u64>,
     blame: Blame,
     questions: Questions,

@@ -16,14 +16,14 @@ use crate::config::{Mqtt, MqttTls, read_secret_file};
 /// A broker that is silent for twice as long is away.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
-/// For the address to answer and for the ConnAck, in seconds.
+/// The time for the address to answer and for the ConnAck, in seconds.
 const CONNECT_TIMEOUT: u64 = 5;
 
 /// The largest packet that is taken from the broker: far more than any question. A broker that speaks
 /// MQTT 5 is told so and leaves out what is larger.
 pub const LARGEST_PACKET: u32 = 1 << 20;
 
-/// What a client of either version is made of.
+/// Everything that a client of either version is made of.
 pub struct Access {
     client_id: String,
     host: String,

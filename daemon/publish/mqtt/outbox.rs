@@ -32,7 +32,7 @@ pub struct Outbox {
     window: usize,
     waiting: VecDeque<(Message, Tag)>,
     handed: VecDeque<Origin>,
-    /// By packet id, in the order they were sent.
+    /// Messages by packet id, in the order they were sent.
     in_flight: VecDeque<(u16, Origin)>,
     /// In the order of the journal; the first is never done.
     entries: VecDeque<Entry>,
@@ -43,13 +43,13 @@ pub struct Outbox {
 type Tag = Option<u64>;
 
 struct Entry {
-    /// Of the event, or of the last one of several that are lost.
+    /// The sequence of the event, or of the last one of several that are lost.
     sequence: u64,
     event: Option<Arc<Event>>,
     unacknowledged: usize,
 }
 
-/// What the broker answered for.
+/// A message that the broker answered for.
 #[derive(Debug, PartialEq)]
 pub struct Answered {
     pub origin: Origin,

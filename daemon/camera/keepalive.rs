@@ -1,0 +1,203 @@
+//! When a session needs a request to stay alive, and which: knows nothing of sockets.
+//!
+//! Cameras end a session after the time-out that they name (60 s if they name none), some of them
+//! sooner, unless a request comes. Which request counts differs: with some GET_PARAMETER alone, and
+//! others close the connection at it. What was learnt is kept over the connections of a camera.
+
+use std::time::{Duration, Instant};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    Options,
+    GetParameter,
+}
+
+impl Method {
+    pub fn name(self) -> &'static str {
+        match self {
+            Method::Options => "OPTIONS",
+            Method::GetParameter => "GET_PARAMETER",
+        }
+    }
+
+    fn other(self) -> Method {
+        match self {
+            Method::Options => Method::GetParameter,
+            Method::GetParameter => Method::Options,
+        }
+    }
+}
+
+/// Cameras are known that end a session after 30 s without a word about it.
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+
+const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// An answer that is so late is none.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A method that has kept a session alive for so many time-outs is the right one.
+const PROOF: u32 = 4;
+
+/// Of one camera, over all its connections.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Learnt {
+    method: Option<Method>,
+    proven: bool,
+}
+
+/// Of one connection.
+#[derive(Debug)]
+pub struct KeepAlive {
+    learnt: Learnt,
+    advertised: bool,
+    timeout: Duration,
+    playing_since: Option<Instant>,
+    last_request: Instant,
+    unanswered: Option<Instant>,
+    sent: u32,
+}
+
+impl KeepAlive {
+    pub fn new(learnt: Learnt, now: Instant) -> KeepAlive {
+        KeepAlive {
+            learnt,
+            advertised: false,
+            timeout: Duration::from_secs(60),
+            playing_since: None,
+            last_request: now,
+            unanswered: None,
+            sent: 0,
+        }
+    }
+
+    pub fn learnt(&self) -> Learnt {
+        self.learnt
+    }
+
+    /// The camera says which methods it knows.
+    pub fn public(&mut self, methods: &str) {
+        self.advertised = methods.split(',').any(|method| method.trim() == "GET_PARAMETER");
+    }
+
+    /// The camera says when it ends a session.
+    pub fn timeout(&mut self, timeout: Duration) {
+        if !timeout.is_zero() {
+            self.timeout = timeout;
+        }
+    }
+
+    pub fn playing(&mut self, now: Instant) {
+        self.playing_since.get_or_insert(now);
+    }
+
+    /// A request of another kind was sent.
+    pub fn requested(&mut self, now: Instant) {
+        self.last_request = now;
+    }
+
+    /// The method of the request that is due now.
+    pub fn due(&mut self, now: Instant) -> Option<Method> {
+        self.playing_since?;
+        let pause = (self.timeout / 2).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
+        if now.duration_since(self.last_request) < pause {
+            return None;
+        }
+        if self.unanswered.is_some_and(|at| now.duration_since(at) >= ANSWER_TIMEOUT.min(pause)) {
+            self.use_other();
+        }
+        self.last_request = now;
+        self.unanswered = Some(now);
+        self.sent += 1;
+        Some(self.method())
+    }
+
+    pub fn answered(&mut self, code: u16, now: Instant) {
+        self.unanswered = None;
+        if !(200..300).contains(&code) {
+            self.use_other();
+        } else if self
+            .playing_since
+            .is_some_and(|since| self.sent > 1 && now.duration_since(since) > self.timeout * PROOF)
+        {
+            self.learnt = Learnt { method: Some(self.method()), proven: true };
+        }
+    }
+
+    /// The camera has ended the connection.
+    pub fn ended(&mut self) {
+        if self.sent > 0 {
+            self.use_other();
+        }
+    }
+
+    fn method(&self) -> Method {
+        self.learnt.method.unwrap_or(match self.advertised {
+            true => Method::GetParameter,
+            false => Method::Options,
+        })
+    }
+
+    fn use_other(&mut self) {
+        self.unanswered = None;
+        if !self.learnt.proven {
+            self.learnt.method = Some(self.method().other());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn playing(learnt: Learnt, public: &str, timeout: u64) -> (KeepAlive, Instant) {
+        let begun = Instant::now();
+        let mut alive = KeepAlive::new(learnt, begun);
+        alive.public(public);
+        alive.timeout(SECOND * timeout as u32);
+        alive.playing(begun);
+        (alive, begun)
+    }
+
+    #[test]
+    fn a_request_comes_in_half_the_time_out_and_every_fifteen_seconds_at_least() {
+        for (timeout, pause) in [(1, 1), (10, 5), (30, 15), (60, 15), (600, 15)] {
+            let (mut alive, begun) = playing(Learnt::default(), "", timeout);
+            assert_eq!(alive.due(begun + SECOND * pause - SECOND / 10), None);
+            assert_eq!(alive.due(begun + SECOND * pause), Some(Method::Options));
+            assert_eq!(alive.due(begun + SECOND * pause), None);
+        }
+    }
+
+    #[test]
+    fn nothing_is_sent_before_it_plays() {
+        let now = Instant::now();
+        assert_eq!(KeepAlive::new(Learnt::default(), now).due(now + SECOND * 100), None);
+    }
+
+    #[test]
+    fn the_other_method_is_used_after_a_refusal_silence_or_an_end() {
+        let (mut alive, begun) = playing(Learnt::default(), "OPTIONS, GET_PARAMETER", 30);
+        assert_eq!(alive.due(begun + SECOND * 15), Some(Method::GetParameter));
+        alive.answered(501, begun + SECOND * 16);
+        assert_eq!(alive.due(begun + SECOND * 30), Some(Method::Options));
+        // No answer.
+        assert_eq!(alive.due(begun + SECOND * 45), Some(Method::GetParameter));
+        alive.ended();
+        let (mut alive, begun) = playing(alive.learnt(), "OPTIONS, GET_PARAMETER", 30);
+        assert_eq!(alive.due(begun + SECOND * 15), Some(Method::Options));
+    }
+
+    #[test]
+    fn a_method_that_has_long_worked_is_kept() {
+        let (mut alive, begun) = playing(Learnt::default(), "", 10);
+        for at in 1..=9 {
+            assert_eq!(alive.due(begun + SECOND * 5 * at), Some(Method::Options));
+            alive.answered(200, begun + SECOND * 5 * at);
+        }
+        alive.ended();
+        assert_eq!(playing(alive.learnt(), "GET_PARAMETER", 10).0.method(), Method::Options);
+    }
+}

@@ -1,0 +1,655 @@
+//! Stands between `rtspsrc` and a camera, and does what `rtspsrc` does not: requests that keep a
+//! session alive while pictures flow, digests with SHA-256, statuses that can be told, and garbage
+//! between packets left out.
+//!
+//! ```text
+//!  rtspsrc ──(its `proxy`)──► 127.0.0.1 ─► Relay ──► camera
+//! ```
+//!
+//! Promises: nobody but the `rtspsrc` that was given the relay's word gets through it; what it
+//! does not know goes on as it came. Left out: TLS, for which `rtspsrc` talks to the camera itself.
+
+use std::collections::VecDeque;
+use std::io::{self, Write};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use http_auth::digest::Algorithm;
+use http_auth::{PasswordClient, PasswordParams};
+
+use super::error::CameraError;
+use super::keepalive::{KeepAlive, Learnt, Method};
+use super::reach;
+use super::reader::Reader;
+use super::wire::{Head, Piece};
+
+/// How often a request that keeps the session alive may be due.
+const TICK: Duration = Duration::from_millis(250);
+
+/// A peer that takes nothing for so long is gone.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
+
+const REDIRECTS_MAX: u32 = 5;
+
+/// Packets that come before the answer to PLAY; what is more is lost.
+const EARLY_MAX: usize = 4 << 20;
+
+const AGENT: &str = concat!("lookout/", env!("CARGO_PKG_VERSION"));
+
+pub struct Login {
+    pub username: String,
+    pub password: String,
+}
+
+/// What a camera answered that is no success.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// There is no connection.
+    Unreachable(String),
+    WrongPassword,
+    PasswordWanted,
+    /// It asks for a way to prove a password that is not known.
+    UnknownScheme,
+    Redirects,
+    Status {
+        method: String,
+        code: u16,
+        reason: String,
+    },
+    /// It closed the connection.
+    Closed,
+}
+
+impl Trouble {
+    pub fn error(self) -> CameraError {
+        match self {
+            Trouble::Unreachable(why) => CameraError::Lost(why),
+            Trouble::WrongPassword => CameraError::WrongPassword,
+            Trouble::PasswordWanted => CameraError::PasswordWanted,
+            Trouble::UnknownScheme => CameraError::Refused(
+                "the camera asks for a password in a way that lookout does not know: allow digest \
+                 (MD5 or SHA-256) or basic authentication in its settings"
+                    .into(),
+            ),
+            Trouble::Redirects => CameraError::Refused("the camera redirects in a circle".into()),
+            Trouble::Status { method, code, reason } => {
+                CameraError::of_status(&method, code, &reason)
+            }
+            Trouble::Closed => CameraError::Lost("the connection was closed".into()),
+        }
+    }
+}
+
+pub struct Relay {
+    address: SocketAddr,
+    word: String,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    word: String,
+    login: Option<Login>,
+    patience: Duration,
+    state: Mutex<State>,
+}
+
+struct State {
+    target: (String, u16),
+    /// The camera has sent us to another host: it does not get a password in clear.
+    redirects: u32,
+    elsewhere: bool,
+    closed: bool,
+    /// Both ends of the connection that is open.
+    open: Vec<TcpStream>,
+    learnt: Learnt,
+    trouble: Option<Trouble>,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Relay {
+    /// `patience`: how long the camera may take to accept a connection.
+    pub fn start(
+        (host, port): (&str, u16),
+        login: Option<Login>,
+        learnt: Learnt,
+        patience: Duration,
+    ) -> io::Result<Relay> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let address = listener.local_addr()?;
+        let word = format!("{AGENT} {:032x}", rand::random::<u128>());
+        let shared = Arc::new(Shared {
+            word: word.clone(),
+            login,
+            patience,
+            state: Mutex::new(State {
+                target: (host.to_string(), port),
+                redirects: 0,
+                elsewhere: false,
+                closed: false,
+                open: Vec::new(),
+                learnt,
+                trouble: None,
+            }),
+        });
+        let accepting = shared.clone();
+        thread::Builder::new().name("relay".into()).spawn(move || accept(&listener, &accepting))?;
+        Ok(Relay { address, word, shared })
+    }
+
+    /// For `rtspsrc`'s property `proxy`.
+    pub fn proxy(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// For `rtspsrc`'s property `user-agent`: who does not say it is not let through.
+    pub fn word(&self) -> &str {
+        &self.word
+    }
+
+    pub fn trouble(&self) -> Option<Trouble> {
+        self.shared.lock().trouble.clone()
+    }
+
+    /// Which requests keep this camera's sessions alive.
+    pub fn learnt(&self) -> Learnt {
+        self.shared.lock().learnt
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.closed = true;
+        for end in &state.open {
+            let _ = end.shutdown(Shutdown::Both);
+        }
+        drop(state);
+        // Wakes the thread that accepts.
+        let _ = TcpStream::connect(self.address);
+    }
+}
+
+fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
+    for client in listener.incoming() {
+        if shared.lock().closed {
+            return;
+        }
+        let Ok(client) = client else { return };
+        if let Err(error) = pass(client, shared) {
+            tracing::debug!("relay: {error}");
+        }
+    }
+}
+
+/// Passes on what one connection of `rtspsrc` says, until an end closes.
+fn pass(client: TcpStream, shared: &Arc<Shared>) -> io::Result<()> {
+    prepare(&client)?;
+    let mut from_client = Reader::new(client.try_clone()?);
+    client.set_read_timeout(Some(WRITE_TIMEOUT))?;
+    let (first, body) = from_client.message()?;
+    if first.value("User-Agent") != Some(&shared.word) {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
+    client.set_read_timeout(Some(TICK))?;
+
+    let (host, port) = shared.lock().target.clone();
+    let camera = match reach::connect(&host, port, shared.patience) {
+        Ok(camera) => camera,
+        Err(why) => {
+            shared.lock().trouble = Some(Trouble::Unreachable(why));
+            let _ = client.shutdown(Shutdown::Both);
+            return Ok(());
+        }
+    };
+    prepare(&camera)?;
+    {
+        let mut state = shared.lock();
+        if state.closed {
+            return Ok(());
+        }
+        state.open = vec![client.try_clone()?, camera.try_clone()?];
+    }
+    let learnt = shared.lock().learnt;
+    let line = Arc::new(Line {
+        shared: shared.clone(),
+        camera_ip: camera.peer_addr()?.ip(),
+        play_asked: AtomicBool::new(false),
+        talk: Mutex::new(Talk {
+            camera: camera.try_clone()?,
+            alive: KeepAlive::new(learnt, Instant::now()),
+            pending: VecDeque::new(),
+            next_cseq: 1,
+            proof: None,
+            session: None,
+            uri: String::new(),
+            channels: Vec::new(),
+        }),
+    });
+    let down = {
+        let (line, client, camera) = (line.clone(), client.try_clone()?, camera.try_clone()?);
+        thread::Builder::new().name("relay".into()).spawn(move || {
+            if let Err(error) = line.down(&camera, &client) {
+                tracing::debug!("from a camera: {error}");
+            }
+            let _ = client.shutdown(Shutdown::Both);
+            let _ = camera.shutdown(Shutdown::Both);
+        })?
+    };
+    let up = line.up(from_client, first, body);
+    let _ = camera.shutdown(Shutdown::Both);
+    let _ = client.shutdown(Shutdown::Both);
+    let _ = down.join();
+    shared.lock().open.clear();
+    up
+}
+
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    stream.set_write_timeout(Some(WRITE_TIMEOUT))
+}
+
+/// One connection between `rtspsrc` and the camera.
+struct Line {
+    shared: Arc<Shared>,
+    camera_ip: IpAddr,
+    /// PLAY is asked, and not yet answered.
+    play_asked: AtomicBool,
+    talk: Mutex<Talk>,
+}
+
+/// What is sent to the camera, and waits for its answer.
+struct Talk {
+    camera: TcpStream,
+    alive: KeepAlive,
+    pending: VecDeque<Pending>,
+    next_cseq: u32,
+    proof: Option<PasswordClient>,
+    session: Option<String>,
+    /// What is played.
+    uri: String,
+    channels: Vec<u8>,
+}
+
+struct Pending {
+    cseq: u32,
+    origin: Origin,
+    head: Head,
+    body: Vec<u8>,
+    /// Sent with a proof made for the camera's answer to this very request.
+    proven: bool,
+}
+
+enum Origin {
+    /// `rtspsrc`, with its own number.
+    Client(String),
+    Own,
+}
+
+impl Line {
+    fn talk(&self) -> MutexGuard<'_, Talk> {
+        self.talk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From `rtspsrc` to the camera.
+    fn up(&self, mut client: Reader, first: Head, body: Vec<u8>) -> io::Result<()> {
+        self.request(first, body)?;
+        loop {
+            match client.piece(&[]) {
+                Ok(Piece::Packet(all)) => {
+                    self.talk().camera.write_all(client.take(all))?;
+                }
+                Ok(Piece::Message { head: length, all }) => {
+                    let bytes = client.take(all);
+                    let head = Head::parse(&bytes[..length]);
+                    match head.status() {
+                        // To a request of the camera's.
+                        Some(_) => self.talk().camera.write_all(bytes)?,
+                        None => {
+                            let body = bytes[length..].to_vec();
+                            self.request(head, body)?;
+                        }
+                    }
+                }
+                Ok(Piece::Junk(all)) => {
+                    client.take(all);
+                }
+                Ok(Piece::Unfinished) => return Ok(()),
+                Err(error) if is_timeout(&error) => {}
+                Err(error) => return Err(error),
+            }
+            self.keep_alive()?;
+        }
+    }
+
+    fn request(&self, mut head: Head, body: Vec<u8>) -> io::Result<()> {
+        head.set("User-Agent", AGENT);
+        let cseq = head.value("CSeq").unwrap_or("0").to_string();
+        let mut talk = self.talk();
+        if head.method() == "PLAY" {
+            talk.uri = head.uri().to_string();
+            self.play_asked.store(true, Ordering::Relaxed);
+        }
+        talk.alive.requested(Instant::now());
+        self.send(&mut talk, Origin::Client(cseq), head, body, false)
+    }
+
+    fn keep_alive(&self) -> io::Result<()> {
+        let mut talk = self.talk();
+        let Some(method) = talk.alive.due(Instant::now()) else { return Ok(()) };
+        // Older ones will not be answered any more.
+        talk.pending.retain(|pending| !matches!(pending.origin, Origin::Own));
+        let head = talk.sign_of_life(method);
+        self.send(&mut talk, Origin::Own, head, Vec::new(), false)
+    }
+
+    fn send(
+        &self,
+        talk: &mut Talk,
+        origin: Origin,
+        mut head: Head,
+        body: Vec<u8>,
+        proven: bool,
+    ) -> io::Result<()> {
+        let cseq = talk.next_cseq;
+        talk.next_cseq += 1;
+        head.set("CSeq", &cseq.to_string());
+        if let (Some(proof), Some(login)) = (&mut talk.proof, &self.shared.login) {
+            let params = PasswordParams {
+                username: &login.username,
+                password: &login.password,
+                uri: head.uri(),
+                method: head.method(),
+                body: Some(&body),
+            };
+            if let Ok(mut value) = proof.respond(&params) {
+                // A camera that also offers MD5 takes a digest without a name for one of that.
+                if let (PasswordClient::Digest(digest), false) =
+                    (&*proof, value.contains("algorithm="))
+                {
+                    match digest.algorithm() {
+                        Algorithm::Sha256 => value.push_str(", algorithm=SHA-256"),
+                        Algorithm::Sha512Trunc256 => value.push_str(", algorithm=SHA-512-256"),
+                        _ => {}
+                    }
+                }
+                head.set("Authorization", &value);
+            }
+        }
+        let mut bytes = head.bytes();
+        bytes.extend_from_slice(&body);
+        talk.camera.write_all(&bytes)?;
+        talk.pending.push_back(Pending { cseq, origin, head, body, proven });
+        Ok(())
+    }
+
+    /// From the camera to `rtspsrc`.
+    fn down(&self, camera: &TcpStream, mut client: &TcpStream) -> io::Result<()> {
+        let mut reader = Reader::new(camera.try_clone()?);
+        let mut channels = Vec::new();
+        // rtspsrc stops at packets that come before the answer to PLAY.
+        let mut early = Vec::new();
+        loop {
+            match reader.piece(&channels)? {
+                Piece::Packet(_) => {
+                    let packets = reader.take_packets();
+                    if !self.play_asked.load(Ordering::Relaxed) {
+                        client.write_all(packets)?;
+                    } else if early.len() + packets.len() <= EARLY_MAX {
+                        early.extend_from_slice(packets);
+                    }
+                }
+                Piece::Message { head: length, all } => {
+                    let bytes = reader.take(all);
+                    let head = Head::parse(&bytes[..length]);
+                    match head.status() {
+                        Some((code, reason)) => {
+                            let reason = reason.to_string();
+                            let body = &bytes[length..];
+                            if let Some(answer) = self.answered(head, code, &reason)? {
+                                client.write_all(&answer.bytes())?;
+                                client.write_all(body)?;
+                            }
+                            channels.clone_from(&self.talk().channels);
+                            if !self.play_asked.load(Ordering::Relaxed) {
+                                client.write_all(&std::mem::take(&mut early))?;
+                            }
+                        }
+                        // A request of the camera's.
+                        None => client.write_all(bytes)?,
+                    }
+                }
+                Piece::Junk(all) => {
+                    reader.take(all);
+                }
+                Piece::Unfinished => {
+                    let mut talk = self.talk();
+                    talk.alive.ended();
+                    let mut state = self.shared.lock();
+                    state.learnt = talk.alive.learnt();
+                    // Whoever was sent elsewhere comes again.
+                    if state.redirects == 0 {
+                        state.trouble.get_or_insert(Trouble::Closed);
+                    }
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// What `rtspsrc` is told of an answer; `None`: nothing.
+    fn answered(&self, mut head: Head, code: u16, reason: &str) -> io::Result<Option<Head>> {
+        let mut talk = self.talk();
+        let cseq = head.value("CSeq").and_then(|cseq| cseq.parse::<u32>().ok());
+        let at = match cseq {
+            Some(cseq) => talk.pending.iter().position(|pending| pending.cseq == cseq),
+            // Who leaves out the number answers in turn.
+            None => Some(0),
+        };
+        let Some(pending) = at.and_then(|at| talk.pending.remove(at)) else { return Ok(None) };
+        if code == 401 && self.may_prove(&mut talk, &head, &pending) {
+            let Pending { origin, head, body, .. } = pending;
+            self.send(&mut talk, origin, head, body, true)?;
+            return Ok(None);
+        }
+        let Origin::Client(number) = &pending.origin else {
+            talk.alive.answered(code, Instant::now());
+            self.shared.lock().learnt = talk.alive.learnt();
+            return Ok(None);
+        };
+        head.set("CSeq", number);
+        let method = pending.head.method().to_string();
+        if method == "PLAY" {
+            self.play_asked.store(false, Ordering::Relaxed);
+        }
+        match code {
+            200..300 => {
+                self.shared.lock().trouble = None;
+                self.succeeded(&mut talk, &method, &mut head);
+            }
+            300..400 => self.redirected(&head),
+            _ => self.failed(&talk, &method, code, reason, &mut head),
+        }
+        Ok(Some(head))
+    }
+
+    /// Whether the request is worth sending again with a proof of the password.
+    fn may_prove(&self, talk: &mut Talk, answer: &Head, pending: &Pending) -> bool {
+        if self.shared.login.is_none() {
+            self.shared.lock().trouble = Some(Trouble::PasswordWanted);
+            return false;
+        }
+        let mut builder = PasswordClient::builder();
+        for challenge in answer.values("WWW-Authenticate") {
+            builder = builder.challenges(challenge);
+        }
+        let elsewhere = self.shared.lock().elsewhere;
+        let proof = match builder.build() {
+            Ok(PasswordClient::Basic(_)) if elsewhere => None,
+            proof => proof.ok(),
+        };
+        let Some(proof) = proof else {
+            self.shared.lock().trouble = Some(Trouble::UnknownScheme);
+            return false;
+        };
+        talk.proof = Some(proof);
+        if pending.proven {
+            self.shared.lock().trouble = Some(Trouble::WrongPassword);
+        }
+        !pending.proven
+    }
+
+    fn succeeded(&self, talk: &mut Talk, method: &str, head: &mut Head) {
+        if let Some(session) = head.value("Session") {
+            let (id, more) = session.split_once(';').unwrap_or((session, ""));
+            talk.session = Some(id.trim().to_string());
+            let timeout = more.trim().strip_prefix("timeout=").and_then(|s| s.trim().parse().ok());
+            if let Some(seconds) = timeout {
+                talk.alive.timeout(Duration::from_secs(seconds));
+            }
+        }
+        match method {
+            "OPTIONS" => talk.alive.public(head.value("Public").unwrap_or_default()),
+            "PLAY" => talk.alive.playing(Instant::now()),
+            "SETUP" => {
+                let Some(transport) = head.value("Transport") else { return };
+                match transport.split("interleaved=").nth(1) {
+                    Some(channels) => {
+                        let numbers = channels.split(';').next().unwrap_or_default().split('-');
+                        talk.channels.extend(numbers.filter_map(|n| n.parse::<u8>().ok()));
+                    }
+                    // The address that rtspsrc sees is the relay's.
+                    None if !transport.contains("source=") && !transport.contains("multicast") => {
+                        let transport = format!("{transport};source={}", self.camera_ip);
+                        head.set("Transport", &transport);
+                    }
+                    None => {}
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn redirected(&self, head: &Head) {
+        let target = head.value("Location").and_then(|location| url::Url::parse(location).ok());
+        let mut state = self.shared.lock();
+        state.redirects += 1;
+        if state.redirects > REDIRECTS_MAX {
+            state.trouble = Some(Trouble::Redirects);
+            // No further connection is let through.
+            state.closed = true;
+        } else if let Some(host) = target.as_ref().and_then(url::Url::host_str) {
+            let port = target.as_ref().and_then(url::Url::port).unwrap_or(554);
+            state.elsewhere |= host != state.target.0;
+            state.target = (host.to_string(), port);
+        }
+    }
+
+    fn failed(&self, talk: &Talk, method: &str, code: u16, reason: &str, head: &mut Head) {
+        // rtspsrc asks with the URL's query only after a 404.
+        if method == "SETUP" && !matches!(code, 400 | 401 | 404 | 453 | 461) {
+            head.set_status(404, reason);
+        }
+        let mut state = self.shared.lock();
+        let known = matches!(
+            state.trouble,
+            Some(Trouble::WrongPassword | Trouble::PasswordWanted | Trouble::UnknownScheme)
+        );
+        // What is refused while the stream ends says nothing of its end.
+        if !known && (talk.session.is_none() || matches!(method, "SETUP" | "PLAY")) {
+            let (method, reason) = (method.to_string(), reason.to_string());
+            state.trouble = Some(Trouble::Status { method, code, reason });
+        }
+    }
+}
+
+impl Talk {
+    fn sign_of_life(&self, method: Method) -> Head {
+        let mut head = Head::request(method.name(), &self.uri);
+        head.set("CSeq", "0");
+        if let Some(session) = &self.session {
+            head.set("Session", session);
+        }
+        head.set("User-Agent", AGENT);
+        head
+    }
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(5);
+
+    fn relay_to(camera: &TcpListener, login: Option<Login>) -> Relay {
+        let port = camera.local_addr().unwrap().port();
+        Relay::start(("127.0.0.1", port), login, Learnt::default(), PATIENCE).unwrap()
+    }
+
+    fn ask(relay: &Relay, word: &str) -> TcpStream {
+        let mut client = TcpStream::connect(relay.address).unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        let text =
+            format!("OPTIONS rtsp://cam/x RTSP/1.0\r\nCSeq: 7\r\nUser-Agent: {word}\r\n\r\n");
+        client.write_all(text.as_bytes()).unwrap();
+        client
+    }
+
+    #[test]
+    fn a_stranger_is_not_let_through() {
+        let camera = TcpListener::bind("127.0.0.1:0").unwrap();
+        camera.set_nonblocking(true).unwrap();
+        let relay = relay_to(&camera, None);
+        for word in ["", "lookout", AGENT] {
+            let mut answer = Vec::new();
+            // Closed or reset.
+            let read = ask(&relay, word).read_to_end(&mut answer);
+            assert!(read.is_err() || answer.is_empty());
+        }
+        assert_eq!(camera.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn answers_have_the_number_of_their_question_and_the_camera_never_sees_the_word() {
+        let camera = TcpListener::bind("127.0.0.1:0").unwrap();
+        let relay = relay_to(&camera, None);
+        let client = ask(&relay, relay.word());
+        let (served, _) = camera.accept().unwrap();
+        let (head, _) = Reader::new(served.try_clone().unwrap()).message().unwrap();
+        assert_eq!(head.value("User-Agent"), Some(AGENT));
+        assert!(!String::from_utf8(head.bytes()).unwrap().contains(relay.word()));
+        let cseq = head.value("CSeq").unwrap();
+        let answer = format!("RTSP/1.0 200 OK\r\nCSeq: {cseq}\r\nX-Odd\r\n\r\n");
+        (&served).write_all(answer.as_bytes()).unwrap();
+        let (answer, _) = Reader::new(client).message().unwrap();
+        assert_eq!(answer.bytes(), b"RTSP/1.0 200 OK\r\nCSeq: 7\r\nX-Odd\r\n\r\n");
+    }
+
+    #[test]
+    fn a_way_to_prove_a_password_that_is_not_known_is_told() {
+        let camera = TcpListener::bind("127.0.0.1:0").unwrap();
+        let login = Login { username: "me".into(), password: "Planted".into() };
+        let relay = relay_to(&camera, Some(login));
+        let client = ask(&relay, relay.word());
+        let (served, _) = camera.accept().unwrap();
+        Reader::new(served.try_clone().unwrap()).message().unwrap();
+        let answer = "RTSP/1.0 401 No\r\nCSeq: 1\r\nWWW-Authenticate: Negotiate\r\n\r\n";
+        (&served).write_all(answer.as_bytes()).unwrap();
+        Reader::new(client).message().unwrap();
+        let error = relay.trouble().unwrap().error().to_string();
+        assert!(error.contains("digest (MD5 or SHA-256) or basic"), "{error}");
+    }
+}

@@ -1,0 +1,353 @@
+//! Cameras that do what real ones are known to do, and what lookout makes of them: the table in
+//! docs/cameras.md.
+#![cfg(feature = "demo")]
+
+#[path = "support/quirky.rs"]
+mod quirky;
+
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use gst_rtsp_server::prelude::*;
+use lookout::camera::{self, CameraError, CameraHandle, Sink};
+use lookout::config::{Camera, Decode, Rtsp, RtspTls, Secret, Source, Transport};
+use lookout::event::{CameraStatus, Phase};
+use lookout::frame::Frame;
+use lookout::run_clock::RunClock;
+use quirky::{PASSWORD, Quirks, Quirky, USER};
+
+/// Long enough for a busy machine; nothing waits so long when all is well.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+#[test]
+fn a_session_is_kept_alive_while_pictures_flow() {
+    for counts in [None, Some("OPTIONS")] {
+        let camera =
+            Quirky::start(Quirks { session_timeout: Some(2), counts, ..Quirks::default() });
+        let watched = Watched::start(rtsp(&camera, "live"));
+        watched.frames(20);
+        assert_eq!(watched.phases(), [Phase::Connecting, Phase::Live], "{counts:?}");
+        assert!(camera.count("OPTIONS") >= 3);
+    }
+}
+
+#[test]
+fn a_camera_that_counts_another_request_is_lost_once() {
+    let quirks = |counts, dies_at, says_get_parameter| Quirks {
+        session_timeout: Some(2),
+        counts: Some(counts),
+        dies_at,
+        says_get_parameter,
+        ..Quirks::default()
+    };
+    let unsaid = Quirky::start(quirks("GET_PARAMETER", None, false));
+    let deadly = Quirky::start(quirks("OPTIONS", Some("GET_PARAMETER"), true));
+    let watched = [&unsaid, &deadly].map(|camera| Watched::start(rtsp(camera, "live")));
+    for watched in watched {
+        watched.frames(40);
+        let phases = watched.phases();
+        assert_eq!(phases, [Phase::Connecting, Phase::Live, Phase::Lost, Phase::Live]);
+    }
+}
+
+#[test]
+fn a_request_that_is_refused_or_ignored_ends_nothing() {
+    let quirks = Quirks { session_timeout: Some(4), says_get_parameter: true, ..Quirks::default() };
+    let refusing = Quirky::start(Quirks { status: Some(("GET_PARAMETER", 501)), ..quirks.clone() });
+    let ignoring = Quirky::start(Quirks { ignores: Some("GET_PARAMETER"), ..quirks });
+    let watched = [&refusing, &ignoring].map(|camera| Watched::start(rtsp(camera, "live")));
+    for watched in watched {
+        watched.frames(30);
+        assert_eq!(watched.phases(), [Phase::Connecting, Phase::Live]);
+    }
+}
+
+#[test]
+fn new_ssrcs_garbage_and_early_packets_end_nothing() {
+    let ssrcs = Quirky::start(Quirks { new_ssrc_each_key_frame: true, ..Quirks::default() });
+    let garbage = Quirky::start(Quirks { garbage: true, ..Quirks::default() });
+    let early = Quirky::start(Quirks { early: true, ..Quirks::default() });
+    let watched = [&ssrcs, &garbage, &early].map(|camera| Watched::start(rtsp(camera, "live")));
+    for watched in watched {
+        watched.frames(20);
+        assert_eq!(watched.phases(), [Phase::Connecting, Phase::Live]);
+    }
+}
+
+#[test]
+fn a_digest_with_sha_256_is_proven_and_a_wrong_password_tried_once() {
+    let camera = Quirky::start(Quirks { password: true, ..Quirks::default() });
+    let right = Watched::start(with_password(&camera, PASSWORD));
+    right.frames(2);
+    let proofs = camera.proofs("DESCRIBE");
+    assert_eq!(proofs, 1);
+
+    let wrong = Watched::start(with_password(&camera, "wr0ng"));
+    assert_eq!(wrong.phase(Phase::Refused).reason, "wrong user or password");
+    // No pause is so short.
+    thread::sleep(Duration::from_secs(3));
+    assert_eq!(camera.proofs("DESCRIBE"), proofs + 1);
+    let nobody = camera::probe(&camera_of(rtsp(&camera, "live")), PATIENCE);
+    assert_eq!(nobody, Err(CameraError::PasswordWanted));
+}
+
+#[test]
+fn a_password_that_was_taken_before_is_not_called_wrong() {
+    let quirks =
+        Quirks { password: true, closes_after: Some(Duration::from_secs(1)), ..Quirks::default() };
+    let camera = Quirky::start(quirks);
+    let watched = Watched::start(with_password(&camera, PASSWORD));
+    watched.frames(1);
+    camera.change(|quirks| quirks.full = true);
+    let status = watched.when(|status| status.reason.contains("connections taken"));
+    assert_eq!(status.phase, Phase::Lost);
+    camera.change(|quirks| quirks.full = false);
+    watched.phase(Phase::Live);
+}
+
+#[test]
+fn what_a_camera_answers_is_told() {
+    let no_video = "m=audio 0 RTP/AVP 8\r\na=control:track0\r\n";
+    let cases: [(Quirks, &str, Phase, &str); 7] = [
+        (
+            Quirks { closes_after: Some(Duration::ZERO), ..Quirks::default() },
+            "live",
+            Phase::Lost,
+            "the connection was closed",
+        ),
+        (
+            Quirks { status: Some(("DESCRIBE", 453)), ..Quirks::default() },
+            "live",
+            Phase::Lost,
+            "the camera serves no further viewer (453 No): close one, or wait",
+        ),
+        (
+            Quirks { status: Some(("PLAY", 454)), ..Quirks::default() },
+            "live",
+            Phase::Lost,
+            "the camera refuses PLAY (454 No)",
+        ),
+        (
+            Quirks { status: Some(("DESCRIBE", 404)), ..Quirks::default() },
+            "live",
+            Phase::Refused,
+            "no such stream",
+        ),
+        (
+            Quirks { more_media: no_video, codec: Some("none"), ..Quirks::default() },
+            "live",
+            Phase::Refused,
+            "the camera describes no video stream",
+        ),
+        (
+            Quirks { codec: Some("AV1"), ..Quirks::default() },
+            "live",
+            Phase::Refused,
+            "the camera sends AV1; lookout decodes H.264, H.265, MJPEG, MPEG-4, VP8 and VP9",
+        ),
+        (
+            Quirks { redirects: true, ..Quirks::default() },
+            "circle",
+            Phase::Refused,
+            "the camera redirects in a circle",
+        ),
+    ];
+    for (quirks, path, phase, reason) in cases {
+        let camera = Quirky::start(quirks);
+        let error = camera::probe(&camera_of(rtsp(&camera, path)), PATIENCE).unwrap_err();
+        assert_eq!((error.phase(), error.to_string().as_str()), (phase, reason));
+    }
+}
+
+#[test]
+fn redirects_queries_and_other_media_are_followed() {
+    let before = "m=audio 0 RTP/AVP 8\r\na=control:track0\r\n\
+                  m=video 0 RTP/AVP 97\r\na=rtpmap:97 AV1/90000\r\na=control:track2\r\n";
+    let query = "cam/realmonitor?channel=1&subtype=0";
+    for (quirks, path) in [
+        (Quirks { redirects: true, ..Quirks::default() }, "moved"),
+        (Quirks { needs_query: Some(404), ..Quirks::default() }, query),
+        (Quirks { needs_query: Some(454), ..Quirks::default() }, query),
+        (Quirks { more_media: before, ..Quirks::default() }, "live"),
+    ] {
+        let camera = Quirky::start(quirks);
+        let probed = camera::probe(&camera_of(rtsp(&camera, path)), PATIENCE);
+        assert_eq!(probed.map(|probed| (probed.width, probed.height)), Ok((160, 128)), "{path}");
+    }
+    // The second of the video streams is the one that plays.
+    let camera = Quirky::start(Quirks { more_media: before, ..Quirks::default() });
+    for (stream, reason) in [(0, "stream = 0 is AV1"), (2, "there is no stream = 2")] {
+        let rtsp = Rtsp { stream: Some(stream), ..rtsp(&camera, "live") };
+        let error = camera::probe(&camera_of(rtsp), PATIENCE).unwrap_err();
+        assert!(error.to_string().starts_with(reason), "{error}");
+    }
+    let rtsp = Rtsp { stream: Some(1), ..rtsp(&camera, "live") };
+    camera::probe(&camera_of(rtsp), PATIENCE).unwrap();
+}
+
+#[test]
+fn a_session_is_ended_before_the_next_begins() {
+    let camera = Quirky::start(Quirks::default());
+    for _ in 0..2 {
+        camera::probe(&camera_of(rtsp(&camera, "live")), PATIENCE).unwrap();
+    }
+    let deadline = Instant::now() + PATIENCE;
+    while camera.count("TEARDOWN") < 2 {
+        assert!(Instant::now() < deadline, "{} TEARDOWN", camera.count("TEARDOWN"));
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn what_is_sent_over_udp_alone_or_in_a_rare_codec_plays() {
+    let small = "videotestsrc is-live=true pattern=ball ! video/x-raw,format=I420,width=160,height=128,framerate=10/1";
+    let jpeg = "jpegenc ! rtpjpegpay name=pay0 pt=26";
+    let port = serve(&[
+        ("mjpeg", &format!("{small} ! {jpeg}")),
+        ("vp8", &format!("{small} ! vp8enc deadline=1 keyframe-max-dist=10 ! rtpvp8pay name=pay0")),
+        ("udp", &format!("{small} ! {jpeg}")),
+    ]);
+    for (mount, codec) in [("mjpeg", "MJPEG"), ("vp8", "VP8"), ("udp", "MJPEG")] {
+        let probed = camera::probe(&camera_of(rtsp_at(port, mount)), PATIENCE);
+        let seen = probed.map(|probed| (probed.codec, probed.width, probed.height));
+        assert_eq!(seen, Ok((codec.to_string(), 160, 128)), "{mount}");
+    }
+    let mpeg4 = Quirky::start(Quirks { codec: Some("MP4V-ES"), ..Quirks::default() });
+    let probed = camera::probe(&camera_of(rtsp(&mpeg4, "live")), PATIENCE);
+    assert_eq!(probed.map(|probed| probed.codec), Ok("MPEG-4".to_string()));
+    let over_tcp = Rtsp { transport: Transport::Tcp, ..rtsp_at(port, "udp") };
+    let error = camera::probe(&camera_of(over_tcp), PATIENCE).unwrap_err();
+    assert!(error.to_string().contains("transport = \"udp\""), "{error}");
+}
+
+/// An RTSP server of GStreamer's; the mount `udp` sends over nothing else.
+fn serve(mounts: &[(&str, &str)]) -> u16 {
+    gst::init().unwrap();
+    let context = gst::glib::MainContext::new();
+    let server = gst_rtsp_server::RTSPServer::new();
+    server.set_address("127.0.0.1");
+    server.set_service("0");
+    let points = server.mount_points().unwrap();
+    for (name, launch) in mounts {
+        let factory = gst_rtsp_server::RTSPMediaFactory::new();
+        factory.set_launch(&format!("( {launch} )"));
+        factory.set_shared(true);
+        if *name == "udp" {
+            factory.set_protocols(gst_rtsp_server::gst_rtsp::RTSPLowerTrans::UDP);
+        }
+        points.add_factory(&format!("/{name}"), factory);
+    }
+    server.attach(Some(&context)).unwrap();
+    let port = server.bound_port() as u16;
+    thread::spawn(move || {
+        let _server = server;
+        let _ =
+            context.with_thread_default(|| gst::glib::MainLoop::new(Some(&context), false).run());
+    });
+    port
+}
+
+fn rtsp(camera: &Quirky, path: &str) -> Rtsp {
+    rtsp_at(camera.port, path)
+}
+
+fn rtsp_at(port: u16, path: &str) -> Rtsp {
+    Rtsp {
+        url: format!("rtsp://127.0.0.1:{port}/{path}").parse().unwrap(),
+        username: None,
+        password: None,
+        transport: Transport::Auto,
+        stream: None,
+        tls: RtspTls::System,
+    }
+}
+
+fn with_password(camera: &Quirky, password: &str) -> Rtsp {
+    Rtsp {
+        username: Some(USER.to_string()),
+        password: Some(Secret::Inline(password.to_string())),
+        ..rtsp(camera, "live")
+    }
+}
+
+fn camera_of(rtsp: Rtsp) -> Camera {
+    camera::init().unwrap();
+    Camera {
+        name: "gate".into(),
+        source: Source::Rtsp(rtsp),
+        fps: 5.0,
+        window: Duration::from_secs(10),
+        every: Duration::from_secs(10),
+        freshness: Duration::from_secs(10),
+        unchanged: 0.0,
+        prompt: None,
+        decode: Decode::All,
+        stall_timeout: Duration::from_secs(5),
+        reconnect_max: Duration::from_secs(1),
+    }
+}
+
+struct Watched {
+    seen: Arc<Seen>,
+    _handle: CameraHandle,
+}
+
+#[derive(Default)]
+struct Seen {
+    state: Mutex<(usize, Vec<CameraStatus>, usize)>,
+    changed: Condvar,
+}
+
+impl Sink for Seen {
+    fn frame(&self, _: Frame) {
+        self.state.lock().unwrap().0 += 1;
+        self.changed.notify_all();
+    }
+
+    fn status(&self, _: &Arc<str>, status: CameraStatus) {
+        self.state.lock().unwrap().1.push(status);
+        self.changed.notify_all();
+    }
+}
+
+impl Watched {
+    fn start(rtsp: Rtsp) -> Watched {
+        let seen = Arc::new(Seen::default());
+        Watched {
+            _handle: camera::start(camera_of(rtsp), seen.clone(), Arc::new(RunClock::start())),
+            seen,
+        }
+    }
+
+    /// Waits until so many frames have come.
+    fn frames(&self, count: usize) {
+        let state = self.seen.state.lock().unwrap();
+        let (state, timeout) =
+            self.seen.changed.wait_timeout_while(state, PATIENCE, |state| state.0 < count).unwrap();
+        assert!(!timeout.timed_out(), "{} frames; {:?}", state.0, state.1);
+    }
+
+    /// Waits for the next status with this phase, and forgets those before it.
+    fn phase(&self, phase: Phase) -> CameraStatus {
+        self.when(|status| status.phase == phase)
+    }
+
+    fn when(&self, is: impl Fn(&CameraStatus) -> bool) -> CameraStatus {
+        let state = self.seen.state.lock().unwrap();
+        let find =
+            |state: &(usize, Vec<CameraStatus>, usize)| state.1[state.2..].iter().position(&is);
+        let (mut state, _) = self
+            .seen
+            .changed
+            .wait_timeout_while(state, PATIENCE, |state| find(state).is_none())
+            .unwrap();
+        let at = find(&state).unwrap_or_else(|| panic!("not in {:?}", state.1));
+        state.2 += at + 1;
+        state.1[state.2 - 1].clone()
+    }
+
+    fn phases(&self) -> Vec<Phase> {
+        self.seen.state.lock().unwrap().1.iter().map(|status| status.phase).collect()
+    }
+}
