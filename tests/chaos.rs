@@ -176,7 +176,7 @@ fn a_daemon_survives_all_that_breaks_around_it() {
         disk.empty();
         shift(dir, -7200);
         pause(4, &mut daemon, &mut seen);
-        fs::set_permissions(&kept, Permissions::from_mode(0)).expect("permissions");
+        fs::set_permissions(&kept, Permissions::from_mode(0o0)).expect("permissions");
         pause(6, &mut daemon, &mut seen);
         fs::set_permissions(&kept, Permissions::from_mode(0o755)).expect("permissions");
         drop(broker.take());

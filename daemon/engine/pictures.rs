@@ -292,7 +292,7 @@ impl Engine {
         };
         let newest = *lens.newest.lock().unwrap_or_else(PoisonError::into_inner);
         let Some((newest, _)) = newest else { return };
-        let extent = Extent::of_run(window.from, window.to, newest);
+        let extent = Extent::of_run(window.to, window.length, newest);
         let window = Window { extent, closed, encode };
         let since_start = closed.saturating_duration_since(self.started);
         let mut jobs = self.jobs();

@@ -185,9 +185,10 @@ impl Engine {
 
     /// What is still to come from the disk after a start is no gap: the question comes too soon.
     fn is_restored(&self, camera: &Arc<str>, span: Span) -> Result<(), AskError> {
-        let held = self.timeline.ring(camera).and_then(|ring| ring.held());
-        let inside = held.is_some_and(|held| held.from <= span.from);
-        if inside || !self.restoring.load(Ordering::Relaxed) {
+        let began = self.clock.now().tells(Duration::ZERO);
+        let ring = self.timeline.ring(camera);
+        let whole = ring.is_some_and(|ring| ring.is_whole_from(span.from, self.run, began));
+        if whole || !self.restoring.load(Ordering::Relaxed) {
             return Ok(());
         }
         let why = "frames of earlier runs are still being read from disk; ask again soon".into();

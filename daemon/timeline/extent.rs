@@ -8,7 +8,7 @@
 use std::time::{Duration, SystemTime};
 
 use super::Entry;
-use crate::frame::{Span, difference};
+use crate::frame::{Span, difference, shift};
 use crate::run_clock::Moment;
 
 /// A frame whose UTC is off by less was taken by the clock that an extent is told by: then its UTC
@@ -37,10 +37,13 @@ impl From<Span> for Extent {
 }
 
 impl Extent {
-    /// The part `[from, to)` of the run, told by the clock of `by`.
-    pub fn of_run(from: Duration, to: Duration, by: Moment) -> Extent {
-        let span = Span { from: since_1970(by.tells(from)), to: since_1970(by.tells(to)) };
-        Extent { span, of_run: Some(OfRun { from: Some(from), to }) }
+    /// So much of the run before `to`, told by the clock of `by`. What would be before the run is
+    /// empty, whatever earlier runs saw.
+    pub fn of_run(to: Duration, length: Duration, by: Moment) -> Extent {
+        let end = by.tells(to);
+        let from = shift(end, -(length.as_nanos() as i128));
+        let span = Span { from: since_1970(from), to: since_1970(end) };
+        Extent { span, of_run: Some(OfRun { from: Some(to.saturating_sub(length)), to }) }
     }
 
     /// The span, which ends `now`, meant by the run's clock as far as it is of the run.
@@ -108,7 +111,12 @@ mod tests {
     #[test]
     fn a_window_soon_after_1970_does_not_begin_before() {
         let by = Moment { monotonic: seconds(20), utc: at(10) };
-        let window = Extent::of_run(seconds(0), seconds(20), by);
+        let window = Extent::of_run(seconds(20), seconds(20), by);
         assert_eq!(window.span, Span { from: at(0), to: at(10) });
+        // The first frame came as soon as the run began: its window begins before.
+        let by = Moment { monotonic: seconds(20), utc: at(1010) };
+        let window = Extent::of_run(seconds(20), seconds(21), by);
+        assert_eq!(window.span, Span { from: at(989), to: at(1010) });
+        assert_eq!(window.of_run, Some(OfRun { from: Some(seconds(0)), to: seconds(20) }));
     }
 }

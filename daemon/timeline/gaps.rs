@@ -322,7 +322,7 @@ mod tests {
         let newest = ring.newest().expect("a frame");
         let by = Moment { monotonic: newest.monotonic, utc: newest.captured_at };
         let to = newest.monotonic + Duration::from_millis(250);
-        Extent::of_run(to.saturating_sub(Duration::from_millis(length)), to, by)
+        Extent::of_run(to, Duration::from_millis(length), by)
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::extent::OfRun;
 use super::{Entry, Extent, Ring};
@@ -44,6 +44,13 @@ impl Ring {
             Some(Span { from: first.captured_at, to: last.captured_at })
         });
         ends.reduce(|all, one| Span { from: all.from.min(one.from), to: all.to.max(one.to) })
+    }
+
+    /// While earlier runs' entries come in, the newest first: whether all from `time` on are there.
+    /// `run` is the one that is running, and began at `began` by the clock of now.
+    pub fn is_whole_from(&self, time: SystemTime, run: u64, began: SystemTime) -> bool {
+        let reaches = |oldest: &Entry| oldest.id.run < run && oldest.captured_at <= time;
+        time >= began || self.entries.front().is_some_and(reaches)
     }
 
     /// The entries of an extent; `run` is the one that is running.
@@ -105,8 +112,6 @@ impl Ring {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::time::SystemTime;
-
     use proptest::prelude::*;
 
     use super::super::ring::tests::{RUN, at, check, entry, limits, place};
@@ -130,6 +135,23 @@ pub(super) mod tests {
         assert_eq!(found(&ring, 3000, 6000), [(RUN, 3), (RUN, 4), (RUN, 5)]);
         assert_eq!(found(&ring, 3001, 3999), []);
         assert_eq!(ring.held(), Some(Span { from: at(0), to: at(9000) }));
+    }
+
+    #[test]
+    fn frames_of_1970_do_not_stand_for_what_is_still_to_come_from_disk() {
+        let mut ring = Ring::new(limits(60_000, 1 << 20, 1 << 20));
+        ring.push(entry(0, 1000, 0));
+        let began = at(9_000_000);
+        assert!(!ring.is_whole_from(at(8_000_000), RUN, began));
+        assert!(ring.is_whole_from(began, RUN, began));
+        ring.restore(vec![Entry {
+            id: FrameId { run: 3, number: 0 },
+            held: Held::Cool,
+            stored: Stored::At(place(1)),
+            ..entry(0, 8_000_000, 0)
+        }]);
+        assert!(ring.is_whole_from(at(8_000_000), RUN, began));
+        assert!(!ring.is_whole_from(at(7_999_999), RUN, began));
     }
 
     #[test]

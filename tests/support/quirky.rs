@@ -303,7 +303,7 @@ fn play(quirks: &Quirks, writer: &Mutex<TcpStream>, alive: &Mutex<Instant>) -> i
         if quirks.session_timeout.is_some_and(|timeout| silent > Duration::from_secs(timeout)) {
             return Ok(());
         }
-        if quirks.new_ssrc_each_key_frame && number as u64 % GOP == 0 {
+        if quirks.new_ssrc_each_key_frame && (number as u64).is_multiple_of(GOP) {
             ssrc += 1;
         }
         if quirks.garbage && number % 7 == 3 {

@@ -170,8 +170,8 @@ fn with_footage() -> Arc<Engine> {
 /// The two seconds up to `second` of a camera have passed.
 fn closes(engine: &Engine, camera: &str, second: u64) {
     let half = Duration::from_millis(500);
-    let [from, to] = [second - 2, second].map(|second| Duration::from_secs(second) + half);
-    engine.close(&camera.into(), Closed { from, to }, Instant::now(), Duration::ZERO);
+    let closed = Closed { length: Duration::from_secs(2), to: Duration::from_secs(second) + half };
+    engine.close(&camera.into(), closed, Instant::now(), Duration::ZERO);
 }
 
 fn asks(engine: &Engine, text: &str) -> mpsc::Receiver<AnswerItem> {
