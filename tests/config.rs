@@ -83,6 +83,9 @@ fn wrong_values_are_refused_by_their_key() {
     let wrong = [
         ("window = \"50s\"", "window = \"50 parsecs\"", "parsecs"),
         ("window = \"50s\"", "window = \"20ms\"", "window = \"20ms\": wanted at least \"1s\""),
+        ("window = \"50s\"", "window = \"9000000 years\"", "wanted at most \"3650 days\""),
+        ("jpeg_age = \"1h\"", "jpeg_age = \"11y\"", "buffer.jpeg_age"),
+        ("stop_timeout = \"10s\"", "stop_timeout = \"11y\"", "wanted at most"),
         ("fps = 1.0", "fps = 0", "fps = 0"),
         ("age = \"10m\"", "age = \"30s\"", "buffer.age"),
         ("bytes = \"1 GiB\"", "bytes = \"1 KiB\"", "buffer.bytes"),

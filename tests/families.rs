@@ -206,3 +206,30 @@ fn cosine(a: &[f32], b: &[f32]) -> f32 {
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
     dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }
+
+/// A hub's cache keeps each file under its hash, and a folder of links with the files' names.
+#[test]
+fn a_package_of_links_into_a_cache_runs() {
+    let package = repository().join("target/families/llava-vicuna/external");
+    let cache = tempfile::tempdir().expect("a folder");
+    let snapshot = cache.path().join("snapshots/1");
+    fs::create_dir_all(snapshot.join("onnx")).expect("made");
+    fs::create_dir(cache.path().join("blobs")).expect("made");
+    for part in ["", "onnx"] {
+        for entry in fs::read_dir(package.join(part)).expect("a package") {
+            let from = entry.expect("an entry").path();
+            let name = from.file_name().expect("a name");
+            if from.is_file() {
+                let blob = cache.path().join("blobs").join(format!("{part}{}", name.display()));
+                fs::copy(&from, &blob).expect("copied");
+                std::os::unix::fs::symlink(&blob, snapshot.join(part).join(name)).expect("linked");
+            }
+        }
+    }
+    let plan = "4:slowfast-slow_2frms_concat-fast_1x1";
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_lookout"));
+    command.args(["model", "--device", "cpu", "--plan", plan]).arg(&snapshot);
+    let output = command.output().expect("lookout");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stdout));
+}

@@ -301,12 +301,18 @@ pub(super) fn within<T: PartialOrd + std::fmt::Display>(
     wrong(format!("{key} = {value}: wanted {from} to {to}"))
 }
 
+/// The longest duration that a key takes, ten years: sums of several stay within every clock.
+const LONGEST: Duration = Duration::from_secs(3650 * 24 * 3600);
+
+/// Checks that a duration is at least `least` and at most [`LONGEST`].
 fn lasting(key: &str, value: Duration, least: Duration) -> Result<Duration, ConfigError> {
-    if value >= least {
-        return Ok(value);
-    }
     let show = humantime::format_duration;
-    wrong(format!("{key} = \"{}\": wanted at least \"{}\"", show(value), show(least)))
+    let wanted = match value {
+        _ if value < least => format!("at least \"{}\"", show(least)),
+        _ if value > LONGEST => format!("at most \"{} days\"", LONGEST.as_secs() / 86_400),
+        _ => return Ok(value),
+    };
+    wrong(format!("{key} = \"{}\": wanted {wanted}", show(value)))
 }
 
 /// A name that can stand in an MQTT topic, a metric label and a gRPC request alike.
@@ -347,7 +353,7 @@ impl Raw {
             http: self.http.check()?,
             mqtt: self.mqtt.map(|mqtt| mqtt.check(folder)).transpose()?,
             cameras,
-            stop_timeout: self.stop_timeout,
+            stop_timeout: lasting("stop_timeout", self.stop_timeout, Duration::ZERO)?,
             hang_timeout: lasting("hang_timeout", self.hang_timeout, Duration::from_secs(2))?,
         })
     }
@@ -470,9 +476,9 @@ impl RawBuffer {
         let retention = lasting("buffer.disk.retention", retention, Duration::from_secs(1))?;
         let disk = |kept_in| Disk { folder: folder.join(kept_in), retention, bytes };
         Ok(Buffer {
-            age: self.age,
+            age: lasting("buffer.age", self.age, Duration::ZERO)?,
             bytes: self.bytes,
-            jpeg_age: self.jpeg_age,
+            jpeg_age: lasting("buffer.jpeg_age", self.jpeg_age, Duration::ZERO)?,
             jpeg_bytes: self.jpeg_bytes,
             recall_bytes: self.recall_bytes,
             inbox_bytes: self.inbox_bytes,
