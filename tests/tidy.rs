@@ -166,6 +166,18 @@ fn nothing_is_left_over() {
     report(found);
 }
 
+/// A metric is of use to those who can look up its meaning.
+#[test]
+fn every_metric_is_documented() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |path: &str| fs::read_to_string(root.join(path)).expect(path);
+    let (code, table) = (read("daemon/telemetry.rs"), read("docs/metrics.md"));
+    let prefix = "lookout_";
+    let names = code.split('"').filter(|text| text.starts_with(prefix) && *text != prefix);
+    let missing = names.filter(|name| !table.contains(&format!("| `{name}` |")));
+    report(missing.map(|name| format!("{name} is not in docs/metrics.md")));
+}
+
 #[test]
 fn the_search_finds_what_it_should() {
     for line in ["use gst::prelude::*;", "use gst;", "let x = ::gst::init();", "#[gst::test]"] {
