@@ -1,4 +1,4 @@
-//! Rust types of the proto files; protox compiles them, so that no protoc is needed.
+//! Compiles the proto files to Rust types with protox, so no protoc is needed.
 
 use std::path::PathBuf;
 use std::{env, fs};
@@ -8,7 +8,7 @@ use prost::Message;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
     let files = protox::compile(["lookout/v1/lookout.proto"], ["proto"])?;
-    // For gRPC reflection.
+    // The descriptor set for gRPC reflection.
     fs::write(PathBuf::from(env::var("OUT_DIR")?).join("lookout.bin"), files.encode_to_vec())?;
     tonic_prost_build::configure().compile_fds(files)?;
     Ok(())

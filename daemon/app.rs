@@ -1,4 +1,5 @@
-//! The one file that knows every part: builds them, lets them run, and ends them in order.
+//! Builds the daemon's modules, runs them, and stops them in order. This is the only file that
+//! knows every module.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,16 +31,17 @@ use crate::service::{Answer, AskError, CameraInfo, Looking, Readiness, Service};
 use crate::telemetry::{self, PrometheusHandle, Wire};
 use crate::vision::{evidence, preprocess};
 
-/// Interval at which hung workers are looked for, where no watchdog sets one.
+/// Interval of the check for hung workers where systemd sets no watchdog interval.
 const UNWATCHED: Duration = Duration::from_secs(5);
 
-/// Events that a late reader can still have.
+/// Number of events in the journal, available to readers that connect late.
 pub const JOURNAL_EVENTS: usize = 10_000;
 
-/// For so long the start waits for frames of earlier runs; more of them come while it runs.
+/// Longest time that startup waits for frames of earlier runs. The remaining frames are restored
+/// while the daemon runs.
 const RESTORE_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Everything loaded and every address taken; nothing runs yet.
+/// The daemon with everything loaded and every address bound, before anything runs.
 pub struct App {
     config: Config,
     daemon: Arc<Daemon>,
@@ -52,29 +54,30 @@ pub struct App {
     metrics: PrometheusHandle,
 }
 
-/// What the parts share: the daemon as the wires see it.
+/// State shared by the modules: the daemon as gRPC, HTTP and MQTT see it.
 struct Daemon {
     engine: Arc<Engine>,
     journal: Arc<Journal>,
     cameras: Vec<config::Camera>,
     limits: question::Limits,
     statuses: Mutex<HashMap<Arc<str>, CameraStatus>>,
-    /// Of the disk, if it keeps frames.
+    /// Problems of the disk, if it keeps frames.
     trouble: Arc<Trouble>,
     stopping: AtomicBool,
 }
 
-/// How the daemon ended.
+/// The way the daemon ended.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// Asked to, and everything had its time.
+    /// The daemon was asked to stop, and all running work ended in time.
     Stopped,
-    /// Asked twice, or the time for stopping was over.
+    /// The daemon was asked twice, or `stop_timeout` elapsed.
     Cut,
 }
 
 impl App {
-    /// Takes the addresses first, so that an occupied one is said at once; then loads the model.
+    /// Binds the addresses first, so that an occupied one is reported at once. Then loads the
+    /// model.
     pub async fn build(config: Config) -> anyhow::Result<App> {
         let metrics = telemetry::install().context("metrics")?;
         let listen = async |wire, listen| match listen {
@@ -114,7 +117,7 @@ impl App {
         Ok(App { config, daemon, clock, pictures, words, disk, grpc, http, metrics })
     }
 
-    /// Runs until `signals` asks to stop, or a part that the others need breaks.
+    /// Runs until `signals` asks to stop, or a module that the others need fails.
     ///
     /// The first signal lets running work end within `stop_timeout`; the second ends at once.
     pub async fn run(self, mut signals: mpsc::Receiver<()>) -> anyhow::Result<Ended> {
@@ -161,7 +164,8 @@ impl App {
         tracing::info!("stopping: running work has {:?} to end", self.config.stop_timeout);
         daemon.stopping.store(true, Ordering::Relaxed);
         let drain = async {
-            // Cameras first, so that nothing new begins; wires last, so that what ends is heard.
+            // Cameras stop first, so that no new work starts. The wires stop last, so that the last
+            // results are still delivered.
             let engine = daemon.engine.clone();
             let ended = tokio::task::spawn_blocking(move || {
                 cameras.iter().for_each(CameraHandle::ask_to_stop);
@@ -189,7 +193,7 @@ impl App {
     }
 }
 
-/// The model and its two workers, ready to work.
+/// Loads the model and its two workers.
 fn load(config: &Config) -> Result<(Pictures, Words, Runtime), ModelError> {
     let begun = Instant::now();
     let model = &config.model;
@@ -233,15 +237,15 @@ fn open_disk(config: &Config, trouble: Arc<Trouble>) -> Option<Disk> {
     Some(Disk::open(folder, disk::Bounds { retention, bytes: bytes.as_u64() }, trouble))
 }
 
-/// Names this run's frames: the milliseconds from 1970 to now by the host's clock, and in any case
-/// more than every run on disk, whatever that clock says.
+/// Returns the number of this run, which names its frames: milliseconds since 1970 by the host's
+/// clock, but always more than every run on disk, whatever that clock shows.
 fn this_run(disk: Option<&Disk>) -> u64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let newest = disk.and_then(Disk::newest_run).unwrap_or(0);
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX).max(newest.saturating_add(1))
 }
 
-/// What answers take beside the model itself.
+/// Describes the memory that answers take in addition to the model.
 fn memory(config: &Config, language: &LanguageModel, grid_tokens: usize) -> String {
     let plan = &config.model.plan;
     let size = |bytes: usize| bytesize::ByteSize(bytes as u64);
@@ -257,7 +261,8 @@ fn memory(config: &Config, language: &LanguageModel, grid_tokens: usize) -> Stri
     text
 }
 
-/// A caption prompt that cannot be used is said now, not at every window.
+/// Checks the cameras' caption prompts, so that an unusable one is reported at startup and not at
+/// every window.
 fn check_prompts(
     config: &Config,
     language: &LanguageModel,
@@ -279,7 +284,7 @@ fn check_prompts(
     Ok(())
 }
 
-/// What `lookout check` says of the package and of what runs it.
+/// Returns the lines of `lookout check` about the package and about what runs it.
 pub fn check_model(config: &Config) -> Vec<(&'static str, Result<String, ModelError>)> {
     let package = Package::read(&config.model.package, &config.model.precision).map(|package| {
         let plan = &config.model.plan;
@@ -313,8 +318,8 @@ pub fn check_model(config: &Config) -> Vec<(&'static str, Result<String, ModelEr
     }
 }
 
-/// A worker that fails or panics ends the daemon: nothing works without it, and whoever watches
-/// the daemon starts it again.
+/// Starts the workers. One that fails or panics ends the daemon: nothing works without it, and the
+/// service manager restarts the daemon.
 fn spawn_workers(
     engine: &Arc<Engine>,
     pictures: Pictures,
@@ -344,7 +349,7 @@ fn spawn_workers(
         spawn(Worker::Language, Box::new(|engine| words.run(engine)))?,
     ];
     if let Some(mut disk) = disk {
-        // Before anybody can ask about them, but for those of a large folder.
+        // Frames are restored before anyone can ask about them, except those of a large folder.
         disk.restore(&**engine, RESTORE_PATIENCE);
         let keep = |engine: &Engine| {
             if let Some(queue) = &engine.disk {
@@ -357,8 +362,8 @@ fn spawn_workers(
     Ok(workers)
 }
 
-/// Says READY=1, then gives the watchdog's pulse at half its interval, where systemd asks for one
-/// and as long as no worker hangs.
+/// Sends READY=1. Then sends the watchdog's keep-alive at half its interval if systemd asks for
+/// one, while no worker hangs.
 async fn keep_systemd_informed(daemon: Arc<Daemon>) {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     let watched = sd_notify::watchdog_enabled();

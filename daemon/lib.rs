@@ -1,4 +1,5 @@
-//! lookout: watches RTSP cameras and says in words what happens. `ARCHITECTURE.md` is the map.
+//! lookout watches RTSP cameras and describes in text what happens. See `ARCHITECTURE.md` for an
+//! overview.
 
 pub mod app;
 pub mod assets;
@@ -30,7 +31,7 @@ pub mod telemetry;
 pub mod timeline;
 pub mod vision;
 
-/// Generated from `proto/lookout/v1/lookout.proto`.
+/// Types generated from `proto/lookout/v1/lookout.proto`.
 pub mod proto {
     #![allow(missing_docs, clippy::large_enum_variant)]
     tonic::include_proto!("lookout.v1");

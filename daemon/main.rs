@@ -1,4 +1,4 @@
-//! The `lookout` program; what it can do stands in `cli`.
+//! The `lookout` program. Its commands are defined in `cli`.
 
 fn main() -> std::process::ExitCode {
     lookout::cli::main()

@@ -1,4 +1,5 @@
-//! Long ranges, answered part by part, and conversations: the whole daemon with the demo's model.
+//! Tests long ranges, answered part by part, and conversations: the whole daemon with the demo's
+//! model.
 
 mod support;
 
@@ -28,13 +29,14 @@ fn a_long_range_is_answered_part_by_part() {
     let cameras = Cameras::start(dir, 0, &[("gate", &clip("gate"))], &[]);
     let quiet = camera("gate", &cameras.url("gate"), "captions = false");
     let (grpc, http) = (free_port(), free_port());
-    // Six seconds hot: the rest is encoded again from the JPEGs in memory.
+    // Six seconds are hot; the rest is re-encoded from the JPEGs in memory.
     let config = head(grpc, http, None) + "[buffer]\nage = \"6s\"\n" + &quiet;
     let daemon = Daemon::with_config(dir, &config, grpc, http);
     let frames = "lookout_buffer_frames{camera=\"gate\",tier=\"warm\"}";
     wait_for("forty seconds", SECONDS(60), || (daemon.metric(frames) > 67.0).then_some(()));
 
-    // Eight frames in one look, two a second: sixteen seconds are still fair, forty are not.
+    // Eight frames in one pass, at two per second: sixteen seconds are still covered well, forty
+    // are not.
     let question = "Is there a person?";
     assert!(ask(&daemon, question, &["--last", "15s"])["parts"].is_null());
     let sparse = ask(&daemon, question, &["--last", "38s", "--detail", "overview"]);
@@ -45,7 +47,7 @@ fn a_long_range_is_answered_part_by_part() {
     assert_eq!(whole["summary"], "yes_no");
     assert!(whole["timing"]["encode_seconds"].as_f64() > Some(0.0), "{whole}");
 
-    // Each part tells of its own time, rightly, and they follow each other.
+    // Each part is right about its own time, and the parts follow each other.
     let sidecar = Sidecar::of("gate");
     let (mut judged, mut yes) = (0, 0);
     for part in parts {
@@ -70,7 +72,7 @@ fn a_long_range_is_answered_part_by_part() {
         _ => format!("Yes, in {yes} of 10 parts: "),
     };
     assert!(text.starts_with(&wanted), "{text}: {yes} parts said yes");
-    // All frames of the range were seen, each named once.
+    // All frames of the range were used, each named once.
     let numbers: Vec<u64> =
         list(&whole, "frames").iter().filter_map(|frame| frame["number"].as_u64()).collect();
     assert!(numbers.windows(2).all(|pair| pair[1] == pair[0] + 1), "{numbers:?}");
@@ -78,8 +80,8 @@ fn a_long_range_is_answered_part_by_part() {
     assert_eq!(whole["coverage"]["frames_used"], numbers.len());
     assert_eq!(whole["coverage"]["gaps"], Value::Array(Vec::new()), "{whole}");
 
-    // No rule puts these together: the model has the last word, and the parts stand beside it.
-    // What was encoded again for the last question is there for this one.
+    // No rule combines these answers: the model summarises them, and the parts are listed as well.
+    // The frames re-encoded for the last question are still available for this one.
     let again = "lookout_frames_reencoded_total{camera=\"gate\"}";
     let before = daemon.metric(again);
     let told = ask(&daemon, "What is happening?", &["--last", "38s"]);
@@ -95,13 +97,13 @@ fn a_long_range_is_answered_part_by_part() {
     assert_eq!(parts.iter().filter(|line| line.starts_with("  ")).count(), 10, "{text}");
 }
 
-/// Sixteen parts with as many words as they may have: the model's context has no room for all of them
-/// beside a full look at the range.
+/// Sixteen parts with answers of maximum length: the model's context has no room for all of them
+/// together with a full pass over the range.
 #[test]
 fn the_model_sums_up_sixteen_long_parts() {
     let folder = folder();
     let dir = folder.path();
-    // Its model has no end token that it could say.
+    // The package's end token is one that its model cannot generate.
     let package = dir.join("endless");
     copy_folder(&repository().join("models/demo/package"), &package).expect("copy");
     std::fs::write(package.join("generation_config.json"), r#"{"eos_token_id": 999999}"#)
@@ -148,14 +150,14 @@ fn a_conversation_stays_with_its_window() {
     assert!(second["usage"]["cached_tokens"].as_u64() > Some(0), "read anew: {second}");
     assert_eq!(ask(&daemon, "And a dog?", &["--conversation", "talk"])["earlier_turns"], 2);
 
-    // Without a name it gets one; another name knows nothing of it.
+    // A conversation without a name gets one; one with another name does not share its turns.
     let unnamed = ask(&daemon, "Is there a person?", &[]);
     assert_ne!(unnamed["window"], first["window"]);
     let name = unnamed["conversation"].as_str().expect("a name");
     assert_eq!(ask(&daemon, "And a dog?", &["--conversation", name])["earlier_turns"], 1);
     let other = ask(&daemon, "And a dog?", &["--conversation", "another"]);
     assert!(other["earlier_turns"].is_null(), "{other}");
-    // Where there is no room for all that was said, the oldest is left out; it never ends.
+    // If there is no room for all turns, the oldest are left out; the conversation never ends.
     let mut turns = Vec::new();
     for number in 0..9 {
         let question =

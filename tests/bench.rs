@@ -1,4 +1,4 @@
-//! What `lookout bench` says of the demo's package: that it measures what it says, not how fast.
+//! Tests `lookout bench` with the demo's package: it measures what it reports. Speed is not tested.
 
 mod support;
 
@@ -30,7 +30,7 @@ fn positive(value: &Value) -> f64 {
     number
 }
 
-/// Sets nothing that would keep onnxruntime quiet but what the daemon sets itself.
+/// Sets nothing to silence onnxruntime beyond what the daemon sets itself.
 #[test]
 fn onnxruntime_does_not_call_home() {
     let cache = tempfile::tempdir().expect("a folder");
@@ -41,7 +41,7 @@ fn onnxruntime_does_not_call_home() {
     lookout.env("HOME", cache.path()).env("XDG_CACHE_HOME", cache.path());
     let output = lookout.output().expect("lookout");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    // Its first trace is an identifier of the machine.
+    // Telemetry would first store an identifier of the machine.
     let traces: Vec<_> = fs::read_dir(cache.path()).expect("the folder").flatten().collect();
     assert!(traces.is_empty(), "{traces:?}");
 }
@@ -80,11 +80,11 @@ fn every_stage_of_a_caption_is_measured() {
     }
     assert!((sum / all - 1.0).abs() < 1e-6 && (shares - 1.0).abs() < 1e-6, "{report}");
     assert!((positive(&report["share_of_core"]) - all / 1e3).abs() < 1e-6, "a second");
-    // Of 12 frames, 4 slow ones of 32 tokens, all of them fast ones of 8.
+    // 12 frames: 4 slow ones of 32 tokens, and all of them as fast ones of 8.
     assert_eq!((&report["frames"], &report["video_tokens"]), (&12.into(), &224.into()));
     assert_eq!(report["picture"], serde_json::json!([192, 144]));
 
-    // A fifth of the frames, and nothing else: whatever the machine.
+    // Only a fifth of the frames is encoded, on every machine.
     let once = &report["encoded_once"];
     let of_window = ["frames", "stride", "windows"].map(|key| once[key].as_u64().expect(key));
     assert_eq!(of_window, [15, 3, 5]);

@@ -1,5 +1,5 @@
-//! Cameras end to end: a real RTSP server in a process of its own, that can be killed, stopped and
-//! paused, and clips whose pictures say which they are, so that their times can be checked.
+//! Tests cameras end to end: a real RTSP server in its own process, which can be killed, stopped
+//! and paused, and clips whose frames show their number, so that their times can be checked.
 #![cfg(feature = "demo")]
 
 use std::env;
@@ -19,7 +19,7 @@ use lookout::frame::{Clock, Frame};
 use lookout::run_clock::RunClock;
 use serde::{Deserialize, Serialize};
 
-/// Long enough for a busy machine; nothing waits so long when all is well.
+/// Timeout for a busy machine; nothing takes this long when all is well.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 #[test]
@@ -51,7 +51,8 @@ fn watch_and_check(change: impl FnOnce(&mut Rtsp), mount: &str) {
     assert!(began.elapsed() < Duration::from_secs(2), "stopping took {:?}", began.elapsed());
 }
 
-/// Numbers without a hole, the wanted rate, and each picture the one of its time.
+/// Checks that frame numbers have no gap, that the rate is as configured, and that each frame shows
+/// the image of its time.
 fn check_frames(frames: &[Frame], fps: f64) {
     let first = frames[0].number;
     for (i, frame) in frames.iter().enumerate() {
@@ -59,7 +60,8 @@ fn check_frames(frames: &[Frame], fps: f64) {
         assert_eq!((frame.width, frame.height), (WIDTH, HEIGHT));
         assert_eq!(frame.bgrx.len() as u32, WIDTH * HEIGHT * 4);
     }
-    // The first frames come before the camera has told the time: up to five seconds (RFC 3550).
+    // The first frames arrive before the camera has reported its time: up to five seconds (RFC
+    // 3550).
     let told = frames.iter().position(|frame| frame.clock == Clock::Camera).unwrap();
     assert!(told as f64 <= 7.0 * fps + 1.0, "{told} frames without the camera's time");
     let frames = &frames[told..];
@@ -219,7 +221,7 @@ fn only_key_frames_are_decoded_where_so_configured() {
 fn a_file_is_played_at_its_speed_and_again() {
     let file = CLIPS.path("h264");
     let watched = Watched::start(Camera { fps: 6.0, ..config("file", Source::File(file)) });
-    // 4 s long: the end is passed.
+    // The clip is 4 s long, so its end has passed.
     let frames = watched.frames(33);
     let span = frames[32].captured_at.duration_since(frames[0].captured_at).unwrap();
     assert!((4.5..7.0).contains(&span.as_secs_f64()), "{span:?}");
@@ -280,7 +282,7 @@ fn the_end_of_its_commands_ends_the_camera_server() {
     }
 }
 
-// What the tests stand on: a camera that is watched …
+// Test helpers: a camera that is watched …
 
 fn config(name: &str, source: Source) -> Camera {
     Camera {
@@ -349,12 +351,12 @@ impl Watched {
         self.handle.take().unwrap().stop();
     }
 
-    /// All frames, once there are `count`.
+    /// Returns all frames once there are `count`.
     fn frames(&self, count: usize) -> Vec<Frame> {
         self.frames_when(count, |_| true)
     }
 
-    /// All frames, once there are `count` with the camera's time.
+    /// Returns all frames once `count` of them have the camera's time.
     fn dated_frames(&self, count: usize) -> Vec<Frame> {
         self.frames_when(count, |frame| frame.clock == Clock::Camera)
     }
@@ -372,7 +374,7 @@ impl Watched {
         state.0.clone()
     }
 
-    /// Waits for the next status with this phase, and forgets those before it.
+    /// Waits for the next status with this phase and discards those before it.
     fn phase(&self, phase: Phase) -> CameraStatus {
         let state = self.seen.state.lock().unwrap();
         let find = |state: &(Vec<Frame>, Vec<CameraStatus>, usize)| {
@@ -397,7 +399,7 @@ impl Watched {
     }
 }
 
-// … a server in a process of its own …
+// … a server in its own process …
 
 #[derive(Default, Serialize, Deserialize)]
 struct Serve {
@@ -409,7 +411,7 @@ struct Serve {
 
 const SERVE: &str = "LOOKOUT_TEST_SERVE";
 
-/// Not a test: what [`Server`] runs this binary for.
+/// Entry point of the process that [`Server`] starts from this binary; not a test of its own.
 #[test]
 fn serve_child() {
     let Ok(options) = env::var(SERVE) else { return };
@@ -473,7 +475,7 @@ impl Drop for Server {
     }
 }
 
-/// An authority's certificate, and a server's certificate and key that it signed.
+/// A CA certificate, and a server's certificate and key that the CA signed.
 struct Authority {
     authority: PathBuf,
     server: (PathBuf, PathBuf),
@@ -504,7 +506,7 @@ impl Authority {
     }
 }
 
-// … and clips whose pictures show their number in black and white stripes.
+// … and clips whose frames show their number in black and white stripes.
 
 const WIDTH: u32 = 192;
 const HEIGHT: u32 = 144;
@@ -586,7 +588,7 @@ fn play_to_the_end(pipeline: &gst::Pipeline) {
     pipeline.set_state(gst::State::Null).unwrap();
 }
 
-/// The number that a picture shows.
+/// Returns the number that a frame shows.
 fn index_in(frame: &Frame) -> u64 {
     (0..STRIPES).fold(0, |index, stripe| {
         let x = (2 * stripe + 1) * WIDTH / STRIPES / 2;
@@ -595,7 +597,7 @@ fn index_in(frame: &Frame) -> u64 {
     })
 }
 
-/// Seconds between a frame's time and the time that its picture is shown, at most half a clip.
+/// Returns the seconds between a frame's time and the time its image is shown, at most half a clip.
 fn off_by(frame: &Frame) -> f64 {
     let length = FRAMES as f64 / RATE as f64;
     let unix = frame.captured_at.duration_since(SystemTime::UNIX_EPOCH).unwrap();

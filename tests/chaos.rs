@@ -1,8 +1,9 @@
-//! One daemon, and everything around it broken again and again: the host's clock steps forward and
-//! back, the disk fills up, the folder's permissions go, the broker is killed, questions flood in.
-//! Every caption that was due is published or counted, memory is flat, the daemon never restarts.
+//! Runs one daemon while everything around it fails repeatedly: the host's clock steps forward and
+//! back, the disk fills up, the folder loses its permissions, the broker is killed, questions flood
+//! in. Every caption that was due is published or counted, memory does not grow, and the daemon
+//! never restarts.
 //!
-//! One round takes 40 s, which is the default; `LOOKOUT_CHAOS` gives another number of seconds
+//! One round takes 40 s, which is the default; `LOOKOUT_CHAOS` sets another number of seconds
 //! (`make chaos`: 600).
 
 mod support;
@@ -56,7 +57,7 @@ impl Drop for SmallDisk {
 }
 
 fn is_root() -> bool {
-    // SAFETY: reads a number.
+    // SAFETY: geteuid only returns a number.
     unsafe { libc::geteuid() == 0 }
 }
 
@@ -69,8 +70,8 @@ fn as_root(program: &str, arguments: &[&str], path: &Path) {
     assert!(status.success(), "{program} needs root or sudo without a password");
 }
 
-/// A daemon whose clock is the host's and `shift` seconds, and which obeys a folder's permissions
-/// even as root.
+/// Starts a daemon whose clock is the host's plus `shift` seconds, and which obeys a folder's
+/// permissions even as root.
 fn shifted(folder: &Path, config: &str, grpc: u16, http: u16) -> Daemon {
     let file = folder.join("lookout.toml");
     fs::write(&file, config).expect("config");
@@ -93,14 +94,14 @@ fn shift_file(folder: &Path) -> PathBuf {
     folder.join("shift")
 }
 
-/// Steps the daemon's clock. Replaces the file, so that it is never read half written.
+/// Steps the daemon's clock. Replaces the file, so that it is never read half-written.
 fn shift(folder: &Path, seconds: i64) {
     let new = folder.join("shift.new");
     fs::write(&new, format!("{seconds:+}\n")).expect("shift");
     fs::rename(new, shift_file(folder)).expect("shift");
 }
 
-/// Questions by gRPC and MQTT, good ones and bad ones.
+/// Asks valid and invalid questions over gRPC and MQTT.
 fn flood(daemon: &Daemon, broker: u16) {
     let mut asked = Vec::new();
     for (at, last) in ["10s", "60y", "0s", "24h"].into_iter().cycle().take(24).enumerate() {
@@ -142,7 +143,7 @@ fn a_daemon_survives_all_that_breaks_around_it() {
     let kept = disk.0.join("frames");
     shift(dir, 0);
     let (grpc, http) = (free_port(), free_port());
-    // Caches that are full before memory is measured for the first time.
+    // The caches are full before memory is measured for the first time.
     let config = head(grpc, http, Some(port))
         .replace("[generate]", "[generate]\nprefix_cache = \"4 MiB\"")
         + &format!(
@@ -192,7 +193,7 @@ fn a_daemon_survives_all_that_breaks_around_it() {
     }
     let took = begun.elapsed();
 
-    // One caption at least of what was in work when the clock stopped may be still to come.
+    // Captions that were in progress at the end may still be missing: the tolerance is two.
     for name in CAMERAS {
         let published = seen[first..].iter().filter(|e| is_caption(e, name)).count() as f64;
         let counted =

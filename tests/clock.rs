@@ -1,4 +1,5 @@
-//! The whole daemon on a host whose clock is set while it runs, and on one that starts in 1970.
+//! Tests the whole daemon on a host whose clock is set while it runs, and on one that starts in
+//! 1970.
 
 mod support;
 
@@ -12,8 +13,8 @@ use support::*;
 
 const SECONDS: fn(u64) -> Duration = Duration::from_secs;
 
-/// Put before the system's library, it moves the host's clock by as many seconds as the file named
-/// by `CLOCK_OFF_BY` holds, as a native 64-bit number.
+/// A library for LD_PRELOAD that shifts the host's clock by the number of seconds in the file named
+/// by `CLOCK_OFF_BY`, a native 64-bit integer.
 const SHIM: &str = r#"
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -51,7 +52,7 @@ int gettimeofday(struct timeval *restrict now, void *restrict zone) {
 }
 "#;
 
-/// The host's clock, as a daemon sees it.
+/// The host's clock as a daemon sees it.
 struct HostClock {
     shim: PathBuf,
     off_by: PathBuf,
@@ -70,7 +71,7 @@ impl HostClock {
         clock
     }
 
-    /// Off by so many seconds from now on.
+    /// Sets the clock's offset from now on.
     fn set(&self, seconds: i64) {
         use std::os::unix::fs::FileExt;
         let mut options = fs::OpenOptions::new();
@@ -78,7 +79,7 @@ impl HostClock {
         file.and_then(|file| file.write_all_at(&seconds.to_ne_bytes(), 0)).expect("set");
     }
 
-    /// A daemon with one camera that keeps frames on disk.
+    /// Starts a daemon with one camera that keeps frames on disk.
     fn daemon(&self, dir: &Path, camera: &str) -> Daemon {
         let (grpc, http) = (free_port(), free_port());
         let file = dir.join("lookout.toml");
@@ -127,7 +128,7 @@ fn captions_go_on_when_the_clock_is_set_and_no_footage_is_lost() {
     for (off, count) in [(0.0, 2), (-hour, 3), (fortnight, 3)] {
         clock.set(off as i64);
         for _ in 0..count {
-            // Each is due in 2 s, the very first in 4 s.
+            // Each caption is due in 2 s, the very first in 4 s.
             let patience = SECONDS(if captions.is_empty() { 30 } else { 6 });
             let caption = events.until("a caption", patience, &mut seen, |e| is_caption(e, "gate"));
             captions.push((off, caption));
@@ -138,7 +139,7 @@ fn captions_go_on_when_the_clock_is_set_and_no_footage_is_lost() {
         let (apart, set) = (end_of(&pair[1].1) - end_of(&pair[0].1), pair[1].0 - pair[0].0);
         let moved = (apart - 2.0).abs() > 60.0;
         steps += usize::from(moved);
-        // A window that closes with the step may still be the old clock's.
+        // A window that closes at the step may still have the old clock's time.
         assert!((apart - 2.0).abs() < 0.3 || moved, "{apart} s apart at a step of {set} s");
     }
     assert_eq!(steps, 2);
@@ -149,11 +150,12 @@ fn captions_go_on_when_the_clock_is_set_and_no_footage_is_lost() {
         assert!(causes(caption).iter().all(|cause| *cause == "clock"), "{caption}");
         assert_eq!(caption["skipped"].as_u64().unwrap_or(0), 0, "{caption}");
     }
-    // Windows of 4 s every 2 s: each step lies in two.
+    // Windows of 4 s every 2 s: each step lies in two windows.
     let with_step = captions.iter().filter(|(_, caption)| !causes(caption).is_empty()).count();
     assert!((3..=4).contains(&with_step), "{with_step} captions tell of a step");
 
-    // All of it is there: by what was said, by what is recent, and by each frame's name.
+    // All frames are available: by a caption's range, by a recent range, and by each frame's
+    // number.
     let recent = ask(&daemon, &["--last", "15s"]);
     assert_eq!(causes(&recent).iter().filter(|cause| **cause == "clock").count(), 2, "{recent}");
     for at in [1, 4, 7] {
@@ -196,10 +198,10 @@ fn a_start_in_1970_hides_nothing_of_before() {
     assert_eq!(causes(&early), [""; 0], "{early}");
     let run = |event: &Value| event["frames"][0]["run"].as_u64().expect("a run");
     assert!(run(&early) > run(&caption), "runs are in order");
-    // Recent is what this run saw, and nothing else.
+    // Without a range, a question uses frames of this run only.
     assert_eq!(run(&ask(&daemon, &[])), run(&early));
 
-    // Then the time comes.
+    // The host's clock is now set to the correct time.
     clock.set(0);
     let later = |event: &Value| is_caption(event, "gate") && end_of(event) > 3600.0;
     let late = events.until("a caption of now", SECONDS(10), &mut seen, later);

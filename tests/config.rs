@@ -1,4 +1,4 @@
-//! The example config, line by line, and every way in which a start is refused.
+//! Tests the example config line by line, and every config that is refused at startup.
 
 mod support;
 
@@ -18,13 +18,14 @@ fn parse(text: &str) -> Result<Config, String> {
     Config::parse(text, Path::new("/etc/lookout")).map_err(|e| e.to_string())
 }
 
-/// The key of a `key = value` line, commented out or not.
+/// Returns the key of a `key = value` line, commented out or not.
 fn key(line: &str) -> Option<&str> {
     let (key, _) = line.trim_start_matches('#').split_once(" = ")?;
     key.chars().all(|c| c.is_ascii_lowercase() || c == '_').then_some(key)
 }
 
-/// The example with every commented key switched on, and the schemes that these keys need.
+/// Returns the example with every commented key enabled, and the URL schemes that these keys
+/// require.
 fn everything_on() -> Vec<String> {
     let text = example().replace("\"rtsp://", "\"rtsps://").replace("\"mqtt://", "\"mqtts://");
     text.lines()
@@ -64,13 +65,13 @@ fn every_line_of_the_example_is_read() {
     for (at, line) in lines.iter().enumerate() {
         let Some(key) = key(line) else { continue };
         keys += 1;
-        // A key that nobody reads would also be let pass under another name.
+        // A key that is never read would also be accepted with a misspelt name.
         let mut misspelt = lines.clone();
         misspelt[at] = line.replacen(key, &format!("{key}x"), 1);
         let error = parse(&misspelt.join("\n")).expect_err(line);
         assert!(error.contains(&format!("line {}", at + 1)), "{line}: {error}");
         assert!(error.contains(&format!("nearest known one is `{key}`")), "{line}: {error}");
-        // Nor is its value taken whatever it is.
+        // A value of the wrong type is not accepted either.
         let mut senseless = lines.clone();
         senseless[at] = format!("{key} = [[]]");
         assert!(parse(&senseless.join("\n")).is_err(), "{line}");
@@ -143,7 +144,8 @@ fn a_password_in_the_url_is_used_and_never_shown() {
     assert!(!config.cameras[0].source.to_string().contains("me"));
 }
 
-/// Starts the daemon; it must end with code 2 and one sentence that holds every one of `named`.
+/// Starts the daemon, which must end with code 2 and one sentence that contains every one of
+/// `named`.
 fn refused(folder: &Path, config: &str, named: &[&str]) {
     let file = folder.join("lookout.toml");
     fs::write(&file, config).expect("config");
@@ -181,7 +183,7 @@ fn a_start_that_cannot_be_is_refused_in_one_sentence() {
     let other = |name: &str| whole.replace(package.to_str().expect("path"), name);
     refused(dir, &other("/no/such/package"), &["/no/such/package"]);
 
-    // A whole package, then without one file, then with a graph that lacks an input.
+    // Uses a complete package, then one without a file, then one with a graph that lacks an input.
     let copy = dir.join("package");
     copy_folder(&package, &copy).expect("copy");
     let here = other(copy.to_str().expect("path"));

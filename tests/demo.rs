@@ -1,5 +1,5 @@
-//! `lookout demo` as a newcomer runs it: what it prints, and that it is mostly true. How much is
-//! true, and of what, `tests/meaning.rs` says.
+//! Tests `lookout demo` as a new user runs it: its output, and that most of it is true.
+//! `tests/meaning.rs` measures how much is true, by subject.
 
 mod support;
 
@@ -20,7 +20,7 @@ fn the_demo_tells_the_truth() {
     let mut demo = Lines::of("demo", &mut command, folder.path());
     let server = format!("http://127.0.0.1:{port}");
 
-    // A person asks while it runs, too.
+    // A question from another client works while the demo runs.
     let first = demo.next(Duration::from_secs(60)).expect("a first line");
     let mut ask = Command::new(LOOKOUT);
     ask.args(["ask", "gate", "Is there a person?", "--json", "--server", &server]);
@@ -52,7 +52,7 @@ fn the_demo_tells_the_truth() {
     assert!(judged >= 1, "no answer could be judged");
 }
 
-/// With `--score` it counts, and shows every mistake.
+/// Runs the demo with `--score`, which prints the counts and every mistake.
 #[test]
 fn the_demo_keeps_the_score() {
     let port = free_port().to_string();

@@ -1,5 +1,6 @@
-//! Where the model runs, and that it is said: with onnxruntime for CPUs, and with the one for CUDA
-//! where CUDA's libraries, the driver or the GPU is missing. A GPU itself is not tested here.
+//! Tests the choice of device and how it is reported: with onnxruntime for CPUs, and with
+//! onnxruntime for CUDA where CUDA's libraries, the driver or the GPU is missing. Not here: a real
+//! GPU.
 
 mod support;
 
@@ -14,7 +15,7 @@ use support::*;
 
 const SECONDS: fn(u64) -> Duration = Duration::from_secs;
 
-/// Where a driver's stub would be found, and a real one is not.
+/// File name of the NVIDIA driver's library, which a stub replaces.
 const DRIVER: &str = "libcuda.so.1";
 
 fn usual_library() -> PathBuf {
@@ -26,7 +27,7 @@ fn present(path: PathBuf, mend: &str) -> PathBuf {
     path
 }
 
-/// Links every shared library of `from` whose name `wanted` takes into `to`.
+/// Links every shared library of `from` that `wanted` accepts by name into `to`.
 fn link(from: &Path, to: &Path, wanted: impl Fn(&str) -> bool) {
     for entry in fs::read_dir(from).expect("a folder").map(|entry| entry.expect("readable")) {
         let name = entry.file_name().to_string_lossy().into_owned();
@@ -36,8 +37,8 @@ fn link(from: &Path, to: &Path, wanted: impl Fn(&str) -> bool) {
     }
 }
 
-/// A folder with onnxruntime for CUDA and those of CUDA's libraries that `wanted` takes; the path
-/// of libonnxruntime.
+/// Creates a folder with onnxruntime for CUDA and the CUDA libraries that `wanted` accepts. Returns
+/// the path of libonnxruntime.
 fn cuda_folder(dir: &Path, wanted: impl Fn(&str) -> bool) -> PathBuf {
     let folder = dir.join("cuda");
     fs::create_dir(&folder).expect("a folder");
@@ -57,7 +58,7 @@ fn cuda_folder(dir: &Path, wanted: impl Fn(&str) -> bool) -> PathBuf {
     folder.join("libonnxruntime.so")
 }
 
-/// A config without cameras that answer; `model` stands in place of the device.
+/// Returns a config whose camera does not respond; `model` replaces the device.
 fn config(model: &str, library: &Path) -> String {
     let head = head(free_port(), free_port(), None);
     let asked = format!("{model}\nonnxruntime = {library:?}");
@@ -69,7 +70,7 @@ fn lookout(command: &str, dir: &Path, config: &str, driver: Option<&Path>) -> Ou
     fs::write(&file, config).expect("config");
     let mut lookout = Command::new(LOOKOUT);
     lookout.args([command, "--log", "error", "--config"]).arg(&file);
-    // Only for the driver: CUDA's own libraries must be found without it.
+    // The variable is set only for the driver: CUDA's own libraries must be found without it.
     match driver {
         Some(folder) => lookout.env("LD_LIBRARY_PATH", folder),
         None => lookout.env_remove("LD_LIBRARY_PATH"),
@@ -77,7 +78,8 @@ fn lookout(command: &str, dir: &Path, config: &str, driver: Option<&Path>) -> Ou
     lookout.output().expect("lookout")
 }
 
-/// `lookout run` must end with code 2 and one sentence that holds every one of `named`.
+/// Runs `lookout run`, which must end with code 2 and one sentence that contains every one of
+/// `named`.
 fn refused(dir: &Path, config: &str, driver: Option<&Path>, named: &[&str]) {
     let output = lookout("run", dir, config, driver);
     let said = String::from_utf8_lossy(&output.stderr);
@@ -88,7 +90,8 @@ fn refused(dir: &Path, config: &str, driver: Option<&Path>, named: &[&str]) {
     assert_eq!(said.trim_end().lines().count(), 1, "{said}");
 }
 
-/// A daemon with `device = "auto"` must run on the CPU, and say so and why wherever it speaks.
+/// Starts a daemon with `device = "auto"`, which must run on the CPU and report the device and the
+/// reason in every output.
 fn runs_on_the_cpu_and_says_why(dir: &Path, model: &str, library: &Path, reason: &str) {
     let cameras = Cameras::start(dir, 0, &[("gate", &clip("gate"))], &[]);
     let broker = Broker::start(dir, free_port());
@@ -209,7 +212,7 @@ fn the_bench_refuses_a_device_that_is_not_there() {
     assert!(said.contains("no CUDA provider") && said.trim().lines().count() == 1, "{said}");
 }
 
-/// Where onnxruntime for CUDA exists, and this machine has no GPU.
+/// Tests that need onnxruntime for CUDA on a machine without a GPU.
 #[cfg(target_arch = "x86_64")]
 mod cuda {
     use super::*;
@@ -218,7 +221,7 @@ mod cuda {
         true
     }
 
-    /// A driver that is no driver: what the provider is linked against, and no GPU behind it.
+    /// Builds a stub driver that the provider can be linked against, without a GPU.
     fn stub_driver(dir: &Path) -> PathBuf {
         let folder = dir.join("driver");
         fs::create_dir(&folder).expect("a folder");
@@ -272,7 +275,7 @@ mod cuda {
         refused(dir.path(), &config("device = \"cuda\"", &library), Some(&driver), &named);
     }
 
-    /// Everything loads, from beside libonnxruntime alone, and only the GPU is missing.
+    /// All libraries load from the folder of libonnxruntime, and only the GPU is missing.
     #[test]
     fn a_driver_without_a_gpu_is_refused_in_its_own_words() {
         let dir = folder();

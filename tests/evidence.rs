@@ -1,5 +1,5 @@
-//! How far a frame's features are from those of its JPEG, which a question about the past is
-//! answered from: on real footage, at the size of a large camera.
+//! Measures how far a frame's features are from those of its JPEG, which questions about the past
+//! use: on real footage, at the resolution of a large camera.
 //!
 //! `cargo test --test evidence -- --nocapture` prints the table of `docs/performance.md`.
 
@@ -18,7 +18,7 @@ use support::*;
 const WIDTH: u32 = 1920;
 const HEIGHT: u32 = 1080;
 
-/// A picture every four seconds of the footage, BGRx.
+/// Returns a frame every four seconds of the footage, BGRx.
 fn pictures() -> Vec<Vec<u8>> {
     let folder = folder();
     let avi = repository().join("target/footage/vtest.avi");
@@ -38,7 +38,7 @@ fn pictures() -> Vec<Vec<u8>> {
     raw.chunks_exact((WIDTH * HEIGHT * 4) as usize).map(<[u8]>::to_vec).collect()
 }
 
-/// Of each token with its counterpart.
+/// Returns the cosine of each token with its counterpart.
 fn cosines(a: &[f32], b: &[f32], dim: usize) -> Vec<f64> {
     let dot = |a: &[f32], b: &[f32]| {
         a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>()
@@ -98,7 +98,7 @@ fn a_jpegs_features_are_those_of_its_frame() {
             all.extend(cosines(&found, wanted, *dim));
         }
         let mean = report(what, all, bytes / pictures.len());
-        // Nearer by far than what moves in four seconds of a street.
+        // The JPEG's features are much closer than those of a street four seconds later.
         assert!(1.0 - mean < (1.0 - moved) / 2.0, "{what}: {mean:.4}, moved {moved:.4}");
     }
 }

@@ -1,4 +1,4 @@
-//! Failures inside the daemon: a model whose numbers are not finite, and a worker that hangs.
+//! Tests failures inside the daemon: a model with non-finite outputs, and a worker that hangs.
 
 mod support;
 
@@ -35,7 +35,7 @@ struct Tensor {
     raw_data: Vec<u8>,
 }
 
-/// The demo's package of 16 bits, with infinity as the first number of a graph's weight.
+/// Copies the demo's 16-bit package and sets the first value of a graph's weight to infinity.
 fn damaged(folder: &Path, graph: &str, weight: &str) -> PathBuf {
     let package = folder.join("package");
     copy_folder(&repository().join("models/demo/package-fp16"), &package).expect("a copy");
@@ -49,7 +49,7 @@ fn damaged(folder: &Path, graph: &str, weight: &str) -> PathBuf {
     package
 }
 
-/// A daemon with this package and one camera, whose windows close twice a second.
+/// Starts a daemon with this package and one camera, whose windows close twice a second.
 fn daemon(dir: &Path, package: &Path, cameras: &Cameras) -> Daemon {
     let (grpc, http) = (free_port(), free_port());
     let demo = repository().join("models/demo/package");
@@ -60,7 +60,8 @@ fn daemon(dir: &Path, package: &Path, cameras: &Cameras) -> Daemon {
     Daemon::with_config(dir, &config, grpc, http)
 }
 
-/// The daemon ends by itself, and its last words hold `said`.
+/// Checks that the daemon ends without being asked, and that the last line of its log contains
+/// `said`.
 fn ends(daemon: &mut Daemon, said: &str) {
     assert_eq!(daemon.process.ended(SECONDS(30)), Some(1), "{}", daemon.process.log());
     let log = daemon.process.log();
@@ -106,7 +107,7 @@ fn features_that_are_not_finite_are_no_frame_and_end_the_daemon_in_the_end() {
     ends(&mut daemon, "the vision worker failed: ");
 }
 
-/// A thread of a child that stands still, as in a driver's call that never returns; it goes on when
+/// A stopped thread of a child, as in a driver call that never returns. The thread continues when
 /// this is dropped.
 struct Still(libc::pid_t);
 
@@ -119,7 +120,7 @@ impl Still {
         let task = tasks.map(|task| task.expect("a thread").path()).find(is_it).expect(name);
         let thread: libc::pid_t =
             task.file_name().and_then(|id| id.to_str()?.parse().ok()).expect("a number");
-        // SAFETY: the thread is a child's, which has not been waited for, so the number is its own.
+        // SAFETY: the thread belongs to a child that has not been waited for, so the ID is its own.
         unsafe {
             let attached =
                 libc::ptrace(libc::PTRACE_ATTACH, thread, null_mut::<()>(), null_mut::<()>());
@@ -132,7 +133,7 @@ impl Still {
 
 impl Drop for Still {
     fn drop(&mut self) {
-        // SAFETY: attached above, by this thread of the test.
+        // SAFETY: the thread was attached above by this thread of the test.
         unsafe { libc::ptrace(libc::PTRACE_DETACH, self.0, null_mut::<()>(), null_mut::<()>()) };
     }
 }
@@ -173,7 +174,7 @@ fn a_worker_that_hangs_stops_the_watchdogs_pulse_and_is_named() {
         let stands = Still::thread(&daemon, worker);
         let why = is_ready(503);
         assert!(why.contains(&format!("the {worker} worker has not moved for ")), "{why}");
-        // What came before, and one that may have been on its way.
+        // Earlier messages, and one that may have been in transit.
         while hear(Duration::from_millis(100)).is_some() {}
         let silent = Instant::now();
         assert_eq!(hear(SECONDS(2)), None, "a pulse although {worker} hangs");

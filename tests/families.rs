@@ -1,7 +1,7 @@
-//! A checkpoint of every family, exported by the project's own exporter in several precisions and
-//! kinds of graph, and what transformers alone answered with it.
+//! Tests a checkpoint of every family, exported by the project's own exporter in several precisions
+//! and kinds of graph, against the answers of transformers.
 //!
-//! `make families` makes them in `target/families`; `models/export/families.py` says how.
+//! `make families` creates them in `target/families`; see `models/export/families.py`.
 
 #[path = "support/recorded.rs"]
 mod recorded;
@@ -63,7 +63,7 @@ struct Family {
     reference: Reference,
 }
 
-/// What a package said.
+/// The output of a package.
 struct Said {
     video: VideoTokens,
     first_logits: Vec<f32>,
@@ -85,7 +85,7 @@ impl Family {
         recorded::npy(&self.folder.join(file)).expect("an array").values
     }
 
-    /// Pictures to words, through one of the family's packages.
+    /// Runs frames through one of the family's packages, up to the answer.
     fn run(&self, kind: &str) -> Said {
         let Reference { planned_length, plan_frames, aggregation, .. } = &self.reference;
         let keys = toml::toml! { package = "" plan = "" device = "cpu" };
@@ -142,13 +142,13 @@ fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// onnxruntime lets a process have one environment.
+/// Returns the shared runtime, because onnxruntime allows one environment per process.
 fn runtime(model: &Model) -> &'static Runtime {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     RUNTIME.get_or_init(|| Runtime::load(model).expect("onnxruntime"))
 }
 
-/// 64 greedy ids, the text, and first logits: as transformers has them.
+/// Compares 64 greedy ids, the text and the first logits with those of transformers.
 #[test]
 fn every_family_answers_as_transformers() {
     for name in FAMILIES {
@@ -165,7 +165,7 @@ fn every_family_answers_as_transformers() {
     }
 }
 
-/// What ready-made exports look like: ordinary operators, positions as an input, keys and values
+/// Runs graphs as in ready-made exports: standard operators, positions as an input, keys and values
 /// that grow; and 16-bit floats from end to end, in both kinds of graph.
 #[test]
 fn ready_made_kinds_of_graph_run() {
@@ -178,8 +178,8 @@ fn ready_made_kinds_of_graph_run() {
     }
 }
 
-/// Quantised packages: as far from fp32 as Python's onnxruntime finds them, so that the daemon
-/// adds nothing to what quantising loses.
+/// Checks that quantised packages are as far from fp32 as in Python's onnxruntime, so that the
+/// daemon adds no error to that of quantisation.
 #[test]
 fn quantised_packages_lose_what_quantising_loses() {
     for name in FAMILIES {
@@ -207,7 +207,8 @@ fn cosine(a: &[f32], b: &[f32]) -> f32 {
     dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }
 
-/// A hub's cache keeps each file under its hash, and a folder of links with the files' names.
+/// Runs a package as in a hub's cache, which stores each file under its hash, with a folder of
+/// links named like the files.
 #[test]
 fn a_package_of_links_into_a_cache_runs() {
     let package = repository().join("target/families/llava-vicuna/external");

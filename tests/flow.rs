@@ -1,4 +1,5 @@
-//! The whole daemon against real parts: RTSP server, broker and model, each broken on purpose.
+//! Tests the whole daemon with real components: RTSP server, broker and model, each broken on
+//! purpose.
 
 mod support;
 
@@ -53,13 +54,13 @@ fn caption_flow() {
     assert!(sequences.windows(2).all(|pair| pair[1] == pair[0] + 1), "{sequences:?}");
     assert_no_window_missing(&seen, "gate", 2.0);
     assert_no_window_missing(&seen, "yard", 2.0);
-    // Half of `every` apart, each to half a frame.
+    // The windows close half of `every` apart, each to within half a frame.
     let last = |camera| seen.iter().rfind(|event| is_caption(event, camera)).expect("a caption");
     let [gate, yard] = ["gate", "yard"].map(|camera| seconds(&last(camera)["window"]["to"]));
     let apart = (yard - gate).rem_euclid(2.0);
     assert!((0.49..=1.51).contains(&apart), "gate closes at {gate}, yard at {yard}");
 
-    // The same events on the other wire, word for word.
+    // MQTT carries the same events as gRPC, field by field.
     let mut published = HashMap::new();
     for line in mqtt.rest(SECONDS(2)) {
         let (topic, payload) = line.split_once(' ').expect("topic and payload");
@@ -76,7 +77,7 @@ fn caption_flow() {
         assert_eq!(published.get(&event["sequence"].as_u64()), Some(event));
     }
 
-    // Evidence, answers, and a camera that is not there.
+    // JPEGs, answers, and a camera that does not exist.
     let caption = seen.iter().rfind(|e| is_caption(e, "gate")).expect("a caption");
     let number = caption["frames"][7]["number"].to_string();
     let jpeg = dir.join("frame.jpg");
@@ -98,7 +99,7 @@ fn caption_flow() {
     assert!(code == Some(0) && table.contains("gate") && table.contains("live"), "{table}");
 }
 
-/// With a limit above any change.
+/// Uses an `unchanged` limit above any change.
 #[test]
 fn where_nothing_happens_the_model_rests() {
     let folder = folder();
@@ -156,7 +157,7 @@ fn any_range_of_the_buffer_can_be_asked_about() {
         error
     };
 
-    // The past is asked about as it was captioned: the same window, the same frames.
+    // A question about a caption's event uses the same window and the same frames.
     let sequence = first["sequence"].to_string();
     let past = ask(&["--event", &sequence]);
     assert_eq!((&past["window"], &past["frames"]), (&first["window"], &first["frames"]));
@@ -165,7 +166,7 @@ fn any_range_of_the_buffer_can_be_asked_about() {
     let past = ask(&["--from", from, "--to", to]);
     assert_eq!(past["frames"], first["frames"]);
 
-    // Longer than the plan has frames for: they are sampled, eight over twelve seconds.
+    // The range has more frames than the plan: eight are sampled over twelve seconds.
     let twelve = ask(&["--from", from]);
     assert!(length(&twelve) > 10.0, "{twelve}");
     let times: Vec<f64> = twelve["frames"]
@@ -176,7 +177,7 @@ fn any_range_of_the_buffer_can_be_asked_about() {
         .collect();
     assert_eq!(times.len(), 8, "{twelve}");
     assert!(times[7] - times[0] > 0.7 * length(&twelve), "{times:?}");
-    // From before the daemon ran: what is missing is named.
+    // The range begins before the daemon ran: the missing time is named.
     let long = ask(&["--last", "10m"]);
     assert!((length(&long) - 600.0).abs() < 0.01, "{long}");
     let gaps = long["coverage"]["gaps"].as_array().expect("gaps");
@@ -185,7 +186,7 @@ fn any_range_of_the_buffer_can_be_asked_about() {
     let before = gaps.iter().filter(|gap| gap["cause"] == "before_start").count();
     assert_eq!((&gaps[0]["cause"], before), (&"before_start".into(), 1), "{long}");
 
-    // Several cameras, each by its name.
+    // Several cameras, each named in its answer.
     let question = "Is there a person?";
     let (code, both, _) = daemon.client(&["ask", "gate,yard", question, "--last", "4s", "--json"]);
     assert_eq!(code, Some(0), "{both}");
@@ -194,7 +195,7 @@ fn any_range_of_the_buffer_can_be_asked_about() {
     let names: Vec<_> = both.iter().map(|answer| &answer["camera"]).collect();
     assert_eq!(names, ["gate", "yard"]);
 
-    // What is no range, and what there is no footage of.
+    // Invalid ranges, and ranges without frames.
     assert!(refused(&["--last", "0s"]).contains("no length"));
     assert!(refused(&["--from", to, "--to", from]).contains("backwards"));
     assert!(refused(&["--from", "2125-01-01T00:00:00"]).contains("still to come"));
@@ -203,7 +204,7 @@ fn any_range_of_the_buffer_can_be_asked_about() {
     assert!(error.contains("there is some from 2"), "{error}");
     assert!(refused(&["--event", "100000"]).contains("not in the journal"));
 
-    // The same by MQTT; and about more time than there is.
+    // The same over MQTT, and a range longer than the buffer.
     let port = broker.port.to_string();
     let mut by_mqtt = |id: &str, range: &str| {
         let question = format!(r#"{{"id":"{id}","question":"Is there a person?",{range}}}"#);
@@ -227,8 +228,8 @@ fn any_range_of_the_buffer_can_be_asked_about() {
     );
 }
 
-/// Breaks the gate's camera by `hurt`, waits for `phase`, heals it, and wants captions again within
-/// 15 s; the yard's never miss a window.
+/// Breaks the gate's camera with `hurt`, waits for `phase`, repairs it, and expects captions again
+/// within 15 s. The yard's camera must never miss a window.
 fn gate_comes_back(
     phase: &str,
     hurt: impl FnOnce(&mut Cameras),
@@ -248,7 +249,7 @@ fn gate_comes_back(
     events.until("a caption of gate", SECONDS(30), &mut seen, |e| is_caption(e, "gate"));
     hurt(&mut broken);
     events.until(phase, SECONDS(30), &mut seen, |e| is_phase(e, "gate", phase));
-    // Down for longer than a window, so that it cannot be bridged.
+    // The camera is down for longer than a window, so that the gap cannot be bridged.
     for _ in 0..4 {
         events.until("a caption of yard", SECONDS(30), &mut seen, |e| is_caption(e, "yard"));
     }
@@ -350,8 +351,9 @@ fn a_broker_that_is_away_delays_nothing_and_misses_nothing() {
     }
 }
 
-/// A daemon that has frames, and whose answers never end before 600 tokens: its model has no end
-/// token that it could say. The asker has heard the first words.
+/// Starts a daemon that has frames and whose answers always have 600 tokens, because its model
+/// cannot generate the package's end token. Returns it with an asker that has received the start of
+/// an answer.
 fn in_mid_answer(dir: &Path, cameras: &Cameras) -> (Daemon, Process) {
     let package = dir.join("endless");
     copy_folder(&repository().join("models/demo/package"), &package).expect("copy");
@@ -386,7 +388,7 @@ fn a_stop_in_mid_answer_lets_it_end() {
     daemon.process.signal(libc::SIGTERM);
     let mut rest = String::new();
     asker.child.stdout.as_mut().expect("stdout").read_to_string(&mut rest).expect("an answer");
-    // What an answer rests on is printed behind its last word.
+    // The coverage of an answer is printed after its text.
     assert!(rest.trim_end().ends_with(']') && rest.len() > 600, "{rest} {}", asker.log());
     assert_eq!(asker.ended(SECONDS(5)), Some(0));
     assert_eq!(daemon.process.ended(SECONDS(15)), Some(0));
@@ -396,7 +398,7 @@ fn a_stop_in_mid_answer_lets_it_end() {
 fn a_long_answer_holds_up_no_short_one() {
     let folder = folder();
     let cameras = Cameras::start(folder.path(), 0, &[("gate", &clip("gate"))], &[]);
-    // On a busy machine the long one can be over before the short one is asked for: then once more.
+    // On a busy machine the long answer may end before the short question is asked. Then try again.
     for attempt in 0..5 {
         let dir = folder.path().join(attempt.to_string());
         fs::create_dir(&dir).expect("a folder");
@@ -424,7 +426,7 @@ fn a_long_answer_holds_up_no_short_one() {
 fn a_second_signal_ends_at_once() {
     let folder = folder();
     let cameras = Cameras::start(folder.path(), 0, &[("gate", &clip("gate"))], &[]);
-    // On a busy machine the answer can be over before the signals come: then once more.
+    // On a busy machine the answer may end before the signals arrive. Then try again.
     for attempt in 0..5 {
         let dir = folder.path().join(attempt.to_string());
         fs::create_dir(&dir).expect("a folder");
@@ -432,12 +434,12 @@ fn a_second_signal_ends_at_once() {
         daemon.process.signal(libc::SIGTERM);
         daemon.process.signal(libc::SIGINT);
         let ended = daemon.process.ended(SECONDS(10));
-        // Cut off, the answer fails, and so does its asker.
+        // If the answer is cut off, it fails, and the asker fails too.
         if asker.ended(SECONDS(10)) == Some(1) {
             assert_eq!(ended, Some(1));
             return;
         }
-        // The answer was over; whatever else the daemon had to end may be cut off or not.
+        // The answer had ended; other work of the daemon may or may not have been cut off.
         assert!(matches!(ended, Some(0 | 1)), "{ended:?}");
     }
     panic!("no answer was cut off");

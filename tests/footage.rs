@@ -1,7 +1,8 @@
-//! Real footage (`vtest.avi` of Debian's opencv-doc: a street, 768×576, 10 frames/s, 79.5 s) over
-//! RTSP: the rate is kept, memory is flat, and each window's frames are the right ones.
+//! Tests real footage (`vtest.avi` of Debian's opencv-doc: a street, 768×576, 10 frames/s, 79.5 s)
+//! over RTSP: the rate is kept, memory does not grow, and each window has the right frames.
 //!
-//! Two minutes by default; `LOOKOUT_SOAK` says how many seconds otherwise (`make soak`: 600).
+//! Runs for two minutes by default; `LOOKOUT_SOAK` sets another number of seconds (`make soak`:
+//! 600).
 
 mod support;
 
@@ -17,10 +18,10 @@ const CLIP_FPS: f64 = 10.0;
 const CLIP_FRAMES: usize = 795;
 const FPS: f64 = 2.0;
 
-/// The footage as H.264, and every tenth of its pictures small and grey, to compare with.
+/// The footage as H.264, and its frames small and grey, for comparison.
 struct Footage {
     clip: PathBuf,
-    /// `[CLIP_FRAMES, 72, 96]`
+    /// Frames for comparison, `[CLIP_FRAMES, 72, 96]`.
     pictures: Vec<Vec<u8>>,
 }
 
@@ -54,7 +55,7 @@ fn gst(pipeline: &str) {
     assert!(output.status.success(), "{pipeline}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// A JPEG, small and grey: 96 × 72 means of its pixels.
+/// Decodes a JPEG, small and grey: 96 × 72 means of its pixels.
 fn small(jpeg: &[u8]) -> Vec<f64> {
     let image = turbojpeg::decompress(jpeg, turbojpeg::PixelFormat::GRAY).expect("a JPEG");
     let (down, right) = (image.height / 72, image.width / 96);
@@ -66,7 +67,7 @@ fn small(jpeg: &[u8]) -> Vec<f64> {
     (0..72 * 96).map(mean).collect()
 }
 
-/// Mean difference of two such pictures.
+/// Returns the mean difference of two such images.
 fn difference(seen: &[f64], picture: &[u8]) -> f64 {
     let sum: f64 = seen.iter().zip(picture).map(|(a, b)| (a - f64::from(*b)).abs()).sum();
     sum / seen.len() as f64
@@ -81,7 +82,7 @@ fn real_footage_for_a_while() {
     let cameras = Cameras::start(dir, 0, &[("street", &footage.clip)], &[]);
     let (grpc, http) = (free_port(), free_port());
     let broker = Broker::start(dir, free_port());
-    // A prefix cache that is full as soon as the buffer is.
+    // The prefix cache is full as soon as the buffer is.
     let config = head(grpc, http, Some(broker.port))
         .replace("8:slowfast", "16:slowfast")
         .replace("[generate]", "[generate]\nprefix_cache = \"4 MiB\"")
@@ -100,7 +101,7 @@ fn real_footage_for_a_while() {
             .until("a caption", Duration::from_secs(20), &mut seen, |e| is_caption(e, "street"));
         memory.push(daemon.process.memory());
         assert_eq!(caption["coverage"]["gaps"], Value::Array(Vec::new()), "{caption}");
-        // One frame of each window, another one each time, is looked at.
+        // One frame of each window is checked, at a different position each time.
         let frames = caption["frames"].as_array().expect("frames");
         let frame = &frames[memory.len() * 7 % frames.len()];
         let jpeg = dir.join("frame.jpg");
@@ -125,7 +126,7 @@ fn real_footage_for_a_while() {
             println!("frame {number} shows picture {nearest}, its time says {position:.1}");
         }
     }
-    // Pictures of an empty street a second apart can be alike; time and again they are not.
+    // Frames of an empty street a second apart can look alike, but only in few cases.
     assert!(right * 100 >= looked_at * 95, "{right} of {looked_at} frames are the right ones");
 
     let captions: Vec<&Value> = seen.iter().filter(|e| is_caption(e, "street")).collect();
@@ -137,7 +138,8 @@ fn real_footage_for_a_while() {
         frames.expect("numbers") / (seconds(&last["captured_at"]) - seconds(&first["captured_at"]));
     assert!((rate / FPS - 1.0).abs() < 0.01, "{rate} frames/s");
 
-    // Beyond the model: from the window's close into the journal, and from there onto each wire.
+    // Time outside the model: from the window's close to the journal, and from there to gRPC and
+    // MQTT.
     let beyond = |event: &Value| {
         let part = |name: &str| event["timing"][name].as_f64().expect("seconds");
         let model = ["encode_seconds", "prefill_seconds", "decode_seconds"].map(part);
@@ -161,7 +163,7 @@ fn real_footage_for_a_while() {
         published("mqtt")
     );
 
-    // The buffer is full after 30 s; from then on nothing may grow.
+    // The buffer is full after 30 s; after that nothing may grow.
     let full = memory.len() * 40 / seconds_to_run.max(80) as usize;
     let (early, late) = (memory[full], memory[memory.len() - 1]);
     println!(

@@ -1,8 +1,8 @@
-//! The recorded behaviour of the authors' code, held against ours.
+//! Compares the daemon's code with the recorded behaviour of the authors' code.
 //!
-//! The set lies in `tests/golden`, or in the folder that `LOOKOUT_GOLDEN` names; its `README.md`
-//! says how it was made. Every case of the manifest belongs to a suite below: a suite, a
-//! kind or a field that nobody here understands fails by name.
+//! The golden set is in `tests/golden`, or in the folder named by `LOOKOUT_GOLDEN`; its `README.md`
+//! describes how it was made. Every case of the manifest belongs to a suite below: an unknown
+//! suite, kind or field fails by name.
 
 mod golden_suites;
 

@@ -1,5 +1,5 @@
-//! Hostile clients on every wire, against a real daemon with a real broker: whatever they send, two
-//! cameras lose no caption, and afterwards everybody else is served.
+//! Tests hostile clients of gRPC, HTTP and MQTT, with a real daemon and a real broker: whatever
+//! they send, two cameras lose no caption, and afterwards all other clients are served.
 
 mod support;
 
@@ -24,7 +24,8 @@ const SECONDS: fn(u64) -> Duration = Duration::from_secs;
 /// Seconds between two captions of a camera, as in its config.
 const EVERY: f64 = 2.0;
 
-/// One daemon at a time has the machine: what is late because of another test proves nothing.
+/// Lock that gives one daemon at a time the machine, because delays caused by another test prove
+/// nothing.
 static TURN: Mutex<()> = Mutex::new(());
 
 #[derive(Clone, Copy)]
@@ -34,8 +35,9 @@ struct Target {
     broker: u16,
 }
 
-/// Runs an attack until each of two cameras has given several captions under it, then a while without
-/// it. No window may be missing, none skipped, and the daemon must be well. Returns its log.
+/// Runs an attack until each of two cameras has published several captions during it, then waits
+/// for one more of each without it. No window may be missing or skipped, and the daemon must be
+/// ready. Returns its log.
 fn withstands<F>(files: Option<u32>, attack: impl FnOnce(Target) -> F) -> String
 where
     F: Future<Output = ()> + Send + 'static,
@@ -59,7 +61,7 @@ where
     let mut daemon = Daemon::by(command, dir, target.grpc, target.http);
     let mut events = daemon.watch(dir);
     let mut seen = Vec::new();
-    // The reader is connected before the attack begins: it may have to take all connections.
+    // The reader connects before the attack begins, because the attack may take all connections.
     events.until("an event", SECONDS(20), &mut seen, |_| true);
 
     let runtime =
@@ -80,7 +82,7 @@ where
     } else {
         attacking.abort();
     }
-    // Its connections and tasks go, too.
+    // The attack's connections and tasks end as well.
     runtime.shutdown_timeout(SECONDS(1));
     captions(1, &mut seen);
 
@@ -92,7 +94,7 @@ where
     }
     let sequences: Vec<u64> = seen.iter().filter_map(|e| e["sequence"].as_u64()).collect();
     assert!(sequences.windows(2).all(|pair| pair[1] == pair[0] + 1), "{sequences:?}");
-    // Everybody else is served: at the latest when what is silent has been closed.
+    // All other clients are served, at the latest when silent connections have been closed.
     wait_for("HTTP", SECONDS(10), || get(target.http, "/readyz").filter(|reply| reply.0 == 200));
     wait_for("gRPC", SECONDS(10), || (daemon.client(&["cameras"]).0 == Some(0)).then_some(()));
     assert_eq!(daemon.metric("lookout_captions_skipped_total"), 0.0);
@@ -106,7 +108,7 @@ async fn channel(port: u16) -> Channel {
     endpoint.connect().await.expect("gRPC")
 }
 
-/// An answer to its end, or why there is none.
+/// Reads an answer to its end. Returns its text, or the error.
 async fn ask(channel: &Channel, request: proto::AskRequest) -> Result<String, Status> {
     let mut client = LookoutClient::new(channel.clone());
     let mut answer = client.ask(request).await?.into_inner();
@@ -119,7 +121,7 @@ async fn ask(channel: &Channel, request: proto::AskRequest) -> Result<String, St
     Ok(text)
 }
 
-/// A handler that panicked says nothing, or that the stream broke off.
+/// Checks that a refusal has a reason: a handler that panics gives none, or the stream breaks off.
 fn assert_said(what: &str, asked: &Result<String, Status>) {
     if let Err(status) = asked {
         let broke = matches!(status.code(), Code::Unknown | Code::Cancelled | Code::Internal);
@@ -127,7 +129,7 @@ fn assert_said(what: &str, asked: &Result<String, Status>) {
     }
 }
 
-/// Sends to the broker, whatever becomes of it.
+/// Connects a publisher to the broker that reconnects after errors.
 async fn publisher(broker: u16) -> AsyncClient {
     let id = format!("hostile-{}", rand::random::<u32>());
     let mut options = MqttOptions::new(id, "127.0.0.1", broker);
@@ -207,7 +209,7 @@ fn times_before_1970_and_after_9999_and_odd_limits() {
     });
 }
 
-/// Field by field of another type than a question's.
+/// A message whose fields have other types than a question's.
 #[derive(Clone, PartialEq, prost::Message)]
 struct Garbage {
     #[prost(bytes = "vec", tag = "1")]
@@ -228,7 +230,7 @@ async fn send_garbage(channel: &Channel, method: &'static str) {
     assert!(refused.is_err(), "{method} took it: {refused:?}");
 }
 
-/// Asks again and again, without a pause: as fast as the daemon refuses.
+/// Asks again without a pause, as fast as the daemon refuses.
 async fn ask_at_length(port: u16, bytes: usize) {
     let channel = channel(port).await;
     let request = proto::AskRequest { question: "why ".repeat(bytes / 4), ..question(None) };
@@ -310,7 +312,8 @@ fn questions_of_megabytes_and_messages_that_are_none() {
     });
 }
 
-/// Connections to a port that say `text` and nothing more, as many as it takes and more, for ever.
+/// Keeps more connections to a port than it accepts, indefinitely. Each sends `text` and nothing
+/// more.
 async fn crowd(port: u16, connections: usize, text: &'static [u8]) {
     let mut open: Vec<TcpStream> = Vec::new();
     loop {
@@ -320,7 +323,7 @@ async fn crowd(port: u16, connections: usize, text: &'static [u8]) {
             open.push(stream);
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
-        // Connections that the daemon has closed are opened again.
+        // Connections that the daemon has closed are replaced.
         open.retain_mut(|stream| {
             let error = stream.try_read(&mut [0; 256]).err();
             error.is_some_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
@@ -328,8 +331,9 @@ async fn crowd(port: u16, connections: usize, text: &'static [u8]) {
     }
 }
 
-/// The process may have few files: without a free descriptor no camera could be reached, and libraries
-/// would end it. Clients take half of 256, in the proportion of the config's 256 and 64.
+/// Limits the process to few open files: without a free descriptor no camera could be reached, and
+/// libraries would end the process. Clients get half of 256, in the proportion of the config's 256
+/// and 64.
 #[test]
 fn idle_and_half_open_connections_up_to_the_limit_and_beyond() {
     let log = withstands(Some(256), async |target: Target| {
@@ -360,7 +364,7 @@ fn two_hundred_slow_readers() {
                 streams.push(client.watch(request).await.expect("a stream").into_inner());
             }
         }
-        // Beyond the limit of all clients together: refused, not waited for.
+        // Streams beyond the limit of all clients together are refused and do not wait.
         let mut refused = 0;
         let channels = [channel(target.grpc).await, channel(target.grpc).await];
         for channel in iter::repeat_n(channels, 30).flatten() {
@@ -374,7 +378,7 @@ fn two_hundred_slow_readers() {
             }
         }
         assert!(refused > 0, "{} streams were opened", streams.len());
-        // And as many as may be who ask for metrics and do not read them.
+        // The remaining connections request metrics and do not read them.
         let mut silent = Vec::new();
         for _ in 0..40 {
             let mut stream = TcpStream::connect(("127.0.0.1", target.http)).await.expect("HTTP");

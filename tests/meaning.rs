@@ -1,5 +1,5 @@
-//! Whether what lookout says is true: of the demo's cameras, through the whole daemon; and whether
-//! it would be noticed if frames, colours or a pathway got lost on the way.
+//! Tests that the output is true: captions and answers about the demo's cameras, through the whole
+//! daemon. Also tests that a loss of frames, colours or a pathway would be noticed.
 
 mod support;
 
@@ -22,8 +22,8 @@ use support::*;
 
 const CAMERAS: [&str; 3] = ["drive", "gate", "yard"];
 
-/// Right answers among those that can be judged, at least; what is measured over many more windows
-/// stands in models/demo/README.md.
+/// Smallest share of right verdicts among those that can be judged. Values measured over many more
+/// windows are in models/demo/README.md.
 const FLOORS: [(Subject, f64); 9] = [
     (Subject::Objects, 0.95),
     (Subject::Colours, 0.94),
@@ -57,7 +57,7 @@ fn the_daemon_tells_the_truth() {
     let begun = Instant::now();
     let first = events
         .until("a caption", Duration::from_secs(60), &mut Vec::new(), |e| e["kind"] == "caption");
-    // Answers come by the same watch.
+    // Answers arrive through the same watch.
     let questions = judge::mixed();
     let mut asked = questions.iter().zip(CAMERAS.iter().cycle());
     while begun.elapsed() < Duration::from_secs(100) {
@@ -82,15 +82,15 @@ fn the_daemon_tells_the_truth() {
         let count = score.of(subject);
         assert!(count.right + count.wrong >= 5, "{subject:?}: {count:?} is too little to judge");
         assert!(count.share() >= floor, "{subject:?}: {count:?}, wanted {floor}");
-        // Most windows show not two, one after the other.
+        // Most windows do not show two actors, one after the other.
         let often = subject != Subject::Order;
         assert!(!often || count.not_judged <= count.right, "{subject:?}: {count:?}");
     }
 }
 
-// ---- what would be noticed ---------------------------------------------------------------------
+// ---- bugs that must be noticed ------------------------------------------------------------------
 
-/// How a window's tokens are spoilt.
+/// A defect of a window's tokens.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Bug {
     None,
@@ -98,11 +98,11 @@ enum Bug {
     FramesReversed,
     SlowZeroed,
     FastZeroed,
-    /// The frames of the window before.
+    /// The frames of the previous window.
     Stale,
 }
 
-/// The least that such a bug must cost, in points of a hundred.
+/// The smallest loss that such a bug must cause, in percentage points.
 const NOTICED: f64 = 15.0;
 
 #[test]
@@ -117,7 +117,7 @@ fn a_reversed_order_is_noticed() {
 
 #[test]
 fn a_lost_slow_pathway_is_noticed() {
-    // Who is there, and mostly in what order, is in the fast pathway, too.
+    // The fast pathway also contains who is there, and mostly in what order.
     falls(Bug::SlowZeroed, &[Subject::Events, Subject::Caption]);
 }
 
@@ -141,7 +141,7 @@ fn falls(bug: Bug, subjects: &[Subject]) {
     }
 }
 
-/// The windows of a clip asked about, with the bug: each score is made once.
+/// Returns the score of a clip's windows with this bug; each score is computed once.
 fn score_of(bug: Bug) -> &'static Score {
     static SCORES: [OnceLock<Score>; 6] = [const { OnceLock::new() }; 6];
     SCORES[bug as usize].get_or_init(|| yard().score(bug))
@@ -152,7 +152,7 @@ fn yard() -> &'static Yard {
     YARD.get_or_init(Yard::load)
 }
 
-/// A clip's frames, encoded; as they are, and with red and blue swapped.
+/// A clip's frames, encoded unchanged and with red and blue swapped.
 struct Yard {
     sidecar: Sidecar,
     sound: Vec<FrameTokens>,
@@ -252,7 +252,8 @@ impl Yard {
     }
 }
 
-/// The caption, and what is there by colour and direction.
+/// Returns the questions for a window: the caption's, the count, and colour and direction of what
+/// it shows.
 fn asked_of<'a>(window: &Window, all: &'a [Asked]) -> Vec<&'a Asked> {
     let mut texts = vec!["What is happening?", "How many people are there?"];
     if window.of_kind(Kind::Car).next().is_some() {
@@ -267,7 +268,7 @@ fn asked_of<'a>(window: &Window, all: &'a [Asked]) -> Vec<&'a Asked> {
     texts.iter().map(find).collect()
 }
 
-/// The clip's pictures, BGRx, [`FPS`] a second.
+/// Returns the clip's frames, BGRx, [`FPS`] per second.
 fn pictures(camera: &str) -> Vec<Vec<u8>> {
     const BYTES: usize = 192 * 144 * 4;
     let folder = folder();

@@ -1,5 +1,5 @@
-//! The rolling buffer holds as many bytes as it says, in each tier in memory: frames times bytes a
-//! frame, within 5 %. Of the tier on disk `tests/tiers.rs` says it.
+//! Tests that the rolling buffer takes as many bytes as it reports, in each memory tier: frames
+//! times bytes per frame, within 5 %. Not here: the disk tier, see `tests/tiers.rs`.
 
 use std::fs;
 use std::sync::Arc;
@@ -11,13 +11,13 @@ use lookout::slowfast::{FrameTokens, Plan, TokenShape};
 use lookout::timeline::{Entry, Held, Limits, Ring, Stored};
 
 const FRAMES: usize = 400;
-/// With their JPEG only.
+/// Number of frames with only their JPEG.
 const WARM_FRAMES: usize = 1000;
 const JPEG_BYTES: usize = 40_000;
-/// Of a language model of half a billion parameters.
+/// Embedding size of a language model with half a billion parameters.
 const DIM: usize = 896;
 
-/// Resident memory of this process, bytes.
+/// Returns the resident memory of this process, bytes.
 fn resident() -> usize {
     let status = fs::read_to_string("/proc/self/status").expect("/proc");
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
@@ -55,7 +55,7 @@ fn a_buffer_takes_frames_times_bytes_a_frame() {
         warm_age: age(FRAMES + WARM_FRAMES),
         warm_bytes: usize::MAX,
     });
-    // Three times over, so that what has left must have been given back.
+    // Three times as many frames as fit, so that the memory of evicted frames must have been freed.
     for number in 0..3 * (FRAMES + WARM_FRAMES) as u64 {
         ring.push(entry(number));
     }

@@ -1,5 +1,5 @@
-//! `lookout model` on whole packages and on broken ones: each refused in one sentence that names
-//! the file.
+//! Tests `lookout model` with complete packages and with broken ones: each is refused in one
+//! sentence that names the file.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ fn demo() -> PathBuf {
     repository().join("models/demo/package")
 }
 
-/// The exit code, and what it printed.
+/// Runs `lookout model`. Returns the exit code and the output.
 fn model(package: &Path, more: &[&str]) -> (Option<i32>, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lookout"));
     let plan = if more.contains(&"--plan") { &[][..] } else { &["--plan", PLAN] };
@@ -29,7 +29,7 @@ fn model(package: &Path, more: &[&str]) -> (Option<i32>, String) {
     (output.status.code(), text.concat())
 }
 
-/// A package of the demo's files, or of another's, to be broken.
+/// A copy of the demo's package or of another one, to be broken.
 struct Copy(TempDir);
 
 impl Copy {
@@ -63,7 +63,7 @@ impl Copy {
         fs::write(self.file(name), &bytes[..bytes.len() * 2 / 3]).expect("written");
     }
 
-    /// One sentence says why not, and holds all of `wanted`.
+    /// Checks that the package is refused in one sentence that contains all of `wanted`.
     fn is_refused(&self, more: &[&str], wanted: &[&str]) {
         let (code, text) = model(self.0.path(), more);
         assert_eq!(code, Some(2), "{text}");

@@ -1,5 +1,5 @@
-//! The publishing wires as the world meets them: a real mosquitto, a real gRPC client, and a
-//! daemon that is a journal and a few answers.
+//! Tests gRPC, MQTT and HTTP from outside: a real mosquitto, a real gRPC client, and a fake daemon
+//! with a journal and a few answers.
 
 use std::io::{self, ErrorKind, Write};
 use std::net::SocketAddr;
@@ -30,12 +30,12 @@ use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use tonic::transport::Channel;
 
-/// The fake daemon's.
+/// The run of the fake daemon.
 const RUN: u64 = 1_760_000_000_000;
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// The connections that a wire may have in these tests.
+/// Connections that each server accepts in these tests.
 const CONNECTIONS: usize = 24;
 
 // --- gRPC ---------------------------------------------------------------------------------------
@@ -70,13 +70,13 @@ async fn an_event_is_the_same_on_both_wires() {
     publisher.stop().await;
 }
 
-/// Asks with numbers that only protobuf can carry: each is refused with a reason, or its range can be
-/// written.
+/// Asks with numbers that only protobuf can carry. Each question is refused with a reason, or its
+/// range can be formatted.
 #[tokio::test]
 async fn numbers_out_of_range_are_refused_or_clamped_over_grpc() {
     use proto::ask_request::Range as Asked;
     let daemon = Daemon::start(10).await;
-    // What reaches the service is told back.
+    // The error repeats the range that reaches the service.
     daemon.service.answers_with(|question| Err(AskError::Model(format!("{:?}", question.range()))));
     let time = |seconds, nanos| Some(prost_types::Timestamp { seconds, nanos });
     let span = |from, to| Some(Asked::Between(proto::Span { from, to }));
@@ -136,7 +136,7 @@ async fn an_event_of_another_run_is_not_taken_for_one_of_this() {
         (next().await, next().await)
     };
     use proto::watch_response::Item::{Event, Lost};
-    // The reader saw 4 events of the run before; the daemon has made 8 of its own since.
+    // The reader saw 4 events of the previous run; the daemon has appended 8 of its own since.
     let (Lost(lost), Event(first)) = watch(RUN - 1, 5).await else { panic!("nothing was said") };
     assert_eq!((lost.events, first.run, first.sequence), (None, RUN, 1));
     for run in [0, RUN] {
@@ -144,7 +144,7 @@ async fn an_event_of_another_run_is_not_taken_for_one_of_this() {
         assert_eq!([first.sequence, second.sequence], [5, 6]);
         assert_eq!([first.run, second.run], [RUN, RUN]);
     }
-    // A question's event is told to the daemon with its run.
+    // A question about an event carries the event's run.
     daemon
         .service
         .answers_with(|question| Err(AskError::BadQuestion(format!("{:?}", question.range()))));
@@ -218,7 +218,7 @@ async fn refused_questions_have_their_status() {
         let retry_after = status.metadata().get("retry-after").map(|v| v.to_str().unwrap());
         assert_eq!(retry_after, (code == Code::ResourceExhausted).then_some("3"));
 
-        // The same when it fails under way.
+        // The same for a failure during the answer.
         daemon.service.answers_with(move |_| {
             let (to, answer) = mpsc::channel(4);
             to.try_send(AnswerItem::Token("Th".into())).unwrap();
@@ -309,10 +309,10 @@ async fn older_clients_can_reflect_too() {
     assert!(list.service.iter().any(|s| s.name == "lookout.v1.Lookout"), "{list:?}");
 }
 
-/// Reads to the end of a connection; what was sent until then.
+/// Reads a connection to its end. Returns what was received until then.
 async fn to_its_end(mut stream: TcpStream) -> Vec<u8> {
     let mut heard = Vec::new();
-    // A connection that is reset has ended, too.
+    // A reset connection has ended, too.
     let _ = timeout(SOON, stream.read_to_end(&mut heard)).await.expect("still open");
     heard
 }
@@ -323,7 +323,7 @@ async fn silent_clients_keep_nobody_out() {
     let mut silent = Vec::new();
     for n in 0..2 * CONNECTIONS {
         let mut stream = TcpStream::connect(&daemon.grpc).await.unwrap();
-        // Every second one begins to speak and does not go on.
+        // Every second connection sends the start of a request and stops.
         if n % 2 == 0 {
             let _ = stream.write_all(b"PRI * HTTP/2.0\r\n").await;
         }
@@ -340,7 +340,7 @@ async fn silent_clients_keep_nobody_out() {
 async fn a_client_without_a_call_is_closed() {
     let daemon = Daemon::start(10).await;
     let mut stream = TcpStream::connect(&daemon.grpc).await.unwrap();
-    // The preface and an empty SETTINGS frame: a client that is well, and wants nothing.
+    // The preface and an empty SETTINGS frame: a well-behaved client without a call.
     stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
     let connected = std::time::Instant::now();
     to_its_end(stream).await;
@@ -438,7 +438,7 @@ async fn the_client_prints_for_people() {
     assert_eq!((&json["kind"], &json["camera"]), (&"answer".into(), &"gate".into()));
     assert!(json["id"].as_str().unwrap().starts_with("grpc-"));
 
-    // Of several, the one that has nothing is said, and the other answers all the same.
+    // If one of several cameras has no answer, this is reported, and the other answers anyway.
     daemon.service.answers_with(|question| match question.camera() {
         "gate" => Err(AskError::NoFootage { camera: "gate".into(), why: "no footage".into() }),
         _ => {
@@ -458,7 +458,8 @@ async fn the_client_prints_for_people() {
     let error = client::ask(&daemon.grpc, &unknown, Output::Text, &mut Vec::new()).await;
     assert_eq!(error.unwrap_err().to_string(), "no camera is named \"gaet\"");
 
-    // Parts are told as they come, and the answer behind them; what only lists them is not told twice.
+    // Parts are printed as they arrive, and the answer after them. An answer that only lists the
+    // parts is not printed again.
     for (summary, answer) in [(Summary::YesNo, "Yes, in 1 of 2 parts.\n"), (Summary::List, "")] {
         daemon.service.answers_with(move |question| {
             let mut whole = words(question.id(), "Yes, in 1 of 2 parts.");
@@ -544,7 +545,7 @@ async fn a_broker_that_dies_loses_nothing() {
     }
     heard.sequences_to(10, &mut sequences).await;
 
-    // It hangs with messages on the way, then dies; the clock goes on.
+    // The broker hangs with messages in transit, then is killed; time goes on.
     broker.hang();
     for n in 0..40 {
         daemon.caption(&format!("hanging {n}"));
@@ -560,7 +561,8 @@ async fn a_broker_that_dies_loses_nothing() {
     gate.shut(false);
     heard.sequences_to(90, &mut sequences).await;
 
-    // Every event, and in order but for what is said again from the oldest unacknowledged on.
+    // Every event arrives, in order except for those repeated from the oldest unacknowledged one
+    // on.
     let mut unique = sequences.clone();
     unique.sort_unstable();
     unique.dedup();
@@ -573,8 +575,8 @@ async fn a_broker_that_dies_loses_nothing() {
     publisher.stop().await;
 }
 
-/// Captions 1 to 6, of which the third is larger than the broker takes. Behind `port` is a broker
-/// that a subscriber hears on `heard`.
+/// Publishes captions 1 to 6, of which the third is larger than the broker accepts. `port` is the
+/// broker's as the publisher sees it, `heard` as the subscriber does.
 async fn all_but_the_third_arrive(port: u16, heard: u16) {
     let daemon = Daemon::start(100).await;
     let mut captions = Subscriber::connect(heard, "lookout/gate/caption").await;
@@ -592,7 +594,7 @@ async fn all_but_the_third_arrive(port: u16, heard: u16) {
     states.until("lookout/gate/state", "caption 2").await;
     while !states.next().await.payload.starts_with("long long") {}
     states.until("lookout/gate/state", "caption 6").await;
-    // And the connection is well again.
+    // The connection works again.
     daemon.caption("caption 7");
     captions.sequences_to(7, &mut sequences).await;
     publisher.stop().await;
@@ -627,12 +629,12 @@ async fn a_retained_question_of_any_size_ends_no_connection() {
         let payload = "x".repeat(bytes);
         heard.client.publish(topic, QoS::AtLeastOnce, true, payload).await.unwrap();
     }
-    // Of these brokers one can be told how large a packet may be, the other cannot.
+    // The first of these brokers supports a client's packet size limit, the second does not.
     for (turn, port) in [broker.port, old.port].into_iter().enumerate() {
         let publisher = Publisher::start(&daemon, mqtt_config(port));
         daemon.caption("before");
         heard.sequences_to(turn as u64 * 2 + 1, &mut Vec::new()).await;
-        // A connection that ended would have ended by now.
+        // A connection that breaks would have ended by now.
         tokio::time::sleep(Duration::from_millis(1500)).await;
         daemon.caption("after");
         heard.sequences_to(turn as u64 * 2 + 2, &mut Vec::new()).await;
@@ -731,7 +733,7 @@ async fn an_event_that_panics_a_wire_is_left_out_and_the_wire_begins_again() {
     timeout(SOON, kept).await.unwrap().unwrap();
 }
 
-/// Everything logged on this thread while the guard lives.
+/// Collects everything logged on this thread while the guard lives.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -775,7 +777,7 @@ async fn two_daemons_of_one_client_id_are_told_so() {
     })
     .await
     .unwrap_or_else(|_| panic!("{}", log.text()));
-    // When one of them goes, the other has the broker, and lost nothing.
+    // When one of them stops, the other keeps the broker and has lost nothing.
     second.stop().await;
     one.caption("here");
     heard.until("lookout/gate/state", "here").await;
@@ -791,7 +793,7 @@ async fn a_broker_may_come_late() {
     tokio::time::sleep(Duration::from_millis(700)).await;
     let _broker = Broker::start_on(port, "");
     let mut heard = Subscriber::connect(port, "lookout/#").await;
-    // Retained, whoever connected first.
+    // The state is retained, whichever side connected first.
     let state = heard.next_on("lookout/gate/state").await;
     assert_eq!(state.payload, "early");
     publisher.stop().await;
@@ -823,11 +825,11 @@ async fn availability_is_retained_and_the_last_will_says_offline() {
     assert!(has("lookout/gate/available", "online"));
     assert!(has("lookout/yard/available", "online"));
 
-    // A proper end says the same, and at once.
+    // A proper stop publishes the same, and at once.
     let publisher = Publisher::start(&daemon, mqtt_config(broker.port));
     late.until("lookout/available", "online").await;
     timeout(Duration::from_secs(2), publisher.stop()).await.unwrap();
-    // Cameras first: nobody looks any more.
+    // The cameras are offline first, because they are no longer watched.
     late.until("lookout/gate/available", "offline").await;
     late.until("lookout/yard/available", "offline").await;
     late.until("lookout/available", "offline").await;
@@ -913,7 +915,7 @@ async fn questions_come_by_mqtt_too() {
     assert_eq!((&answer["id"], &answer["text"]), (&"q1".into(), &"Open? Yes.".into()));
     assert_eq!((&answer["camera"], &answer["kind"]), (&"gate".into(), &"answer".into()));
 
-    // A template makes a number of an id that looks like one.
+    // A template turns an id that looks like a number into one.
     heard.say("lookout/gate/ask", r#"{"id":1795649810620,"question":"Open?"}"#).await;
     assert_eq!(heard.json_on("lookout/gate/answer").await["id"], "1795649810620");
 
@@ -936,7 +938,7 @@ async fn questions_come_by_mqtt_too() {
         let retry_after = refusal["retry_after_seconds"].as_u64();
         assert_eq!(retry_after, (code == "RESOURCE_EXHAUSTED").then_some(4));
     }
-    // Each was answered once.
+    // Each question was answered once.
     tokio::time::sleep(Duration::from_millis(300)).await;
     while let Ok(message) = heard.messages.try_recv() {
         assert!(!message.topic.ends_with("/answer"), "{message:?}");
@@ -1021,7 +1023,7 @@ async fn http_tells_health_readiness_and_metrics() {
     let not_ready = get("/readyz").await;
     assert!(not_ready.starts_with("HTTP/1.1 503"), "{not_ready}");
     assert!(not_ready.ends_with("the model is loading\n"), "{not_ready}");
-    // Clients that say nothing, or leave a head half said, keep nobody out.
+    // Clients that send nothing or an incomplete request block no other client.
     let mut silent = Vec::new();
     for n in 0..2 * CONNECTIONS {
         let mut stream = TcpStream::connect(address).await.unwrap();
@@ -1057,7 +1059,7 @@ async fn http_tells_health_readiness_and_metrics() {
     timeout(SOON, serving).await.unwrap().unwrap().unwrap();
 }
 
-// --- what the tests stand on --------------------------------------------------------------------
+// --- test helpers --------------------------------------------------------------------------------
 
 type Ask = Box<dyn Fn(Question) -> Result<Answer, AskError> + Send>;
 
@@ -1065,7 +1067,7 @@ struct Fake {
     journal: Arc<Journal>,
     ready: AtomicBool,
     yard: Mutex<Phase>,
-    /// The next look at the cameras panics.
+    /// Set to make the next query of the cameras panic.
     panics: AtomicBool,
     ask: Mutex<Ask>,
 }
@@ -1185,7 +1187,7 @@ impl Daemon {
     }
 }
 
-/// A listener with as many connections as a test needs, and no long patience with any.
+/// Binds a listener with enough connections for a test and short timeouts.
 async fn listener(wire: Wire, addr: SocketAddr) -> Result<Listener, PublishError> {
     let second = Duration::from_secs(1);
     let patience = Patience { greeting: second, stalled: 5 * second, idle: 2 * second };
@@ -1274,7 +1276,7 @@ fn status(phase: Phase) -> CameraStatus {
     }
 }
 
-/// A reader that takes so many lines and leaves, as `| head -n` does.
+/// A reader that takes this number of lines and then closes, as `| head -n` does.
 struct Lines {
     wanted: usize,
     text: String,
@@ -1304,8 +1306,8 @@ impl Write for Lines {
     }
 }
 
-/// Below the range that the system gives out by itself (from 32768 on), so that no other test's
-/// connection takes the port while its server is being started again.
+/// Returns a free port below the system's range for outgoing connections (from 32768 on), so that
+/// no other test's connection takes the port while its server is being restarted.
 fn free_port() -> u16 {
     loop {
         let port = rand::random_range(20_000..32_000);
@@ -1315,7 +1317,7 @@ fn free_port() -> u16 {
     }
 }
 
-/// A mosquitto of its own; killed when dropped.
+/// A mosquitto process, killed when dropped.
 struct Broker {
     port: u16,
     folder: tempfile::TempDir,
@@ -1327,7 +1329,7 @@ impl Broker {
         Broker::start_on(free_port(), "")
     }
 
-    /// `more` follows the anonymous listener in the configuration.
+    /// Starts a broker; `more` is added to the configuration of the anonymous listener.
     fn start_on(port: u16, more: &str) -> Broker {
         let folder = tempfile::tempdir().unwrap();
         let anonymous = format!("listener {port} 127.0.0.1\nallow_anonymous true\n");
@@ -1383,8 +1385,8 @@ impl Drop for Broker {
     }
 }
 
-/// Between publisher and broker: shut, it breaks what is connected and lets nobody through, so
-/// that a subscriber can be back before the publisher.
+/// A proxy between publisher and broker. When shut, it breaks open connections and accepts no new
+/// ones, so that a subscriber can reconnect before the publisher.
 struct Gate {
     port: u16,
     shut: Arc<tokio::sync::watch::Sender<bool>>,
@@ -1416,7 +1418,8 @@ impl Gate {
         Gate { port, shut }
     }
 
-    /// Stands in front of a broker that does not know MQTT 5, and says so as MQTT 3.1.1 has it.
+    /// Opens a proxy that acts like a broker without MQTT 5: it refuses the version as MQTT 3.1.1
+    /// specifies.
     async fn of_an_old_broker(broker: u16) -> Gate {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -1454,7 +1457,7 @@ struct Message {
     retain: bool,
 }
 
-/// Hears a topic filter, and connects again when the broker comes back.
+/// A subscriber to a topic filter that reconnects when the broker comes back.
 struct Subscriber {
     client: AsyncClient,
     messages: mpsc::Receiver<Message>,
@@ -1526,7 +1529,7 @@ impl Subscriber {
         while self.next_on(topic).await.payload != payload {}
     }
 
-    /// Collects the sequences of events until this one has come.
+    /// Collects the sequence numbers of events until this one has arrived.
     async fn sequences_to(&mut self, last: u64, sequences: &mut Vec<u64>) {
         while sequences.last() != Some(&last) {
             let event: Value = serde_json::from_str(&self.next().await.payload).unwrap();

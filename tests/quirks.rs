@@ -1,4 +1,4 @@
-//! Cameras that do what real ones are known to do, and what lookout makes of them: the table in
+//! Tests cameras with the known quirks of real ones, and how lookout handles them: the table in
 //! docs/cameras.md.
 #![cfg(feature = "demo")]
 
@@ -17,7 +17,7 @@ use lookout::frame::Frame;
 use lookout::run_clock::RunClock;
 use quirky::{PASSWORD, Quirks, Quirky, USER};
 
-/// Long enough for a busy machine; nothing waits so long when all is well.
+/// Timeout for a busy machine; nothing takes this long when all is well.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 #[test]
@@ -85,7 +85,7 @@ fn a_digest_with_sha_256_is_proven_and_a_wrong_password_tried_once() {
 
     let wrong = Watched::start(with_password(&camera, "wr0ng"));
     assert_eq!(wrong.phase(Phase::Refused).reason, "wrong user or password");
-    // No pause is so short.
+    // No pause between attempts is this short.
     thread::sleep(Duration::from_secs(3));
     assert_eq!(camera.proofs("DESCRIBE"), proofs + 1);
     let nobody = camera::probe(&camera_of(rtsp(&camera, "live")), PATIENCE);
@@ -221,7 +221,7 @@ fn what_is_sent_over_udp_alone_or_in_a_rare_codec_plays() {
     assert!(error.to_string().contains("transport = \"udp\""), "{error}");
 }
 
-/// An RTSP server of GStreamer's; the mount `udp` sends over nothing else.
+/// Starts a GStreamer RTSP server. Its mount `udp` sends over UDP only.
 fn serve(mounts: &[(&str, &str)]) -> u16 {
     gst::init().unwrap();
     let context = gst::glib::MainContext::new();
@@ -320,7 +320,7 @@ impl Watched {
         }
     }
 
-    /// Waits until so many frames have come.
+    /// Waits until this number of frames has arrived.
     fn frames(&self, count: usize) {
         let state = self.seen.state.lock().unwrap();
         let (state, timeout) =
@@ -328,7 +328,7 @@ impl Watched {
         assert!(!timeout.timed_out(), "{} frames; {:?}", state.0, state.1);
     }
 
-    /// Waits for the next status with this phase, and forgets those before it.
+    /// Waits for the next status with this phase and discards those before it.
     fn phase(&self, phase: Phase) -> CameraStatus {
         self.when(|status| status.phase == phase)
     }

@@ -1,5 +1,5 @@
-//! `lookout bench streams` as it measures: a daemon of its own, real cameras, real questions, and
-//! what it says of the daemon's memory beside the arithmetic.
+//! Tests `lookout bench streams`, measured: a daemon of its own, real cameras, real questions, and
+//! its memory report compared with the calculated sizes.
 
 mod support;
 
@@ -21,7 +21,7 @@ fn the_bench_hears_captions_and_answers_and_knows_what_memory_holds() {
     let row = &report["rows"][0];
     let number = |value: &Value| value.as_f64().unwrap_or_else(|| panic!("no number in {row}"));
     assert!(number(&row["published"]) >= 10.0, "{row}");
-    // Half a question a second at the least, of one on average.
+    // At least half a question per second, with one per second on average.
     assert!(number(&row["answered"]) >= 16.0, "{row}");
     assert!(number(&row["answers"]["p95"]) > 0.0, "{row}");
     assert_eq!((&row["refused"], &row["unanswered"]), (&0.into(), &0.into()), "{said}");
@@ -29,14 +29,14 @@ fn the_bench_hears_captions_and_answers_and_knows_what_memory_holds() {
     assert!((0.5..=1.0).contains(&number(&row["frames"])), "{row}");
 
     let memory = |what: &str| number(&row["memory"][what]);
-    // A grid of 8 × 8 gives 32 slow and 8 fast tokens, each 160 numbers of 16 bits.
+    // A grid of 8 × 8 gives 32 slow and 8 fast tokens, each of 160 values of 16 bits.
     let frame_bytes = (32.0 + 8.0) * 160.0 * 2.0;
     assert_eq!(memory("frame_bytes"), frame_bytes);
     let ratio = memory("token_bytes") / (memory("hot_frames") * frame_bytes);
     for ratio in [ratio, memory("token_ratio")] {
         assert!((ratio - 1.0).abs() < 0.05, "{ratio}: {row}");
     }
-    // Two cameras at 2 frames a second: 8 s hot, 4 s more as JPEGs, all of them on disk.
+    // Two cameras at 2 frames per second: 8 s hot, 4 s more as JPEGs, all of them on disk.
     assert_eq!(memory("hot_frames_wanted"), 34.0);
     let frames = memory("hot_frames");
     assert!((28.0..=34.0).contains(&frames), "{frames} frames: {row}");

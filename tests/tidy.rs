@@ -1,10 +1,10 @@
-//! The rules of the house, kept by a simple search through the text of the sources.
+//! Checks the project's rules by a simple text search in the sources.
 
 use std::fs;
 use std::path::Path;
 
-/// Each foreign crate and the only places under the repository that may name it. A place is the
-/// beginning of a path: `daemon/client` covers `daemon/client.rs` and `daemon/client/`.
+/// Each foreign crate and the only places in the repository that may name it. A place is a path
+/// prefix: `daemon/client` covers `daemon/client.rs` and `daemon/client/`.
 const HOMES: &[(&str, &[&str])] = &[
     ("gst", &["daemon/camera/", "daemon/demo/"]),
     ("gst_app", &["daemon/camera/", "daemon/demo/"]),
@@ -42,12 +42,12 @@ const HOMES: &[(&str, &[&str])] = &[
     ("tower_layer", &["daemon/publish/grpc"]),
     ("metrics", &["daemon/telemetry"]),
     ("metrics_exporter_prometheus", &["daemon/telemetry"]),
-    // `Kind` of an event and a question's `Detail` are also flags' values.
+    // `Kind` of an event and a question's `Detail` are also values of flags.
     ("clap", &["daemon/cli/", "daemon/demo/", "daemon/event.rs", "daemon/question"]),
 ];
 
-/// Values and arithmetic: each place, and the only foreign names it may use outside its tests. A
-/// name that ends in `::` is one module of a crate.
+/// Modules of values and arithmetic: each place, and the only foreign names it may use outside its
+/// tests. A name that ends in `::` is one module of a crate.
 const PURE: &[(&str, &[&str])] = &[
     ("daemon/frame.rs", &["serde", "humantime", "bytes"]),
     ("daemon/event.rs", &["serde", "serde_json", "clap"]),
@@ -71,12 +71,13 @@ const PURE: &[(&str, &[&str])] = &[
     ("daemon/language/sampler", &["rand"]),
 ];
 
-/// The one file that knows every part is known to nobody but these.
+/// The only places that may name `app`, the file that knows every module.
 const KNOW_APP: &[&str] = &["daemon/main.rs", "daemon/cli", "daemon/app"];
 
 const LINES_MAX: usize = 700;
 
-/// What is never left behind; put together here so that this file passes its own test.
+/// Text that must not remain in the sources. Written in pieces, so that this file passes its own
+/// test.
 const BANNED: &[(&str, &str)] = &[
     (concat!("TO", "DO"), "do it, or write why not"),
     (concat!("todo", "!("), "do it, or write why not"),
@@ -86,7 +87,7 @@ const BANNED: &[(&str, &str)] = &[
 
 #[test]
 fn foreign_crates_have_one_home() {
-    // Tests look at the daemon from outside, with whatever crate they need.
+    // Tests see the daemon from outside and may use any crate.
     let inside = sources().into_iter().filter(|source| !source.path.starts_with("tests/"));
     let found = inside.flat_map(|source| {
         let strays = HOMES.iter().filter(|(name, homes)| {
@@ -99,7 +100,7 @@ fn foreign_crates_have_one_home() {
     report(found);
 }
 
-/// A rule about a place that is gone guards nothing.
+/// Checks that every rule's place exists: a rule about a missing place guards nothing.
 #[test]
 fn every_rule_is_about_something() {
     let sources = sources();
@@ -152,7 +153,7 @@ fn files_stay_short() {
 #[test]
 fn files_open_by_saying_what_they_are_for() {
     let found = sources().into_iter().filter(|source| !source.text.starts_with("//! "));
-    // `main.rs` may be a line long.
+    // `main.rs` may be a single line.
     let found = found.filter(|source| source.text.lines().count() > 1);
     report(found.map(|source| format!("{} does not open with //!", source.path)));
 }
@@ -166,7 +167,8 @@ fn nothing_is_left_over() {
     report(found);
 }
 
-/// A metric is of use to those who can look up its meaning.
+/// Checks that every metric is documented, because a metric is useful only if its meaning can be
+/// looked up.
 #[test]
 fn every_metric_is_documented() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -191,7 +193,7 @@ fn the_search_finds_what_it_should() {
 }
 
 struct Source {
-    /// From the repository's root, with `/`.
+    /// Path from the repository's root, with `/`.
     path: String,
     text: String,
 }
@@ -201,7 +203,7 @@ impl Source {
         self.text.lines().filter(|line| !line.trim_start().starts_with("//"))
     }
 
-    /// Tests stand last in a file.
+    /// Returns the lines before the tests, which are last in a file.
     fn before_tests(&self) -> impl Iterator<Item = &str> {
         self.code().take_while(|line| line.trim() != "#[cfg(test)]")
     }
@@ -211,7 +213,8 @@ impl Source {
     }
 }
 
-/// Whether the line holds `name::` or `use name`, `name` being a crate and not a module of ours.
+/// Returns true if the line contains `name::` or `use name`, where `name` is a crate and not a
+/// module of ours.
 fn names(line: &str, name: &str) -> bool {
     let path = format!("{name}::");
     let in_path = line.match_indices(&path).any(|(at, _)| {
@@ -226,7 +229,7 @@ fn names(line: &str, name: &str) -> bool {
     in_path || used.is_some_and(|rest| rest.starts_with(';') || rest.starts_with(" as "))
 }
 
-/// Rust sources of the daemon, its tests and its build script.
+/// Returns the Rust sources of the daemon, its tests and its build script.
 fn sources() -> Vec<Source> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut sources = Vec::new();
@@ -256,7 +259,7 @@ fn collect(root: &Path, folder: &Path, sources: &mut Vec<Source>) {
     }
 }
 
-/// Names of all dependencies, as Rust spells them.
+/// Returns the names of all dependencies, as spelt in Rust.
 fn foreign_crates() -> Vec<String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let manifest = fs::read_to_string(root.join("Cargo.toml")).expect("Cargo.toml");

@@ -1,5 +1,6 @@
-//! What has left the hot tier, then memory, then the daemon: asked about from its pictures all the
-//! same. With a real camera, a real disk, and every way in which the disk fails.
+//! Tests questions about frames that have left the hot tier, then memory, and that outlived the
+//! daemon: their JPEGs still answer them. Uses a real camera, a real disk, and every way in which
+//! the disk fails.
 
 mod support;
 
@@ -16,7 +17,8 @@ const SECONDS: fn(u64) -> Duration = Duration::from_secs;
 
 const QUESTIONS: [&str; 2] = ["Is there a person?", "What colour is the car?"];
 
-/// Six seconds hot, four more warm, all on disk; what is encoded again is not kept.
+/// Returns the buffer's config: six seconds hot, four more warm, all on disk; re-encoded tokens are
+/// not cached.
 fn tiers(folder: &Path, more: &str) -> String {
     format!(
         "[buffer]\nage = \"6s\"\njpeg_age = \"10s\"\nrecall_bytes = \"0 B\"\n\
@@ -26,7 +28,7 @@ fn tiers(folder: &Path, more: &str) -> String {
 
 fn start(dir: &Path, buffer: &str, cameras: &[String]) -> Daemon {
     let (grpc, http) = (free_port(), free_port());
-    // Two questions at once, so that a place that is left behind is missed.
+    // The queue has two places, so that a place that is not released is noticed.
     let head = head(grpc, http, None).replace("[generate]", "[generate]\nqueue = 2");
     Daemon::with_config(dir, &(head + buffer + &cameras.concat()), grpc, http)
 }
@@ -49,7 +51,7 @@ fn tier(daemon: &Daemon, what: &str, camera: &str, tier: &str) -> f64 {
     daemon.metric(&format!("lookout_buffer_{what}{{camera=\"{camera}\",tier=\"{tier}\"}}"))
 }
 
-/// Percent of the answers that can be judged.
+/// Returns the percentage of right answers among those that can be judged, and their number.
 fn score(sidecars: &[(&str, Sidecar)], answers: &[Value]) -> (f64, usize) {
     let (mut right, mut judged) = (0, 0);
     for answer in answers {
@@ -103,7 +105,7 @@ fn the_past_is_answered_as_rightly_as_the_present() {
             hot.push(ask(&daemon, name.expect("a name"), question, &["--event", &sequence]));
         }
     }
-    // Until the last of them is on disk only.
+    // Wait until the last of them is on disk only.
     std::thread::sleep(SECONDS(11));
     for name in names {
         for (what, most) in [("hot", 13.0), ("warm", 9.0)] {
@@ -123,7 +125,7 @@ fn the_past_is_answered_as_rightly_as_the_present() {
     compare("on disk", &sidecars, &hot, &cool);
     assert!(daemon.metric("lookout_frames_reencoded_total{camera=\"gate\"}") > before);
 
-    // Evidence from the disk; and the whole of it, sampled.
+    // JPEGs from disk, and the whole range, sampled.
     let picture = |daemon: &Daemon, frame: &Value| {
         let (run, number) = (frame["run"].to_string(), frame["number"].to_string());
         let file = dir.join("frame.jpg");
@@ -142,7 +144,7 @@ fn the_past_is_answered_as_rightly_as_the_present() {
     assert_eq!(all["coverage"]["gaps"], Value::Array(Vec::new()), "{all}");
     assert_eq!(all["coverage"]["frames_used"], 8);
 
-    // Whoever leaves while frames are read and encoded again leaves no place behind.
+    // An asker that leaves while frames are read and re-encoded releases its place.
     for _ in 0..4 {
         let mut command = Command::new(LOOKOUT);
         command.args(["ask", "gate", QUESTIONS[0], "--last", "45s", "--server", &daemon.server]);
@@ -157,10 +159,11 @@ fn the_past_is_answered_as_rightly_as_the_present() {
     });
     assert_eq!(daemon.metric("lookout_queue_length"), 0.0);
 
-    // Killed, and started again: what is on disk is still there, and is not mixed up.
+    // The daemon is killed and restarted: its frames on disk are still available, and runs are not
+    // mixed up.
     daemon.process.signal(libc::SIGKILL);
     drop((daemon, events));
-    // Longer than what is no gap.
+    // Longer than the pause that counts as a gap.
     std::thread::sleep(SECONDS(3));
     let daemon = start(dir, &tiers(&kept, ""), &watched);
     wait_for("frames of this run", SECONDS(20), || {
@@ -171,7 +174,7 @@ fn the_past_is_answered_as_rightly_as_the_present() {
     assert_eq!(picture(&daemon, frame), jpeg);
     let recent = ask(&daemon, "gate", QUESTIONS[0], &["--last", "3s"]);
     assert!(recent["frames"][0]["run"].as_u64() > frame["run"].as_u64(), "{recent}");
-    // A range over both runs, with what lies between them named.
+    // A range over both runs, with the gap between them named.
     let from = hot[0]["window"]["from"].as_str().expect("a time");
     let over = ask(&daemon, "gate", QUESTIONS[0], &["--from", from, "--detail", "overview"]);
     let gaps = over["coverage"]["gaps"].as_array().expect("gaps");
@@ -199,7 +202,7 @@ fn killed_while_writing_it_finds_every_frame_that_was_whole() {
         });
         daemon.process.signal(libc::SIGKILL);
     }
-    // And where the last was cut off, it is said, and costs only itself.
+    // A cut-off record is reported, and only that record is lost.
     let mut segments: Vec<_> =
         fs::read_dir(&kept).expect("a folder").map(|file| file.expect("a file").path()).collect();
     segments.retain(|path| path.extension().is_some_and(|end| end == "frames"));
@@ -222,7 +225,7 @@ fn the_disk_keeps_its_bounds() {
     let kept = dir.join("frames");
     let fast = camera("gate", &cameras.url("gate"), "captions = false").replace("= 2\n", "= 12\n");
     let bounds = "retention = \"8s\"\nbytes = \"1 MiB\"";
-    // No JPEG in memory: from the hot tier a frame goes to the disk alone.
+    // No JPEGs in memory: from the hot tier a frame goes to disk only.
     let buffer = tiers(&kept, bounds).replace("jpeg_age = \"10s\"", "jpeg_bytes = \"0 B\"");
     let daemon = start(dir, &buffer, &[fast]);
     let begun = Instant::now();
@@ -233,7 +236,7 @@ fn the_disk_keeps_its_bounds() {
     }
     assert!(most > 100_000.0 && most <= 1_048_576.0, "{most} bytes");
     assert_eq!(tier(&daemon, "frames", "gate", "warm"), 0.0);
-    // Six seconds are hot, eight on disk; what is older is gone.
+    // Six seconds are hot, eight on disk; older frames are gone.
     let answer = ask(&daemon, "gate", QUESTIONS[0], &["--last", "18s"]);
     let gaps = &answer["coverage"]["gaps"];
     assert_eq!(gaps[0]["cause"], "evicted", "{answer}");
@@ -243,7 +246,7 @@ fn the_disk_keeps_its_bounds() {
     assert!(error.contains("frame 0 is not in the buffer"), "{error}");
 }
 
-/// A daemon in a mount namespace of its own, where `mount` has been made at `kept`.
+/// Starts a daemon in its own mount namespace, after running `mount` for `kept`.
 fn start_with_mount(dir: &Path, kept: &Path, mount: &str, camera: &str) -> Option<Daemon> {
     let may = Command::new("unshare").args(["--mount", "true"]).stderr(Stdio::null()).status();
     if !may.is_ok_and(|status| status.success()) {
@@ -299,7 +302,7 @@ fn a_full_disk_harms_nothing_else() {
     assert!(daemon.process.log().contains("no frame is kept on disk"), "{}", daemon.process.log());
     let lost = "lookout_frames_unwritten_total{camera=\"gate\",reason=\"disk\"}";
     assert!(daemon.metric(lost) > 0.0);
-    // Room again: the next attempt finds it.
+    // There is space again, and the next attempt uses it.
     let inside = format!("/proc/{}/root{at}/filler", daemon.process.child.id());
     fs::remove_file(inside).expect("the filler");
     let before = tier(&daemon, "frames", "gate", "disk");
@@ -316,7 +319,7 @@ fn a_folder_that_cannot_be_written_harms_nothing_else() {
     let dir = folder.path();
     let cameras = Cameras::start(dir, 0, &[("gate", &clip("gate"))], &[]);
     let gate = camera("gate", &cameras.url("gate"), "");
-    // A file stands where the folder should be; then it is mended.
+    // A file is in the place of the folder, and is then removed.
     let kept = dir.join("frames");
     fs::write(&kept, "not a folder").expect("a file");
     let daemon = start(dir, &tiers(&kept, ""), std::slice::from_ref(&gate));

@@ -1,5 +1,5 @@
-//! Several questions at a time, on real graphs: with and without the prefix cache, alone and
-//! together, wholly heard and broken off, the answers are the same.
+//! Tests several questions at a time, on real graphs. The answers are the same with and without the
+//! prefix cache, alone and together, and when other askers leave early.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -29,7 +29,8 @@ const QUESTIONS: [&str; 4] = [
     "Tell me of the cars.",
 ];
 
-/// Of each kind of graph one: keys and values written in place, in 32 and in 16 bits, and grown.
+/// Returns one package of each kind of graph: keys and values written in place, in 32 and in 16
+/// bits, and grown.
 fn packages() -> Vec<PathBuf> {
     let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
     let plain = repository.join("target/golden-packages-plain/plain");
@@ -48,7 +49,7 @@ fn settings(package: &Path) -> Model {
     Model::of(keys.into_iter().chain(more).collect()).expect("a model's settings")
 }
 
-/// onnxruntime lets a process have one environment.
+/// Returns the shared runtime, because onnxruntime allows one environment per process.
 fn runtime() -> &'static Runtime {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     RUNTIME.get_or_init(|| Runtime::load(&settings(&packages()[0])).expect("onnxruntime"))
@@ -61,7 +62,7 @@ fn load(package: &Path, rows: usize, prefix_bytes: usize) -> LanguageModel {
     LanguageModel::with_capacity(runtime(), &package, &model, budget, CAPACITY).expect("a model")
 }
 
-/// A window's rows, and the frames that they stand for.
+/// A window's video tokens, and the frames they stand for.
 struct Window {
     video: VideoTokens,
     footage: Arc<[Seen]>,
@@ -87,7 +88,7 @@ fn request<'a>(window: &'a Window, question: usize) -> Request<'a> {
     }
 }
 
-/// Works until nothing is left, at most `turns` long.
+/// Steps the model until nothing is left, for at most `turns` steps.
 fn work(
     language: &mut LanguageModel,
     heard: &mut BTreeMap<Ticket, String>,
@@ -137,7 +138,8 @@ fn the_prefix_cache_changes_no_answer() {
         let windows = [window(&package, 1), window(&package, 2)];
         let wanted = alone(&package, &windows);
         let one = load(&package, 1, 0).prefix_bytes(VIDEO + 8);
-        // Room for all; for one window only, so that two in turn drive each other out; for none.
+        // Cache sizes: room for all windows; for one only, so that two in turn evict each other;
+        // for none.
         for (bytes, in_turn, hits) in
             [(4 * one, false, 6), (4 * one, true, 6), (one, true, 0), (one / 4, false, 0)]
         {
@@ -156,8 +158,7 @@ fn the_prefix_cache_changes_no_answer() {
     }
 }
 
-/// More than equal answers: the same bits, after a prefix that was put back and after one that
-/// was read on the spot.
+/// Compares logits bit by bit, after a restored prefix and after one that was just read.
 #[test]
 fn a_prefix_put_back_gives_the_same_bits() {
     for folder in packages() {
@@ -170,12 +171,12 @@ fn a_prefix_put_back_gives_the_same_bits() {
         let mut prefix = decoder.keep(&mut cache, 0).expect("a prefix");
         let wanted = decoder.read(&mut cache, 0, &words).expect("logits");
         for row in [0, 2, 1] {
-            // What is there is rubbish to the prefix.
+            // The old contents of the slot must not affect the prefix.
             decoder.read(&mut cache, row, &words).expect("logits");
             decoder.restore(&mut cache, row, &mut prefix).expect("room");
             assert_eq!(decoder.read(&mut cache, row, &words).expect("logits"), wanted);
         }
-        // Rows of different lengths change places.
+        // Slots with sequences of different lengths are swapped.
         decoder.clear(&mut cache, 1).expect("a row");
         decoder.read(&mut cache, 1, &words).expect("logits");
         for (a, b) in [(0, 1), (2, 1)] {
@@ -203,7 +204,7 @@ fn together_and_alone_answers_are_the_same() {
             let mut language = load(&package, rows, bytes);
             let (mut heard, mut tickets) = (BTreeMap::new(), BTreeMap::new());
             let mut replies = BTreeMap::new();
-            // Whenever there is room the next comes in, while the others are at any place.
+            // The next question starts as soon as there is room, while the others are at any step.
             for at in 0..8 {
                 while language.in_work() == language.rows() {
                     replies.extend(work(&mut language, &mut heard, 1, |_| Listening::Yes));
@@ -230,7 +231,7 @@ fn whoever_leaves_at_any_turn_leaves_nothing_behind() {
         let bytes = 4 * load(&package, 1, 0).prefix_bytes(VIDEO);
         let mut language = load(&package, 3, bytes);
         let mut heard = BTreeMap::new();
-        // Longer than all three take.
+        // More steps than all three answers take.
         for turn in 0..40 {
             for leaver in 0..3 {
                 let questions = [(0, 0), (1, 1), (0, 2)];
@@ -264,7 +265,8 @@ fn whoever_leaves_at_any_turn_leaves_nothing_behind() {
     }
 }
 
-/// Another pathway, another camera, another frame: other rows, which must not be taken for these.
+/// Another pathway, camera, frame or run means other tokens, which must not be taken from the
+/// cache.
 #[test]
 fn a_prefix_is_known_by_all_that_its_rows_were_made_of() {
     let package = &packages()[0];
@@ -283,7 +285,7 @@ fn a_prefix_is_known_by_all_that_its_rows_were_made_of() {
     assert!(!cached(Seen { again: true, ..seen.clone() }));
     assert!(!cached(Seen { camera: "yard".into(), ..seen.clone() }));
     assert!(cached(seen));
-    // Nothing is known of its rows.
+    // The frames behind these tokens are unknown.
     let unknown = Request { footage: None, ..request(&window, 0) };
     let reply = language.answer(unknown, |_| Listening::Yes).expect("an answer");
     assert_eq!(reply.expect("a listener").usage.cached_tokens, 0);
@@ -313,7 +315,7 @@ fn a_long_prompt_stops_no_answer_for_more_than_a_chunk() {
                 Listening::Yes
             });
             turned.expect("a turn");
-            // It is asked once before the run, and heard of again when it has got a token.
+            // The answer is reported once before the run, and again when it has a token.
             match heard {
                 0 => break,
                 1 => {
@@ -327,8 +329,8 @@ fn a_long_prompt_stops_no_answer_for_more_than_a_chunk() {
     }
 }
 
-/// Three askers at once, about the same window: it is read once. And who is urgent is read first,
-/// but for what it needs itself.
+/// Three askers about the same window: it is read once. Urgent prompts are read first, but after a
+/// prompt that already reads the prefix they need.
 #[test]
 fn a_window_is_read_once_for_all_who_ask() {
     let package = &packages()[0];
@@ -337,7 +339,7 @@ fn a_window_is_read_once_for_all_who_ask() {
     let mut heard = BTreeMap::new();
     let later = |window| Request { urgency: Urgency::Later, ..request(window, 0) };
     let caption = language.begin(later(&one)).expect("a row");
-    // Its first chunk.
+    // The first chunk of the caption.
     assert!(work(&mut language, &mut heard, 1, |_| Listening::Yes).is_empty());
     let asked = language.begin(request(&other, 1)).expect("a row");
     let same = language.begin(request(&one, 3)).expect("a row");

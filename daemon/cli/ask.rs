@@ -1,4 +1,4 @@
-//! `lookout ask`: whom, what, and about which time.
+//! Implements `lookout ask`: parses the cameras, the question and the time range.
 
 use std::io::Write;
 
@@ -13,36 +13,38 @@ use crate::question::{Detail, Draft, Limits, Question, RawLength, RawTime};
 pub struct Ask {
     #[command(flatten)]
     client: Client,
-    /// Its name in the config; `lookout cameras` lists them. Several, with commas between: each
-    /// answers for itself.
+    /// Name of the camera in the config; `lookout cameras` lists them. Separate several with
+    /// commas: each gives its own answer.
     #[arg(value_delimiter = ',', required = true)]
     camera: Vec<String>,
-    /// In words, in quotes.
+    /// The question, in quotes.
     question: String,
-    /// At most so many new tokens; as configured if not given.
+    /// Generate at most N new tokens. Default: the configured limit.
     #[arg(long, value_name = "N")]
     max_new_tokens: Option<u64>,
-    /// About so much time up to now: 90s, 10m, 1h, 00:10:00, or a number of seconds.
+    /// Ask about this much time up to now: 90s, 10m, 1h, 00:10:00, or a number of seconds.
     #[arg(long, value_name = "TIME", conflicts_with_all = ["from", "event"])]
     last: Option<String>,
-    /// From this time on: 2026-03-01T14:05:00Z, or with another offset, +01:00; without any, UTC.
+    /// Ask about the time from here on: 2026-03-01T14:05:00Z, or with another offset, such as
+    /// +01:00. UTC if no offset is given.
     #[arg(long, value_name = "TIME", conflicts_with = "event")]
     from: Option<String>,
-    /// Until this time; without it, until now.
+    /// Ask about the time until here. Default: now.
     #[arg(long, value_name = "TIME", requires = "from")]
     to: Option<String>,
-    /// About the window of this event, by its sequence, as `lookout watch --json` prints it.
+    /// Ask about the window of the event with this sequence number, as printed by `lookout watch
+    /// --json`.
     #[arg(long, value_name = "SEQUENCE")]
     event: Option<u64>,
-    /// The run of that event, as its JSON has it; the daemon's own by default.
+    /// The run of that event, as given in its JSON. Default: the daemon's current run.
     #[arg(long, requires = "event")]
     run: Option<u64>,
-    /// One look at the range, or part by part, or by itself the parts where one look would leave
-    /// out too much.
+    /// Cover the range in one pass (`overview`), part by part (`parts`), or in parts only where one
+    /// pass would leave out too much (`auto`).
     #[arg(long, value_enum, default_value_t = Detail::Auto)]
     detail: Detail,
-    /// Goes on with the conversation of this name, about the same frames; or begins it. The JSON of
-    /// every answer has one.
+    /// Continue the conversation of this name, about the same frames, or start it. The JSON of
+    /// every answer contains a name.
     #[arg(long, value_name = "NAME")]
     conversation: Option<String>,
 }

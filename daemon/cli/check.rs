@@ -1,4 +1,4 @@
-//! `lookout check`: the doctor. A line for every part, and for what is wrong the mend.
+//! Implements `lookout check`: prints one line per item, with a fix for each failure.
 
 use std::io::{self, Write};
 use std::net::{TcpListener, TcpStream, ToSocketAddrs};
@@ -12,7 +12,7 @@ use crate::camera;
 use crate::config::{self, Config};
 use crate::disk;
 
-/// How long a camera may take to give its first picture.
+/// Longest wait for a camera's first frame.
 const CAMERA_TIMEOUT: Duration = Duration::from_secs(10);
 
 const BROKER_TIMEOUT: Duration = Duration::from_secs(3);
@@ -67,7 +67,7 @@ pub fn check(file: &Path, out: &mut dyn Write) -> Result<ExitCode, Failure> {
         line(out, false, "gstreamer", &error.to_string())?;
         return Ok(ExitCode::from(2));
     }
-    // Side by side: ten dead cameras take as long as one.
+    // The probes run in parallel: ten dead cameras take as long as one.
     let probes: Vec<_> = config
         .cameras
         .into_iter()
@@ -100,7 +100,7 @@ pub fn check(file: &Path, out: &mut dyn Write) -> Result<ExitCode, Failure> {
     Ok(if well { ExitCode::SUCCESS } else { ExitCode::from(2) })
 }
 
-/// Whether anybody accepts a connection there.
+/// Checks that a server accepts connections at this address.
 fn reach(address: &str) -> io::Result<()> {
     let mut error = io::Error::from(io::ErrorKind::NotFound);
     for address in address.to_socket_addrs()? {

@@ -1,4 +1,4 @@
-//! The command line: one subcommand a file, where it is more than a few lines.
+//! The command line: one file per subcommand that is longer than a few lines.
 //!
 //! Exit codes: 0 done, 1 failed while running, 2 cannot begin (config, model, address).
 
@@ -21,11 +21,11 @@ use crate::client::{self, OnEnd, Output};
 use crate::event::Kind;
 use crate::telemetry;
 
-/// Watches RTSP cameras and says in words what happens.
+/// Watch RTSP cameras and describe in text what happens.
 #[derive(Parser)]
 #[command(name = "lookout", version, max_term_width = 100)]
 struct Cli {
-    /// How much to say on stderr: error, warn, info, debug or trace, or a filter as in RUST_LOG.
+    /// Log level for stderr: error, warn, info, debug or trace, or a filter as in RUST_LOG.
     #[arg(long, global = true, value_name = "LEVEL")]
     log: Option<String>,
     #[command(subcommand)]
@@ -34,69 +34,72 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Runs the daemon until SIGTERM or Ctrl-C; a second one ends it at once.
+    /// Run the daemon until SIGTERM or Ctrl-C; a second one ends it at once.
     Run(ConfigFile),
-    /// Tries the config, the model, onnxruntime and every camera, a line each, with the mend.
+    /// Check the config, model, onnxruntime and every camera. Print one line per item, with a fix
+    /// for each failure.
     Check(ConfigFile),
-    /// Says what a model package holds, what it takes to run it, and why it cannot be run, if so.
+    /// Inspect a model package: contents, memory requirements, and any reason it cannot run.
     Model(model::ModelArgs),
-    /// Lists the cameras of a running daemon and how they are.
+    /// List the cameras of a running daemon and their state.
     Cameras(Client),
-    /// Prints captions, answers and changes of cameras as they happen.
+    /// Print captions, answers and camera state changes as they happen.
     Watch {
         #[command(flatten)]
         client: Client,
-        /// Only this camera; may be given again.
+        /// Show only this camera; may be repeated.
         #[arg(long, value_name = "NAME")]
         camera: Vec<String>,
-        /// Only this kind; may be given again.
+        /// Show only this kind; may be repeated.
         #[arg(long)]
         kind: Vec<Kind>,
-        /// From this event of the journal on, not only new ones.
+        /// Start at this event of the journal; 0: new events only.
         #[arg(long, value_name = "SEQUENCE", default_value_t = 0)]
         from: u64,
-        /// The run of that event, as its JSON has it; the daemon's own by default.
+        /// The run of that event, as given in its JSON. Default: the daemon's current run.
         #[arg(long, requires = "from", default_value_t = 0, hide_default_value = true)]
         run: u64,
     },
-    /// Asks about a camera's most recent window, or a range of time that its buffer holds:
+    /// Ask about a camera's most recent window, or a range of time in its buffer:
     /// lookout ask gate "Did anyone come to the gate?" --last 10m
     Ask(ask::Ask),
-    /// Saves the JPEG of a frame that an event names.
+    /// Save the JPEG of a frame that an event names.
     Frame {
         #[command(flatten)]
         client: Client,
-        /// Its name in the config.
+        /// Name of the camera in the config.
         camera: String,
-        /// As in an event's `frames`.
+        /// Number of the frame, as in an event's `frames`.
         number: u64,
-        /// Of a frame from before the daemon's start: the run in the event's `frames`.
+        /// The run in the event's `frames`. Needed for a frame from before the daemon's start.
         #[arg(long, default_value_t = 0, hide_default_value = true)]
         run: u64,
-        /// The file; `-` is standard output.
+        /// Output file; `-` is standard output.
         #[arg(short, long, value_name = "FILE")]
         output: PathBuf,
     },
-    /// Shows it all with rendered cameras, a broker and a small model, on this machine alone.
+    /// Run a complete demo with rendered cameras, a broker and a small model, on this machine
+    /// alone.
     #[cfg(feature = "demo")]
     Demo(crate::demo::Options),
-    /// Serves video files as RTSP cameras: what `demo` and the tests watch.
+    /// Serve video files as RTSP cameras, as `demo` and the tests use them.
     #[cfg(feature = "demo")]
     DemoCameras(crate::demo::CamerasArgs),
-    /// Measures: by itself the model, and whether a device says what the CPU says.
+    /// Run benchmarks. Without a subcommand: benchmark the model and compare the device's output
+    /// with the CPU's.
     Bench(bench::Bench),
 }
 
 #[derive(Args)]
 struct ConfigFile {
-    /// configs/example.toml shows every key.
+    /// Config file; configs/example.toml shows every key.
     #[arg(short, long, value_name = "FILE", default_value = "/etc/lookout/lookout.toml")]
     config: PathBuf,
 }
 
 #[derive(Args)]
 struct Client {
-    /// Where the daemon's gRPC listens.
+    /// Address of the daemon's gRPC server.
     #[arg(
         long,
         value_name = "HOST:PORT",
@@ -104,7 +107,7 @@ struct Client {
         env = "LOOKOUT_SERVER"
     )]
     server: String,
-    /// One JSON object a line.
+    /// Print one JSON object per line.
     #[arg(long)]
     json: bool,
 }
@@ -115,7 +118,7 @@ impl Client {
     }
 }
 
-/// `q4`, or `vision=int8,embed=fp16,decoder=q4`: as the config has it.
+/// Parses a precision as in the config: `q4`, or `vision=int8,embed=fp16,decoder=q4`.
 fn precision(text: &str) -> Result<Value, String> {
     if !text.contains('=') {
         return Ok(text.into());
@@ -127,7 +130,7 @@ fn precision(text: &str) -> Result<Value, String> {
     text.split(',').map(pair).collect::<Result<Table, String>>().map(Value::Table)
 }
 
-/// Why the program ends early, and with which exit code.
+/// The reason the program ends early, and its exit code.
 pub struct Failure {
     code: u8,
     error: anyhow::Error,
@@ -155,7 +158,7 @@ pub fn main() -> ExitCode {
     match done {
         Ok(code) => code,
         Err(Failure { code, error }) => {
-            // A closed stderr is no reason to panic on the way out.
+            // A closed stderr must not cause a panic on exit.
             let _ = writeln!(io::stderr(), "lookout: {error:#}");
             ExitCode::from(code)
         }
@@ -165,7 +168,7 @@ pub fn main() -> ExitCode {
 fn obey(command: Command) -> Result<ExitCode, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let done = obey_on(&runtime, command, &mut io::stdout());
-    // A model that is still being loaded, or a name that is looked up, must not hold up the end.
+    // A model that is still loading, or a name lookup in progress, must not delay the exit.
     runtime.shutdown_timeout(Duration::from_millis(100));
     done
 }

@@ -1,4 +1,5 @@
-//! `lookout model`: what a package holds, what it takes, and why it cannot be run, if so.
+//! Implements `lookout model`: prints a package's contents, its memory requirements, and any reason
+//! it cannot run.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -14,26 +15,27 @@ use crate::inspection::{Footage, GraphFile, Inspection, Model, Plan, Running, Ru
 
 #[derive(Args)]
 pub struct ModelArgs {
-    /// The folder with config.json, tokenizer.json and onnx/.
+    /// Folder with config.json, tokenizer.json and onnx/.
     package: PathBuf,
-    /// How a window becomes tokens, as model.plan in the config.
+    /// Plan that turns a window into tokens, as model.plan in the config.
     #[arg(long, default_value = "paper")]
     plan: String,
-    /// Which graphs, by their files' suffix: one for all, or vision=S,embed=S,decoder=S.
+    /// Graphs to use, by the suffix of their files: one for all, or vision=S,embed=S,decoder=S.
     #[arg(long, value_name = "SUFFIX", value_parser = precision)]
     precision: Option<Value>,
-    /// Where to run it: cpu, cuda or auto.
+    /// Device to run on: cpu, cuda or auto.
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     device: String,
     /// Room for an answer, in tokens.
     #[arg(long, value_name = "N", default_value_t = 128)]
     max_new_tokens: usize,
-    /// Frames a second of a camera, and how long the buffer keeps them: for the memory.
+    /// Frames sampled per second of a camera, and how long the buffer keeps them: for the memory
+    /// calculation.
     #[arg(long, default_value_t = 1.0)]
     fps: f64,
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = humantime::parse_duration)]
     age: Duration,
-    /// One JSON object.
+    /// Print one JSON object.
     #[arg(long)]
     json: bool,
 }

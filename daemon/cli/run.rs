@@ -1,4 +1,4 @@
-//! `lookout run`: the daemon.
+//! Implements `lookout run`: the daemon.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -19,12 +19,12 @@ pub async fn run(config: &Path) -> Result<ExitCode, Failure> {
     };
     Ok(match app.run(signals).await? {
         Ended::Stopped => ExitCode::SUCCESS,
-        // Threads may still be deep in a model: the process ends under them.
+        // Threads may still be running the model; the process exits without waiting for them.
         Ended::Cut => ExitCode::FAILURE,
     })
 }
 
-/// SIGTERM and SIGINT, each as one message.
+/// Returns a channel that receives one message per SIGTERM or SIGINT.
 fn signals() -> std::io::Result<mpsc::Receiver<()>> {
     let (to, signals) = mpsc::channel(4);
     for kind in [SignalKind::terminate(), SignalKind::interrupt()] {

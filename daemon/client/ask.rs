@@ -1,4 +1,4 @@
-//! `lookout ask`: a question, and the answers of one camera or several.
+//! Implements `lookout ask`: sends a question and prints the answers of one or more cameras.
 
 use std::io::Write;
 
@@ -10,11 +10,12 @@ use crate::proto::ask_request::Range as AskRange;
 use crate::proto::ask_response::Item;
 use crate::question::{Detail, Question, Range};
 
-/// Prints the answer's tokens as they come and what it rests on; of a range in parts each part as it
-/// comes, and the answer behind them. With JSON, one line a camera. Of several cameras each answer
-/// begins with its name, and one that gives none fails the command behind the others' answers.
+/// Prints the answer's tokens as they arrive, then its coverage. If the range is answered in parts,
+/// prints each part as it arrives and the answer after them. With JSON, prints one line per camera.
+/// With several cameras, each answer begins with the camera's name; a camera without an answer
+/// fails the command after the other answers.
 ///
-/// `questions` are one or more, all the same but for the camera.
+/// `questions` must differ only in the camera.
 pub async fn ask(
     endpoint: &str,
     questions: &[Question],
@@ -51,7 +52,7 @@ pub async fn ask(
             Item::Finished(words) => {
                 let words = convert::description(words)?;
                 let told = match words.summary {
-                    // The parts are all there is to say.
+                    // The parts are the whole answer.
                     Some(Summary::List) if in_parts => String::new(),
                     _ if in_parts => printable(&words.text) + "\n",
                     _ => named + "\n",
@@ -81,7 +82,7 @@ pub async fn ask(
     }
 }
 
-/// `None`: there is no question.
+/// Builds the request, or returns `None` if there is no question.
 fn request(questions: &[Question]) -> Option<proto::AskRequest> {
     let question = questions.first()?;
     let detail = match question.detail() {

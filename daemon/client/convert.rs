@@ -1,7 +1,7 @@
-//! Protobuf as the daemon's values: the inverse of `publish/grpc/convert.rs`.
+//! Converts protobuf to the daemon's values: the inverse of `publish/grpc/convert.rs`.
 //!
-//! A reply that leaves out what the daemon always says, or says what this program does not know,
-//! comes from another version, and the error names the field.
+//! A reply that lacks a field the daemon always sets, or contains an unknown value, comes from
+//! another version. The error names the field.
 
 use std::sync::Arc;
 use std::time::SystemTime;

@@ -1,8 +1,8 @@
-//! The daemon's gRPC client: what `lookout cameras`, `watch`, `ask` and `frame` do.
+//! The daemon's gRPC client, used by `lookout cameras`, `watch`, `ask` and `frame`.
 //!
-//! Writes for people, or with [`Output::Json`] one line of JSON an event: the same JSON that MQTT
-//! carries. A reader that goes away (`| head`) ends the command quietly. Which exit code an error
-//! is stands in `main`.
+//! Prints text for people, or with [`Output::Json`] one line of JSON per event: the same JSON as on
+//! MQTT. A reader that goes away (`| head`) ends the command without an error. `main` maps errors
+//! to exit codes.
 
 mod ask;
 mod convert;
@@ -29,10 +29,10 @@ use text::{CameraJson, LostJson};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Between two attempts of a watch to find the daemon again.
+/// Time between two attempts of a watch to reconnect to the daemon.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// More than any frame's JPEG, or any event of many frames.
+/// Size limit of a reply; larger than any frame's JPEG and any event with many frames.
 const LARGEST_REPLY: usize = 64 * 1024 * 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +41,7 @@ pub enum Output {
     Json,
 }
 
-/// What a watch does when the daemon goes away.
+/// Behaviour of a watch when the daemon goes away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnEnd {
     Reconnect,
@@ -50,11 +50,11 @@ pub enum OnEnd {
 
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    /// Empty: all.
+    /// Cameras to include; empty: all.
     pub cameras: Vec<String>,
-    /// Empty: all.
+    /// Kinds to include; empty: all.
     pub kinds: Vec<Kind>,
-    /// 0: from now on.
+    /// First event to print; 0: new events only.
     pub from_sequence: u64,
     /// The run of that event; 0: the run that answers.
     pub from_run: u64,
@@ -66,7 +66,7 @@ pub enum ClientError {
     Endpoint(String),
     #[error("the daemon is not reachable at {address}: {why}; is `lookout run` going?")]
     Unreachable { address: String, why: String },
-    /// The daemon said no; `retry_after` in seconds where waiting helps.
+    /// The daemon refused the request. `retry_after` is in seconds, set if waiting helps.
     #[error("{message}")]
     Refused { code: Code, message: String, retry_after: Option<u64> },
     #[error("the connection to the daemon at {address} broke: {why}")]
@@ -78,7 +78,7 @@ pub enum ClientError {
 }
 
 impl ClientError {
-    /// As many questions wait as may.
+    /// Returns true if the daemon's question queue is full.
     pub fn is_no_room(&self) -> bool {
         matches!(self, ClientError::Refused { code: Code::ResourceExhausted, .. })
     }
@@ -101,7 +101,7 @@ pub async fn cameras(endpoint: &str, output: Output, out: &mut dyn Write) -> Don
     .map(drop)
 }
 
-/// Prints events until the reader or (unless it is to be found again) the daemon goes away.
+/// Prints events until the reader goes away or, unless `on_end` is `Reconnect`, the daemon does.
 pub async fn watch(
     endpoint: &str,
     mut filter: Filter,
@@ -109,7 +109,7 @@ pub async fn watch(
     on_end: OnEnd,
     out: &mut dyn Write,
 ) -> Done {
-    // Whether there is a daemon at all is told at once; only one that was there is waited for.
+    // A missing daemon is reported at once. Only a daemon that was reachable before is waited for.
     let mut daemon = Daemon::reach(endpoint).await?;
     loop {
         let ended = watch_once(&mut daemon, &mut filter, output, out).await;
@@ -165,7 +165,7 @@ async fn watch_once(
         let written = match item {
             WatchItem::Event(event) => {
                 let event = convert::event(event)?;
-                // A daemon that was started again knows by the run that it has another journal.
+                // The run tells a restarted daemon that the sequence number is of another journal.
                 (filter.from_run, filter.from_sequence) = (event.run, event.sequence + 1);
                 match output {
                     Output::Text => writeln!(out, "{}", text::event_line(&event)),
@@ -183,7 +183,8 @@ async fn watch_once(
     }
 }
 
-/// Writes the JPEG of a frame to a file; `-` is `out`. Run 0 is the daemon's own. Returns when the frame was captured.
+/// Writes the JPEG of a frame to a file; `-` is `out`. Run 0 is the daemon's own. Returns the time
+/// of the frame's capture.
 pub async fn frame(
     endpoint: &str,
     camera: &str,
@@ -211,7 +212,7 @@ struct Daemon {
 }
 
 impl Daemon {
-    /// `endpoint` is `HOST:PORT`, with or without `http://`.
+    /// Connects to the daemon. `endpoint` is `HOST:PORT`, with or without `http://`.
     async fn reach(endpoint: &str) -> Result<Daemon, ClientError> {
         let uri = match endpoint.contains("://") {
             true => endpoint.to_owned(),
@@ -233,9 +234,10 @@ impl Daemon {
         Ok(Daemon { client, address })
     }
 
-    /// What the daemon said itself, or what became of the connection to it.
+    /// Converts a status to an error: the daemon's own refusal, or a broken connection.
     fn failed(&self, status: Status) -> ClientError {
-        // A status that tonic made of a broken connection has a source; one from the wire has not.
+        // A status that tonic made from a broken connection has a source; one received from the
+        // daemon has none.
         if let Some(source) = std::error::Error::source(&status) {
             return self.broken(innermost(source));
         }
@@ -247,7 +249,7 @@ impl Daemon {
         }
     }
 
-    /// How a watch ended: a daemon that stops says UNAVAILABLE.
+    /// Converts the end of a watch: a daemon that stops returns UNAVAILABLE.
     fn ended(&self, status: Status) -> Result<Watched, ClientError> {
         match self.failed(status) {
             ClientError::Refused { code: Code::Unavailable, .. } => Ok(Watched::DaemonStopped),
@@ -280,7 +282,7 @@ fn json_line(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
     out.write_all(&line)
 }
 
-/// Tokens keep their line ends and spaces; what could steer a terminal is left out.
+/// Removes control characters that could affect a terminal; a token's line ends and spaces stay.
 fn printable(token: &str) -> String {
     token.chars().filter(|c| !c.is_control() || *c == '\n' || *c == '\t').collect()
 }

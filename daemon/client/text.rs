@@ -1,4 +1,4 @@
-//! Events and cameras as lines for people, and as JSON for machines.
+//! Formats events and cameras as lines for people and as JSON for programs.
 
 use std::time::{Duration, SystemTime};
 
@@ -7,10 +7,10 @@ use serde::Serialize;
 use crate::event::{Body, CameraStatus, Coverage, Description, Event, Gap, GapCause, Part, Phase};
 use crate::service::CameraInfo;
 
-/// The least width of the camera's name, so that texts stand under each other.
+/// Minimum width of the camera's name, which aligns the texts.
 const NAME_WIDTH: usize = 8;
 
-/// One line, without its end.
+/// Formats an event as one line, without a line end.
 pub fn event_line(event: &Event) -> String {
     let camera = &event.camera;
     match &event.body {
@@ -30,7 +30,7 @@ pub fn event_line(event: &Event) -> String {
     }
 }
 
-/// What an answer or a caption rests on: frames, time, device, every gap by name.
+/// Formats the basis of an answer or a caption: frames, time, device, every gap with its cause.
 pub fn coverage(words: &Description) -> String {
     let Coverage { frames_used, frames_wanted, gaps, .. } = &words.coverage;
     let seconds = words.timing.total_seconds;
@@ -66,13 +66,13 @@ pub fn coverage(words: &Description) -> String {
     line
 }
 
-/// What was answered of one part, without the line's end.
+/// Formats the answer of one part, without a line end.
 pub fn part(part: &Part) -> String {
     let (from, to) = (clock_time(part.window.from), clock_time(part.window.to));
     format!("  {from}–{to}  {}", one_line(&part.text))
 }
 
-/// A table with a head; the lines end with `\n`.
+/// Formats a table with a header; lines end with `\n`.
 pub fn camera_table(cameras: &[CameraInfo], now: SystemTime) -> String {
     let head = ["CAMERA", "STATE", "SINCE", "LAST FRAME", "BUFFER", "RECONNECTS", "SOURCE"];
     let mut rows = vec![head.map(String::from)];
@@ -107,7 +107,7 @@ pub fn camera_table(cameras: &[CameraInfo], now: SystemTime) -> String {
         let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
         table += cells.collect::<Vec<_>>().join("  ").trim_end();
         table.push('\n');
-        // Below its camera, for a reason may be a long sentence.
+        // The reason has a line of its own, because it may be a long sentence.
         if let Some(camera) = number.checked_sub(1).and_then(|i| cameras.get(i))
             && !camera.status.reason.is_empty()
         {
@@ -117,7 +117,7 @@ pub fn camera_table(cameras: &[CameraInfo], now: SystemTime) -> String {
     table
 }
 
-/// The JSON of an answer: that of its event but for what only the journal knows.
+/// The JSON of an answer: that of its event, without the fields that only the journal sets.
 #[derive(Serialize)]
 pub struct AnswerJson<'a> {
     pub camera: &'a str,
@@ -153,7 +153,7 @@ impl<'a> From<&'a CameraInfo> for CameraJson<'a> {
     }
 }
 
-/// The line that stands where events are missing, without its end.
+/// The line printed where events are missing, without a line end.
 pub fn lost(events: Option<u64>) -> String {
     match events {
         Some(events) => format!("{events} events missed: read too slowly"),
@@ -161,15 +161,15 @@ pub fn lost(events: Option<u64>) -> String {
     }
 }
 
-/// The line of JSON that stands where events are missing.
+/// The JSON line printed where events are missing.
 #[derive(Serialize)]
 pub struct LostJson {
     pub kind: &'static str,
-    /// `null`: nobody knows how many, because the daemon was started again.
+    /// Number of missing events; `null` if unknown because the daemon was restarted.
     pub events: Option<u64>,
 }
 
-/// Hours, minutes and seconds where the reader is.
+/// Formats hours, minutes and seconds in the reader's time zone.
 fn clock_time(time: SystemTime) -> String {
     let seconds = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     let seconds = libc::time_t::try_from(seconds).unwrap_or(libc::time_t::MAX);
@@ -196,11 +196,12 @@ fn state(status: &CameraStatus) -> String {
 fn short(now: SystemTime, time: SystemTime) -> String {
     let whole = Duration::from_secs(now.duration_since(time).unwrap_or_default().as_secs());
     let text = humantime::format_duration(whole).to_string();
-    // Two units tell enough: "2h 5m" of "2h 5m 13s".
+    // Two units are enough: "2h 5m" of "2h 5m 13s".
     text.split(' ').take(2).collect::<Vec<_>>().join(" ")
 }
 
-/// Model text and camera reasons may hold line ends and control characters: a terminal gets none.
+/// Removes line ends and control characters, which model text and camera reasons may contain, so
+/// that none reaches a terminal.
 pub fn one_line(text: &str) -> String {
     let words = text.split(|c: char| c.is_whitespace() || c.is_control());
     words.filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")

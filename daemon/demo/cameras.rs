@@ -1,18 +1,18 @@
-//! RTSP cameras for the demo and for tests: short clips, played endlessly.
+//! RTSP cameras for the demo and for tests: short clips, played in an endless loop.
 //!
-//! A clip's access units are read once and sent as they are, so a camera costs almost nothing. What
-//! is shown is a pure function of UTC: the position in the clip is the Unix time modulo the clip's
-//! length, which is taken as whole milliseconds. Whoever knows the time knows the truth of the picture,
-//! and a camera that was killed and started again shows what it would have shown anyway.
+//! A clip's access units are read once and sent unchanged, so a camera costs almost nothing. The
+//! frame shown is a pure function of UTC: the position in the clip is the Unix time modulo the
+//! clip's length, which is rounded to whole milliseconds. The time therefore determines the content
+//! of a frame, and a camera that was killed and restarted shows what it would have shown anyway.
 //!
 //! ```text
 //!  mp4 ─► Clip (access units) ─► feeder thread ─► appsrc ─► payloader ─► GstRTSPServer
 //!                                  at UTC = n · length + dts
 //! ```
 //!
-//! Commands come in lines: `pause NAME` (the server answers, but no picture comes), `resume NAME`;
-//! the end of the input ends the server. Clients that ask for a stream get it from its next key
-//! frame. Sound is left out.
+//! Commands are read line by line: `pause NAME` (the server responds, but sends no frames) and
+//! `resume NAME`. The end of the input stops the server. A client receives a stream from its next
+//! key frame. Audio is left out.
 
 use std::collections::HashMap;
 use std::io::BufRead;
@@ -30,17 +30,17 @@ use gst_rtsp_server::prelude::*;
 use gst_rtsp_server::{RTSPAuth, RTSPMedia, RTSPMediaFactory, RTSPServer, RTSPToken, gst_rtsp};
 
 pub struct CamerasOptions {
-    /// Port 0: any that is free.
+    /// Address to listen on; port 0: any free port.
     pub listen: SocketAddr,
-    /// `(name, clip)`: the stream's path is `/name`.
+    /// Streams as `(name, clip)`, with the path `/name`.
     pub mounts: Vec<(String, PathBuf)>,
-    /// `(user, password)`, asked for by digest.
+    /// `(user, password)`, requested by digest authentication.
     pub credentials: Option<(String, String)>,
-    /// `(certificate chain, key)`, PEM: the server speaks `rtsps` only.
+    /// `(certificate chain, key)`, PEM. If set, the server accepts `rtsps` only.
     pub tls: Option<(PathBuf, PathBuf)>,
 }
 
-/// Serves until `commands` end. `on_ready` is told the port once clients can connect.
+/// Serves until `commands` end. Calls `on_ready` with the port once clients can connect.
 pub fn serve(
     options: CamerasOptions,
     on_ready: impl FnOnce(u16),
@@ -55,7 +55,7 @@ pub fn serve(
     if let Some(auth) = auth(&options)? {
         server.set_auth(Some(&auth));
     }
-    // A client that waits for an answer must not make those of other cameras wait.
+    // A client that waits for a response must not delay clients of other cameras.
     server.thread_pool().context("the RTSP server has no threads")?.set_max_threads(-1);
 
     let mounts = server.mount_points().context("the RTSP server has no mount points")?;
@@ -80,11 +80,12 @@ pub fn serve(
     };
     on_ready(port);
     let outcome = obey(commands, &paused);
-    // It is in a context of its own; `SourceId::remove` knows only the default one.
+    // The source belongs to this context; `SourceId::remove` only knows the default one.
     if let Some(source) = context.find_source_by_id(&source) {
         source.destroy();
     }
-    // Asked for within the loop: to a loop that has not begun yet, `quit` from here says nothing.
+    // `quit` is called within the loop, because it has no effect on a loop that has not started
+    // yet.
     let end = glib::idle_source_new(None, glib::Priority::DEFAULT, move || {
         main_loop.quit();
         glib::ControlFlow::Break
@@ -132,7 +133,8 @@ fn auth(options: &CamerasOptions) -> Result<Option<RTSPAuth>> {
     Ok(Some(auth))
 }
 
-/// One stream: all its clients share one pipeline, made for the first and ended with the last.
+/// Creates one stream. All its clients share one pipeline, created for the first client and ended
+/// with the last.
 fn factory(clip: Arc<Clip>, paused: Arc<AtomicBool>) -> RTSPMediaFactory {
     let factory = RTSPMediaFactory::new();
     factory.set_launch(&format!(
@@ -143,7 +145,7 @@ fn factory(clip: Arc<Clip>, paused: Arc<AtomicBool>) -> RTSPMediaFactory {
     factory.set_shared(true);
     factory.set_latency(0);
     factory.set_protocols(gst_rtsp::RTSPLowerTrans::UDP | gst_rtsp::RTSPLowerTrans::TCP);
-    // Looked at only when the server asks for users or speaks TLS.
+    // The role matters only if the server has users or TLS.
     let role = gst::Structure::builder(ROLE)
         .field("media.factory.access", true)
         .field("media.factory.construct", true)
@@ -186,7 +188,7 @@ struct Feeder {
 
 impl Feeder {
     fn run(self) {
-        // Before the pipeline runs, UTC cannot be turned into its time.
+        // Before the pipeline runs, UTC cannot be converted to its running time.
         while self.source.current_running_time().is_none() {
             if self.ended.load(Ordering::Relaxed) {
                 return;
@@ -204,8 +206,8 @@ impl Feeder {
             }
             let sent = if self.paused.load(Ordering::Relaxed) {
                 wait_for_key = true;
-                // What a camera says in DESCRIBE lies in the parameter sets: with them alone a
-                // client can connect and will wait for a picture.
+                // The response to DESCRIBE needs only the parameter sets. With them a client can
+                // connect and then waits for a frame.
                 let sent = described || self.send(&self.clip.parameter_sets, started, unit);
                 described = true;
                 sent
@@ -223,7 +225,8 @@ impl Feeder {
             if index == self.clip.units.len() {
                 (round, index) = (round + 1, 0);
             }
-            // After a pause of the process or a step of the clock: go on where the clip is now.
+            // After a pause of the process or a step of the clock, continue at the clip's current
+            // position.
             if unix_now() - (round * self.clip.length + self.clip.units[index].dts) > LATE {
                 (round, index) = self.clip.next_after(unix_now());
                 wait_for_key = true;
@@ -243,7 +246,8 @@ impl Feeder {
         }
     }
 
-    /// Both clocks are read anew for each unit, so that the stream's time never drifts from UTC.
+    /// Sends one access unit. Reads both clocks again for each unit, so that the stream's time
+    /// never drifts from UTC.
     fn send(&self, bytes: &[u8], started: i64, unit: &Unit) -> bool {
         let Some(running) = self.source.current_running_time() else { return false };
         let utc_of_zero = unix_now() - running.nseconds() as i64;
@@ -260,12 +264,12 @@ impl Feeder {
     }
 }
 
-/// A feeder so far behind goes on at the present.
+/// A feeder that is this far behind skips to the present, in nanoseconds.
 const LATE: i64 = 1_000_000_000;
 
 const MILLISECOND: i64 = 1_000_000;
 
-/// Nanoseconds.
+/// Returns the Unix time in nanoseconds.
 fn unix_now() -> i64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     since.as_nanos() as i64
@@ -300,7 +304,7 @@ impl Codec {
         }
     }
 
-    /// By the first byte of a NAL unit.
+    /// Checks the first byte of a NAL unit.
     fn is_parameter_set(self, header: u8) -> bool {
         match self {
             Codec::H264 => matches!(header & 0x1f, 7 | 8),
@@ -312,15 +316,15 @@ impl Codec {
 struct Clip {
     codec: Codec,
     caps: gst::Caps,
-    /// In decoding order; the first is a key frame.
+    /// Access units in decoding order; the first is a key frame.
     units: Vec<Unit>,
-    /// Of the first key frame, to describe the stream without showing a picture.
+    /// Parameter sets of the first key frame, which describe the stream without showing a frame.
     parameter_sets: Vec<u8>,
-    /// Nanoseconds.
+    /// Length in nanoseconds.
     length: i64,
 }
 
-/// One access unit; times in nanoseconds from the clip's first picture.
+/// One access unit; times in nanoseconds from the clip's first frame.
 struct Unit {
     pts: i64,
     dts: i64,
@@ -401,13 +405,14 @@ impl Clip {
         }
         let first_key = units.iter().find(|unit| unit.key).context("it has no key frame")?;
         let parameter_sets = parameter_sets(&first_key.bytes, codec);
-        // A clip has been played some 10⁸ times since 1970: an error of a nanosecond would count.
+        // A clip has been played about 10⁸ times since 1970: an error of one nanosecond would be
+        // noticeable.
         let length = (length - zero + MILLISECOND / 2) / MILLISECOND * MILLISECOND;
         ensure!(length > 0, "it has no length");
         Ok(Clip { codec, caps, units, parameter_sets, length })
     }
 
-    /// Round and index of the first unit that is due at `now` or later.
+    /// Returns the round and index of the first unit that is due at `now` or later.
     fn next_after(&self, now: i64) -> (i64, usize) {
         let (round, position) = (now.div_euclid(self.length), now.rem_euclid(self.length));
         match self.units.partition_point(|unit| unit.dts < position) {
@@ -423,7 +428,7 @@ fn link_parser(
     codec: Codec,
     sink: &gst_app::AppSink,
 ) -> Result<()> {
-    // Parameter sets before every key frame: a client may begin at any of them.
+    // Parameter sets precede every key frame, because a client may start at any of them.
     let parser =
         gst::ElementFactory::make(codec.parser()).property("config-interval", -1i32).build()?;
     let caps = gst::Caps::builder(match codec {
@@ -440,7 +445,7 @@ fn link_parser(
     Ok(())
 }
 
-/// The parameter sets of an access unit in Annex B byte-stream format, in the same format.
+/// Extracts the parameter sets of an access unit; both are in Annex B byte-stream format.
 fn parameter_sets(unit: &[u8], codec: Codec) -> Vec<u8> {
     const START: [u8; 3] = [0, 0, 1];
     let starts: Vec<usize> = unit
@@ -486,7 +491,7 @@ mod tests {
         let unit =
             [0, 0, 0, 1, 0x09, 0xf0, 0, 0, 0, 1, 0x67, 1, 2, 0, 0, 1, 0x68, 3, 0, 0, 1, 0x65, 9];
         let sets = parameter_sets(&unit, Codec::H264);
-        // A zero before a three-byte start code may stay: decoders skip trailing zeros.
+        // A zero before a three-byte start code may remain: decoders skip trailing zeros.
         assert_eq!(sets, [0, 0, 0, 1, 0x67, 1, 2, 0, 0, 0, 1, 0x68, 3]);
     }
 }

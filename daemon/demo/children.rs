@@ -1,4 +1,4 @@
-//! The demo's processes: started, watched, and none left behind.
+//! Starts, watches and ends the demo's processes, and leaves none behind.
 
 use std::fs::{self, File};
 use std::io;
@@ -19,17 +19,17 @@ pub struct Children {
 }
 
 impl Children {
-    /// Logs go into `folder`.
+    /// Creates an empty set of processes whose logs go into `folder`.
     pub fn new(folder: &Path) -> Children {
         Children { folder: folder.into(), running: Vec::new() }
     }
 
-    /// Where a child's stderr goes.
+    /// Returns the file of a child's stderr.
     pub fn log(&self, name: &str) -> String {
         self.folder.join(format!("{name}.log")).display().to_string()
     }
 
-    /// The RTSP server; returns its port.
+    /// Starts the RTSP server; returns its port.
     pub async fn cameras(&mut self, clips: &Path, names: &[String]) -> anyhow::Result<u16> {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["demo-cameras", "--listen", "127.0.0.1:0"]);
@@ -49,7 +49,7 @@ impl Children {
     pub async fn broker(&mut self, port: u16) -> anyhow::Result<()> {
         let config = self.folder.join("mosquitto.conf");
         fs::write(&config, format!("listener {port} 127.0.0.1\nallow_anonymous true\n"))?;
-        // Debian keeps it where only root's PATH looks.
+        // Debian installs it where only root's PATH looks.
         let program = ["/usr/sbin/mosquitto", "/usr/local/sbin/mosquitto"]
             .into_iter()
             .find(|path| Path::new(path).exists())
@@ -61,7 +61,7 @@ impl Children {
         self.until_it_listens("mosquitto", port).await
     }
 
-    /// The daemon; back when a camera is live.
+    /// Starts the daemon; returns when it responds to a client.
     pub async fn daemon(
         &mut self,
         config: &Path,
@@ -83,12 +83,12 @@ impl Children {
         Ok(())
     }
 
-    /// The process number of a child that runs.
+    /// Returns the process ID of a running child.
     pub fn id(&self, name: &str) -> Option<u32> {
         self.running.iter().find(|(other, _)| *other == name)?.1.id()
     }
 
-    /// A process whose lines are read.
+    /// Starts a process whose output is read line by line.
     pub fn reader(
         &mut self,
         name: &'static str,
@@ -99,7 +99,7 @@ impl Children {
         Ok(BufReader::new(out.ok_or_else(|| anyhow!("{name}: no output"))?).lines())
     }
 
-    /// Waits until one of them has ended, which none should.
+    /// Waits until a child has ended, which is an error.
     pub async fn any_gone(&mut self) -> anyhow::Error {
         loop {
             if let Some(name) = self.gone() {
@@ -109,11 +109,11 @@ impl Children {
         }
     }
 
-    /// Asks all to end, the daemon first, and waits.
+    /// Asks all children to end, the last started first, and waits for them.
     pub async fn stop(&mut self) {
         for (_, child) in self.running.iter_mut().rev() {
             if let Some(id) = child.id() {
-                // SAFETY: the child is not waited for yet, so the number is still its own.
+                // SAFETY: the child is not waited for yet, so the ID is still its own.
                 unsafe { libc::kill(id as i32, libc::SIGTERM) };
             }
             if timeout(Duration::from_secs(15), child.wait()).await.is_err() {
@@ -125,9 +125,9 @@ impl Children {
 
     fn start(&mut self, name: &'static str, mut command: Command) -> anyhow::Result<&mut Child> {
         let log = File::create(self.log(name))?;
-        // The cameras play until this end of their standard input is gone.
+        // The cameras play until this end of their standard input is closed.
         command.stdin(Stdio::piped());
-        // A group of its own: Ctrl-C is the demo's, which then ends its children in order.
+        // A separate process group: Ctrl-C goes to the demo, which then ends its children in order.
         command.stderr(log).kill_on_drop(true).process_group(0);
         // SAFETY: prctl is async-signal-safe and touches nothing of the parent.
         unsafe {
@@ -160,7 +160,7 @@ impl Children {
             .find_map(|(name, child)| child.try_wait().ok().flatten().map(|_| *name))
     }
 
-    /// What a person must know of a child that failed: the end of its log.
+    /// Builds the error for a child that failed, with the end of its log.
     fn failed(&self, name: &str) -> anyhow::Error {
         let log = fs::read_to_string(self.log(name)).unwrap_or_default();
         let tail: Vec<&str> = log.lines().rev().take(10).collect();

@@ -1,5 +1,6 @@
-//! Whether captions and answers of the demo model are true of a window, subject by subject. As in
-//! `models/demo/truth.py`; the wordings of questions are `models/demo/questions.json`'s.
+//! Judges captions and answers of the demo model against a window, subject by subject. The rules
+//! are those of `models/demo/truth.py`; the wordings of questions come from
+//! `models/demo/questions.json`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,7 +8,7 @@ use serde_json::Value;
 
 use super::truth::{Colour, Direction, Event, Kind, Name, Order, Part, Window};
 
-/// What is counted, in the order of the table.
+/// The subjects that are counted, in the order of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Subject {
     Objects,
@@ -18,7 +19,7 @@ pub enum Subject {
     Order,
     Emptiness,
     Movement,
-    /// The whole caption: nothing in it is wrong.
+    /// The whole caption: right if nothing in it is wrong.
     Caption,
 }
 
@@ -67,7 +68,7 @@ fn judged(right: Option<bool>) -> Verdict {
     right.map_or(Verdict::NotJudged, verdict)
 }
 
-// ---- reading words -----------------------------------------------------------------------------
+// ---- reading text ------------------------------------------------------------------------------
 
 /// An actor as a caption names it.
 #[derive(Clone, Debug, PartialEq)]
@@ -77,7 +78,8 @@ pub struct Said {
     pub direction: Option<Direction>,
 }
 
-/// The actors that a caption names, in its order, and whether it says that one came after the other.
+/// Returns the actors that a caption names, in its order, and true if it says that one came after
+/// the other.
 pub fn read(text: &str) -> (Vec<Said>, bool) {
     let text = text.to_lowercase();
     let mut nouns: Vec<(String, Name)> = vec![("dog".into(), (Kind::Dog, None))];
@@ -134,7 +136,7 @@ fn direction(clause: &str) -> Option<Direction> {
 
 // ---- captions ----------------------------------------------------------------------------------
 
-/// A verdict for each subject that a caption speaks of.
+/// Returns a verdict for each subject of a caption.
 pub fn caption(window: &Window, text: &str) -> Verdicts {
     let (said, after) = read(text);
     let empty = ["empty", "nobody"].iter().any(|word| text.to_lowercase().contains(word));
@@ -177,7 +179,8 @@ pub fn caption(window: &Window, text: &str) -> Verdicts {
     verdicts
 }
 
-/// Direction and event of those that are in the picture and named; who is not, is judged elsewhere.
+/// Judges direction and event of the actors that are shown and named. Missing actors are judged
+/// under other subjects.
 fn events(window: &Window, said: &[Said]) -> (Verdict, Verdict) {
     let (mut ways, mut events) = (Vec::new(), Vec::new());
     for part in window.parts.iter().filter(|part| part.sure) {
@@ -193,7 +196,7 @@ fn events(window: &Window, said: &[Said]) -> (Verdict, Verdict) {
     (all(ways), all(events))
 }
 
-/// The one direction, or the one lack of it, that all that may be said of the actor agrees on.
+/// Returns the direction (or its absence) on which all permitted statements about the actor agree.
 fn only_direction(part: &Part) -> Option<Option<Direction>> {
     let (_, first) = part.events.first()?;
     part.events.iter().all(|(_, way)| way == first).then_some(*first)
@@ -228,14 +231,14 @@ pub enum Question {
     Moving,
 }
 
-/// Whether the model was trained on a wording, or it was kept from it.
+/// Origin of a wording: part of the training data, or held out from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Wording {
     Trained,
     HeldOut,
 }
 
-/// A question in words.
+/// A question and its text.
 #[derive(Clone, Debug)]
 pub struct Asked {
     pub question: Question,
@@ -243,7 +246,7 @@ pub struct Asked {
     pub text: String,
 }
 
-/// Every question that the truth can judge, in every wording of `models/demo/questions.json`.
+/// Returns every question that can be judged, in every wording of `models/demo/questions.json`.
 pub fn questions() -> Vec<Asked> {
     const FILE: &str = include_str!("../../models/demo/questions.json");
     let file: Value = serde_json::from_str(FILE).expect("questions.json is JSON");
@@ -261,8 +264,8 @@ pub fn questions() -> Vec<Asked> {
     asked
 }
 
-/// [`questions`], so mixed that neighbours ask about different things, and every sort of question
-/// comes as often as any other.
+/// Returns [`questions`] in mixed order: neighbours ask about different subjects, and every sort of
+/// question is equally frequent.
 pub fn mixed() -> Vec<Asked> {
     let mut sorts: Vec<Vec<Asked>> = Vec::new();
     for asked in questions() {
@@ -272,7 +275,8 @@ pub fn mixed() -> Vec<Asked> {
         }
     }
     let longest = sorts.iter().map(Vec::len).max().unwrap_or_default();
-    // By steps of a prime through each list, so that a short run, too, meets every thing and wording.
+    // The step through each list is prime, so that even a short run covers every subject and
+    // wording.
     let turn = |round: usize| sorts.iter().map(move |sort| sort[round * 37 % sort.len()].clone());
     (0..longest).flat_map(turn).collect()
 }
@@ -296,7 +300,7 @@ impl Question {
         all
     }
 
-    /// Its key in questions.json.
+    /// Returns its key in questions.json.
     pub fn about(self) -> &'static str {
         match self {
             Question::Happening => "happening",
@@ -416,7 +420,7 @@ mod tests {
     use super::super::truth::Sidecar;
     use super::*;
 
-    /// Windows, words and verdicts that `models/demo/cases.py` wrote.
+    /// Compares with the windows, texts and verdicts that `models/demo/cases.py` wrote.
     #[test]
     fn judges_as_the_trainer_does() {
         let file = include_str!("../../models/demo/truth-cases.json");

@@ -1,6 +1,6 @@
-//! `lookout demo`: everything at once on one machine, nothing of it pretended. Rendered cameras
-//! over RTSP, a broker, the daemon as its own process, and a watcher that listens on both wires and
-//! knows what was true.
+//! Implements `lookout demo`: the complete system on one machine, without mocks. Runs rendered
+//! cameras over RTSP, a broker, the daemon in its own process, and a watcher that reads gRPC and
+//! MQTT and knows what the cameras showed.
 
 pub mod cameras;
 pub mod children;
@@ -24,46 +24,46 @@ use score::Score;
 use watcher::{Manner, Watcher};
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
-/// The cameras of the demo: clips and their truth, by name.
+/// Names of the demo's cameras, each with a clip and its truth.
 pub const CAMERAS: [&str; 3] = ["gate", "yard", "drive"];
 const USUAL_PORT: u16 = 50051;
-/// Reading the model and connecting take seconds; more is a failure.
+/// Longest time for the start. Reading the model and connecting take seconds; more is a failure.
 pub const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[derive(Args)]
 pub struct Options {
-    /// Ends by itself after so long ("60s"); otherwise by Ctrl-C.
+    /// End after this much time ("60s"). Default: run until Ctrl-C.
     #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
     limit: Option<Duration>,
-    /// One event a line, as JSON.
+    /// Print one event per line, as JSON.
     #[arg(long)]
     json: bool,
-    /// Asks much more, and ends with a table of what was right, and every mistake.
+    /// Ask many more questions, and print every mistake and a table of the results at the end.
     #[arg(long)]
     score: bool,
-    /// The folder with `package/` and `cameras/`; found by itself in a checkout.
+    /// Folder with `package/` and `cameras/`; found automatically in a checkout.
     #[arg(long, value_name = "DIR")]
     assets: Option<PathBuf>,
-    /// The folder with the clips, each NAME.mp4 with its NAME.json; by default `cameras/` of the assets.
+    /// Folder with the clips, each NAME.mp4 with its NAME.json. Default: `cameras/` of the assets.
     #[arg(long, value_name = "DIR")]
     clips: Option<PathBuf>,
-    /// Where the daemon's gRPC listens; by default 50051, where `lookout ask` looks for it, or any
-    /// free port if that is taken.
+    /// Port of the daemon's gRPC server. Default: 50051, which `lookout ask` uses, or any free port
+    /// if that is taken.
     #[arg(long, value_name = "PORT")]
     port: Option<u16>,
 }
 
 #[derive(Args)]
 pub struct CamerasArgs {
-    /// A stream's name and its file: gate=clip.mp4 is rtsp://ADDRESS/gate.
+    /// Name and file of each stream: gate=clip.mp4 is rtsp://ADDRESS/gate.
     #[arg(required = true, value_name = "NAME=FILE", value_parser = name_and_file)]
     streams: Vec<(String, PathBuf)>,
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8554")]
     listen: SocketAddr,
-    /// Asks for this user and password.
+    /// Require this user and password.
     #[arg(long, value_name = "USER:PASSWORD", value_parser = user_and_password)]
     credentials: Option<(String, String)>,
-    /// Serves rtsps:// with this certificate.
+    /// Serve rtsps:// with this certificate.
     #[arg(long, value_name = "PEM", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
     #[arg(long, value_name = "PEM", requires = "tls_cert")]
@@ -80,7 +80,8 @@ fn user_and_password(text: &str) -> Result<(String, String), String> {
     Ok((user.into(), password.into()))
 }
 
-/// `lookout demo-cameras`: prints `ready PORT`, then plays until its standard input ends.
+/// Implements `lookout demo-cameras`: prints `ready PORT`, then plays until its standard input
+/// ends.
 pub fn serve(args: CamerasArgs) -> anyhow::Result<()> {
     let options = CamerasOptions {
         listen: args.listen,
@@ -150,7 +151,8 @@ pub async fn run(options: Options, out: &mut dyn Write) -> anyhow::Result<()> {
     ended
 }
 
-/// Installed, or in the checkout that the program was built in, or in this folder's checkout.
+/// Returns the folder of the demo's assets: the one named, or the first complete one of
+/// `assets::places`.
 pub fn assets(named: Option<&Path>) -> anyhow::Result<PathBuf> {
     let places = named.map_or_else(crate::assets::places, |folder| vec![folder.into()]);
     let whole =
@@ -162,18 +164,18 @@ pub fn assets(named: Option<&Path>) -> anyhow::Result<PathBuf> {
     found.canonicalize().context("assets")
 }
 
-/// A port that nobody has at the moment, below those that the kernel gives to whoever connects.
+/// Returns a port that is free at the moment, below the kernel's range for outgoing connections.
 pub fn free_port() -> io::Result<u16> {
     let mut ports = (0..1000).map(|_| rand::random_range(20_000..32_000));
     ports.find_map(|port| is_free(port).ok()).ok_or(io::ErrorKind::AddrNotAvailable.into())
 }
 
-/// The port itself, if nobody has it.
+/// Returns the port itself if it is free.
 fn is_free(port: u16) -> io::Result<u16> {
     TcpListener::bind((LOOPBACK, port)).map(|_| port)
 }
 
-/// The names of a folder's clips, in order.
+/// Returns the names of a folder's clips, sorted.
 fn clips_in(folder: &Path) -> anyhow::Result<Vec<String>> {
     let files = fs::read_dir(folder).with_context(|| folder.display().to_string())?;
     let mut names = Vec::new();

@@ -1,5 +1,5 @@
-//! What of a demo's words was true, counted: by subject, apart for captions, for answers, and for
-//! answers to questions in words that the model was not trained on.
+//! Counts how much of the demo's output is true: by subject, separately for captions, for answers,
+//! and for answers to questions in wordings that the model was not trained on.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -11,12 +11,12 @@ use serde_json::Value;
 use super::judge::{self, Asked, Subject, Verdict, Wording};
 use super::truth::{Sidecar, Window};
 
-/// Where words come from: a column of the table.
+/// Source of a text: a column of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Source {
     Captions,
     Answers,
-    /// Answers to questions worded as in no training.
+    /// Answers to questions in wordings held out from training.
     OtherWords,
 }
 
@@ -28,7 +28,7 @@ pub struct Count {
 }
 
 impl Count {
-    /// Of what was judged.
+    /// Returns the share of right verdicts among those judged.
     pub fn share(&self) -> f64 {
         self.right as f64 / (self.right + self.wrong).max(1) as f64
     }
@@ -40,11 +40,11 @@ impl Count {
     }
 }
 
-/// Words that are not true, for people.
+/// A wrong caption or answer, described for people.
 #[derive(Clone, Debug)]
 pub struct Mistake {
     pub camera: String,
-    /// Seconds of the clip.
+    /// Start of the window in the clip, seconds.
     pub from: f64,
     pub to: f64,
     pub subjects: Vec<Subject>,
@@ -73,7 +73,7 @@ impl Score {
         }
     }
 
-    /// The sidecars of these cameras' clips in a folder.
+    /// Reads the sidecars of these cameras' clips from a folder.
     pub fn of_clips(folder: &Path, cameras: &[String]) -> anyhow::Result<Score> {
         let sidecar = |name: &String| {
             anyhow::Ok((name.clone(), Sidecar::read(&folder.join(format!("{name}.json")))?))
@@ -81,13 +81,14 @@ impl Score {
         Ok(Score::new(cameras.iter().map(sidecar).collect::<anyhow::Result<Vec<_>>>()?))
     }
 
-    /// What an event's window shows. `None`: of a camera that has no sidecar, or without window.
+    /// Returns what an event's window shows, or `None` if the camera has no sidecar or the event no
+    /// window.
     pub fn window(&self, event: &Value) -> Option<Window> {
         let sidecar = self.sidecars.get(event["camera"].as_str()?)?;
         Some(sidecar.window(seconds(&event["window"]["from"])?, seconds(&event["window"]["to"])?))
     }
 
-    /// Judges a caption's or an answer's event as the daemon publishes it.
+    /// Judges a caption or an answer from its event as published by the daemon.
     pub fn add(&mut self, event: &Value) {
         let (Some(window), Some(text)) = (self.window(event), event["text"].as_str()) else {
             return;
@@ -118,7 +119,7 @@ impl Score {
         }
     }
 
-    /// Counts words about a window; what of them is wrong.
+    /// Counts the verdicts about one text; returns the subjects that are wrong.
     pub fn count(
         &mut self,
         window: &Window,
@@ -139,7 +140,7 @@ impl Score {
         wrong.map(|(subject, _)| subject).collect()
     }
 
-    /// From all sources.
+    /// Returns the counts of a subject from all sources.
     pub fn of(&self, subject: Subject) -> Count {
         let mut all = Count::default();
         self.counts.iter().filter(|(key, _)| key.0 == subject).for_each(|(_, c)| all.add(*c));
@@ -150,7 +151,8 @@ impl Score {
         self.counts.get(&(subject, source)).copied().unwrap_or_default()
     }
 
-    /// Everything that was judged, from all sources; the whole caption is no subject of its own.
+    /// Returns the counts of all subjects from all sources, without the whole caption, which is not
+    /// a subject of its own.
     pub fn all(&self) -> Count {
         let mut all = Count::default();
         Subject::ALL
@@ -166,7 +168,7 @@ fn seconds(time: &Value) -> Option<f64> {
     Some(time.duration_since(UNIX_EPOCH).ok()?.as_secs_f64())
 }
 
-/// The table.
+/// Formats the table.
 impl fmt::Display for Score {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(

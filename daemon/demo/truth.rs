@@ -1,10 +1,10 @@
-//! What is true of a window of a demo clip, by its sidecar, and whether words about it are.
+//! Determines what a window of a demo clip shows, from the clip's sidecar.
 //!
-//! A sidecar says of each actor when it is in the picture, and when it moves which way. What a window
-//! shows of an actor is judged where it shows enough: one seen for less than a second may be named
-//! or not; one that moves or stands for a moment only may be said to do so or not.
-//! `models/demo/truth.py` is the same in Python, for training; `models/demo/truth-cases.json` holds
-//! the two to each other.
+//! A sidecar gives for each actor when it is in the frame, and when it moves in which direction. An
+//! actor is judged only where the window shows enough: one visible for less than a second may or
+//! may not be named; one that moves or stands only briefly may or may not be said to do so.
+//! `models/demo/truth.py` does the same in Python, for training; both are tested against
+//! `models/demo/truth-cases.json`.
 
 use std::path::Path;
 use std::{fmt, fs};
@@ -12,12 +12,14 @@ use std::{fmt, fs};
 use anyhow::{Context, ensure};
 use serde::Deserialize;
 
-/// Seconds of a window. Seen for so long: must be named.
+/// Seconds in a window after which an actor must be named.
 const SEEN: f64 = 1.0;
-/// Moves for so long: must be said to move; for less than the first: must not.
+/// Seconds of movement: less than the first must not be called moving; at least the second must be.
+/// `STANDS` is the same for standing.
 const MOVES: (f64, f64) = (0.25, 1.0);
 const STANDS: (f64, f64) = (0.35, 1.25);
-/// The second came so long after the first had gone: one after the other; or before: together.
+/// Seconds from the first actor's end to the second's start: at least this is one after the other,
+/// at most `TOGETHER` is together.
 const AFTER: f64 = 0.25;
 const TOGETHER: f64 = -0.75;
 
@@ -46,13 +48,13 @@ pub enum Direction {
     Right,
 }
 
-/// Dogs have no colour.
+/// Kind and colour of an actor. Dogs have no colour.
 pub type Name = (Kind, Option<Colour>);
 
 #[derive(Clone, Debug, Deserialize)]
 pub struct Sidecar {
     pub camera: String,
-    /// The clip's length, after which everything comes again.
+    /// Length of the clip, after which it repeats.
     pub seconds: f64,
     actors: Vec<Actor>,
 }
@@ -73,7 +75,7 @@ struct Move {
     direction: Direction,
 }
 
-/// What a window shows somebody doing.
+/// An actor's behaviour in a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     Passes,
@@ -82,19 +84,19 @@ pub enum Event {
     Stands,
 }
 
-/// What a window shows of one actor; times in seconds.
+/// One actor in a window; times in seconds.
 #[derive(Clone, Debug)]
 pub struct Part {
     pub name: Name,
     pub since: f64,
     pub until: f64,
-    /// Long enough that it must be named.
+    /// True if the actor is visible long enough that it must be named.
     pub sure: bool,
-    /// What may be said of it.
+    /// Permitted statements about the actor.
     pub events: Vec<(Event, Option<Direction>)>,
 }
 
-/// The parts in order of appearance.
+/// The content of a window: its actors in order of appearance.
 #[derive(Clone, Debug)]
 pub struct Window {
     pub parts: Vec<Part>,
@@ -115,8 +117,8 @@ impl Sidecar {
         Ok(sidecar)
     }
 
-    /// What the window `[from, to]` shows, seconds since 1970: a camera's position in its clip is
-    /// that time modulo the clip's length.
+    /// Returns what the window `[from, to]` shows, in seconds since 1970. A camera's position in
+    /// its clip is that time modulo the clip's length.
     pub fn window(&self, from: f64, to: f64) -> Window {
         let start = from.rem_euclid(self.seconds);
         let end = start + (to - from);
@@ -139,7 +141,7 @@ impl Actor {
         }
         let (since, until) = (self.from.max(start), self.to.min(end));
         let inside = |m: &Move| (m.to.min(until) - m.from.max(since)).max(0.0);
-        // The first of the longest.
+        // The first of the longest moves.
         let longest = self.moves.iter().reduce(|a, b| if inside(b) > inside(a) { b } else { a });
         let moved = longest.map_or(0.0, inside);
         let way = longest.map(|m| m.direction);
@@ -157,7 +159,7 @@ impl Actor {
                 }
             }
         }
-        // Too short for anything: whatever it does most.
+        // Too short for any statement: use what the actor does most.
         if events.is_empty() {
             let moving = moved >= stood;
             events.push(if moving { (Event::Passes, way) } else { (Event::Stands, None) });
@@ -172,7 +174,7 @@ impl Actor {
     }
 }
 
-/// Whether it counts; both where that may be said or not, the likelier first.
+/// Returns the permitted answers for a duration; both between the two borders, the likelier first.
 fn likely(seconds: f64, border: (f64, f64)) -> Vec<bool> {
     match seconds {
         s if s >= border.1 => vec![true],
@@ -183,8 +185,8 @@ fn likely(seconds: f64, border: (f64, f64)) -> Vec<bool> {
 }
 
 impl Window {
-    /// Of two: one after the other or both at once; `None` where it may be called either, or there
-    /// are not two.
+    /// Returns the order of two actors: one after the other or both at once. Returns `None` if
+    /// either is permitted or there are not two.
     pub fn order(&self) -> Option<Order> {
         let [first, second] = &self.parts[..] else { return None };
         match second.since - first.until {
@@ -198,13 +200,13 @@ impl Window {
         self.parts.iter().filter(move |part| part.name.0 == kind)
     }
 
-    /// Everybody is in the picture long enough.
+    /// Returns true if every actor is visible long enough that it must be named.
     pub fn all_sure(&self) -> bool {
         self.parts.iter().all(|part| part.sure)
     }
 }
 
-/// For people: "red car passes to the right; then dog stands".
+/// Formats the window for people: "red car passes to the right; then dog stands".
 impl fmt::Display for Window {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.parts.is_empty() {

@@ -1,4 +1,5 @@
-//! The demo's reader: takes captions from both wires, asks now and then, and prints what came.
+//! The demo's reader: takes captions from gRPC and MQTT, asks questions at intervals, and prints
+//! the results.
 
 use std::collections::HashMap;
 use std::io::{self, Write};
@@ -14,13 +15,13 @@ use super::children::Children;
 use super::judge;
 use super::score::Score;
 
-/// How long one wire may be behind the other before a caption is shown with one alone.
+/// Longest delay between gRPC and MQTT before a caption is shown with only one of them.
 const WIRES_APART: Duration = Duration::from_secs(3);
-/// Between two questions, of which each goes to the next camera.
+/// Time between two questions; each goes to the next camera.
 const ASK_EVERY: Duration = Duration::from_secs(9);
-/// The same, for a score, where each camera is asked so often.
+/// Time between two questions to the same camera with `--score`.
 const SCORE_EVERY: Duration = Duration::from_secs(2);
-/// What is asked where nothing is counted.
+/// Questions asked without `--score`.
 const QUESTIONS: [&str; 4] = [
     "Is there a person?",
     "What colour is the car?",
@@ -28,13 +29,13 @@ const QUESTIONS: [&str; 4] = [
     "What is happening?",
 ];
 
-/// What comes of an event.
+/// Handling of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Manner {
-    /// A line for people.
+    /// Print a line for people.
     Show,
     Json,
-    /// Counted.
+    /// Count the verdicts.
     Score,
 }
 
@@ -45,7 +46,7 @@ pub struct Watcher {
     cameras: Vec<String>,
     score: Score,
     questions: Vec<String>,
-    /// Captions that have come by one wire, by sequence.
+    /// Captions received from one of gRPC and MQTT, by sequence number.
     half: HashMap<u64, (Value, &'static str, Instant)>,
     manner: Manner,
     captions: u64,
@@ -135,7 +136,7 @@ impl Watcher {
         let event: Value = serde_json::from_str(&line.ok_or_else(ended)?)?;
         let sequence = event["sequence"].as_u64().unwrap_or_default();
         match self.half.remove(&sequence) {
-            // What the wires say must be the same; where not, both are shown.
+            // Both must deliver the same event; if they differ, both are shown.
             Some((other, _, _)) if other == event => self.print(event, &["gRPC", "MQTT"], out),
             Some((other, first, _)) => {
                 self.print(other, &[first], out)?;
@@ -213,7 +214,7 @@ impl Watcher {
         out.flush()
     }
 
-    /// The table of what was right, and every mistake with its window.
+    /// Prints every mistake with its window, and the table of the results.
     pub fn report(&self, out: &mut dyn Write) -> io::Result<()> {
         for mistake in &self.score.mistakes {
             writeln!(out, "{mistake}")?;

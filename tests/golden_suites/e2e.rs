@@ -1,6 +1,6 @@
-//! Pixels to tokens, through checkpoints that the project's own exporter has exported.
+//! Tests pixels to tokens, with checkpoints exported by the project's own exporter.
 //!
-//! `make golden` makes the packages, of both kinds of decoder: with GroupQueryAttention (one KV
+//! `make golden` creates the packages, with both kinds of decoder: with GroupQueryAttention (one KV
 //! buffer, written in place) and without it (position_ids, a KV cache that grows).
 
 use std::path::PathBuf;
@@ -29,7 +29,7 @@ struct Case {
     #[serde(rename = "id")]
     _id: String,
     checkpoint: String,
-    /// False: recorded for interest only.
+    /// Set unless the case is recorded for information only.
     required: bool,
     #[serde(rename = "rope_scaling")]
     _rope_scaling: Option<Value>,
@@ -69,13 +69,13 @@ struct Tensors {
     pixel_values_frame0: Option<String>,
 }
 
-/// onnxruntime lets a process have one environment.
+/// Returns the shared runtime, because onnxruntime allows one environment per process.
 fn runtime(model: &Model) -> &'static Runtime {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     RUNTIME.get_or_init(|| Runtime::load(model).expect("onnxruntime"))
 }
 
-/// Where `make golden` puts a checkpoint's package.
+/// Returns the package that `make golden` creates for a checkpoint.
 fn package_of(packages: &str, checkpoint: &str) -> PathBuf {
     let name = checkpoint.rsplit('/').next().unwrap_or(checkpoint);
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(packages).join(name);
@@ -140,7 +140,7 @@ fn check(golden: &Golden, kind: &str, json: Value, packages: &str) -> Result<(),
     equal("text_tokens", &(reply.usage.text_tokens as usize), &case.text_tokens)
 }
 
-/// Every frame through preprocessing and the vision graph: `[T, N, D]`.
+/// Runs every frame through preprocessing and the vision graph; returns `[T, N, D]`.
 fn features(
     golden: &Golden,
     runtime: &Runtime,
@@ -181,7 +181,7 @@ fn prompt(case: &Case) -> Result<Prompt, String> {
     Ok(Prompt { pieces })
 }
 
-/// The plan only sizes the KV cache here.
+/// Builds the model's config. Its plan only determines the size of the KV cache.
 fn model_config(package: &Package, case: &Case) -> Model {
     let frames = case.video_tokens.div_ceil(package.vision.grid_tokens);
     let plan = format!("{frames}:slowfast-slow_{frames}frms_concat-fast_1x1");

@@ -1,4 +1,4 @@
-//! Reads the golden set: manifest, cases, tensors, pictures. One module a suite.
+//! Reads the golden set: manifest, cases, tensors, images. One module per suite.
 
 pub mod e2e;
 pub mod pooling;
@@ -57,7 +57,7 @@ struct File {
     sha256: String,
 }
 
-/// What a case checks: its kind, its JSON, and what went wrong.
+/// A check of one case: takes its kind and its JSON, and returns an error if it fails.
 pub type Check = fn(&Golden, &str, Value) -> Result<(), String>;
 
 impl Golden {
@@ -77,7 +77,7 @@ impl Golden {
         &self.manifest.cases
     }
 
-    /// Runs every case of a suite and names all that fail.
+    /// Runs every case of a suite and reports all that fail.
     pub fn run(&self, suite: &str, check: Check) {
         let cases: Vec<&Case> = self.cases().iter().filter(|case| case.suite == suite).collect();
         assert!(!cases.is_empty(), "no case of {suite} in {}", self.folder.display());
@@ -124,7 +124,7 @@ impl Golden {
     }
 }
 
-/// Fails on a field that the suite does not know.
+/// Parses a case; fails on an unknown field.
 pub fn parse<T: DeserializeOwned>(json: Value) -> Result<T, String> {
     serde_json::from_value(json).map_err(|e| e.to_string())
 }
@@ -133,7 +133,7 @@ pub fn hex_digest(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Says what differs.
+/// Compares two values; the error names the difference.
 pub fn equal<T: PartialEq + std::fmt::Debug>(
     what: &str,
     found: &T,

@@ -1,5 +1,5 @@
-//! A clip's features pooled to rows: bit for bit where the reference's sums have one order, else
-//! `|a - b| <= tol_abs + tol_rel * |b|`.
+//! Tests the pooling of a clip's features: bitwise where the order of the reference's sums is
+//! defined, otherwise `|a - b| <= tol_abs + tol_rel * |b|`.
 
 use lookout::slowfast::{Aggregation, Pool, SlowFast, SlowPool, aggregate};
 use serde::Deserialize;
@@ -24,14 +24,14 @@ struct Case {
     tol_rel: Option<f64>,
     slow_tokens: Option<usize>,
     fast_tokens: Option<usize>,
-    /// The reference's exception class: to be refused.
+    /// The reference's exception class; the case must be refused.
     error: Option<String>,
     #[serde(rename = "error_text")]
     _error_text: Option<String>,
-    /// To be refused or ignored.
+    /// Set if the reference returns NaN; the case must be refused or ignored.
     #[serde(default)]
     reference_gives_nan: bool,
-    /// How far the reference's own f32 is from f64; informative.
+    /// Distance of the reference's own f32 from f64; informative.
     #[serde(rename = "ref_f32_vs_f64")]
     _ref_f32_vs_f64: Option<f64>,
 }
@@ -91,7 +91,7 @@ pub fn check(golden: &Golden, kind: &str, json: Value) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether a pool only selects numbers, and so has one answer.
+/// Returns true if a pool only selects values, so that it has exactly one result.
 fn selects(pool: SlowPool) -> bool {
     matches!(pool, SlowPool::EachFrame(Pool::Concat | Pool::Max1d | Pool::Max2d))
 }

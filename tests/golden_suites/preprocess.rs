@@ -1,8 +1,8 @@
-//! Pictures made into the vision model's input.
+//! Tests the conversion of frames to the vision model's input.
 //!
-//! The resize is a library's, whose fixed point is not Pillow's. Tolerance: at most 2 levels of
-//! 255, on at most 1.5 % of a picture's samples; every other sample of the pixel values is within
-//! `tol_abs_exact`, these within `2 * tol_abs_one_level`.
+//! The resize is that of a library whose fixed-point arithmetic differs from Pillow's. Tolerance:
+//! at most 2 levels of 255, on at most 1.5 % of an image's samples; every other sample of the pixel
+//! values is within `tol_abs_exact`, these within `2 * tol_abs_one_level`.
 
 use lookout::config::Aspect;
 use lookout::vision::preprocess::{Preprocess, Scratch};
@@ -27,12 +27,12 @@ struct Case {
     pixel_values: String,
     shape: Vec<usize>,
     sum_f64: f64,
-    /// For a resize that is Pillow's own; ours is [`LEVELS_MAX`].
+    /// Tolerance for a resize by Pillow itself; ours is [`LEVELS_MAX`].
     #[serde(rename = "tol_u8")]
     _tol_u8: u8,
     tol_abs_exact: f64,
     tol_abs_one_level: f64,
-    /// What a later Pillow answers, which runs the passes of portrait pictures in another order.
+    /// Result of a later Pillow, which runs the passes of portrait images in another order.
     resized_u8_pillow13: Option<String>,
     pillow13_max_level_difference: Option<u8>,
 }
@@ -98,7 +98,7 @@ pub fn check(golden: &Golden, kind: &str, json: Value) -> Result<(), String> {
     Ok(())
 }
 
-/// The largest difference in levels, and the share of samples that differ.
+/// Returns the largest difference in levels, and the share of samples that differ.
 fn apart(found: &[u8], wanted: &[u8]) -> Result<(u8, f64), String> {
     equal("samples", &found.len(), &wanted.len())?;
     let levels = || found.iter().zip(wanted).map(|(a, b)| a.abs_diff(*b));

@@ -1,4 +1,4 @@
-//! Which frames are looked at, and which of them are slow: exact.
+//! Tests which frames are sampled, and which of them are slow: exact.
 
 use lookout::slowfast::sampling::{slow, uniform};
 use serde::Deserialize;
@@ -56,8 +56,8 @@ pub fn check(_: &Golden, kind: &str, json: Value) -> Result<(), String> {
             let case: Uniform = parse(json)?;
             equal("desired", &case.total.min(case.requested), &case.desired)?;
             equal("indices", &uniform(case.total, case.requested), &case.indices)?;
-            // Not the other way round: where fewer frames than requested are there, the mark is
-            // not always set.
+            // The reverse is not checked: with fewer frames than requested, the mark is not always
+            // set.
             let away = half_away(case.total, case.desired);
             match case.half_even_matters && away == case.indices {
                 true => Err("half_even_matters, but rounding halves away gives the same".into()),
@@ -76,7 +76,7 @@ pub fn check(_: &Golden, kind: &str, json: Value) -> Result<(), String> {
     }
 }
 
-/// What rounding halves away from zero would give.
+/// Returns the indices with halves rounded away from zero.
 fn half_away(total: usize, count: usize) -> Vec<usize> {
     let segment = (total - 1) as f64 / count as f64;
     let border = |i: usize| (segment * i as f64).round() as usize;

@@ -1,7 +1,7 @@
-//! Chat templates, rendered and tokenised: exactly as transformers does.
+//! Tests chat templates, rendered and tokenised exactly as by transformers.
 //!
-//! The record is our own (`models/export/templates.py` says how it was made and what it holds), so
-//! it lies in `tests/golden` whatever set the other suites read.
+//! The record is our own (`models/export/templates.py` describes how it was made and what it
+//! contains), so it is always read from `tests/golden`, whichever set the other suites read.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -27,7 +27,7 @@ struct Record {
     cases: Vec<Case>,
 }
 
-/// A tokenizer of the golden set, with more tokens and other parts.
+/// A tokenizer of the golden set, with added tokens and replaced settings.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Recipe {
@@ -48,7 +48,7 @@ struct Strftime {
 struct Case {
     id: String,
     tokenizer: String,
-    /// Of the package: a text or JSON.
+    /// Files of the package: text or JSON.
     files: BTreeMap<String, Value>,
     prompts: Vec<Prompt>,
 }
@@ -130,7 +130,7 @@ fn check_prompt(
         .map(|past| Turn { question: past.question.clone(), answer: past.answer.clone() })
         .collect();
     let text = template.render(&past, &prompt.question).map_err(|e| e.to_string())?;
-    // The record's today is another one than ours, and is tokenised as the record has it.
+    // The record's date differs from today's; the prompt is tokenised with the record's date.
     let day = |time| strftime("%d %b %Y", time).expect("a date");
     let text = text.replace(&day(&jiff::Zoned::now()), &day(&record.now()));
     equal("text", &text, &prompt.text)?;

@@ -1,4 +1,4 @@
-//! Prompts to token ids, -200 where the video goes: exact.
+//! Tests prompts to token ids, with -200 in place of the video: exact.
 
 use lookout::language::tokenizer::Tokenizer;
 use serde::Deserialize;
@@ -17,8 +17,7 @@ struct Case {
     ids: Vec<i64>,
     image_positions: Vec<usize>,
     tokenizer_json_gives_same: bool,
-    /// What is to be matched where `tokenizer.json` gives other ids than the reference's
-    /// sentencepiece.
+    /// Expected ids if `tokenizer.json` gives other ids than the reference's sentencepiece.
     tokenizer_json_ids: Option<Vec<i64>>,
 }
 

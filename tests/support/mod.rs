@@ -1,5 +1,5 @@
-//! The parts of a real set-up, each its own process: cameras, a broker, the daemon, its readers.
-//! All are killed when dropped; what one of them said is printed when a test fails.
+//! Components of a real setup, each in its own process: cameras, a broker, the daemon, its readers.
+//! All are killed when dropped; a failed test prints the log of the process.
 #![allow(dead_code)]
 
 pub mod truth;
@@ -25,14 +25,15 @@ pub fn clip(name: &str) -> PathBuf {
     repository().join("models/demo/cameras").join(format!("{name}.mp4"))
 }
 
-/// Below the ports that the kernel gives to whoever connects, so that nobody takes it meanwhile.
+/// Returns a free port below the kernel's range for outgoing connections, so that no connection
+/// takes it in the meantime.
 pub fn free_port() -> u16 {
     let mut ports = (0..1000).map(|_| rand::random_range(20_000..32_000));
     let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
     ports.find(free).expect("a free port")
 }
 
-/// Asks again and again until `ready` gives something.
+/// Polls until `ready` returns a value.
 pub fn wait_for<T>(what: &str, patience: Duration, mut ready: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + patience;
     loop {
@@ -51,7 +52,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// `folder` gets the log, named after the process and its number.
+    /// Starts a process. Its log goes into `folder`, named after the process and a counter.
     pub fn start(name: &'static str, command: &mut Command, folder: &Path) -> Process {
         let log = (0..).map(|i| folder.join(format!("{name}-{i}.log"))).find(|p| !p.exists());
         let log = log.expect("a free name");
@@ -61,7 +62,7 @@ impl Process {
     }
 
     pub fn signal(&self, signal: i32) {
-        // SAFETY: the child has not been waited for, so the number is its own.
+        // SAFETY: the child has not been waited for, so the ID is its own.
         unsafe { libc::kill(self.child.id() as i32, signal) };
     }
 
@@ -78,7 +79,7 @@ impl Process {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// Resident memory in bytes.
+    /// Returns the resident memory in bytes.
     pub fn memory(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()));
         let status = status.expect("/proc");
@@ -101,7 +102,7 @@ impl Drop for Process {
     }
 }
 
-/// An RTSP server with clips.
+/// An RTSP server that plays clips.
 pub struct Cameras {
     pub process: Process,
     pub port: u16,
@@ -109,7 +110,7 @@ pub struct Cameras {
 }
 
 impl Cameras {
-    /// `port` 0: any. `more`: further arguments.
+    /// Starts the server. `port` 0: any free port; `more`: further arguments.
     pub fn start(folder: &Path, port: u16, streams: &[(&str, &Path)], more: &[&str]) -> Cameras {
         let mut command = Command::new(LOOKOUT);
         command.args(["demo-cameras", "--listen", &format!("127.0.0.1:{port}")]).args(more);
@@ -130,7 +131,7 @@ impl Cameras {
         format!("rtsp://127.0.0.1:{}/{name}", self.port)
     }
 
-    /// `pause NAME`, `resume NAME`.
+    /// Sends a command: `pause NAME` or `resume NAME`.
     pub fn tell(&mut self, command: &str) {
         writeln!(self.stdin, "{command}").expect("cameras listen");
     }
@@ -156,14 +157,14 @@ impl Broker {
     }
 }
 
-/// A daemon of its own folder and ports.
+/// A daemon with its own folder and ports.
 pub struct Daemon {
     pub process: Process,
     pub server: String,
     pub http: u16,
 }
 
-/// The head of a config for tests: the demo model, windows of 4 s every 2 s with 8 frames.
+/// Returns the head of a config for tests: the demo model, windows of 4 s every 2 s with 8 frames.
 pub fn head(grpc: u16, http: u16, broker: Option<u16>) -> String {
     let package = repository().join("models/demo/package");
     let mqtt = broker.map(|port| format!("[mqtt]\nbroker = \"mqtt://127.0.0.1:{port}\"\n"));
@@ -183,7 +184,7 @@ pub fn camera(name: &str, url: &str, more: &str) -> String {
 }
 
 impl Daemon {
-    /// Starts `lookout run` and waits until it answers.
+    /// Starts `lookout run` and waits until it responds.
     pub fn start(folder: &Path, cameras: &[String], broker: Option<u16>) -> Daemon {
         let (grpc, http) = (free_port(), free_port());
         Daemon::with_config(folder, &(head(grpc, http, broker) + &cameras.concat()), grpc, http)
@@ -197,7 +198,7 @@ impl Daemon {
         Daemon::by(command, folder, grpc, http)
     }
 
-    /// Starts the daemon by a command, and waits until it answers.
+    /// Starts the daemon with a given command and waits until it responds.
     pub fn by(mut command: Command, folder: &Path, grpc: u16, http: u16) -> Daemon {
         command.stdout(Stdio::null());
         let mut process = Process::start("lookout", &mut command, folder);
@@ -217,7 +218,7 @@ impl Daemon {
         (output.status.code(), text(&output.stdout), text(&output.stderr))
     }
 
-    /// `lookout watch --json` from the journal's start on.
+    /// Runs `lookout watch --json` from the journal's start.
     pub fn watch(&self, folder: &Path) -> Lines {
         let mut command = Command::new(LOOKOUT);
         command.args(["watch", "--json", "--from", "1", "--server", &self.server]);
@@ -238,14 +239,14 @@ impl Daemon {
     }
 }
 
-/// Everything published to the broker, as (topic, payload).
+/// Subscribes to everything published to the broker, as lines of topic and payload.
 pub fn subscribe(broker: u16, folder: &Path) -> Lines {
     let mut command = Command::new("mosquitto_sub");
     command.args(["-p", &broker.to_string(), "-q", "1", "-t", "#", "-F", "%t %p"]);
     Lines::of("mosquitto_sub", &mut command, folder)
 }
 
-/// GET over HTTP/1.0: status and body; `None`: nobody answers.
+/// Sends a GET over HTTP/1.0; returns status and body, or `None` if there is no response.
 pub fn get(port: u16, path: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
@@ -256,7 +257,7 @@ pub fn get(port: u16, path: &str) -> Option<(u16, String)> {
     Some((head.split(' ').nth(1)?.parse().ok()?, body.into()))
 }
 
-/// The lines that a process prints, as they come.
+/// The lines that a process prints, as they arrive.
 pub struct Lines {
     pub process: Process,
     lines: Receiver<String>,
@@ -282,7 +283,7 @@ impl Lines {
         self.lines.recv_timeout(patience).ok()
     }
 
-    /// The next JSON line for which `wanted` holds; those before it go into `seen`.
+    /// Returns the next JSON line for which `wanted` holds; those before it go into `seen`.
     pub fn until(
         &mut self,
         what: &str,
@@ -306,7 +307,7 @@ impl Lines {
         }
     }
 
-    /// All that has come so far and comes within `patience`.
+    /// Returns all lines that have arrived and those that arrive within `patience`.
     pub fn rest(&mut self, patience: Duration) -> Vec<String> {
         let deadline = Instant::now() + patience;
         let mut rest = Vec::new();
@@ -343,14 +344,14 @@ pub fn is_phase(event: &Value, camera: &str, phase: &str) -> bool {
     event["kind"] == "camera" && event["camera"] == camera && event["phase"] == phase
 }
 
-/// Seconds since 1970 of an RFC 3339 time.
+/// Converts an RFC 3339 time to seconds since 1970.
 pub fn seconds(time: &Value) -> f64 {
     let text = time.as_str().unwrap_or_else(|| panic!("{time} is no time"));
     let time = humantime::parse_rfc3339(text).unwrap_or_else(|e| panic!("{text}: {e}"));
     time.duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs_f64()
 }
 
-/// Windows of a camera follow each other without a hole.
+/// Checks that the windows of a camera follow each other without a gap.
 pub fn assert_no_window_missing(events: &[Value], camera: &str, every: f64) {
     let ends: Vec<f64> = events
         .iter()
@@ -358,7 +359,7 @@ pub fn assert_no_window_missing(events: &[Value], camera: &str, every: f64) {
         .map(|event| seconds(&event["window"]["to"]))
         .collect();
     assert!(ends.len() >= 4, "{camera}: only {} captions", ends.len());
-    // The second one comes as much sooner as its camera's moment in `every` wants.
+    // The second window closes early, which moves the camera to its own offset within `every`.
     let sooner = ends[1] - ends[0];
     assert!(0.0 < sooner && sooner < every + 0.01, "{camera}: windows end at {ends:?}");
     for pair in ends[1..].windows(2) {

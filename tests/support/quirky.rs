@@ -1,4 +1,5 @@
-//! A small RTSP camera over TCP with the oddities of real ones, each told by a field of [`Quirks`].
+//! A small RTSP camera over TCP with the quirks of real ones, each selected by a field of
+//! [`Quirks`].
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -16,34 +17,34 @@ pub const PASSWORD: &str = "pa@ss:w/rd";
 
 #[derive(Clone, Default)]
 pub struct Quirks {
-    /// The session ends so long after the last request that counts.
+    /// Seconds after the last keep-alive request at which the session ends.
     pub session_timeout: Option<u64>,
-    /// The only request that counts; all of them where there is none.
+    /// The only request that counts as keep-alive, or `None` if all do.
     pub counts: Option<&'static str>,
-    /// The connection is closed at this request.
+    /// The request at which the connection is closed.
     pub dies_at: Option<&'static str>,
-    /// This request is not answered.
+    /// The request that gets no response.
     pub ignores: Option<&'static str>,
-    /// This request is answered with this status.
+    /// A request and the status of its response.
     pub status: Option<(&'static str, u16)>,
     pub says_get_parameter: bool,
-    /// Asks for a digest with SHA-256.
+    /// Set to require digest authentication with SHA-256.
     pub password: bool,
-    /// Nobody but the first client gets in, and the others are told that their password is wrong.
+    /// Set to accept only the first client; others receive the response for a wrong password.
     pub full: bool,
     pub new_ssrc_each_key_frame: bool,
     pub garbage: bool,
-    /// `/moved` redirects to `/live`, and `/circle` to itself.
+    /// Set to redirect `/moved` to `/live`, and `/circle` to itself.
     pub redirects: bool,
-    /// A SETUP without the URL's query gets this status.
+    /// Status of the response to a SETUP without the URL's query.
     pub needs_query: Option<u16>,
-    /// What SDP says between the session and the video.
+    /// SDP lines between the session and the video.
     pub more_media: &'static str,
-    /// The name of the video's codec.
+    /// Name of the video's codec.
     pub codec: Option<&'static str>,
-    /// Packets come before the answer to PLAY.
+    /// Set to send packets before the response to PLAY.
     pub early: bool,
-    /// The connection is closed so long after PLAY.
+    /// Time after PLAY at which the connection is closed.
     pub closes_after: Option<Duration>,
 }
 
@@ -54,7 +55,7 @@ pub struct Quirky {
 
 struct Inner {
     quirks: Mutex<Quirks>,
-    /// Methods, and whether each proved a password.
+    /// Methods, each with true if the request proved the password.
     requests: Mutex<Vec<(String, bool)>>,
     closed: AtomicBool,
 }
@@ -86,7 +87,7 @@ impl Quirky {
         Quirky { port, inner }
     }
 
-    /// From the next connection on.
+    /// Changes the quirks from the next connection on.
     pub fn change(&self, change: impl FnOnce(&mut Quirks)) {
         change(&mut self.inner.quirks.lock().unwrap());
     }
@@ -95,7 +96,7 @@ impl Quirky {
         self.inner.requests.lock().unwrap().iter().filter(|(name, _)| name == method).count()
     }
 
-    /// Requests that proved a password.
+    /// Counts the requests that proved the password.
     pub fn proofs(&self, method: &str) -> usize {
         let requests = self.inner.requests.lock().unwrap();
         requests.iter().filter(|(name, proof)| name == method && *proof).count()
@@ -161,7 +162,7 @@ impl Session {
         }
     }
 
-    /// `false`: the connection is to be closed.
+    /// Responds to a request; returns false if the connection is to be closed.
     fn answer(
         &mut self,
         method: &str,
@@ -268,7 +269,7 @@ fn description(quirks: &Quirks) -> String {
     sdp
 }
 
-/// Whether a digest proves [`PASSWORD`].
+/// Returns true if a digest proves [`PASSWORD`].
 fn is_right(proof: &str, method: &str) -> bool {
     let fields: HashMap<&str, &str> = proof
         .trim_start_matches("Digest ")
@@ -325,7 +326,7 @@ fn play(quirks: &Quirks, writer: &Mutex<TcpStream>, alive: &Mutex<Instant>) -> i
     Ok(())
 }
 
-/// RFC 6184: single NAL units, and fragments of larger ones.
+/// Splits an access unit as in RFC 6184: single NAL units, and fragments of larger ones.
 fn packets(unit: &[Vec<u8>]) -> Vec<(Vec<u8>, bool)> {
     let mut packets = Vec::new();
     for nal in unit {
@@ -344,7 +345,7 @@ fn packets(unit: &[Vec<u8>]) -> Vec<(Vec<u8>, bool)> {
     packets.into_iter().enumerate().map(|(at, packet)| (packet, at + 1 == count)).collect()
 }
 
-/// RFC 6416: pictures cut anywhere.
+/// Splits a frame as in RFC 6416, at any position.
 fn pieces(picture: &[u8]) -> Vec<(Vec<u8>, bool)> {
     let count = picture.len().div_ceil(1400);
     let pieces = picture.chunks(1400).map(<[u8]>::to_vec).enumerate();
@@ -353,7 +354,7 @@ fn pieces(picture: &[u8]) -> Vec<(Vec<u8>, bool)> {
 
 const GOP: u64 = 10;
 
-/// Pictures, each with its NAL units.
+/// Frames, each with its NAL units.
 static CLIP: LazyLock<Vec<Vec<Vec<u8>>>> = LazyLock::new(|| {
     let encode = format!(
         "openh264enc gop-size={GOP} scene-change-detection=false ! h264parse config-interval=-1 \

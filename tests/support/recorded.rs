@@ -1,9 +1,9 @@
-//! Recorded pictures and arrays, read from their files.
+//! Reads recorded images and arrays from their files.
 
 use std::fs;
 use std::path::Path;
 
-/// `[shape]`, C order.
+/// An array with its shape, in C order.
 pub struct Tensor {
     pub shape: Vec<usize>,
     pub values: Vec<f32>,
@@ -16,7 +16,7 @@ pub struct Picture {
 }
 
 impl Picture {
-    /// As cameras give it.
+    /// Converts the image to BGRx, as delivered by cameras.
     pub fn bgrx(&self) -> Vec<u8> {
         self.rgb
             .as_chunks()
@@ -27,7 +27,7 @@ impl Picture {
     }
 }
 
-/// An 8-bit RGB picture.
+/// Reads an 8-bit RGB image.
 pub fn png(path: &Path) -> Result<Picture, String> {
     let failed = |why: &dyn std::fmt::Display| format!("{}: {why}", path.display());
     let bytes = fs::read(path).map_err(|e| failed(&e))?;
@@ -42,7 +42,7 @@ pub fn png(path: &Path) -> Result<Picture, String> {
     Ok(Picture { width: info.width, height: info.height, rgb })
 }
 
-/// A `.npy` file of version 1.0: magic, header length, a Python dict, the numbers.
+/// Reads a `.npy` file of version 1.0: magic, header length, a Python dict, the values.
 pub fn npy(path: &Path) -> Result<Tensor, String> {
     let failed = |why: &str| format!("{}: {why}", path.display());
     let bytes = fs::read(path).map_err(|e| failed(&e.to_string()))?;

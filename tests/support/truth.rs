@@ -1,4 +1,4 @@
-//! Whether an answer about a demo camera is true, by its sidecar.
+//! Judges an answer about a demo camera by the camera's sidecar.
 
 use lookout::demo::score::Score;
 use serde_json::Value;
@@ -21,7 +21,7 @@ impl Sidecar {
         Sidecar { camera: camera.into() }
     }
 
-    /// Of an answer its window, prompt and text.
+    /// Judges an answer by its window, prompt and text.
     pub fn judge_answer(&self, event: &Value) -> Verdict {
         let clips = repository().join("models/demo/cameras");
         let mut score =

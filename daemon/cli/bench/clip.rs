@@ -1,4 +1,5 @@
-//! A clip that needs no file: a coloured scene with boxes that move, always the same for a seed.
+//! Generates a clip without a file: a coloured scene with moving boxes, always the same for a given
+//! seed.
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -11,13 +12,13 @@ pub struct Scene {
     boxes: Vec<MovingBox>,
 }
 
-/// Pairs are horizontal and vertical, in pixels.
+/// A moving box. Pairs are horizontal and vertical, in pixels.
 struct MovingBox {
     paint: [u8; 3],
     size: [u32; 2],
-    /// Of its left upper corner in frame 0.
+    /// Position of its upper left corner in frame 0.
     at: [u32; 2],
-    /// From one frame to the next.
+    /// Movement from one frame to the next.
     step: [u32; 2],
 }
 
@@ -34,7 +35,7 @@ impl Scene {
         Scene { ground, boxes: (0..6).map(moving).collect() }
     }
 
-    /// Frame `number` as packed BGRx.
+    /// Returns frame `number` as packed BGRx.
     pub fn bgrx(&self, number: usize) -> Vec<u8> {
         let mut bgrx = Vec::with_capacity((WIDTH * HEIGHT * 4) as usize);
         for y in 0..HEIGHT {
@@ -51,7 +52,8 @@ impl Scene {
 }
 
 impl MovingBox {
-    /// Boxes leave at one edge and come in at the other.
+    /// Returns true if the box covers this pixel. A box that leaves at one edge enters at the
+    /// opposite one.
     fn covers(&self, number: usize, x: u32, y: u32) -> bool {
         let inside = |axis: usize, place: u32, length: u32| {
             let from = (self.at[axis] + number as u32 * self.step[axis]) % length;

@@ -1,4 +1,5 @@
-//! `lookout bench ingest`: what receiving a camera costs, beside a bare GStreamer pipeline.
+//! Implements `lookout bench ingest`: the CPU cost of receiving a camera, compared with a bare
+//! GStreamer pipeline.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -21,14 +22,15 @@ use crate::run_clock::RunClock;
 
 #[derive(Args)]
 pub struct Ingest {
-    /// H.264 in MP4, played over RTSP on loopback; 1080p25 for the figures in the docs.
+    /// Clip to receive: H.264 in MP4, played over RTSP on loopback. The figures in the docs use
+    /// 1080p25.
     clip: PathBuf,
-    /// Frames a second.
+    /// Frames sampled per second.
     #[arg(long, default_value_t = 2)]
     fps: u32,
     #[arg(long, value_enum, default_value_t = Decode::All)]
     decode: Decode,
-    /// How long each side is measured in each round.
+    /// Measuring time of each side in each round.
     #[arg(long = "for", value_name = "TIME", default_value = "15s", value_parser = humantime::parse_duration)]
     time: Duration,
     #[arg(long, default_value_t = 5)]
@@ -95,7 +97,7 @@ pub fn compare(ingest: Ingest, out: &mut dyn Write) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// CPU-seconds a second of a running process, its start left out.
+/// Returns the CPU-seconds per second of a running process, without its startup.
 fn cpu_share(mut command: Command, time: Duration) -> anyhow::Result<f64> {
     let mut child = Killed(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?);
     thread::sleep(Duration::from_secs(3));
@@ -107,7 +109,7 @@ fn cpu_share(mut command: Command, time: Duration) -> anyhow::Result<f64> {
     Ok((cpu_seconds(child.0.id())? - begun) / time.as_secs_f64())
 }
 
-/// User and system time of a process, all threads (proc(5), fields 14 and 15).
+/// Returns the user and system time of a process, all threads (proc(5), fields 14 and 15).
 fn cpu_seconds(id: u32) -> anyhow::Result<f64> {
     let file = format!("/proc/{id}/stat");
     let stat = fs::read_to_string(Path::new(&file)).context(file)?;
@@ -119,7 +121,7 @@ fn cpu_seconds(id: u32) -> anyhow::Result<f64> {
     Ok(ticks.iter().sum::<f64>() / a_second)
 }
 
-/// Receives until it is killed.
+/// Receives frames until the process is killed.
 pub fn receive(only: IngestOnly) -> anyhow::Result<()> {
     struct Counted(AtomicU64);
     impl Sink for Counted {

@@ -1,5 +1,5 @@
-//! A clip as a camera: played over RTSP on loopback by a process of its own, so that its CPU is not
-//! counted.
+//! Plays a clip as a camera over RTSP on loopback. A separate process plays it, so that its CPU
+//! time is not counted.
 
 use std::io::{self, BufRead, BufReader};
 use std::path::Path;
@@ -8,7 +8,7 @@ use std::{fs, thread};
 
 use anyhow::{Context, bail};
 
-/// Ends with its owner.
+/// A child process that is killed when this is dropped.
 pub struct Killed(pub Child);
 
 impl Drop for Killed {
@@ -18,7 +18,7 @@ impl Drop for Killed {
     }
 }
 
-/// Plays until it is dropped.
+/// A clip that plays until this is dropped.
 pub struct Served {
     pub url: String,
     _process: Killed,

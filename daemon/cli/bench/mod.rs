@@ -1,4 +1,5 @@
-//! `lookout bench`: figures for `docs/performance.md`, both sides of a comparison in one run.
+//! Implements `lookout bench`: produces the figures of `docs/performance.md`, both sides of a
+//! comparison in one run.
 
 mod clip;
 mod cpu;
@@ -33,22 +34,24 @@ pub struct Bench {
 
 #[derive(Subcommand)]
 enum What {
-    /// The model's speed on a device, and whether it says there what it says on the CPU. Also
-    /// without its name: `lookout bench --device cuda`.
+    /// Measure the model's speed on a device and compare the device's output with the CPU's. Also
+    /// the default without a subcommand: `lookout bench --device cuda`.
     Model(model::Options),
-    /// How many cameras a device keeps up with: measured with this daemon and RTSP, or simulated.
+    /// Find how many cameras a device keeps up with: measured with this daemon and RTSP, or
+    /// simulated.
     Streams(streams::Options),
-    /// What more questions about a window cost, and answers that are written together; and what the
-    /// daemon adds to onnxruntime's own time.
+    /// Measure the cost of further questions about a window and of answers generated together, and
+    /// the time that the daemon adds to onnxruntime's own.
     Words(words::Options),
-    /// What a frame and a caption cost, stage by stage, on the CPU; and each frame encoded once
-    /// beside every window encoded anew.
+    /// Measure the cost of a frame and of a caption, stage by stage, on the CPU. Also compare
+    /// encoding each frame once with re-encoding the frames of every window.
     #[cfg(feature = "demo")]
     Stages(stages::Options),
-    /// CPU of receiving, decoding and sampling one camera, beside a bare gst-launch-1.0 pipeline.
+    /// Measure the CPU time of receiving, decoding and sampling one camera, compared with a bare
+    /// gst-launch-1.0 pipeline.
     #[cfg(feature = "demo")]
     Ingest(ingest::Ingest),
-    /// One side of `ingest`: receives a camera and drops its frames.
+    /// Run one side of `ingest`: receive a camera and drop its frames.
     #[cfg(feature = "demo")]
     #[command(hide = true)]
     IngestOnly(ingest::IngestOnly),

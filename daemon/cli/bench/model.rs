@@ -1,12 +1,12 @@
-//! `lookout bench model`: the one command that shows what a device does with a model package.
+//! Implements `lookout bench model`: shows in one command how a model package runs on a device.
 //!
-//! The same clip, drawn here from a seed, goes through the CPU and through the device: how long
-//! each takes, and how far the device is from the CPU in a frame's features, in the first logits
-//! and in the tokens that follow greedily. The words do not matter: an answer is not ended early,
-//! so that every side makes the same number of tokens. Features and logits are held apart: both
-//! sides get the CPU's video tokens for their words.
+//! The same clip, generated from a seed, is processed by the CPU and by the device. The report
+//! gives the time of each and how far the device is from the CPU in a frame's features, in the
+//! first logits and in the greedy tokens that follow. The text itself is irrelevant: generation
+//! does not stop early, so that both sides generate the same number of tokens. Features and logits
+//! are compared separately: the language model gets the CPU's video tokens on both sides.
 //!
-//! Without a GPU both sides are the CPU, and that is said.
+//! Without a GPU both sides are the CPU, and the report says so.
 
 use std::fmt;
 use std::fs;
@@ -40,16 +40,16 @@ const SEED: u64 = 1;
 pub struct Options {
     #[command(flatten)]
     which: Which,
-    /// What is held against the CPU.
+    /// The device to compare with the CPU.
     #[arg(long, value_enum, default_value_t = Asked::Auto)]
     device: Asked,
-    /// New tokens in each round.
+    /// Number of new tokens in each round.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
     tokens: u32,
-    /// Each figure is the median of so many.
+    /// Number of rounds; each figure is their median.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
-    /// One JSON object instead of lines.
+    /// Print one JSON object instead of lines.
     #[arg(long)]
     json: bool,
 }
@@ -61,8 +61,8 @@ enum Asked {
     Auto,
 }
 
-/// Exit code 0: the device agrees with the CPU; 1: it does not, or a part of the model cannot run
-/// on it; 2: it cannot be had at all.
+/// Runs the benchmark. Exit code 0: the device agrees with the CPU; 1: it does not, or a part of
+/// the model cannot run on it; 2: the device is not available at all.
 pub fn run(options: &Options, out: &mut dyn Write) -> Result<ExitCode, Failure> {
     let bench = Bench::new(options).map_err(Failure::cannot_begin)?;
     let device = Runtime::load(&bench.model).map_err(Failure::cannot_begin)?;
@@ -74,7 +74,7 @@ pub fn run(options: &Options, out: &mut dyn Write) -> Result<ExitCode, Failure> 
     Ok(if report.pass { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// What both sides are given.
+/// The input of both sides.
 struct Bench {
     model: config::Model,
     package: Package,
@@ -92,9 +92,9 @@ struct Report {
     frames: usize,
     rounds: usize,
     parts: Vec<PartReport>,
-    /// The most that the process ever held; both sides together, the GPU's memory not counted.
+    /// Peak memory of the process, both sides together; GPU memory is not counted.
     peak_memory_bytes: u64,
-    /// The device was the CPU, too.
+    /// True if the device was the CPU as well.
     only_cpu: bool,
     pass: bool,
 }
@@ -103,7 +103,7 @@ struct Report {
 struct PartReport {
     part: &'static str,
     cpu: Speed,
-    /// Absent: it cannot run there, as `refused` says.
+    /// The device's results, or `None` if this part cannot run there; `refused` gives the reason.
     #[serde(skip_serializing_if = "Option::is_none")]
     device: Option<DeviceReport>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -120,7 +120,7 @@ struct DeviceReport {
     parity: Parity,
 }
 
-/// Medians of the rounds.
+/// Speed of one part of the model: medians of the rounds.
 #[derive(Clone, Copy, Serialize)]
 #[serde(untagged)]
 enum Speed {
@@ -134,7 +134,7 @@ impl Bench {
             .device
             .to_possible_value()
             .map_or_else(String::new, |value| value.get_name().to_owned());
-        // Every other setting as a config would have it.
+        // All other settings have the defaults of a config.
         let mut keys = options.which.keys()?;
         keys.insert("device".into(), device.into());
         let model = config::Model::of(keys)?;
@@ -182,7 +182,7 @@ impl Bench {
         })
     }
 
-    /// Features of all frames, one after the other, `[T, N, D]`.
+    /// Encodes all frames. Returns their features one after the other, `[T, N, D]`.
     fn encode(&self, runtime: &Runtime) -> anyhow::Result<(Vec<f32>, Placement, Speed)> {
         let mut encoder = Encoder::load(runtime, &self.package, self.model.vision_threads)?;
         let mut features = Vec::new();
@@ -201,7 +201,7 @@ impl Bench {
         Ok((features, encoder.placement().clone(), speed))
     }
 
-    /// As the daemon makes them of a window.
+    /// Pools and assembles the video tokens as the daemon does for a window.
     fn video_tokens(&self, features: &[f32]) -> anyhow::Result<VideoTokens> {
         let (tokens, dim) = (self.package.vision.grid_tokens, self.package.text.hidden_size);
         let pooled: Vec<FrameTokens> = features
@@ -244,7 +244,8 @@ impl Bench {
         }
         let mut decoder = Decoder::load(runtime, &self.package, threads, read + self.tokens)?;
         let mut cache = decoder.cache(1)?;
-        // Some graphs take several tokens only on an empty cache, and are fed in one piece.
+        // Some graphs accept several tokens only with an empty cache. They get the whole prompt in
+        // one piece.
         decoder.read(&mut cache, 0, &embeddings[..dim])?;
         let chunk = match decoder.read(&mut cache, 0, &embeddings[..2 * dim]) {
             Ok(_) => self.model.prefill_chunk,
@@ -279,10 +280,10 @@ impl Bench {
     }
 }
 
-/// What the language model said.
+/// The output of the language model.
 #[derive(Default)]
 struct Said {
-    /// After the prompt.
+    /// Logits after the prompt.
     logits: Vec<f32>,
     ids: Vec<u32>,
 }
@@ -350,7 +351,7 @@ impl fmt::Display for Speed {
     }
 }
 
-/// `pixel_values` of a clip as long as the plan wants it.
+/// Returns the `pixel_values` of a generated clip with as many frames as the plan requires.
 fn pixels(model: &config::Model, package: &Package) -> anyhow::Result<Vec<Vec<f32>>> {
     let preprocess = loaded::preprocess(package, model.aspect)?;
     let scene = Scene::new(SEED);
@@ -364,7 +365,7 @@ fn pixels(model: &config::Model, package: &Package) -> anyhow::Result<Vec<Vec<f3
     (0..model.plan.frames).map(frame).collect()
 }
 
-/// The most that this process was ever resident in, in bytes (proc(5), VmHWM).
+/// Returns the peak resident memory of this process, in bytes (proc(5), VmHWM).
 fn peak_memory() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));

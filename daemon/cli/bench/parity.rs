@@ -1,4 +1,4 @@
-//! How far a device is from the CPU, and whether that is near enough.
+//! Measures how far a device's output is from the CPU's, and whether it is within tolerance.
 
 use std::fmt;
 
@@ -6,16 +6,17 @@ use serde::Serialize;
 
 use crate::model::Graph;
 
-/// How far the device is from the CPU.
+/// Difference between the device's output and the CPU's.
 #[derive(Serialize)]
 pub struct Parity {
-    /// `features` or `first logits`.
+    /// Name of the compared values: `features` or `first logits`.
     of: &'static str,
     largest_difference: f32,
-    /// The largest number of the CPU's side: what the difference is to be seen against.
+    /// Largest absolute value on the CPU's side; the difference is relative to it.
     scale: f32,
     cosine: f64,
-    /// Of the greedy tokens, those before the first that differs; absent for features.
+    /// Number of equal greedy tokens before the first that differs, and the number of tokens;
+    /// `None` for features.
     #[serde(skip_serializing_if = "Option::is_none")]
     same_ids: Option<(usize, usize)>,
     tolerance: Tolerance,
@@ -25,11 +26,11 @@ pub struct Parity {
 #[derive(Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Tolerance {
-    /// Graphs in fp32: no number off by more than 1e-3 of the scale (at least of 1), and the same
-    /// tokens.
+    /// Tolerance for graphs in fp32: no value differs by more than 1e-3 of the scale (at least of
+    /// 1), and the tokens are the same.
     Exact,
-    /// Graphs of less precision: a cosine of at least 0.99. Where two tokens are almost equally
-    /// likely they may differ, and then all that follow.
+    /// Tolerance for graphs of lower precision: a cosine of at least 0.99. Where two tokens are
+    /// almost equally likely, that token and all that follow may differ.
     Rounded,
 }
 
@@ -44,7 +45,7 @@ impl Parity {
         ids: Option<(&[u32], &[u32])>,
         tolerance: Tolerance,
     ) -> Parity {
-        // NaN is never within a tolerance, and `max` would lose it.
+        // NaN is never within a tolerance, and `max` would drop it.
         let worse = |worst: f32, off: f32| if off.is_nan() { f32::NAN } else { worst.max(off) };
         let pairs = || cpu.iter().zip(device);
         let largest_difference = pairs().map(|(a, b)| (a - b).abs()).fold(0.0, worse);

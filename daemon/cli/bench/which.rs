@@ -1,4 +1,4 @@
-//! Which model a bench runs.
+//! Options that select the model of a benchmark.
 
 use std::path::PathBuf;
 
@@ -11,19 +11,20 @@ use crate::cli::precision;
 
 #[derive(Args)]
 pub struct Which {
-    /// A model package; the demo's if not given.
+    /// Model package to run. Default: the demo's.
     #[arg(long, value_name = "DIR")]
     package: Option<PathBuf>,
-    /// As `model.plan` in a config; "paper", or the demo's for the demo's package.
+    /// Plan, as `model.plan` in a config. Default: "paper", or the demo's plan for the demo's
+    /// package.
     #[arg(long)]
     plan: Option<String>,
-    /// Which graphs, by their files' suffix: one for all, or vision=S,embed=S,decoder=S.
+    /// Graphs to use, by the suffix of their files: one for all, or vision=S,embed=S,decoder=S.
     #[arg(long, value_name = "SUFFIX", value_parser = precision)]
     precision: Option<Value>,
 }
 
 impl Which {
-    /// The keys of a config's `[model]` that say so.
+    /// Returns the corresponding keys of a config's `[model]`.
     pub fn keys(&self) -> anyhow::Result<Table> {
         let (folder, usual_plan) = match &self.package {
             Some(folder) => (folder.clone(), "paper"),
@@ -38,7 +39,8 @@ impl Which {
     }
 }
 
-/// In fp16, which runs everywhere: onnxruntime's CUDA has no GroupQueryAttention in fp32.
+/// Returns the demo's package in fp16, which runs everywhere: onnxruntime's CUDA has no
+/// GroupQueryAttention in fp32.
 fn demo_package() -> anyhow::Result<PathBuf> {
     let places: Vec<PathBuf> =
         assets::places().into_iter().map(|folder| folder.join("package-fp16")).collect();

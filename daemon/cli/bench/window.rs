@@ -1,5 +1,5 @@
-//! A window that the language model is asked about, and the model made ready for that as the daemon
-//! has it; but an answer does not end by itself, so that it has as many tokens each time.
+//! A window to ask the language model about, and the model set up for that as in the daemon. The
+//! one difference: an answer does not end early, so that it always has the same number of tokens.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ pub struct Window {
 }
 
 impl Window {
-    /// The same number is the same footage.
+    /// Creates a window. Equal numbers stand for the same frames.
     pub fn new(video: VideoTokens, number: u64) -> Window {
         let seen = Seen { camera: "bench".into(), run: 0, number, slow: true, again: false };
         Window { video, seen }
@@ -49,7 +49,8 @@ impl Window {
     }
 }
 
-/// For one answer at a time, of up to so many tokens; the prefix of one window is kept.
+/// Loads the language model for one answer at a time, of at most `tokens` tokens; the prefix of one
+/// window is kept.
 pub fn language(
     runtime: &Runtime,
     package: &mut Package,
@@ -60,20 +61,20 @@ pub fn language(
     let text = &package.text;
     let token_bytes = 2 * text.layers * text.kv_heads * text.head_dim * size_of::<f32>();
     let video = model.plan.video_tokens(model.plan.frames, package.vision.grid_tokens)?;
-    // One window, and what the template puts before it.
+    // One window, and the template's text before it.
     let prefix_bytes = token_bytes * (video + TEXT_ROOM);
     let budget = Budget { max_new_tokens: tokens, rows: 1, prefix_bytes };
     Ok(LanguageModel::load(runtime, package, model, budget)?)
 }
 
-/// An answer, and how long its prompt was read and it was written.
+/// An answer, and the time of reading its prompt and of generating it.
 pub struct Answered {
     pub read: Duration,
     pub written: Duration,
     pub reply: Reply,
 }
 
-/// By a clock that may be the model's own.
+/// Asks one question. `clock` measures the times and may be the model's own clock.
 pub fn ask(
     language: &mut LanguageModel,
     request: Request<'_>,

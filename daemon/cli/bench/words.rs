@@ -1,13 +1,15 @@
-//! `lookout bench words`: what asking more costs, and what the daemon adds to onnxruntime.
+//! Implements `lookout bench words`: the cost of further questions, and the time that the daemon
+//! adds to onnxruntime.
 //!
-//! - prefix: eight questions about one window against one, one after the other;
-//! - batch: tokens of rows that are written together against one alone, step by step beside each
-//!   other, at the window's length;
-//! - share: a whole answer by the daemon's language model against what onnxruntime's own calls took
-//!   in it.
+//! - prefix: eight questions about one window compared with one, one after the other;
+//! - batch: tokens of sequences generated together compared with one sequence alone, in alternating
+//!   steps, at the window's length;
+//! - share: a whole answer by the daemon's language model compared with the time of onnxruntime's
+//!   own calls in it.
 //!
-//! All in CPU time of one process; ratios of neighbours, medians over rounds or steps. The video's rows
-//! are noise: what they say changes no cost. Answers never end by themselves.
+//! All figures are CPU time of one process; ratios of neighbouring measurements, medians over
+//! rounds or steps. The video tokens are noise, because their content does not change the cost.
+//! Answers never end early.
 
 use std::fmt;
 use std::io::Write;
@@ -36,21 +38,21 @@ const MOST_ROWS: usize = 8;
 pub struct Options {
     #[command(flatten)]
     which: Which,
-    /// Of onnxruntime.
+    /// Number of onnxruntime threads.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
     threads: u32,
-    /// Of the prompt at once, as `model.prefill_chunk` in a config.
+    /// Prompt tokens read at once, as `model.prefill_chunk` in a config.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=65536))]
     prefill_chunk: Option<u32>,
-    /// Of each answer.
+    /// Number of tokens in each answer.
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1024))]
     tokens: u32,
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
-    /// One of the three instead of all.
+    /// Run only one of the three sections.
     #[arg(long, value_enum)]
     only: Option<Part>,
-    /// One JSON object instead of lines.
+    /// Print one JSON object instead of lines.
     #[arg(long)]
     json: bool,
 }
@@ -111,19 +113,19 @@ struct Prefix {
 struct Together {
     rows: usize,
     tokens_per_second: f64,
-    /// To one row's, step by step beside it.
+    /// Ratio to the speed of one sequence, in alternating steps.
     ratio: f64,
 }
 
 #[derive(Serialize)]
 struct Share {
     prompt_tokens: usize,
-    /// By onnxruntime's calls alone.
+    /// Speed of onnxruntime's calls alone.
     prefill_tokens_per_second: f64,
     decode_tokens_per_second: f64,
     onnxruntime_seconds: f64,
     lookout_seconds: f64,
-    /// Lookout's time beyond onnxruntime's, as a part of onnxruntime's.
+    /// Lookout's time beyond onnxruntime's, as a fraction of onnxruntime's.
     added: f64,
 }
 
@@ -186,7 +188,7 @@ impl Bench {
         })
     }
 
-    /// A window that nobody has asked about.
+    /// Returns a window that no question has been asked about.
     fn window(&mut self) -> Window {
         self.windows += 1;
         let mut random = StdRng::seed_from_u64(self.windows);
@@ -195,7 +197,7 @@ impl Bench {
         Window::new(VideoTokens { rows, dim }, self.windows)
     }
 
-    /// CPU-seconds of each, one after the other.
+    /// Asks eight questions, one after the other. Returns the CPU-seconds of each.
     fn eight_questions(&mut self, window: &Window) -> anyhow::Result<Vec<f64>> {
         let mut seconds = Vec::new();
         for at in 0..QUESTIONS.len() {
@@ -210,7 +212,7 @@ impl Bench {
         Ok(seconds)
     }
 
-    /// Steps of so many rows in turn, each row at the end of a window.
+    /// Measures steps with each number of sequences in turn, each sequence at the end of a window.
     fn together(&mut self, steps: usize) -> anyhow::Result<Vec<Together>> {
         let (threads, window) = (self.model.language_threads, self.window());
         let capacity = self.video_tokens + 1 + ROWS.len();
@@ -226,7 +228,8 @@ impl Bench {
             for row in 0..MOST_ROWS {
                 decoder.restore(&mut cache, row, &mut prefix)?;
             }
-            // Whoever is first after so much copying would find the CPU's caches cold.
+            // A warm-up step: after this much copying, the first measured step would find the CPU's
+            // caches cold.
             decoder.step(&mut cache, MOST_ROWS, &embedder.embed(&[0; MOST_ROWS])?)?;
             for (at, rows) in ROWS.into_iter().enumerate() {
                 let begun = cpu_time();

@@ -1,5 +1,5 @@
-//! Receiving, decoding and sampling: a camera watched by this process, which does nothing else
-//! meanwhile.
+//! Measures receiving, decoding and sampling: this process watches a camera and does nothing else
+//! at the same time.
 
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -15,25 +15,26 @@ use crate::event::CameraStatus;
 use crate::frame::Frame;
 use crate::run_clock::RunClock;
 
-/// After the first frame, for what joining a stream costs is not what watching it costs.
+/// Time after the first frame that is not measured, because joining a stream costs more than
+/// watching it.
 const SETTLE: Duration = Duration::from_secs(2);
-/// Beyond the time between two frames.
+/// Longest wait for a frame, in addition to twice the frame interval.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Of a large picture they are many bytes.
+/// Number of frames kept; frames of a large image take much memory.
 const FRAMES_KEPT: usize = 16;
 
 pub struct Received {
-    /// The last that came.
+    /// The most recent frames.
     pub frames: Vec<Frame>,
-    /// CPU-milliseconds a frame, of each round.
+    /// CPU-milliseconds per frame, for each round.
     pub cpu_ms: Vec<f64>,
 }
 
-/// `a_round`: frames of a round.
+/// Watches a camera for `rounds` rounds of `a_round` frames each.
 pub fn receive(camera: config::Camera, rounds: usize, a_round: usize) -> anyhow::Result<Received> {
     camera::init()?;
     let fps = camera.fps;
-    // Room for more than ever come before they are taken.
+    // The capacity exceeds the number of frames that ever wait.
     let (to, arrivals) = sync_channel(64);
     let status = Arc::new(Mutex::default());
     let watching = Arc::new(Watching { to, status: status.clone() });
@@ -81,7 +82,7 @@ fn next(
 struct Arrival {
     frame: Frame,
     came: Instant,
-    /// Of this process until then.
+    /// CPU time of this process until then.
     cpu: Duration,
 }
 
@@ -92,7 +93,7 @@ struct Watching {
 
 impl Sink for Watching {
     fn frame(&self, frame: Frame) {
-        // Full only when nobody listens any more.
+        // The channel is full only when nobody reads it any more.
         let _ = self.to.try_send(Arrival { frame, came: Instant::now(), cpu: cpu_time() });
     }
 

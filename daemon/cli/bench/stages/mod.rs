@@ -1,9 +1,9 @@
-//! `lookout bench stages`: what a frame and a caption cost, stage by stage, so that one sees where
-//! the time of a camera goes; and what it is worth that each frame is encoded once.
+//! Implements `lookout bench stages`: the cost of a frame and of a caption, stage by stage, which
+//! shows where a camera's time goes; and the saving from encoding each frame only once.
 //!
-//! A clip is played over RTSP on loopback and watched as the daemon would. Its frames then go
-//! through everything else, one stage after the other. A round is what one caption takes. All in
-//! CPU time of this process, medians of the rounds; nothing else is done meanwhile.
+//! A clip is played over RTSP on loopback and watched as by the daemon. Its frames then pass
+//! through all other stages, one stage after the other. A round is the work of one caption. All
+//! figures are CPU time of this process, medians of the rounds; nothing else runs at the same time.
 
 mod camera;
 mod vision;
@@ -34,35 +34,35 @@ use crate::language::LanguageModel;
 use crate::model::{Package, Runtime};
 use crate::slowfast::{FrameTokens, assemble};
 
-/// So few windows at least show what encoding once is worth.
+/// Smallest number of windows that shows the saving from encoding once.
 const WINDOWS_MIN: usize = 5;
 
 #[derive(Args)]
 pub struct Options {
     #[command(flatten)]
     which: Which,
-    /// H.264 or H.265 in MP4, played over RTSP on loopback; the demo's gate if not given.
+    /// Clip to play: H.264 or H.265 in MP4, over RTSP on loopback. Default: the demo's gate.
     #[arg(long, value_name = "FILE.mp4")]
     clip: Option<PathBuf>,
-    /// Frames a second that are looked at.
+    /// Frames sampled per second.
     #[arg(long, default_value_t = 2.0)]
     fps: f64,
-    /// What a caption is about.
+    /// Length of the window that a caption describes.
     #[arg(long, value_name = "TIME", default_value = "8s", value_parser = humantime::parse_duration)]
     window: Duration,
-    /// From one caption to the next.
+    /// Time from one caption to the next.
     #[arg(long, value_name = "TIME", default_value = "4s", value_parser = humantime::parse_duration)]
     every: Duration,
-    /// Of a caption, without the one that ends it.
+    /// Number of tokens in a caption, without its end token.
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1024))]
     tokens: u32,
-    /// Of onnxruntime.
+    /// Number of onnxruntime threads.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
     threads: u32,
-    /// Each figure is the median of so many; the clip plays for --every in each.
+    /// Number of rounds; each figure is their median. The clip plays for --every in each.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
-    /// One JSON object instead of a table.
+    /// Print one JSON object instead of a table.
     #[arg(long)]
     json: bool,
 }
@@ -91,21 +91,21 @@ struct Report {
     model: String,
     plan: String,
     clip: String,
-    /// Width and height of its pictures.
+    /// Width and height of its frames.
     picture: [u32; 2],
     threads: usize,
     rounds: usize,
     fps: f64,
     window_seconds: f64,
     every_seconds: f64,
-    /// Frames that a caption is made of.
+    /// Number of frames in a caption's window.
     frames: usize,
     video_tokens: usize,
     text_tokens: u32,
     tokens: usize,
     stages: Vec<Stage>,
     caption_cpu_ms: f64,
-    /// Of one core, busy with this camera.
+    /// Share of one core that this camera keeps busy.
     share_of_core: f64,
     encoded_once: EncodedOnce,
 }
@@ -113,14 +113,14 @@ struct Report {
 #[derive(Serialize)]
 struct Stage {
     stage: &'static str,
-    /// What it is done for.
+    /// The unit of work: `frame`, `window`, `token` or `question`.
     per: &'static str,
-    /// For one of these.
+    /// CPU-milliseconds per unit.
     cpu_ms: f64,
-    /// How many of these a caption takes.
+    /// Number of units per caption.
     per_caption: f64,
     caption_cpu_ms: f64,
-    /// Of all that a caption takes.
+    /// Share of a caption's total cost.
     share: f64,
 }
 
@@ -135,7 +135,7 @@ impl Bench {
         let mut package = Package::read(&config.model.package, &config.model.precision)?;
         let runtime = Runtime::load(&config.model)?;
         let vision = Vision::load(&runtime, &package, &config)?;
-        // One more than a caption has: the one that ends it.
+        // One more than in a caption: the end token.
         let tokens = options.tokens as usize + 1;
         let language = window::language(&runtime, &mut package, &config.model, tokens)?;
         Ok(Bench { clip, served, config, package, vision, language })
@@ -144,7 +144,7 @@ impl Bench {
     fn report(mut self, options: &Options) -> anyhow::Result<Report> {
         let (rounds, tokens) = (options.rounds as usize, options.tokens as usize);
         let Options { fps, window, every, .. } = *options;
-        // What comes between two captions, and what a caption is made of.
+        // Number of frames between two captions, and number of frames in a caption's window.
         let new_frames = fps * every.as_secs_f64();
         let a_round = (new_frames.round() as usize).max(1);
         let plan = self.config.model.plan;
@@ -187,7 +187,7 @@ impl Bench {
             Stage::new("prefill", "window", 1.0, said.prefill),
             Stage::new("token", "token", tokens as f64, said.token),
         ];
-        // Where the graph cannot go on from a prefix, there is no such stage.
+        // This stage is absent where the graph cannot continue from a prefix.
         if !said.question.is_empty() {
             stages.push(Stage::new("question", "question", 0.0, said.question));
         }
@@ -218,7 +218,7 @@ impl Bench {
     }
 }
 
-/// As a config would have it; its checks are the options'.
+/// Builds a config from the options; the config's checks apply to them.
 fn config(options: &Options, url: &str) -> anyhow::Result<Config> {
     let threads = Value::from(i64::from(options.threads));
     let mut model = options.which.keys()?;
@@ -240,11 +240,11 @@ fn config(options: &Options, url: &str) -> anyhow::Result<Config> {
     Ok(Config::parse(&toml::to_string(&config)?, Path::new(""))?)
 }
 
-/// CPU-milliseconds of the language model, of each round.
+/// CPU-milliseconds of the language model, for each round.
 #[derive(Default)]
 struct Said {
     assemble: Vec<f64>,
-    /// The caption's whole prompt.
+    /// Reading the caption's whole prompt.
     prefill: Vec<f64>,
     token: Vec<f64>,
     /// Reading another prompt about the same window.
@@ -260,7 +260,7 @@ impl Said {
         tokens: usize,
     ) -> anyhow::Result<()> {
         let ms = |time: Duration| time.as_secs_f64() * 1e3;
-        // The first token comes of the prompt.
+        // The prompt yields the first token.
         let caption = window::ask(language, window.request(0, tokens + 1), |_| cpu_time())?;
         self.prefill.push(ms(caption.read));
         self.token.push(ms(caption.written) / tokens as f64);
@@ -319,7 +319,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// What some work gives, and its CPU-milliseconds.
+/// Runs `work`. Returns its result and its CPU-milliseconds.
 fn spent<T>(work: impl FnOnce() -> T) -> (T, f64) {
     let begun = cpu_time();
     let done = work();

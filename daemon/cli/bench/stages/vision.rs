@@ -1,5 +1,5 @@
-//! From a picture to its tokens, a stage at a time; and what it is worth that each frame is encoded
-//! once, however many windows see it.
+//! Measures the vision stages from a frame to its tokens, and the saving from encoding each frame
+//! once for all windows that contain it.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -26,7 +26,7 @@ pub struct Vision {
     pixels: Vec<f32>,
 }
 
-/// CPU-milliseconds a frame.
+/// CPU-milliseconds per frame, by stage.
 #[derive(Clone, Copy, Default)]
 pub struct Looked {
     pub resize: f64,
@@ -35,21 +35,22 @@ pub struct Looked {
     pub pool: f64,
 }
 
-/// Windows whose stride is a fifth of their length: each frame encoded once and its tokens kept,
-/// beside all frames of each window encoded anew. CPU of resizing, encoding and pooling.
+/// Comparison for windows whose stride is a fifth of their length: each frame encoded once with its
+/// tokens kept, and all frames of each window re-encoded. CPU time of resizing, encoding and
+/// pooling.
 #[derive(Serialize)]
 pub struct EncodedOnce {
-    /// Of a window: the plan's, less what is no multiple of five.
+    /// Frames per window: the plan's number, rounded down to a multiple of five.
     pub frames: usize,
     pub stride: usize,
-    /// Consecutive ones, after the first.
+    /// Number of consecutive windows, after the first.
     pub windows: usize,
     /// Medians of the windows.
     pub once_cpu_ms: f64,
     pub anew_cpu_ms: f64,
     /// Median of the windows' ratios.
     pub ratio: f64,
-    /// Both sides had the same bits in every window.
+    /// True if both sides had bitwise equal tokens in every window.
     pub same_tokens: bool,
 }
 
@@ -68,7 +69,7 @@ impl Vision {
         })
     }
 
-    /// A round: the tokens of these frames, and what one of them cost.
+    /// Runs one round. Returns the tokens of these frames and the cost per frame.
     pub fn look<'a>(
         &mut self,
         frames: impl ExactSizeIterator<Item = &'a Frame>,
@@ -103,7 +104,7 @@ impl Vision {
         Ok(pooled?)
     }
 
-    /// `frames` are repeated as often as needed; both sides in turn.
+    /// Compares both sides window by window. `frames` are repeated as often as needed.
     pub fn encoded_once(
         &mut self,
         frames: &[Frame],

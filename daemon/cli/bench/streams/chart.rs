@@ -1,4 +1,4 @@
-//! The table as a picture.
+//! Draws the table as an SVG chart.
 
 use anyhow::anyhow;
 use plotters::prelude::*;
@@ -7,8 +7,8 @@ use super::{Row, Times};
 
 const SIZE: (u32, u32) = (800, 480);
 
-/// From a window's close to its caption (left), and the share of windows skipped (right), by the
-/// number of cameras.
+/// Draws the time from a window's close to its caption (left) and the share of skipped windows
+/// (right), by the number of cameras.
 pub fn svg(title: &str, rows: &[Row]) -> anyhow::Result<String> {
     let mut text = String::new();
     draw(&mut text, title, rows).map_err(|why| anyhow!("{why}"))?;

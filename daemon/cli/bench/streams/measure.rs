@@ -1,4 +1,4 @@
-//! A real daemon, as its own process, that watches so many real RTSP cameras.
+//! Measures a real daemon, in its own process, that watches a given number of real RTSP cameras.
 
 use std::collections::HashMap;
 use std::fs;
@@ -28,25 +28,25 @@ use crate::model::Package;
 use crate::slowfast::{Plan, TokenShape};
 use crate::telemetry::Held;
 
-/// The prefix cache has room for so many windows, that it may fill soon, but takes no more than a
+/// Number of windows that fit in the prefix cache. It fills soon, but takes no more memory than a
 /// daemon's usually does.
 const PREFIXES: usize = 16;
 const PREFIX_CACHE: usize = 1 << 30;
-/// For the answers that are on their way at the end.
+/// Longest wait for answers that are in progress at the end.
 const LAST_ANSWERS: Duration = Duration::from_secs(30);
 
 #[derive(Args)]
 pub struct Measured {
-    /// A model package; the demo's if not given.
+    /// Model package to run. Default: the demo's.
     #[arg(long, value_name = "DIR", conflicts_with = "simulate")]
     package: Option<PathBuf>,
-    /// As `model.plan` in a config.
+    /// Plan, as `model.plan` in a config.
     #[arg(long, conflicts_with = "simulate", default_value = crate::assets::PLAN)]
     plan: String,
-    /// As `model.device` in a config.
+    /// Device, as `model.device` in a config.
     #[arg(long, conflicts_with = "simulate", default_value = "auto")]
     device: String,
-    /// Frames a second that are looked at.
+    /// Frames sampled per second.
     #[arg(long, conflicts_with = "simulate", default_value_t = 2.0)]
     fps: f64,
     #[arg(long, value_name = "TIME", conflicts_with = "simulate", default_value = "8s",
@@ -55,20 +55,22 @@ pub struct Measured {
     #[arg(long, value_name = "TIME", conflicts_with = "simulate", default_value = "4s",
         value_parser = humantime::parse_duration)]
     every: Duration,
-    /// As `freshness` of a camera in a config; by default as --every.
+    /// Deadline of a caption, as `freshness` of a camera in a config. Default: the value of
+    /// --every.
     #[arg(long, value_name = "TIME", conflicts_with = "simulate",
         value_parser = humantime::parse_duration)]
     freshness: Option<Duration>,
-    /// Questions a minute about the last window of the cameras in turn, at random moments; 0: none.
+    /// Questions per minute, at random moments, about the last window of each camera in turn. 0:
+    /// none.
     #[arg(long, value_name = "N", conflicts_with = "simulate", default_value_t = 6.0,
         value_parser = rate)]
     questions: f64,
-    /// As `buffer.age` in a config: short, so that buffers are full for the most of a run of minutes.
-    /// JPEGs are kept for half as long again.
+    /// Buffer length, as `buffer.age` in a config. Short, so that the buffers are full during most
+    /// of a run of minutes. JPEGs are kept 1.5 times as long.
     #[arg(long, value_name = "TIME", conflicts_with = "simulate", default_value = "1m",
         value_parser = humantime::parse_duration)]
     buffer: Duration,
-    /// Keeps the JPEGs on disk as well, in a folder that is removed at the end.
+    /// Keep the JPEGs on disk as well, in a folder that is removed at the end.
     #[arg(long, conflicts_with = "simulate")]
     disk: bool,
 }
@@ -84,7 +86,7 @@ impl Measured {
     }
 }
 
-/// What ran, and a row for each number of cameras.
+/// Measures each number of cameras. Returns the model and device, and one row per number.
 pub fn run(
     options: &Measured,
     numbers: Vec<usize>,
@@ -138,7 +140,7 @@ async fn measure(
     watch.args(["watch", "--json", "--from", "1", "--kind", "caption", "--server", &server]);
     let mut events = children.reader("watch", watch)?;
 
-    // The first windows fill while cameras connect.
+    // The first windows fill while the cameras connect.
     let begin = Instant::now() + options.window + 2 * options.every;
     let end = begin + length;
     let mut look = interval(memory::LOOK);
@@ -184,14 +186,14 @@ async fn measure(
     Ok((heard.device.clone(), heard.count(row, windows_of_each, answers)))
 }
 
-/// What captions said.
+/// Data collected from captions.
 #[derive(Default)]
 struct Heard {
-    /// The model, and where it runs.
+    /// The model and the device it runs on.
     device: String,
-    /// Of the newest event.
+    /// Sequence number of the newest event.
     sequence: u64,
-    /// From a window's close to its caption, seconds.
+    /// Seconds from a window's close to its caption.
     captions: Vec<f64>,
     of_each: HashMap<String, usize>,
     skipped: usize,
@@ -201,7 +203,8 @@ struct Heard {
 }
 
 impl Heard {
-    /// A line of `lookout watch --json`; before the begin it `counts` for nothing.
+    /// Reads a line of `lookout watch --json`. Its caption is counted only if `counts` is set, that
+    /// is, after the start of the measurement.
     fn hear(&mut self, line: &str, counts: bool, freshness: Duration) -> anyhow::Result<()> {
         let event: Value = serde_json::from_str(line).context("an event")?;
         if event["kind"] == "lost" {
@@ -224,7 +227,7 @@ impl Heard {
     }
 
     fn count(self, row: Row, windows_of_each: usize, answers: Vec<f64>) -> Row {
-        // A camera without any caption could not say how many were skipped.
+        // A camera without any caption cannot report how many windows were skipped.
         let silent = row.cameras - self.of_each.len().min(row.cameras);
         let skipped = self.skipped + silent * windows_of_each;
         let mut of_each: Vec<usize> = self.of_each.into_values().collect();
@@ -241,7 +244,7 @@ impl Heard {
     }
 }
 
-/// What the daemon should need.
+/// Memory that the daemon should need.
 struct Size {
     wanted: Wanted,
     prefix_cache: usize,
@@ -266,7 +269,7 @@ fn clip_of(camera: usize) -> &'static str {
     CAMERAS[camera % CAMERAS.len()]
 }
 
-/// The daemon's.
+/// Inputs of the daemon's config.
 struct Setup<'a> {
     options: &'a Measured,
     package: PathBuf,
@@ -308,16 +311,16 @@ impl Setup<'_> {
     }
 }
 
-/// As a config has it.
+/// Formats a duration as in a config.
 fn time(time: Duration) -> String {
     humantime::format_duration(time).to_string()
 }
 
-/// What the daemon's `/metrics` say.
+/// Fetches the daemon's `/metrics`.
 async fn metrics(port: u16) -> anyhow::Result<String> {
     let get = async {
         let mut http = TcpStream::connect(("127.0.0.1", port)).await?;
-        // 1.0: the whole answer in one piece, and then the end.
+        // HTTP/1.0: the whole response in one piece, then the connection closes.
         http.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await?;
         let mut said = String::new();
         http.read_to_string(&mut said).await?;
@@ -329,7 +332,7 @@ async fn metrics(port: u16) -> anyhow::Result<String> {
     Ok(said)
 }
 
-/// proc(5), statm; 0 for a process that has ended.
+/// Returns the resident memory from proc(5), statm; 0 for a process that has ended.
 fn resident_bytes(process: u32) -> f64 {
     let statm = fs::read_to_string(format!("/proc/{process}/statm")).unwrap_or_default();
     let pages: f64 = statm.split(' ').nth(1).and_then(|n| n.parse().ok()).unwrap_or(0.0);
@@ -360,7 +363,7 @@ mod tests {
             heard.hear(&caption("gate-0", seconds, skipped), true, FRESH).expect("a caption");
         }
         assert_eq!((heard.device.as_str(), heard.sequence), ("demo, cpu", 7));
-        // The other camera is not heard of: all its windows were skipped.
+        // The other camera has no caption: all its windows were skipped.
         let row = heard.count(Row { cameras: 2, ..Row::default() }, 10, vec![0.5]);
         assert_eq!((row.published, row.skipped, row.windows, row.late), (2, 12, 14, 1));
         assert_eq!((row.frames, row.answered, row.worst), (Some(0.75), 1, Some(0.0)));

@@ -1,5 +1,5 @@
-//! What the daemon holds while it watches: what each tier takes by its own count beside the
-//! arithmetic, and by how much it still grows when everything is full.
+//! Measures the daemon's memory while it watches: the size that each tier reports, compared with
+//! the calculated size, and the growth once everything is full.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -9,71 +9,73 @@ use serde::Serialize;
 use super::Row;
 use crate::telemetry::Held;
 
-/// Between two looks.
+/// Time between two samples.
 pub const LOOK: Duration = Duration::from_secs(2);
-/// A shorter time says nothing about growth.
+/// Shortest time over which growth is meaningful, in seconds.
 const LEAST_SECONDS: f64 = 30.0;
 
-/// One look at the daemon.
+/// One sample of the daemon's memory.
 pub struct Sample {
     /// Resident memory, bytes.
     pub resident: f64,
     pub full: bool,
 }
 
-/// Whether of all that is bounded nothing can come in any more without something leaving: the
-/// rolling buffer of each camera, and the prefix cache.
+/// Returns true if everything bounded is full, so that each addition evicts something: the rolling
+/// buffer of each camera and the prefix cache.
 pub fn is_full(held: &Held) -> bool {
-    // A frame leaves memory last of all: for nowhere, or for the disk, where it was before.
+    // A frame leaves memory last: it is dropped, or it remains on disk, where it already was.
     let buffers = held.buffers.iter().all(|buffer| {
         buffer.evicted > 0 || buffer.disk.frames > buffer.hot.frames + buffer.warm.frames
     });
-    // Where one prefix is too large for the cache, none is kept.
+    // If one prefix is too large for the cache, none is kept.
     let none_fits = held.prefix_lookups > 0 && held.prefix_bytes == 0;
     buffers && (held.prefix_evictions > 0 || none_fits)
 }
 
-/// What a buffer should hold.
+/// Calculated contents of the buffers.
 #[derive(Clone, Copy)]
 pub struct Wanted {
     /// Tokens of one frame under the plan, bytes.
     pub frame_bytes: usize,
-    /// With their tokens, by age and fps, of all cameras.
+    /// Number of frames with tokens, by age and fps, of all cameras.
     pub hot_frames: usize,
 }
 
-/// At the end of a run, in bytes, of all cameras.
+/// Memory at the end of a run, in bytes, of all cameras.
 #[derive(Clone, Debug, Serialize)]
 pub struct Memory {
     pub resident: f64,
-    /// Growth of resident memory a minute while everything was full; `None`: too short.
+    /// Growth of resident memory per minute while everything was full, or `None` if that time was
+    /// too short.
     pub growth: Option<f64>,
-    /// So long everything had been full; 0: it still filled.
+    /// Seconds for which everything was full; 0 if it was still filling.
     pub full_seconds: f64,
     pub hot_frames: usize,
-    /// By age and fps.
+    /// Calculated number of hot frames, by age and fps.
     pub hot_frames_wanted: usize,
     pub token_bytes: u64,
-    /// Of one frame's tokens, by the plan and the model.
+    /// Bytes of one frame's tokens, by the plan and the model.
     pub frame_bytes: usize,
-    /// `token_bytes` beside hot frames × `frame_bytes`.
+    /// `token_bytes` divided by hot frames × `frame_bytes`.
     pub token_ratio: Option<f64>,
-    /// JPEGs of the hot tier, and what names the frames.
+    /// JPEGs and identifiers of the frames in the hot tier.
     pub hot_jpeg_bytes: u64,
     pub warm_frames: usize,
     pub warm_jpeg_bytes: u64,
     pub recall_bytes: u64,
     pub prefix_bytes: u64,
-    /// The model, the KV cache, decoders, the journal: what is resident beside all of that.
+    /// All other resident memory: the model, the KV cache, decoders, the journal.
     pub rest: f64,
     pub disk_frames: usize,
     pub disk_bytes: u64,
-    /// Events that the journal held, which it does up to 10,000.
+    /// Number of events in the journal, at most 10,000.
     pub journal_events: u64,
 }
 
 impl Memory {
-    /// Of the samples, and what the daemon said at the last; `events`: so many there have been.
+    /// Builds the report from the samples and the daemon's last metrics. `events` is the number of
+    /// journal events.
     pub fn of(samples: &[Sample], held: &Held, wanted: Wanted, events: u64) -> Memory {
         let steady = steady(samples);
         let full_seconds = LOOK.as_secs_f64() * steady.len().saturating_sub(1) as f64;
@@ -106,13 +108,13 @@ impl Memory {
     }
 }
 
-/// The samples at the end in which everything was full.
+/// Returns the samples at the end in which everything was full.
 fn steady(samples: &[Sample]) -> &[Sample] {
     let filling = samples.iter().rposition(|sample| !sample.full);
     &samples[filling.map_or(0, |last| last + 1)..]
 }
 
-/// The least squares' slope, bytes from one sample to the next.
+/// Returns the least-squares slope, in bytes from one sample to the next.
 fn slope(samples: &[Sample]) -> Option<f64> {
     let n = samples.len() as f64;
     let middle = (n - 1.0) / 2.0;
@@ -124,7 +126,7 @@ fn slope(samples: &[Sample]) -> Option<f64> {
     (samples.len() > 1).then(|| over / under)
 }
 
-/// Below the main table; nothing where nothing was measured.
+/// Formats the table below the main one; empty if nothing was measured.
 pub fn table(rows: &[Row]) -> String {
     let Some(first) = rows.iter().find_map(|row| row.memory.as_ref()) else {
         return String::new();
@@ -199,7 +201,7 @@ mod tests {
     fn full_is_when_something_leaves_for_all_that_comes() {
         assert!(is_full(&filled()));
         assert!(!is_full(&Held { prefix_evictions: 0, ..filled() }));
-        // Not one prefix fits; and nothing was sought yet.
+        // No prefix fits in the cache, and nothing has been looked up yet.
         let none = Held { prefix_evictions: 0, prefix_bytes: 0, ..filled() };
         assert!(is_full(&none));
         assert!(!is_full(&Held { prefix_lookups: 0, ..none }));

@@ -1,6 +1,7 @@
-//! `lookout bench streams`: how many cameras a device keeps up with, as a table per number of
-//! cameras, as JSON and as a chart. The numbers are measured with a real daemon, real RTSP and real
-//! questions, or simulated: the same scheduler over costs that a profile gives.
+//! Implements `lookout bench streams`: the number of cameras that a device keeps up with, as a
+//! table with a row per number of cameras, as JSON and as a chart. The numbers are measured with a
+//! real daemon, real RTSP and real questions, or simulated: the same scheduler with the costs of a
+//! profile.
 
 mod chart;
 #[cfg(feature = "demo")]
@@ -28,61 +29,63 @@ pub struct Options {
     #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1,2,4,8",
         value_parser = clap::value_parser!(u32).range(1..=10_000))]
     cameras: Vec<u32>,
-    /// Not measured: the daemon's scheduler over a device whose costs this file gives, as
-    /// configs/profiles/h100.toml does.
+    /// Simulate instead of measuring: run the daemon's scheduler with the device costs of this
+    /// file, such as configs/profiles/h100.toml.
     #[arg(long, value_name = "PROFILE")]
     simulate: Option<PathBuf>,
-    /// So long for each number of cameras; simulated, it is over at once.
+    /// Duration for each number of cameras. A simulation finishes at once.
     #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration,
         default_value = "2m")]
     length: Duration,
     #[cfg(feature = "demo")]
     #[command(flatten)]
     measured: measure::Measured,
-    /// One JSON object instead of a table.
+    /// Print one JSON object instead of a table.
     #[arg(long)]
     json: bool,
-    /// Writes a chart: from a window's close to its caption, and the share that was skipped.
+    /// Write a chart: the time from a window's close to its caption, and the share of skipped
+    /// windows.
     #[arg(long, value_name = "FILE.svg")]
     chart: Option<PathBuf>,
 }
 
-/// A camera's own pace takes a frame from a window now and then; what is less was dropped.
+/// Smallest share of frames that counts as complete. A camera's own frame rate sometimes takes a
+/// frame from a window; a lower share means that frames were dropped.
 const ENOUGH_FRAMES: f64 = 0.95;
 
-/// What came of so many cameras.
+/// Results for one number of cameras.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Row {
     pub cameras: usize,
     /// Windows that closed.
     pub windows: usize,
     pub published: usize,
-    /// Windows that got no caption, because it would have been late.
+    /// Windows without a caption, because it would have been late.
     pub skipped: usize,
     /// Captions that were published after their deadline.
     pub late: usize,
-    /// Of the frames that captions should have seen, the share that they saw, where it was measured.
+    /// Share of the wanted frames that captions used, if measured.
     pub frames: Option<f64>,
     /// Questions answered.
     pub answered: usize,
-    /// Questions for which there was no room.
+    /// Questions refused because the queue was full.
     pub refused: usize,
     /// Questions without an answer for another reason.
     pub unanswered: usize,
-    /// From a window's close to its caption.
+    /// Time from a window's close to its caption.
     pub captions: Option<Times>,
-    /// From a question to its answer's end.
+    /// Time from a question to the end of its answer.
     pub answers: Option<Times>,
-    /// The captions of the camera with the fewest, beside the mean of all.
+    /// Captions of the camera with the fewest, divided by the mean of all cameras.
     pub worst: Option<f64>,
-    /// Shares of the device's time, where they are known.
+    /// Shares of the device's time, if known.
     pub vision_load: Option<f64>,
     pub language_load: Option<f64>,
-    /// What the daemon held at the end, where it was measured.
+    /// Memory of the daemon at the end, if measured.
     pub memory: Option<Memory>,
 }
 
-/// Seconds.
+/// Statistics of durations, in seconds.
 #[derive(Clone, Debug, Serialize)]
 pub struct Times {
     pub mean: f64,
@@ -95,7 +98,7 @@ impl Times {
     fn of(mut seconds: Vec<f64>) -> Option<Times> {
         seconds.sort_by(f64::total_cmp);
         let last = seconds.len().checked_sub(1)?;
-        // The least that so many percent are not above.
+        // The smallest value that at least `p` percent of the values do not exceed.
         let percentile =
             |p: usize| seconds[(seconds.len() * p).div_ceil(100).clamp(1, last + 1) - 1];
         let mean = seconds.iter().sum::<f64>() / seconds.len() as f64;
@@ -114,7 +117,8 @@ impl Row {
         self
     }
 
-    /// Nothing skipped, nothing late, something published, and that of nearly all frames.
+    /// Returns true if nothing was skipped or late, and something was published, with nearly all
+    /// frames.
     fn keeps_up(&self) -> bool {
         let seen = self.frames.is_none_or(|share| share >= ENOUGH_FRAMES);
         self.skipped == 0 && self.late == 0 && self.published > 0 && seen
@@ -123,13 +127,13 @@ impl Row {
 
 #[derive(Serialize)]
 struct Report {
-    /// What ran, or what was simulated.
+    /// The model and device that ran, or the simulated profile.
     device: String,
     simulated: bool,
     seconds: f64,
     rows: Vec<Row>,
-    /// The most cameras of the table of which every window got its caption in time, of nearly all
-    /// its frames.
+    /// The largest number of cameras in the table for which every window got its caption in time,
+    /// with nearly all its frames.
     keeps_up: Option<usize>,
 }
 

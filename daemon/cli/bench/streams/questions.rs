@@ -1,4 +1,4 @@
-//! Somebody asks: real questions over gRPC while the captions run.
+//! Asks real questions over gRPC while the captions run.
 
 use std::io;
 use std::time::Duration;
@@ -15,15 +15,15 @@ const QUESTIONS: [&str; 3] =
 pub struct Asker {
     server: String,
     cameras: Vec<String>,
-    /// The last so much time is asked about.
+    /// Length of the time range that is asked about.
     last: Duration,
-    /// On their way, each with the seconds from its question to its answer's end.
+    /// Questions in progress, each with the seconds from the question to the end of its answer.
     asked: JoinSet<Result<f64, ClientError>>,
     turn: usize,
     pub answers: Vec<f64>,
-    /// There was no room for so many.
+    /// Number of questions refused because the queue was full.
     pub refused: usize,
-    /// So many had no answer for another reason.
+    /// Number of questions without an answer for another reason.
     pub unanswered: usize,
     /// The first of these reasons.
     pub why: Option<String>,
@@ -44,8 +44,8 @@ impl Asker {
         }
     }
 
-    /// Asks about the next camera; only within a `LocalSet`. Nobody waits for the answer: with too
-    /// many the daemon refuses.
+    /// Asks about the next camera; works only within a `LocalSet`. Does not wait for the answer: if
+    /// there are too many questions, the daemon refuses.
     pub fn ask(&mut self) {
         let round = self.turn / self.cameras.len();
         let draft = Draft {
@@ -67,7 +67,7 @@ impl Asker {
         });
     }
 
-    /// Waits for the next answer and counts it; `false`: none is on its way.
+    /// Waits for the next answer and counts it. Returns false if none is in progress.
     pub async fn next(&mut self) -> bool {
         let Some(answer) = self.asked.join_next().await else { return false };
         match answer {
@@ -79,7 +79,7 @@ impl Asker {
         true
     }
 
-    /// Waits for what is on its way.
+    /// Waits for the questions in progress.
     pub async fn finish(&mut self, patience: Duration) {
         let deadline = Instant::now() + patience;
         while timeout_at(deadline, self.next()).await == Ok(true) {}

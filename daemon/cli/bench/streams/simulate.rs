@@ -1,6 +1,6 @@
-//! The daemon's scheduler over a device whose costs are given: so many cameras, and a clock that
-//! jumps. The turns are those of `engine/words.rs` and of the language model's batch: a prompt is
-//! read in chunks, and after a chunk the answers in work get as much time as it took.
+//! Simulates the daemon's scheduler with given device costs, a given number of cameras, and a clock
+//! that jumps. The steps are those of `engine/words.rs` and of the language model's batch: a prompt
+//! is read in chunks, and after each chunk the running answers get as much time as the chunk took.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -20,7 +20,8 @@ use crate::engine::windows::phase;
 #[serde(deny_unknown_fields)]
 pub struct Profile {
     pub name: String,
-    /// Pictures and words share the device: what pictures take, words do not have.
+    /// True if vision and language share the device: time spent on vision is not available to
+    /// language.
     shared: bool,
     cameras: Cameras,
     vision: Vision,
@@ -67,7 +68,7 @@ struct Questions {
     new_tokens: u32,
 }
 
-/// As people write times, fractions too: "12ms", "0.3ms", "10s".
+/// Parses a time as people write it, fractions included: "12ms", "0.3ms", "10s".
 fn seconds<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
     let text = String::deserialize(from)?;
     let parsed = [("ms", 1e-3), ("s", 1.0), ("m", 60.0)].into_iter().find_map(|(unit, factor)| {
@@ -96,13 +97,13 @@ impl Profile {
         Ok(profile)
     }
 
-    /// The share of the device that pictures take.
+    /// Returns the share of the device that vision takes.
     fn vision_load(&self, cameras: usize) -> f64 {
         cameras as f64 * self.cameras.fps * self.vision.frame
     }
 }
 
-/// A caption (of a camera's window that closed then) or an answer (asked then), in work.
+/// A caption (`since`: its window closed) or an answer (`since`: it was asked) in progress.
 struct Sequence {
     camera: Option<usize>,
     since: f64,
@@ -111,7 +112,7 @@ struct Sequence {
     unwritten: u32,
 }
 
-/// What happens next outside: a camera's window closes, or somebody asks.
+/// The next external event: a camera's window closes, or a question is asked.
 #[derive(Clone, Copy, PartialEq)]
 struct Event {
     at: f64,
@@ -132,12 +133,12 @@ impl PartialOrd for Event {
     }
 }
 
-/// Questions that may wait.
+/// Number of questions that may wait.
 const QUEUE: usize = 16;
 
 struct Run<'a> {
     profile: &'a Profile,
-    /// How much longer the language model takes beside the pictures.
+    /// Factor by which vision slows down the language model.
     slower: f64,
     now: f64,
     scheduler: Scheduler<usize, f64, f64>,
@@ -145,15 +146,15 @@ struct Run<'a> {
     events: BinaryHeap<Reverse<Event>>,
     random: StdRng,
     row: Row,
-    /// Captions of each camera.
+    /// Number of captions of each camera.
     published: Vec<usize>,
     captions: Vec<f64>,
     answers: Vec<f64>,
     busy: f64,
 }
 
-/// `length` seconds of `cameras` cameras, whose windows close apart as the daemon's do; `seed` draws
-/// when questions are asked.
+/// Simulates `length` seconds of `cameras` cameras, whose windows close at different moments as in
+/// the daemon. `seed` determines when questions are asked.
 pub fn simulate(profile: &Profile, cameras: usize, length: f64, seed: u64) -> Row {
     let vision = profile.vision_load(cameras);
     let slower = if profile.shared { 1.0 / (1.0 - vision).max(1e-9) } else { 1.0 };
@@ -194,7 +195,7 @@ pub fn simulate(profile: &Profile, cameras: usize, length: f64, seed: u64) -> Ro
 }
 
 impl Run<'_> {
-    /// Windows that have closed and questions that were asked until now.
+    /// Processes windows that have closed and questions that have been asked until now.
     fn happen(&mut self) {
         let Profile { cameras, vision, questions, .. } = self.profile;
         while let Some(Reverse(event)) = self.events.peek().copied()
@@ -221,7 +222,8 @@ impl Run<'_> {
         }
     }
 
-    /// Fills the rows: the last one is a question's, and a caption begins when no prompt waits.
+    /// Fills the batch. The last slot is reserved for a question, and a caption begins only if no
+    /// prompt is waiting.
     fn admit(&mut self) {
         let language = &self.profile.language;
         loop {
@@ -250,7 +252,7 @@ impl Run<'_> {
         }
     }
 
-    /// A chunk of a prompt, the questions' first; then tokens for as long as that took.
+    /// Reads a chunk of a prompt, questions first; then generates tokens for as long as that took.
     fn turn(&mut self) {
         let language = &self.profile.language;
         let unread = |s: &&mut Sequence| s.unread > 0;
@@ -259,7 +261,7 @@ impl Run<'_> {
         {
             let chunk = reader.unread.min(language.prefill_chunk);
             reader.unread -= chunk;
-            // The last chunk's logits are the first token.
+            // The logits of the last chunk yield the first token.
             reader.unwritten -= u32::from(reader.unread == 0);
             took = f64::from(chunk) / language.prefill_per_second * self.slower;
             self.pass(took);
@@ -304,7 +306,8 @@ impl Run<'_> {
     }
 }
 
-/// Seconds between two questions where there are so many a minute, at random moments (Poisson's).
+/// Returns the seconds between two questions at `a_minute` questions per minute, at random moments
+/// (Poisson process).
 pub fn until_next(random: &mut StdRng, a_minute: f64) -> f64 {
     let chance: f64 = random.random_range(f64::MIN_POSITIVE..1.0);
     -chance.ln() * 60.0 / a_minute
@@ -329,7 +332,7 @@ mod tests {
         let pauses: Vec<f64> = (0..10_000).map(|_| until_next(&mut random, 12.0)).collect();
         let mean = pauses.iter().sum::<f64>() / pauses.len() as f64;
         assert!((mean - 5.0).abs() < 0.2, "{mean}");
-        // Not in step: a share of 1 − 1/e comes before the mean.
+        // The questions are not periodic: a share of 1 − 1/e comes before the mean.
         let early = pauses.iter().filter(|pause| **pause < 5.0).count();
         assert!((6_150..6_500).contains(&early), "{early}");
     }
@@ -349,7 +352,7 @@ mod tests {
             assert!(row.late * 200 <= row.published, "{row:?}");
             assert!(row.captions.as_ref().is_some_and(|times| times.p99 <= 10.0), "{row:?}");
             assert!(row.worst.is_some_and(|worst| worst >= 0.8), "{row:?}");
-            // No cliff: the device goes on making captions.
+            // No collapse under overload: the device continues to generate captions.
             assert!(row.language_load.is_some_and(|load| load > 0.99), "{row:?}");
         }
     }
