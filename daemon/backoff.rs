@@ -1,13 +1,16 @@
-//! Pauses before something that failed is tried again. They double, and are jittered, so that what
-//! failed together does not come back in the same instant.
+//! Computes the pauses before a failed operation is retried.
+//!
+//! Guarantees: the pauses double up to a maximum. They are jittered, so that operations which
+//! failed together do not retry at the same instant.
 
 use std::time::Duration;
 
 const FIRST: Duration = Duration::from_millis(500);
 
-/// After working for so long, the next failure is followed by the shortest pause.
+/// Time of success after which the next failure is followed by the shortest pause.
 pub const SETTLED: Duration = Duration::from_secs(10);
 
+/// The pauses of one operation that is retried.
 #[derive(Clone, Debug)]
 pub struct Backoff {
     next: Duration,
@@ -19,18 +22,21 @@ impl Backoff {
         Backoff { next: FIRST.min(max), max }
     }
 
-    /// `chance` lies in 0..1; the pause is between half and all of what it may be.
+    /// Returns the next pause. `chance` is a random number from 0 to 1; the pause is between half
+    /// of the current maximum and all of it.
     pub fn pause(&mut self, chance: f64) -> Duration {
         let longest = self.next;
         self.next = (self.next * 2).min(self.max);
         jittered(longest, chance)
     }
 
+    /// Makes the next pause the shortest one again.
     pub fn reset(&mut self) {
         *self = Backoff::new(self.max);
     }
 }
 
+/// Returns a duration between half of `longest` (`chance` 0) and all of it (`chance` 1).
 pub fn jittered(longest: Duration, chance: f64) -> Duration {
     longest.mul_f64(0.5 + 0.5 * chance.clamp(0.0, 1.0))
 }

@@ -1,29 +1,31 @@
-//! What is kept for whoever wants it next: bounded in bytes, and what was used longest ago leaves
-//! first.
+//! A least-recently-used cache bounded by bytes.
 
 use std::hash::Hash;
 
 use lru::LruCache;
 
+/// A map that evicts the least recently used entries to stay within a byte budget.
 pub struct Bounded<K: Eq + Hash, V> {
-    /// Each with its bytes.
+    /// The values, each with its size in bytes.
     held: LruCache<K, (V, usize)>,
     bytes: usize,
     most: usize,
 }
 
 impl<K: Eq + Hash, V> Bounded<K, V> {
-    /// Keeps at most so many bytes; with 0 it keeps nothing.
+    /// Creates a cache that keeps at most `most` bytes. With 0, entries of one byte or more are not
+    /// kept.
     pub fn new(most: usize) -> Bounded<K, V> {
         Bounded { held: LruCache::unbounded(), bytes: 0, most }
     }
 
-    /// What is kept under the key, which is now the most recently used.
+    /// Returns the value of the key and marks it as the most recently used.
     pub fn get(&mut self, key: &K) -> Option<&mut V> {
         self.held.get_mut(key).map(|(value, _)| value)
     }
 
-    /// Makes room for `bytes` more, and says how many have left; `None`: that much is never kept.
+    /// Evicts entries until `bytes` more fit. Returns the number of evicted entries, or `None` if
+    /// `bytes` exceeds the whole budget; then nothing is evicted.
     pub fn make_room(&mut self, bytes: usize) -> Option<usize> {
         if bytes > self.most {
             return None;
@@ -37,7 +39,8 @@ impl<K: Eq + Hash, V> Bounded<K, V> {
         Some(left)
     }
 
-    /// What is larger than all that may be kept is not kept.
+    /// Stores a value of this size, replacing the key's previous one. A value larger than the whole
+    /// budget is not stored.
     pub fn put(&mut self, key: K, value: V, bytes: usize) {
         if let Some((_, before)) = self.held.pop(&key) {
             self.bytes -= before;
@@ -48,7 +51,7 @@ impl<K: Eq + Hash, V> Bounded<K, V> {
         }
     }
 
-    /// Keeps no longer what is kept under the key.
+    /// Removes the key's value, if there is one.
     pub fn forget(&mut self, key: &K) {
         if let Some((_, bytes)) = self.held.pop(key) {
             self.bytes -= bytes;
@@ -59,12 +62,12 @@ impl<K: Eq + Hash, V> Bounded<K, V> {
         self.bytes
     }
 
-    /// Bytes that may be kept.
+    /// The budget in bytes.
     pub fn most(&self) -> usize {
         self.most
     }
 
-    /// How many are kept.
+    /// The number of entries.
     pub fn count(&self) -> usize {
         self.held.len()
     }
@@ -98,7 +101,7 @@ mod tests {
     }
 
     proptest! {
-        /// Against a plain list, the most recently used last.
+        /// The cache behaves like a plain list whose last element is the most recently used.
         #[test]
         fn as_a_list_would_do(
             most in 0usize..40,

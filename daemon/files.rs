@@ -1,13 +1,15 @@
-//! The limit on open files, and the part of them that clients may take.
+//! Raises the limit on open files and shares the files among the interfaces.
 //!
-//! A process without a free descriptor cannot reach a camera, and libraries that it loads may end it.
+//! A process without a free descriptor cannot reach a camera, and libraries that it loads may end
+//! it.
 
 use crate::config::Listen;
 
-/// The limit that is asked for: that of the systemd unit.
+/// The requested limit, equal to that of the systemd unit.
 const WANTED: u64 = 65_536;
 
-/// Raises the limit as far as the system lets, for most start a process with 1,024; returns it.
+/// Raises the limit on open files as far as the system allows and returns it. Most systems start a
+/// process with 1,024.
 pub fn raise_limit() -> u64 {
     rlimit::increase_nofile_limit(WANTED).unwrap_or_else(|error| {
         tracing::warn!("the limit on open files stays as it is: {error}");
@@ -15,7 +17,8 @@ pub fn raise_limit() -> u64 {
     })
 }
 
-/// Shares the files among the wires: together they take half at most, and each no more than configured.
+/// Shares the files among the interfaces. Together they take at most half of them (at least two),
+/// and each takes at most what is configured.
 pub fn share(files: u64, wires: [Option<Listen>; 2]) -> [Option<Listen>; 2] {
     let wanted: u64 = wires.iter().flatten().map(|listen| listen.connections as u64).sum();
     let most = (files / 2).max(2);

@@ -1,8 +1,8 @@
-//! The names of everything that is measured, and where the log goes.
+//! Defines the daemon's metrics and sets up its log.
 //!
-//! Metric names live here and nowhere else: other modules call the functions below. Base units
-//! (seconds, bytes), label `camera`. Before [`install`] the functions do nothing, so that tests
-//! and tools need no recorder.
+//! Guarantees: metric names occur only in this module; other modules call the functions below.
+//! Metrics use base units (seconds, bytes) and the label `camera`. Before [`install`] the functions
+//! do nothing, so tests and tools need no recorder.
 
 mod held;
 
@@ -185,18 +185,18 @@ const ALL: [Metric; 37] = [
     MODEL_INFO,
 ];
 
-/// From a publish of a few milliseconds to a caption on a small CPU.
+/// Histogram buckets in seconds, from a publish of a few milliseconds to a caption on a small CPU.
 const SECONDS: [f64; 15] =
     [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0];
 
-/// From a camera's noise to another picture.
+/// Histogram buckets of a window's change, from a camera's noise to a different image.
 const CHANGES: [f64; 13] =
     [0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 3.0, 10.0];
 
-/// The time between two folds of samples into buckets.
+/// Interval at which samples are folded into buckets.
 const UPKEEP: Duration = Duration::from_secs(5);
 
-/// Installs the process's recorder; an error if there is one already.
+/// Installs the process's recorder. Returns an error if one is already installed.
 pub fn install() -> Result<PrometheusHandle, BuildError> {
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)?
@@ -208,8 +208,8 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     Ok(handle)
 }
 
-/// Folds the histograms' samples into buckets again and again. Without it the samples of a daemon
-/// that nobody scrapes would pile up, whether or not it can be scraped.
+/// Folds the histograms' samples into buckets every 5 s, indefinitely. Otherwise the samples would
+/// accumulate in a daemon that is not scraped, even if it cannot be scraped.
 pub async fn upkeep(metrics: PrometheusHandle) {
     let mut tick = tokio::time::interval(UPKEEP);
     loop {
@@ -218,10 +218,11 @@ pub async fn upkeep(metrics: PrometheusHandle) {
     }
 }
 
-/// The log goes to stderr; `RUST_LOG` wins over `level`, the value of `--log`. onnxruntime, which
-/// says at `info` what is of interest to nobody, is heard from `warn` on unless it is named.
+/// Sets up the log on stderr. `RUST_LOG` takes precedence over `level`, the value of `--log`; the
+/// default is `info`. onnxruntime's messages of level `info` are not useful: it is logged from
+/// `warn` on, unless the level names `ort`.
 ///
-/// The error names what is wrong with the level.
+/// Returns an error if the level is invalid or the log is already set up.
 pub fn init_log(level: Option<&str>) -> Result<(), String> {
     let wanted = std::env::var(EnvFilter::DEFAULT_ENV).ok().filter(|text| !text.is_empty());
     let wanted = wanted.as_deref().or(level).unwrap_or("info");
@@ -240,10 +241,11 @@ pub fn init_log(level: Option<&str>) -> Result<(), String> {
         .map_err(|e| format!("the log is set up already: {e}"))
 }
 
-/// Which part of a description's way took the time.
+/// A stage on the way to a caption or an answer, to which its time is attributed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// From a picture's arrival to its frame: the jitter buffer, decoding, conversion.
+    /// The time from an encoded frame's arrival to the decoded frame: jitter buffer, decoding,
+    /// conversion.
     Decode,
     Encode,
     Wait,
@@ -263,7 +265,7 @@ impl Stage {
     }
 }
 
-/// A wire between the daemon and the world.
+/// An interface between the daemon and its clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wire {
     Grpc,
@@ -272,7 +274,7 @@ pub enum Wire {
 }
 
 impl Wire {
-    /// The name in metrics and in the config.
+    /// Returns the name used in metrics and in the config.
     pub fn name(self) -> &'static str {
         match self {
             Wire::Grpc => "grpc",
@@ -281,7 +283,7 @@ impl Wire {
         }
     }
 
-    /// The name in sentences.
+    /// Returns the name used in sentences.
     pub fn title(self) -> &'static str {
         match self {
             Wire::Grpc => "gRPC",
@@ -291,12 +293,12 @@ impl Wire {
     }
 }
 
-/// Why a frame was dropped.
+/// Reasons for dropping a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DropReason {
-    /// Between camera and vision: encoding is behind.
+    /// The inbox between camera and vision was full: encoding is behind.
     Inbox,
-    /// The frame was unusable: no time, or not a picture.
+    /// The frame was unusable: it had no time, or it was not an image.
     Corrupt,
     /// A run of the model ended with an error.
     Failed,
@@ -335,16 +337,16 @@ pub fn caption(camera: &str) {
     counter!(CAPTIONS.name, "camera" => camera.to_owned()).increment(1);
 }
 
-/// Why a window got no caption.
+/// Reasons for skipping a window's caption.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SkipReason {
-    /// It would have been published after its deadline.
+    /// The caption would have been published after its deadline.
     Late,
-    /// The next window closed before its turn came.
+    /// The next window closed before this one's turn came.
     Replaced,
-    /// No frame of it was left in the hot tier when its turn came.
+    /// No frame of the window was left in the hot tier when its turn came.
     Gone,
-    /// The model cannot be asked its prompt.
+    /// The model cannot process the window's prompt.
     Refused,
     /// A run of the model ended with an error.
     Failed,
@@ -369,7 +371,7 @@ pub fn caption_unchanged(camera: &str) {
 }
 
 pub fn window_change(camera: &str, change: f32) {
-    // One that is infinite would be the histogram's sum for ever.
+    // An infinite value would make the histogram's sum infinite forever.
     if change.is_finite() {
         histogram!(WINDOW_CHANGE.name, "camera" => camera.to_owned()).record(f64::from(change));
     }
@@ -379,7 +381,8 @@ pub fn answer(camera: &str) {
     counter!(ANSWERS.name, "camera" => camera.to_owned()).increment(1);
 }
 
-/// Without the label `camera`: a refused question may name any camera it likes.
+/// Counts a refused question. It has no label `camera`, because a refused question may name any
+/// camera.
 pub fn question_refused(error: &crate::service::AskError) {
     use crate::service::AskError;
     let reason = match error {
@@ -393,12 +396,12 @@ pub fn question_refused(error: &crate::service::AskError) {
     counter!(QUESTIONS_REFUSED.name, "reason" => reason).increment(1);
 }
 
-/// Kind of a model's failure.
+/// Kinds of model failures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureKind {
     /// A run ended with an error.
     Run,
-    /// A number that it computed is not finite.
+    /// A computed number was not finite.
     NotFinite,
 }
 
@@ -419,7 +422,8 @@ pub fn stage(camera: &str, stage: Stage, took: Duration) {
         .record(took.as_secs_f64());
 }
 
-/// From the event's entry in the journal until the wire had taken it (for MQTT: its PubAck).
+/// Records the time from the event's entry in the journal until the interface took it. For MQTT
+/// that is the broker's PubAck.
 pub fn published(camera: &str, wire: Wire, took: Duration) {
     let (camera, wire) = (camera.to_owned(), wire.name());
     histogram!(STAGE_SECONDS.name, "camera" => camera, "stage" => "publish", "wire" => wire)
@@ -442,10 +446,10 @@ pub fn buffer(camera: &str, usage: &crate::timeline::Usage) {
     gauge!(TOKEN_BYTES.name, "camera" => camera.to_owned()).set(usage.token_bytes as f64);
 }
 
-/// Why a frame was not kept on disk.
+/// Reasons why a frame was not written to disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unwritten {
-    /// Too many waited: the disk is too slow.
+    /// Too many frames were waiting: the disk is too slow.
     Queue,
     /// The disk is full, read-only or broken.
     Disk,
@@ -464,7 +468,7 @@ pub fn disk(bytes: u64, failing: bool) {
     gauge!(DISK_FAILING.name).set(one_if(failing));
 }
 
-/// Segments that are set aside.
+/// Sets the number of segments that are set aside.
 pub fn disk_aside(unreadable: usize, undeletable: usize) {
     gauge!(DISK_ASIDE.name, "reason" => "unreadable").set(unreadable as f64);
     gauge!(DISK_ASIDE.name, "reason" => "undeletable").set(undeletable as f64);
@@ -487,7 +491,8 @@ pub fn prefix_looked_up(found: bool) {
     counter!(PREFIX_LOOKUPS.name, "result" => result).increment(1);
 }
 
-/// After a prefix came in, for which so many others had to leave.
+/// Sets what the prefix cache holds after a prefix was stored, and counts the prefixes evicted for
+/// it.
 pub fn prefixes_kept(bytes: usize, prefixes: usize, evicted: usize) {
     gauge!(PREFIX_BYTES.name).set(bytes as f64);
     gauge!(PREFIXES.name).set(prefixes as f64);
@@ -510,7 +515,7 @@ pub fn mqtt_refused(messages: u64) {
     counter!(MQTT_REFUSED.name).increment(messages);
 }
 
-/// A connection more, or one less.
+/// Changes the number of open connections by `change` (1 or -1).
 pub fn connections(wire: Wire, change: f64) {
     gauge!(CONNECTIONS.name, "wire" => wire.name()).increment(change);
 }

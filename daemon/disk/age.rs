@@ -1,33 +1,35 @@
-//! How old frames on disk are: pure rules, which a wrong clock does not mislead.
+//! Computes the ages of frames on disk such that a wrong clock does not distort them. Pure rules.
 //!
-//! What this run has recorded is as old as the monotonic clock says. What earlier runs left is at
-//! least as old as all that was recorded since. The time in which the daemon did not run is known only
-//! from the clock on the wall. It counts once that clock has kept step with the monotonic one for a
-//! quarter of an hour, and never if it claims more than a year. So a start in 2099, a frame of 2099
-//! and a clock that is set do not make anything old; where the clock is right, all that is
-//! missing is the first quarter of an hour.
+//! The age of this run's frames follows from the monotonic clock. The age of an earlier run's
+//! frames is at least the time recorded since. Only the wall clock shows for how long the daemon
+//! was not running. It counts once it has kept step with the monotonic clock for 15 minutes, and
+//! never if it claims an age of more than a year beyond what was recorded.
+//!
+//! Guarantees: a start in 2099, a frame of 2099 or a clock that is set makes no frame older than it
+//! is. With a correct clock, only the first 15 minutes of a run lack the wall clock's contribution.
 
 use std::time::{Duration, SystemTime};
 
 use super::Record;
 
-/// For so long the clock on the wall must keep step.
+/// Time for which the wall clock must keep step with the monotonic one.
 const CONFIRMED: Duration = Duration::from_secs(15 * 60);
 
-/// More than a clock is corrected by without being set.
+/// Difference above which a clock was set, not merely corrected.
 const STEP: Duration = Duration::from_secs(5);
 
-/// A claim of more than this beyond what was recorded is a wrong clock's.
+/// Maximum age that the wall clock may claim beyond what was recorded. A larger claim comes from a
+/// wrong clock.
 const CLAIM_MOST: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// When a segment's frames were taken, by what they say.
+/// The times at which a segment's frames were taken, according to their records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Times {
     pub run: u64,
-    /// The monotonic times of its run, from the first to the last.
+    /// Monotonic times of its run, from the first frame to the last.
     pub first: Duration,
     pub last: Duration,
-    /// UTC of the frame that claims to be the newest.
+    /// Latest UTC of any frame.
     pub newest: SystemTime,
 }
 
@@ -50,21 +52,21 @@ impl Times {
     }
 }
 
-/// A moment by both clocks: the time since this run began, and UTC.
+/// A moment on both clocks: the time since the start of this run, and UTC.
 #[derive(Clone, Copy, Debug)]
 pub struct Now {
     pub uptime: Duration,
     pub wall: SystemTime,
 }
 
-/// Watches whether the clock on the wall keeps step with the monotonic one.
+/// Checks that the wall clock keeps step with the monotonic one.
 #[derive(Debug, Default)]
 pub struct WallClock {
     since: Option<Now>,
 }
 
 impl WallClock {
-    /// Returns whether it has kept step for long enough to be believed.
+    /// Returns true if the wall clock has kept step for long enough to be trusted.
     pub fn is_confirmed(&mut self, now: Now) -> bool {
         let since = *self.since.get_or_insert(now);
         let passed = now.uptime.saturating_sub(since.uptime);
@@ -81,9 +83,9 @@ impl WallClock {
     }
 }
 
-/// The age that the oldest frame of each segment had when this run began; the oldest segment comes
-/// first. `began`: when this run began, once that is known. `None` of a segment: its times are
-/// not known, and it is as old as the next.
+/// Returns the age of each segment's oldest frame at the start of this run. The oldest segment
+/// comes first. `began` is the start of this run, once it is known. A segment with unknown times
+/// (`None`) is as old as the next one.
 pub fn at_start(segments: &[Option<Times>], began: Option<SystemTime>) -> Vec<Duration> {
     let mut ages = recorded_since(segments);
     if let Some(began) = began {
@@ -101,10 +103,11 @@ pub fn at_start(segments: &[Option<Times>], began: Option<SystemTime>) -> Vec<Du
     ages
 }
 
-/// What was recorded since the first frame of each segment: never more than its age.
+/// Returns the recorded time since the first frame of each segment: a lower bound of its age.
 fn recorded_since(segments: &[Option<Times>]) -> Vec<Duration> {
     let mut ages = vec![Duration::ZERO; segments.len()];
-    // Of all runs after the one that is looked at; and that one, and where it ended.
+    // `later`: the recorded time of all runs after the current one. `at_hand`: the current run and
+    // its end.
     let (mut later, mut at_hand) = (Duration::ZERO, None::<(u64, Duration)>);
     for (age, times) in ages.iter_mut().zip(segments).rev() {
         let Some(times) = times else { continue };
@@ -122,8 +125,8 @@ fn recorded_since(segments: &[Option<Times>]) -> Vec<Duration> {
     ages
 }
 
-/// The age of each segment by the clock on the wall. Where clocks contradict each other, the one
-/// that is ahead is taken for right: then it is younger.
+/// Returns the age of each segment by the wall clock. Where clocks contradict each other, the one
+/// that is ahead counts as right, because it gives the younger age.
 fn claims(segments: &[Option<Times>], began: SystemTime) -> Vec<Duration> {
     let mut reached = SystemTime::UNIX_EPOCH;
     let mut claim = |times: &Option<Times>| {
@@ -152,8 +155,8 @@ mod tests {
         SystemTime::UNIX_EPOCH + seconds(n)
     }
 
-    /// An earlier run: how long the daemon did not run before it, how many segments of how many
-    /// seconds it wrote, and how far its clock was ahead.
+    /// An earlier run: for how long the daemon was off before it, the number of segments it wrote,
+    /// their length in seconds, and how far its clock was ahead.
     #[derive(Clone, Debug)]
     struct Run {
         off: u64,
@@ -162,7 +165,7 @@ mod tests {
         ahead: i64,
     }
 
-    /// The segments, the true age of each, and the true start of this run.
+    /// Returns the segments, the true age of each, and the true start of this run.
     fn history(runs: &[Run], off: u64) -> (Vec<Option<Times>>, Vec<u64>, u64) {
         let mut now = 50 * YEAR;
         let (mut segments, mut taken) = (Vec::new(), Vec::new());
@@ -188,7 +191,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the clocks of all runs were.
+        /// Holds for any clocks of all runs.
         #[test]
         fn before_the_clock_is_believed_nothing_is_older_than_it_is(
             runs in runs(-60 * YEAR as i64..80 * YEAR as i64),
@@ -200,7 +203,7 @@ mod tests {
             }
         }
 
-        /// Frames of 2099 make nothing else old.
+        /// Frames of 2099 make no other frame too old.
         #[test]
         fn a_clock_that_was_ahead_makes_nothing_older_than_it_is(
             runs in runs(0..80 * YEAR as i64),
@@ -243,7 +246,7 @@ mod tests {
         let mut at =
             |uptime, wall| clock.is_confirmed(Now { uptime: seconds(uptime), wall: at(wall) });
         assert!(!at(0, 4_000_000_000) && !at(899, 4_000_000_899));
-        // NTP sets it right, just before.
+        // NTP corrects the clock just before the time is over.
         assert!(!at(900, 1_700_000_900) && !at(1700, 1_700_001_700));
         assert!(at(1800, 1_700_001_801));
         assert!(!at(1801, 1_700_101_801), "set again");

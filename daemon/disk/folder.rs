@@ -1,13 +1,14 @@
-//! The segments of a folder: files that only grow, numbered, the oldest dropped first.
+//! Manages the segments of a folder: numbered files that only grow; the oldest is deleted first.
 //!
-//! Records of all cameras follow each other in the order they come, so that every camera reaches
-//! back equally far. A run of the daemon begins a segment of its own, and so never writes behind a
-//! record that was cut off. A complete segment has an index beside it, so that a start reads no
-//! pictures; one without is read whole, once. No frame is kept for longer than `retention`: a segment
-//! leaves when its oldest frame is so old by the rules of `age`. What a power cut may
-//! cost is what the system has not written yet.
+//! Records of all cameras are stored in the order of their arrival, so every camera reaches back
+//! equally far. Each run of the daemon starts its own segment and so never writes behind a
+//! truncated record. A complete segment has an index beside it, so a start reads no JPEGs. A
+//! segment without an index is read completely, once. No frame is kept for longer than `retention`:
+//! a segment is deleted when its oldest frame exceeds that age by the rules of `age`. A power cut
+//! can lose what the system has not yet written.
 //!
-//! A segment that cannot be read or deleted is set aside: it is named, and the others go on.
+//! A segment that cannot be read or deleted is set aside: it is reported by name, and the other
+//! segments remain in use.
 
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -23,22 +24,24 @@ use super::segment::{self, End, Found, frames_file, index_file};
 use crate::frame::FrameId;
 use crate::timeline::Place;
 
-/// A sixteenth of what may be kept leaves at once.
+/// Divisor of the folder's limits: a segment holds at most a sixteenth of them, so at most a
+/// sixteenth is deleted at a time.
 const SHARE: u32 = 16;
 const SEGMENT_MOST: u64 = 64 << 20;
 
-/// Frames of all cameras that can be asked about. Each takes 120 bytes of memory.
+/// Maximum number of frames of all cameras that can be queried. Each takes 120 bytes of memory.
 const FRAMES_MOST: u64 = 10_000_000;
 
-/// Between two attempts to delete a segment that could not be deleted.
+/// Pause before a segment that could not be deleted is tried again.
 const DELETE_AGAIN: Duration = Duration::from_secs(600);
 
-/// Segments that are tried for one record's room.
+/// Maximum number of failed deletions in each of the two passes that make room for a record.
 const TRIED_MOST: usize = 8;
 
-/// The index's share of a segment's first frame, at most.
+/// Upper limit in bytes of the index of a segment with one frame.
 const INDEX_MOST: u64 = index::ROW as u64 + 100;
 
+/// Limits of a folder: the maximum age of a frame, and the maximum size in bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     pub retention: Duration,
@@ -50,41 +53,42 @@ pub struct Folder {
     path: PathBuf,
     bounds: Bounds,
     segments: VecDeque<Segment>,
-    /// So many of them, the oldest, are still to be read.
+    /// Number of segments, the oldest ones, that are still to be read.
     unread: usize,
-    /// The newest segment, if it is this run's and still grows.
+    /// The newest segment, if this run wrote it and it still grows.
     open: Option<Open>,
-    /// Of all segments and their indexes.
+    /// Size in bytes of all segments and their indexes.
     bytes: u64,
-    /// Frames that can be asked about, and how many may be.
+    /// Number of frames that can be queried, and its maximum.
     frames: u64,
     frames_most: u64,
-    /// There are older frames on disk that cannot be asked about.
+    /// True if the disk has older frames that cannot be queried.
     left_out: bool,
-    /// The number of the next segment: it goes on even when all have left, so that a place never
-    /// means another segment's record.
+    /// The number of the next segment. It keeps rising even after all segments were deleted, so
+    /// that a place never refers to another segment's record.
     next: u64,
-    /// Segments of which no frame can be asked about any more, until they are told.
+    /// Segments whose frames can no longer be queried and which have not been reported yet.
     gone: Vec<u64>,
     names: Names,
     wall: WallClock,
     ages: Ages,
-    /// When this was opened, since the run's start; and UTC, as the newest frames have it.
+    /// Time of opening: since the run's start, and in UTC as the newest frames report it.
     opened: Duration,
     opened_at: Option<SystemTime>,
-    /// Of the folder itself: another one may come to stand at its path.
+    /// Device and inode of the folder, because another folder may replace it at its path.
     identity: (u64, u64),
-    /// Held as long as this lives: two daemons in one folder would drop each other's segments.
+    /// Lock on the folder, held for the lifetime of this value. Two daemons in one folder would
+    /// delete each other's segments.
     _lock: File,
 }
 
-/// How the ages of what earlier runs left are known.
+/// The source of the ages of earlier runs' segments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ages {
     Unknown,
-    /// By what was recorded since.
+    /// Ages follow from what was recorded since.
     Recorded,
-    /// By the clock on the wall, too.
+    /// Ages also follow from the wall clock.
     Settled,
 }
 
@@ -100,23 +104,23 @@ struct Segment {
     bytes: u64,
     index: u64,
     times: Option<Times>,
-    /// Of its frames, those that can be asked about.
+    /// Number of its frames that can be queried.
     frames: u64,
     written: Written,
-    /// When it was last tried to delete it, without success.
+    /// Time of the last failed deletion.
     stuck: Option<Duration>,
     unreadable: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Written {
-    /// Before the folder was opened; its oldest frame was so old then.
+    /// Written before the folder was opened: the age of its oldest frame at that time.
     Before(Duration),
-    /// Its first frame at this time of the run.
+    /// Written by this run: the time of its first frame.
     At(Duration),
 }
 
-/// Segments that are set aside: the names of their files.
+/// Names of the files of segments that are set aside.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Aside {
     pub unreadable: Vec<String>,
@@ -124,8 +128,8 @@ pub struct Aside {
 }
 
 impl Folder {
-    /// Makes the folder if it is not there, and looks which segments are. Their frames come by
-    /// [`Folder::restore`]. `least`: the least number that a new segment may have.
+    /// Opens a folder and lists its segments; creates the folder if it does not exist. The frames
+    /// follow from [`Folder::restore`]. `least` is the lowest number that a new segment may have.
     pub fn open(path: &Path, bounds: Bounds, least: u64, uptime: Duration) -> io::Result<Folder> {
         fs::create_dir_all(path)?;
         let lock = lock(path)?;
@@ -168,7 +172,7 @@ impl Folder {
         })
     }
 
-    /// Reads the newest segment that is still to be read; `None`: all are read.
+    /// Reads the newest unread segment. Returns `None` if all segments have been read.
     pub fn restore(&mut self) -> Option<Vec<(Record, Place)>> {
         let at = self.unread.checked_sub(1)?;
         self.unread = at;
@@ -216,29 +220,31 @@ impl Folder {
         Some(records)
     }
 
-    /// Segments that are still to be read, and all.
+    /// Returns the number of unread segments and the number of all segments.
     pub fn unread(&self) -> (usize, usize) {
         (self.unread, self.segments.len())
     }
 
-    /// There was more before the oldest frame that can be asked about.
+    /// Returns true if frames existed before the oldest one that can be queried.
     pub fn more_before(&self) -> bool {
         self.left_out || self.segments.front().is_some_and(|segment| segment.number > 1)
     }
 
-    /// The number that the next segment will have.
+    /// Returns the number of the next segment.
     pub fn next(&self) -> u64 {
         self.next
     }
 
-    /// Segments of which no frame can be asked about any more; each is told once.
+    /// Returns segments whose frames can no longer be queried. Each is returned once.
     pub fn take_gone(&mut self) -> Vec<u64> {
         std::mem::take(&mut self.gone)
     }
 
-    /// Writes a record behind the others, and drops for it what must leave. Returns its place.
+    /// Appends a record, deletes what its space requires, and returns the record's place.
     ///
-    /// When it fails, nothing of the record is left behind. `InvalidInput`: no folder could keep it.
+    /// On failure nothing of the record remains, or the segment is closed so that nothing is
+    /// written behind the partial record. The error `InvalidInput` means that no folder could store
+    /// the record.
     pub fn append(&mut self, record: &Record, jpeg: &[u8], uptime: Duration) -> io::Result<Place> {
         let bytes = record::encode(record, jpeg)
             .filter(|bytes| bytes.len() as u64 + INDEX_MOST <= self.bounds.bytes)
@@ -263,7 +269,7 @@ impl Folder {
         };
         if let Err(error) = open.file.write_all(&bytes) {
             if open.file.set_len(segment.bytes).is_err() {
-                // The record stays cut off, and nothing is written behind it.
+                // The partial record remains, and nothing is written behind it.
                 let written = open.file.metadata().map_or(segment.bytes, |data| data.len());
                 self.bytes += written.saturating_sub(segment.bytes);
                 segment.bytes = written.max(segment.bytes);
@@ -287,7 +293,7 @@ impl Folder {
         Ok(place)
     }
 
-    /// The picture of a frame; its record must be that frame's, and whole.
+    /// Reads a frame's JPEG. The record must be intact and belong to that frame.
     pub fn read(&self, camera: &str, id: FrameId, place: Place) -> io::Result<Vec<u8>> {
         let path = frames_file(&self.path, place.segment);
         let file = File::open(&path)?;
@@ -304,7 +310,7 @@ impl Folder {
         Ok(jpeg.to_vec())
     }
 
-    /// Drops segments that are older than may be kept; of those that earlier runs left, one.
+    /// Deletes segments older than `retention`, but at most one segment of earlier runs per call.
     pub fn expire(&mut self, now: Now) {
         if self.unread > 0 {
             return;
@@ -316,7 +322,7 @@ impl Folder {
         if self.ages != Ages::Settled && self.wall.is_confirmed(now) {
             let passed = now.uptime.saturating_sub(self.opened);
             let opened_at = now.wall.checked_sub(passed);
-            // The clocks of the cameras, if they are all behind.
+            // The cameras' clocks count instead if they are all behind.
             self.settle(opened_at.map(|at| self.opened_at.map_or(at, |theirs| theirs.min(at))));
             self.ages = Ages::Settled;
         }
@@ -326,7 +332,7 @@ impl Folder {
                 Written::Before(age) => age.saturating_add(now.uptime.saturating_sub(self.opened)),
                 Written::At(first) => now.uptime.saturating_sub(first),
             };
-            // One without a frame is about to be written.
+            // A segment without a frame is about to be written.
             let earlier = matches!(segment.written, Written::Before(_));
             if (segment.bytes == 0 && !earlier) || age <= self.bounds.retention {
                 break;
@@ -337,27 +343,27 @@ impl Folder {
             }
             if let Err(error) = self.delete(at) {
                 self.sets_aside(at, &error, now.uptime);
-                // Its frames are still too old to be asked about.
+                // Its frames are too old to be queried anyway.
                 self.untell(at);
                 at += 1;
             }
-            // What the clock on the wall may have to do with goes slowly.
+            // Segments whose age may depend on the wall clock are deleted slowly.
             if earlier {
                 break;
             }
         }
     }
 
-    /// Looks whether somebody took the folder, or another one stands in its place.
+    /// Returns false if the folder was removed or another one has replaced it.
     pub fn is_there(&self) -> bool {
         match fs::metadata(&self.path) {
             Ok(found) => (found.dev(), found.ino()) == self.identity,
-            // Anything else may pass.
+            // Other errors may be temporary.
             Err(error) => !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory),
         }
     }
 
-    /// Forgets the segment that grows if somebody deleted its file. Returns whether that was so.
+    /// Forgets the growing segment if its file was deleted. Returns true if it was.
     pub fn notice_deleted(&mut self) -> bool {
         let deleted = |open: &Open| open.file.metadata().is_ok_and(|data| data.nlink() == 0);
         if !self.open.as_ref().is_some_and(deleted) {
@@ -367,7 +373,7 @@ impl Folder {
         true
     }
 
-    /// Forgets a segment whose file is not there any more.
+    /// Forgets a segment whose file no longer exists.
     pub fn lost(&mut self, number: u64) {
         let at = self.segments.iter().position(|segment| segment.number == number);
         if let Some(at) = at.filter(|_| !frames_file(&self.path, number).exists()) {
@@ -375,14 +381,14 @@ impl Folder {
         }
     }
 
-    /// Forgets all segments: their files are out of reach.
+    /// Forgets all segments, because their files are out of reach.
     pub fn forget_all(&mut self) {
         self.open = None;
         self.unread = 0;
         self.gone.extend(self.segments.drain(..).map(|segment| segment.number));
     }
 
-    /// Ends the segment that grows: nothing is written to it any more.
+    /// Closes the growing segment and writes its index.
     pub fn close(&mut self) {
         if let Some(open) = self.open.take() {
             let last = self.segments.len() - 1;
@@ -408,7 +414,8 @@ impl Folder {
         }
     }
 
-    /// Those that could not be deleted lately are tried again only where no other makes the room.
+    /// Deletes the oldest segments until `wanted` bytes fit. Segments that recently could not be
+    /// deleted are tried again only if the others do not make enough room.
     fn make_room(&mut self, wanted: u64, uptime: Duration) -> io::Result<()> {
         let mut failed = None;
         for again in [false, true] {
@@ -443,7 +450,8 @@ impl Folder {
     fn begin_segment(&mut self, uptime: Duration) -> io::Result<()> {
         self.close();
         let number = self.next;
-        // Whatever becomes of it: a number that cannot be had does not stop those behind it.
+        // The number is used up even on failure, so that an unusable number does not block the next
+        // ones.
         self.next += 1;
         let mut options = OpenOptions::new();
         let file = options.append(true).create_new(true).open(frames_file(&self.path, number))?;
@@ -469,7 +477,7 @@ impl Folder {
         Ok(())
     }
 
-    /// What earlier runs left is so old: by the clock on the wall if `opened_at` is known.
+    /// Sets the ages of earlier runs' segments. If `opened_at` is known, the wall clock counts.
     fn settle(&mut self, opened_at: Option<SystemTime>) {
         let earlier = |segment: &&Segment| matches!(segment.written, Written::Before(_));
         let times: Vec<_> = self.segments.iter().filter(earlier).map(|s| s.times).collect();
@@ -524,7 +532,7 @@ impl Folder {
         self.gone.push(segment.number);
     }
 
-    /// No frame of this segment can be asked about any more.
+    /// Makes the frames of a segment unavailable for queries.
     fn untell(&mut self, at: usize) {
         let segment = &mut self.segments[at];
         if segment.frames > 0 {
@@ -572,18 +580,19 @@ fn builder(records: &[(Record, Place)]) -> Builder {
     builder
 }
 
-/// What is in a folder, for somebody who only looks.
+/// The contents of a folder, for a caller that only inspects it.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Contents {
     pub frames: u64,
     pub bytes: u64,
-    /// A daemon keeps its frames there now.
+    /// True if a daemon is using the folder.
     pub in_use: bool,
     /// Names of files that cannot be read.
     pub unreadable: Vec<String>,
 }
 
-/// Looks what is in a folder, and changes nothing but that it is made if it is not there.
+/// Inspects a folder. Nothing is changed, except that the folder and its lock file are created if
+/// they do not exist.
 pub fn look(path: &Path) -> io::Result<Contents> {
     fs::create_dir_all(path)?;
     let mut contents = Contents::default();

@@ -1,4 +1,4 @@
-//! What a folder keeps: over restarts, damage, other people's hands and clocks that are wrong.
+//! Tests of what a folder keeps: across restarts, damage, changes by others, and wrong clocks.
 
 use proptest::prelude::*;
 
@@ -22,7 +22,7 @@ fn now(uptime: u64, wall: u64) -> Now {
     Now { uptime: seconds(uptime), wall: SystemTime::UNIX_EPOCH + seconds(wall) }
 }
 
-/// What is left of an earlier run, the oldest first.
+/// Returns what is left of an earlier run, the oldest first.
 fn restored(folder: &mut Folder) -> Found {
     let mut found = Vec::new();
     while let Some(mut records) = folder.restore() {
@@ -42,7 +42,7 @@ fn picture(number: u64) -> Vec<u8> {
     vec![number as u8; 1000 + number as usize % 7]
 }
 
-/// Frame `number` is taken and written at second `number` of the run.
+/// Writes frames; frame `number` is taken and written at second `number` of the run.
 fn write(folder: &mut Folder, numbers: std::ops::Range<u64>) -> Vec<(u64, Place)> {
     let mut write = |number| {
         let written = folder.append(&record("gate", number), &picture(number), seconds(number));
@@ -66,7 +66,7 @@ fn sizes(path: &Path) -> u64 {
     files.map(|file| file.metadata().expect("metadata").len()).sum()
 }
 
-/// A segment's file becomes a folder, which not even root reads or deletes as a file.
+/// Replaces a segment's file by a folder, which not even root can read or delete as a file.
 fn spoil(path: &Path, segment: u64) {
     let file = frames_file(path, segment);
     fs::remove_file(&file).expect("the segment");
@@ -80,7 +80,7 @@ fn what_is_written_is_found_at_the_next_start() {
     assert!(found.is_empty() && !folder.more_before());
     let first = write(&mut folder, 0..100);
     assert!(Folder::open(dir.path(), BOUNDS, 1, Duration::ZERO).is_err(), "two daemons");
-    // Who only looks may, and changes nothing.
+    // Inspecting is allowed and changes nothing.
     let before = sizes(dir.path());
     let looked = look(dir.path()).expect("looked");
     assert_eq!((looked.frames, looked.in_use, looked.unreadable.len()), (100, true, 0));
@@ -113,7 +113,7 @@ fn the_oldest_leave_for_room() {
         assert!(sizes(dir.path()) <= folder.bytes());
         assert!(gone.is_none_or(|gone| gone < place.segment));
     }
-    // Not emptier than a segment's worth.
+    // At most one segment's worth of space is unused.
     assert!(folder.bytes() > (64 << 10) * 7 / 8, "{} bytes", folder.bytes());
     folder.close();
     assert_eq!(folder.bytes(), sizes(dir.path()));
@@ -140,7 +140,7 @@ fn frames_leave_when_they_are_too_old_and_numbers_go_on() {
     let oldest = frames_file(dir.path(), left as u64 + 1);
     assert!(left > 10 && oldest.exists() && !frames_file(dir.path(), left as u64).exists());
     drop(folder);
-    // Started again at once, with no camera that delivers.
+    // The daemon restarts at once, and no camera delivers.
     let mut folder = Folder::open(dir.path(), short, 1, Duration::ZERO).expect("opens");
     let found = restored(&mut folder);
     let oldest = found.first().expect("frames").0.monotonic;
@@ -160,7 +160,7 @@ fn a_wrong_clock_deletes_nothing() {
     let day = Bounds { retention: seconds(86_400), ..BOUNDS };
     let (mut folder, _) = open(dir.path(), day);
     write(&mut folder, 0..100);
-    // The clock of the host is set by two days, and by 73 years, while it runs.
+    // While it runs, the host's clock is set by two days, and then by 73 years.
     for uptime in 100..1200 {
         folder.expire(now(uptime, FIRST + uptime + 2 * 86_400));
     }
@@ -169,7 +169,7 @@ fn a_wrong_clock_deletes_nothing() {
     }
     assert_eq!(folder.take_gone(), [0; 0]);
     drop(folder);
-    // The next run starts in 2099, writes frames of 2099, and then the clock is right.
+    // The next run starts in 2099 and writes frames of 2099. Then the clock is corrected.
     let (mut folder, _) = open(dir.path(), day);
     for uptime in 0..1000 {
         folder.expire(now(uptime, 4_070_908_800 + uptime));
@@ -215,7 +215,7 @@ fn a_segment_that_cannot_be_deleted_is_set_aside_and_the_next_leaves() {
     let (mut folder, _) = open(dir.path(), small);
     write(&mut folder, 0..40);
     spoil(dir.path(), 1);
-    // By age.
+    // Deletion for age.
     for uptime in 160..190 {
         folder.expire(now(uptime, FIRST + uptime));
     }
@@ -226,11 +226,11 @@ fn a_segment_that_cannot_be_deleted_is_set_aside_and_the_next_leaves() {
         ..Aside::default()
     };
     assert_eq!(folder.aside(), aside(&["000000000001.frames"]));
-    // For room, and writing goes on.
+    // Deletion for room; writing continues.
     write(&mut folder, 190..300);
     assert!(folder.bytes() <= 64 << 10);
     assert!(folder.take_gone().len() > 2 && folder.aside().undeletable.len() == 1);
-    // It is tried again, but not every second.
+    // Deletion is retried, but not every second.
     fs::remove_dir(frames_file(dir.path(), 1)).expect("deletable");
     folder.expire(now(301, FIRST + 301));
     assert_eq!(folder.aside().undeletable.len(), 1);
@@ -253,7 +253,7 @@ fn what_cannot_be_deleted_at_all_keeps_the_bound_and_says_why() {
     }
     let refused = refused.expect("no room").to_string();
     assert!(refused.contains("cannot be deleted"), "{refused}");
-    // Once they can be, nothing waits for it.
+    // Once they can be deleted, the next write succeeds at once.
     for segment in &folder.segments {
         let _ = fs::remove_dir(frames_file(dir.path(), segment.number));
     }
@@ -269,7 +269,7 @@ fn a_segment_that_cannot_be_read_is_set_aside_and_the_others_are_there() {
     let newest = places[39].1.segment;
     drop(folder);
     spoil(dir.path(), 2);
-    // Another program's, or of another version.
+    // A file of another program or of another version.
     fs::write(frames_file(dir.path(), 3), b"LKF1, and what then stood there").expect("written");
     let (mut folder, found) = open(dir.path(), small);
     let others = |place: &Place| place.segment != 2 && place.segment != 3;
@@ -297,7 +297,7 @@ fn of_a_complete_segment_only_the_index_is_read() {
     let places = write(&mut folder, 0..40);
     folder.close();
     drop(folder);
-    // All headers and pictures are lost.
+    // All headers and JPEGs are overwritten.
     for number in segment::numbers(dir.path()).expect("numbers").0 {
         let file = frames_file(dir.path(), number);
         let size = fs::metadata(&file).expect("the segment").len();
@@ -325,7 +325,7 @@ fn a_segment_without_an_index_or_with_a_damaged_one_is_read_and_gets_one() {
     assert_eq!((found.len(), &again), (10, &found));
     assert_eq!(fs::read(&index).expect("an index"), whole);
     drop(folder);
-    // One whose segment is gone leaves.
+    // An index without its segment is deleted.
     fs::remove_file(frames_file(dir.path(), 1)).expect("the segment");
     let (_, found) = open(dir.path(), BOUNDS);
     assert!(found.is_empty() && !index.exists());
@@ -349,7 +349,7 @@ fn more_frames_than_memory_may_hold_stay_on_disk() {
     assert!(found.len() > 30 && found.len() <= 60, "{} frames", found.len());
     assert_eq!(numbers(&found).last(), Some(&99));
     assert!(folder.more_before());
-    // What cannot be asked about leaves in time all the same.
+    // Frames that cannot be queried are deleted in time anyway.
     for uptime in 0..5000 {
         folder.expire(now(uptime, FIRST + 100 + uptime));
     }
@@ -385,7 +385,7 @@ fn damage_costs_no_more_than_it_must() {
     drop(folder);
     let file = frames_file(dir.path(), 1);
     let mut bytes = fs::read(&file).expect("the segment");
-    // A picture, and then a header.
+    // Damages one JPEG and then one header.
     bytes[places[4].1.offset as usize + 200] ^= 1;
     let at = places[10].1.offset as usize;
     bytes[at + 20] ^= 1;
@@ -415,7 +415,7 @@ proptest! {
         let wanted = places.iter().filter(|(_, place)| complete(place)).count();
         let (mut folder, found) = open(dir.path(), BOUNDS);
         prop_assert_eq!(found.len(), wanted);
-        // And the next run writes where nothing is broken.
+        // The next run writes in an intact segment.
         let next = write(&mut folder, 100..103);
         drop(folder);
         let (folder, found) = open(dir.path(), BOUNDS);

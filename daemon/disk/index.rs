@@ -1,14 +1,14 @@
-//! The index of a segment that is complete: what its headers say, in one small file beside it.
+//! The index of a complete segment: a small file beside it with the contents of its headers.
 //!
 //! ```text
-//!   0  "LKI1"                       12  names, u16       of each frame, 47 bytes:
-//!   4  bytes of the segment, u64    14  frames, u32        name u16, flags, run u64, number u64,
-//!                                   18  names: length,     captured u64, monotonic u64, offset u64,
-//!   the last 4: CRC-32 of all else      bytes              length u32
+//!   0  "LKI1"                       12  names, u16      of each frame, 47 bytes:
+//!   4  bytes of the segment, u64    14  frames, u32       name u16, flags, run u64, number u64,
+//!                                   18  names: length,    captured u64, monotonic u64, offset u64,
+//!   the last 4: CRC-32 of all else      bytes             length u32
 //! ```
 //!
-//! Numbers are little endian. An index that is not whole, or whose segment has another size, is
-//! no index: then the segment is read.
+//! Numbers are little endian. An incomplete index, or one whose segment has a different size, is
+//! ignored; the segment is read instead.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -22,10 +22,10 @@ const HEADER: usize = 18;
 pub const ROW: usize = 47;
 const CHECKSUM: usize = 4;
 
-/// Frames of a segment, so that its index stays small.
+/// Maximum number of frames in a segment; it keeps the index small.
 pub const FRAMES_MOST: u32 = u16::MAX as u32;
 
-/// The index of a segment that grows.
+/// The index of a growing segment.
 #[derive(Debug, Default)]
 pub struct Builder {
     names: Vec<Arc<str>>,
@@ -41,7 +41,7 @@ impl Builder {
             self.names.push(record.camera.clone());
             self.names.len() - 1
         });
-        // No more names than frames, and no more frames than there are numbers.
+        // There are at most as many names as frames, and the number of frames fits a `u16`.
         self.rows.extend(u16::try_from(name).unwrap_or(u16::MAX).to_le_bytes());
         let camera = u8::from(record.clock == Clock::Camera);
         self.rows.push(camera | u8::from(record.missing_before) << 1);
@@ -61,13 +61,13 @@ impl Builder {
         (self.rows.len() / ROW) as u32
     }
 
-    /// Bytes of the whole file.
+    /// Returns the length of the index file in bytes.
     pub fn bytes(&self) -> u64 {
         let names: usize = self.names.iter().map(|name| 1 + name.len()).sum();
         (HEADER + names + self.rows.len() + CHECKSUM) as u64
     }
 
-    /// The whole file; `segment`: the bytes of its segment.
+    /// Encodes the index file. `segment` is the size of its segment in bytes.
     pub fn encode(&self, segment: u64) -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();
         bytes.extend(segment.to_le_bytes());
@@ -84,8 +84,8 @@ impl Builder {
     }
 }
 
-/// The frames of segment `number`, which has `size` bytes; `None`: the index is not whole, or
-/// another's.
+/// Decodes the frames of segment `number`, which has `size` bytes. Returns `None` if the index is
+/// incomplete or belongs to another segment.
 pub fn decode(
     bytes: &[u8],
     number: u64,

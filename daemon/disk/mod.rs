@@ -1,8 +1,10 @@
-//! The cool tier: frames as JPEGs on disk, which outlive the daemon.
+//! The cool tier: stores frames as JPEGs on disk, where they outlive the daemon.
 //!
-//! One thread owns the folder. What it cannot do harms nobody else: frames that cannot be written
-//! are counted, it is said in the log, the metrics and `/readyz`, and tried again. What earlier runs
-//! left is read while it works, the newest first.
+//! One thread owns the folder. Frames of earlier runs are read while it works, the newest first.
+//!
+//! Guarantees: a failing disk affects no other part of the daemon. Frames that cannot be written
+//! are counted, the failure is reported in the log, the metrics and `/readyz`, and writing is
+//! retried.
 
 mod age;
 mod folder;
@@ -31,35 +33,38 @@ use age::Now;
 use folder::{Aside, Folder};
 use queue::Job;
 
-/// Frames that may wait to be written: some seconds of a slow disk.
+/// Maximum number of frames that wait to be written: a few seconds of a slow disk.
 pub const QUEUE_FRAMES: usize = 64;
 
-/// Single frames that may wait to be read.
+/// Maximum number of single frames that wait to be read.
 pub const LOOKUPS: usize = 32;
 
-/// Between two attempts of a disk that failed.
+/// Pause before a failed disk is tried again.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// How often it is looked for what is too old, and whether the folder is still there.
+/// Interval at which expired segments are deleted and the folder is checked for existence.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Names of files that a message shows.
+/// Maximum number of file names in a message.
 const NAMED_MOST: usize = 3;
 
-/// Who is told of what became of frames: the timeline, behind the engine.
+/// Receives notifications about stored, deleted and restored frames. The engine implements it and
+/// passes them to the timeline.
 pub trait Told {
-    /// The disk's thread moves; heard for long of none, it hangs.
+    /// Reports that the disk thread is making progress. If this is not called for a long time, the
+    /// thread counts as hung.
     fn moves(&self);
+    /// Reports where a frame was stored, or `None` if it was not.
     fn stored(&self, camera: &str, id: FrameId, place: Option<Place>);
-    /// No frame of this segment can be read any more.
+    /// Reports that the frames of this segment can no longer be read.
     fn segment_gone(&self, segment: u64);
-    /// Frames of earlier runs, in order; they lie before all that are there.
+    /// Passes frames of earlier runs, in order. They precede all frames known so far.
     fn restored(&self, camera: &str, entries: Vec<Entry>);
-    /// Frames of earlier runs are still to come, or all have.
+    /// Reports whether frames of earlier runs are still to come.
     fn restoring(&self, more: bool);
 }
 
-/// What does not work; empty: all does.
+/// Description of what does not work; empty if everything works.
 #[derive(Debug, Default)]
 pub struct Trouble(Mutex<String>);
 
@@ -78,24 +83,26 @@ pub struct Disk {
     path: PathBuf,
     bounds: Bounds,
     folder: Option<Folder>,
-    /// The least number that the next segment may have.
+    /// Lowest number that the next segment may have.
     next: u64,
-    /// What the start has read already.
+    /// Frames that were read when the disk was opened.
     found: Vec<(Record, Place)>,
-    /// The oldest frames so far of each camera: told once it is known what lies before them.
+    /// Oldest frames read so far of each camera. They are passed on once it is known what precedes
+    /// them.
     held_back: HashMap<Arc<str>, Vec<Entry>>,
     restoring: bool,
     newest_run: Option<u64>,
-    /// The run's start, nearly; by the host's boot time, so that frames age while it is suspended.
+    /// Approximate start of the run, in the host's boot time, so that frames also age while the
+    /// host is suspended.
     started: Duration,
     failed: Option<Instant>,
-    /// Why no frame is kept.
+    /// The reason why no frame can be stored.
     why: String,
     trouble: Arc<Trouble>,
 }
 
 impl Disk {
-    /// Looks what earlier runs left, and reads the newest of it. A folder that cannot be used is
+    /// Lists what earlier runs left and reads the newest frames. A folder that cannot be used is
     /// tried again later.
     pub fn open(path: PathBuf, bounds: Bounds, trouble: Arc<Trouble>) -> Disk {
         let mut disk = Disk {
@@ -123,12 +130,12 @@ impl Disk {
         disk
     }
 
-    /// The newest run of those on disk.
+    /// Returns the newest run that has frames on disk.
     pub fn newest_run(&self) -> Option<u64> {
         self.newest_run
     }
 
-    /// Works until the queue is closed, and ends what waits there.
+    /// Runs until the queue is closed and its remaining jobs are done.
     pub fn run(mut self, queue: &Queue, told: &impl Told) {
         let mut looked = None;
         while let Some(job) = queue.next(if self.restoring { Duration::ZERO } else { TICK }) {
@@ -157,7 +164,8 @@ impl Disk {
         }
     }
 
-    /// Tells of frames of earlier runs, for as long as `patience`; the rest comes while it works.
+    /// Passes on frames of earlier runs for at most `patience`. [`Disk::run`] continues with the
+    /// rest.
     pub fn restore(&mut self, told: &impl Told, patience: Duration) {
         let begun = Instant::now();
         told.restoring(self.restoring);
@@ -221,7 +229,7 @@ impl Disk {
                 self.recovered();
                 Some(place)
             }
-            // This frame's fault, not the disk's.
+            // The frame is invalid; the disk works.
             Some(Err(error)) if error.kind() == io::ErrorKind::InvalidInput => {
                 let camera = &*record.camera;
                 tracing::warn!(camera, "frame {} is not kept: {error}", record.id.number);
@@ -249,7 +257,8 @@ impl Disk {
         match folder.read(&camera, id, place) {
             Ok(jpeg) => Some(jpeg.into()),
             Err(error) => {
-                // Dropped meanwhile, or damaged: the answer says that the frame is gone.
+                // The record was deleted in the meantime or is damaged: the answer reports the
+                // frame as gone.
                 tracing::warn!(camera = &*camera, "frame {}: {error}", id.number);
                 if error.kind() == io::ErrorKind::NotFound {
                     folder.lost(place.segment);
@@ -260,7 +269,7 @@ impl Disk {
         }
     }
 
-    /// What is done every second, whatever else is to be done.
+    /// Runs the checks that are due every second.
     fn look(&mut self, told: &impl Told) {
         self.look_for_folder(told);
         let now = Now { uptime: self.uptime(), wall: SystemTime::now() };
@@ -275,7 +284,8 @@ impl Disk {
         self.measure();
     }
 
-    /// Where the folder was taken away, its frames are forgotten, and it is made anew.
+    /// Checks that the folder is still there. If it was removed, its frames are forgotten and the
+    /// folder is created again.
     fn look_for_folder(&mut self, told: &impl Told) {
         if self.folder.as_ref().is_none_or(Folder::is_there) {
             return;
@@ -361,7 +371,7 @@ fn said_of(Aside { unreadable, undeletable }: &Aside) -> Vec<String> {
     [sentence("read", unreadable), sentence("deleted", undeletable)].into_iter().flatten().collect()
 }
 
-/// What `lookout check` says of a folder; it is made if it is not there.
+/// Describes a folder for `lookout check`. The folder is created if it does not exist.
 pub fn check(path: &Path, bounds: Bounds) -> io::Result<String> {
     let folder::Contents { frames, bytes, in_use, unreadable } = folder::look(path)?;
     let bytes = bytesize::ByteSize(bytes);
@@ -381,7 +391,7 @@ impl fmt::Display for Bounds {
     }
 }
 
-/// Each camera's frames in their order.
+/// Groups the records by camera, in their order.
 fn entries(records: Vec<(Record, Place)>) -> HashMap<Arc<str>, Vec<Entry>> {
     let mut cameras: HashMap<Arc<str>, Vec<Entry>> = HashMap::new();
     for (record, place) in records {

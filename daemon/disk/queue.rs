@@ -1,10 +1,12 @@
-//! What the disk is to do: pure rules, no disk.
+//! The disk's queue of reads and writes. Pure rules, no disk access.
 //!
-//! Reading and writing take turns while both wait: after one picture is read one frame is written,
-//! so that no number of readers holds up the frames that come. Readers take turns, a picture each. At
-//! most `capacity` frames wait to be written; one more is not written, and the camera's next record
-//! says so. At most `lookups` single frames wait to be read; one more is refused. Questions wait
-//! beside them, at most as many as `generate.queue`: each holds a place there.
+//! Reads and writes alternate while both wait: after one JPEG is read, one frame is written. So no
+//! number of readers delays the incoming frames. Readers take turns of one JPEG each.
+//!
+//! Limits: at most `capacity` frames wait to be written. A frame beyond that is not written, and
+//! the camera's next record is marked. At most `lookups` single frames wait to be read; a further
+//! one is refused. Questions wait in addition, at most `generate.queue` of them, because each holds
+//! a place in the queue of questions.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -14,32 +16,32 @@ use super::Record;
 use crate::frame::FrameId;
 use crate::timeline::Place;
 
-/// A frame on its way to the disk.
+/// A frame to be written to disk.
 pub struct Write {
     pub record: Record,
     pub jpeg: Arc<[u8]>,
 }
 
-/// A frame that is wanted back.
+/// A frame to be read back.
 #[derive(Clone, Debug)]
 pub struct Wanted {
     pub camera: Arc<str>,
     pub id: FrameId,
-    /// `None`: on its way there.
+    /// The frame's place on disk, or `None` while it waits to be written.
     pub place: Option<Place>,
 }
 
-/// JPEGs in the order in which they were wanted, `None` where one could not be read.
+/// JPEGs in the requested order; `None` for each one that could not be read.
 pub type Jpegs = Vec<Option<Arc<[u8]>>>;
 
-/// Gets the pictures that were wanted.
+/// Receives the requested JPEGs.
 pub trait Reader: Send {
-    /// Returns whether anybody waits for them; if not, they are not read.
+    /// Returns true while the result is still wanted. Otherwise the frames are not read.
     fn waits(&self) -> bool;
     fn take(self: Box<Self>, jpegs: Jpegs);
 }
 
-/// Frames that are wanted back, and who gets them.
+/// A read request: the frames, and the reader that receives them.
 pub struct Read {
     wanted: VecDeque<Wanted>,
     jpegs: Jpegs,
@@ -54,17 +56,18 @@ enum Kind {
 }
 
 impl Read {
-    /// A single frame.
+    /// Creates a request for a single frame.
     pub fn lookup(wanted: Wanted, reader: Box<dyn Reader>) -> Read {
         Read { wanted: [wanted].into(), jpegs: Vec::new(), kind: Kind::Lookup, reader }
     }
 
-    /// The frames of a question, which holds a place of the queue of questions.
+    /// Creates a request for the frames of a question, which holds a place in the queue of
+    /// questions.
     pub fn question(wanted: Vec<Wanted>, reader: Box<dyn Reader>) -> Read {
         Read { wanted: wanted.into(), jpegs: Vec::new(), kind: Kind::Question, reader }
     }
 
-    /// Reads the next picture. Returns the read if there are more.
+    /// Reads the next JPEG. Returns the request if more frames remain.
     pub fn step(mut self, read: impl FnOnce(Wanted) -> Option<Arc<[u8]>>) -> Option<Read> {
         if let Some(wanted) = self.wanted.pop_front() {
             self.jpegs.push(read(wanted));
@@ -76,24 +79,24 @@ impl Read {
         None
     }
 
-    /// Ends the read: what is not read yet cannot be.
+    /// Ends the request: the remaining frames are delivered as unreadable.
     pub fn give_up(mut self) {
         self.jpegs.resize(self.jpegs.len() + self.wanted.len(), None);
         self.reader.take(self.jpegs);
     }
 }
 
-/// Why a read does not wait.
+/// A read request that was refused, by reason.
 pub enum Refused {
     Full(Read),
     Closed(Read),
 }
 
 pub enum Job {
-    /// One picture of it, and then back with it by [`Queue::resume`].
+    /// Read one JPEG of the request, then return the request with [`Queue::resume`].
     Read(Read),
     Write(Write),
-    /// Nothing was to be done for a while.
+    /// No job was available.
     Idle,
 }
 
@@ -106,12 +109,12 @@ pub struct Queue {
 
 #[derive(Default)]
 struct State {
-    /// The one whose turn it is first.
+    /// Read requests; the next one to be served comes first.
     reads: VecDeque<Read>,
     writes: VecDeque<Write>,
-    /// The last turn was a read's.
+    /// True if the last job was a read.
     was_read: bool,
-    /// Cameras of which frames were not written since the last that waits.
+    /// Cameras with unwritten frames since their last queued record.
     missing: HashSet<Arc<str>>,
     closed: bool,
 }
@@ -121,7 +124,8 @@ impl Queue {
         Queue { state: Mutex::default(), filled: Condvar::new(), capacity, lookups }
     }
 
-    /// Returns whether the frame will be tried to be written.
+    /// Queues a frame for writing. Returns false if the queue is full or closed. The frame is then
+    /// dropped, and the camera's next record is marked.
     pub fn write(&self, mut write: Write) -> bool {
         let mut state = self.state();
         if state.closed || state.writes.len() >= self.capacity {
@@ -135,7 +139,7 @@ impl Queue {
         true
     }
 
-    /// Gives the read back when too many wait, or when there is nobody any more to do it.
+    /// Queues a read request. Returns the request if too many lookups wait or the queue is closed.
     pub fn read(&self, read: Read) -> Result<(), Refused> {
         let mut state = self.state();
         if state.closed {
@@ -153,12 +157,12 @@ impl Queue {
         Ok(())
     }
 
-    /// Puts a read behind the others, once one of its pictures is read.
+    /// Puts a request at the end of the queue, after one of its JPEGs was read.
     pub fn resume(&self, read: Read) {
         self.state().reads.push_back(read);
     }
 
-    /// The frame before those of this camera that wait could not be written.
+    /// Records that the frame before this camera's queued frames could not be written.
     pub fn missed(&self, camera: &Arc<str>) {
         let mut state = self.state();
         match state.writes.iter_mut().find(|write| write.record.camera == *camera) {
@@ -167,14 +171,15 @@ impl Queue {
         }
     }
 
-    /// The JPEG of a frame that waits to be written.
+    /// Returns the JPEG of a frame that waits to be written.
     pub fn waiting(&self, camera: &str, id: FrameId) -> Option<Arc<[u8]>> {
         let state = self.state();
         let of_it = |write: &&Write| *write.record.camera == *camera && write.record.id == id;
         state.writes.iter().find(of_it).map(|write| write.jpeg.clone())
     }
 
-    /// Waits at most `patience`. `None`: closed, and all that waited is done.
+    /// Waits at most `patience` for the next job. Returns `None` if the queue is closed and all
+    /// jobs are done.
     pub fn next(&self, patience: Duration) -> Option<Job> {
         let state = self.state();
         let empty =
@@ -204,7 +209,7 @@ impl Queue {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Whole after each method, so a poisoned lock is still good.
+        // The state is consistent after each method, so a poisoned lock is still usable.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -230,7 +235,7 @@ mod tests {
         Write { record, jpeg: vec![number as u8].into() }
     }
 
-    /// Waits until its flag is taken away, and counts what it got.
+    /// A reader that waits until its flag is cleared, and keeps what it received.
     #[derive(Clone)]
     struct Asker {
         waits: Arc<AtomicBool>,
@@ -277,7 +282,7 @@ mod tests {
             _ => panic!("nothing to write"),
         };
         assert_eq!(next(), (0, false));
-        // One that fails is missing before the one behind it.
+        // A frame that fails is missing before the next one.
         queue.missed(&"gate".into());
         assert_eq!(next(), (1, true));
         assert!(queue.write(write(3)) && queue.write(write(4)));
@@ -306,7 +311,7 @@ mod tests {
         assert!(matches!(queue.read(lookup(&stays)), Err(Refused::Full(_))));
         let question = Read::question(vec![wanted(1), wanted(2)], Box::new(stays.clone()));
         assert!(queue.read(question).is_ok());
-        // A place is free as soon as an asker has left.
+        // A place is free as soon as a reader no longer waits.
         gone.waits.store(false, Ordering::Relaxed);
         assert!(queue.read(lookup(&stays)).is_ok());
     }
@@ -353,7 +358,7 @@ mod tests {
     }
 
     proptest! {
-        /// The write in front waits for one picture, the one behind it for one more, and so on.
+        /// The first queued write waits for one JPEG at most, the second for one more, and so on.
         #[test]
         fn a_write_waits_for_one_picture_and_all_is_done_in_the_end(steps in steps()) {
             let queue = Queue::new(16, 4);

@@ -1,4 +1,4 @@
-//! How a frame stands in a segment: a header, the camera's name, the JPEG.
+//! Encodes and decodes a frame's record in a segment: a header, the camera's name, the JPEG.
 //!
 //! ```text
 //!   0  "LKF2"        8  run     u64    24  captured   u64, ns since 1970   40  JPEG's bytes  u32
@@ -8,7 +8,7 @@
 //!   7  0
 //! ```
 //!
-//! Numbers are little endian. A header that is whole tells where the next one begins.
+//! Numbers are little endian. An intact header gives the offset of the next one.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -18,24 +18,24 @@ use crate::frame::{Clock, FrameId};
 
 const MAGIC: [u8; 4] = *b"LKF2";
 pub const HEADER: usize = 52;
-/// Of a camera's name, as the config has it.
+/// Maximum length of a camera's name in bytes, as in the config.
 const NAME_MAX: usize = 64;
 
-/// All but the picture.
+/// A frame's record without the JPEG.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
     pub camera: Arc<str>,
     pub id: FrameId,
-    /// Monotonic time of capture, since the daemon's run began. Orders the frames of a run, whatever
-    /// the clock on the wall does.
+    /// Monotonic time of capture since the start of the daemon's run. It orders the frames of a
+    /// run, even if the wall clock is set.
     pub monotonic: Duration,
     pub captured_at: SystemTime,
     pub clock: Clock,
-    /// Frames between the camera's record before this one and this one were not written.
+    /// Set when frames between the camera's previous record and this one were not written.
     pub missing_before: bool,
 }
 
-/// What a header says, before the name is known.
+/// The lengths that a header gives, before the name is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lengths {
     pub name: usize,
@@ -48,7 +48,7 @@ impl Lengths {
     }
 }
 
-/// Cameras' names, each of them once in memory.
+/// Interned names of cameras: each name is in memory once.
 #[derive(Debug, Default)]
 pub struct Names(HashSet<Arc<str>>);
 
@@ -75,7 +75,8 @@ pub enum Damaged {
     CutOff,
 }
 
-/// The whole record; `None`: the name, the time or the picture is beyond what a header can say.
+/// Encodes a record. Returns `None` if the name, the time or the JPEG does not fit the header's
+/// fields.
 pub fn encode(record: &Record, jpeg: &[u8]) -> Option<Vec<u8>> {
     let name = record.camera.as_bytes();
     let captured = record.captured_at.duration_since(SystemTime::UNIX_EPOCH).ok()?;
@@ -99,8 +100,8 @@ pub fn encode(record: &Record, jpeg: &[u8]) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// The lengths that a header gives; they are to be believed only once [`read_header`] has found
-/// the checksum right.
+/// Returns the lengths that a header gives. They are unreliable until [`read_header`] has verified
+/// the checksum.
 pub fn lengths(header: &[u8; HEADER]) -> Result<Lengths, Damaged> {
     let name = usize::from(header[4]);
     if header[..4] != MAGIC || name > NAME_MAX {
@@ -131,7 +132,7 @@ pub fn read_header(
     })
 }
 
-/// A whole record, as [`encode`] wrote it.
+/// Decodes a complete record as written by [`encode`].
 pub fn decode(bytes: &[u8]) -> Result<(Record, &[u8]), Damaged> {
     let (header, rest) = bytes.split_first_chunk().ok_or(Damaged::CutOff)?;
     let lengths = lengths(header)?;
@@ -206,7 +207,7 @@ pub mod tests {
     }
 }
 
-/// Makes the checksum of the first header right, for a fuzz target.
+/// Corrects the checksum of the first header, for a fuzz target.
 #[cfg(fuzzing)]
 pub fn seal(bytes: &mut [u8]) {
     let Some(name) = bytes.get(4).map(|length| usize::from(*length)) else { return };

@@ -1,4 +1,4 @@
-//! One segment as it lies on disk: its frames read back, from its index or from itself.
+//! Reads a segment's frames from its index or, without one, from the segment itself.
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, ErrorKind, Read};
@@ -11,10 +11,11 @@ use crate::timeline::Place;
 const FRAMES: &str = ".frames";
 const INDEX: &str = ".index";
 
-/// Larger than an index can be.
+/// Upper limit for reading an index in bytes, larger than any index.
 const INDEX_MOST: u64 = 16 << 20;
 
-/// A disk reads large pieces in order sooner than small ones apart.
+/// Size of the read buffer in bytes. Disks read large sequential blocks faster than small scattered
+/// ones.
 const PIECE: usize = 1 << 20;
 
 pub fn frames_file(folder: &Path, number: u64) -> PathBuf {
@@ -25,7 +26,7 @@ pub fn index_file(folder: &Path, number: u64) -> PathBuf {
     folder.join(format!("{number:012}{INDEX}"))
 }
 
-/// The numbers of all segments in a folder, in order; and of all indexes.
+/// Returns the numbers of all segments in a folder, in order, and the numbers of all indexes.
 pub fn numbers(folder: &Path) -> io::Result<(Vec<u64>, Vec<u64>)> {
     let (mut segments, mut indexes) = (Vec::new(), Vec::new());
     for entry in fs::read_dir(folder)? {
@@ -39,27 +40,28 @@ pub fn numbers(folder: &Path) -> io::Result<(Vec<u64>, Vec<u64>)> {
     Ok((segments, indexes))
 }
 
-/// What was found of a segment.
+/// The result of reading a segment.
 #[derive(Debug)]
 pub struct Found {
-    /// In the order written.
+    /// The frames in the order in which they were written.
     pub records: Vec<(Record, Place)>,
     pub size: u64,
     pub from_index: bool,
     pub end: End,
 }
 
-/// How reading a segment ended.
+/// The outcome of reading a segment.
 #[derive(Debug)]
 pub enum End {
     Whole,
-    /// So many bytes are no whole frame, and why the first of them are not.
+    /// Number of bytes that are not part of an intact frame, and the first error.
     Damaged(u64, Damaged),
-    /// The system cannot read on.
+    /// The system reported a read error.
     Failed(io::Error),
 }
 
-/// The frames of a segment. What cannot be read ends it, and costs nothing that was read before.
+/// Reads the frames of a segment. A record with a damaged JPEG is left out. Reading stops at a
+/// damaged header or a read error, and the frames before it are kept.
 pub fn read(folder: &Path, number: u64, names: &mut Names) -> Found {
     let mut found = Found { records: Vec::new(), size: 0, from_index: false, end: End::Whole };
     let opened = File::open(frames_file(folder, number))
@@ -87,7 +89,8 @@ pub fn read(folder: &Path, number: u64, names: &mut Names) -> Found {
     found
 }
 
-/// Reads all of a segment, pictures too: a power cut may have left only their headers.
+/// Reads the whole segment including the JPEGs, because a power cut may have left only the headers
+/// intact.
 fn scan(file: File, number: u64, names: &mut Names, found: &mut Found) {
     let mut reader = BufReader::with_capacity(PIECE, file);
     let (mut offset, mut bad) = (0, None::<(u64, Damaged)>);
@@ -126,7 +129,7 @@ enum Unread {
     Io(io::Error),
 }
 
-/// Reads over the next record, of which at most `left` bytes are there, and checks its picture.
+/// Reads past the next record, of which at most `left` bytes exist, and verifies its JPEG.
 fn next_record(
     reader: &mut BufReader<File>,
     left: u64,
@@ -151,8 +154,8 @@ fn next_record(
     Ok((record, length, record::picture_is_whole(&header, &jpeg)))
 }
 
-/// Writes the index of a segment of `size` bytes; it is there as a whole or not at all. Returns its
-/// bytes.
+/// Writes the index of a segment of `size` bytes and returns the index's length in bytes. The write
+/// is atomic: the complete index exists afterwards, or none.
 pub fn write_index(folder: &Path, number: u64, size: u64, index: &Builder) -> io::Result<u64> {
     let file = index_file(folder, number);
     let half = file.with_extension("index-new");
@@ -163,10 +166,11 @@ pub fn write_index(folder: &Path, number: u64, size: u64, index: &Builder) -> io
     written.map(|()| index.bytes())
 }
 
-/// Reads any bytes as a segment and as an index. The entry point of the fuzz target `segment`.
+/// Reads arbitrary bytes as a segment and as an index. This is the entry point of the fuzz target
+/// `segment`.
 ///
-/// The checksums of the first header and of the index are made right, so that what they guard is
-/// reached too.
+/// The checksums of the first header and of the index are corrected, so that the code behind them
+/// is reached too.
 #[cfg(fuzzing)]
 pub fn fuzz_segment(data: &[u8]) {
     let mut bytes = data.to_vec();

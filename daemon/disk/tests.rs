@@ -1,4 +1,4 @@
-//! The disk's thread as a whole: what earlier runs left, and a folder that somebody takes away.
+//! Tests of the disk thread as a whole: frames of earlier runs, and a folder that is removed.
 
 use std::collections::HashSet;
 use std::fs;
@@ -9,7 +9,7 @@ use super::*;
 
 const BOUNDS: Bounds = Bounds { retention: Duration::from_secs(3600), bytes: 1 << 20 };
 
-/// Remembers what it is told, as the timeline does.
+/// Records the notifications, like the timeline.
 #[derive(Default)]
 struct Heard {
     stored: Mutex<Vec<(u64, Option<Place>)>>,
@@ -41,7 +41,7 @@ impl Told for Heard {
 }
 
 impl Heard {
-    /// The place of a frame, once it is told.
+    /// Waits until a frame is reported and returns its place.
     fn place(&self, number: u64) -> Option<Place> {
         let begun = Instant::now();
         while begun.elapsed() < Duration::from_secs(20) {
@@ -99,7 +99,7 @@ fn a_folder_that_is_taken_away_is_made_anew_and_its_places_are_forgotten() {
         assert!(queue.write(written(0)));
         let first = heard.place(0).expect("written");
         fs::remove_dir_all(&path).expect("taken away");
-        // No write has to fail for it to be noticed.
+        // The removal is noticed without a failed write.
         let begun = Instant::now();
         while !heard.gone.lock().expect("whole").contains(&first.segment) {
             assert!(begun.elapsed() < Duration::from_secs(20), "it is not noticed");
@@ -108,7 +108,7 @@ fn a_folder_that_is_taken_away_is_made_anew_and_its_places_are_forgotten() {
         assert!(queue.write(written(1)));
         let second = heard.place(1).expect("written");
         assert!(second.segment > first.segment, "{second:?} after {first:?}");
-        // A frame that no record can hold is not kept, and the next is.
+        // A frame that no record can hold is not stored; the next one is.
         let mut odd = written(2);
         odd.record.captured_at = SystemTime::UNIX_EPOCH - Duration::from_secs(1);
         assert!(queue.write(odd) && queue.write(written(3)));
@@ -119,7 +119,8 @@ fn a_folder_that_is_taken_away_is_made_anew_and_its_places_are_forgotten() {
     assert!(segment::index_file(&path, 2).exists(), "what is complete has its index");
 }
 
-/// 1,600 segments of 64 MiB, with 1.7 million frames of 16 cameras; sparse, so that they need no disk.
+/// Opens 1,600 segments of 64 MiB with 1.7 million frames of 16 cameras. The files are sparse and
+/// need no disk space.
 #[test]
 #[ignore = "a measurement: cargo test --lib hundred_gib -- --ignored --nocapture"]
 fn a_start_with_a_hundred_gib_waits_for_less_than_two_seconds() {
@@ -157,7 +158,7 @@ fn a_start_with_a_hundred_gib_waits_for_less_than_two_seconds() {
     assert!(ready < Duration::from_secs(2), "{ready:?}");
 }
 
-/// Counts the frames that it is told.
+/// Counts the restored frames.
 #[derive(Default)]
 struct Counted(Mutex<u64>);
 

@@ -1,7 +1,8 @@
-//! HTTP for machines that watch the daemon: `/healthz`, `/readyz`, `/metrics`.
+//! HTTP endpoints for monitoring: `/healthz`, `/readyz`, `/metrics`.
 //!
-//! Nothing here changes anything, and nothing here waits: a scrape renders what is counted already.
-//! A client that does not finish its request's head, or does not read the reply, is not waited for.
+//! Guarantees: no request changes anything or waits, because a scrape only renders metrics that are
+//! already collected. A client that does not finish its request's head, or does not read the reply,
+//! is disconnected.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,10 +23,10 @@ use super::{Listener, PublishError};
 use crate::service::{Readiness, Service};
 use crate::telemetry::PrometheusHandle;
 
-/// How long a connection may outlive the stop.
+/// Time for which a connection may continue after the stop.
 const DRAIN: Duration = Duration::from_secs(1);
 
-/// The largest head of a request: more than asking for one of three pages takes.
+/// Maximum size of a request's head in bytes, more than a request for one of the three pages needs.
 const LARGEST_HEAD: usize = 16 * 1024;
 
 #[derive(Clone)]
@@ -61,9 +62,10 @@ pub async fn serve(
     Ok(())
 }
 
-/// One connection, to its end. What goes wrong on it is the client's affair.
+/// Serves one connection until it ends. Its errors concern only the client.
 async fn converse(connection: Connection, routes: Router, stop: CancellationToken) {
-    // From the connection, or from the reply before it, to the request's whole head.
+    // The time limit runs from the connection, or from the previous reply, to the request's
+    // complete head.
     let head = connection.patience().greeting;
     let conversation = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -1,9 +1,11 @@
-//! Accepts a wire's connections: a limited number at once, and none that is silent or does not read.
+//! Accepts an interface's connections and limits their number and their inactivity.
 //!
-//! Promises: one connection more than the limit is closed at once and counted; a client that
-//! connects and does not begin to speak, does not read what it asked for, or has no call open for
-//! long is closed; when the process has no file descriptors left, accepting pauses and does not spin.
-//! It knows nothing of what is spoken over a connection.
+//! Guarantees: a connection beyond the limit is closed at once and counted. A client is
+//! disconnected if it connects and does not send its greeting, does not read its reply, or has no
+//! open call for a long time. When the process has no file descriptors left, accepting pauses
+//! instead of spinning.
+//!
+//! Not here: the protocol spoken over a connection.
 
 use std::future::Future;
 use std::io::{self, ErrorKind};
@@ -21,20 +23,20 @@ use tokio::time::{Instant, Sleep};
 use super::PublishError;
 use crate::telemetry::{self, Wire};
 
-/// The pause in accepting when the system gives no connection, for lack of descriptors or memory.
+/// Pause before accepting again after the system refused, for lack of descriptors or memory.
 const REST: Duration = Duration::from_millis(200);
 
-/// The least time between two lines in the log about the same trouble.
+/// Minimum time between two log lines about the same problem.
 const QUIET: Duration = Duration::from_secs(60);
 
-/// The times after which a connection that does nothing is closed.
+/// The times after which an inactive connection is closed.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
-    /// The time from the connection to the first bytes of its protocol.
+    /// Maximum time from the connection to the first bytes of its protocol.
     pub greeting: Duration,
-    /// The time with bytes to send and none taken.
+    /// Maximum time during which bytes wait to be sent and the client takes none.
     pub stalled: Duration,
-    /// The time without an open call.
+    /// Maximum time without an open call.
     pub idle: Duration,
 }
 
@@ -48,7 +50,7 @@ impl Default for Patience {
     }
 }
 
-/// An address that is taken, and its connections. Clones share both.
+/// A bound address and its connections. Clones share both.
 #[derive(Clone)]
 pub struct Listener {
     socket: Arc<TcpListener>,
@@ -59,7 +61,7 @@ pub struct Listener {
     said: Arc<Said>,
 }
 
-/// The times at which troubles were logged last.
+/// Times of the last log line about each problem.
 #[derive(Default)]
 struct Said {
     full: Mutex<Option<Instant>>,
@@ -67,7 +69,8 @@ struct Said {
 }
 
 impl Listener {
-    /// Takes the address before anything slow begins, so that an occupied one is said at once.
+    /// Binds the address. Call it before any slow initialisation, so that an occupied address is
+    /// reported at once.
     pub async fn bind(
         wire: Wire,
         addr: SocketAddr,
@@ -95,9 +98,9 @@ impl Listener {
         self.socket.local_addr()
     }
 
-    /// The next connection that there is room for. Safe to drop: a connection is not lost.
+    /// Waits for the next connection within the limit. Cancel safe: no connection is lost.
     ///
-    /// `greeting` is how many bytes a client must send before [`Patience::greeting`] is over.
+    /// `greeting` is the number of bytes that a client must send within [`Patience::greeting`].
     pub async fn accept(&self, greeting: usize) -> Connection {
         loop {
             let stream = match self.socket.accept().await {
@@ -123,14 +126,15 @@ impl Listener {
                 }
                 continue;
             };
-            // Without it a token waits for the packet before it to be acknowledged.
+            // Otherwise a token waits until the previous packet is acknowledged.
             let _ = stream.set_nodelay(true);
             return Connection::new(stream, Seat::take(seat, self.wire), self.patience, greeting);
         }
     }
 }
 
-/// The client went before it was accepted; the next one is not concerned.
+/// Returns true if the client left before it was accepted. The error does not concern other
+/// connections.
 fn is_of_one_connection(error: &io::Error) -> bool {
     use ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
@@ -145,7 +149,7 @@ fn may_say(said: &Mutex<Option<Instant>>) -> bool {
     may
 }
 
-/// One of the connections that may be open; counted while it lives.
+/// One of the permitted connections; it is counted while this value lives.
 struct Seat {
     wire: Wire,
     _permit: OwnedSemaphorePermit,
@@ -164,14 +168,14 @@ impl Drop for Seat {
     }
 }
 
-/// The calls that are open on a connection. A wire that can tell calls apart counts them here.
+/// The open calls of a connection, counted by an interface that can distinguish calls.
 #[derive(Clone, Debug, Default)]
 pub struct Calls(Arc<Mutex<Counted>>);
 
 #[derive(Debug)]
 struct Counted {
     open: usize,
-    /// The end of the last call, or the begin of the connection.
+    /// End of the last call, or start of the connection.
     since: Instant,
 }
 
@@ -181,7 +185,7 @@ impl Default for Counted {
     }
 }
 
-/// An open call; it ends when this is dropped.
+/// An open call. It ends when this value is dropped.
 pub struct Call(Calls);
 
 impl Calls {
@@ -190,7 +194,7 @@ impl Calls {
         Call(self.clone())
     }
 
-    /// The time since the last open call; zero while one is open.
+    /// Returns the time since the last call ended, or zero while a call is open.
     fn idle(&self) -> Duration {
         self.counted(|counted| match counted.open {
             0 => counted.since.elapsed(),
@@ -212,13 +216,13 @@ impl Drop for Call {
     }
 }
 
-/// A client's connection, which ends by itself when its patience is over.
+/// A client's connection. It ends with an error when one of its time limits has passed.
 pub struct Connection {
     stream: TcpStream,
     patience: Patience,
-    /// The number of bytes of the greeting still to come.
+    /// Number of bytes of the greeting that are still to come.
     greeting: usize,
-    /// The time by which the greeting must be whole; later the next look for open calls.
+    /// Timer for the greeting, and afterwards for the next check for open calls.
     watch: Pin<Box<Sleep>>,
     stalled: Option<Pin<Box<Sleep>>>,
     calls: Calls,
@@ -248,7 +252,8 @@ impl Connection {
         &self.calls
     }
 
-    /// True when the connection has waited in vain; if not, the task is woken when it may have.
+    /// Returns true if the limit for the greeting or for idleness has passed. Otherwise the task is
+    /// woken at the next check.
     fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
         while self.watch.as_mut().poll(cx).is_ready() {
             let idle = self.calls.idle();

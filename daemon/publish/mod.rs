@@ -1,8 +1,8 @@
-//! How the world hears of events: gRPC, MQTT and HTTP.
+//! Publishes events and accepts questions over gRPC, MQTT and HTTP.
 //!
-//! Each wire knows the daemon only as a [`Service`](crate::service::Service), reads the journal by
-//! a cursor of its own and at its own pace, and so can delay neither the others nor the cameras.
-//! The names of refusals stand here, once for all wires.
+//! Guarantees: each interface knows the daemon only as a [`Service`](crate::service::Service). It
+//! reads the journal with its own cursor and at its own pace, so it delays neither the other
+//! interfaces nor the cameras. The names of error codes are defined here, once for all interfaces.
 
 pub mod grpc;
 pub mod http;
@@ -28,7 +28,7 @@ pub enum PublishError {
     Serve { wire: &'static str, why: String },
 }
 
-/// Why a question got no answer: gRPC's word for it, which MQTT uses too.
+/// The reason why a question got no answer: a gRPC status code, whose name MQTT uses too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Code {
     NotFound,
@@ -65,7 +65,7 @@ impl From<&AskError> for Code {
     }
 }
 
-/// Whole seconds, at least one: what a refused questioner is told to wait.
+/// Returns the whole seconds, at least one, after which a refused client may ask again.
 pub(crate) fn retry_after_seconds(error: &AskError) -> Option<u64> {
     let AskError::QueueFull { retry_after, .. } = error else { return None };
     let rounded_up = retry_after.saturating_add(Duration::from_nanos(999_999_999)).as_secs();

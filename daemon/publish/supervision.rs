@@ -1,5 +1,7 @@
-//! Keeps a wire running: one that fails or panics is said, counted and begun again after a pause, and
-//! neither the cameras nor the other wires notice.
+//! Keeps an interface running: one that fails or panics is logged, counted and restarted after a
+//! pause.
+//!
+//! Guarantees: neither the cameras nor the other interfaces are affected.
 
 use std::time::Duration;
 
@@ -13,7 +15,8 @@ use crate::telemetry::{self, Wire};
 
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// Runs what `begin` gives, again and again, until `stop`; then until it has ended.
+/// Runs the future returned by `begin` and restarts it whenever it ends. After `stop`, returns once
+/// the current one has ended.
 pub async fn keep<F>(wire: Wire, stop: CancellationToken, begin: impl Fn() -> F)
 where
     F: Future<Output = Result<(), PublishError>> + Send + 'static,
@@ -21,7 +24,7 @@ where
     let mut backoff = Backoff::new(LONGEST_PAUSE);
     loop {
         let began = Instant::now();
-        // A task of its own, for a panic to end at; it goes with this future.
+        // A separate task catches a panic. It is aborted when this future is dropped.
         let mut running = JoinSet::new();
         running.spawn(begin());
         let ended = running.join_next().await;
@@ -99,7 +102,7 @@ mod tests {
         for _ in 0..3 {
             begun.notified().await;
         }
-        // The third pause takes a second at least.
+        // The third pause takes at least a second.
         let stopped = Instant::now();
         stop.cancel();
         kept.await.unwrap();

@@ -1,4 +1,4 @@
-//! What a daemon holds, read back from its `/metrics`.
+//! Reads back from a daemon's `/metrics` what its buffers and caches hold.
 
 use std::collections::HashMap;
 
@@ -8,10 +8,10 @@ use super::{
 };
 use crate::timeline::{Tier, Usage};
 
-/// What has not been measured so far is 0.
+/// The contents of a daemon's buffers and caches. A value that has not been measured yet is 0.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Held {
-    /// The cameras' rolling buffers; `frames`, which no metric tells, is 0.
+    /// The cameras' rolling buffers. `frames` is 0, because no metric reports it.
     pub buffers: Vec<Usage>,
     pub recall_bytes: u64,
     pub prefix_bytes: u64,
@@ -20,7 +20,7 @@ pub struct Held {
 }
 
 impl Held {
-    /// Of the text of `/metrics`, for these cameras.
+    /// Parses the text of `/metrics` for these cameras.
     pub fn read(metrics: &str, cameras: &[String]) -> Held {
         let samples: HashMap<&str, f64> = metrics
             .lines()

@@ -1,8 +1,9 @@
-//! Ask: one camera's answer as a stream, or several cameras' one after the other.
+//! Implements Ask: one camera's answer as a stream, or several cameras' answers in turn.
 //!
-//! One camera that cannot answer refuses the call. Of several, each says so for itself, and the
-//! others are asked all the same; their range is fixed when the question comes, so that all tell of
-//! the same time, however long the first takes.
+//! With one camera, a refusal ends the call. With several, most refusals of one camera are an item
+//! of the stream, and the other cameras are asked anyway. Their range is fixed when the question
+//! arrives, so that all answers are about the same time, regardless of how long the first one
+//! takes.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -20,15 +21,16 @@ use crate::service::{Answer, AnswerItem, AskError, Service};
 
 type To = mpsc::Sender<Result<proto::AskResponse, Status>>;
 
-/// Far more cameras than a box has.
+/// Maximum number of cameras in a request, far more than a daemon can serve.
 const CAMERAS: usize = 256;
 
 pub struct Asked {
-    /// At least one; all the same but for the camera.
+    /// The questions, at least one. They differ only in the camera.
     questions: Vec<Question>,
 }
 
-/// The request's own faults are said here.
+/// Reads and checks a request. Returns INVALID_ARGUMENT or NOT_FOUND if the request itself is
+/// wrong.
 pub fn read(service: &dyn Service, mut request: proto::AskRequest) -> Result<Asked, Status> {
     let bad = |why: &str| Status::invalid_argument(why);
     let cameras = std::mem::take(&mut request.cameras);
@@ -40,7 +42,7 @@ pub fn read(service: &dyn Service, mut request: proto::AskRequest) -> Result<Ask
         }
         (false, false) => return Err(bad("camera and cameras are given: wanted one")),
     };
-    // The one thing that a draft cannot say: a range is wanted, and has neither end.
+    // A draft cannot express this error: a range without either end.
     if let Some(AskRange::Between(proto::Span { from: None, .. })) = request.range {
         return Err(bad("a range needs its from, too"));
     }
@@ -52,7 +54,7 @@ pub fn read(service: &dyn Service, mut request: proto::AskRequest) -> Result<Ask
     Ok(Asked { questions: cameras.into_iter().map(question).collect::<Result<_, _>>()? })
 }
 
-/// All of the request but its cameras.
+/// Converts everything but the cameras.
 fn draft(request: proto::AskRequest) -> Draft {
     let detail = match proto::Detail::try_from(request.detail) {
         Ok(proto::Detail::Unspecified) => None,
@@ -85,15 +87,16 @@ fn draft(request: proto::AskRequest) -> Draft {
     draft
 }
 
-/// What was accepted and only has to be followed.
+/// An accepted question whose answer is to be streamed.
 pub struct Asking {
     service: Arc<dyn Service>,
     asked: Asked,
-    /// One camera's answer, under way already.
+    /// The answer of a single camera, already started.
     first: Option<Answer>,
 }
 
-/// One camera is asked now, so that its refusal is the call's status.
+/// Starts the answer. A single camera is asked at once, so that its refusal becomes the call's
+/// status.
 pub fn begin(service: Arc<dyn Service>, mut asked: Asked) -> Result<Asking, Status> {
     if let [question] = &asked.questions[..] {
         let first = service.ask(question.clone()).map_err(|e| refusal(&e))?;
@@ -124,7 +127,8 @@ impl Asking {
                     let _ = to.send(Err(error.status())).await;
                     return;
                 }
-                // What is wrong with the question is wrong for all.
+                // An invalid question is invalid for all cameras. UNAVAILABLE also ends the call
+                // for all of them.
                 Err(Refused::Answer(Failure::Said(error)))
                     if matches!(Code::from(&error), Code::InvalidArgument | Code::Unavailable) =>
                 {
@@ -168,7 +172,7 @@ impl Failure {
     }
 }
 
-/// Hands on one answer to its end.
+/// Forwards one answer until it ends.
 async fn follow(mut answer: Answer, camera: &str, to: &To) -> Result<(), Refused> {
     loop {
         let (item, last) = match answer.recv().await {

@@ -1,4 +1,4 @@
-//! The listener's connections as tonic takes them, and the calls that are open on each.
+//! Adapts the listener's connections to tonic and counts the open calls of each.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -13,12 +13,12 @@ use tower_layer::Layer;
 
 use crate::publish::listener::{Call, Calls, Connection, Listener};
 
-/// The length of what HTTP/2 begins with (RFC 9113, 3.4).
+/// Length in bytes of the HTTP/2 connection preface (RFC 9113, 3.4).
 const PREFACE: usize = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len();
 
 type Accepting = Pin<Box<dyn Future<Output = Connection> + Send>>;
 
-/// Connections, for ever.
+/// An endless stream of accepted connections.
 pub struct Incoming {
     listener: Listener,
     next: Accepting,
@@ -56,7 +56,7 @@ impl Connected for Connection {
     }
 }
 
-/// Counts a call on its connection from the request to the end of the reply.
+/// A layer that counts a call on its connection from the request to the end of the reply.
 #[derive(Clone)]
 pub struct CountCalls;
 
@@ -95,7 +95,7 @@ where
     }
 }
 
-/// A reply's body; while it lives, its call is open.
+/// A reply's body. Its call is open while this value lives.
 struct Counted {
     body: Body,
     _call: Option<Call>,

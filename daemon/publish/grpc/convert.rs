@@ -1,5 +1,5 @@
-//! The daemon's values as protobuf. The way back, for clients, is `client/convert.rs`; a test
-//! there holds the two together.
+//! Converts the daemon's values to protobuf. The opposite direction, for clients, is
+//! `client/convert.rs`; a test there verifies that both agree.
 
 use std::time::SystemTime;
 
@@ -89,7 +89,7 @@ pub fn kind(kind: Kind) -> proto::Kind {
 }
 
 pub fn time(time: SystemTime) -> Option<prost_types::Timestamp> {
-    // Protobuf's conversion panics at the far end of the system's time.
+    // The conversion of `prost_types` panics for extreme system times.
     Some(clamped(time).into())
 }
 

@@ -1,9 +1,9 @@
-//! gRPC: `lookout.v1.Lookout`, with health and reflection.
+//! Serves gRPC: `lookout.v1.Lookout`, with health and reflection.
 //!
-//! Promises: a stream buffers at most `STREAM_BUFFER` messages, whoever reads it; a watcher that
-//! falls behind is told how many events it lost; an Ask whose client is gone is cancelled; when
-//! the daemon stops, every stream ends with UNAVAILABLE. A client that connects and is silent, or
-//! leaves a request half said, is not waited for.
+//! Guarantees: a stream buffers at most `STREAM_BUFFER` messages. A watcher that falls behind
+//! receives the number of events it missed. An Ask is cancelled when its client disconnects. When
+//! the daemon stops, every stream ends with UNAVAILABLE. A client that connects and stays silent,
+//! or does not finish a request, is disconnected.
 
 mod ask;
 mod connections;
@@ -31,28 +31,33 @@ use crate::proto::watch_response::Item as WatchItem;
 use crate::service::{AskError, EvidenceError, Readiness, Service};
 use crate::telemetry::{self, Wire};
 
-/// Messages that wait for one client's window to open; behind them the journal's ring waits.
+/// Number of messages buffered per stream while the client's flow-control window is closed. Further
+/// events wait in the journal.
 const STREAM_BUFFER: usize = 16;
 
-/// Watch and Ask streams at once, of all clients; one more is refused with RESOURCE_EXHAUSTED.
+/// Maximum number of open Watch and Ask streams of all clients. A further one is refused with
+/// RESOURCE_EXHAUSTED.
 const STREAMS: usize = 256;
 
 const STREAMS_PER_CONNECTION: u32 = 64;
 
-/// The largest request: far more than the longest question to as many cameras as can be asked.
+/// Maximum size of a request in bytes, far more than the longest question to the maximum number of
+/// cameras needs.
 const LARGEST_REQUEST: usize = 1 << 20;
 
-/// The time in which a request must be whole and its reply begin.
+/// Maximum time for receiving a request and starting its reply.
 const REQUEST: Duration = Duration::from_secs(30);
 
-/// HTTP/2's limit on the size of a request's headers.
+/// Maximum size of a request's headers in bytes (HTTP/2 `SETTINGS_MAX_HEADER_LIST_SIZE`).
 const LARGEST_HEADERS: u32 = 16 * 1024;
 
-/// A client that does not answer a ping within the timeout is gone, and its streams end.
+/// Interval of pings. A client that does not answer one within the timeout counts as gone, and its
+/// streams end.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long connections may outlive the stop: a client that does not read cannot hold it up.
+/// Time for which connections may continue after the stop, so that a client that does not read
+/// cannot delay it.
 const DRAIN: Duration = Duration::from_secs(2);
 
 pub async fn serve(
@@ -66,7 +71,7 @@ pub async fn serve(
             .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    // Older clients know the first only by the name that it had before.
+    // Older clients know only `v1alpha`, the former name of the service.
     let reflection_v1 = reflection().build_v1().map_err(|e| failed(e.to_string()))?;
     let reflection_v1alpha = reflection().build_v1alpha().map_err(|e| failed(e.to_string()))?;
     let (reporter, health) = tonic_health::server::health_reporter();
@@ -105,7 +110,8 @@ pub async fn serve(
     }
 }
 
-/// Never returns: when the daemon stops it leaves the last word to the drain.
+/// Reports changes of readiness to the health service. It never returns: on a stop the drain sends
+/// the last report.
 async fn follow_readiness(
     mut told: Readiness,
     reporter: &HealthReporter,
@@ -202,7 +208,7 @@ impl Lookout for Server {
 }
 
 impl Server {
-    /// Runs `work` beside its reader until either of them ends or the daemon stops.
+    /// Runs `work` in a task of its own until it ends, its reader leaves or the daemon stops.
     fn stream<T, F>(
         &self,
         work: impl FnOnce(mpsc::Sender<Result<T, Status>>) -> F,
@@ -221,10 +227,11 @@ impl Server {
             let _permit = permit;
             tokio::select! {
                 () = work => {}
-                // The client is gone. What `work` holds goes with it, an Answer's receiver too.
+                // The client is gone. Everything `work` holds is dropped, including the receiver of
+                // an answer.
                 () = to.closed() => {}
                 () = stop.cancelled() => {
-                    // A reader that lets the channel be full learns it from the connection's end.
+                    // A reader with a full channel sees the stop as the end of the connection.
                     let _ = to.try_send(Err(refusal(&AskError::Stopping)));
                 }
             }
@@ -234,7 +241,7 @@ impl Server {
 
     fn filter(&self, request: &proto::WatchRequest) -> Result<Filter, Status> {
         let known = self.service.cameras();
-        // A misspelt name would watch nothing, for ever and silently.
+        // A misspelt name would silently match no event.
         for name in &request.cameras {
             if !known.iter().any(|camera| *camera.name == **name) {
                 return Err(refusal(&AskError::NoSuchCamera(name.clone())));
@@ -253,9 +260,9 @@ impl Server {
 }
 
 struct Filter {
-    /// Empty: all.
+    /// The names of the cameras; empty means all.
     cameras: Vec<String>,
-    /// Empty: all.
+    /// The kinds of events; empty means all.
     kinds: Vec<Kind>,
 }
 
@@ -279,13 +286,13 @@ async fn watch(
                 (WatchItem::Event(convert::event(&event)), Some(event))
             }
             Read::Event(_) => continue,
-            // What was in the lost events nobody knows any more, so no filter applies.
+            // The contents of the lost events are unknown, so no filter applies.
             Read::Lost(events) => (WatchItem::Lost(proto::Lost { events }), None),
         };
         if to.send(Ok(proto::WatchResponse { item: Some(item) })).await.is_err() {
             return;
         }
-        // What is replayed was published long ago, and says nothing of this wire's speed.
+        // Replayed events were published long ago and say nothing about this interface's latency.
         if let Some(event) = event.filter(|event| event.published_at >= begun) {
             let took = SystemTime::now().duration_since(event.published_at).unwrap_or_default();
             telemetry::published(&event.camera, Wire::Grpc, took);
@@ -293,7 +300,7 @@ async fn watch(
     }
 }
 
-/// The one place where a refusal becomes a status.
+/// Converts a refusal to a status. All refusals go through this function.
 fn refusal(error: &AskError) -> Status {
     let code = match Code::from(error) {
         Code::NotFound => tonic::Code::NotFound,

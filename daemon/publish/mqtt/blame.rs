@@ -1,24 +1,25 @@
-//! Finds the message that the broker will not take: plain values, no network.
+//! Finds the message that the broker does not accept. Plain values, no network.
 //!
-//! A broker may end the connection at a message (too large, forbidden) and give no reason. After the
-//! first such end, messages go out one at a time until none waits, so that the one at which the
-//! connection ends is the cause. After [`TRIES`] ends at the same message it is left out, and what comes
-//! after it arrives.
+//! A broker may end the connection at a message (too large, forbidden) without a reason. After the
+//! first such end, messages are sent one at a time until none waits, so that the message at which
+//! the connection ends is the cause. After [`TRIES`] ends at the same message it is left out, and
+//! the messages after it arrive.
 
 use std::collections::HashSet;
 
-/// Connections that the broker ends at the same message before it is left out.
+/// Number of connections ended at the same message after which it is left out.
 pub const TRIES: u32 = 3;
 
-/// The most topics remembered as said, for clients choose the topics of answers.
+/// Maximum number of topics whose refusal was logged. Clients choose the topics, so the number
+/// needs a limit.
 const SAID: usize = 1000;
 
-/// The name of a message over connections: its event, if there is one, its topic and its size.
+/// Identifies a message across connections by its event, if there is one, its topic and its size.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Origin {
     pub sequence: Option<u64>,
     pub topic: String,
-    /// The payload's size in bytes.
+    /// Size of the payload in bytes.
     pub size: usize,
 }
 
@@ -27,13 +28,13 @@ pub struct Blame {
     suspect: Option<(Origin, u32)>,
     careful: bool,
     left_out: HashSet<Origin>,
-    /// The topics whose refusal was logged.
+    /// Topics whose refusal was logged.
     said: HashSet<String>,
 }
 
 impl Blame {
-    /// The broker ended a connection; `unanswered` is the oldest message that it had been sent and
-    /// had not acknowledged. Returns whether that one is left out from now on.
+    /// Records that the broker ended a connection. `unanswered` is the oldest message that was sent
+    /// and not acknowledged. Returns true if it is left out from now on.
     pub fn ended_at(&mut self, unanswered: &Origin) -> bool {
         self.careful = true;
         let times = match &self.suspect {
@@ -50,25 +51,25 @@ impl Blame {
         guilty
     }
 
-    /// The broker answered for a message.
+    /// Records that the broker acknowledged or refused a message.
     pub fn answered(&mut self, origin: &Origin) {
         if self.suspect.as_ref().is_some_and(|(suspect, _)| suspect == origin) {
             self.suspect = None;
         }
     }
 
-    /// True while messages go out one at a time.
+    /// Returns true while messages are sent one at a time.
     pub fn is_careful(&self) -> bool {
         self.careful
     }
 
-    /// Ends the care: nothing waits any more, and the broker has answered for everything.
+    /// Ends the sending of one message at a time, because none waits and all have been answered.
     pub fn relax(&mut self) {
         self.careful = false;
     }
 
-    /// True for a message that was blamed, and for one of the same event that is as large, which would
-    /// cost as many connections again.
+    /// Returns true for a message that was blamed, and for one of the same event that is at least
+    /// as large, which would cost as many connections again.
     pub fn leaves_out(&self, origin: &Origin) -> bool {
         self.left_out.iter().any(|blamed| match origin.sequence {
             None => blamed.sequence.is_none() && blamed.topic == origin.topic,
@@ -76,14 +77,15 @@ impl Blame {
         })
     }
 
-    /// Forgets what was left out of events up to this sequence: they do not come again.
+    /// Forgets the left-out messages of events up to this sequence, because those events are not
+    /// sent again.
     pub fn done(&mut self, sequence: u64) {
         if !self.left_out.is_empty() {
             self.left_out.retain(|origin| origin.sequence.is_none_or(|of| of > sequence));
         }
     }
 
-    /// True where a refusal under this topic is news for the log.
+    /// Returns true if a refusal on this topic has not been logged yet.
     pub fn may_say(&mut self, topic: &str) -> bool {
         self.said.len() < SAID && self.said.insert(topic.to_owned())
     }
@@ -125,7 +127,7 @@ mod tests {
             blame.answered(&origin(6));
             blame.answered(&origin(7));
         }
-        // Nor is one of several at which connections end in turn.
+        // If connections end at two messages in turn, neither is blamed.
         for _ in 0..TRIES {
             assert!(!blame.ended_at(&origin(7)));
             assert!(!blame.ended_at(&origin(8)));

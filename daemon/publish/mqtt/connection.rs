@@ -1,8 +1,8 @@
-//! One connection to the broker, from its ConnAck to its end.
+//! Runs one connection to the broker, from its ConnAck to its end.
 //!
-//! Two futures of one task: `drive` turns the client's event loop and is never dropped halfway (a
-//! packet half written would be lost without a trace), `converse` decides what is said. Between
-//! them is a small channel; `converse` never waits for `drive`.
+//! Two futures share one task. `drive` runs the client's event loop and is never cancelled in the
+//! middle of a packet, because a half-written packet would be lost without a trace. `converse`
+//! decides what is published. A small channel connects them; `converse` never waits for `drive`.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -23,23 +23,23 @@ use crate::event::{Body, Event, Phase};
 use crate::journal::{Cursor, Read};
 use crate::telemetry::{self, Wire};
 
-/// What the client said and heard and `converse` has not seen yet.
+/// Capacity of the channel of client events that `converse` has not processed yet.
 const HEARD: usize = 64;
 
-/// How long the farewell may take; after it the broker publishes the last will, which says the
-/// same.
+/// Maximum duration of the shutdown. Afterwards the broker publishes the last will, which has the
+/// same content.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// The most bytes of a PUBLISH beside topic and payload.
+/// Maximum size in bytes of a PUBLISH packet without topic and payload.
 const HEADER: usize = 10;
 
-/// The time without questions after one that was larger than a packet may be: a retained one would end
-/// every connection.
+/// Time without a subscription to questions after one that was larger than a packet may be. A
+/// retained one would end every connection.
 const WITHOUT_QUESTIONS: Duration = Duration::from_secs(600);
 
 pub enum Ended {
     Stopped,
-    /// `lasted`: from the ConnAck on; `None`: there was none.
+    /// The connection ended. `lasted` is the time since the ConnAck, or `None` if there was none.
     Broke {
         broke: Break,
         lasted: Option<Duration>,
@@ -57,8 +57,8 @@ fn broke(why: String) -> Over {
 }
 
 impl Publisher {
-    /// One attempt: connects with a new client and a clean session, and replays from the oldest
-    /// event that the broker has not acknowledged.
+    /// Makes one attempt: connects with a new client and a clean session, and replays from the
+    /// oldest event that the broker has not acknowledged.
     pub async fn run_once(&mut self, stop: &CancellationToken) -> Ended {
         let access = match Access::read(&self.config).await {
             Ok(access) => access,
@@ -68,7 +68,7 @@ impl Publisher {
         };
         let (client, mut turns) = link::open(self.version, access, &self.topics);
         let largest = tokio::select! {
-            // The first turn connects; it is an error if the broker says no.
+            // The first turn connects. It returns an error if the broker refuses.
             connected = turns.turn() => match connected {
                 Ok(Heard::Connected { largest }) => largest,
                 Ok(_) => None,
@@ -86,7 +86,8 @@ impl Publisher {
             broke = drive(&mut turns, to) => Over::Broke(broke),
             over = connection.converse(&mut heard, stop) => over,
         };
-        // Answers from before the end count, though nobody has seen them yet.
+        // Acknowledgements from before the end still count, although `converse` has not processed
+        // them.
         while let Ok(event) = heard.try_recv() {
             connection.note_progress(event);
         }
@@ -108,7 +109,7 @@ impl Publisher {
         }
     }
 
-    /// Counts a message that does not reach the broker, and says the first under each topic.
+    /// Counts a message that does not reach the broker, and logs the first one of each topic.
     fn left_out(&mut self, origin: &Origin, why: &str) {
         telemetry::mqtt_refused(1);
         let Origin { sequence, topic, .. } = origin;
@@ -118,11 +119,11 @@ impl Publisher {
     }
 }
 
-/// A publisher that is connected.
+/// A connected publisher.
 struct Connection<'a> {
     client: Client,
     outbox: Outbox,
-    /// The largest packet that the broker takes, if it said so.
+    /// Largest packet in bytes that the broker takes, if it reported one.
     largest: Option<usize>,
     publisher: &'a mut Publisher,
 }
@@ -177,7 +178,8 @@ impl Connection<'_> {
         self.farewell(heard, cursor).await
     }
 
-    /// What the journal holds still, then `offline`, then a proper end, within [`FAREWELL`].
+    /// Publishes the journal's remaining events and `offline`, then disconnects, within
+    /// [`FAREWELL`].
     async fn farewell(&mut self, heard: &mut mpsc::Receiver<Heard>, mut cursor: Cursor) -> Over {
         let deadline = Instant::now() + FAREWELL;
         let mut said_offline = false;
@@ -189,7 +191,7 @@ impl Connection<'_> {
             }
             if self.outbox.has_room() && !said_offline {
                 for camera in self.publisher.service.cameras() {
-                    // Nobody looks any more.
+                    // The cameras are no longer watched.
                     self.post(self.publisher.topics.camera_available(&camera.name, Phase::Lost));
                 }
                 self.post(self.publisher.topics.daemon_available(OFFLINE));
@@ -203,7 +205,8 @@ impl Connection<'_> {
             }
             match tokio::time::timeout_at(deadline, heard.recv()).await {
                 Ok(Some(event)) => self.note_progress(event),
-                // Without a DISCONNECT, for the broker to publish the last will.
+                // The connection ends without a DISCONNECT, so that the broker publishes the last
+                // will.
                 Ok(None) | Err(_) => return Over::Stopped,
             }
         }
@@ -237,8 +240,9 @@ impl Connection<'_> {
         Ok(())
     }
 
-    /// Says everything retained again, as it is now: the broker may hold it from another life, or have
-    /// been started anew and hold nothing. Events that it has not acknowledged come by themselves.
+    /// Publishes all retained messages again with their current contents. The broker may hold those
+    /// of an earlier run, or may have restarted and hold none. Unacknowledged events follow from
+    /// the journal.
     fn greet(&mut self) {
         self.post(self.publisher.topics.daemon_available(ONLINE));
         self.cameras_available();
@@ -254,7 +258,7 @@ impl Connection<'_> {
         }
     }
 
-    /// The messages of an event; none where making them panicked before.
+    /// Returns the messages of an event, or none if making them panicked before.
     fn messages(&mut self, event: &Event) -> Vec<Message> {
         let publisher = &mut *self.publisher;
         if publisher.unsayable.contains(&event.sequence) {
@@ -288,7 +292,7 @@ impl Connection<'_> {
                     "MQTT: {events} events left the journal before the broker took them"
                 );
                 telemetry::mqtt_lost(events);
-                // Counted once, however often the connection breaks from here on.
+                // The events are counted once, even if the connection breaks again.
                 self.outbox.enter(cursor.position() - 1, None, Vec::new());
                 // A camera's last change may be among them.
                 self.cameras_available();
@@ -310,7 +314,7 @@ impl Connection<'_> {
         }
     }
 
-    /// False for a message that the broker is known not to take.
+    /// Returns false for a message that the broker is known not to take.
     fn will_be_taken(&mut self, message: &Message, sequence: Option<u64>) -> bool {
         let (topic, size) = (message.topic.clone(), message.payload.len());
         let origin = Origin { sequence, topic, size };
@@ -332,7 +336,7 @@ impl Connection<'_> {
         let topics = &self.publisher.topics;
         if Some(topic) == topics.discovery_status().as_deref() {
             let started = payload.trim_ascii() == ONLINE.as_bytes();
-            // A retained `online` is old: the announcement of this connection comes after it.
+            // A retained `online` is old: the announcement of this connection is sent after it.
             return if started && !retain { Announce::Now } else { Announce::Done };
         }
         let Some(camera) = topics.asked(topic) else { return Announce::Done };
@@ -390,7 +394,7 @@ impl Connection<'_> {
     }
 }
 
-/// Whether Home Assistant is to be told what there is.
+/// The state of the announcement to Home Assistant.
 #[derive(Clone, Copy, PartialEq)]
 enum Announce {
     Now,
@@ -403,13 +407,13 @@ impl Announce {
     }
 }
 
-/// Turns the event loop until the connection ends.
+/// Runs the event loop until the connection ends.
 async fn drive(turns: &mut Loop, to: mpsc::Sender<Heard>) -> Break {
     loop {
         match turns.turn().await {
             Ok(heard) => {
                 if to.send(heard).await.is_err() {
-                    // `converse` has ended, and this future with it.
+                    // `converse` has ended, and this future is dropped with it.
                     return std::future::pending().await;
                 }
             }

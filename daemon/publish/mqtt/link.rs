@@ -1,7 +1,8 @@
-//! Puts the client library into the words of this module, whichever version of MQTT the broker speaks.
+//! Wraps the client library's two protocol versions in one client, one event loop and one set of
+//! events.
 //!
-//! MQTT 5 is tried first: there the broker is told how large a packet may be, says how large one it
-//! takes, and gives a reason for what it refuses. A broker that does not know it gets MQTT 3.1.1.
+//! MQTT 5 is tried first: its brokers accept a packet size limit, report their own, and give a
+//! reason for a refusal. A broker that does not speak it gets MQTT 3.1.1.
 
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -15,10 +16,10 @@ use super::options::{self, Access, LARGEST_PACKET};
 use super::outbox::{Message, WINDOW};
 use super::topics::Topics;
 
-/// The window, two subscriptions and the farewell.
+/// Maximum number of queued requests: the window, two subscriptions and the DISCONNECT.
 const REQUESTS: usize = WINDOW + 4;
 
-/// The time that a ping may take beside twice the keep-alive.
+/// Additional time for a ping beyond twice the keep-alive.
 const GRACE: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,10 +37,11 @@ impl Version {
     }
 }
 
-/// A thing said or heard on a connection.
+/// An event on a connection.
 #[derive(Debug, PartialEq)]
 pub enum Heard {
-    /// The largest packet that the broker takes, if it says so.
+    /// The broker accepted the connection. `largest` is the largest packet it takes in bytes, if it
+    /// reports one.
     Connected {
         largest: Option<usize>,
     },
@@ -48,19 +50,19 @@ pub enum Heard {
         payload: Bytes,
         retain: bool,
     },
-    /// A message went out under this packet id.
+    /// A message was sent under this packet id.
     Sent(u16),
     Taken(u16),
-    /// The broker acknowledges the message, and says why it does not take it.
+    /// The broker acknowledged the message with a reason for not accepting it.
     Refused(u16, String),
     SubscriptionRefused,
-    /// The farewell is out.
+    /// The DISCONNECT was sent.
     Disconnecting,
-    /// A thing that nobody here wants to know.
+    /// An event of no interest.
     Other,
 }
 
-/// The reason why a connection ended, in words, and what that means.
+/// The end of a connection: the reason as text, and its cause.
 #[derive(Debug)]
 pub struct Break {
     pub why: String,
@@ -69,7 +71,7 @@ pub struct Break {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// The broker ended it. What it was sent last may be the reason.
+    /// The broker ended the connection, perhaps because of the last message sent.
     Closed,
     /// The broker sent a packet larger than [`LARGEST_PACKET`].
     TooLarge,
@@ -88,7 +90,7 @@ pub enum Loop {
     V3(Box<rumqttc::EventLoop>),
 }
 
-/// A new client with a clean session; it connects when its loop is first turned.
+/// Creates a client with a clean session. It connects at the first [`Loop::turn`].
 pub fn open(version: Version, access: Access, topics: &Topics) -> (Client, Loop) {
     match version {
         Version::V5 => {
@@ -128,7 +130,7 @@ impl Client {
         }
     }
 
-    /// Says the farewell; false where it cannot.
+    /// Sends a DISCONNECT. Returns false if it cannot be queued.
     pub fn disconnect(&self) -> bool {
         match self {
             Client::V5(client) => client.try_disconnect().is_ok(),
@@ -138,7 +140,7 @@ impl Client {
 }
 
 impl Loop {
-    /// Takes out what came before the end of the connection.
+    /// Takes the events that arrived before the end of the connection.
     pub fn rest(&mut self) -> Vec<Heard> {
         match self {
             Loop::V5(turns) => turns.state.events.drain(..).map(heard_v5).collect(),
@@ -146,9 +148,10 @@ impl Loop {
         }
     }
 
-    /// The next thing on the connection; the first call makes it.
+    /// Waits for the next event of the connection. The first call connects.
     pub async fn turn(&mut self) -> Result<Heard, Break> {
-        // The client pings this often, so that something happens; if nothing does, it cannot write.
+        // The client pings at this interval, so events keep occurring. If none does, the client
+        // cannot write.
         let ping = match self {
             Loop::V5(turns) => turns.options.keep_alive(),
             Loop::V3(turns) => turns.mqtt_options.keep_alive(),
@@ -234,7 +237,7 @@ fn break_v5(error: v5::ConnectionError) -> Break {
         ConnectionError::Io(error) => because(Cause::Other, error.to_string()),
         ConnectionError::Timeout(_) => because(Cause::Other, "no answer in time".into()),
         ConnectionError::ConnectionRefused(ConnectReturnCode::UnsupportedProtocolVersion)
-        // The answer of MQTT 3.1.1 to a version that it does not know.
+        // This is the answer of an MQTT 3.1.1 broker to an unknown version.
         | ConnectionError::MqttState(StateError::Deserialization(
             Bad::InvalidConnectReturnCode(1),
         )) => because(Cause::Version, "it does not speak MQTT 5".into()),
@@ -268,7 +271,7 @@ fn break_v5(error: v5::ConnectionError) -> Break {
             StateError::Io(error) | StateError::Deserialization(Bad::Io(error)) => {
                 because(of_io(&error), error.to_string())
             }
-            // An acknowledgement with a reason that the library does not know is read as malformed.
+            // The library treats an acknowledgement with an unknown reason code as malformed.
             StateError::Deserialization(error) => {
                 because(Cause::Closed, format!("an answer of the broker cannot be read: {error}"))
             }

@@ -1,28 +1,29 @@
-//! Decides what the log says of the broker: a change, and only a change, so that neither a broker that is
-//! away for a night nor one that drops every connection fills it. Plain values, no log.
+//! Decides what the log reports about the broker: changes only. So the log is not filled by a
+//! broker that is gone for a night, nor by one that drops every connection. Plain values, no log
+//! access.
 
 use std::time::Duration;
 
-/// A connection that held so long was good.
+/// Duration after which a connection counts as good.
 pub const GOOD: Duration = Duration::from_secs(10);
 
-/// The number of connections lost soon after they were made that is no accident.
+/// Number of consecutive short connections that are no accident.
 const SEVERAL: u32 = 3;
 
 #[derive(Debug, PartialEq)]
 pub enum Line {
     Connected,
     Away(String),
-    /// Lost soon after it was made, for the third time in a row; then nothing more is said until a
-    /// connection is good.
+    /// The connection was lost soon after it was made, for the third time in a row. Nothing more is
+    /// logged until a connection is good.
     AgainAndAgain(String),
 }
 
 #[derive(Debug, Default)]
 pub struct Losses {
-    /// The number of connections in a row that were lost before they were good.
+    /// Number of consecutive connections that were lost before they were good.
     quick: u32,
-    /// The last line.
+    /// The last line that was returned.
     said: Option<Line>,
 }
 
@@ -31,13 +32,13 @@ impl Losses {
         if self.quick >= SEVERAL { None } else { self.say(Line::Connected) }
     }
 
-    /// The connection has held for [`GOOD`].
+    /// Records that the connection has held for [`GOOD`].
     pub fn is_good(&mut self) -> Option<Line> {
         self.quick = 0;
         self.say(Line::Connected)
     }
 
-    /// `lasted`: from the connection to its end; `None` if there was none.
+    /// Records a lost connection. `lasted` is its duration, or `None` if there was no connection.
     pub fn lost(&mut self, why: &str, lasted: Option<Duration>) -> Option<Line> {
         match lasted {
             Some(lasted) if lasted >= GOOD => self.quick = 0,

@@ -1,13 +1,15 @@
-//! MQTT: events out, questions in, Home Assistant told what there is.
+//! Publishes events over MQTT, accepts questions and announces the cameras to Home Assistant.
 //!
-//! [`run`] retries and knows nothing of MQTT; an attempt (`connection`) is one connection with a
-//! new client and knows nothing of retrying. Between attempts live on: the sequence up to which the
-//! broker has everything, what it will not take, and the questions under way.
+//! [`run`] only retries; it contains nothing specific to MQTT. An attempt (`connection`) is one
+//! connection with a new client and does not retry. Three things survive between attempts: the
+//! sequence up to which the broker has every event, the messages that it does not accept, and the
+//! questions in progress.
 //!
-//! Promises: every event that the journal still holds arrives at the broker at least once and in
-//! order; after a break some come again, with the run and sequence they had. What the broker refuses,
-//! or ends the connection at several times, is left out and counted, and what comes after it arrives.
-//! A broker that is away delays nothing; events that leave the journal meanwhile are counted as lost.
+//! Guarantees: every event that the journal still holds arrives at the broker at least once and in
+//! order. After a break some events are sent again, with the same run and sequence. A message that
+//! the broker refuses, or at which it ends the connection several times, is left out and counted;
+//! the messages after it arrive. A broker that is unreachable delays nothing; events that leave the
+//! journal in the meantime are counted as lost.
 
 mod blame;
 mod connection;
@@ -41,13 +43,13 @@ use losses::{GOOD, Line, Losses};
 use questions::Questions;
 use topics::Topics;
 
-/// The most events whose messages panicked that are remembered.
+/// Maximum number of remembered events whose conversion to messages panicked.
 const UNSAYABLE: usize = 64;
 
 const LONGEST_PAUSE: Duration = Duration::from_secs(8);
 
-/// Publishes until `stop`; returns when the broker took `offline`, or a second later. A run that
-/// panicked is followed by one that goes on where it was.
+/// Publishes until `stop`. Returns when the broker has taken `offline`, or at most a second later.
+/// After a panic, the next run continues where this one stopped.
 pub async fn run(
     publisher: Arc<Mutex<Publisher>>,
     stop: CancellationToken,
@@ -72,20 +74,20 @@ pub async fn run(
     Ok(())
 }
 
-/// The state that outlives a connection, and a run that panicked.
+/// The state that survives a connection, and a run that panicked.
 pub struct Publisher {
     config: Mqtt,
     topics: Topics,
     service: Arc<dyn Service>,
-    /// The version that the broker speaks, as far as is known.
+    /// Protocol version that the broker speaks, as far as is known.
     version: Version,
-    /// The broker has spoken it.
+    /// True once the broker has accepted that version.
     has_connected: bool,
-    /// The broker has every event up to this sequence.
+    /// Sequence up to which the broker has every event.
     done: u64,
-    /// The event whose messages are being made.
+    /// Sequence of the event whose messages are being made.
     saying: Option<u64>,
-    /// The newest events whose messages cannot be made.
+    /// Sequences of the newest events whose messages cannot be made.
     unsayable: BTreeSet<u64>,
     blame: Blame,
     questions: Questions,
@@ -136,7 +138,7 @@ impl Publisher {
 
     fn is_away(&mut self, broke: &Break, lasted: Option<Duration>) {
         telemetry::mqtt_connected(false);
-        // Some brokers close the connection at a version that they do not know, and say nothing.
+        // Some brokers close the connection without a reason if they do not know the version.
         let unknown = lasted.is_none() && broke.cause == Cause::Closed && !self.has_connected;
         if broke.cause == Cause::Version || unknown {
             self.version = self.version.other();

@@ -1,5 +1,7 @@
-//! How to reach the broker: address, credentials, TLS. Read anew for every attempt, so that a
-//! changed password or authority is taken up without a restart.
+//! Builds the connection options of the broker: address, credentials, TLS.
+//!
+//! The files are read again for every attempt, so that a changed password or authority takes effect
+//! without a restart.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,17 +15,17 @@ use super::outbox::WINDOW;
 use super::topics::{OFFLINE, Topics};
 use crate::config::{Mqtt, MqttTls, read_secret_file};
 
-/// A broker that is silent for twice as long is away.
+/// Keep-alive interval. A broker that is silent for twice as long counts as gone.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
-/// The time for the address to answer and for the ConnAck, in seconds.
+/// Maximum time in seconds for the connection and the ConnAck.
 const CONNECT_TIMEOUT: u64 = 5;
 
-/// The largest packet that is taken from the broker: far more than any question. A broker that speaks
-/// MQTT 5 is told so and leaves out what is larger.
+/// Maximum size in bytes of a packet from the broker, far more than any question. An MQTT 5 broker
+/// is informed of it and does not send larger packets.
 pub const LARGEST_PACKET: u32 = 1 << 20;
 
-/// Everything that a client of either version is made of.
+/// The data from which a client of either version is made.
 pub struct Access {
     client_id: String,
     host: String,
@@ -34,7 +36,7 @@ pub struct Access {
 
 impl Access {
     pub async fn read(config: &Mqtt) -> Result<Access, String> {
-        // The client makes "host:port" of it, which an IPv6 address needs brackets for.
+        // The client joins host and port with a colon, so an IPv6 address needs brackets.
         let host = match config.host.parse::<std::net::Ipv6Addr>() {
             Ok(address) if config.tls.is_none() => format!("[{address}]"),
             _ => config.host.clone(),
@@ -96,7 +98,7 @@ pub fn v3(access: Access, topics: &Topics) -> rumqttc::MqttOptions {
         .set_clean_session(true)
         .set_keep_alive(KEEP_ALIVE)
         .set_inflight(WINDOW as u16)
-        // Outgoing: what MQTT allows. The broker's limit is the one that counts.
+        // The outgoing limit is that of MQTT itself, because the broker's limit is decisive.
         .set_max_packet_size(LARGEST_PACKET as usize, 256 << 20)
         .set_last_will(will);
     if let Some((username, password)) = access.credentials {
@@ -124,7 +126,8 @@ fn client_config(tls: &MqttTls) -> Result<ClientConfig, String> {
             }
         }
         None => {
-            // Systems carry odd certificates; one that cannot be read is no reason to refuse all.
+            // Systems contain unusual certificates; an unreadable one is no reason to refuse the
+            // others.
             let found = rustls_native_certs::load_native_certs();
             roots.add_parsable_certificates(found.certs);
             if roots.is_empty() {

@@ -1,13 +1,15 @@
-//! What is on its way to the broker, and what the broker has taken: plain values, no network.
+//! Tracks the messages on their way to the broker and what the broker has taken. Plain values, no
+//! network.
 //!
 //! ```text
 //!  journal ─► waiting ─► handed (to the client) ─► in flight (has a packet id) ─► acknowledged
 //!              ≤ WINDOW entries │        handed + in flight ≤ WINDOW messages
 //! ```
 //!
-//! One event is an *entry* of several messages. It is done when the broker answered for them all,
-//! and [`Outbox::done`] moves only over entries without a hole: what a new connection must replay
-//! begins right behind it. An entry may have no messages: events that are lost, or left out.
+//! One event is an *entry* of several messages. It is done when the broker has acknowledged or
+//! refused all of them. [`Outbox::done`] advances only over consecutive done entries: a new
+//! connection replays from the entry after it. An entry may have no messages, for events that are
+//! lost or left out.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,10 +17,10 @@ use std::sync::Arc;
 use super::blame::Origin;
 use crate::event::Event;
 
-/// Messages unacknowledged, and entries not done, at most.
+/// Maximum number of unacknowledged messages, and of entries that are not done.
 pub const WINDOW: usize = 16;
 
-/// Messages that belong to no entry (errors to questioners) and wait, at most.
+/// A message without an entry (a refusal) is dropped if this many messages are waiting.
 const NOTES: usize = 64;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -32,34 +34,34 @@ pub struct Outbox {
     window: usize,
     waiting: VecDeque<(Message, Tag)>,
     handed: VecDeque<Origin>,
-    /// Messages by packet id, in the order they were sent.
+    /// Messages by packet id, in the order of sending.
     in_flight: VecDeque<(u16, Origin)>,
-    /// In the order of the journal; the first is never done.
+    /// Entries in the order of the journal. The first one is never done.
     entries: VecDeque<Entry>,
     done: u64,
 }
 
-/// The sequence of the entry that a message belongs to.
+/// Sequence of the entry that a message belongs to.
 type Tag = Option<u64>;
 
 struct Entry {
-    /// The sequence of the event, or of the last one of several that are lost.
+    /// Sequence of the event, or of the last of several lost events.
     sequence: u64,
     event: Option<Arc<Event>>,
     unacknowledged: usize,
 }
 
-/// A message that the broker answered for.
+/// A message that the broker has acknowledged or refused.
 #[derive(Debug, PartialEq)]
 pub struct Answered {
     pub origin: Origin,
-    /// The event that is done by it.
+    /// The event that is done with this message.
     pub event: Option<Arc<Event>>,
 }
 
 impl Outbox {
-    /// Every event up to the sequence `done` is with the broker already; at most `window` messages
-    /// go out unacknowledged.
+    /// Creates an outbox. The broker already has every event up to the sequence `done`. At most
+    /// `window` messages are unacknowledged at a time.
     pub fn new(done: u64, window: usize) -> Outbox {
         Outbox {
             window,
@@ -71,27 +73,28 @@ impl Outbox {
         }
     }
 
-    /// The window is [`WINDOW`] again.
+    /// Resets the window to [`WINDOW`].
     pub fn widen(&mut self) {
         self.window = WINDOW;
     }
 
-    /// Every event up to this sequence is with the broker, or was lost or left out and counted as such.
+    /// Returns the sequence up to which every event is with the broker, or was counted as lost or
+    /// left out.
     pub fn done(&self) -> u64 {
         self.done
     }
 
-    /// Whether another event of the journal may enter.
+    /// Returns true if another event of the journal may enter.
     pub fn has_room(&self) -> bool {
         self.waiting.is_empty() && self.entries.len() < WINDOW
     }
 
-    /// Nothing waits and nothing is unacknowledged.
+    /// Returns true if no message waits and none is unacknowledged.
     pub fn is_idle(&self) -> bool {
         self.waiting.is_empty() && self.handed.is_empty() && self.in_flight.is_empty()
     }
 
-    /// An event, or without one the end of what is lost, and its messages.
+    /// Adds an event and its messages. Without an event, `sequence` is the last of the lost events.
     pub fn enter(&mut self, sequence: u64, event: Option<Arc<Event>>, messages: Vec<Message>) {
         debug_assert!(sequence > self.done);
         self.entries.push_back(Entry { sequence, event, unacknowledged: messages.len() });
@@ -99,12 +102,13 @@ impl Outbox {
         self.settle();
     }
 
-    /// A message that no event stands behind and that must arrive.
+    /// Adds a message that belongs to no event and must arrive.
     pub fn post(&mut self, message: Message) {
         self.waiting.push_back((message, None));
     }
 
-    /// A message that may be dropped: false if so many wait that it was.
+    /// Adds a message that may be dropped. Returns false if too many messages wait and it was
+    /// dropped.
     #[must_use]
     pub fn note(&mut self, message: Message) -> bool {
         let room = self.waiting.len() < NOTES;
@@ -114,7 +118,8 @@ impl Outbox {
         room
     }
 
-    /// The next message for the client, while the window is open.
+    /// Returns the next message for the client, or `None` while the window is full or nothing
+    /// waits.
     pub fn hand(&mut self) -> Option<Message> {
         if self.handed.len() + self.in_flight.len() >= self.window {
             return None;
@@ -125,19 +130,19 @@ impl Outbox {
         Some(message)
     }
 
-    /// The client sent the oldest handed message under this packet id.
+    /// Records that the client sent the oldest handed message under this packet id.
     pub fn sent(&mut self, packet: u16) {
         if let Some(origin) = self.handed.pop_front() {
             self.in_flight.push_back((packet, origin));
         }
     }
 
-    /// The oldest message that the broker was sent and did not answer for.
+    /// Returns the oldest message that was sent to the broker and has no answer.
     pub fn unanswered(&self) -> Option<&Origin> {
         self.in_flight.front().map(|(_, origin)| origin)
     }
 
-    /// The broker took a message, or said that it does not.
+    /// Records that the broker acknowledged or refused a message.
     pub fn answered(&mut self, packet: u16) -> Option<Answered> {
         let at = self.in_flight.iter().position(|(of, _)| *of == packet)?;
         let (_, origin) = self.in_flight.remove(at)?;
@@ -258,8 +263,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the order of acknowledgements: the window holds, and `done` never passes an
-        /// entry that the broker did not take.
+        /// The window holds for any order of acknowledgements, and `done` never passes an entry
+        /// that the broker did not take.
         #[test]
         fn done_never_runs_ahead(choices in prop::collection::vec((0u8..3, 0usize..16), 0..400)) {
             let mut outbox = Outbox::new(0, WINDOW);

@@ -1,7 +1,7 @@
-//! Questions that come by MQTT.
+//! Accepts questions over MQTT.
 //!
-//! They outlive a connection: the answer enters the journal, and the journal is what is published.
-//! Only a refusal has no event, and goes out directly.
+//! Questions outlive a connection: an answer enters the journal, and the journal is what is
+//! published. Only a refusal has no event and is published directly.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,13 +16,13 @@ use crate::question::{Draft, RawLength, RawTime, start_of};
 use crate::service::{Answer, AnswerItem, AskError, Service};
 use crate::telemetry;
 
-/// Questions of this wire that are being answered at once; the engine's own queue is usually
+/// Maximum number of questions of this interface in progress. The engine's own queue is usually
 /// shorter and refuses earlier.
 const AT_ONCE: usize = 64;
 
 const WANTED: &str = r#"wanted {"id", "question", "max_new_tokens", "detail", "conversation", and "last": "10m", or "from" and "to", or "event" and its "run"}"#;
 
-/// Dropping it cancels the questions under way.
+/// The questions in progress. Dropping this value cancels them.
 #[derive(Default)]
 pub struct Questions {
     under_way: JoinSet<Option<Refusal>>,
@@ -67,7 +67,7 @@ impl Questions {
         Ok(())
     }
 
-    /// Waits for the next answer that failed. Safe to drop.
+    /// Waits for the next answer that failed. Cancel safe.
     pub async fn failed(&mut self) -> Refusal {
         loop {
             match self.under_way.join_next().await {
@@ -80,7 +80,7 @@ impl Questions {
     }
 }
 
-/// Reads the answer to its end, for a dropped receiver would cancel it.
+/// Reads the answer until it ends, because dropping the receiver would cancel it.
 async fn follow(mut answer: Answer, camera: String, id: String) -> Option<Refusal> {
     loop {
         match answer.recv().await {
@@ -95,8 +95,8 @@ async fn follow(mut answer: Answer, camera: String, id: String) -> Option<Refusa
     }
 }
 
-/// Reads a question: plain text is one, what begins with `{` is JSON. Whether it can be answered is
-/// not looked at here.
+/// Reads a question: text that begins with `{` is JSON, other text is the question itself. This
+/// does not check that the question can be answered.
 fn draft(camera: &str, payload: &[u8]) -> Result<Draft, Refusal> {
     let refuse = |id: &str, why: String| Refusal::new(camera, id, &AskError::BadQuestion(why));
     let text = std::str::from_utf8(payload)
@@ -107,7 +107,7 @@ fn draft(camera: &str, payload: &[u8]) -> Result<Draft, Refusal> {
         let mut fields = Map::new();
         let mut reader = serde_json::Deserializer::from_str(text);
         let read = Fields(&mut fields).deserialize(&mut reader).and_then(|()| reader.end());
-        // Whoever asked recognises a refusal by the id, even of a question that is malformed.
+        // The id lets the client match a refusal, even one of a malformed question.
         let id = fields.get("id").and_then(name).unwrap_or_default();
         read.map_err(|e| refuse(&id, format!("{WANTED}: {e}")))?;
         for (field, value) in fields {
@@ -122,7 +122,7 @@ fn draft(camera: &str, payload: &[u8]) -> Result<Draft, Refusal> {
     Ok(draft)
 }
 
-/// Puts one field of the JSON into its place; `null` is a field that is not there.
+/// Stores one field of the JSON in the draft. A `null` counts as absent.
 fn fill(draft: &mut Draft, field: &str, value: Value) -> Result<(), String> {
     let wanted = |what: &str, value: &Value| {
         format!("{field} is {}; wanted {what}", start_of(&value.to_string()))
@@ -157,7 +157,7 @@ fn fill(draft: &mut Draft, field: &str, value: Value) -> Result<(), String> {
     Ok(())
 }
 
-/// An id as text: templates make numbers of those that look like one.
+/// Returns an id as text. Templates turn ids that look like a number into one.
 fn name(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),
@@ -166,7 +166,7 @@ fn name(value: &Value) -> Option<String> {
     }
 }
 
-/// Reads the fields of an object one by one, and keeps those before a fault.
+/// Reads the fields of an object one by one, and keeps those before an error.
 struct Fields<'a>(&'a mut Map<String, Value>);
 
 impl<'de> DeserializeSeed<'de> for Fields<'_> {
@@ -204,7 +204,8 @@ impl Refusal {
     }
 }
 
-/// Reads and checks any payload. The entry point of the fuzz target `mqtt_question`.
+/// Reads and checks an arbitrary payload. This is the entry point of the fuzz target
+/// `mqtt_question`.
 #[cfg(fuzzing)]
 pub fn fuzz_question(payload: &[u8]) {
     use crate::question::{Limits, Question};
@@ -277,7 +278,7 @@ mod tests {
             r#""question":"Open?","detail":"closely""#,
             r#""question":"Open?","conversation":"""#,
             r#""question":"Open?","last":"1m","event":3"#,
-            // No JSON any more, but the id came before.
+            // The JSON is invalid here, but the id came before.
             r#""question":"Open?" "last":"1m""#,
             r#""question":"Open?","last":1e999"#,
             r#""question":"Op"#,

@@ -1,4 +1,4 @@
-//! Which messages an event becomes, and under which topics.
+//! Converts events to messages and defines the topics.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use super::outbox::Message;
 use crate::config::Mqtt;
 use crate::event::{Body, Event, Phase};
 
-/// Home Assistant refuses a longer state.
+/// Maximum number of characters of a state in Home Assistant.
 const STATE_CHARACTERS: usize = 255;
 
 pub const ONLINE: &str = "online";
@@ -29,7 +29,7 @@ impl Topics {
         }
     }
 
-    /// Whether the daemon is there; its last will says `offline`.
+    /// Returns the topic of the daemon's availability. The last will publishes `offline` there.
     pub fn available(&self) -> String {
         format!("{}/available", self.prefix)
     }
@@ -38,23 +38,25 @@ impl Topics {
         format!("{}/{camera}/{what}", self.prefix)
     }
 
-    /// Of any camera, so that a question about an unknown one is told so.
+    /// Returns the filter for questions to any camera. It includes unknown cameras, so that a
+    /// question about one gets a refusal.
     pub fn questions(&self) -> String {
         format!("{}/+/ask", self.prefix)
     }
 
-    /// The camera that a question's topic names.
+    /// Returns the camera that a question's topic names.
     pub fn asked<'a>(&self, topic: &'a str) -> Option<&'a str> {
         topic.strip_prefix(&self.prefix)?.strip_prefix('/')?.strip_suffix("/ask")
     }
 
-    /// Where Home Assistant says that it has started.
+    /// Returns the topic on which Home Assistant announces that it has started.
     pub fn discovery_status(&self) -> Option<String> {
         Some(format!("{}/status", self.discovery.as_ref()?))
     }
 
-    /// The messages of an event, in the order they are sent. `phase` is what the event's camera is in
-    /// now: of an event that is sent late, what it says is history, and not what the camera is.
+    /// Returns the messages of an event in the order of sending. `phase` is the current phase of
+    /// the event's camera. An event that is sent late describes the past, not the camera's current
+    /// availability.
     pub fn messages(&self, event: &Event, phase: Phase) -> Vec<Message> {
         let json = event_json(event);
         let message = |what, payload, retain| Message {
@@ -63,7 +65,8 @@ impl Topics {
             retain,
         };
         match &event.body {
-            // Attributes before the state: whoever acts on a new state finds its attributes there.
+            // The attributes are sent before the state, so that they are current for anything
+            // triggered by the state.
             Body::Caption(words) => vec![
                 message("caption", json.clone(), false),
                 message("attributes", json, true),
@@ -85,7 +88,8 @@ impl Topics {
         Message { topic: self.available(), payload: payload.into(), retain: true }
     }
 
-    /// What tells Home Assistant of one device with two entities a camera.
+    /// Returns the message that announces one device with two entities per camera to Home
+    /// Assistant.
     pub fn discovery(&self, cameras: &[Arc<str>]) -> Option<Message> {
         let discovery = self.discovery.as_ref()?;
         let id = identifier(&self.client_id);
@@ -133,14 +137,14 @@ impl Topics {
 }
 
 pub fn event_json(event: &Event) -> Vec<u8> {
-    // Events hold strings, numbers and times after 1970 only: nothing that JSON cannot say.
+    // Events contain only strings, numbers and times after 1970, all of which JSON can represent.
     serde_json::to_vec(event).unwrap_or_else(|e| {
         tracing::error!(sequence = event.sequence, "an event has no JSON: {e}");
         format!(r#"{{"sequence":{}}}"#, event.sequence).into_bytes()
     })
 }
 
-/// The text, cut to what a state may hold.
+/// Returns the text, shortened to the maximum length of a state.
 fn state(text: &str) -> String {
     if text.chars().count() <= STATE_CHARACTERS {
         return text.to_owned();
@@ -148,7 +152,8 @@ fn state(text: &str) -> String {
     text.chars().take(STATE_CHARACTERS - 1).chain(['…']).collect()
 }
 
-/// As Home Assistant allows them in topics: letters, digits, `_`, `-`.
+/// Returns the text with every character that Home Assistant does not allow in topics replaced by
+/// `_`. Allowed are letters, digits, `_` and `-`.
 fn identifier(text: &str) -> String {
     let allowed = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     text.chars().map(|c| if allowed(c) { c } else { '_' }).collect()
