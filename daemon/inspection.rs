@@ -1,7 +1,9 @@
-//! What a model package holds, what it takes to run it by a plan, and why it cannot be run, if so.
+//! Inspects a model package: its contents, what it takes to run it under a plan, and any reason
+//! why it cannot run.
 //!
-//! Says all that it can find out of a package, however broken: a refusal ends only what depends on
-//! it. To know whether a package runs, it is loaded as the daemon would load it.
+//! Guarantees: reports everything that can be read from a package, even a broken one. An error
+//! ends only the checks that depend on it. The package is loaded as the daemon would load it, to
+//! find out if it runs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,11 +21,11 @@ use crate::slowfast::TokenShape;
 pub struct Inspection {
     pub folder: PathBuf,
     pub graphs: Vec<GraphFile>,
-    /// `None`: the package cannot be read so far.
+    /// The model's description, or `None` if the package cannot be read.
     pub model: Option<Model>,
     pub plan: Option<Plan>,
     pub running: Option<Running>,
-    /// Why it cannot be run, a sentence each; empty: it can.
+    /// Reasons why the package cannot run, one sentence each. Empty if it can run.
     pub refusals: Vec<String>,
 }
 
@@ -32,9 +34,9 @@ pub struct GraphFile {
     pub kind: &'static str,
     pub file: PathBuf,
     pub precision: String,
-    /// With the weights beside it.
+    /// Size of the file and of its weight files.
     pub bytes: u64,
-    /// Whether it is the one that runs.
+    /// True if this is the file that runs.
     pub chosen: bool,
 }
 
@@ -43,9 +45,9 @@ pub struct Model {
     pub name: String,
     pub family: &'static str,
     pub vision: &'static str,
-    /// Pixels a side.
+    /// Side of the square input, in pixels.
     pub image_size: usize,
-    /// Patch tokens a frame.
+    /// Patch tokens per frame.
     pub grid_tokens: usize,
     pub language: &'static str,
     pub layers: usize,
@@ -53,22 +55,22 @@ pub struct Model {
     pub kv_heads: usize,
     pub head_dim: usize,
     pub vocab_size: usize,
-    /// Tokens.
+    /// Context length in tokens.
     pub context: usize,
     pub rope: &'static str,
     pub rope_theta: f64,
 }
 
-/// A window's size under the plan.
+/// Sizes of a window and of a camera's buffer under the plan.
 #[derive(Debug, Serialize)]
 pub struct Plan {
     pub plan: String,
     pub frames: usize,
     pub slow_frames: usize,
     pub video_tokens: usize,
-    /// What the buffer keeps of one frame, beside its JPEG.
+    /// Bytes that the buffer keeps per frame, without its JPEG.
     pub frame_bytes: usize,
-    /// Frames of a camera that the buffer keeps.
+    /// Frames that the buffer keeps per camera.
     pub camera_frames: usize,
     pub camera_bytes: usize,
 }
@@ -77,28 +79,28 @@ pub struct Plan {
 pub struct Running {
     pub vision: RunsOn,
     pub language: RunsOn,
-    /// Where the prompt around a question comes from.
+    /// Origin of the prompt around a question.
     pub prompts: String,
-    /// Tokens of video, words and answer that a sequence may have.
+    /// Maximum number of tokens in a sequence: video, text and answer.
     pub sequence_tokens: usize,
-    /// Of one sequence of that length.
+    /// Bytes of the KV cache for one sequence of that length.
     pub kv_cache_bytes: usize,
     pub load_seconds: f64,
-    /// Of this process, with everything loaded.
+    /// Resident memory of this process with everything loaded, or `None` if it is unknown.
     pub resident_bytes: Option<u64>,
 }
 
 #[derive(Debug, Serialize)]
 pub struct RunsOn {
     pub device: &'static str,
-    /// Why; empty when it was chosen by name.
+    /// Reason for the device. Empty if the config names the device.
     pub reason: String,
 }
 
-/// What a camera asks of the buffer.
+/// A camera's load on the buffer.
 #[derive(Clone, Copy, Debug)]
 pub struct Footage {
-    /// Frames a second.
+    /// Frames per second.
     pub fps: f64,
     pub age: Duration,
 }
@@ -144,7 +146,7 @@ impl Inspection {
             for Graph { file, precision } in Graph::all(folder, kind).unwrap_or_default() {
                 let chosen = package.is_some_and(|package| package.graph(kind).file == file);
                 let facts = GraphFacts::read(&file);
-                // Of those that are not run nobody needs to know.
+                // Errors of graphs that will not run are ignored.
                 let facts = if chosen { self.hear(facts) } else { facts.ok() };
                 let beside = facts.map(|facts| facts.data_files).unwrap_or_default();
                 let size = |file: &PathBuf| fs::metadata(file).map_or(0, |meta| meta.len());
@@ -211,7 +213,7 @@ fn runs_on(placement: Placement) -> RunsOn {
     RunsOn { device: placement.processor.name(), reason: placement.reason }
 }
 
-/// Linux's own count.
+/// Returns the resident memory in bytes, as Linux reports it.
 fn resident_bytes() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;

@@ -1,4 +1,4 @@
-//! A model package made ready to run: onnxruntime and the three graphs, held against each other.
+//! Loads a model package: onnxruntime and the three graphs, checked against each other.
 
 use crate::config::{self, Aspect};
 use crate::language::{Budget, LanguageModel};
@@ -15,7 +15,8 @@ pub struct LoadedModel {
 }
 
 impl LoadedModel {
-    /// Takes as long as the model is large. Every graph has run once when it returns.
+    /// Loads the package. The time grows with the model's size. Every graph has run once when this
+    /// returns.
     pub fn load(model: &config::Model, budget: Budget) -> Result<LoadedModel, ModelError> {
         let package = Package::read(&model.package, &model.precision)?;
         let preprocess = preprocess(&package, model.aspect)?;
@@ -29,14 +30,14 @@ impl LoadedModel {
         Ok(LoadedModel { package, runtime, preprocess, encoder, language })
     }
 
-    /// Where the two parts run.
+    /// Returns the devices that the two parts run on.
     pub fn devices(&self) -> Devices {
         let (vision, language) = (self.encoder.placement(), self.language.placement());
         Devices { vision: vision.clone(), language: language.clone() }
     }
 }
 
-/// What the package's pictures are made into, if its graph takes that.
+/// Returns the package's preprocessing. Fails if its image size is not the one in config.json.
 pub fn preprocess(package: &Package, aspect: Aspect) -> Result<Preprocess, ModelError> {
     let preprocess = Preprocess::from_config(&package.preprocessor, aspect)
         .map_err(|why| ModelError(format!("model package {}: {why}", package.name)))?;

@@ -1,20 +1,24 @@
-//! Sequences that are worked on together, a row of the KV cache each.
+//! Runs several sequences together, each in its own row of the KV cache.
 //!
 //! ```text
-//! begin ─► waits ─► is read, a chunk a turn ─► is written, a token a turn ─► finished
-//!            └───────────────┴── nobody listens any more, failed ┴─► gone
+//! begin ─► waits ─► is read, a chunk per turn ─► is written, a token per turn ─► finished
+//!            └───────────────┴── no consumer listens, or failed ─┴─► gone
 //! ```
 //!
+//! Reading a prompt is the prefill, and writing is the decoding of new tokens.
+//!
+//! Guarantees:
 //! - A turn is one run of the decoder: a chunk of one prompt, or a token of every sequence that is
 //!   being written.
-//! - Where both wait, each kind gets half of the time: after a chunk, tokens are written for as long
-//!   as it took. A long prompt slows running answers to half at most, and they it.
-//! - A prompt's prefix, all up to the end of the video, is read in chunks of its own, kept, and
-//!   found by the next prompt with the same head and footage. Chunks have the same borders whether
-//!   it is found or not, so that the answer has the same bits.
-//! - The rows that are written come first, side by side, as a batch must be.
-//! - Where a run ends with an error, the sequences that took part in it fail, and no other. A
-//!   sequence whose logits are not finite fails, and its prefix is not kept.
+//! - If both kinds of work wait, each gets half of the time: after a chunk, tokens are written for
+//!   as long as the chunk took. A long prompt slows running answers to half their speed at most,
+//!   and they slow it to half at most.
+//! - A prompt's prefix, up to the end of the video, is read in separate chunks and cached. The next
+//!   prompt with the same head and footage reuses it. Chunk borders do not depend on a cache hit,
+//!   so the answer is identical to the bit.
+//! - The rows that are being written come first and are adjacent, as a batch must be.
+//! - If a run fails, only the sequences in that run fail. A sequence whose logits are not finite
+//!   fails, and its prefix is not kept.
 
 use std::time::{Duration, Instant};
 
@@ -30,7 +34,7 @@ use crate::model::TensorError;
 use crate::slowfast::VideoTokens;
 use crate::telemetry;
 
-/// Names a sequence from its beginning to its end.
+/// The identifier of a sequence, valid from its beginning to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(u64);
 
@@ -42,33 +46,33 @@ impl Ticket {
     }
 }
 
-/// What is heard of a sequence.
+/// The output of a sequence.
 #[derive(Debug)]
 pub enum Said<'a> {
-    /// A new piece of its text; an empty one only asks whether anybody still listens.
+    /// A new piece of the text. An empty piece only checks if the consumer still listens.
     Piece(&'a str),
-    /// The last that is heard.
+    /// The last output: the reply.
     Finished(Reply),
-    /// The last that is heard: there is no reply.
+    /// The last output: the sequence has no reply.
     Failed(Failure),
 }
 
 pub(super) struct Batch {
     pub(super) cache: KvCache,
-    /// One for each row in use, in their order.
+    /// The sequences, one per row in use, in row order.
     sequences: Vec<Sequence>,
-    /// So many rows, the first, are being written; the others wait or are read.
+    /// Number of rows that are being written, which come first. The others wait or are read.
     written: usize,
     prefixes: Bounded<PrefixKey, Prefix>,
-    /// Time that writing has yet to get before the next chunk is read.
+    /// Time that writing still gets before the next chunk is read.
     owed: Duration,
     tickets: u64,
 }
 
-/// What the tokens of a prefix are, without a look at the numbers.
+/// The key of a prefix. It identifies the tokens without comparing their values.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct PrefixKey {
-    /// Before the video.
+    /// Token ids before the video.
     head: Vec<u32>,
     footage: Footage,
 }
@@ -77,10 +81,10 @@ struct Sequence {
     ticket: Ticket,
     urgency: Urgency,
     limits: Limits,
-    /// Of the prompt, `[tokens, D]`, until it has been read.
+    /// Embeddings of the prompt, `[tokens, D]`. Empty after it has been read.
     embeddings: Vec<f32>,
     tokens: usize,
-    /// Tokens of the prefix.
+    /// Number of tokens in the prefix.
     shared: usize,
     key: Option<PrefixKey>,
     usage: Usage,
@@ -92,9 +96,9 @@ struct Sequence {
     ids: Vec<u32>,
 }
 
-/// What a turn is for.
+/// The work of a turn.
 enum Turn {
-    /// The prompt in this row.
+    /// Reads a chunk of the prompt in this row.
     Read(usize),
     Write,
 }
@@ -114,8 +118,8 @@ impl Batch {
         }
     }
 
-    /// The most urgent prompt, and of these the oldest; but before it whatever already reads the
-    /// prefix that it needs.
+    /// Returns the row of the most urgent prompt, or of the oldest one among equals. If another
+    /// sequence is already reading the prefix that this prompt needs, returns that row instead.
     fn to_read(&self) -> Option<usize> {
         let unread = || self.sequences.iter().enumerate().skip(self.written);
         let (row, next) = unread().min_by_key(|(_, s)| (s.urgency, s.ticket))?;
@@ -130,32 +134,32 @@ impl Batch {
 }
 
 impl LanguageModel {
-    /// Sequences that can be worked on together.
+    /// Returns the maximum number of sequences at a time.
     pub fn rows(&self) -> usize {
         self.batch.cache.rows()
     }
 
-    /// Sequences that are being worked on.
+    /// Returns the number of sequences in work.
     pub fn in_work(&self) -> usize {
         self.batch.sequences.len()
     }
 
-    /// Of these, how many have a prompt that is not wholly read.
+    /// Returns the number of sequences in work whose prompt is not completely read.
     pub fn unread(&self) -> usize {
         self.batch.sequences.len() - self.batch.written
     }
 
-    /// Bytes in the prefix cache.
+    /// Returns the number of bytes in the prefix cache.
     pub fn prefix_cache_bytes(&self) -> usize {
         self.batch.prefixes.bytes()
     }
 
-    /// Bytes that the prefix cache may hold.
+    /// Returns the maximum number of bytes in the prefix cache.
     pub fn prefix_cache_room(&self) -> usize {
         self.batch.prefixes.most()
     }
 
-    /// Takes a question into work; there must be a free row.
+    /// Starts a sequence for a question. There must be a free row.
     pub fn begin(&mut self, request: Request<'_>) -> Result<Ticket, LanguageError> {
         let prompt = self.prompt(request.turns, request.prompt)?;
         let Request { video, footage, limits, urgency, .. } = request;
@@ -204,26 +208,26 @@ impl LanguageModel {
         Ok(ticket)
     }
 
-    /// Tokens of a prompt, and of its prefix.
+    /// Returns the number of tokens in a prompt and in its prefix.
     fn extent(&self, prompt: &Prompt, video_tokens: usize) -> (usize, usize) {
         let tokens = prompt.text_tokens() + (prompt.pieces.len() - 1) * video_tokens;
         let shared = match &prompt.pieces[..] {
-            // The last token of a prompt is never in the prefix: its logits are wanted.
+            // The last token of a prompt is never in the prefix, because its logits are needed.
             [head, words] if self.chunks && !words.is_empty() => head.len() + video_tokens,
             _ => 0,
         };
         (tokens, shared)
     }
 
-    /// A chunk never goes over the end of the prefix.
+    /// Returns the end of the next chunk. A chunk never crosses the end of the prefix.
     fn chunk_end(&self, from: usize, shared: usize, tokens: usize) -> usize {
         let border = if from < shared { shared } else { tokens };
         border.min(from + self.prefill_chunk)
     }
 
-    /// Runs the decoder once for whatever is next, if anything is. `hear` gets what comes of it, and
-    /// says whether anybody still listens; it is asked of every sequence before the run. What fails
-    /// for some sequences only is told by [`Said::Failed`]; an error is the end of them all.
+    /// Runs the decoder once for the next work, if there is any. `hear` receives the output and
+    /// returns [`Listening::No`] if no consumer is left; it is called for every sequence before the
+    /// run. A failure of some sequences is reported by [`Said::Failed`]; an error ends all of them.
     pub fn turn(
         &mut self,
         hear: &mut dyn FnMut(Ticket, Said<'_>) -> Listening,
@@ -249,7 +253,8 @@ impl LanguageModel {
         Ok(())
     }
 
-    /// Answers one question, while nothing else is in work. `None`: nobody listened any more.
+    /// Answers one question while nothing else is in work. Returns `None` if `hear` stopped
+    /// listening.
     pub fn answer(
         &mut self,
         request: Request<'_>,
@@ -259,8 +264,8 @@ impl LanguageModel {
         self.until_done(hear)
     }
 
-    /// Goes on from a prompt, with the video's rows between its pieces, while nothing else is in
-    /// work. `None`: nobody listened any more.
+    /// Continues a prompt, with the video's rows between its pieces, while nothing else is in work.
+    /// Returns `None` if `hear` stopped listening.
     pub fn complete(
         &mut self,
         prompt: &Prompt,
@@ -331,13 +336,13 @@ impl LanguageModel {
         self.decoder.read(cache, row, chunk)
     }
 
-    /// Writes a token of every sequence that has been read.
+    /// Writes one token of every sequence whose prompt has been read.
     fn write(
         &mut self,
         hear: &mut dyn FnMut(Ticket, Said<'_>) -> Listening,
     ) -> Result<(), LanguageError> {
         let written = self.batch.written;
-        // From the last, for what leaves a row is followed there by the last.
+        // Iterates from the last row, because the last sequence replaces one that leaves its row.
         match self.step() {
             Ok(logits) => {
                 for (row, logits) in logits.chunks(self.vocabulary).enumerate().rev() {
@@ -354,7 +359,7 @@ impl LanguageModel {
         Ok(())
     }
 
-    /// The logits after the last token of every sequence that is being written.
+    /// Returns the logits after the last token of every sequence that is being written.
     fn step(&mut self) -> Result<Vec<f32>, TensorError> {
         let Batch { cache, sequences, written, .. } = &mut self.batch;
         let last: Vec<u32> =
@@ -363,7 +368,7 @@ impl LanguageModel {
         self.decoder.step(cache, *written, &embeddings)
     }
 
-    /// The next token of a sequence, and what follows from it.
+    /// Samples the next token of a sequence and delivers its text, or ends the sequence.
     fn say(
         &mut self,
         row: usize,
@@ -385,7 +390,7 @@ impl LanguageModel {
             Ok(piece) => piece,
             Err(error) => return self.fail(row, error.into(), hear),
         };
-        // The space that tokenizers put before the first word is not part of the answer.
+        // Tokenizers put a space before the first word, which is not part of the answer.
         let piece = if sequence.text.is_empty() { piece.trim_start() } else { &piece };
         sequence.text.push_str(piece);
         if hear(sequence.ticket, Said::Piece(piece)) == Listening::No {
@@ -456,7 +461,7 @@ impl LanguageModel {
         Ok(())
     }
 
-    /// Takes the row's prefix from the cache, if it is there.
+    /// Restores the row's prefix from the cache, if it is cached.
     fn look_up(&mut self, row: usize) -> Result<(), TensorError> {
         let Batch { cache, sequences, prefixes, .. } = &mut self.batch;
         let sequence = &mut sequences[row];
@@ -470,8 +475,8 @@ impl LanguageModel {
         Ok(())
     }
 
-    /// Puts the prefix that the row now holds into the cache. Where there is no memory for a copy,
-    /// the sequence goes on without.
+    /// Puts the prefix that the row now holds into the cache. If there is no memory for a copy, the
+    /// sequence continues and the prefix is not cached.
     fn keep(&mut self, row: usize) {
         let Batch { cache, sequences, prefixes, .. } = &mut self.batch;
         let Some(key) = &sequences[row].key else { return };
@@ -485,7 +490,7 @@ impl LanguageModel {
     }
 }
 
-/// Rows that cannot be freed or exchanged hold nobody knows what.
+/// Wraps an error of freeing or swapping rows. Their content is unknown after it.
 fn broken(error: TensorError) -> LanguageError {
     LanguageError::Broken(error.to_string())
 }
@@ -520,7 +525,8 @@ mod tests {
         LanguageModel::with_capacity(runtime, package, &model, budget, 160).expect("a model")
     }
 
-    /// Asks all three questions at once, the first two about one window. What each came to.
+    /// Asks all three questions at once, the first two about the same window, and returns the
+    /// outcome of each.
     fn ask(language: &mut LanguageModel) -> Vec<Result<Vec<u32>, Failure>> {
         let dim = language.dim;
         let video = |window: usize| {
@@ -557,7 +563,7 @@ mod tests {
         tickets.iter().map(|ticket| ends.remove(ticket).expect("an end")).collect()
     }
 
-    /// Whichever run it is.
+    /// Tests every run in turn.
     #[test]
     fn a_spoilt_run_ends_the_sequences_in_it_and_harms_no_other() {
         let mut language = language();
@@ -567,7 +573,7 @@ mod tests {
         let mut spoilt = 0;
         for how in [Spoil::Fails, Spoil::NotFinite] {
             for after in 0..40 {
-                // What was kept of the windows, too, is made anew now and then.
+                // The cached prefixes of the windows are also computed again now and then.
                 if after % 3 == 0 {
                     language.batch.prefixes.make_room(1 << 24);
                 }

@@ -1,8 +1,8 @@
-//! Keys and values of the sequences that a decoder works on, a row each.
+//! Stores the keys and values of the sequences that a decoder runs, one row per sequence.
 //!
 //! Graphs that write in place share one memory, `[part][row][head][capacity][head_dim]` with
-//! a key part and a value part of every layer, so that rows side by side are one batch. In other
-//! graphs each row holds what its last run gave.
+//! a key part and a value part for every layer, so that adjacent rows form one batch. With other
+//! graphs each row holds the outputs of its last run.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,10 +12,10 @@ use ort::value::DynValue;
 
 use crate::model::Memory;
 
-/// The keys and values of up to `capacity` tokens in each row.
+/// The keys and values of at most `capacity` tokens in each row.
 ///
-/// Belongs to the decoder that made it. Of a row written in place, tokens past its length are
-/// rubbish.
+/// The cache belongs to the decoder that created it. In a row that is written in place, tokens
+/// past its length are undefined.
 pub struct KvCache {
     pub(super) store: Store,
     pub(super) lengths: Vec<usize>,
@@ -28,17 +28,18 @@ pub(super) enum Store {
 }
 
 pub(super) struct InPlace {
-    /// By the first row and the number of rows; each is bound to `memory`, and so comes before it.
+    /// Bindings by first row and number of rows. Each is bound to `memory`, so this field comes
+    /// first and is dropped first.
     pub bindings: HashMap<(usize, usize), IoBinding>,
     pub memory: Memory,
     pub shape: Shape,
-    /// Room for one head, to exchange rows by.
+    /// Space for one head, used to swap rows.
     pub spare: Memory,
 }
 
 #[derive(Clone, Copy)]
 pub(super) struct Shape {
-    /// Keys and values of every layer.
+    /// Number of parts: keys and values of every layer.
     pub parts: usize,
     pub rows: usize,
     pub heads: usize,
@@ -48,24 +49,24 @@ pub(super) struct Shape {
 
 pub(super) struct Growing {
     pub binding: IoBinding,
-    /// What the binding takes as past, in the order of the parts; never written to.
+    /// The values bound as the past, in the order of the parts. They are never written to.
     pub values: Arc<Vec<DynValue>>,
 }
 
-/// Keys and values of the first tokens of a row, and of nothing else.
+/// The keys and values of the first tokens of a row.
 pub struct Prefix {
     pub(super) len: usize,
     pub(super) kept: Kept,
 }
 
 pub(super) enum Kept {
-    /// `[part][head][len][head_dim]`
+    /// A copy, `[part][head][len][head_dim]`.
     Compact(Memory),
     Shared(Arc<Vec<DynValue>>),
 }
 
 impl Prefix {
-    /// Tokens.
+    /// Returns the number of tokens.
     pub fn len(&self) -> usize {
         self.len
     }
@@ -80,7 +81,7 @@ impl KvCache {
         self.lengths.len()
     }
 
-    /// Tokens in a row.
+    /// Returns the number of tokens in a row.
     pub fn len(&self, row: usize) -> usize {
         self.lengths[row]
     }
@@ -89,12 +90,12 @@ impl KvCache {
         self.len(row) == 0
     }
 
-    /// Tokens that a row has room for.
+    /// Returns the maximum number of tokens in a row.
     pub fn capacity(&self) -> usize {
         self.capacity
     }
 
-    /// Exchanges two rows.
+    /// Swaps two rows.
     pub(super) fn swap(&mut self, a: usize, b: usize) -> ort::Result<()> {
         if a == b {
             return Ok(());
@@ -127,17 +128,17 @@ impl Shape {
         self.parts * self.part()
     }
 
-    /// Where a part's row begins.
+    /// Returns the position where a part's row begins.
     pub fn at(self, part: usize, row: usize) -> usize {
         part * self.part() + row * self.heads * self.head()
     }
 
-    /// Numbers of a head.
+    /// Returns the number of values in a head.
     pub fn head(self) -> usize {
         self.capacity * self.head_dim
     }
 
-    /// Where a row's heads begin, part by part.
+    /// Returns the positions where a row's heads begin, part by part.
     pub fn heads_of(self, row: usize) -> impl Iterator<Item = usize> {
         (0..self.parts).flat_map(move |part| {
             (0..self.heads).map(move |head| self.at(part, row) + head * self.head())

@@ -1,14 +1,15 @@
-//! The language model's decoder graph and its KV cache.
+//! Runs the language model's decoder graph and manages its KV cache.
 //!
-//! Two kinds of graph are run, told apart by what they declare and hold:
+//! Two kinds of graph are supported. They differ in their declarations and operators:
 //! - with `GroupQueryAttention` (onnxruntime-genai's builder): past and present are one buffer,
 //!   allocated once and written in place;
-//! - without it (transformers.js exports): past and present grow, positions are an input.
+//! - without it (transformers.js exports): past and present grow, and positions are an input.
 //!
-//! Where a graph takes rotary tables from initialisers, ours replace them. Embeddings, keys, values
-//! and logits may each be of 32 or 16 bits. A prompt is read into one row; then rows go on together
-//! where the cache is written in place, and one after the other where it grows. Errors name the
-//! file and the tensor.
+//! If a graph takes rotary tables from initialisers, lookout's tables replace them. Embeddings,
+//! keys, values and logits may each have 32 or 16 bits. A prompt is read into one row. After that,
+//! rows run together if the cache is written in place, and one after the other if it grows.
+//!
+//! Guarantees: errors name the file and the tensor.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -30,24 +31,24 @@ pub struct Decoder {
     pub(super) stopwatch: Stopwatch,
     text: TextModel,
     in_place: bool,
-    /// Tokens that a cache holds: the longest sequence that is planned.
+    /// Maximum number of tokens in a row: the longest planned sequence.
     capacity: usize,
     embeds: Float,
     kv: Float,
     logits: Float,
     position_ids: bool,
     use_cache_branch: bool,
-    /// The input's shape, where the graph has it: none or `[1]`.
+    /// Shape of the input, `[]` or `[1]`, or `None` if the graph does not have it.
     num_logits_to_keep: Option<Vec<usize>>,
     #[cfg(test)]
     pub(super) spoils: Option<Spoils>,
 }
 
-/// Names a run that is still to come, which a test spoils.
+/// A future run that a test makes fail.
 #[cfg(test)]
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Spoils {
-    /// Number of runs before it, which go well.
+    /// Number of runs before it, which succeed.
     pub after: usize,
     pub how: Spoil,
 }
@@ -65,7 +66,7 @@ fn past_names(layer: usize) -> [(String, String); 2] {
 }
 
 impl Decoder {
-    /// `capacity`: the longest sequence that is planned, video, words and answer.
+    /// Loads the decoder; `capacity` is the longest planned sequence: video, text and answer.
     pub fn load(
         runtime: &Runtime,
         package: &Package,
@@ -100,12 +101,12 @@ impl Decoder {
         Ok(decoder)
     }
 
-    /// Bytes of a token's keys and values in every layer.
+    /// Returns the bytes of a token's keys and values in all layers.
     pub fn token_bytes(&self) -> usize {
         2 * self.text.layers * self.text.kv_heads * self.text.head_dim * self.kv.bytes()
     }
 
-    /// The graph's declarations against `config.json`.
+    /// Checks the graph's declarations against `config.json`.
     fn check(&self) -> Result<(), TensorError> {
         let (session, text) = (&self.session, &self.text);
         let wanted = |name: &str, found: i64, wanted: usize| {
@@ -153,7 +154,7 @@ impl Decoder {
         &self.session.placement
     }
 
-    /// An empty cache for so many sequences.
+    /// Creates an empty cache for `rows` sequences.
     pub fn cache(&self, rows: usize) -> Result<KvCache, TensorError> {
         let store = if self.in_place { self.in_place(rows) } else { self.growing(rows) };
         let store = store.map_err(|e| self.session.error(e))?;
@@ -195,7 +196,7 @@ impl Decoder {
         (0..rows).map(row).collect::<ort::Result<Vec<_>>>().map(Store::Growing)
     }
 
-    /// Empties a row, keeping its memory where it is written in place.
+    /// Empties a row. Its memory is kept if it is written in place.
     pub fn clear(&self, cache: &mut KvCache, row: usize) -> Result<(), TensorError> {
         if let Store::Growing(rows) = &mut cache.store {
             let Store::Growing(mut fresh) = self.growing(1).map_err(|e| self.session.error(e))?
@@ -208,8 +209,8 @@ impl Decoder {
         Ok(())
     }
 
-    /// Appends tokens to a row, `embeddings` `[n, D]`, and returns the logits `[vocabulary]` after
-    /// the last.
+    /// Appends tokens to a row, given as `embeddings` `[n, D]`, and returns the logits
+    /// `[vocabulary]` after the last token.
     pub fn read(
         &mut self,
         cache: &mut KvCache,
@@ -220,8 +221,8 @@ impl Decoder {
         self.forward(cache, row, 1, new, embeddings)
     }
 
-    /// Appends one token to each of the first `rows`, `embeddings` `[rows, D]`, and returns the
-    /// logits `[rows, vocabulary]`.
+    /// Appends one token to each of the first `rows` rows, given as `embeddings` `[rows, D]`, and
+    /// returns the logits `[rows, vocabulary]`.
     pub fn step(
         &mut self,
         cache: &mut KvCache,
@@ -231,7 +232,8 @@ impl Decoder {
         if self.in_place {
             return self.forward(cache, 0, rows, 1, embeddings);
         }
-        // To run together, rows of different lengths would have to be copied into one at each step.
+        // Running them together would require copying rows of different lengths into one tensor at
+        // each step.
         let mut logits = Vec::new();
         for (row, embedding) in embeddings.chunks(self.text.hidden_size).enumerate() {
             logits.extend(self.forward(cache, row, 1, 1, embedding)?);
@@ -239,7 +241,7 @@ impl Decoder {
         Ok(logits)
     }
 
-    /// `new` tokens for each of the `rows` from `first` on.
+    /// Appends `new` tokens to each of the `rows` rows from `first`, and returns the logits.
     fn forward(
         &mut self,
         cache: &mut KvCache,
@@ -265,7 +267,7 @@ impl Decoder {
         Ok(logits)
     }
 
-    /// Fails, or tells whether the numbers of this run are spoilt.
+    /// Fails, or returns true if the values of this run are to be spoilt.
     #[cfg(test)]
     fn spoilt(&mut self) -> Result<bool, &'static str> {
         match &mut self.spoils {
@@ -296,7 +298,7 @@ impl Decoder {
         };
         let shape = [rows, new, self.text.hidden_size];
         binding.bind_input("inputs_embeds", &self.embeds.tensor(&shape, embeddings.to_vec())?)?;
-        // Rows are padded on the right; a row's sum is its length.
+        // Rows are padded on the right; a row's sum is its length including the new tokens.
         let longest = lengths.iter().max().copied().unwrap_or(0) + new;
         let mask = lengths
             .iter()
@@ -309,7 +311,7 @@ impl Decoder {
             binding.bind_input("position_ids", &positions)?;
         }
         if self.use_cache_branch {
-            // One element; the branch without a past only spares the empty past.
+            // The input has one element. The branch without a past only avoids the empty past.
             let with_past = Tensor::from_array(([1], vec![lengths[0] > 0]))?;
             binding.bind_input("use_cache_branch", &with_past)?;
         }
@@ -317,7 +319,7 @@ impl Decoder {
             let one = Tensor::from_array((shape.as_slice(), vec![1i64]))?;
             binding.bind_input("num_logits_to_keep", &one)?;
         }
-        // Bound anew each time: what is bound keeps the shape of its last run.
+        // Bound again for each run, because a bound output keeps the shape of its last run.
         binding.bind_output_to_device("logits", &host_memory()?)?;
         self.session.settle(binding)?;
         let mut grown = Vec::new();
@@ -340,7 +342,7 @@ impl Decoder {
         Ok(logits)
     }
 
-    /// The binding of some rows in one memory.
+    /// Returns the binding of some rows in the shared memory, and creates it at first use.
     fn bound<'a>(
         &self,
         store: &'a mut InPlace,
@@ -354,7 +356,7 @@ impl Decoder {
                 let mut binding = self.session.session.create_binding()?;
                 let whole = [rows, shape.heads, shape.capacity, shape.head_dim];
                 for (part, names) in (0..self.text.layers).flat_map(past_names).enumerate() {
-                    // SAFETY: the binding is kept beside the memory, and dropped before it.
+                    // SAFETY: the binding is stored with the memory and dropped before it.
                     unsafe { memory.bind(&mut binding, names, shape.at(part, first), &whole) }?;
                 }
                 Ok(place.insert(binding))
@@ -362,7 +364,7 @@ impl Decoder {
         }
     }
 
-    /// Binds what the row holds as past, and what comes of it to memory of its own.
+    /// Binds the row's values as the past, and the outputs to new memory on the session's device.
     fn take_past(&self, row: &mut Growing) -> ort::Result<()> {
         let names = (0..self.text.layers).flat_map(past_names);
         for ((past, present), value) in names.zip(row.values.iter()) {
@@ -372,7 +374,8 @@ impl Decoder {
         Ok(())
     }
 
-    /// A copy of all that a row holds.
+    /// Returns the content of a row as a prefix: a copy if the cache is written in place, and
+    /// shared values if it grows.
     pub fn keep(&self, cache: &mut KvCache, row: usize) -> Result<Prefix, TensorError> {
         let len = cache.len(row);
         let kept = match &mut cache.store {
@@ -395,7 +398,7 @@ impl Decoder {
         Ok(kept)
     }
 
-    /// Lets a row begin with what was kept.
+    /// Sets the beginning of a row to a stored prefix.
     pub fn restore(
         &self,
         cache: &mut KvCache,
@@ -421,13 +424,13 @@ impl Decoder {
         Ok(())
     }
 
-    /// Exchanges two rows.
+    /// Swaps two rows.
     pub fn swap(&self, cache: &mut KvCache, a: usize, b: usize) -> Result<(), TensorError> {
         cache.swap(a, b).map_err(|e| self.session.error(e))
     }
 }
 
-/// Of logits `[rows, any, vocabulary]` those of each row's last token.
+/// Returns the logits of each row's last token, from logits `[rows, any, vocabulary]`.
 fn last_of_each(logits: Vec<f32>, rows: usize, vocabulary: usize) -> Vec<f32> {
     let row = logits.len() / rows.max(1);
     if row == vocabulary {
@@ -436,7 +439,8 @@ fn last_of_each(logits: Vec<f32>, rows: usize, vocabulary: usize) -> Vec<f32> {
     logits.chunks(row).flat_map(|row| &row[row.len() - vocabulary..]).copied().collect()
 }
 
-/// Our rotary tables in place of the graph's, for sequences of up to `positions` tokens.
+/// Returns lookout's rotary tables, which replace the graph's, for sequences of at most
+/// `positions` tokens.
 fn rotary_initialisers(
     facts: &GraphFacts,
     text: &TextModel,
@@ -446,7 +450,7 @@ fn rotary_initialisers(
         if facts.operators.contains("GroupQueryAttention") {
             return Err("GroupQueryAttention that is given no rotary tables".into());
         }
-        // Whoever exported the graph has computed the rotation into it, for the trained length.
+        // The export has computed the rotation into the graph, for the trained length.
         return match text.rope.scaling {
             Scaling::Dynamic { trained, .. } if positions > trained => Err(format!(
                 "rotation is computed into the graph, and config.json's dynamic RoPE scaling \

@@ -1,5 +1,5 @@
-//! The graph that turns token ids into embeddings. It stays on the CPU whatever the device: it only
-//! copies rows of a table to where the prompt is put together.
+//! Runs the graph that converts token ids to embeddings. It stays on the CPU, whatever the device:
+//! it only copies rows of a table to host memory, where the prompt is assembled.
 
 use ort::value::{Tensor, TensorElementType as Element};
 
@@ -27,7 +27,7 @@ impl Embedder {
         Ok(Embedder { session, stopwatch: Stopwatch::default(), float })
     }
 
-    /// Embeddings `[n, D]`.
+    /// Returns the embeddings `[n, D]` of the ids.
     pub fn embed(&mut self, ids: &[u32]) -> Result<Vec<f32>, TensorError> {
         if ids.is_empty() {
             return Ok(Vec::new());

@@ -1,4 +1,4 @@
-//! From a prompt around video tokens to words.
+//! Runs the language model: turns a prompt with video tokens into text.
 
 mod batch;
 mod cache;

@@ -1,4 +1,6 @@
-//! The language model made ready, and the prompts that it is given; [`super::batch`] runs them.
+//! Loads the language model and builds its prompts.
+//!
+//! Not here: running the prompts, which [`super::batch`] does.
 
 use std::time::{Duration, Instant};
 
@@ -11,9 +13,9 @@ use crate::event::{Finish, Usage};
 use crate::model::{ModelError, Package, Placement, Runtime, TensorError};
 use crate::slowfast::{Plan, VideoTokens};
 
-/// Tokens kept free for the template, earlier turns and a question, beyond video and answer.
+/// Tokens reserved for the template, earlier turns and a question, in addition to video and answer.
 const TEXT_ROOM: usize = 512;
-/// Less room than this for text is no use.
+/// Minimum number of tokens for text. A plan that leaves fewer is refused.
 const LEAST_TEXT_ROOM: usize = 32;
 
 pub struct LanguageModel {
@@ -24,51 +26,51 @@ pub struct LanguageModel {
     template: ChatTemplate,
     pub(super) end_tokens: Vec<u32>,
     pub(super) prefill_chunk: usize,
-    /// Whether the graph takes several tokens on what is in the cache already.
+    /// True if the graph accepts several tokens on a cache that already holds some.
     pub(super) chunks: bool,
     pub(super) dim: usize,
     pub(super) vocabulary: usize,
 }
 
-/// How much is worked on and kept at a time.
+/// Limits on the work and the cache of the language model.
 #[derive(Clone, Copy, Debug)]
 pub struct Budget {
     pub max_new_tokens: usize,
-    /// Sequences that are written together.
+    /// Maximum number of sequences that run together.
     pub rows: usize,
-    /// For what the prompts of a window have in common; 0 keeps nothing.
+    /// Maximum size of the cache for prefixes that prompts of a window share. 0 disables it.
     pub prefix_bytes: usize,
 }
 
 pub struct Request<'a> {
     pub video: &'a VideoTokens,
-    /// What the video's rows were made of, where others may ask about the same.
+    /// The source of the video's rows, if other prompts may use the same video.
     pub footage: Option<Footage>,
-    /// What was said before about the same video, the oldest first.
+    /// Earlier questions and answers about the same video, the oldest first.
     pub turns: &'a [Turn],
     pub prompt: &'a str,
     pub limits: Limits,
     pub urgency: Urgency,
 }
 
-/// The frames that a video's rows were made of, in order: equal footage has equal rows.
+/// The frames that a video's rows were computed from, in order. Equal footage has equal rows.
 pub type Footage = std::sync::Arc<[Seen]>;
 
-/// A frame's part in a video.
+/// A frame's role in a video.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Seen {
     pub camera: std::sync::Arc<str>,
     pub run: u64,
     pub number: u64,
     pub slow: bool,
-    /// Encoded from its JPEG, which gives other tokens.
+    /// Set when the frame was encoded again from its JPEG, which gives different tokens.
     pub again: bool,
 }
 
-/// Whose prompt is read first.
+/// The priority of a prompt: which one is read first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Urgency {
-    /// Somebody waits for it.
+    /// A client waits for the result.
     Now,
     Later,
 }
@@ -82,14 +84,14 @@ pub struct Limits {
 #[derive(Clone, Debug)]
 pub struct Reply {
     pub text: String,
-    /// The new tokens, without the one that ended them.
+    /// The new tokens, without the end token.
     pub ids: Vec<u32>,
     pub finish: Finish,
     pub usage: Usage,
-    /// When the reading of its prompt began.
+    /// The time at which reading of the prompt began.
     pub begun: Instant,
-    /// From then until the whole prompt was read, and from there to the last token. Both hold the
-    /// turns of other sequences that came between.
+    /// Time from `begun` until the whole prompt was read; `decode` is the time from there to the
+    /// last token. Both include the turns of other sequences in between.
     pub prefill: Duration,
     pub decode: Duration,
 }
@@ -97,10 +99,10 @@ pub struct Reply {
 /// Error of a sequence, or of the model itself.
 #[derive(Debug, thiserror::Error)]
 pub enum LanguageError {
-    /// The asker's to mend.
+    /// The prompt is unusable, and the asker must fix it.
     #[error("{0}")]
     BadPrompt(String),
-    /// This sequence gets no reply; others may, and so may the same one later.
+    /// This sequence gets no reply. Others may get one, and so may the same one later.
     #[error(transparent)]
     Failed(#[from] Failure),
     /// The model cannot be used any more.
@@ -111,10 +113,10 @@ pub enum LanguageError {
 /// Reason for which a sequence ended without a reply.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum Failure {
-    /// A run of a graph ended with an error: the GPU was out of memory, say.
+    /// A run of a graph ended with an error; for example, the GPU was out of memory.
     #[error("{0}")]
     Run(String),
-    /// A logit of the model is no number, or the largest is infinite.
+    /// A logit of the model is NaN, or the largest is infinite.
     #[error("the model's logits are not finite")]
     NotFinite,
 }
@@ -125,7 +127,7 @@ impl From<TensorError> for Failure {
     }
 }
 
-/// Whether somebody still listens.
+/// The state of a sequence's consumer: still listening or gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Listening {
     Yes,
@@ -141,15 +143,15 @@ impl Budget {
         }
     }
 
-    /// One sequence after the other, and nothing kept.
+    /// Returns a budget for one sequence at a time, without a prefix cache.
     pub fn one_by_one(max_new_tokens: usize) -> Budget {
         Budget { max_new_tokens, rows: 1, prefix_bytes: 0 }
     }
 }
 
 impl LanguageModel {
-    /// Loads the graphs and allocates the KV cache, each row for the plan's whole window, a
-    /// question and an answer; refuses a plan that the model's context cannot hold.
+    /// Loads the graphs and allocates the KV cache. Each row has room for the plan's whole window,
+    /// a question and an answer. Refuses a plan that exceeds the model's context.
     pub fn load(
         runtime: &Runtime,
         package: &Package,
@@ -165,7 +167,7 @@ impl LanguageModel {
         LanguageModel::with_capacity(runtime, package, model, budget, capacity)
     }
 
-    /// For sequences of up to `capacity` tokens: video, words and answer.
+    /// Loads the model for sequences of at most `capacity` tokens: video, text and answer.
     pub fn with_capacity(
         runtime: &Runtime,
         package: &Package,
@@ -202,44 +204,44 @@ impl LanguageModel {
         })
     }
 
-    /// Tokens that a row of the KV cache has room for: video, words and answer.
+    /// Returns the maximum number of tokens in a row of the KV cache: video, text and answer.
     pub fn capacity(&self) -> usize {
         self.batch.cache.capacity()
     }
 
-    /// Bytes of one row of the KV cache when it is full.
+    /// Returns the bytes of one full row of the KV cache.
     pub fn row_bytes(&self) -> usize {
         self.decoder.token_bytes() * self.capacity()
     }
 
-    /// Bytes that the prefix of a window of so many tokens takes in the prefix cache, without the
-    /// few of the template's head.
+    /// Returns the bytes that a window of `video_tokens` tokens takes in the prefix cache, without
+    /// the few tokens of the template's head.
     pub fn prefix_bytes(&self, video_tokens: usize) -> usize {
         self.decoder.token_bytes() * video_tokens
     }
 
-    /// From now on, how long by `clock` onnxruntime's own calls take.
+    /// Starts to measure the time of onnxruntime's own calls by `clock`.
     pub fn time_calls(&mut self, clock: fn() -> Duration) {
         self.decoder.stopwatch.start(clock);
         self.embedder.stopwatch.start(clock);
     }
 
-    /// What they have taken since then.
+    /// Returns the time of these calls since the measurement started.
     pub fn calls_took(&self) -> Duration {
         self.decoder.stopwatch.spent + self.embedder.stopwatch.spent
     }
 
-    /// Where the decoder runs.
+    /// Returns the device that the decoder runs on.
     pub fn placement(&self) -> &Placement {
         self.decoder.placement()
     }
 
-    /// What stands around a question.
+    /// Returns the chat template, the text around a question.
     pub fn template(&self) -> &ChatTemplate {
         &self.template
     }
 
-    /// Whether a prompt can be used at all: for those of the config, before anything runs.
+    /// Checks that a prompt is usable. It is meant for the config's prompts, before anything runs.
     pub fn check(
         &self,
         prompt: &str,
@@ -249,7 +251,7 @@ impl LanguageModel {
         self.check_after(&[], prompt, video_tokens, limits)
     }
 
-    /// Finds the latest of what was said before, as much of it as there is room for before a prompt.
+    /// Returns the latest of the earlier turns, as many as fit before a prompt.
     pub fn fitting<'a>(
         &self,
         turns: &'a [Turn],
@@ -273,7 +275,8 @@ impl LanguageModel {
         self.room(tokens, limits)
     }
 
-    /// The template around people's words, and around what was said before.
+    /// Renders and tokenizes a question and the earlier turns with the template. Refuses text that
+    /// contains a special token.
     pub fn prompt(&self, turns: &[Turn], words: &str) -> Result<Prompt, LanguageError> {
         let said = turns.iter().flat_map(|turn| {
             [("an earlier question", &*turn.question), ("an earlier answer", &*turn.answer)]
@@ -287,7 +290,7 @@ impl LanguageModel {
             .template
             .render(turns, words)
             .map_err(|e| LanguageError::BadPrompt(e.to_string()))?;
-        // Whatever the tokenizer thinks of a text, it is the text of whoever asks.
+        // The text comes from the asker, so any tokenizer error is an error of the prompt.
         self.tokenizer
             .encode_around_image(&text)
             .map_err(|e| LanguageError::BadPrompt(e.to_string()))
@@ -304,7 +307,7 @@ impl LanguageModel {
         )))
     }
 
-    /// The prompt's embeddings `[n, D]`, the video's rows in their place.
+    /// Returns the prompt's embeddings `[n, D]`, with the video's rows in their place.
     pub fn embeddings(
         &mut self,
         prompt: &Prompt,
@@ -321,8 +324,8 @@ impl LanguageModel {
     }
 }
 
-/// A cache of so many rows, or of what there is memory for; and whether the graph takes several
-/// tokens on a cache that holds some.
+/// Allocates a cache of `wanted` rows, or of fewer if memory or the graph does not allow more. The
+/// boolean is true if the graph accepts several tokens on a cache that already holds some.
 fn rows(
     decoder: &mut Decoder,
     embedder: &mut Embedder,
@@ -339,7 +342,7 @@ fn rows(
             Err(error) => return Err(error.into()),
         }
     };
-    // Some shapes in the graph are symbolic: only a run shows whether they fit.
+    // Some shapes in the graph are symbolic, so only a run shows if they fit.
     decoder.read(&mut cache, 0, &embedder.embed(&[0])?)?;
     let several = decoder.read(&mut cache, 0, &embedder.embed(&[0, 0])?);
     if let Err(error) = &several {
@@ -359,7 +362,7 @@ fn rows(
     Ok((cache, several.is_ok()))
 }
 
-/// Tokens the KV cache holds.
+/// Returns the number of tokens in a row of the KV cache.
 fn capacity(plan: &Plan, video: usize, new: usize, context: usize) -> Result<usize, String> {
     let wanted = video + TEXT_ROOM + new;
     if video + LEAST_TEXT_ROOM + new > context {

@@ -1,4 +1,4 @@
-//! Picks the next token of a sequence by the model's logits, and refuses logits that are not finite.
+//! Picks the next token of a sequence from the model's logits. Refuses logits that are not finite.
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -19,8 +19,9 @@ impl Sampler {
         Sampler { sampling, random: StdRng::seed_from_u64(seed) }
     }
 
-    /// Picks a token by its logit: one number a token of the vocabulary. `None`: one of them is no
-    /// number, or the largest is infinite; a token that is ruled out may be minus infinity.
+    /// Picks a token from the logits, which have one value per token of the vocabulary. Returns
+    /// `None` if one of them is NaN or the largest is infinite. A token that is ruled out may have
+    /// minus infinity.
     pub fn next(&mut self, logits: &[f32]) -> Option<u32> {
         let best = largest(logits)?;
         Some(match self.sampling {
@@ -32,7 +33,7 @@ impl Sampler {
     }
 }
 
-/// Finds the largest logit; of equals the first, as torch's argmax.
+/// Returns the index of the largest logit, or of the first among equals, as torch's argmax does.
 fn largest(logits: &[f32]) -> Option<usize> {
     let (mut best, mut numbers) = (0, true);
     for (id, logit) in logits.iter().enumerate() {
@@ -44,7 +45,7 @@ fn largest(logits: &[f32]) -> Option<usize> {
     (numbers && logits.get(best)?.is_finite()).then_some(best)
 }
 
-/// `draw` in [0, 1) picks from the smallest set of tokens whose probability reaches `top_p`
+/// Picks by `draw`, in [0, 1), from the smallest set of tokens whose probability reaches `top_p`
 /// (Holtzman et al., arXiv 1904.09751).
 fn nucleus(logits: &[f32], highest: f32, temperature: f32, top_p: f32, draw: f32) -> u32 {
     let mut weights: Vec<(u32, f32)> = logits
@@ -87,7 +88,7 @@ mod tests {
     }
 
     proptest! {
-        /// Wherever it stands: no token is made of a logit that is no number.
+        /// Tests that a logit that is NaN or infinite gives no token, at any position.
         #[test]
         fn what_is_not_finite_is_no_token(
             mut logits in prop::collection::vec(-50.0f32..50.0, 1..60),
@@ -105,7 +106,7 @@ mod tests {
                 logits[at] = wrong;
                 prop_assert_eq!(next(&logits), None);
             }
-            // A token that is ruled out is not taken, and harms no other.
+            // A token that is ruled out is not picked and does not affect the others.
             logits[at] = f32::NEG_INFINITY;
             prop_assert_ne!(next(&logits), Some(at as u32));
             prop_assert_eq!(next(&logits).is_some(), logits.len() > 1);

@@ -1,11 +1,11 @@
-//! How long onnxruntime's own calls took, where somebody wants to know (`lookout bench words`).
+//! Measures the time of onnxruntime's own calls, for `lookout bench words`.
 
 use std::time::Duration;
 
 #[derive(Default)]
 pub struct Stopwatch {
     clock: Option<fn() -> Duration>,
-    /// Since it was started.
+    /// Time spent in calls since the start.
     pub spent: Duration,
 }
 

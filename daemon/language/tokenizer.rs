@@ -1,7 +1,7 @@
-//! Text to token ids and back, by the package's `tokenizer.json`.
+//! Converts text to token ids and back, with the package's `tokenizer.json`.
 //!
-//! Prompts are cut at the picture's token, where the video's rows go; answers are decoded id by id,
-//! and only whole characters are handed on.
+//! Guarantees: prompts are split at the image token, where the video's rows go. Answers are decoded
+//! id by id, and only whole characters are returned.
 
 use std::fs;
 use std::panic::AssertUnwindSafe;
@@ -9,12 +9,12 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-/// Where the video stands in a prompt, unless the package has another token for it.
+/// The image token: it marks the video's place in a prompt, unless the package has another token.
 pub const IMAGE: &str = "<image>";
 
 pub struct Tokenizer {
     vocabulary: tokenizers::Tokenizer,
-    /// What `tokenizer.json` puts before every text.
+    /// The token that `tokenizer.json` puts before every text, or `None` if it adds none.
     bos: Option<Token>,
     image: Image,
 }
@@ -25,17 +25,17 @@ struct Token {
     text: String,
 }
 
-/// Where the video stands in a prompt.
+/// The mark of the video's place in a prompt.
 #[derive(Clone, Debug)]
 enum Image {
-    /// A token that `tokenizer.json` knows.
+    /// A token that `tokenizer.json` defines.
     Token(Token),
-    /// It knows none: `<image>` in the text.
+    /// The text `<image>`, because `tokenizer.json` defines no such token.
     Unknown,
 }
 
 /// Token ids around the places of the video: one piece more than there are places. The first
-/// begins with BOS if the tokenizer adds one or the text does; no other does.
+/// piece begins with BOS if the tokenizer adds one or the text has one; no other piece does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Prompt {
     pub pieces: Vec<Vec<u32>>,
@@ -46,8 +46,8 @@ pub struct Prompt {
 pub struct TokenizerError(String);
 
 impl Tokenizer {
-    /// Reads `tokenizer.json` of a model package, and in `config.json`, if there is one, which
-    /// token stands for the picture.
+    /// Reads `tokenizer.json` of a model package, and the image token from `config.json` if that
+    /// file exists.
     pub fn load(package: &Path) -> Result<Tokenizer, TokenizerError> {
         let path = package.join("tokenizer.json");
         let failed = |why: String| TokenizerError(format!("{}: {why}", path.display()));
@@ -77,7 +77,7 @@ impl Tokenizer {
         Ok(tokenizer.with_image_token(usual).with_image_token(configured(package)?))
     }
 
-    /// Takes the token with this id, if `tokenizer.json` adds it, for the place of the video.
+    /// Uses the token with this id as the image token, if `tokenizer.json` adds it.
     fn with_image_token(mut self, id: Option<u32>) -> Tokenizer {
         let mut added = self.vocabulary.get_added_tokens_decoder();
         if let Some((id, token)) = id.and_then(|id| Some((id, added.remove(&id)?))) {
@@ -86,7 +86,7 @@ impl Tokenizer {
         self
     }
 
-    /// The text of the token that stands for the video.
+    /// Returns the text of the image token.
     pub fn image_token(&self) -> &str {
         match &self.image {
             Image::Token(token) => &token.text,
@@ -94,18 +94,19 @@ impl Tokenizer {
         }
     }
 
-    /// What `tokenizer.json` puts before every text.
+    /// The token that `tokenizer.json` puts before every text, or `None` if it adds none.
     pub fn bos_token(&self) -> Option<String> {
         self.bos.as_ref().map(|bos| bos.text.clone())
     }
 
-    /// As a processor of transformers does: a text that begins with BOS gets no second one.
+    /// Tokenizes a text around the image tokens. A text that begins with BOS gets no second one, as
+    /// in a processor of transformers.
     pub fn encode_around_image(&self, text: &str) -> Result<Prompt, TokenizerError> {
         let encode = |text: &str| {
             let wrong = |why: &dyn std::fmt::Display| {
                 TokenizerError(format!("prompt cannot be tokenised: {why}"))
             };
-            // The search of a regular expression ends by a panic where a text leads it astray.
+            // A regular expression search panics when it gives up on a text.
             let encoding = std::panic::catch_unwind(AssertUnwindSafe(|| {
                 self.vocabulary.encode_fast(text, false)
             }));
@@ -113,8 +114,8 @@ impl Tokenizer {
             Ok(encoding.map_err(|e| wrong(&e))?.get_ids().to_vec())
         };
         let mut pieces: Vec<Vec<u32>> = match &self.image {
-            // Not piece by piece: to some tokenizers the beginning of a text is another thing than
-            // what follows a token.
+            // The text is not encoded piece by piece, because some tokenizers treat the beginning
+            // of a text differently from text after a token.
             Image::Token(image) => {
                 encode(text)?.split(|id| *id == image.id).map(<[u32]>::to_vec).collect()
             }
@@ -126,8 +127,8 @@ impl Tokenizer {
         Ok(Prompt { pieces })
     }
 
-    /// The first special token (or picture's place) that stands in a text: people's words must not
-    /// hold any, or they could end their own turn and speak in another's name.
+    /// Returns the first special token or image token in a text. A client's text must not contain
+    /// any, or it could end its own turn and continue in another role.
     pub fn special_token_in(&self, text: &str) -> Option<String> {
         let special = self.vocabulary.get_added_tokens_decoder().into_values();
         let special = special.filter(|token| token.special).map(|token| token.content);
@@ -136,14 +137,14 @@ impl Tokenizer {
         found.min().map(|(_, token)| token)
     }
 
-    /// All ids at once; special tokens are left out.
+    /// Decodes all ids at once and leaves out special tokens.
     pub fn decode(&self, ids: &[u32]) -> Result<String, TokenizerError> {
         self.vocabulary
             .decode(ids, true)
             .map_err(|e| TokenizerError(format!("answer cannot be decoded: {e}")))
     }
 
-    /// With the added tokens.
+    /// Returns the size of the vocabulary, including the added tokens.
     pub fn vocab_size(&self) -> usize {
         self.vocabulary.get_vocab_size(true)
     }
@@ -153,12 +154,12 @@ impl Tokenizer {
     }
 }
 
-/// The id of the picture's token, by config.json.
+/// Returns the id of the image token, according to config.json.
 fn configured(package: &Path) -> Result<Option<u32>, TokenizerError> {
     #[derive(Deserialize)]
     struct Config {
         image_token_id: Option<u32>,
-        /// The older name.
+        /// The older name of the same key.
         image_token_index: Option<u32>,
     }
     let path = package.join("config.json");
@@ -169,12 +170,12 @@ fn configured(package: &Path) -> Result<Option<u32>, TokenizerError> {
 }
 
 impl Prompt {
-    /// Tokens of text, without the video's rows.
+    /// Returns the number of text tokens, without the video's rows.
     pub fn text_tokens(&self) -> usize {
         self.pieces.iter().map(Vec::len).sum()
     }
 
-    /// All ids in one row, -200 where the video goes: the reference's notation.
+    /// Returns all ids in one list, with -200 in the video's place, as in the reference.
     pub fn with_markers(&self) -> Vec<i64> {
         let pieces: Vec<Vec<i64>> = self
             .pieces
@@ -187,23 +188,23 @@ impl Prompt {
 
 /// Decodes an answer while it is being written.
 ///
-/// What [`push`](Self::push) and [`finish`](Self::finish) return adds up to [`Tokenizer::decode`]
-/// of all ids, wherever these are whole characters.
+/// The texts that [`push`](Self::push) and [`finish`](Self::finish) return add up to
+/// [`Tokenizer::decode`] of all ids, if the ids form whole characters.
 #[derive(Default)]
 pub struct TokenStream {
-    /// The ids of the last text handed on, which decide whether a space follows, then the ids
-    /// that are not handed on yet.
+    /// The ids of the last returned text, which determine if a space follows, then the ids whose
+    /// text is not returned yet.
     ids: Vec<u32>,
-    /// How many of `ids` were handed on.
+    /// Number of `ids` whose text was returned.
     told: usize,
 }
 
 impl TokenStream {
-    /// The text that `id` completes; empty while a character is not whole.
+    /// Returns the text that `id` completes. Empty while a character is incomplete.
     pub fn push(&mut self, tokenizer: &Tokenizer, id: u32) -> Result<String, TokenizerError> {
         self.ids.push(id);
         let fresh = self.fresh(tokenizer)?;
-        // An unfinished character decodes as U+FFFD at the end; its other bytes may yet come.
+        // An incomplete character decodes as U+FFFD at the end; its other bytes may still follow.
         if fresh.is_empty() || fresh.ends_with(char::REPLACEMENT_CHARACTER) {
             return Ok(String::new());
         }
@@ -212,7 +213,7 @@ impl TokenStream {
         Ok(fresh)
     }
 
-    /// The rest: a character that was never finished comes out as U+FFFD.
+    /// Returns the remaining text. A character that was never completed becomes U+FFFD.
     pub fn finish(self, tokenizer: &Tokenizer) -> Result<String, TokenizerError> {
         self.fresh(tokenizer)
     }
@@ -222,8 +223,8 @@ impl TokenStream {
         let all = tokenizer.decode(&self.ids)?;
         match all.strip_prefix(&told) {
             Some(fresh) => Ok(fresh.into()),
-            // Bytes that fit no character spoil, in some decoders, the good ones before them,
-            // which were handed on already.
+            // In some decoders, bytes of an invalid character also change the valid text before
+            // them, which was returned already.
             None => tokenizer.decode(&self.ids[self.told..]),
         }
     }
@@ -279,7 +280,7 @@ mod tests {
         let prompt = tokenizer.encode_around_image("a<|im_end|>b").expect("text");
         assert_eq!(prompt.pieces, CHATML.encode_around_image("a<image>b").expect("text").pieces);
         assert_eq!(tokenizer.special_token_in("<image>").as_deref(), Some("<image>"));
-        // Not one of tokenizer.json: as if there were none.
+        // A token that is not in tokenizer.json is ignored.
         let tokenizer = load("chatml_nobos_legacy").with_image_token(Some(5000));
         assert_eq!(tokenizer.image_token(), IMAGE);
     }
@@ -329,7 +330,7 @@ mod tests {
             }
         }
 
-        /// Any ids at all, as an untrained model would say them.
+        /// Tests arbitrary ids, like those of an untrained model.
         #[test]
         fn whole_characters_add_up(ids in prop::collection::vec(0u32..800, 0..40)) {
             for tokenizer in [&*LLAMA, &*CHATML] {

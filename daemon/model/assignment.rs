@@ -1,8 +1,8 @@
-//! Which execution provider onnxruntime gave each operator of a session to.
+//! Lists the execution provider that onnxruntime assigned to each operator of a session.
 //!
-//! A session that was asked for on CUDA may hold any number of operators on the CPU, of which
-//! onnxruntime says nothing by itself. Arithmetic of shapes belongs there; the model's own
-//! arithmetic does not, and a session that has it there does not run on CUDA.
+//! A session that was requested on CUDA may have any number of operators on the CPU, and
+//! onnxruntime does not report this by itself. Shape arithmetic belongs on the CPU. The model's own
+//! arithmetic does not: a session that has it on the CPU does not count as running on CUDA.
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, c_char};
@@ -12,7 +12,7 @@ use ort::AsPointer;
 use ort::session::Session;
 use ort::sys::{OrtEpAssignedNode, OrtEpAssignedSubgraph, OrtStatusPtr};
 
-/// A session's setting, without which nothing is recorded.
+/// The session setting that makes onnxruntime record the assignment.
 pub const RECORD: (&str, &str) = ("session.record_ep_graph_assignment_info", "1");
 
 pub const CPU: &str = "CPUExecutionProvider";
@@ -20,15 +20,16 @@ pub const CPU: &str = "CPUExecutionProvider";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Assigned {
     pub provider: String,
-    /// `MatMul`, `GroupQueryAttention`, …
+    /// The operator's type: `MatMul`, `GroupQueryAttention`, …
     pub operator: String,
 }
 
-/// Parts of the names of the operators that hold nearly all arithmetic of a transformer: `MatMul`,
+/// Name parts of the operators that do nearly all arithmetic of a transformer: `MatMul`,
 /// `MatMulNBits`, `FusedConv`, `GroupQueryAttention`, …
 const ARITHMETIC: [&str; 4] = ["MatMul", "Gemm", "Conv", "Attention"];
 
-/// The model's arithmetic that is left on the CPU, as "4 GroupQueryAttention"; `None`: none is.
+/// Returns the model's arithmetic that is left on the CPU, such as "4 GroupQueryAttention", or
+/// `None` if there is none.
 pub fn arithmetic_on_cpu(assigned: &[Assigned]) -> Option<String> {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for Assigned { provider, operator } in assigned {
@@ -40,15 +41,15 @@ pub fn arithmetic_on_cpu(assigned: &[Assigned]) -> Option<String> {
     (!words.is_empty()).then(|| words.join(", "))
 }
 
-/// Every operator of a session that was built with [`RECORD`].
+/// Returns every operator of a session that was built with [`RECORD`].
 pub fn assigned(session: &Session) -> ort::Result<Vec<Assigned>> {
     let api = ort::api();
     let mut subgraphs: *const *const OrtEpAssignedSubgraph = ptr::null();
     let mut count = 0;
     let mut assigned = Vec::new();
-    // SAFETY: the session lives through this function, and what it hands out lives as long as it.
-    // Every list comes with its length, every name ends with a zero, and only what onnxruntime has
-    // filled without an error is read.
+    // SAFETY: the session outlives this function, and the data that it returns lives as long as the
+    // session. Every list comes with its length, every name ends with a zero byte, and only data
+    // that onnxruntime has filled without an error is read.
     unsafe {
         check((api.Session_GetEpGraphAssignmentInfo)(session.ptr(), &mut subgraphs, &mut count))?;
         for &subgraph in list(subgraphs, count) {
@@ -66,7 +67,7 @@ pub fn assigned(session: &Session) -> ort::Result<Vec<Assigned>> {
 }
 
 unsafe fn check(status: OrtStatusPtr) -> ort::Result<()> {
-    // SAFETY: the caller has the status from onnxruntime and uses it no more.
+    // SAFETY: the caller received the status from onnxruntime and does not use it again.
     unsafe { ort::Error::result_from_status(status) }
 }
 
@@ -74,13 +75,13 @@ unsafe fn list<'a, T>(first: *const T, count: usize) -> &'a [T] {
     if first.is_null() {
         return &[];
     }
-    // SAFETY: the caller has both from onnxruntime, which counts what it gives.
+    // SAFETY: the caller received both from onnxruntime, which reports the correct length.
     unsafe { std::slice::from_raw_parts(first, count) }
 }
 
 unsafe fn name(ask: impl FnOnce(*mut *const c_char) -> OrtStatusPtr) -> ort::Result<String> {
     let mut text: *const c_char = ptr::null();
-    // SAFETY: on success onnxruntime has put a string there that lives as long as the session.
+    // SAFETY: on success onnxruntime has stored a string there that lives as long as the session.
     unsafe {
         check(ask(&mut text))?;
         Ok(CStr::from_ptr(text).to_string_lossy().into_owned())

@@ -1,12 +1,12 @@
-//! Whether CUDA can be had: its libraries loaded, onnxruntime's provider registered, and what is
-//! missing named.
+//! Makes CUDA available: loads its libraries, registers onnxruntime's provider, and reports what is
+//! missing.
 //!
-//! onnxruntime's provider is itself a shared library that needs CUDA's, which the loader seeks in
-//! the system's folders only. `make setup-cuda` puts them beside libonnxruntime; here they are
-//! loaded from there by full path before the provider asks for them, so that no LD_LIBRARY_PATH is
-//! needed. What is not beside it may still be installed in the system.
+//! onnxruntime's provider is a shared library that needs CUDA's libraries. The loader looks for
+//! these only in the system's folders. `make setup-cuda` puts them next to libonnxruntime, and this
+//! module loads them from there by full path before the provider needs them, so that
+//! LD_LIBRARY_PATH is not needed. A library that is not there may still be installed in the system.
 //!
-//! Nothing here has met a GPU: it is proven up to the driver that is missing.
+//! This module has not run on a GPU. It is verified only up to the missing driver.
 
 use std::path::{Path, PathBuf};
 use std::{fs, mem};
@@ -19,12 +19,13 @@ use ort::session::builder::SessionBuilder;
 
 use super::device::NoCuda;
 
-/// NVIDIA's driver, which no package of libraries brings.
+/// NVIDIA's driver library, which no library package contains.
 const DRIVER: &str = "libcuda.so.1";
-/// The provider asks for it only when it meets a convolution, and then too late.
+/// The cuDNN library. The provider loads it only at the first convolution, which is too late to
+/// report that it is missing.
 const CUDNN: &str = "libcudnn.so.9";
 
-/// What lies beside libonnxruntime, without versions; each stands behind those that it needs.
+/// The libraries next to libonnxruntime, without versions. Each comes after the ones it needs.
 const LIBRARIES: [&str; 14] = [
     "libcudart",
     "libcublasLt",
@@ -42,15 +43,16 @@ const LIBRARIES: [&str; 14] = [
     "libcudnn_engines_runtime_compiled",
 ];
 
-/// Loads what `libonnxruntime` needs for CUDA and registers the provider once, to see that it can
-/// be had. A session may still be refused: the device, its memory and its kernels come with it.
+/// Loads the libraries that `libonnxruntime` needs for CUDA and registers the provider once, to
+/// check that it is available. A session may still be refused, because only a session uses the
+/// device, its memory and its kernels.
 pub fn prepare(libonnxruntime: &Path, environment: &Environment) -> Result<(), NoCuda> {
-    // Says what the library was built for, not what the machine has.
+    // Reports what the library was built for, not what the machine has.
     if !CUDA::is_available().unwrap_or(false) {
         return Err(NoCuda::NoProvider);
     }
     let beside = libraries_beside(libonnxruntime.parent().unwrap_or(Path::new(".")));
-    // Hundreds of megabytes of libraries are of no use without the driver.
+    // Without the driver, loading hundreds of megabytes of libraries is useless.
     if !beside.is_empty() {
         load(Path::new(DRIVER)).map_err(|_| NoCuda::MissingLibrary(DRIVER.into()))?;
     }
@@ -65,22 +67,22 @@ pub fn prepare(libonnxruntime: &Path, environment: &Environment) -> Result<(), N
     load(Path::new(CUDNN)).map_err(|_| NoCuda::MissingLibrary(CUDNN.into()))
 }
 
-/// The provider for a session; `arena` in bytes.
+/// Returns the provider for a session; `arena` is its memory limit in bytes.
 pub fn provider(arena: Option<usize>) -> ExecutionProviderDispatch {
     let mut cuda = CUDA::default()
         .with_conv_algorithm_search(ConvAlgorithmSearch::Heuristic)
-        // The KV cache and the weights are asked for once; doubling would only waste.
+        // The KV cache and the weights are allocated once; doubling would only waste memory.
         .with_arena_extend_strategy(ArenaExtendStrategy::SameAsRequested)
-        // Its ten bits of mantissa would not give the paper's tokens from a graph in fp32.
+        // TF32's ten mantissa bits would not give the paper's tokens from a graph in fp32.
         .with_tf32(false);
     if let Some(bytes) = arena {
         cuda = cuda.with_memory_limit(bytes);
     }
-    // Without this onnxruntime goes on with the CPU and says nothing.
+    // Without this, onnxruntime silently continues on the CPU.
     cuda.build().error_on_failure()
 }
 
-/// The first file of each of [`LIBRARIES`] in the folder, in their order.
+/// Returns the first file in the folder for each of [`LIBRARIES`], in their order.
 fn libraries_beside(folder: &Path) -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> =
         fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
@@ -95,17 +97,17 @@ fn libraries_beside(folder: &Path) -> Vec<PathBuf> {
     LIBRARIES.iter().filter_map(of).cloned().collect()
 }
 
-/// Loads a library for good, its symbols for all: by a path, or by a name that the system finds.
+/// Loads a library permanently, with global symbols: by path, or by a name that the system finds.
 fn load(library: &Path) -> Result<(), libloading::Error> {
-    // SAFETY: what runs at loading is NVIDIA's own code, in the order that its libraries need.
+    // SAFETY: loading runs only NVIDIA's own code, in the order that its libraries need.
     let library = unsafe { Library::open(Some(library), RTLD_NOW | RTLD_GLOBAL) }?;
-    // Kept loaded to the end of the process.
+    // The library stays loaded until the process ends.
     mem::forget(library);
     Ok(())
 }
 
-/// onnxruntime's words as one sentence: the library that the loader misses, CUDA's own complaint, or
-/// what stands behind the place in the source code.
+/// Converts onnxruntime's message to one sentence: the library that the loader does not find,
+/// CUDA's own error, or the text after the source code location.
 pub fn refused(words: &str) -> NoCuda {
     tracing::debug!("onnxruntime refused CUDA: {words}");
     const MISSED: &str = ": cannot open shared object file";
@@ -119,7 +121,7 @@ pub fn refused(words: &str) -> NoCuda {
     let complaint = ["CUDA failure ", "CUBLAS failure ", "CUDNN failure "]
         .iter()
         .find_map(|start| Some(flat[flat.find(start)?..].split(" ; ").next()?.trim()));
-    // "[ONNXRuntimeError] : 1 : FAIL : what it says"
+    // "[ONNXRuntimeError] : 1 : FAIL : message"
     let said = complaint.unwrap_or_else(|| {
         let said = flat.rsplit("[ONNXRuntimeError] : ").next().unwrap_or(&flat);
         said.splitn(3, " : ").last().unwrap_or(said)
@@ -143,7 +145,7 @@ mod tests {
                        libonnxruntime_providers_cuda.so with error: libcublasLt.so.13: cannot open \
                        shared object file: No such file or directory";
         assert_eq!(refused(missing), NoCuda::MissingLibrary("libcublasLt.so.13".into()));
-        // As onnxruntime 1.31.1 says it with a driver that has no GPU; shortened at its start.
+        // The message of onnxruntime 1.31.1 with a driver that has no GPU, shortened at its start.
         let failure = "/onnxruntime_src/onnxruntime/core/providers/cuda/cuda_call.cc:154 \
                        std::conditional_t<THRW, void, onnxruntime::common::Status> CUDA failure 35: \
                        CUDA driver version is insufficient for CUDA runtime version ; GPU=-1 ; \

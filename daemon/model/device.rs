@@ -1,12 +1,13 @@
-//! Which device a part of the model runs on, and why it is that one: rules only. What is there to
-//! choose from, `cuda.rs` finds out.
+//! Decides which device a part of the model runs on, and gives the reason.
+//!
+//! Not here: finding the available devices, which `cuda.rs` does. This module has rules only.
 
 use std::fmt;
 
 use crate::config::Device;
 
-/// What can have a device of its own. Embedding tokens is neither: it copies rows of a table into
-/// the host's memory, where they are needed, and so stays on the CPU.
+/// A part of the model that can have its own device. Token embedding belongs to neither part: it
+/// copies rows of a table into host memory, where they are needed, and so stays on the CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
     Vision,
@@ -37,11 +38,11 @@ impl Processor {
     }
 }
 
-/// Where a part runs. Always what is, never what was wished.
+/// The device that a part actually runs on, not the requested one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placement {
     pub processor: Processor,
-    /// Why, in words; empty when it was chosen by name.
+    /// Reason for the device, as text. Empty if the config names the device.
     pub reason: String,
 }
 
@@ -50,16 +51,17 @@ impl Placement {
         Placement { processor: Processor::Cpu, reason: String::new() };
 }
 
-/// Why CUDA cannot be had.
+/// Reason why CUDA is unavailable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NoCuda {
-    /// The libonnxruntime in use is one for CPUs only.
+    /// The libonnxruntime in use supports only CPUs.
     NoProvider,
-    /// A shared library is not there: its file name.
+    /// A shared library is missing. Contains its file name.
     MissingLibrary(String),
-    /// In the words of onnxruntime or the loader.
+    /// onnxruntime or the loader reported an error. Contains its message.
     Refused(String),
-    /// Arithmetic of a graph that CUDA has no kernel for: file, and operators with their number.
+    /// CUDA has no kernel for some of a graph's arithmetic. Contains the file, and the operators
+    /// with their counts.
     NoKernel { graph: String, operators: String },
 }
 
@@ -77,7 +79,7 @@ impl fmt::Display for NoCuda {
 }
 
 impl NoCuda {
-    /// What to do about it, if there is anything.
+    /// Returns a fix, or `None` if there is none.
     fn mend(&self) -> Option<&'static str> {
         match self {
             NoCuda::NoProvider => Some("`make setup-cuda` fetches one that has"),
@@ -91,7 +93,8 @@ impl NoCuda {
     }
 }
 
-/// What is asked × what is there: where a part runs and why, or the sentence that ends the start.
+/// Returns the device for a part with its reason, from the requested device and the availability of
+/// CUDA. The error is the sentence that startup fails with.
 pub fn place(part: Part, asked: Device, cuda: &Result<(), NoCuda>) -> Result<Placement, String> {
     let (processor, reason) = match (asked, cuda) {
         (Device::Cpu, _) => (Processor::Cpu, String::new()),
@@ -110,7 +113,7 @@ pub fn place(part: Part, asked: Device, cuda: &Result<(), NoCuda>) -> Result<Pla
     Ok(Placement { processor, reason })
 }
 
-/// Where both parts run, as events and logs say it.
+/// The devices of both parts, as events and logs report them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Devices {
     pub vision: Placement,
@@ -118,7 +121,7 @@ pub struct Devices {
 }
 
 impl Devices {
-    /// `cpu` or `cuda`; both by name where they differ.
+    /// Returns `cpu` or `cuda`, or both with the part's name if they differ.
     pub fn device(&self) -> String {
         let (vision, language) = (self.vision.processor, self.language.processor);
         if vision == language {
@@ -127,7 +130,7 @@ impl Devices {
         format!("vision {}, language {}", vision.name(), language.name())
     }
 
-    /// Why; empty when both were chosen by name.
+    /// Returns the reason for the devices. Empty if the config names both.
     pub fn reason(&self) -> String {
         let (vision, language) = (&self.vision.reason, &self.language.reason);
         match (vision.as_str(), language.as_str()) {

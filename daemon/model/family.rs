@@ -1,19 +1,21 @@
-//! What `config.json` says of a model of the LLaVA family. What it leaves out has the value of
-//! transformers' config classes; what the daemon cannot honour is refused by name.
+//! Reads `config.json` of a model of the LLaVA family.
+//!
+//! Guarantees: missing values get the defaults of transformers' config classes. An unsupported
+//! value is refused with an error that names it.
 
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::rope::{Rope, Scaling};
 
-/// A checkpoint's kind, as its `model_type` says.
+/// A checkpoint's kind, according to its `model_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
-    /// LLaVA-1.5, LLaVA-Interleave and their likes.
+    /// LLaVA-1.5, LLaVA-Interleave and similar models.
     Llava,
-    /// LLaVA-NeXT; of its grids only the base one is used, as SlowFast-LLaVA does.
+    /// LLaVA-NeXT. Only its base grid is used, as in SlowFast-LLaVA.
     LlavaNext,
-    /// LLaVA-OneVision; likewise.
+    /// LLaVA-OneVision. Only its base grid is used.
     LlavaOnevision,
 }
 
@@ -62,9 +64,9 @@ impl TextKind {
 #[derive(Clone, Copy, Debug)]
 pub struct VisionModel {
     pub tower: Tower,
-    /// Pixels a side.
+    /// Side of the square input, in pixels.
     pub image_size: usize,
-    /// Patch tokens a frame, without CLS.
+    /// Patch tokens per frame, without CLS.
     pub grid_tokens: usize,
 }
 
@@ -77,23 +79,23 @@ pub struct TextModel {
     pub kv_heads: usize,
     pub head_dim: usize,
     pub vocab_size: usize,
-    /// `max_position_embeddings`.
+    /// The value of `max_position_embeddings`.
     pub max_positions: usize,
-    /// Tokens that the model can hold, RoPE scaling counted in.
+    /// Context length in tokens, RoPE scaling included.
     pub context: usize,
     pub rope: Rope,
 }
 
-/// What [`read`] finds.
+/// The result of [`read`].
 pub struct Description {
     pub family: Family,
     pub vision: VisionModel,
     pub text: TextModel,
-    /// `eos_token_id` of the text model; empty where it has none.
+    /// The text model's `eos_token_id`. Empty if it has none.
     pub end_tokens: Vec<u32>,
 }
 
-/// From the text of `config.json`.
+/// Reads the description from the text of `config.json`.
 pub fn read(text: &str) -> Result<Description, String> {
     let raw: Raw = serde_json::from_str(text).map_err(|e| e.to_string())?;
     let family = match raw.model_type.as_deref() {
@@ -118,7 +120,7 @@ pub fn read(text: &str) -> Result<Description, String> {
         Family::LlavaOnevision => "full",
         _ => "default",
     });
-    // "default" leaves out the first token, CLIP's CLS; SigLIP has none to leave out.
+    // "default" leaves out the first token, CLIP's CLS. SigLIP has no such token.
     let wanted = match vision.tower {
         Tower::Clip => "default",
         Tower::Siglip => "full",
@@ -135,7 +137,7 @@ pub fn read(text: &str) -> Result<Description, String> {
     let text = raw_text.check(family)?;
     let end_tokens = match (eos, text.kind) {
         (Some(ids), _) => ids.list(),
-        // </s>, which the configs of Llama and Mistral leave out.
+        // The id of </s>, which the configs of Llama and Mistral leave out.
         (None, TextKind::Llama | TextKind::Mistral) => vec![2],
         (None, TextKind::Qwen2) => Vec::new(),
     };
@@ -171,7 +173,7 @@ struct RawText {
     rope_theta: Option<f64>,
     partial_rotary_factor: Option<f64>,
     rope_scaling: Option<RawRope>,
-    /// Where transformers 5 writes theta and scaling.
+    /// The key under which transformers 5 writes theta and scaling.
     rope_parameters: Option<RawRope>,
     eos_token_id: Option<Ids>,
 }
@@ -226,7 +228,7 @@ impl RawVision {
                 ));
             }
         };
-        // The family's own tower where vision_config is left out, else the class's defaults.
+        // The family's own tower if vision_config is left out, otherwise the class's defaults.
         let (size, patch) = match (tower, unsaid) {
             (Tower::Clip, true) => (336, 14),
             (Tower::Siglip, true) => (384, 14),
@@ -245,7 +247,7 @@ impl RawVision {
     }
 }
 
-/// `336` or `[336, 336]`.
+/// Parses a side: `336` or `[336, 336]`.
 fn side(key: &str, value: Option<Value>, default: usize) -> Result<usize, String> {
     let Some(value) = value else { return Ok(default) };
     let sides = match &value {
@@ -271,7 +273,7 @@ impl RawText {
                 ));
             }
         };
-        // Of LlamaConfig, MistralConfig and Qwen2Config; heads of keys, words, positions.
+        // Defaults of LlamaConfig, MistralConfig and Qwen2Config: KV heads, vocabulary, positions.
         let (kv_heads, vocab_size, max_positions) = match kind {
             TextKind::Llama => (None, 32000, 2048),
             TextKind::Mistral => (Some(8), 32000, 131_072),
@@ -354,7 +356,7 @@ impl RawText {
 }
 
 impl RawRope {
-    /// Yarn's, by which cosines and sines are multiplied.
+    /// Returns YaRN's attention factor, which multiplies cosines and sines.
     fn attention_factor(&self, factor: f64) -> f64 {
         let scale =
             |mscale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * mscale * factor.ln() + 1.0 };

@@ -1,11 +1,11 @@
-//! Tensors of 32- or 16-bit floats: graphs may want either, the daemon works with 32 bits.
+//! Converts tensors of 32- or 16-bit floats: graphs may use either, the daemon uses 32 bits.
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use half::vec::HalfFloatVecExt;
 use ort::value::{DynValue, Shape, Tensor, TensorElementType};
 
-/// The kinds of floats that graphs may take and give.
+/// The float types that graphs may take and return.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Float {
     F32,
@@ -28,7 +28,7 @@ impl Float {
         }
     }
 
-    /// A tensor of that shape from 32-bit values.
+    /// Creates a tensor of this shape from 32-bit values.
     pub fn tensor(self, shape: &[usize], values: Vec<f32>) -> ort::Result<DynValue> {
         let shape = Shape::new(shape.iter().map(|side| *side as i64));
         Ok(match self {
@@ -39,7 +39,7 @@ impl Float {
         })
     }
 
-    /// A tensor's shape and values in 32 bits.
+    /// Returns a tensor's shape and its values in 32 bits.
     pub fn values(self, tensor: &DynValue) -> ort::Result<(Vec<i64>, Vec<f32>)> {
         Ok(match self {
             Float::F32 => {

@@ -1,6 +1,6 @@
-//! What an ONNX file says of itself that onnxruntime does not tell: its operators' types, its
-//! initialisers, its rotary tables, and the files that hold its weights. Read with a few fields of
-//! onnx.proto3; everything else is skipped.
+//! Reads the facts of an ONNX file that onnxruntime does not report: its operators' types, its
+//! initialisers, its rotary tables, and the files that contain its weights. Decodes a few fields of
+//! onnx.proto3 and skips everything else.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::{self, File};
@@ -13,9 +13,9 @@ use super::ModelError;
 pub struct GraphFacts {
     pub operators: HashSet<String>,
     pub initialisers: HashMap<String, Initialiser>,
-    /// The tables that attention is given: cosines, sines. Several pairs where layers differ.
+    /// The names of the tables that attention uses: cosines, sines. Several pairs if layers differ.
     pub rotary: BTreeSet<(String, String)>,
-    /// Files beside the graph that hold weights; each is as long as it must be.
+    /// Files next to the graph that contain weights. Each is at least as long as needed.
     pub data_files: Vec<PathBuf>,
 }
 
@@ -24,7 +24,7 @@ pub struct Initialiser {
     pub element: Element,
 }
 
-/// As far as it matters here.
+/// An element type, as far as it is needed here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Element {
     Float32,
@@ -33,11 +33,12 @@ pub enum Element {
 }
 
 impl GraphFacts {
-    /// Refuses a file that is cut off, and one whose weights are.
+    /// Reads a file's facts. Refuses a file that is truncated, and one with truncated weights.
     pub fn read(file: &Path) -> Result<GraphFacts, ModelError> {
         let wrong = |why: String| ModelError(format!("model file {}: {why}", file.display()));
         let handle = File::open(file).map_err(|e| wrong(e.to_string()))?;
-        // SAFETY: the map is read here and now; whoever cuts the file meanwhile cuts the model off.
+        // SAFETY: the map is only read within this function. A process that truncates the file in
+        // the meantime truncates the model.
         let bytes = unsafe { memmap2::Mmap::map(&handle) }.map_err(|e| wrong(e.to_string()))?;
         let model = ModelProto::decode(&*bytes)
             .map_err(|e| wrong(format!("not a whole ONNX file: {e}")))?;
@@ -53,7 +54,7 @@ impl GraphFacts {
     }
 }
 
-/// The files that hold weights, if each is as long as the graph needs it.
+/// Returns the files that contain weights, if each is as long as the graph needs.
 fn whole_data_files(file: &Path, tensors: &[TensorProto]) -> Result<Vec<PathBuf>, ModelError> {
     let mut needed: BTreeMap<PathBuf, u64> = BTreeMap::new();
     for tensor in tensors {
@@ -111,7 +112,7 @@ struct NodeProto {
 }
 
 impl NodeProto {
-    /// Of onnxruntime's operators that rotate.
+    /// Returns the rotary tables of a node, if it is one of onnxruntime's operators that rotate.
     fn rotary_tables(&self) -> Option<(String, String)> {
         let first = match self.op_type.as_str() {
             "GroupQueryAttention" => 7,

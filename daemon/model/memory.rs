@@ -1,8 +1,8 @@
-//! Memory that several tensors are views of: the KV caches of sequences side by side, of which now
-//! these and now those take part in a run.
+//! Provides memory that several tensors are views of. It holds the KV caches of several sequences
+//! next to each other, and each run uses some of them.
 //!
-//! On the CPU it is mapped and takes room only where it has been written; on CUDA it is the
-//! device's. Places and lengths count numbers, not bytes.
+//! On the CPU the memory is mapped, and only written pages take space; on CUDA it is device memory.
+//! Positions and lengths count numbers, not bytes.
 
 use std::ffi::c_void;
 use std::ptr::{self, NonNull};
@@ -30,7 +30,7 @@ enum Place {
 }
 
 impl Memory {
-    /// Zeros, where the session runs.
+    /// Allocates memory filled with zeros on the session's device.
     pub fn new(session: &Session, float: Float, numbers: usize) -> ort::Result<Memory> {
         let place = match session.placement.processor {
             Processor::Cpu => {
@@ -45,8 +45,8 @@ impl Memory {
         Ok(Memory { place, float, numbers, info: session.memory()? })
     }
 
-    /// Binds the numbers from `at` on, as a tensor of that shape, to an input and an output that is
-    /// written in place.
+    /// Binds the numbers from position `at`, as a tensor of this shape, to an input and to an
+    /// output that is written in place.
     ///
     /// # Safety
     ///
@@ -58,7 +58,7 @@ impl Memory {
         at: usize,
         shape: &[usize],
     ) -> ort::Result<()> {
-        // SAFETY: as promised by the caller.
+        // SAFETY: guaranteed by the caller.
         let mut view = unsafe { self.view(at, shape) }?;
         binding.bind_input(input, &view)?;
         binding.bind_output(output, &mut view)
@@ -85,7 +85,7 @@ impl Memory {
         }
     }
 
-    /// Copies `numbers` to another place; the two do not overlap.
+    /// Copies `numbers` to another position. The two ranges must not overlap.
     pub fn copy_within(&mut self, to: usize, from: usize, numbers: usize) -> ort::Result<()> {
         if let Place::Host(map) = &mut self.place {
             let bytes = self.float.bytes();
@@ -99,6 +99,8 @@ impl Memory {
         }
     }
 
+    /// Returns a tensor that is a view of the numbers from position `at`.
+    ///
     /// # Safety
     ///
     /// The view must not be used after this memory has been dropped.
@@ -116,7 +118,7 @@ impl Memory {
         let shape: Vec<i64> = shape.iter().map(|side| *side as i64).collect();
         let bytes = self.float.bytes();
         let mut value = ptr::null_mut();
-        // SAFETY: the piece lies within the memory, as asserted, on the device that `info` names.
+        // SAFETY: the view lies within the memory, as asserted, on the device that `info` names.
         // onnxruntime reads the shape during the call and never frees the data.
         unsafe {
             let status = (ort::api().CreateTensorWithDataAsOrtValue)(
@@ -130,7 +132,7 @@ impl Memory {
             );
             ort::Error::result_from_status(status)?;
             let value = NonNull::new(value).ok_or_else(|| ort::Error::new("no tensor was made"))?;
-            // Of the allocator only the life is prolonged.
+            // Passing the allocator only extends its lifetime.
             Ok(DynTensor::from_ptr(value, Some(&Allocator::default())))
         }
     }
@@ -148,7 +150,7 @@ mod tests {
         view.try_extract_tensor::<f32>().expect("floats").1.to_vec()
     }
 
-    /// The way of a GPU's memory, on the CPU, beside the way of mapped memory.
+    /// Compares the code path of GPU memory, run on the CPU, with the path of mapped memory.
     #[test]
     fn a_device_copies_as_the_host_does() {
         let (runtime, package) = on_the_cpu();

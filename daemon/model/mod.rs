@@ -1,4 +1,4 @@
-//! A model package on disk, and onnxruntime, which runs its graphs.
+//! Reads a model package from disk and runs its graphs with onnxruntime.
 
 mod assignment;
 mod cuda;
@@ -24,7 +24,7 @@ pub use rope::{RotaryTables, Scaling};
 pub(crate) use runtime::tests::on_the_cpu;
 pub use runtime::{Runtime, Session, Tensor, TensorError, host_memory};
 
-/// One sentence that names the file or tensor, what was wanted and what was found.
+/// An error as one sentence that names the file or tensor, the expected value and the value found.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct ModelError(pub String);

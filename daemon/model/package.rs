@@ -1,4 +1,4 @@
-//! A model package: a folder in the layout of the transformers.js community.
+//! Reads a model package: a folder in the layout of the transformers.js community.
 //!
 //! ```text
 //! config.json  preprocessor_config.json  tokenizer.json  generation_config.json
@@ -7,8 +7,8 @@
 //! onnx/decoder_model_merged[_SUFFIX].onnx
 //! ```
 //!
-//! Reads what the daemon must know, takes the graphs of the precision that was asked for, and
-//! refuses by name what it cannot honour.
+//! Guarantees: takes the graphs of the requested precision. Refuses an unsupported package with an
+//! error that names the cause.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,23 +23,23 @@ use crate::config::Precision;
 #[derive(Clone, Debug)]
 pub struct Package {
     pub folder: PathBuf,
-    /// The folder's name: what events call the model.
+    /// The model's name in events: the folder's name.
     pub name: String,
     pub family: Family,
     pub vision: VisionModel,
     pub text: TextModel,
-    /// The text of preprocessor_config.json, which `vision/` reads.
+    /// The text of preprocessor_config.json, which `vision/` parses.
     pub preprocessor: String,
     /// Tokens that end an answer.
     pub end_tokens: Vec<u32>,
     graphs: [Graph; 3],
 }
 
-/// One of the package's three ONNX files, of the precision chosen.
+/// One of the package's ONNX files, with its precision.
 #[derive(Clone, Debug)]
 pub struct Graph {
     pub file: PathBuf,
-    /// The file's suffix: `q4`, `fp16`, …; `fp32` where there is none.
+    /// The file's suffix: `q4`, `fp16`, …, or `fp32` if it has none.
     pub precision: String,
 }
 
@@ -109,7 +109,7 @@ impl Package {
 }
 
 impl Graph {
-    /// Every file of that kind in the package, in the order of their precisions' names.
+    /// Returns every file of this kind in the package, sorted by the precision's name.
     pub fn all(folder: &Path, kind: GraphKind) -> Result<Vec<Graph>, ModelError> {
         let entries = fs::read_dir(folder.join("onnx"))
             .map_err(|e| ModelError(format!("model package {}: onnx/: {e}", folder.display())))?;
@@ -147,14 +147,14 @@ impl Graph {
         }
     }
 
-    /// What the file says of itself; refuses one that is damaged, or whose weights are.
+    /// Reads the file's facts. Refuses a damaged file and one with damaged weights.
     pub fn facts(&self) -> Result<GraphFacts, ModelError> {
         GraphFacts::read(&self.file)
     }
 }
 
-/// The text of `preprocessor_config.json`, or that part of `processor_config.json`, where
-/// transformers 5 writes it.
+/// Returns the text of `preprocessor_config.json`, or the same section of `processor_config.json`,
+/// where transformers 5 writes it.
 fn preprocessor(folder: &Path) -> Result<String, ModelError> {
     let own = folder.join("preprocessor_config.json");
     let whole = folder.join("processor_config.json");
@@ -167,7 +167,7 @@ fn preprocessor(folder: &Path) -> Result<String, ModelError> {
     read(&own)
 }
 
-/// The last part of the path that is a name; `package` says nothing, so then its parent's.
+/// Returns the folder's name, or its parent's name if the folder is called `package`.
 fn package_name(folder: &Path) -> String {
     let whole = folder.canonicalize().unwrap_or_else(|_| folder.into());
     let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());

@@ -1,12 +1,13 @@
-//! Rotary position embedding (RoFormer, arXiv 2104.09864) with every scaling that a LLaVA's
-//! `config.json` may ask for, as tables of cosines and sines.
+//! Computes rotary position embedding (RoFormer, arXiv 2104.09864) with every scaling that the
+//! `config.json` of a LLaVA may request, as tables of cosines and sines.
 //!
-//! Computed here because the tool that builds decoder graphs leaves out some scalings without a
-//! word. The formulas are those of transformers' `modeling_rope_utils`, in its 32-bit floats.
+//! The tables are computed here because the tool that builds decoder graphs silently leaves out
+//! some scalings. The formulas are those of transformers' `modeling_rope_utils`, in 32-bit floats
+//! as there.
 
 use std::f64::consts::PI;
 
-/// What `config.json` says.
+/// The rotary embedding of a model, according to `config.json`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rope {
     pub theta: f64,
@@ -20,19 +21,19 @@ pub enum Scaling {
     Linear {
         factor: f64,
     },
-    /// NTK-aware: theta grows with the sequence, once it is longer than the model was trained for.
+    /// NTK-aware: theta grows with the sequence once it is longer than the trained length.
     Dynamic {
         factor: f64,
         trained: usize,
     },
-    /// Llama 3.1: long waves are stretched, short ones stay.
+    /// Llama 3.1: long wavelengths are stretched, short ones stay.
     Llama3 {
         factor: f64,
         low_freq_factor: f64,
         high_freq_factor: f64,
         original: usize,
     },
-    /// arXiv 2309.00071. `attention_factor` multiplies cosines and sines.
+    /// YaRN (arXiv 2309.00071). `attention_factor` multiplies cosines and sines.
     Yarn {
         factor: f64,
         original: usize,
@@ -54,10 +55,10 @@ impl Scaling {
         }
     }
 
-    /// Tokens that the model can hold, where `max_position_embeddings` is what `config.json` says.
+    /// Returns the context length in tokens, given `max_position_embeddings` of `config.json`.
     ///
-    /// That number is the trained length under linear and dynamic scaling (so transformers
-    /// documents it), the stretched one under llama3, and either under yarn.
+    /// That value is the trained length under linear and dynamic scaling (as transformers
+    /// documents), the stretched length under llama3, and either of them under yarn.
     pub fn context(self, max_position_embeddings: usize) -> usize {
         let stretched = |length: usize, factor: f64| (length as f64 * factor) as usize;
         match self {
@@ -72,7 +73,7 @@ impl Scaling {
     }
 }
 
-/// Cosines and sines `[positions, head_dim / 2]`.
+/// Tables of cosines and sines, `[positions, head_dim / 2]`.
 pub struct RotaryTables {
     pub cos: Vec<f32>,
     pub sin: Vec<f32>,
@@ -81,8 +82,9 @@ pub struct RotaryTables {
 }
 
 impl RotaryTables {
-    /// For sequences of up to `positions` tokens: the length that is planned, which under dynamic
-    /// scaling decides on the one table for all of them, so that what is cached stays true.
+    /// Computes the tables for sequences of at most `positions` tokens, the planned length. Under
+    /// dynamic scaling this length determines one table for all sequences, so that cached keys
+    /// stay valid.
     pub fn new(rope: Rope, positions: usize, head_dim: usize) -> RotaryTables {
         let frequencies = frequencies(rope, positions, head_dim);
         let strength = match rope.scaling {
@@ -99,7 +101,7 @@ impl RotaryTables {
     }
 }
 
-/// Angle per position of each pair of a head's channels, `[head_dim / 2]`.
+/// Returns the angle per position for each pair of a head's channels, `[head_dim / 2]`.
 fn frequencies(rope: Rope, planned: usize, head_dim: usize) -> Vec<f32> {
     let dim = head_dim as f64;
     let half = head_dim / 2;
@@ -117,7 +119,7 @@ fn frequencies(rope: Rope, planned: usize, head_dim: usize) -> Vec<f32> {
         Scaling::Llama3 { factor, low_freq_factor, high_freq_factor, original } => {
             let scaled = |frequency: &f32| {
                 let frequency = f64::from(*frequency);
-                // Waves that fit into the original context.
+                // Number of wavelengths that fit into the original context.
                 let waves = original as f64 * frequency / (2.0 * PI);
                 let smooth = (waves - low_freq_factor) / (high_freq_factor - low_freq_factor);
                 let smooth = smooth.clamp(0.0, 1.0);
@@ -126,7 +128,7 @@ fn frequencies(rope: Rope, planned: usize, head_dim: usize) -> Vec<f32> {
             plain.iter().map(scaled).collect()
         }
         Scaling::Yarn { factor, original, beta_fast, beta_slow, truncate, .. } => {
-            // The pair that turns so many times within the original context.
+            // Returns the channel pair that makes `turns` rotations within the original context.
             let pair_of = |turns: f64| {
                 dim * (original as f64 / (turns * 2.0 * PI)).ln() / (2.0 * rope.theta.ln())
             };

@@ -1,7 +1,7 @@
-//! onnxruntime: found, loaded, and asked for sessions on the device that the user chose.
+//! Finds and loads onnxruntime, and creates sessions on the device that the user chose.
 //!
-//! A process has one onnxruntime, for the CPU and for CUDA alike. What cannot be had on CUDA ends
-//! the start, or with "auto" goes to the CPU; never to the CPU in silence.
+//! Guarantees: a process has one onnxruntime, for both the CPU and CUDA. If CUDA is unavailable,
+//! startup fails, or with "auto" the part runs on the CPU; this fallback is never silent.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use super::device::{NoCuda, Part, Placement, Processor, place};
 use super::{Float, ModelError, cuda};
 use crate::config::{self, Device};
 
-/// Of onnxruntime 1.24 or newer: `api-24` in Cargo.toml.
+/// The file name of the library, onnxruntime 1.24 or newer (`api-24` in Cargo.toml).
 const LIBRARY: &str = "libonnxruntime.so";
 
 #[derive(Clone)]
@@ -28,15 +28,15 @@ pub struct Runtime {
     pub file: PathBuf,
     vision: Device,
     language: Device,
-    /// What the arena of a session on CUDA may take, in bytes.
+    /// Memory limit of a CUDA session's arena, in bytes.
     gpu_memory: Option<usize>,
-    /// Whether CUDA can be had, as far as is known without a graph.
+    /// Availability of CUDA, as far as it is known without a graph.
     cuda: Result<(), NoCuda>,
 }
 
 impl Runtime {
-    /// Loads the library that the config names, or that lies where it usually is, and with it what
-    /// CUDA needs, if a part may run there.
+    /// Loads the library that the config names, or the one in the usual location. Also loads the
+    /// libraries that CUDA needs, if a part may run there.
     pub fn load(model: &config::Model) -> Result<Runtime, ModelError> {
         let (vision, language) = (model.vision_device, model.language_device);
         let wanted = [vision, language].iter().any(|device| *device != Device::Cpu);
@@ -52,7 +52,7 @@ impl Runtime {
             true => cuda::prepare(&library, &environment),
             false => Ok(()),
         };
-        // Said before anything slow is loaded.
+        // Device errors are reported before anything slow is loaded.
         for (part, asked) in [(Part::Vision, vision), (Part::Language, language)] {
             place(part, asked, &cuda).map_err(wrong)?;
         }
@@ -60,13 +60,13 @@ impl Runtime {
         Ok(Runtime { environment, file: library, vision, language, gpu_memory, cuda })
     }
 
-    /// The same onnxruntime, and all on the CPU.
+    /// Returns the same onnxruntime with both parts on the CPU.
     pub fn on_the_cpu(&self) -> Runtime {
         Runtime { vision: Device::Cpu, language: Device::Cpu, ..self.clone() }
     }
 
-    /// Loads a part by `load`, which also runs it once. What fails only then on CUDA (a GPU that is
-    /// too old, or too small) goes to the CPU where the device is "auto".
+    /// Loads a part by `load`, which also runs it once. If this fails on CUDA (the GPU is too old
+    /// or too small) and the device is "auto", the part is loaded on the CPU.
     pub fn load_part<T>(
         &self,
         part: Part,
@@ -75,7 +75,7 @@ impl Runtime {
         match load(self) {
             Err(error) if self.asked(part) == Device::Auto && self.cuda.is_ok() => {
                 let why = cuda::refused(&error.to_string());
-                // What has nothing to do with CUDA fails again, and is said.
+                // An error unrelated to CUDA occurs again and is returned.
                 load(&Runtime { cuda: Err(why), ..self.clone() })
             }
             loaded => loaded,
@@ -89,8 +89,8 @@ impl Runtime {
         }
     }
 
-    /// A session on `file` where `part` is to run; `initialisers` replace those of the graph by
-    /// name.
+    /// Creates a session for `file` on the device of `part`; `initialisers` replace those of the
+    /// graph by name.
     pub fn session(
         &self,
         part: Part,
@@ -115,7 +115,7 @@ impl Runtime {
         }
     }
 
-    /// A session that stays on the CPU whatever was asked for.
+    /// Creates a session on the CPU, whatever device is configured.
     pub fn host_session(&self, file: &Path, threads: usize) -> Result<Session, ModelError> {
         self.on_cpu(file, threads, &[], Placement::CPU_BY_NAME)
     }
@@ -134,7 +134,8 @@ impl Runtime {
         Ok(Session { session, file: file.into(), placement })
     }
 
-    /// Refused where a part of the model's own arithmetic would be left on the CPU.
+    /// Creates a session on CUDA. Fails if some of the model's own arithmetic would be left on the
+    /// CPU.
     fn on_cuda(
         &self,
         file: &Path,
@@ -161,7 +162,7 @@ impl Runtime {
     fn builder(&self, threads: usize, initialisers: &[Initialiser]) -> ort::Result<SessionBuilder> {
         let mut builder = SessionBuilder::new(&self.environment)?
             .with_intra_threads(threads)?
-            // The box decodes video too: a spinning thread takes its time from others.
+            // The machine also decodes video; a spinning thread would take CPU time from it.
             .with_intra_op_spinning(false)?
             .with_inter_op_spinning(false)?;
         for (name, value) in initialisers {
@@ -173,8 +174,8 @@ impl Runtime {
 
 type Initialiser = (String, Arc<DynValue>);
 
-/// The library named by the user, else by the environment, else beside the program or in the
-/// system: the one with CUDA first where a part may run there, else the one for CPUs.
+/// Finds the library: the one named by the user, otherwise by the environment, otherwise next to
+/// the program or in the system. The build with CUDA is preferred if a part may run there.
 fn find(named: Option<&Path>, cuda: bool) -> Result<PathBuf, ModelError> {
     if let Some(path) = named {
         return exists(path)
@@ -213,15 +214,15 @@ fn exists(path: &Path) -> Option<PathBuf> {
     path.is_file().then(|| path.to_path_buf())
 }
 
-/// A loaded graph, and the file that errors name.
+/// A loaded graph, with the file that errors name.
 pub struct Session {
     pub session: ort::session::Session,
     pub file: PathBuf,
-    /// Where it runs.
+    /// The device that the graph runs on.
     pub placement: Placement,
 }
 
-/// An input or output as the graph declares it; -1 is any length.
+/// An input or output as the graph declares it. A length of -1 means any length.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tensor {
     pub name: String,
@@ -251,7 +252,7 @@ impl Session {
         declared(self.session.outputs())
     }
 
-    /// The input of that name and kind.
+    /// Returns the input of this name and element type.
     pub fn input(&self, name: &str, wanted: TensorElementType) -> Result<Tensor, TensorError> {
         let tensor = self.find("input", self.inputs(), name)?;
         if tensor.element != wanted {
@@ -262,17 +263,17 @@ impl Session {
         Ok(tensor)
     }
 
-    /// The input of that name, of floats.
+    /// Returns the float input of this name.
     pub fn float_input(&self, name: &str) -> Result<(Tensor, Float), TensorError> {
         self.float("input", self.inputs(), name)
     }
 
-    /// The output of that name, of floats.
+    /// Returns the float output of this name.
     pub fn float_output(&self, name: &str) -> Result<(Tensor, Float), TensorError> {
         self.float("output", self.outputs(), name)
     }
 
-    /// Refuses inputs that nobody would fill.
+    /// Checks that the graph has no inputs that lookout would leave unset.
     pub fn only_inputs(&self, known: impl Fn(&str) -> bool) -> Result<(), TensorError> {
         match self.inputs().into_iter().find(|tensor| !known(&tensor.name)) {
             None => Ok(()),
@@ -282,8 +283,8 @@ impl Session {
         }
     }
 
-    /// Where tensors live that stay between runs, and are an output of one and an input of the
-    /// next: the memory of the device that the session runs on.
+    /// Returns the memory for tensors that stay between runs, as an output of one run and an input
+    /// of the next: the memory of the session's device.
     pub fn memory(&self) -> ort::Result<MemoryInfo<'static>> {
         match self.placement.processor {
             Processor::Cpu => host_memory(),
@@ -296,8 +297,9 @@ impl Session {
         }
     }
 
-    /// A tensor in [`Session::memory`]. On the CPU it holds what was there before; on CUDA zeros,
-    /// for kernels there may read, and multiply by nothing, rows that were never written.
+    /// Allocates a tensor in [`Session::memory`]. On the CPU its content is unspecified. On CUDA it
+    /// is zeros, because kernels there may read rows that were never written and multiply them by
+    /// zero.
     pub fn tensor<T>(&self, shape: &[usize]) -> ort::Result<OrtTensor<T>>
     where
         T: PrimitiveTensorElementType + Clone + Default + std::fmt::Debug + 'static,
@@ -314,7 +316,7 @@ impl Session {
         Ok(tensor)
     }
 
-    /// Waits until what was bound has reached the device.
+    /// Waits until the bound inputs have reached the device.
     pub fn settle(&self, binding: &ort::session::IoBinding) -> ort::Result<()> {
         match self.placement.processor {
             Processor::Cpu => Ok(()),
@@ -351,7 +353,7 @@ impl Session {
     }
 }
 
-/// Where the program itself reads and writes.
+/// Returns the host memory, which the program itself reads and writes.
 pub fn host_memory() -> ort::Result<MemoryInfo<'static>> {
     MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::CPUOutput)
 }
@@ -373,7 +375,7 @@ pub(super) mod tests {
     use super::super::{GraphKind, Package};
     use super::*;
 
-    /// A process has one onnxruntime.
+    /// Returns the runtime that all tests share, since a process has one onnxruntime.
     pub(crate) fn on_the_cpu() -> &'static (Runtime, Package) {
         static LOADED: OnceLock<(Runtime, Package)> = OnceLock::new();
         LOADED.get_or_init(|| {
@@ -388,7 +390,7 @@ pub(super) mod tests {
         })
     }
 
-    /// The rule that refuses a session on CUDA reads this list; here it is that of a whole model.
+    /// Tests the list of a whole model. The rule that refuses a session on CUDA reads such a list.
     #[test]
     fn onnxruntime_tells_where_every_operator_runs() {
         let (runtime, package) = on_the_cpu();

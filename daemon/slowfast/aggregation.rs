@@ -1,4 +1,4 @@
-//! How a clip's features `[T, N, D]` become the rows that the language model reads, in the
+//! Aggregates a clip's features `[T, N, D]` to the rows that the language model reads, in the
 //! notation of the authors' configs: `slowfast-slow_10frms_spatial_1d_max_pool-fast_4x4`.
 
 use std::fmt;
@@ -10,7 +10,7 @@ use super::{Grid, Pool, PoolError, sampling};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Aggregation {
     SlowFast(SlowFast),
-    /// Every frame pooled the same way, all of them kept.
+    /// Every frame is pooled the same way, and all of them are kept.
     EachFrame(Pool),
     Across(Across),
 }
@@ -28,7 +28,7 @@ pub enum SlowPool {
     Across(Across),
 }
 
-/// Poolings that mix frames, and so cannot be done as frames come.
+/// Poolings that mix frames. They cannot be computed frame by frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Across {
     /// The mean over all frames: `[N, D]`.
@@ -100,7 +100,7 @@ impl FromStr for Aggregation {
 }
 
 impl SlowFast {
-    /// What follows `slowfast`: `-slow_SfrmsPOOL-fast_RxC` with a `_` before POOL.
+    /// Parses the text after `slowfast`: `-slow_SfrmsPOOL-fast_RxC` with a `_` before POOL.
     fn parse(text: &str) -> Option<SlowFast> {
         let (slow, fast) = text.strip_prefix("-slow_")?.split_once("-fast_")?;
         let (frames, pool) = slow.split_once("frms_")?;
@@ -113,7 +113,7 @@ impl SlowFast {
     }
 }
 
-/// Digits only: `parse` alone would take a sign.
+/// Parses digits only; `parse` alone would accept a sign.
 fn number(digits: &str) -> Option<usize> {
     if !digits.bytes().all(|b| b.is_ascii_digit()) {
         return None;
@@ -121,8 +121,8 @@ fn number(digits: &str) -> Option<usize> {
     digits.parse().ok()
 }
 
-/// Pools a whole clip `[T, N, D]` at once: the paper's own order of work, and the reference for
-/// [`super::assemble`], which does the same from frames pooled one by one.
+/// Pools a whole clip `[T, N, D]` at once, in the paper's own order of operations. This is the
+/// reference for [`super::assemble`], which builds the same rows from frames pooled one by one.
 ///
 /// Returns rows `[M, D]`.
 pub fn aggregate(
@@ -144,7 +144,7 @@ pub fn aggregate(
             let chosen: Vec<Grid<'_>> =
                 sampling::slow(frames.len(), slow_frames).into_iter().map(|i| frames[i]).collect();
             match slow {
-                // No slow frame pooled alone is no row; the mean of none is no number.
+                // Zero slow frames pooled one by one give no rows. Their mean would be NaN.
                 SlowPool::EachFrame(pool) => each(&chosen, pool, &mut out)?,
                 SlowPool::Across(_) if chosen.is_empty() => {
                     return Err(AggregateError::NoFrames(aggregation));
@@ -167,7 +167,8 @@ fn mix(frames: &[Grid<'_>], across: Across, out: &mut Vec<f32>) -> Result<(), Po
         Across::SpatialTemporal => {
             let plane = Pool::Adaptive { rows: 12, columns: 12 };
             for bin in (0..16).map(|i| adaptive_bin(i, 16, frames.len())) {
-                // A bin's frames weigh the same, so the mean of planes is the plane of the mean.
+                // A bin's frames have equal weights, so the mean of the pooled planes equals the
+                // pooled plane of the mean.
                 let mut planes = Vec::new();
                 for grid in &frames[bin] {
                     let mut pooled = Vec::new();
@@ -181,7 +182,7 @@ fn mix(frames: &[Grid<'_>], across: Across, out: &mut Vec<f32>) -> Result<(), Po
     Ok(())
 }
 
-/// Appends the mean of equally long slices.
+/// Appends the mean of slices of equal length.
 fn mean<'a>(slices: impl ExactSizeIterator<Item = &'a [f32]>, out: &mut Vec<f32>) {
     let (start, count) = (out.len(), slices.len() as f32);
     for (i, slice) in slices.enumerate() {

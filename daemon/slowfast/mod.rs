@@ -1,7 +1,8 @@
-//! SlowFast-LLaVA (arXiv 2407.15841, section 3): a clip seen as a few *slow* frames with many
-//! tokens and all *fast* frames with few, slow rows first.
+//! SlowFast-LLaVA (arXiv 2407.15841, section 3): represents a clip by a few *slow* frames with many
+//! tokens each and all frames as *fast* frames with few tokens each. Slow rows come first.
 //!
-//! Values and arithmetic only; `tests/golden.rs` holds it against the authors' own code.
+//! Guarantees: values and arithmetic only. `tests/golden.rs` compares the results with the authors'
+//! own code.
 
 mod aggregation;
 mod plan;

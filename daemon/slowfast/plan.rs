@@ -1,4 +1,4 @@
-//! A plan: how many frames of a window are sampled, and how they are pooled.
+//! Defines the plan: the number of frames sampled from a window, and how they are pooled.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,8 +6,9 @@ use std::str::FromStr;
 use super::aggregation::SlowPool;
 use super::{Aggregation, Pool, PoolError, SlowFast};
 
-/// `frames` sampled frames; of these `slow_frames` keep the tokens of `slow`, all give those of
-/// `fast`. Written `FRAMES:AGGREGATION`, or by the name of a published set-up.
+/// A sampling and pooling plan: `frames` sampled frames, of which `slow_frames` contribute the
+/// tokens of `slow`, and all contribute those of `fast`. Written as `FRAMES:AGGREGATION`, or as
+/// the name of a published configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
     pub frames: usize,
@@ -16,19 +17,20 @@ pub struct Plan {
     pub fast: Pool,
 }
 
-/// The set-up of the published code: 10 slow frames of 24 × 12 tokens, 50 fast of 4 × 4.
+/// The published code's configuration: 10 slow frames of 24 × 12 tokens, 50 fast frames of 4 × 4.
 const PAPER: &str = "50:slowfast-slow_10frms_spatial_1d_max_pool-fast_4x4";
-/// The paper's first version: 8 slow frames unpooled.
+/// The configuration of the paper's first version: 8 unpooled slow frames.
 const PAPER_V1: &str = "50:slowfast-slow_8frms_concat-fast_4x4";
 
 impl Plan {
-    /// Rows of a clip of `frames` (at most the plan's) whose patch grid has `tokens` tokens.
+    /// Returns the number of rows of a clip with `frames` frames (at most the plan's) and a patch
+    /// grid of `tokens` tokens.
     pub fn video_tokens(&self, frames: usize, tokens: usize) -> Result<usize, PoolError> {
         let (slow, fast) = (self.slow.tokens_out(tokens)?, self.fast.tokens_out(tokens)?);
         Ok(self.slow_frames * slow + frames.min(self.frames) * fast)
     }
 
-    /// Returns the plan of a look with so many times fewer frames, slow ones and others.
+    /// Returns a plan with `times` times fewer frames, slow frames included, at least one of each.
     pub fn sparser(&self, times: usize) -> Plan {
         let fewer = |frames: usize| (frames / times.max(1)).max(1);
         Plan { frames: fewer(self.frames), slow_frames: fewer(self.slow_frames), ..*self }

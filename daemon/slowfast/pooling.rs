@@ -1,8 +1,8 @@
-//! Pooling of one frame's projected patch grid, `[N, D]`, row-major.
+//! Pools one frame's projected patch grid, `[N, D]`, row-major.
 
 use std::fmt;
 
-/// One frame's features: `tokens` rows of `dim` numbers.
+/// One frame's features: `tokens` rows of `dim` values.
 #[derive(Clone, Copy)]
 pub struct Grid<'a> {
     pub rows: &'a [f32],
@@ -10,15 +10,15 @@ pub struct Grid<'a> {
     pub dim: usize,
 }
 
-/// A pooling that needs nothing but its own frame.
+/// A pooling that uses a single frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pool {
-    /// Every token as it is.
+    /// Every token is kept unchanged.
     Concat,
-    /// Joins flattened tokens 2i and 2i+1; of an odd number the last is dropped.
+    /// Flattened tokens 2i and 2i+1 are joined. The last token of an odd number is dropped.
     Max1d,
     Avg1d,
-    /// 2×2 windows; an odd last row or column is dropped.
+    /// Windows of 2×2 tokens are joined. An odd last row or column is dropped.
     Max2d,
     Avg2d,
     /// Adaptive average to `rows` × `columns`: bins from floor(i·n/o) to ceil((i+1)·n/o), which
@@ -57,7 +57,7 @@ impl Pool {
             .find(|pool| pool.to_string() == name)
     }
 
-    /// Rows that `tokens` rows become.
+    /// Returns the number of rows that `tokens` rows are pooled to.
     pub fn tokens_out(self, tokens: usize) -> Result<usize, PoolError> {
         let out = match self {
             Pool::Concat => tokens,
@@ -65,7 +65,7 @@ impl Pool {
             Pool::Max2d | Pool::Avg2d => (self.side(tokens)? / 2).pow(2),
             Pool::Adaptive { rows, columns } => {
                 self.side(tokens)?;
-                // None at all where that was asked for: `fast_0x0` switches the pathway off.
+                // Zero rows are allowed here: `fast_0x0` disables the pathway.
                 return Ok(rows * columns);
             }
         };
@@ -140,7 +140,7 @@ impl Pool {
     }
 }
 
-/// Bin `i` of `outs` over `ins` places (torch's adaptive pooling).
+/// Returns bin `i` of `outs` bins over `ins` positions, as torch's adaptive pooling does.
 pub(super) fn adaptive_bin(i: usize, outs: usize, ins: usize) -> std::ops::Range<usize> {
     i * ins / outs..((i + 1) * ins).div_ceil(outs)
 }

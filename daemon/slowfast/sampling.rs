@@ -1,10 +1,11 @@
-//! Which frames: `T` of a range, and of these the `S` slow ones.
+//! Samples frames: `T` frames of a range, and the `S` slow frames among them.
 
-/// The middle of each of `min(total, requested)` equal segments of `total` frames, ascending.
+/// Returns the middle of each of `min(total, requested)` equal segments of `total` frames,
+/// ascending.
 ///
 /// Segment borders are rounded half to even, as numpy's `round` does in the authors' loader.
-/// Where `total` is hardly more than `requested` this repeats a frame and leaves out another;
-/// see [`pick`] for windows.
+/// If `total` equals or barely exceeds `requested`, a frame is repeated and another left out.
+/// [`pick`] avoids this for windows that fit the plan.
 pub fn uniform(total: usize, requested: usize) -> Vec<usize> {
     let count = total.min(requested);
     if count == 0 {
@@ -15,16 +16,16 @@ pub fn uniform(total: usize, requested: usize) -> Vec<usize> {
     (0..count).map(|i| (border(i) + border(i + 1)) / 2).collect()
 }
 
-/// The frames of a window that are looked at: all of them where the plan has room for all, else
-/// [`uniform`].
+/// Returns the frames of a window that are used: all of them if there are at most `requested`,
+/// otherwise those of [`uniform`].
 pub fn pick(total: usize, requested: usize) -> Vec<usize> {
     if total <= requested { (0..total).collect() } else { uniform(total, requested) }
 }
 
-/// Positions of `slow` frames among `frames`: `torch.linspace(0, frames, slow + 1)` without its
-/// end, truncated. Where `frames < slow`, frames repeat.
+/// Returns the positions of `slow` frames among `frames`: `torch.linspace(0, frames, slow + 1)`
+/// without its end, truncated. If `frames < slow`, frames are repeated.
 ///
-/// torch counts from the nearer end, in f32, with one rounding; so does this.
+/// Like torch, this counts from the nearer end, in f32, with one rounding.
 pub fn slow(frames: usize, slow: usize) -> Vec<usize> {
     let (end, step) = (frames as f32, frames as f32 / slow as f32);
     let position = |i: usize| {

@@ -1,10 +1,10 @@
-//! Frames pooled one by one, as they come, and clips put together from them.
+//! Pools frames one by one as they arrive, and assembles clips from the pooled frames.
 
 use half::f16;
 
 use super::{Grid, Plan, PoolError, sampling};
 
-/// What is kept of a frame, in f16: its slow rows and its fast rows.
+/// A frame's tokens as they are stored, in f16: slow rows and fast rows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FrameTokens {
     /// `[slow_tokens, D]`
@@ -18,13 +18,13 @@ impl FrameTokens {
         (self.slow.len() + self.fast.len()) * size_of::<f16>()
     }
 
-    /// Tells whether all numbers are finite: what is beyond 65504 is infinite in f16.
+    /// Returns true if all values are finite. Values beyond 65504 are infinite in f16.
     pub fn is_finite(&self) -> bool {
         self.slow.iter().chain(&self.fast).all(|number| number.is_finite())
     }
 }
 
-/// Rows that each frame gives under a plan, and their width.
+/// The number of rows that each frame has under a plan, and their width.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TokenShape {
     pub slow_tokens: usize,
@@ -46,7 +46,7 @@ impl TokenShape {
     }
 }
 
-/// Pools one frame's grid by both pathways of the plan.
+/// Pools one frame's grid for both pathways of the plan.
 pub fn pool_frame(grid: Grid<'_>, plan: &Plan) -> Result<FrameTokens, PoolError> {
     let pooled = |pool: super::Pool| {
         let mut rows = Vec::new();
@@ -56,7 +56,7 @@ pub fn pool_frame(grid: Grid<'_>, plan: &Plan) -> Result<FrameTokens, PoolError>
     Ok(FrameTokens { slow: pooled(plan.slow)?, fast: pooled(plan.fast)? })
 }
 
-/// The rows that stand for a clip in the prompt, `[rows, D]`: slow frames first, then all fast.
+/// The rows that represent a clip in the prompt, `[rows, D]`: slow frames first, then all fast.
 #[derive(Clone, Debug, PartialEq)]
 pub struct VideoTokens {
     pub rows: Vec<f32>,
@@ -73,7 +73,7 @@ impl VideoTokens {
     }
 }
 
-/// Joins the tokens of the sampled frames, in order of time, to the clip's rows.
+/// Joins the tokens of the sampled frames, given in time order, to the clip's rows.
 pub fn assemble(frames: &[&FrameTokens], plan: &Plan, dim: usize) -> VideoTokens {
     let slow = sampling::slow(frames.len(), plan.slow_frames);
     let slow = slow.into_iter().map(|i| &frames[i].slow);
@@ -104,7 +104,7 @@ mod tests {
         let plan: Plan =
             "6:slowfast-slow_3frms_spatial_1d_max_pool-fast_2x2".parse().expect("plan");
         let (frames, tokens, dim) = (6, 16, 3);
-        // Small integers and quarters, so that f16 holds every value and mean exactly.
+        // Values are small integers and means are quarters: f16 holds all of them exactly.
         let features: Vec<f32> =
             (0..frames * tokens * dim).map(|i| ((i * 37 + i / 7) % 64) as f32).collect();
         let pooled: Vec<FrameTokens> = features

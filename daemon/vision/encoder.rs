@@ -1,4 +1,4 @@
-//! The vision graph: CLIP and the projector, run once a frame.
+//! Runs the vision graph: the vision tower (CLIP or SigLIP) and the projector.
 
 use crate::model::{
     Float, GraphKind, ModelError, Package, Part, Placement, Processor, Runtime, Session,
@@ -6,15 +6,15 @@ use crate::model::{
 };
 use std::time::{Duration, Instant};
 
-/// Frames that the graph sees at once on a GPU. On a CPU it sees one: more does not help, and where
-/// activations are quantised as they come, a frame's features would depend on its neighbours.
+/// Frames per run on a GPU. On a CPU a run has one frame: more frames do not help, and with
+/// dynamically quantised activations a frame's features would depend on its neighbours.
 pub const BATCH: usize = 8;
 
 pub struct Encoder {
     session: Session,
     pixels: Float,
     features: Float,
-    /// Frames a run.
+    /// Frames per run.
     batch: usize,
     image_size: usize,
     grid_tokens: usize,
@@ -22,7 +22,7 @@ pub struct Encoder {
     dim: usize,
 }
 
-/// Projected features of a batch.
+/// The projected features of a batch.
 pub struct Encoded {
     /// `[B, N, D]`
     pub features: Vec<f32>,
@@ -62,12 +62,12 @@ impl Encoder {
             grid_tokens: package.vision.grid_tokens,
             dim: package.text.hidden_size,
         };
-        // Shapes in the graph are symbolic: only a run shows what they are.
+        // Shapes in the graph are symbolic, so only a run shows the actual ones.
         encoder.encode(&vec![0.0; encoder.frame_len()])?;
         Ok(encoder)
     }
 
-    /// Numbers of one frame's `pixel_values` `[3, size, size]`.
+    /// Returns the number of values in one frame's `pixel_values` `[3, size, size]`.
     pub fn frame_len(&self) -> usize {
         3 * self.image_size * self.image_size
     }
@@ -84,7 +84,7 @@ impl Encoder {
         self.dim
     }
 
-    /// `pixels`: `[B, 3, size, size]`, B from 1 to [`BATCH`].
+    /// Encodes `pixels` `[B, 3, size, size]`, with B from 1 to [`BATCH`].
     pub fn encode(&mut self, pixels: &[f32]) -> Result<Encoded, TensorError> {
         let begun = Instant::now();
         let mut features = Vec::new();
@@ -98,7 +98,7 @@ impl Encoder {
         let (shape, features) = self.run(pixels).map_err(|e| self.session.error(e))?;
         let (frames, tokens) = (pixels.len() / self.frame_len(), self.grid_tokens);
         let wanted = [frames as i64, tokens as i64, self.dim as i64];
-        // Some exports give all frames' tokens in one row of rows.
+        // Some exports return the tokens of all frames in one dimension.
         let flat = [(frames * tokens) as i64, self.dim as i64];
         if shape != wanted && shape != flat {
             return Err(self

@@ -1,5 +1,5 @@
-//! The small JPEG that is kept of a frame, so that a person can see what a caption was made from,
-//! and the model what it no longer has the tokens of.
+//! Encodes and decodes the small JPEG that is kept of each frame. It shows a person the frames
+//! behind a caption, and it lets the model encode a frame again after its tokens were evicted.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ pub struct Picture {
     pub height: u32,
 }
 
-/// Makes JPEGs; its buffers are used again for every frame.
+/// A JPEG encoder and decoder that reuses its buffers for every frame.
 pub struct Evidence {
     width_max: u32,
     least_side: u32,
@@ -25,19 +25,20 @@ pub struct Evidence {
 }
 
 impl Evidence {
-    /// JPEGs at most `width_max` pixels wide, of `quality` 1 to 100; wider where a side would else
-    /// be shorter than `least_side`, and the picture has it.
+    /// Creates an encoder for JPEGs at most `width_max` pixels wide, of `quality` 1 to 100. A JPEG
+    /// is wider if one of its sides would otherwise be shorter than `least_side`, but never wider
+    /// than the frame.
     pub fn new(width_max: u32, least_side: u32, quality: u8) -> Result<Evidence, PictureError> {
         let mut compressor = Compressor::new()?;
         compressor.set_quality(i32::from(quality))?;
-        // Colours at half the size cost the features more than the bytes that they save.
+        // Chroma subsampling harms the features more than the saved bytes are worth.
         compressor.set_subsamp(Subsamp::None)?;
         let (decompressor, resizer) = (Decompressor::new()?, Resizer::new());
         let small = Vec::new();
         Ok(Evidence { width_max, least_side, compressor, decompressor, resizer, small })
     }
 
-    /// Keeps the aspect; never enlarges.
+    /// Encodes a frame as a JPEG. Keeps the aspect ratio and never enlarges.
     pub fn jpeg(
         &mut self,
         bgrx: &[u8],
@@ -58,7 +59,7 @@ impl Evidence {
         Ok(Arc::from(&*self.compressor.compress_to_owned(image)?))
     }
 
-    /// A JPEG's picture, as cameras give it.
+    /// Decodes a JPEG to packed BGRx, the format that cameras deliver.
     pub fn picture(&mut self, jpeg: &[u8]) -> Result<Picture, PictureError> {
         let header = self.decompressor.read_header(jpeg)?;
         let (width, height) = (header.width, header.height);
@@ -71,7 +72,7 @@ impl Evidence {
     }
 }
 
-/// `width` × `height`, scaled down where it is wider than `width_max`, but to no side shorter than
+/// Returns `width` × `height`, scaled down to `width_max` if it is wider. No side is scaled below
 /// `least`.
 fn fitted(width: u32, height: u32, width_max: u32, least: u32) -> (u32, u32) {
     let [width_max, least, w, h] = [width_max, least, width, height].map(f64::from);

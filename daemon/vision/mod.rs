@@ -1,4 +1,4 @@
-//! From a frame's pixels to its tokens and its evidence.
+//! Turns a frame's pixels into features for its tokens, and into the JPEG that is kept.
 
 mod encoder;
 pub mod evidence;

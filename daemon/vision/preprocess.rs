@@ -1,7 +1,7 @@
-//! A camera's picture made into the vision model's input, as the reference does it with Pillow:
-//! squashed or padded to a square, resized bicubically in 8 bits, rescaled, normalised.
+//! Converts a frame to the vision model's input, as the reference does with Pillow: stretches or
+//! pads it to a square, resizes it bicubically in 8 bits, rescales and normalises it.
 //!
-//! Held against the recorded reference by `tests/golden.rs`.
+//! Guarantees: `tests/golden.rs` compares the results with the recorded reference.
 
 use fast_image_resize::images::{Image, ImageRef, TypedImage, TypedImageRef};
 use fast_image_resize::pixels::F32x3;
@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::config::Aspect;
 
-/// What the model was trained to be given.
+/// The input format that the model was trained with.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Preprocess {
     /// Side of the square input, in pixels.
@@ -22,7 +22,7 @@ pub struct Preprocess {
     pub aspect: Aspect,
 }
 
-/// Buffers that are used again for every picture.
+/// Buffers that are reused for every frame.
 #[derive(Default)]
 pub struct Scratch {
     resizer: Resizer,
@@ -47,14 +47,15 @@ pub enum PictureError {
     Jpeg(#[from] turbojpeg::Error),
 }
 
-/// The reference multiplies by this in f64, then goes on in f32.
+/// Factor that the reference multiplies by in f64, before it continues in f32.
 const RESCALE: f64 = 1.0 / 255.0;
-/// Sides beyond this are a damaged file, not a model.
+/// Largest accepted side. A larger one indicates a damaged file.
 const SIZE_MAX: usize = 4096;
 
 impl Preprocess {
-    /// Of a picture that is kept to be prepared again: half as much again as the model sees, for
-    /// at its very size the features are visibly others (`docs/performance.md`).
+    /// Returns the shortest allowed side of a stored JPEG that may be preprocessed again: 1.5 times
+    /// the model's input size. At the input size itself the features differ visibly
+    /// (`docs/performance.md`).
     pub fn least_side(&self) -> u32 {
         self.size as u32 * 3 / 2
     }
@@ -82,7 +83,7 @@ impl Preprocess {
         Ok(())
     }
 
-    /// The 8-bit picture before it is normalised: RGB, `size` × `size`.
+    /// Returns the 8-bit image before it is normalised: RGB, `size` × `size`.
     pub fn square<'s>(
         &self,
         scratch: &'s mut Scratch,
@@ -107,9 +108,9 @@ impl Preprocess {
         }
         source.clear();
         source.extend(rgb(bgrx).map(|pixel| F32x3::new(pixel.map(f32::from))));
-        // Pillow narrows first and rounds to 8 bits between the passes. One call for both
-        // directions does neither: up to 18 levels apart. 8-bit calls weigh with 16 bits where
-        // Pillow has 22: a level apart on up to 1.7 % of a smooth picture.
+        // Pillow resizes the width first and rounds to 8 bits between the passes. One call for both
+        // directions does neither, and differs by up to 18 levels. 8-bit calls use 16-bit weights
+        // where Pillow uses 22 bits, and differ by one level on up to 1.7 % of a smooth image.
         let row = if width == size {
             source
         } else {
@@ -122,18 +123,18 @@ impl Preprocess {
             pass(resizer, (row, size, height), levels, (size, size))?;
             levels
         };
-        // Whole numbers from 0 to 255 by now.
+        // All values are whole numbers from 0 to 255 here.
         square.extend(level.iter().flat_map(|pixel| pixel.0.map(|value| value as u8)));
         Ok(square)
     }
 
-    /// The mean, cut to 8 bits as the reference cuts it.
+    /// Returns the mean as a colour, truncated to 8 bits as the reference does.
     fn canvas_colour(&self) -> [u8; 3] {
         self.mean.map(|mean| (mean * 255.0) as u8)
     }
 }
 
-/// One pass of Pillow's bicubic resize: its outcome rounded and clipped to whole levels.
+/// Runs one pass of Pillow's bicubic resize. The result is rounded and clipped to whole levels.
 fn pass(
     resizer: &mut Resizer,
     (from, width, height): (&[F32x3], u32, u32),
@@ -151,12 +152,12 @@ fn pass(
     Ok(())
 }
 
-/// The pixels of BGRx as RGB.
+/// Returns the pixels of BGRx as RGB.
 fn rgb(bgrx: &[u8]) -> impl Iterator<Item = [u8; 3]> {
     bgrx.as_chunks().0.iter().map(|[blue, green, red, _]| [*red, *green, *blue])
 }
 
-/// Refuses what is not `width` × `height` pixels of packed BGRx.
+/// Checks that the bytes are `width` × `height` pixels of packed BGRx.
 pub(super) fn check(bgrx: &[u8], width: u32, height: u32) -> Result<(), PictureError> {
     let wanted = u128::from(width) * u128::from(height) * 4;
     if wanted == 0 || bgrx.len() as u128 != wanted {
@@ -165,7 +166,7 @@ pub(super) fn check(bgrx: &[u8], width: u32, height: u32) -> Result<(), PictureE
     Ok(())
 }
 
-/// Resizes BGRx of the given width and height into `to`, which takes the size it needs.
+/// Resizes BGRx of the given width and height into `to`, which is resized to fit.
 pub(super) fn resize(
     resizer: &mut Resizer,
     filter: FilterType,
@@ -176,12 +177,12 @@ pub(super) fn resize(
     to.resize(to_width as usize * to_height as usize * 4, 0);
     let from = ImageRef::new(width, height, bgrx, PixelType::U8x4)?;
     let mut to = Image::from_slice_u8(to_width, to_height, to, PixelType::U8x4)?;
-    // The fourth byte is padding, not opacity.
+    // The fourth byte is padding, not alpha.
     let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter)).use_alpha(false);
     Ok(resizer.resize(&from, &mut to, &options)?)
 }
 
-/// Puts the picture in the middle of a square canvas.
+/// Places the image in the middle of a square canvas.
 fn pad(
     bgrx: &[u8],
     width: usize,
@@ -199,7 +200,7 @@ fn pad(
     }
 }
 
-/// `preprocessor_config.json`, as far as it bears on a picture.
+/// The fields of `preprocessor_config.json` that affect an image.
 #[derive(Deserialize)]
 struct File {
     size: Option<Value>,
@@ -215,10 +216,10 @@ struct File {
 }
 
 impl Preprocess {
-    /// From the text of `preprocessor_config.json`.
+    /// Reads the preprocessing from the text of `preprocessor_config.json`.
     ///
-    /// `do_center_crop` is not followed, on purpose: SlowFast-LLaVA squashes the whole frame to
-    /// the model's size (or pads it), so that nothing at the borders goes unseen.
+    /// `do_center_crop` is ignored on purpose: SlowFast-LLaVA stretches the whole frame to the
+    /// model's size (or pads it), so that nothing at the borders is lost.
     pub fn from_config(text: &str, aspect: Aspect) -> Result<Preprocess, String> {
         let file = serde_json::from_str(text).map_err(|e| e.to_string());
         file.and_then(|file| Preprocess::from_file(file, aspect))
@@ -268,7 +269,7 @@ impl Preprocess {
     }
 }
 
-/// `336`, `{"shortest_edge": 336}` or `{"height": 336, "width": 336}`.
+/// Parses a side: `336`, `{"shortest_edge": 336}` or `{"height": 336, "width": 336}`.
 fn side(key: &str, value: &Value) -> Result<usize, String> {
     let number = |value: &Value| value.as_u64().and_then(|n| usize::try_from(n).ok());
     let side = match (value.get("height"), value.get("width")) {

@@ -1,7 +1,7 @@
-//! The prompts that the known families were trained with, for packages that carry no template.
+//! Provides the prompts that the known families were trained with, for packages without a template.
 //!
-//! Written for messages whose content is a text with the picture's place in it. Sources: the
-//! conversations in the LLaVA authors' repositories, and the model cards of the converted
+//! The templates expect messages whose content is a text that contains the image token. Sources:
+//! the conversations in the LLaVA authors' repositories, and the model cards of the converted
 //! checkpoints.
 
 use crate::model::{Family, TextKind};
@@ -18,8 +18,8 @@ pub enum Known {
 }
 
 impl Known {
-    /// A Llama may stand for models of very different prompts: what its tokenizer knows tells them
-    /// apart.
+    /// Returns the known template of a model, or `None` if there is none. Models with a Llama as
+    /// text model use very different prompts; the tokens of their tokenizers distinguish them.
     pub fn of(family: Family, text: TextKind, knows: impl Fn(&str) -> bool) -> Option<Known> {
         let (chatml, headers) = (knows("<|im_start|>"), knows("<|start_header_id|>"));
         match (family, text) {
@@ -59,12 +59,12 @@ impl Known {
     }
 }
 
-/// The system message of the training stands where no other is given.
+/// Returns a template that adds the training's system message if no other is given.
 fn unless_told(system: &str) -> String {
     format!("{{% if messages[0].role != 'system' %}}{system}{{% endif %}}\n")
 }
 
-/// LLaVA-1.5's models are asked without a system message, as their cards do.
+/// The template of Vicuna. LLaVA-1.5 uses it without a system message, as its model cards do.
 const VICUNA: &str = "\
 {% for message in messages %}
 {% if message.role == 'system' %}{{ message.content }} {% endif %}
@@ -83,7 +83,7 @@ const MISTRAL: &str = "\
 {% if message.role == 'assistant' %} {{ message.content }}{{ eos_token }}{% endif %}
 {% endfor %}";
 
-/// No line breaks between turns.
+/// The template of Hermes-Yi, without line breaks between turns.
 const YI: &str = "\
 {% for message in messages %}
 {{ '<|im_start|>' ~ message.role ~ '\\n' ~ message.content ~ '<|im_end|>' }}{% endfor %}

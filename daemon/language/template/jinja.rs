@@ -1,10 +1,11 @@
-//! Jinja as transformers sets it up for chat templates.
+//! Renders Jinja as transformers sets it up for chat templates.
 //!
-//! minijinja does the work; here stands what transformers adds to jinja2 or changes in it:
+//! minijinja does the work. This module adds what transformers adds to jinja2 or changes in it:
 //! `trim_blocks`, `lstrip_blocks`, loop controls, `raise_exception`, `strftime_now`, `tojson` as
 //! Python's `json.dumps`, the methods of Python's strings and dicts, and `{% generation %}`, which
-//! marks the assistant's words for training and changes nothing in the text. `'%s' % x` is not
-//! there: a template that says so is refused with its line.
+//! marks the assistant's text for training and does not change the output.
+//!
+//! Not here: `'%s' % x`. A template that uses it is refused with an error that names the line.
 
 use std::fmt::Write as _;
 
@@ -20,7 +21,7 @@ pub struct Jinja {
     environment: Environment<'static>,
 }
 
-/// The line, and what is wrong there.
+/// An error in a template, with its line.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct JinjaError(String);
@@ -53,7 +54,7 @@ impl Jinja {
 fn explain(error: Error) -> JinjaError {
     let line = error.line().map(|line| format!("line {line}: ")).unwrap_or_default();
     let kind = match error.kind() {
-        // The detail says it all.
+        // The detail is sufficient.
         ErrorKind::InvalidOperation if error.detail().is_some() => String::new(),
         kind => kind.to_string(),
     };
@@ -70,12 +71,13 @@ fn strftime_now(format: &str) -> Result<String, Error> {
     strftime(format, &Zoned::now()).map_err(|e| Error::new(ErrorKind::InvalidOperation, e))
 }
 
-/// As Python's in the C locale.
+/// Formats a time as Python's `strftime` does in the C locale.
 pub fn strftime(format: &str, time: &Zoned) -> Result<String, String> {
     jiff::fmt::strtime::format(format, time).map_err(|e| format!("strftime_now({format:?}): {e}"))
 }
 
-/// A block that ends as the marks do, keeps variables to itself as theirs does, and does nothing.
+/// Replaces `generation` tags with `with` blocks. These end in the same way, have the same variable
+/// scope, and do nothing else.
 fn without_generation_tags(source: &str) -> String {
     let mut text = String::with_capacity(source.len());
     let mut rest = source;
@@ -83,7 +85,7 @@ fn without_generation_tags(source: &str) -> String {
         text.push_str(before);
         text.push_str("{%");
         rest = tag;
-        // `{%- generation +%}`: everything but the word stays, line breaks too.
+        // In `{%- generation +%}` only the word is replaced; signs and line breaks stay.
         let signed = tag.trim_start_matches(['-', '+']).trim_start();
         for (word, block) in [("generation", "with"), ("endgeneration", "endwith")] {
             let Some(after) = signed.strip_prefix(word) else { continue };
@@ -97,7 +99,8 @@ fn without_generation_tags(source: &str) -> String {
     text + rest
 }
 
-/// `json.dumps`, non-ASCII characters as they are unless told otherwise.
+/// Writes a value as Python's `json.dumps` does. Non-ASCII characters are kept unless
+/// `ensure_ascii` is set.
 fn tojson(value: &Value, options: Kwargs) -> Result<String, Error> {
     let indent: Option<Value> = options.get("indent")?;
     let indent = indent.filter(|indent| !indent.is_none()).map(|indent| match indent.as_usize() {
@@ -183,7 +186,7 @@ impl Json {
         Ok(())
     }
 
-    /// What stands before an item.
+    /// Writes the separator and line break before an item.
     fn next(&mut self, at: usize, depth: usize) {
         if at > 0 {
             self.text.push_str(&self.between);

@@ -1,10 +1,12 @@
-//! The prompt around a question: by the package's own chat template, or its family's, or the
+//! Builds the prompt around a question, with the package's own chat template, its family's, or the
 //! config's `model.template`.
 //!
-//! A template is asked at start what it understands: messages in parts, as a processor gives them,
-//! or as text with the picture's place in it, as a plain tokenizer does; and a system message, or
-//! none. One that does not put the picture's place and the question into the prompt exactly once
-//! is refused. Which tokens a prompt becomes is the tokenizer's business.
+//! Guarantees: each template is tested at startup. The test finds out if it accepts messages in
+//! parts, as a processor passes them, or as text that contains the image token, as a plain
+//! tokenizer passes them, and if it accepts a system message. A template that does not put the
+//! image token and the question into the prompt exactly once is refused.
+//!
+//! Not here: converting the prompt to tokens, which the tokenizer does.
 
 mod families;
 mod jinja;
@@ -26,10 +28,10 @@ use families::Known;
 use jinja::Jinja;
 pub use jinja::strftime;
 
-/// What `{prompt}` is in `model.template`.
+/// The placeholder of the question in `model.template`.
 pub const PROMPT: &str = "{prompt}";
 
-/// An earlier question, and what was answered.
+/// An earlier question with its answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Turn {
     pub question: String,
@@ -42,11 +44,11 @@ pub struct ChatTemplate {
     system: System,
     instruction: String,
     answer_prefix: String,
-    /// The text of the token that stands for the picture.
+    /// The text of the image token.
     image: String,
 }
 
-/// Where a template comes from.
+/// The origin of a template.
 enum Origin {
     Config,
     Package(PathBuf),
@@ -54,7 +56,7 @@ enum Origin {
 }
 
 enum Form {
-    /// `<image>` and `{prompt}`.
+    /// A text with `<image>` and `{prompt}`.
     Plain(String),
     Jinja {
         jinja: Box<Jinja>,
@@ -63,31 +65,33 @@ enum Form {
     },
 }
 
-/// How a message's content is written.
+/// The form of a message's content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Style {
-    /// `[{"type": "image"}, {"type": "text", "text": …}]`
+    /// A list of parts: `[{"type": "image"}, {"type": "text", "text": …}]`
     Parts,
-    /// `"<image>\n…"`
+    /// A text: `"<image>\n…"`
     Text,
 }
 
-/// Where the instruction goes.
+/// The place of the instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum System {
-    /// Into a message of its own.
+    /// The instruction is a separate message.
     Message(Style),
-    /// Before the first question, with an empty line between: the template takes no system message.
+    /// The instruction comes before the first question, separated by an empty line, because the
+    /// template takes no system message.
     InQuestion,
 }
 
-/// The template's own complaint about a conversation.
+/// An error of the template about a conversation.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct TemplateError(String);
 
 impl ChatTemplate {
-    /// `family` and `text` count where the package carries no template.
+    /// Selects and tests the template: the config's, otherwise the package's, otherwise the known
+    /// one of `family` and `text`.
     pub fn of(
         package: &Path,
         family: Family,
@@ -127,7 +131,7 @@ impl ChatTemplate {
         Ok(template)
     }
 
-    /// The prompt for a question about a picture, which belongs to the first question asked.
+    /// Returns the prompt for a question. The image token belongs to the first question asked.
     pub fn render(&self, past: &[Turn], question: &str) -> Result<String, TemplateError> {
         let mut text = self.write(&self.instruction, past, question)?;
         let places = text.matches(&self.image).count();
@@ -137,7 +141,7 @@ impl ChatTemplate {
                 "{origin} puts {image:?} into the prompt {places} times; wanted once"
             )));
         }
-        // As in the texts that models are trained on, words do not stick to what is before them.
+        // A space separates the answer prefix from the text before it, as in training texts.
         let apart = text.ends_with(char::is_whitespace)
             || self.answer_prefix.starts_with(char::is_whitespace);
         if !self.answer_prefix.is_empty() && !apart {
@@ -146,7 +150,7 @@ impl ChatTemplate {
         Ok(text + &self.answer_prefix)
     }
 
-    /// Finds out which messages the template understands.
+    /// Finds out which messages the template accepts.
     fn try_out(&mut self) -> Result<(), ModelError> {
         self.try_style().map_err(|why| match &self.origin {
             Origin::Package(file) => wrong(
@@ -182,7 +186,7 @@ impl ChatTemplate {
         })
     }
 
-    /// Writes a prompt, and says what is amiss in it.
+    /// Writes a test prompt. The error describes the fault in it.
     fn tried(&self, instruction: &str) -> Result<(), String> {
         let text = self.write(instruction, &[], QUESTION).map_err(|e| format!("fails ({e})"))?;
         let times = |part: &str| text.matches(part).count();
@@ -194,7 +198,7 @@ impl ChatTemplate {
                  times, wanted once each,"
             ));
         }
-        // A list that was taken for a text and printed.
+        // The template printed a list of parts as if it were text.
         if ["'type'", "\"type\""].iter().any(|key| text.contains(key)) {
             return Err("prints a message's parts as they are".into());
         }
@@ -258,7 +262,7 @@ impl ChatTemplate {
     }
 }
 
-/// Where it comes from, and where it puts the instruction.
+/// Shows the template's origin and the place of the instruction.
 impl fmt::Display for ChatTemplate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let instruction = match self.system {
@@ -321,7 +325,7 @@ impl Style {
     }
 }
 
-/// Words to try a template with, which no template holds by itself.
+/// A question to test a template with. No template contains it by itself.
 const QUESTION: &str = "Does lookout ask?";
 const INSTRUCTION: &str = "Be brief with lookout.";
 
@@ -348,7 +352,7 @@ fn known(
     })
 }
 
-/// The chat template in a package, and the file that holds it.
+/// Returns the chat template in a package, with the file that contains it.
 fn carried(package: &Path) -> Result<Option<(PathBuf, String)>, ModelError> {
     let file = package.join("chat_template.jinja");
     if let Some(source) = read(&file)? {
@@ -377,15 +381,15 @@ fn carried(package: &Path) -> Result<Option<(PathBuf, String)>, ModelError> {
     Ok(None)
 }
 
-/// `bos_token`, `eos_token` and so on, as templates call them.
+/// Returns the special tokens by the names that templates use: `bos_token`, `eos_token`, etc.
 fn special_tokens(
     package: &Path,
     tokenizer: &Tokenizer,
 ) -> Result<BTreeMap<String, String>, ModelError> {
     let mut tokens = BTreeMap::new();
-    // Some configs leave it out, for their tokenizer's class has a default.
+    // Some configs leave it out, because their tokenizer's class has a default.
     tokens.extend(tokenizer.bos_token().map(|bos| ("bos_token".to_string(), bos)));
-    // The later counts.
+    // The later file takes precedence.
     for name in ["special_tokens_map.json", "tokenizer_config.json"] {
         let Some(json) = read_json(&package.join(name))? else { continue };
         for (key, value) in json.as_object().into_iter().flatten() {
@@ -403,7 +407,7 @@ fn read_json(file: &Path) -> Result<Option<Json>, ModelError> {
     serde_json::from_str(&text).map(Some).map_err(|e| wrong(file, e))
 }
 
-/// `None`: there is no such file.
+/// Returns the text of a file, or `None` if the file does not exist.
 fn read(file: &Path) -> Result<Option<String>, ModelError> {
     match fs::read_to_string(file) {
         Ok(text) => Ok(Some(text)),
@@ -420,7 +424,7 @@ fn wrong(file: &Path, why: impl fmt::Display) -> ModelError {
 mod tests {
     use super::*;
 
-    /// A LLaVA's package, as far as prompts go, with these files.
+    /// The files of a LLaVA package that prompts need.
     struct Fake(tempfile::TempDir);
 
     impl Fake {
@@ -483,7 +487,7 @@ mod tests {
 
     #[test]
     fn the_config_overrides_the_package() {
-        // Not even looked at: a way out where the package's is of no use.
+        // The package's template is not read, so the config can replace a broken one.
         let fake = Fake::new(&[("chat_template.jinja", "{% what")]);
         let template = Some("Q: <image> {prompt}\nA:".to_string());
         let plain = Wording { template: template.clone(), ..Wording::default() };
@@ -494,7 +498,7 @@ mod tests {
         assert!(template.to_string().starts_with("model.template, which has no place"));
         let past = [Turn { question: "Is".into(), answer: "it".into() }];
         assert!(template.render(&past, "Who?").is_err());
-        // Words that look like the place of the question are words.
+        // Text that looks like the question's placeholder is plain text.
         assert_eq!(
             template.render(&[], "{prompt}?").expect("a prompt"),
             "Q: <image> Be brief.\n\n{prompt}?\nA:"
@@ -591,7 +595,7 @@ mod tests {
         let template = template.expect("a template");
         let text = template.render(&[], "What is happening?").expect("a prompt");
         assert_eq!(text, "USER: <image>\nWhat is happening? ASSISTANT:");
-        // The same tokens as piece by piece, each of which would begin with BOS by itself.
+        // The tokens equal those of the pieces, each of which would begin with BOS by itself.
         let prompt = tokenizer.encode_around_image(&text).expect("tokens");
         let alone = |part| tokenizer.encode_around_image(part).expect("tokens").pieces.remove(0);
         let parts: Vec<Vec<u32>> = text.split(IMAGE).map(alone).collect();
