@@ -22,7 +22,7 @@ const BELIEVED_AGAIN_WITHIN: Duration = Duration::from_secs(4);
 
 const LEAST: Duration = Duration::from_millis(1);
 
-/// Divisor for the slowest camera clock: it may lose at most this fraction of the time that passes.
+/// Divisor for the slowest camera clock: it may lose at most 1/`SLOWER` of the time that passes.
 const SLOWER: i128 = 2000;
 
 const STEP: i128 = CLOCK_STEP.as_nanos() as i128;
