@@ -1,8 +1,8 @@
-//! One attempt at a camera: a pipeline is built, played and watched until it fails.
+//! Runs one attempt at a camera: builds a pipeline, plays it and watches it until it fails.
 //!
-//! The end of a stream is a failure too (a server that was killed looks so over TCP), except for
-//! files, which begin again. GStreamer notices neither a camera that has stopped sending nor a
-//! server that hangs, so the time since the last picture is watched here.
+//! The end of a stream is also a failure, because over TCP a killed server looks like one. Files
+//! are the exception: they start again. GStreamer notices neither a camera that has stopped sending
+//! nor a server that hangs, so this module watches the time since the last frame.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,27 +25,28 @@ use super::retry::{Attempt, News, Stop};
 use super::rtsp::{self, Approach, Carrier};
 use crate::config::{Camera, Rtsp, Source, Transport};
 
-/// How often a stop and a stall are looked for.
+/// Interval at which the attempt checks for a stop and for a stall.
 const TICK: Duration = Duration::from_millis(250);
 
-/// How long a camera may take for an answer: doubled for one that did not answer, since many that
-/// start together on a slow machine would else never come up.
+/// Initial and maximum time for a camera's answer. The time doubles after each attempt without an
+/// answer. Otherwise many cameras that start together on a slow machine would never connect.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_TIMEOUT_MAX: Duration = Duration::from_secs(40);
 
-/// The last resort, in time-outs of one request.
+/// Maximum time to connect, in answer time-outs: the last resort.
 const CONNECT_ANSWERS: u32 = 4;
 
-/// How often rtspsrc is asked to keep a session alive, where no relay does.
+/// Interval of the keep-alive requests that rtspsrc sends when there is no relay.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// A camera whose connections are all taken answers so often that the password is wrong.
+/// Maximum number of consecutive refusals of a password that worked before. Some cameras report a
+/// wrong password when all their connections are taken.
 const DOUBTS_MAX: u32 = 3;
 
-/// A pipeline that does not end in this time is left to a thread of its own.
+/// Maximum wait for a pipeline to end. A slower one is left to its own thread.
 const TEARDOWN_TIMEOUT: Duration = Duration::from_millis(1000);
 
-/// With so many that hang no further one is begun.
+/// Number of hanging pipelines at which no further one is started.
 const ENDING_MAX: usize = 3;
 
 pub struct CameraAttempt {
@@ -53,20 +54,20 @@ pub struct CameraAttempt {
     delivery: Arc<Delivery>,
     clock: Arc<RtpClock>,
     patience: Patience,
-    /// The hardware decoder has failed: this camera is decoded in software from now on.
+    /// True after the hardware decoder has failed. The camera is then decoded in software.
     software_only: bool,
-    /// The password of the last attempt, to notice a change.
+    /// The password of the last attempt, kept to notice a change.
     password: Option<String>,
     opened: Opened,
-    /// How the pictures come, and whether they ever came so.
+    /// The transport in use. `carrier_works` is true once an attempt has received a frame.
     carrier: Carrier,
     carrier_works: bool,
     answer_timeout: Duration,
     learnt: Learnt,
-    /// The password that the camera has taken, and how often it has refused it since.
+    /// The password that the camera last accepted, and the number of refusals since then.
     accepted: Option<String>,
     doubts: u32,
-    /// Pipelines that have not ended yet.
+    /// Number of pipelines that have not ended yet.
     ending: Arc<AtomicUsize>,
 }
 
@@ -107,7 +108,7 @@ impl Attempt for CameraAttempt {
     }
 
     fn has_new_credentials(&self) -> bool {
-        // A file that cannot be read just now is being written, perhaps.
+        // An unreadable file is possibly being written at this moment.
         self.rtsp().is_some_and(|rtsp| match read_password(rtsp) {
             Ok(password) => password != self.password,
             Err(_) => false,
@@ -140,7 +141,7 @@ impl CameraAttempt {
         }
     }
 
-    /// What the last attempt found.
+    /// Returns what the last attempt found.
     pub fn opened(&self) -> Opened {
         self.opened.clone()
     }
@@ -199,7 +200,8 @@ impl CameraAttempt {
         end.map_err(|error| self.learn(error, seen))
     }
 
-    /// For `rtsp://`; with TLS rtspsrc talks to the camera itself.
+    /// Starts the relay for an `rtsp://` camera. With TLS there is none: rtspsrc connects to the
+    /// camera directly.
     fn relay(&self) -> Result<Option<Relay>, CameraError> {
         let Some(rtsp) = self.rtsp().filter(|rtsp| rtsp.url.scheme() == "rtsp") else {
             return Ok(None);
@@ -219,7 +221,7 @@ impl CameraAttempt {
         self.rtsp().is_some_and(|rtsp| rtsp.transport == Transport::Auto)
     }
 
-    /// What the next attempt does otherwise.
+    /// Adapts the next attempt to the error of this one. Returns the error to report.
     fn learn(&mut self, error: CameraError, seen: bool) -> CameraError {
         if seen {
             self.carrier_works = true;
@@ -230,7 +232,7 @@ impl CameraAttempt {
             CameraError::NoAnswer => {
                 self.answer_timeout = (self.answer_timeout * 2).min(ANSWER_TIMEOUT_MAX);
             }
-            // Some cameras accept a carrier over which they send nothing.
+            // Some cameras accept a transport and then send nothing over it.
             CameraError::Stalled(_)
                 if !seen && !self.carrier_works && self.may_change_carrier() =>
             {
@@ -264,7 +266,7 @@ impl CameraAttempt {
             pipeline.by_name("source").filter(|_| relay.is_none() && self.rtsp().is_some());
         let mut kept_alive = Instant::now();
         let bus = pipeline.bus().ok_or_else(|| CameraError::internal("a pipeline without bus"))?;
-        // What failed is told on the bus, and better.
+        // The bus reports the failure with more detail.
         let _ = pipeline.set_state(gst::State::Playing);
         let started = Instant::now();
         loop {
@@ -278,7 +280,7 @@ impl CameraAttempt {
             match message.as_ref().map(|message| message.view()) {
                 Some(gst::MessageView::Error(error)) => return Err(self.explain(error, playing)),
                 Some(gst::MessageView::Eos(_)) => return self.ended(playing),
-                // Posted by `Progress`.
+                // `Progress` posts these messages.
                 Some(gst::MessageView::Application(_)) => match progress.failure() {
                     Some(error) => return Err(error),
                     None => tell(News::Live(&progress.opened().decoder)),
@@ -292,7 +294,7 @@ impl CameraAttempt {
                 rtsp::keep_alive(source);
                 kept_alive = Instant::now();
             }
-            // rtspsrc says nothing of it before it has a stream.
+            // rtspsrc does not report a closed connection before it has a stream.
             if !progress.is_connected()
                 && relay.as_ref().is_some_and(|relay| relay.trouble() == Some(Trouble::Closed))
             {
@@ -350,7 +352,8 @@ impl CameraAttempt {
             Some(trouble) => return trouble.error(),
             None => {}
         }
-        // It says so of streams that were not chosen, and of a transport that the camera refused.
+        // rtspsrc also reports these errors for streams that were not selected and for a transport
+        // that the camera refused.
         let no_stream = message.error().matches(gst::StreamError::CodecNotFound)
             || message.error().matches(gst::ResourceError::Settings);
         if no_stream && !progress.is_connected() {
@@ -385,12 +388,12 @@ struct Playing {
 }
 
 impl Drop for Playing {
-    /// Ending a pipeline can hang in a driver or a socket: this camera's thread must not.
+    /// Ends the pipeline in a thread of its own, because ending can hang in a driver or a socket.
     fn drop(&mut self) {
         self.progress.close();
         let (ended, wait) = mpsc::sync_channel(1);
         let pipeline = self.pipeline.clone();
-        // The relay passes on the request that ends the session.
+        // The relay must outlive the pipeline: it forwards the request that ends the session.
         let (relay, ending) = (self.relay.take(), self.ending.clone());
         ending.fetch_add(1, Ordering::Relaxed);
         let thread = thread::Builder::new().name(format!("{} end", self.camera)).spawn(move || {

@@ -1,21 +1,22 @@
-//! Pauses before a camera is tried again. Cameras behind one switch do not all come back in the same
-//! instant.
+//! Computes the pauses before a camera is retried. The pauses are jittered, so cameras behind one
+//! switch do not all reconnect at the same moment.
 
 use std::time::Duration;
 
 pub use crate::backoff::{Backoff, SETTLED, jittered};
 
-/// Asking sooner with a password that was refused gets users locked out: cameras allow five tries in
-/// half an hour. The last one stays. As they are jittered, they may be half as long.
+/// Pauses after the first, second and each further refusal of a password. Shorter pauses get users
+/// locked out: cameras allow five tries in half an hour. Jitter can halve a pause.
 const AFTER_WRONG_PASSWORD: [Duration; 3] =
     [Duration::from_secs(2 * 60), Duration::from_secs(8 * 60), Duration::from_secs(20 * 60)];
 
-/// The pause after so many refusals of a password; `chance` as in [`jittered`].
+/// Returns the pause after `refusals` earlier refusals of a password; `chance` is as in
+/// [`jittered`].
 pub fn after_wrong_password(refusals: usize, chance: f64) -> Duration {
     jittered(AFTER_WRONG_PASSWORD[refusals.min(AFTER_WRONG_PASSWORD.len() - 1)], chance)
 }
 
-/// What is refused for a lasting reason is asked for rarely.
+/// Pause after a refusal with a lasting reason.
 pub const AFTER_REFUSAL: Duration = Duration::from_secs(60);
 
 #[cfg(test)]

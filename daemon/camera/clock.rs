@@ -1,26 +1,28 @@
-//! When a picture was taken: by the clock of the run, which orders pictures, and by UTC.
+//! Determines when a frame was captured: by the clock of the run, which orders frames, and in UTC.
 //!
-//! UTC is the camera's word where it can be believed, else the host's time of arrival. The time of
-//! the run is the same word, less the UTC at which the run began, for pictures arrive less evenly than
-//! they are taken. Where the camera's clock is set, it goes on as if it had not been.
+//! UTC is the camera's time if it is credible, otherwise the host's time of arrival. The time of
+//! the run is derived from the same source: it is that UTC minus the UTC at which the run began.
+//! The reason is that frames arrive less evenly than they are captured. If the camera's clock is
+//! set, the time of the run continues as if it had not been.
 //!
-//! The time of the run is strictly rising over the life of a camera, reconnects included. So is UTC
-//! until a clock is set back by more than [`CLOCK_STEP`]: then it goes back with that clock. Where a
-//! clock differs by less (the first picture after a connect usually comes before the camera's first
-//! report, and has the time of arrival), time passes at half its speed until the clocks agree.
+//! Guarantees: the time of the run rises strictly over the life of a camera, including reconnects.
+//! UTC does too until a clock is set back by more than [`CLOCK_STEP`]; then UTC goes back with that
+//! clock. If a clock differs by less, time passes at half its speed until the clocks agree. This is
+//! usual after a connect: the first frame arrives before the camera's first report and gets the
+//! time of arrival.
 
 use std::time::{Duration, SystemTime};
 
 use crate::frame::{CLOCK_STEP, Clock, difference, shift};
 
-/// A camera whose clock is off by more is not believed …
+/// Maximum error of a camera's clock. A clock that is off by more is not trusted …
 const BELIEVED_WITHIN: Duration = Duration::from_secs(5);
-/// … until it is off by less than this: no going to and fro at the border.
+/// … until it is off by less than this. The lower limit prevents switching back and forth.
 const BELIEVED_AGAIN_WITHIN: Duration = Duration::from_secs(4);
 
 const LEAST: Duration = Duration::from_millis(1);
 
-/// A camera's clock may be slower than the host's: of the time that passes, by this part at most.
+/// Divisor for the slowest camera clock: it may lose at most 1/`SLOWER` of the time that passes.
 const SLOWER: i128 = 2000;
 
 const STEP: i128 = CLOCK_STEP.as_nanos() as i128;
@@ -29,16 +31,16 @@ const STEP: i128 = CLOCK_STEP.as_nanos() as i128;
 pub struct CaptureClock {
     last: Option<Last>,
     disbelieved: bool,
-    /// `None`: it is not known, or not believed.
+    /// The camera's clock, or `None` if it is unknown or not trusted.
     camera: Option<Camera>,
 }
 
-/// When the run began, by the camera's clock.
+/// The start of the run by the camera's clock.
 #[derive(Clone, Copy, Debug)]
 struct Camera {
-    /// As frames are dated.
+    /// The start that is used to date frames.
     began: SystemTime,
-    /// As the picture showed it that came with the least delay of late.
+    /// The start according to the recent frame with the least delay.
     seems: SystemTime,
 }
 
@@ -57,18 +59,19 @@ pub struct Stamp {
     pub news: Option<News>,
 }
 
-/// What has just become known of the camera's clock, in nanoseconds; positive, if it is later.
+/// A change in the state of the camera's clock. Amounts are in nanoseconds and positive if the
+/// camera's clock is later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum News {
-    /// It ceased to be believed: so far it is off.
+    /// The clock is no longer trusted. The value is its error.
     Disbelieved(i128),
-    /// It was set, by so much.
+    /// The clock was set by this amount.
     Stepped(i128),
 }
 
 impl CaptureClock {
-    /// `arrived` is the time of the run when the frame came in, `origin` the UTC of the run's
-    /// beginning by the host's clock, `camera` what the camera says.
+    /// Dates a frame. `arrived` is the time of the run at which it arrived, `origin` the UTC of the
+    /// run's start by the host's clock, `camera` the capture time that the camera reports.
     pub fn stamp(
         &mut self,
         arrived: Duration,
@@ -118,8 +121,8 @@ impl CaptureClock {
         Stamp { monotonic, captured_at, clock, news }
     }
 
-    /// A picture arrived that `camera` says when it was taken. Returns when the run began by the
-    /// camera's clock, and by how much that clock has been set, if it has.
+    /// Follows the camera's clock with a frame captured at `camera`. Returns the start of the run
+    /// by the camera's clock, and the amount by which that clock was set, if it was.
     fn follow(
         &mut self,
         arrived: Duration,
@@ -128,7 +131,8 @@ impl CaptureClock {
     ) -> (SystemTime, Option<i128>) {
         let seems = shift(camera, -(arrived.as_nanos() as i128));
         let (Some(known), Some(last)) = (self.camera, self.last) else {
-            // Both clocks agree, or the camera's tells another time from here on.
+            // If the clocks agree, the run has one start. Otherwise the camera's clock sets its
+            // own.
             let agree = difference(origin, seems).abs() <= STEP;
             let began = if agree { origin } else { seems };
             self.camera = Some(Camera { began, seems });
@@ -136,10 +140,10 @@ impl CaptureClock {
         };
         let by = difference(known.seems, seems);
         let (now, step) = if by > STEP {
-            // Nothing is taken after it arrives.
+            // A frame cannot be captured after it arrives: the clock was set forward.
             (Camera { began: shift(known.began, by), seems }, Some(by))
         } else if after(known.began, camera) + CLOCK_STEP < last.monotonic {
-            // Nothing is taken before what came first.
+            // A frame cannot be captured before an earlier one: the clock was set back.
             (Camera { began: seems, seems }, Some(by))
         } else {
             let passed = arrived.saturating_sub(last.arrived).as_nanos() as i128;
@@ -159,7 +163,7 @@ fn after(began: SystemTime, time: SystemTime) -> Duration {
     time.duration_since(began).unwrap_or_default()
 }
 
-/// From `timestamp/x-ntp`: nanoseconds since 1900.
+/// Converts `timestamp/x-ntp`, which is in nanoseconds since 1900.
 pub fn from_ntp(nanoseconds: u64) -> Option<SystemTime> {
     const FROM_1900_TO_1970: Duration = Duration::from_secs(2_208_988_800);
     let since_1970 = Duration::from_nanos(nanoseconds).checked_sub(FROM_1900_TO_1970)?;
@@ -175,7 +179,7 @@ mod tests {
         Duration::from_millis(milliseconds)
     }
 
-    /// The host's clock at the run's beginning.
+    /// Returns the host's UTC at the start of the run.
     fn origin() -> SystemTime {
         SystemTime::UNIX_EPOCH + run(1_700_000_000_000)
     }
@@ -278,7 +282,7 @@ mod tests {
     #[test]
     fn a_camera_that_loses_time_slowly_is_followed_without_a_step() {
         let mut clock = CaptureClock::default();
-        // 100 millionths, for half a day.
+        // The camera loses 100 millionths for half a day.
         for frame in 1..86_400i64 {
             let taken = frame * 500 - frame / 20;
             let stamp = stamp(&mut clock, frame as u64 * 500 + 40, Some(taken));
@@ -290,7 +294,7 @@ mod tests {
     #[test]
     fn pictures_that_come_in_a_burst_keep_their_times() {
         let mut clock = CaptureClock::default();
-        // From 10 s to 13 s nothing comes, then all at once.
+        // No frame arrives from 10 s to 13 s; then all arrive at once.
         for frame in 1..60u64 {
             let taken = frame * 500;
             let arrived = if (10_000..13_000).contains(&taken) { 13_000 } else { taken };

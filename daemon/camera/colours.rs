@@ -1,8 +1,8 @@
-//! Decoded pictures as packed BGRx, in the colours that their matrix and range mean.
+//! Converts decoded frames to packed BGRx, with the colours that their matrix and range define.
 //!
-//! GStreamer's own conversion of 8-bit pictures of limited range calculates with so few bits that it
-//! is 2 to 4 levels too dark, up to 6 in places. What decoders usually give is therefore converted
-//! here; `videoconvert` makes BGRx of the rest, which it does well.
+//! GStreamer's own conversion of 8-bit frames with limited range uses few bits: its results are 2
+//! to 4 levels too dark, in places up to 6. This module therefore converts the usual formats of
+//! decoders. `videoconvert` converts all others to BGRx, which it does well.
 
 use anyhow::{Context, Result, anyhow, bail};
 use bytes::Bytes;
@@ -10,12 +10,12 @@ use gst_video::prelude::*;
 use gst_video::{VideoColorMatrix, VideoColorRange, VideoColorimetry, VideoFormat};
 use yuv::{YuvBiPlanarImage, YuvConversionMode, YuvPlanarImage, YuvRange, YuvStandardMatrix};
 
-/// Best first: none needs a conversion before.
+/// Accepted formats, best first. None of them needs an earlier conversion.
 pub const FORMATS: [&str; 7] = ["I420", "NV12", "NV21", "YV12", "Y42B", "Y444", "BGRx"];
 
 type Frame<'f> = gst_video::VideoFrameRef<&'f gst::BufferRef>;
 
-/// The picture of `sample`, which `frame` shows.
+/// Returns the pixels of `sample`, which `frame` maps.
 pub fn bgrx(sample: &gst::Sample, frame: &Frame<'_>) -> Result<Bytes> {
     if frame.format() == VideoFormat::Bgrx {
         return as_it_is(sample, frame).context("a picture smaller than its format says");
@@ -55,7 +55,7 @@ fn meaning(colours: &VideoColorimetry) -> (YuvRange, YuvStandardMatrix) {
     (range, matrix)
 }
 
-/// Luma, then both colour differences in turn.
+/// Returns the planes of a frame with luma and interleaved chroma.
 fn two<'f>(frame: &'f Frame<'_>) -> Result<YuvBiPlanarImage<'f, u8>> {
     Ok(YuvBiPlanarImage {
         y_plane: frame.plane_data(0)?,
@@ -91,7 +91,7 @@ fn as_it_is(sample: &gst::Sample, frame: &Frame<'_>) -> Option<Bytes> {
     let stride = usize::try_from(*frame.plane_stride().first()?).ok()?;
     let (row, rows) = (frame.width() as usize * 4, frame.height() as usize);
     match sample.buffer_owned() {
-        // It stays in GStreamer's buffer.
+        // The pixels stay in GStreamer's buffer.
         Some(buffer) if stride == row && frame.plane_offset().first() == Some(&0) => {
             let whole = Bytes::from_owner(buffer.into_mapped_buffer_readable().ok()?);
             (whole.len() >= row * rows).then(|| whole.slice(..row * rows))
@@ -100,7 +100,7 @@ fn as_it_is(sample: &gst::Sample, frame: &Frame<'_>) -> Option<Bytes> {
     }
 }
 
-/// Rows without what some elements put between them.
+/// Returns the rows without the padding that some elements add between them.
 fn packed(data: &[u8], row: usize, rows: usize, stride: usize) -> Option<Bytes> {
     let mut tight = Vec::with_capacity(row * rows);
     for y in 0..rows {

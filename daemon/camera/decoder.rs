@@ -1,7 +1,8 @@
-//! Which decoder element a camera gets: the machine's hardware where there is any, else software.
+//! Selects a camera's decoder element: a hardware decoder if the machine has one, otherwise
+//! software.
 //!
-//! Hardware decoders register no element where their device is missing, so whether the element
-//! exists is the whole question.
+//! Hardware decoders register no element if their device is missing, so checking that the element
+//! exists is sufficient.
 
 use gst::prelude::*;
 
@@ -27,12 +28,13 @@ pub enum Kind {
 pub struct Decoder {
     pub element: &'static str,
     pub kind: Kind,
-    /// Brings the picture from the device's memory into ours, where the decoder does not.
+    /// Element that copies a frame from the device's memory to the host's, if the decoder does not.
     pub download: Option<&'static str>,
 }
 
 impl Codec {
-    /// As SDP names it (RFC 6184, RFC 7798, RFC 2435, RFC 6416, RFC 7741, RFC 9628).
+    /// Returns the codec for an SDP encoding name (RFC 6184, RFC 7798, RFC 2435, RFC 6416, RFC
+    /// 7741, RFC 9628).
     pub fn from_encoding_name(name: &str) -> Option<Codec> {
         match name.to_ascii_uppercase().as_str() {
             "H264" => Some(Codec::H264),
@@ -67,7 +69,7 @@ impl Codec {
         }
     }
 
-    /// `identity`: its depayloader knows key frames.
+    /// Returns the parser element. It is `identity` where the depayloader itself marks key frames.
     pub fn parser(self) -> &'static str {
         match self {
             Codec::H264 => "h264parse",
@@ -77,8 +79,8 @@ impl Codec {
         }
     }
 
-    /// How the depayloader shall hand the stream on. Parameter sets that stay in the stream may
-    /// change between two pictures; out of it, each change begins the decoder anew.
+    /// Returns the stream format to request from the depayloader. Parameter sets inside the stream
+    /// may change between two frames. Outside it, each change would restart the decoder.
     pub fn stream_format(self) -> Option<gst::Caps> {
         let media = match self {
             Codec::H264 => "video/x-h264",
@@ -91,11 +93,11 @@ impl Codec {
         Some(caps.build())
     }
 
-    /// Best first.
+    /// Returns the codec's decoders, best first.
     pub fn decoders(self) -> Vec<Decoder> {
         let hardware = |element| Decoder { element, kind: Kind::Hardware, download: None };
         let software = |element| Decoder { element, kind: Kind::Software, download: None };
-        // Jetson's decoder leaves its pictures in NVMM, which only nvvidconv can read.
+        // Jetson's decoder leaves its frames in NVMM, which only nvvidconv can read.
         let jetson = Decoder { download: Some("nvvidconv"), ..hardware("nvv4l2decoder") };
         match self {
             Codec::H264 => vec![
@@ -118,7 +120,7 @@ impl Codec {
                 software("avdec_h265"),
                 software("libde265dec"),
             ],
-            // Rare and small: what the processor decodes is enough.
+            // These streams are rare and small, so decoding on the CPU is sufficient.
             Codec::Mjpeg => vec![software("jpegdec"), software("avdec_mjpeg")],
             Codec::Mpeg4 => vec![software("avdec_mpeg4")],
             Codec::Vp8 => vec![software("vp8dec"), software("avdec_vp8")],
@@ -126,7 +128,8 @@ impl Codec {
         }
     }
 
-    /// The best decoder of this machine; `software_only` after the hardware has failed.
+    /// Returns the best decoder of this machine. `software_only` is set after the hardware has
+    /// failed.
     pub fn decoder(self, software_only: bool) -> Result<Decoder, CameraError> {
         choose(&self.decoders(), software_only, |element| {
             gst::ElementFactory::find(element).is_some()
@@ -137,7 +140,7 @@ impl Codec {
     }
 }
 
-/// The same order for files, whose decoders `decodebin` chooses by rank.
+/// Sets the same order for files, whose decoders `decodebin` selects by rank.
 pub fn set_ranks() {
     for codec in [Codec::H264, Codec::H265] {
         for (worse, decoder) in codec.decoders().iter().rev().enumerate() {

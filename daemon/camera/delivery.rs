@@ -1,5 +1,5 @@
-//! From GStreamer's samples to numbered, dated frames in a [`Sink`]. One per camera, over all its
-//! pipelines, so that numbers and times go on after a reconnect.
+//! Turns GStreamer's samples into numbered, dated frames for a [`Sink`]. Each camera has one
+//! delivery for all its pipelines, so numbers and times continue after a reconnect.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -23,12 +23,12 @@ pub struct Delivery {
     run: Arc<RunClock>,
 }
 
-/// What the stream says of a picture's time.
+/// A frame's timing, according to its stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
-    /// How long ago the picture was taken, as far as its arrival tells.
+    /// Time since the frame was captured, estimated from its presentation time and its arrival.
     pub age: Duration,
-    /// The stream's clock is right, so that its UTC time may be taken.
+    /// True if the stream's clock is right, so that its UTC can be used.
     pub believed: bool,
 }
 
@@ -39,7 +39,7 @@ struct Sequence {
 }
 
 impl Delivery {
-    /// `run` is the clock of all cameras.
+    /// Creates the delivery of one camera. `run` is the clock shared by all cameras.
     pub fn new(camera: Arc<str>, sink: Arc<dyn Sink>, run: Arc<RunClock>) -> Delivery {
         Delivery { camera, sink, sequence: Mutex::default(), run }
     }
@@ -69,7 +69,7 @@ impl Delivery {
         telemetry::stage(&self.camera, Stage::Decode, age);
         let number = sequence.next;
         sequence.next += 1;
-        // Under the lock, so that frames arrive in the order of their numbers; a sink never waits.
+        // Holding the lock keeps frames in the order of their numbers. A sink never waits.
         self.sink.frame(Frame {
             camera: self.camera.clone(),
             number,

@@ -1,7 +1,8 @@
-//! Why a camera gives no frames, in the words a user reads, and what GStreamer said of it.
+//! Describes why a camera delivers no frames, in the words shown to users, and translates
+//! GStreamer's errors.
 //!
-//! No text made here holds a user name or a password: locations are given to GStreamer without
-//! them, and what it prints is cleaned all the same.
+//! Guarantees: no text made here contains a user name or a password. GStreamer receives locations
+//! without them, and its output is masked anyway.
 
 use std::time::Duration;
 
@@ -18,14 +19,14 @@ pub enum CameraError {
     PasswordWanted,
     #[error("no such stream")]
     NoSuchStream,
-    /// Cannot be mended by trying again soon.
+    /// A refusal that retrying soon does not fix.
     #[error("{0}")]
     Refused(String),
     #[error("the camera describes no video stream")]
     NoVideo,
     #[error("the camera does not answer")]
     NoAnswer,
-    /// Its pictures do not come the way that was asked for.
+    /// The camera does not send over the requested transport.
     #[error(
         "the camera does not send over {asked}: leave out transport, or set transport = \"{other}\""
     )]
@@ -35,7 +36,7 @@ pub enum CameraError {
     /// The connection broke or cannot be made.
     #[error("{0}")]
     Lost(String),
-    /// The decoder failed before its first picture.
+    /// The decoder failed before its first frame.
     #[error("decoder {name} failed: {why}")]
     Decoder { name: String, why: String },
 }
@@ -56,17 +57,17 @@ impl CameraError {
         }
     }
 
-    /// Asking again soon may get the user locked out.
+    /// Returns true if retrying soon could get the user locked out.
     pub fn is_about_credentials(&self) -> bool {
         matches!(self, CameraError::WrongPassword | CameraError::PasswordWanted)
     }
 
-    /// Nothing changes before somebody changes the camera or the config.
+    /// Returns true if only a change of the camera or the config can fix the error.
     pub fn is_lasting(&self) -> bool {
         matches!(self, CameraError::Refused(_) | CameraError::NoVideo)
     }
 
-    /// What the camera answered to a request.
+    /// Returns the error for a camera's response to a request.
     pub(super) fn of_status(method: &str, code: u16, reason: &str) -> CameraError {
         let shown: String = reason.chars().filter(|c| !c.is_control()).take(60).collect();
         let status = masked(format!("{code} {shown}").trim_end());
@@ -80,7 +81,7 @@ impl CameraError {
         }
     }
 
-    /// A fault of this machine's set-up: an element or property that is missing.
+    /// Returns the error for a fault of this machine, such as a missing element or property.
     pub(super) fn internal(error: impl std::fmt::Display) -> CameraError {
         CameraError::Lost(error.to_string())
     }
@@ -99,7 +100,7 @@ impl CameraError {
             Some(gst::ResourceError::NotAuthorized) if with_user => CameraError::WrongPassword,
             Some(gst::ResourceError::NotAuthorized) => CameraError::PasswordWanted,
             Some(gst::ResourceError::NotFound) if is_rtsp(message) => CameraError::NoSuchStream,
-            // It calls a time-out a "Parse error".
+            // rtspsrc reports a time-out as a "Parse error".
             Some(gst::ResourceError::Read) if is_rtsp(message) => CameraError::NoAnswer,
             _ => {
                 let debug = message.debug();
@@ -117,8 +118,8 @@ pub(super) fn is_rtsp(message: &gst::message::Error) -> bool {
         .is_some_and(|factory| factory.name() == "rtspsrc")
 }
 
-/// GStreamer's sentence and, where there is one, the cause that it puts in brackets at the end of
-/// its debug text.
+/// Returns GStreamer's message and, if there is one, the cause that the debug text ends with, in
+/// brackets.
 fn words(message: &str, debug: &str) -> String {
     let cause = debug
         .trim_end()

@@ -1,8 +1,9 @@
-//! When a session needs a request to stay alive, and which: knows nothing of sockets.
+//! Decides when a session needs a keep-alive request, and which one. Not here: sockets.
 //!
-//! Cameras end a session after the time-out that they name (60 s if they name none), some of them
-//! sooner, unless a request comes. Which request counts differs: with some GET_PARAMETER alone, and
-//! others close the connection at it. What was learnt is kept over the connections of a camera.
+//! Cameras end a session without requests after the time-out that they report (60 s if they report
+//! none); some end it sooner. Which request counts differs: some cameras accept only GET_PARAMETER,
+//! others close the connection when they receive it. The method that works is remembered over all
+//! connections of a camera.
 
 use std::time::{Duration, Instant};
 
@@ -28,25 +29,26 @@ impl Method {
     }
 }
 
-/// Cameras are known that end a session after 30 s without a word about it.
+/// Maximum pause between requests. Some cameras end a session after 30 s without reporting that
+/// time-out.
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// An answer that is so late is none.
+/// Maximum time for an answer. A later one counts as missing.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A method that has kept a session alive for so many time-outs is the right one.
+/// Number of session time-outs after which a working method counts as proven.
 const PROOF: u32 = 4;
 
-/// Of one camera, over all its connections.
+/// The keep-alive method of one camera, kept over all its connections.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Learnt {
     method: Option<Method>,
     proven: bool,
 }
 
-/// Of one connection.
+/// The keep-alive state of one connection.
 #[derive(Debug)]
 pub struct KeepAlive {
     learnt: Learnt,
@@ -75,12 +77,12 @@ impl KeepAlive {
         self.learnt
     }
 
-    /// The camera says which methods it knows.
+    /// Records whether the camera's list of methods contains GET_PARAMETER.
     pub fn public(&mut self, methods: &str) {
         self.advertised = methods.split(',').any(|method| method.trim() == "GET_PARAMETER");
     }
 
-    /// The camera says when it ends a session.
+    /// Records the session time-out that the camera reports.
     pub fn timeout(&mut self, timeout: Duration) {
         if !timeout.is_zero() {
             self.timeout = timeout;
@@ -91,12 +93,12 @@ impl KeepAlive {
         self.playing_since.get_or_insert(now);
     }
 
-    /// A request of another kind was sent.
+    /// Records that another request was sent.
     pub fn requested(&mut self, now: Instant) {
         self.last_request = now;
     }
 
-    /// The method of the request that is due now.
+    /// Returns the method of the request that is due now, if one is, and records it as sent.
     pub fn due(&mut self, now: Instant) -> Option<Method> {
         self.playing_since?;
         let pause = (self.timeout / 2).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
@@ -124,7 +126,7 @@ impl KeepAlive {
         }
     }
 
-    /// The camera has ended the connection.
+    /// Records that the camera has closed the connection.
     pub fn ended(&mut self) {
         if self.sent > 0 {
             self.use_other();
@@ -183,7 +185,7 @@ mod tests {
         assert_eq!(alive.due(begun + SECOND * 15), Some(Method::GetParameter));
         alive.answered(501, begun + SECOND * 16);
         assert_eq!(alive.due(begun + SECOND * 30), Some(Method::Options));
-        // No answer.
+        // The last request got no answer.
         assert_eq!(alive.due(begun + SECOND * 45), Some(Method::GetParameter));
         alive.ended();
         let (mut alive, begun) = playing(alive.learnt(), "OPTIONS, GET_PARAMETER", 30);

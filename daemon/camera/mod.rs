@@ -1,15 +1,17 @@
-//! Cameras: one GStreamer pipeline each, in a thread of its own, from a URL to sampled RGB frames.
+//! Runs the cameras: one GStreamer pipeline each, in its own thread, from a URL to sampled RGB
+//! frames.
 //!
 //! ```text
-//!  rtspsrc ─► funnel ─► depay ─► parse ─► [key frames] ─► decode ─► [pace] ─► deinterlace ─► videoconvert
-//!          ─► videoscale ─► appsink ─► Sink
+//!  rtspsrc ─► funnel ─► depay ─► parse ─► [key frames] ─► decode ─► [pace] ─► deinterlace
+//!          ─► videoconvert ─► videoscale ─► appsink ─► Sink
 //! ```
 //!
-//! Promises: frames of a camera have rising numbers and strictly rising times of the run, over
-//! reconnects, and rising UTC times as long as no clock is set back;
-//! a camera that fails, whatever the way, is tried again until it is stopped, and harms no other;
-//! no text that leaves here holds a user name or a password. Left out: what becomes of the frames
-//! ([`Sink`] must take them without waiting), and sound.
+//! Guarantees: a camera's frames have rising numbers and strictly rising times of the run,
+//! including over reconnects. Their UTC rises as long as no clock is set back. A camera that fails
+//! in any way is retried until it is stopped, and does not affect other cameras. No text from this
+//! module contains a user name or a password.
+//!
+//! Not here: the use of the frames ([`Sink`] must accept them without waiting), and sound.
 
 mod attempt;
 mod backoff;
@@ -51,10 +53,11 @@ use attempt::CameraAttempt;
 use delivery::Delivery;
 use retry::{Attempt, News, Reporter, Stop};
 
-/// Where frames and news of cameras go. Called from the cameras' own threads: must never block.
+/// The receiver of the cameras' frames and status changes. The cameras' own threads call it, so it
+/// must never block.
 pub trait Sink: Send + Sync + 'static {
     fn frame(&self, frame: Frame);
-    /// Called for each change, and for nothing else.
+    /// Called for each change, and only then.
     fn status(&self, camera: &Arc<str>, status: CameraStatus);
 }
 
@@ -66,7 +69,8 @@ pub enum InitError {
     Missing { element: &'static str, package: &'static str },
 }
 
-/// Must have succeeded before anything else here is called; may be called again.
+/// Initialises GStreamer and checks its elements. It must succeed before any other call of this
+/// module, and may be called again.
 pub fn init() -> Result<(), InitError> {
     gst::init()?;
     for (element, package) in NEEDED {
@@ -95,7 +99,8 @@ const NEEDED: [(&str, &str); 14] = [
     ("avdec_h265", "gstreamer1.0-libav"),
 ];
 
-/// Watches the camera until the handle is stopped or dropped. `run` is the clock of all cameras.
+/// Runs the camera until the handle is stopped or dropped. `run` is the clock shared by all
+/// cameras.
 pub fn start(config: config::Camera, sink: Arc<dyn Sink>, run: Arc<RunClock>) -> CameraHandle {
     let stop = Arc::new(Stop::default());
     let delivery = Arc::new(Delivery::new(config.name.clone(), sink, run));
@@ -120,7 +125,8 @@ pub struct CameraHandle {
 }
 
 impl CameraHandle {
-    /// Asks only: whoever stops many cameras asks all of them before waiting for the first.
+    /// Requests a stop without waiting. To stop many cameras, request all stops before waiting for
+    /// the first camera.
     pub fn ask_to_stop(&self) {
         self.stop.ask();
     }
@@ -142,7 +148,7 @@ impl Drop for CameraHandle {
     }
 }
 
-/// What `lookout check` says of a camera.
+/// A camera's result in `lookout check`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Probed {
     pub width: u32,
@@ -191,7 +197,7 @@ struct FirstFrame {
 
 impl Sink for FirstFrame {
     fn frame(&self, frame: Frame) {
-        // Full: a second frame, which nobody wants.
+        // The channel is full: this is a second frame, which is not needed.
         let _ = self.first.try_send((frame, Instant::now()));
         self.stop.ask();
     }

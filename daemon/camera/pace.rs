@@ -1,27 +1,27 @@
-//! Which of the decoded pictures are looked at: `fps` of them a second, evenly.
+//! Samples the decoded frames: selects `fps` of them per second, evenly spaced.
 //!
-//! GStreamer's `videorate` does this too, but takes whole rates only as a limit (`max-rate`), and
-//! as caps fails on cameras slower than the rate wanted, or that do not tell their rate at all.
+//! GStreamer's `videorate` has two limits: its `max-rate` accepts only whole numbers, and a rate
+//! set as caps fails with cameras that are slower or report no rate.
 
 use std::time::Duration;
 
 const EARLY: u64 = 10_000_000;
 
-/// When a picture is shown, in nanoseconds.
+/// The time of a frame, in nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moment {
-    /// By the stream's own time.
+    /// Time of the stream.
     pub stream: u64,
-    /// By the time of its arrival.
+    /// Time of arrival.
     pub arrival: u64,
 }
 
 #[derive(Clone, Debug)]
 pub struct Pace {
-    /// Nanoseconds, as are all times here.
+    /// Nanoseconds between sampled frames. All times in this module are in nanoseconds.
     interval: u64,
     due: Option<u64>,
-    /// When the last picture to be looked at arrived.
+    /// Arrival of the last sampled frame.
     last: Option<u64>,
     steady: bool,
 }
@@ -33,11 +33,12 @@ impl Pace {
         Pace { interval, due: None, last: None, steady: true }
     }
 
-    /// Says if this is a picture to look at. The stream's time decides where it is `steady`, since
-    /// it spreads evenly what the network delivers in bursts; else the time of arrival.
+    /// Returns true if this frame is to be sampled. If `steady`, the stream's time decides, because
+    /// it evens out the bursts of the network; otherwise the time of arrival does.
     ///
-    /// In any span of `t` seconds at most `t · fps + 1.1` are; a picture may come a little early,
-    /// or a camera whose rate is the one wanted would lose frames to its jitter.
+    /// Any span of `t` seconds has at most `t · fps + 1.1` sampled frames. A frame may come a
+    /// little early. Otherwise a camera with exactly the wanted rate would lose frames to its
+    /// jitter.
     pub fn admits(&mut self, moment: Moment, steady: bool) -> bool {
         let time = if steady { moment.stream } else { moment.arrival };
         if self.steady != steady {
@@ -45,7 +46,7 @@ impl Pace {
             let waited = self.last.map(|last| moment.arrival.saturating_sub(last));
             self.due = waited.map(|w| time.saturating_sub(w).saturating_add(self.interval));
         }
-        // The stream's time stands still, or crawls.
+        // The stream's time stands still or advances too slowly.
         let overdue = self.last.is_some_and(|last| {
             moment.arrival >= last.saturating_add(self.interval.saturating_mul(2))
         });
@@ -59,12 +60,12 @@ impl Pace {
     fn is_due(&mut self, time: u64, overdue: bool) -> bool {
         let early = (self.interval / 10).min(EARLY);
         match self.due {
-            // The time jumped back: a new beginning.
+            // The time jumped back: start again.
             Some(due) if time.saturating_add(self.interval.saturating_mul(2)) < due => {}
             Some(due) if time.saturating_add(early) < due && !overdue => return false,
             Some(due) if time.saturating_add(early) < due => {}
-            // On time: the next is due an interval after this one was due, so that the rate is
-            // exact over many frames.
+            // The frame is on time. The next one is due one interval after this one was due, which
+            // keeps the rate exact over many frames.
             Some(due) if time < due.saturating_add(self.interval) => {
                 self.due = Some(due.saturating_add(self.interval));
                 return true;
@@ -83,7 +84,7 @@ mod tests {
 
     const SECOND: u64 = 1_000_000_000;
 
-    /// A picture that arrives when it is shown.
+    /// Returns the time of a frame that arrives at its stream time.
     fn on_time(time: u64) -> Moment {
         Moment { stream: time, arrival: time }
     }

@@ -1,12 +1,13 @@
-//! RTP packets on their way into the jitter buffer of `rtspsrc`.
+//! Inspects RTP packets on their way into the jitter buffer of `rtspsrc`.
 //!
-//! Where a stream begins, a camera says in the RTP-Info of its answer to PLAY: the first sequence
-//! number and timestamp. Some say numbers that do not fit what they send, and the jitter buffer then
-//! drops up to 32,768 packets as older than the first. Nothing here seeks, so nobody needs it.
+//! A camera reports the start of a stream in the RTP-Info of its answer to PLAY: the first sequence
+//! number and timestamp. Some cameras report numbers that do not match their packets, and the
+//! jitter buffer then drops up to 32,768 packets as too old. lookout never seeks, so it removes
+//! these numbers.
 //!
-//! The jitter buffer gives each packet a presentation time made from its RTP time, which is wrong
-//! where the camera's RTP clock is. So each picture's time of arrival is noted beside it, and the
-//! RTP clock is measured.
+//! The jitter buffer derives each packet's presentation time from its RTP time. That is wrong if
+//! the camera's RTP clock is. Therefore this module attaches the time of arrival to each frame and
+//! measures the RTP clock.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
@@ -16,17 +17,18 @@ use gst::prelude::*;
 use super::progress::Progress;
 use super::tempo::Tempo;
 
-/// What `rtspsrc` makes of RTP-Info in the format of a stream.
+/// The caps fields in which `rtspsrc` stores RTP-Info.
 const RTP_INFO: [&str; 2] = ["seqnum-base", "clock-base"];
 
-/// The reference of a picture's time of arrival, which is the pipeline's running time.
+/// Identifies the timestamp metadata that holds a frame's time of arrival, in the pipeline's
+/// running time.
 static ARRIVAL: LazyLock<gst::Caps> =
     LazyLock::new(|| gst::Caps::new_empty_simple("timestamp/x-arrival"));
 
-/// RFC 3551's for video, where a stream does not say its own.
+/// RTP clock rate of video in RFC 3551, used if a stream does not declare its own.
 const USUAL_RATE: u32 = 90_000;
 
-/// Says if a camera's RTP clock keeps the time, as last measured; over all its connections.
+/// The state of a camera's RTP clock as last measured, kept over all its connections.
 pub struct RtpClock {
     steady: AtomicBool,
 }
@@ -42,13 +44,13 @@ impl RtpClock {
         self.steady.load(Ordering::Relaxed)
     }
 
-    /// Says if it changed.
+    /// Stores the state. Returns true if it changed.
     fn set_steady(&self, steady: bool) -> bool {
         self.steady.swap(steady, Ordering::Relaxed) != steady
     }
 }
 
-/// Watches all jitter buffers that `source`, a `rtspsrc`, will make.
+/// Adds the probes to each jitter buffer that `source`, an `rtspsrc`, creates.
 pub fn watch(
     source: &gst::Element,
     camera: &Arc<str>,
@@ -76,7 +78,7 @@ pub fn watch(
     });
 }
 
-/// When the picture arrived, in running time, if that was noted.
+/// Returns the frame's time of arrival in running time, if it was recorded.
 pub fn arrival(picture: &gst::BufferRef) -> Option<gst::ClockTime> {
     picture
         .iter_meta::<gst::ReferenceTimestampMeta>()
@@ -84,7 +86,7 @@ pub fn arrival(picture: &gst::BufferRef) -> Option<gst::ClockTime> {
         .map(|meta| meta.timestamp())
 }
 
-/// Takes the clock's rate out of the format, and RTP-Info away.
+/// Reads the clock rate from the caps and removes RTP-Info.
 fn read_format(pad: &gst::Pad, rate: Arc<AtomicU32>) {
     pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
         if let Some(event) = info.event_mut()
@@ -104,7 +106,7 @@ fn read_format(pad: &gst::Pad, rate: Arc<AtomicU32>) {
     });
 }
 
-/// What is kept between two packets.
+/// The state kept between two packets.
 struct Last {
     tempo: Tempo,
     ticks: u32,
@@ -146,7 +148,7 @@ fn tell(camera: &str, steady: bool) {
     }
 }
 
-/// Of an RTP packet (RFC 3550, 5.1).
+/// The fields used of an RTP header (RFC 3550, 5.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Header {
     ticks: u32,
@@ -169,7 +171,7 @@ impl Header {
 mod tests {
     use super::*;
 
-    /// An RTP packet of H.264 without content.
+    /// Returns an RTP packet of H.264 without content.
     fn packet(number: u16, ticks: u32) -> gst::Buffer {
         let mut packet = vec![0x80, 96];
         packet.extend(number.to_be_bytes());
@@ -181,7 +183,8 @@ mod tests {
     #[test]
     fn packets_come_whatever_rtp_info_says() {
         gst::init().unwrap();
-        // The packets that follow have higher numbers, but not by half of all: they seem older.
+        // The packets' numbers are more than half of the number range above `seqnum-base`, so they
+        // seem older.
         let launch = "appsrc name=camera format=time is-live=true do-timestamp=true \
             caps=application/x-rtp,media=video,clock-rate=90000,encoding-name=H264,payload=96,\
             seqnum-base=(uint)1,clock-base=(uint)0 \

@@ -1,41 +1,45 @@
-//! How long a camera may show nothing before it counts as stalled.
+//! Decides when a camera that delivers no frames counts as stalled.
 //!
-//! `stall_timeout` is meant for cameras that send several pictures a second. One that sends a picture
-//! in 16 s has not stalled between two of them, so its own interval counts as well; until that is
-//! known, each attempt that saw a picture or two waits twice as long as the one before. A camera
-//! that sends packets, but no key frame yet, is waited for: to connect again brings none sooner.
+//! `stall_timeout` suits cameras that send several frames per second. A camera that sends one frame
+//! every 16 s has not stalled between two of them, so its own interval also counts. Until the
+//! interval is known, each attempt that received one or two frames waits twice as long as the one
+//! before. A camera that sends packets but no key frame yet is not reconnected, because that brings
+//! no key frame sooner.
 
 use std::time::Duration;
 
-/// Key frames come every ten seconds from some cameras, and nothing can be shown before one.
+/// Minimum wait for the first frame. Some cameras send a key frame only every ten seconds, and no
+/// frame can be decoded before one.
 const FIRST_PICTURE: Duration = Duration::from_secs(15);
 
-/// After so long without a key frame, that is said.
+/// Time without a key frame after which the wait is reported.
 const WORTH_SAYING: Duration = Duration::from_secs(3);
 
-/// Of its intervals between pictures, a camera may be silent for so many.
+/// Number of its own frame intervals for which a camera may be silent.
 const INTERVALS: u32 = 3;
 
-/// What is learned never makes the wait longer than this.
+/// Upper limit of the learned wait.
 const LONGEST: Duration = Duration::from_secs(120);
 
-/// Decoders keep pictures back until they know the order; so many key frames are too many.
+/// Number of key frames in the decoder without a decoded frame that counts as a stall. Decoders
+/// hold frames back until they know the order, but not this many key frames.
 const OWED_MAX: u64 = 4;
 
-/// How an attempt stands now. Times are how long ago something was.
+/// The state of an attempt. Each time is the time since an event.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Signs {
     pub connected: Option<Duration>,
-    /// The last packet; never of a file.
+    /// The last packet. Files have none.
     pub packet: Option<Duration>,
-    /// The last picture, decoded or, where only key frames are decoded, received.
+    /// The last frame: decoded or, if only key frames are decoded, received.
     pub picture: Option<Duration>,
-    /// The last picture out of the decoder.
+    /// The last frame that left the decoder.
     pub decoded: Option<Duration>,
-    /// Key frames that went into the decoder since then, and the first of them.
+    /// Number of key frames that entered the decoder since then, and the time since the first of
+    /// them.
     pub owed: u64,
     pub owed_since: Option<Duration>,
-    /// Pictures so far, and the longest of the last times between them.
+    /// Number of frames so far, and the longest recent interval between them.
     pub pictures: u64,
     pub interval: Duration,
 }
@@ -44,16 +48,16 @@ pub struct Signs {
 pub enum Verdict {
     Well,
     WaitsForKeyFrame,
-    /// Nothing for so long.
+    /// The camera delivered nothing for this long.
     Stalled(Duration),
 }
 
-/// What is known of a camera, over all its connections.
+/// The learned frame interval of a camera, kept over all its connections.
 #[derive(Clone, Debug)]
 pub struct Patience {
     stall: Duration,
     interval: Duration,
-    /// Attempts in a row that ended before the interval was known.
+    /// Number of consecutive attempts that stalled before the interval was known.
     doublings: u32,
 }
 
@@ -96,7 +100,7 @@ impl Patience {
         self.stall.max(learned)
     }
 
-    /// At the end of an attempt; `stalled`: that was its end.
+    /// Learns from an attempt at its end. `stalled` is true if the attempt ended with a stall.
     pub fn learn(&mut self, signs: &Signs, stalled: bool) {
         match signs.pictures {
             0 => {}
@@ -117,7 +121,7 @@ mod tests {
         Patience::new(SECONDS(5))
     }
 
-    /// A camera that shows 25 pictures a second.
+    /// Returns the signs of a camera with 25 frames per second.
     fn live() -> Signs {
         let moment = Some(Duration::from_millis(20));
         Signs {
@@ -136,7 +140,7 @@ mod tests {
         assert_eq!(patience().judge(&live()), Verdict::Well);
         let silent = Signs { picture: Some(SECONDS(6)), decoded: Some(SECONDS(6)), ..live() };
         assert_eq!(patience().judge(&silent), Verdict::Stalled(SECONDS(5)));
-        // Connected, and then nothing.
+        // The camera connects and then sends nothing.
         let silent = Signs { connected: Some(SECONDS(16)), ..Signs::default() };
         assert_eq!(patience().judge(&silent), Verdict::Stalled(SECONDS(15)));
         let silent = Signs { packet: Some(SECONDS(14)), ..silent };
@@ -153,12 +157,12 @@ mod tests {
         assert_eq!(patience().judge(&waits(1)), Verdict::Well);
         assert_eq!(patience().judge(&waits(10)), Verdict::WaitsForKeyFrame);
         assert_eq!(patience().judge(&waits(300)), Verdict::WaitsForKeyFrame);
-        // It came, and the decoder made nothing of it.
+        // A key frame came, but the decoder returned no frame.
         let swallowed = Signs { owed: 1, owed_since: Some(SECONDS(16)), ..waits(300) };
         assert_eq!(patience().judge(&swallowed), Verdict::Stalled(SECONDS(15)));
     }
 
-    /// Where only key frames are decoded, those that are received are the sign of life.
+    /// Received key frames are the sign of life if only key frames are decoded.
     #[test]
     fn a_decoder_that_swallows_key_frames_has_stalled() {
         let decoded = Some(SECONDS(9));
@@ -178,7 +182,7 @@ mod tests {
             interval: Duration::ZERO,
             ..live()
         };
-        // One picture in 16 s: the third attempt sees the second.
+        // The camera sends one frame every 16 s: the third attempt receives the second frame.
         assert_eq!(patience.judge(&one(6)), Verdict::Stalled(SECONDS(5)));
         patience.learn(&one(6), true);
         assert_eq!(patience.judge(&one(9)), Verdict::Well);
@@ -193,10 +197,10 @@ mod tests {
             patience.judge(&Signs { picture: Some(SECONDS(49)), ..three }),
             Verdict::Stalled(SECONDS(48))
         );
-        // Known from the first picture of the next connection on.
+        // The interval applies from the first frame of the next connection on.
         patience.learn(&three, true);
         assert_eq!(patience.judge(&one(40)), Verdict::Well);
-        // And forgotten when it has become faster.
+        // The interval is forgotten when the camera becomes faster.
         assert_eq!(
             patience.judge(&Signs { picture: Some(SECONDS(6)), ..live() }),
             Verdict::Stalled(SECONDS(5))

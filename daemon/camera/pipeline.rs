@@ -1,4 +1,5 @@
-//! The pipeline of one attempt, from the source to the frames; nothing here waits or retries.
+//! Builds the pipeline of one attempt, from the source to the frames. Not here: waiting and
+//! retrying.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use super::rtsp::{self, Approach};
 use super::tail::Tail;
 use crate::config::{Camera, Decode, Source};
 
-/// The name of the decoder in the pipeline.
+/// Name of the decoder element in the pipeline.
 pub const DECODER: &str = "decoder";
 
 pub fn build(
@@ -47,7 +48,8 @@ pub fn build(
     Ok(pipeline)
 }
 
-/// From the source to the decoder; completed when the source knows what it has.
+/// The part of the pipeline from the source to the decoder. It is completed when the source knows
+/// its streams.
 struct Head {
     pipeline: gst::glib::WeakRef<gst::Pipeline>,
     tail: Tail,
@@ -58,7 +60,7 @@ struct Head {
 
 impl Head {
     fn rtsp(self, pipeline: &gst::Pipeline, source: gst::Element) -> Result<(), CameraError> {
-        // A camera that changes its SSRC gets a new pad each time: they all lead to one decoder.
+        // A camera that changes its SSRC gets a new pad each time. All pads lead to one decoder.
         let funnel = make("funnel", "funnel")?;
         pipeline.add_many([&source, &funnel]).map_err(CameraError::internal)?;
         let entrances = rtsp::Entrances::new(&funnel, &source);
@@ -91,7 +93,8 @@ impl Head {
     ) -> Result<(), CameraError> {
         let chosen = codec.decoder(self.software_only)?;
         let depayloader = make(codec.depayloader(), "depayloader")?;
-        // Pictures that refer to lost ones come out grey. rtph265depay cannot do this in 1.22.
+        // Otherwise frames that refer to lost ones are decoded as grey. rtph265depay 1.22 lacks
+        // this property.
         if depayloader.has_property("wait-for-keyframe") {
             depayloader.set_property("wait-for-keyframe", true);
         }
@@ -121,7 +124,8 @@ impl Head {
         let (parsed, decoded) = (source_pad(&parser)?, source_pad(&decoder)?);
         match self.decode {
             Decode::All => self.progress.watch(&decoded),
-            // Counted before they are dropped: a camera with rare key frames has not stalled.
+            // Frames are counted before they are dropped: a camera with rare key frames has not
+            // stalled.
             Decode::Keyframes => self.progress.watch(&parsed),
         }
         drop_delta_units(&parsed, self.decode);
@@ -182,7 +186,8 @@ impl Head {
     }
 }
 
-/// Before the first key frame nothing can be decoded; in [`Decode::Keyframes`] nothing else is.
+/// Drops delta frames before the first key frame, which cannot be decoded. With
+/// [`Decode::Keyframes`] it drops all delta frames.
 fn drop_delta_units(parsed: &gst::Pad, decode: Decode) {
     let begun = AtomicBool::new(false);
     parsed.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
@@ -198,7 +203,8 @@ fn drop_delta_units(parsed: &gst::Pad, decode: Decode) {
     });
 }
 
-/// Settings that only libav's decoders have: one thread is cheapest, and grey pictures are none.
+/// Sets properties that only libav's decoders have: one thread is cheapest, and grey frames are not
+/// output.
 fn tame(decoder: &gst::Element) {
     if decoder.has_property("max-threads") && decoder.has_property("output-corrupt") {
         decoder.set_property("max-threads", 1i32);

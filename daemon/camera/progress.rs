@@ -1,4 +1,4 @@
-//! How far an attempt has come, and what was found behind the URL.
+//! Records the progress of an attempt and the stream found at the URL.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,28 +10,29 @@ use super::error::CameraError;
 use super::patience::Signs;
 use super::rtsp::codec_of;
 
-/// What was found behind the URL.
+/// The stream found at the URL.
 #[derive(Clone, Debug, Default)]
 pub struct Opened {
     pub codec: String,
-    /// The element's name.
+    /// Name of the decoder element.
     pub decoder: String,
     pub hardware: bool,
 }
 
-/// How far an attempt has come: written by GStreamer's threads, read by the camera's.
+/// The progress of an attempt. GStreamer's threads write it, the camera's thread reads it.
 pub struct Progress {
     started: Instant,
-    /// Milliseconds after `started`, plus one; 0: not yet.
+    /// Milliseconds after `started`, plus one; 0 if not yet. The next four fields use the same
+    /// format.
     connected: AtomicU64,
     packet: AtomicU64,
     picture: AtomicU64,
     decoded: AtomicU64,
     owed_since: AtomicU64,
-    /// Key frames in the decoder.
+    /// Number of key frames in the decoder.
     owed: AtomicU64,
     pictures: AtomicU64,
-    /// Milliseconds.
+    /// Longest recent interval between frames, in milliseconds.
     interval: AtomicU64,
     live: AtomicBool,
     closed: AtomicBool,
@@ -41,9 +42,9 @@ pub struct Progress {
 #[derive(Default)]
 struct Found {
     opened: Opened,
-    /// The stream that was chosen, by rtspsrc's number.
+    /// The selected stream, by rtspsrc's number.
     selected: Option<u32>,
-    /// All video streams that the camera describes: rtspsrc's number, and the codec's name.
+    /// All video streams that the camera describes: rtspsrc's number and the codec's name.
     described: Vec<(u32, String)>,
     failure: Option<CameraError>,
 }
@@ -76,7 +77,8 @@ impl Progress {
         self.lock().failure.clone()
     }
 
-    /// Why no stream was chosen, when the camera has described all of its own.
+    /// Returns the reason why no stream was selected, once the camera has described all its
+    /// streams.
     pub fn nothing_chosen(&self, wanted: Option<usize>) -> Option<CameraError> {
         let found = self.lock();
         if found.selected.is_some() {
@@ -121,7 +123,7 @@ impl Progress {
         }
     }
 
-    /// No frame is delivered from now on.
+    /// Stops the delivery of frames.
     pub fn close(&self) {
         self.closed.store(true, Ordering::Release);
     }
@@ -130,8 +132,8 @@ impl Progress {
         !self.closed.load(Ordering::Acquire)
     }
 
-    /// Takes the video stream with the wanted index, or else the first that can be decoded. May
-    /// be asked about a stream again.
+    /// Selects the video stream with the wanted index, or else the first that can be decoded.
+    /// Returns true for the selected stream, also if it is called again for the same one.
     pub fn select(&self, id: u32, caps: &gst::CapsRef, wanted: Option<usize>) -> bool {
         let Some(structure) = caps.structure(0) else { return false };
         if !structure.get::<&str>("media").is_ok_and(|media| media == "video") {
@@ -167,7 +169,7 @@ impl Progress {
         self.packet.store(self.now(), Ordering::Relaxed);
     }
 
-    /// Counts what passes this pad as a picture.
+    /// Counts each buffer that passes this pad as a frame.
     pub fn watch(self: &Arc<Self>, pad: &gst::Pad) {
         let progress = self.clone();
         pad.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
@@ -180,7 +182,7 @@ impl Progress {
         let now = self.now();
         let last = self.picture.swap(now, Ordering::Relaxed);
         if last != 0 {
-            // The longest of late: it is forgotten over some ten pictures.
+            // The longest recent interval: its weight fades over some ten frames.
             let longest = self.interval.load(Ordering::Relaxed);
             let longest = (longest - longest / 8).max(now - last);
             self.interval.store(longest, Ordering::Relaxed);
@@ -188,7 +190,7 @@ impl Progress {
         self.pictures.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts the key frames that go into a decoder and the pictures that come out.
+    /// Counts the key frames that enter a decoder and the frames that leave it.
     pub fn watch_decoder(self: &Arc<Self>, parsed: &gst::Pad, decoded: &gst::Pad) {
         self.watch_decoded(decoded);
         let progress = self.clone();
@@ -248,10 +250,10 @@ impl Progress {
     }
 }
 
-/// Makes the thread that watches the bus look at once.
+/// Wakes the thread that watches the bus.
 fn wake(element: &gst::Element, why: &str) {
     let message = gst::message::Application::builder(gst::Structure::new_empty(why)).src(element);
-    // Refused only by a pipeline that is ending.
+    // Only a pipeline that is ending refuses the message.
     let _ = element.post_message(message.build());
 }
 

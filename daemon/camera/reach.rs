@@ -1,4 +1,5 @@
-//! Connections to cameras, and why there is none: GStreamer 1.22 says "Generic error" for all causes.
+//! Connects to cameras and reports why a connection fails. GStreamer 1.22 reports "Generic error"
+//! for every cause.
 
 use std::io;
 use std::net::{TcpStream, ToSocketAddrs};
@@ -6,10 +7,11 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-/// Names are looked up by the system, which may take longer: that is left behind.
+/// Maximum time for a connection. The system's name lookup can take longer; its thread is then left
+/// to finish alone.
 const TIMEOUT: Duration = Duration::from_millis(700);
 
-/// In words; `None` when something does listen there.
+/// Returns the reason why a connection fails, as text, or `None` if the port accepts connections.
 pub fn why_not(host: &str, port: u16) -> Option<String> {
     let (tell, told) = mpsc::sync_channel(1);
     let target = (host.trim_matches(['[', ']']).to_string(), port);
@@ -23,7 +25,7 @@ pub fn why_not(host: &str, port: u16) -> Option<String> {
     }
 }
 
-/// A connection, or why there is none in words; each of the host's addresses is tried.
+/// Connects to the host, trying each of its addresses. Returns the reason as text if all fail.
 pub fn connect(host: &str, port: u16, patience: Duration) -> Result<TcpStream, String> {
     let target = (host.trim_matches(['[', ']']).to_string(), port);
     connection(&target, patience).map_err(|why| format!("{host}:{port}: {why}"))

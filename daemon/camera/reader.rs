@@ -5,11 +5,11 @@ use std::net::TcpStream;
 
 use super::wire::{Head, Piece, first_piece};
 
-/// What has been read and not yet been taken.
+/// A socket with the bytes that were read and not yet taken.
 pub struct Reader {
     stream: TcpStream,
     buffer: Vec<u8>,
-    /// What of the buffer has been taken.
+    /// Number of bytes of the buffer that have been taken.
     taken: usize,
 }
 
@@ -18,7 +18,8 @@ impl Reader {
         Reader { stream, buffer: Vec::new(), taken: 0 }
     }
 
-    /// The next whole piece, which is then to be taken; [`Piece::Unfinished`] at the end.
+    /// Returns the next complete piece, which the caller then takes, or [`Piece::Unfinished`] at
+    /// the end.
     pub fn piece(&mut self, channels: &[u8]) -> io::Result<Piece> {
         loop {
             let piece = first_piece(&self.buffer[self.taken..], channels);
@@ -41,7 +42,7 @@ impl Reader {
         &self.buffer[from..self.taken]
     }
 
-    /// All whole packets that are there.
+    /// Takes all complete packets in the buffer.
     pub fn take_packets(&mut self) -> &[u8] {
         let from = self.taken;
         while let Piece::Packet(all) = first_piece(&self.buffer[self.taken..], &[]) {

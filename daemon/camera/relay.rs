@@ -1,13 +1,14 @@
-//! Stands between `rtspsrc` and a camera, and does what `rtspsrc` does not: requests that keep a
-//! session alive while pictures flow, digests with SHA-256, statuses that can be told, and garbage
-//! between packets left out.
+//! A proxy between `rtspsrc` and a camera. It adds what `rtspsrc` lacks: keep-alive requests while
+//! frames flow, digests with SHA-256, exact statuses for error messages, and the removal of garbage
+//! between packets.
 //!
 //! ```text
 //!  rtspsrc ──(its `proxy`)──► 127.0.0.1 ─► Relay ──► camera
 //! ```
 //!
-//! Promises: nobody but the `rtspsrc` that was given the relay's word gets through it; what it
-//! does not know goes on as it came. Left out: TLS, for which `rtspsrc` talks to the camera itself.
+//! Guarantees: only the `rtspsrc` that sends the relay's secret user agent is connected. Messages
+//! that the relay does not understand are forwarded unchanged. Not here: TLS, for which `rtspsrc`
+//! connects to the camera directly.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -26,15 +27,15 @@ use super::reach;
 use super::reader::Reader;
 use super::wire::{Head, Piece};
 
-/// How often a request that keeps the session alive may be due.
+/// Interval at which the relay checks whether a keep-alive request is due.
 const TICK: Duration = Duration::from_millis(250);
 
-/// A peer that takes nothing for so long is gone.
+/// Maximum time for a write. A peer that accepts nothing for this long counts as gone.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
 const REDIRECTS_MAX: u32 = 5;
 
-/// Packets that come before the answer to PLAY; what is more is lost.
+/// Maximum number of bytes of packets kept before the answer to PLAY. Further packets are dropped.
 const EARLY_MAX: usize = 4 << 20;
 
 const AGENT: &str = concat!("lookout/", env!("CARGO_PKG_VERSION"));
@@ -44,14 +45,14 @@ pub struct Login {
     pub password: String,
 }
 
-/// What a camera answered that is no success.
+/// A camera's answer that is not a success, or the lack of one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trouble {
     /// There is no connection.
     Unreachable(String),
     WrongPassword,
     PasswordWanted,
-    /// It asks for a way to prove a password that is not known.
+    /// The camera requests an unknown authentication scheme.
     UnknownScheme,
     Redirects,
     Status {
@@ -59,7 +60,7 @@ pub enum Trouble {
         code: u16,
         reason: String,
     },
-    /// It closed the connection.
+    /// The camera closed the connection.
     Closed,
 }
 
@@ -98,11 +99,12 @@ struct Shared {
 
 struct State {
     target: (String, u16),
-    /// The camera has sent us to another host: it does not get a password in clear.
+    /// Number of redirects. `elsewhere` is true if one led to another host, which never receives a
+    /// password in clear text.
     redirects: u32,
     elsewhere: bool,
     closed: bool,
-    /// Both ends of the connection that is open.
+    /// Both ends of the open connection.
     open: Vec<TcpStream>,
     learnt: Learnt,
     trouble: Option<Trouble>,
@@ -115,7 +117,7 @@ impl Shared {
 }
 
 impl Relay {
-    /// `patience`: how long the camera may take to accept a connection.
+    /// Starts a relay. `patience` is the maximum time for the camera to accept a connection.
     pub fn start(
         (host, port): (&str, u16),
         login: Option<Login>,
@@ -144,12 +146,13 @@ impl Relay {
         Ok(Relay { address, word, shared })
     }
 
-    /// For `rtspsrc`'s property `proxy`.
+    /// Returns the value for `rtspsrc`'s property `proxy`.
     pub fn proxy(&self) -> String {
         self.address.to_string()
     }
 
-    /// For `rtspsrc`'s property `user-agent`: who does not say it is not let through.
+    /// Returns the value for `rtspsrc`'s property `user-agent`. A client that does not send it is
+    /// rejected.
     pub fn word(&self) -> &str {
         &self.word
     }
@@ -158,7 +161,7 @@ impl Relay {
         self.shared.lock().trouble.clone()
     }
 
-    /// Which requests keep this camera's sessions alive.
+    /// Returns the request that keeps this camera's sessions alive.
     pub fn learnt(&self) -> Learnt {
         self.shared.lock().learnt
     }
@@ -172,7 +175,7 @@ impl Drop for Relay {
             let _ = end.shutdown(Shutdown::Both);
         }
         drop(state);
-        // Wakes the thread that accepts.
+        // This connection wakes the accepting thread.
         let _ = TcpStream::connect(self.address);
     }
 }
@@ -189,7 +192,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
     }
 }
 
-/// Passes on what one connection of `rtspsrc` says, until an end closes.
+/// Forwards the messages of one connection of `rtspsrc` until one end closes.
 fn pass(client: TcpStream, shared: &Arc<Shared>) -> io::Result<()> {
     prepare(&client)?;
     let mut from_client = Reader::new(client.try_clone()?);
@@ -260,12 +263,12 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
 struct Line {
     shared: Arc<Shared>,
     camera_ip: IpAddr,
-    /// PLAY is asked, and not yet answered.
+    /// True while a PLAY request waits for its answer.
     play_asked: AtomicBool,
     talk: Mutex<Talk>,
 }
 
-/// What is sent to the camera, and waits for its answer.
+/// The requests to the camera that wait for an answer, and the state of the session.
 struct Talk {
     camera: TcpStream,
     alive: KeepAlive,
@@ -273,7 +276,7 @@ struct Talk {
     next_cseq: u32,
     proof: Option<PasswordClient>,
     session: Option<String>,
-    /// What is played.
+    /// URI of the last PLAY request.
     uri: String,
     channels: Vec<u8>,
 }
@@ -283,12 +286,13 @@ struct Pending {
     origin: Origin,
     head: Head,
     body: Vec<u8>,
-    /// Sent with a proof made for the camera's answer to this very request.
+    /// True if the request carries credentials made for the camera's challenge to this same
+    /// request.
     proven: bool,
 }
 
 enum Origin {
-    /// `rtspsrc`, with its own number.
+    /// A request of `rtspsrc`, with its own CSeq.
     Client(String),
     Own,
 }
@@ -298,7 +302,7 @@ impl Line {
         self.talk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From `rtspsrc` to the camera.
+    /// Forwards messages from `rtspsrc` to the camera.
     fn up(&self, mut client: Reader, first: Head, body: Vec<u8>) -> io::Result<()> {
         self.request(first, body)?;
         loop {
@@ -310,7 +314,7 @@ impl Line {
                     let bytes = client.take(all);
                     let head = Head::parse(&bytes[..length]);
                     match head.status() {
-                        // To a request of the camera's.
+                        // This is a response to a request of the camera.
                         Some(_) => self.talk().camera.write_all(bytes)?,
                         None => {
                             let body = bytes[length..].to_vec();
@@ -344,7 +348,7 @@ impl Line {
     fn keep_alive(&self) -> io::Result<()> {
         let mut talk = self.talk();
         let Some(method) = talk.alive.due(Instant::now()) else { return Ok(()) };
-        // Older ones will not be answered any more.
+        // Older keep-alive requests will not be answered any more.
         talk.pending.retain(|pending| !matches!(pending.origin, Origin::Own));
         let head = talk.sign_of_life(method);
         self.send(&mut talk, Origin::Own, head, Vec::new(), false)
@@ -370,7 +374,7 @@ impl Line {
                 body: Some(&body),
             };
             if let Ok(mut value) = proof.respond(&params) {
-                // A camera that also offers MD5 takes a digest without a name for one of that.
+                // A camera that also offers MD5 takes a digest without an algorithm name for MD5.
                 if let (PasswordClient::Digest(digest), false) =
                     (&*proof, value.contains("algorithm="))
                 {
@@ -390,11 +394,11 @@ impl Line {
         Ok(())
     }
 
-    /// From the camera to `rtspsrc`.
+    /// Forwards messages from the camera to `rtspsrc`.
     fn down(&self, camera: &TcpStream, mut client: &TcpStream) -> io::Result<()> {
         let mut reader = Reader::new(camera.try_clone()?);
         let mut channels = Vec::new();
-        // rtspsrc stops at packets that come before the answer to PLAY.
+        // rtspsrc stops if packets come before the answer to PLAY.
         let mut early = Vec::new();
         loop {
             match reader.piece(&channels)? {
@@ -422,7 +426,7 @@ impl Line {
                                 client.write_all(&std::mem::take(&mut early))?;
                             }
                         }
-                        // A request of the camera's.
+                        // This is a request of the camera.
                         None => client.write_all(bytes)?,
                     }
                 }
@@ -434,7 +438,7 @@ impl Line {
                     talk.alive.ended();
                     let mut state = self.shared.lock();
                     state.learnt = talk.alive.learnt();
-                    // Whoever was sent elsewhere comes again.
+                    // After a redirect, rtspsrc connects again.
                     if state.redirects == 0 {
                         state.trouble.get_or_insert(Trouble::Closed);
                     }
@@ -444,13 +448,13 @@ impl Line {
         }
     }
 
-    /// What `rtspsrc` is told of an answer; `None`: nothing.
+    /// Returns the answer to forward to `rtspsrc`, or `None` if there is nothing to forward.
     fn answered(&self, mut head: Head, code: u16, reason: &str) -> io::Result<Option<Head>> {
         let mut talk = self.talk();
         let cseq = head.value("CSeq").and_then(|cseq| cseq.parse::<u32>().ok());
         let at = match cseq {
             Some(cseq) => talk.pending.iter().position(|pending| pending.cseq == cseq),
-            // Who leaves out the number answers in turn.
+            // A camera that omits the number answers in order.
             None => Some(0),
         };
         let Some(pending) = at.and_then(|at| talk.pending.remove(at)) else { return Ok(None) };
@@ -480,7 +484,7 @@ impl Line {
         Ok(Some(head))
     }
 
-    /// Whether the request is worth sending again with a proof of the password.
+    /// Returns true if the request is worth sending again with credentials.
     fn may_prove(&self, talk: &mut Talk, answer: &Head, pending: &Pending) -> bool {
         if self.shared.login.is_none() {
             self.shared.lock().trouble = Some(Trouble::PasswordWanted);
@@ -525,7 +529,7 @@ impl Line {
                         let numbers = channels.split(';').next().unwrap_or_default().split('-');
                         talk.channels.extend(numbers.filter_map(|n| n.parse::<u8>().ok()));
                     }
-                    // The address that rtspsrc sees is the relay's.
+                    // rtspsrc sees the relay's address instead of the camera's.
                     None if !transport.contains("source=") && !transport.contains("multicast") => {
                         let transport = format!("{transport};source={}", self.camera_ip);
                         head.set("Transport", &transport);
@@ -543,7 +547,7 @@ impl Line {
         state.redirects += 1;
         if state.redirects > REDIRECTS_MAX {
             state.trouble = Some(Trouble::Redirects);
-            // No further connection is let through.
+            // No further connection is accepted.
             state.closed = true;
         } else if let Some(host) = target.as_ref().and_then(url::Url::host_str) {
             let port = target.as_ref().and_then(url::Url::port).unwrap_or(554);
@@ -553,7 +557,7 @@ impl Line {
     }
 
     fn failed(&self, talk: &Talk, method: &str, code: u16, reason: &str, head: &mut Head) {
-        // rtspsrc asks with the URL's query only after a 404.
+        // Only after a 404 does rtspsrc retry with the URL's query.
         if method == "SETUP" && !matches!(code, 400 | 401 | 404 | 453 | 461) {
             head.set_status(404, reason);
         }
@@ -562,7 +566,7 @@ impl Line {
             state.trouble,
             Some(Trouble::WrongPassword | Trouble::PasswordWanted | Trouble::UnknownScheme)
         );
-        // What is refused while the stream ends says nothing of its end.
+        // A request refused while the stream is ending does not explain why it ended.
         if !known && (talk.session.is_none() || matches!(method, "SETUP" | "PLAY")) {
             let (method, reason) = (method.to_string(), reason.to_string());
             state.trouble = Some(Trouble::Status { method, code, reason });
@@ -615,7 +619,7 @@ mod tests {
         let relay = relay_to(&camera, None);
         for word in ["", "lookout", AGENT] {
             let mut answer = Vec::new();
-            // Closed or reset.
+            // The connection was closed or reset.
             let read = ask(&relay, word).read_to_end(&mut answer);
             assert!(read.is_err() || answer.is_empty());
         }

@@ -1,4 +1,4 @@
-//! Trying again: knows when, and what to tell; knows nothing of RTSP.
+//! Retries a camera: decides when to retry and which status to report. Not here: RTSP.
 //!
 //! ```text
 //!               ┌───────────── first frame ─────────────┐
@@ -9,9 +9,9 @@
 //!   Lost, Stalled, Refused ◄────────────────────────────┘
 //! ```
 //!
-//! `Connecting` is said before anything is known, and while a camera that answers has not shown a
-//! picture. After a failure its phase and reason stand until then, or until it fails in another way: "lost: connection refused" is what a
-//! user wants to read, not a flicker of attempts.
+//! `Connecting` is reported at the start, and while a camera that answers has not delivered a
+//! frame. After a failure, its phase and reason remain until then or until the camera fails in
+//! another way. A user wants to read "lost: connection refused", not a flicker of attempts.
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -22,25 +22,25 @@ use super::error::CameraError;
 use crate::event::{CameraStatus, Phase};
 
 pub trait Attempt {
-    /// Connects and plays until it fails; `Ok` only after a stop was asked for. News may be told
-    /// again and again.
+    /// Connects and plays until it fails. Returns `Ok` only after a stop was requested. The same
+    /// news may be reported several times.
     fn run_once(&mut self, stop: &Stop, tell: &mut dyn FnMut(News<'_>)) -> Result<(), CameraError>;
 
-    /// Whether the credentials have changed since the last attempt, so that it is worth trying
-    /// again at once.
+    /// Returns true if the credentials have changed since the last attempt, which makes an
+    /// immediate retry worthwhile.
     fn has_new_credentials(&self) -> bool;
 }
 
-/// What is told of an attempt while it lasts.
+/// A report from a running attempt.
 #[derive(Clone, Copy, Debug)]
 pub enum News<'n> {
-    /// The first frame has come, out of the decoder of this name.
+    /// The first frame has come. The value is the decoder's name.
     Live(&'n str),
-    /// Connected, without a frame yet, for this reason.
+    /// The camera is connected but has delivered no frame yet, for this reason.
     Waiting(&'static str),
 }
 
-/// How often changed credentials are looked for.
+/// Interval at which credentials are checked for a change.
 const LOOK: Duration = Duration::from_secs(1);
 
 pub fn run(
@@ -93,7 +93,7 @@ pub fn run(
     }
 }
 
-/// A wish to end that can be waited for.
+/// A stop request that a thread can wait for.
 #[derive(Default)]
 pub struct Stop {
     asked: Mutex<bool>,
@@ -102,7 +102,7 @@ pub struct Stop {
 }
 
 impl Stop {
-    /// Counts as asked for after `timeout`.
+    /// Creates a stop that counts as requested after `timeout`.
     pub fn after(timeout: Duration) -> Stop {
         Stop { deadline: Some(Instant::now() + timeout), ..Stop::default() }
     }
@@ -116,7 +116,7 @@ impl Stop {
         self.wait(Duration::ZERO)
     }
 
-    /// Waits at most so long; says whether to stop.
+    /// Waits at most `timeout`. Returns true if a stop is requested.
     pub fn wait(&self, timeout: Duration) -> bool {
         let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         let (asked, _) = self
@@ -127,7 +127,7 @@ impl Stop {
     }
 }
 
-/// Keeps a camera's status and tells each change of it.
+/// Keeps a camera's status and reports each change of it.
 pub struct Reporter {
     delivery: Arc<Delivery>,
     status: CameraStatus,
@@ -275,7 +275,7 @@ mod tests {
         let stop = Stop::after(Duration::from_millis(50));
         let mut script = Script(vec![(false, Some(CameraError::Lost("off".into())))]);
         let began = Instant::now();
-        // The pause of 0.25 s or more comes in one wait: the deadline counts at its end.
+        // The pause of 0.25 s or more is one wait, and the deadline is checked at its end.
         run(&mut script, Duration::from_secs(60), &stop, &mut reporter);
         assert!(began.elapsed() < Duration::from_secs(2));
     }

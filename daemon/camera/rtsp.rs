@@ -1,4 +1,5 @@
-//! The source of an RTSP camera: `rtspsrc` with its settings, its TLS, and the choice of a stream.
+//! Configures the source of an RTSP camera: the settings of `rtspsrc`, TLS, and the choice of a
+//! stream.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -13,13 +14,13 @@ use super::progress::Progress;
 use super::relay::Relay;
 use crate::config::{Rtsp, RtspTls};
 
-/// How long a camera may take to end a session.
+/// Maximum time for a camera to end a session.
 const TEARDOWN: Duration = Duration::from_millis(500);
 
-/// Of the jitter buffer. Captions can wait; packets out of order cannot be had otherwise.
+/// Latency of the jitter buffer, which reorders packets. Captions can wait that long.
 const LATENCY: Duration = Duration::from_millis(200);
 
-/// How the pictures of one attempt are to come.
+/// The transport protocol of one attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Carrier {
     Tcp,
@@ -34,7 +35,7 @@ impl Carrier {
         }
     }
 
-    /// As `rtspsrc` and the config's `transport` write it.
+    /// Returns the name used by `rtspsrc` and by the config's `transport`.
     pub fn name(self) -> &'static str {
         match self {
             Carrier::Tcp => "tcp",
@@ -43,13 +44,13 @@ impl Carrier {
     }
 }
 
-/// What one attempt needs to know besides the config.
+/// The parameters of one attempt that are not in the config.
 pub struct Approach<'a> {
     pub password: Option<&'a str>,
     pub carrier: Carrier,
-    /// How long the camera may take for an answer.
+    /// Maximum time for the camera's answer.
     pub patience: Duration,
-    /// `None`: rtspsrc talks to the camera itself.
+    /// The relay, or `None` if rtspsrc connects to the camera directly.
     pub relay: Option<&'a Relay>,
 }
 
@@ -72,14 +73,15 @@ pub fn source(
     }
     source.set_property_from_str("protocols", approach.carrier.name());
     source.set_property("tcp-timeout", approach.patience.as_micros() as u64);
-    // Cameras keep a session that is not ended, and serve only a few.
+    // Cameras keep a session that was not ended, and serve only a few sessions.
     source.set_property("teardown-timeout", TEARDOWN.as_nanos() as u64);
     source.set_property("latency", LATENCY.as_millis() as u32);
     source.set_property("add-reference-timestamp-meta", true);
     if rtsp.url.scheme() == "rtsps" {
         set_tls(&source, &rtsp.tls)?;
         let progress = progress.clone();
-        // Asked only when the certificate did not pass: the one chance to learn why.
+        // This signal comes only for a rejected certificate. It is the only way to learn the
+        // reason.
         source.connect("accept-certificate", false, move |values| {
             let flaws = values.get(3)?.get::<gio::TlsCertificateFlags>().ok()?;
             let why = format!("the camera's certificate {}", untrusted(flaws));
@@ -87,7 +89,7 @@ pub fn source(
             Some(false.to_value())
         });
     }
-    // Each SSRC has parts of its own, which would stay.
+    // Each SSRC has its own elements, which would otherwise remain.
     source.connect("new-manager", false, |values| {
         let manager = values.get(1)?.get::<gst::Element>().ok()?;
         if manager.has_property("autoremove") {
@@ -139,7 +141,7 @@ fn untrusted(flaws: gio::TlsCertificateFlags) -> &'static str {
     }
 }
 
-/// Where the pads of rtspsrc enter a funnel. They come and go with the camera's SSRCs.
+/// The links from rtspsrc's pads to a funnel. Pads come and go with the camera's SSRCs.
 pub struct Entrances {
     funnel: gst::Element,
     linked: Arc<Mutex<Vec<(gst::Pad, gst::Pad)>>>,
@@ -174,10 +176,10 @@ impl Entrances {
     }
 }
 
-/// Asks rtspsrc for a request that keeps the session alive: it sends none itself while pictures
-/// come over TCP. For a camera that it talks to without a relay.
+/// Makes rtspsrc send a keep-alive request, for a camera without a relay. rtspsrc sends none by
+/// itself while frames come over TCP.
 pub fn keep_alive(source: &gst::Element) {
-    // Its answer is nobody's business; a camera that refuses goes on.
+    // The answer is ignored; a camera that refuses keeps playing.
     let promise = gst::Promise::new();
     source.emit_by_name::<bool>("get-parameter", &[&"ping", &None::<&str>, &promise]);
 }

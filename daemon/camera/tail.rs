@@ -1,12 +1,12 @@
-//! The end of a pipeline: from decoded pictures to frames.
+//! The end of a pipeline: turns decoded frames into sampled frames.
 //!
 //! ```text
 //!  [pace] ─► deinterlace ─► videoconvert ─► videoscale ─► appsink
 //! ```
 //!
-//! Most pictures pass the first and the third as they are. Interlaced ones keep their upper field,
-//! the lines between made from their neighbours, and their rate. Pixels that are not square are
-//! stretched, so that whoever sees a frame sees the shape that the camera saw.
+//! Most frames pass `deinterlace` and `videoscale` unchanged. Interlaced frames keep their rate and
+//! their upper field; the other lines are interpolated from their neighbours. Frames with
+//! non-square pixels are stretched to the shape that the camera saw.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -21,20 +21,21 @@ use super::packets::{self, RtpClock};
 use super::pipeline::{make, missing_pad};
 use super::progress::Progress;
 
-/// A picture that is later by more says that its own times are wrong.
+/// Maximum delay against the presentation time. A frame with a larger delay has a wrong time.
 const LATE: gst::ClockTime = gst::ClockTime::from_seconds(5);
 
 const STEP: gst::ClockTime = gst::ClockTime::from_mseconds(1);
 
 pub struct Tail {
-    /// What decoded pictures go into.
+    /// The element that receives decoded frames.
     pub first: gst::Element,
     fps: f64,
     clock: Arc<RtpClock>,
 }
 
 impl Tail {
-    /// `live`: pictures are late already, so none is waited for; a file plays at its own speed.
+    /// Builds the tail. Frames of a `live` source are late already, so the sink does not wait for
+    /// their time. A file plays at its own speed.
     pub fn new(
         pipeline: &gst::Pipeline,
         fps: f64,
@@ -46,7 +47,7 @@ impl Tail {
         let deinterlace = make("deinterlace", "deinterlace")?;
         deinterlace.set_property_from_str("mode", "disabled");
         deinterlace.set_property_from_str("fields", "top");
-        // Needs no other picture: the one before is half a second old.
+        // This method needs no other frame: the previous one can be half a second old.
         deinterlace.set_property_from_str("method", "linear");
         let convert = make("videoconvert", "convert")?;
         let scale = make("videoscale", "scale")?;
@@ -85,7 +86,7 @@ impl Tail {
         Ok(Tail { first: deinterlace, fps, clock: clock.clone() })
     }
 
-    /// Pictures that are not looked at go before they are converted: that is what costs.
+    /// Drops the frames that are not sampled before their conversion, which is the expensive step.
     pub fn pace(&self, pad: &gst::Pad) {
         let pace = Mutex::new(Pace::new(self.fps));
         let clock = self.clock.clone();
@@ -105,8 +106,8 @@ impl Tail {
     }
 }
 
-/// Lets decoders hand on pictures as they lie in their memory, with padding: else they copy each,
-/// even those that are not looked at.
+/// Lets decoders pass frames in their own memory layout, with padding. Otherwise they copy each
+/// frame, even those that are not sampled.
 fn allow_padding(sink: &gst_app::AppSink) -> Result<(), CameraError> {
     let pad = sink.static_pad("sink").ok_or_else(|| missing_pad(sink.upcast_ref()))?;
     pad.add_probe(gst::PadProbeType::QUERY_DOWNSTREAM, |_, info| {
@@ -120,14 +121,15 @@ fn allow_padding(sink: &gst_app::AppSink) -> Result<(), CameraError> {
     Ok(())
 }
 
-/// Formats that `deinterlace` can read; it refuses to negotiate others.
+/// Formats that `deinterlace` can read. It refuses to negotiate others.
 const DEINTERLACED: [&str; 8] = ["I420", "YV12", "NV12", "NV21", "Y42B", "Y444", "YUY2", "UYVY"];
 
-/// Pixels are at most so many times as wide as high, or high as wide: else a damaged stream could
-/// ask for any amount of memory.
+/// Maximum ratio of a pixel's width to its height, and of height to width. Without it, a damaged
+/// stream could request any amount of memory.
 const PIXEL_ASPECT_MAX: i32 = 3;
 
-/// Sets the element up for each format that comes, before the format reaches it.
+/// Configures the element for each new format before the format reaches it, and replaces a pixel
+/// aspect ratio beyond the maximum with 1:1.
 fn adapt(deinterlace: &gst::Element) -> Result<(), CameraError> {
     let pad = deinterlace.static_pad("sink").ok_or_else(|| missing_pad(deinterlace))?;
     let element = deinterlace.downgrade();
@@ -170,12 +172,12 @@ fn has_odd_pixels(caps: &gst::CapsRef) -> bool {
     })
 }
 
-/// Says when pictures were taken.
+/// Estimates when frames were captured.
 struct Watch {
     clock: Arc<RtpClock>,
-    /// Presentation time of the last picture.
+    /// Presentation time of the last frame.
     last: Option<gst::ClockTime>,
-    /// When it was taken.
+    /// Capture time of the last frame.
     taken: Option<gst::ClockTime>,
 }
 
@@ -191,8 +193,8 @@ impl Watch {
         self.judge(now, shown, arrival)
     }
 
-    /// A picture's presentation time is the time of its arrival without the network's jitter, if
-    /// its RTP clock is steady and moves.
+    /// Estimates a frame's age. Its presentation time is its time of arrival without the network's
+    /// jitter, provided that its RTP clock is steady and advances.
     fn judge(
         &mut self,
         now: gst::ClockTime,
@@ -207,7 +209,7 @@ impl Watch {
             (Some(shown), Some(arrival)) => shown.min(arrival),
             (shown, arrival) => shown.or(arrival).unwrap_or(now),
         };
-        // Frames come in the order in which they were taken.
+        // Frames arrive in the order of their capture.
         let taken = self.taken.map_or(taken, |last| taken.max(last + STEP));
         self.taken = Some(taken);
         Timing { age: Duration::from(now.saturating_sub(taken)), believed }
@@ -244,7 +246,7 @@ mod tests {
         fn status(&self, _: &Arc<str>, _: CameraStatus) {}
     }
 
-    /// A tail with decoded pictures pushed into it.
+    /// A tail that receives decoded frames from a test.
     struct Pipe {
         pipeline: gst::Pipeline,
         source: gst_app::AppSrc,
@@ -272,7 +274,7 @@ mod tests {
             Pipe { pipeline, source, frames, pushed: 0 }
         }
 
-        /// The frame of a picture whose samples `paint` gives, by component, column and row.
+        /// Returns the frame for samples that `paint` gives by component, column and row.
         fn frame(&mut self, info: &VideoInfo, paint: impl Fn(u32, u32, u32) -> u16) -> Frame {
             self.source.set_caps(Some(&info.to_caps().unwrap()));
             let mut buffer = picture(info, paint);
@@ -349,7 +351,7 @@ mod tests {
             assert!(pixel(&frame, width / 2 - 4, 300)[0] < 20, "{pixels}");
             assert!(pixel(&frame, width / 2 + 4, 300)[0] > 235, "{pixels}");
         }
-        // A shape that no camera has would cost any amount of memory.
+        // A shape that no camera has would need any amount of memory.
         for pixels in [(1000, 1), (1, 1000), (65_535, 1)] {
             let pixels = gst::Fraction::new(pixels.0, pixels.1);
             let odd = info(VideoFormat::I420, 352, 576).par(pixels).build().unwrap();
@@ -361,7 +363,7 @@ mod tests {
     #[test]
     fn interlaced_pictures_are_not_combed() {
         let mut pipe = Pipe::new();
-        // The upper field sees another moment than the lower one.
+        // The upper field shows another moment than the lower one.
         let combed = |component: u32, _, y: u32| match component {
             0 if y.is_multiple_of(2) => 60,
             0 => 200,
@@ -378,14 +380,14 @@ mod tests {
                 assert!(levels.windows(2).all(|p| p[0].abs_diff(p[1]) < 3), "{mode:?} {levels:?}");
             }
         }
-        // One that `deinterlace` cannot read comes as it is.
+        // A frame that `deinterlace` cannot read passes unchanged.
         let mut pipe = Pipe::new();
         let mode = VideoInterlaceMode::Interleaved;
         let deep = info(VideoFormat::I42010le, 64, 48).interlace_mode(mode).build().unwrap();
         pipe.frame(&deep, |component, x, y| combed(component, x, y) * 4);
     }
 
-    /// Red, green and blue of full range from luma and colour differences (ITU-T H.273).
+    /// Converts luma and colour differences to full-range red, green and blue (ITU-T H.273).
     fn converted([y, u, v]: [u16; 3], red: f64, blue: f64, full: bool) -> [f64; 3] {
         let (black, lumas, colours) = if full { (0.0, 255.0, 255.0) } else { (16.0, 219.0, 224.0) };
         let y = (f64::from(y) - black) / lumas;
@@ -469,7 +471,7 @@ mod tests {
         assert_eq!(timing, Timing { age: Duration::from_millis(500), believed: true });
         // Files have no time of arrival.
         assert_eq!(watch.judge(ms(1500), Some(ms(1400)), None).age, Duration::from_millis(100));
-        // No picture is taken after it arrived, and none before the last one.
+        // No frame is captured after its arrival or before the previous frame.
         let timing = watch.judge(ms(3000), Some(ms(3500)), Some(ms(2900)));
         assert_eq!(timing.age, Duration::from_millis(100));
         let timing = watch.judge(ms(3010), Some(ms(2800)), Some(ms(2800)));
@@ -483,10 +485,10 @@ mod tests {
         // The stream's time stands still.
         let timing = watch.judge(ms(2000), Some(ms(42)), Some(ms(1950)));
         assert_eq!(timing, Timing { age: Duration::from_millis(50), believed: false });
-        // It is ages behind.
+        // The stream's time is far behind.
         let timing = watch.judge(ms(60_000), Some(ms(43)), Some(ms(59_900)));
         assert_eq!(timing.age, Duration::from_millis(100));
-        // It is missing.
+        // The stream's time is missing.
         assert_eq!(watch.judge(ms(60_000), None, None).age, Duration::ZERO);
     }
 }

@@ -1,23 +1,24 @@
 //! Measures a camera's RTP clock against the time of arrival.
 //!
-//! Some cameras say 25 pictures a second and send 21, or count time wrongly in another way. Network
-//! jitter only delays packets, so the earliest packet of each second tells the truth; a clock whose
-//! earliest packets drift steadily in one direction runs at another rate than ours.
+//! Some cameras announce 25 frames per second and send 21, or count time wrongly in another way.
+//! Network jitter can only delay packets, so the earliest packet of each second is the most exact.
+//! If the earliest packets drift steadily in one direction, the camera's clock runs at another rate
+//! than the host's.
 
 use std::collections::VecDeque;
 
-/// Nanoseconds, as are all times here.
+/// Nanoseconds per second. All times in this module are in nanoseconds.
 const SECOND: i64 = 1_000_000_000;
 
-/// Drift that is called one: over so many seconds in a row, this part of the time, beside
-/// [`NOISE`]. What is smaller shows later.
+/// Limits of drift: a number of consecutive seconds, and the drift as a fraction of that time, in
+/// addition to [`NOISE`]. A smaller drift takes longer to detect.
 const DRIFTS: [(usize, f64); 3] = [(3, 0.08), (7, 0.03), (15, 0.015)];
 const NOISE: f64 = 0.05 * SECOND as f64;
 
-/// Seconds without drift after which the clock is steady again.
+/// Number of seconds without drift after which the clock counts as steady again.
 const CALM: usize = 10;
 
-/// RTP time that jumps by more against arrival begins anew.
+/// Jump of RTP time against the time of arrival above which the measurement restarts.
 const JUMP: i64 = 2 * SECOND;
 
 #[derive(Debug)]
@@ -36,7 +37,7 @@ struct Packet {
     arrival: i64,
 }
 
-/// About one second: when it began, and by how much its earliest packet was later than its RTP time.
+/// A block of about one second: its start, and the delay of its earliest packet against RTP time.
 #[derive(Clone, Copy, Debug)]
 struct Block {
     began: i64,
@@ -44,13 +45,14 @@ struct Block {
 }
 
 impl Tempo {
-    /// `steady`: what is believed of the clock until it has been measured.
+    /// Creates a measurement. `steady` is the assumed state of the clock until it has been
+    /// measured.
     pub fn new(steady: bool) -> Tempo {
         Tempo { last: None, elapsed: 0, block: None, blocks: VecDeque::new(), steady }
     }
 
-    /// Takes a packet's RTP timestamp, in ticks of which there are `rate` a second, and its time of
-    /// arrival. Says whether the clock can be believed.
+    /// Adds a packet with its RTP timestamp, in ticks of which there are `rate` per second, and its
+    /// time of arrival. Returns true if the clock is steady.
     pub fn packet(&mut self, ticks: u32, rate: u32, arrival: u64) -> bool {
         let arrival = i64::try_from(arrival).unwrap_or(i64::MAX);
         let packet = Packet { ticks, arrival };
@@ -125,7 +127,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Pictures of `fps` for so many seconds; RTP time runs `rate` times as fast as the clock.
+    /// Plays `seconds` of frames at `fps`, with RTP time running `rate` times as fast as the clock.
     fn play(tempo: &mut Tempo, from: f64, seconds: f64, fps: f64, rate: f64) -> Vec<(f64, bool)> {
         let pictures = (seconds * fps) as u64;
         (0..pictures)
@@ -191,7 +193,7 @@ mod tests {
         let mut tempo = Tempo::new(true);
         for picture in 0..600u64 {
             let at = picture as f64 / 20.0;
-            // What was sent between 10 and 14 s arrives at 14 s.
+            // Packets sent between 10 and 14 s arrive at 14 s.
             let arrival = if (10.0..14.0).contains(&at) { 14.0 } else { at };
             let ticks = (at * 90_000.0) as u32;
             assert!(tempo.packet(ticks, 90_000, (arrival * 1e9) as u64), "at {at} s");

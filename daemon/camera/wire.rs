@@ -1,25 +1,27 @@
-//! RTSP as it is on the wire: where a message or a packet ends, and the lines of a message's head.
+//! Parses RTSP as bytes: the ends of messages and packets, and the lines of a message's head.
 //!
-//! Heads go on as they came, but for the lines that are changed on purpose: cameras write what a
-//! strict parser refuses. What is neither a message nor a packet is skipped.
+//! Guarantees: heads are forwarded unchanged except for lines that are changed on purpose, because
+//! cameras write lines that a strict parser refuses. Bytes that are neither a message nor a packet
+//! are skipped.
 
-/// What stands at the beginning of some bytes.
+/// The first item in a sequence of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Piece {
-    /// An interleaved packet of so many bytes, with its four bytes of header.
+    /// An interleaved packet; its length in bytes, with its four bytes of header.
     Packet(usize),
-    /// A request or response: the length of its head, and of all.
+    /// A request or response: the length of its head, and of the whole message.
     Message { head: usize, all: usize },
-    /// So many bytes of neither.
+    /// A number of bytes that are neither.
     Junk(usize),
-    /// More bytes are needed.
+    /// An incomplete piece: more bytes are needed.
     Unfinished,
 }
 
-/// Longer heads and bodies are no camera's.
+/// Maximum length of a head or a body. Cameras send none that are longer.
 const LONGEST: usize = 1 << 20;
 
-/// The first piece of `bytes`. Packets are taken only from `channels`, if there are any.
+/// Returns the first piece of `bytes`. If `channels` is not empty, only packets of these channels
+/// are accepted.
 pub fn first_piece(bytes: &[u8], channels: &[u8]) -> Piece {
     match bytes {
         [] => Piece::Unfinished,
@@ -42,14 +44,14 @@ pub fn first_piece(bytes: &[u8], channels: &[u8]) -> Piece {
     }
 }
 
-/// A head begins with a method, or with `RTSP/1.0`.
+/// Returns true if `bytes` can be a head: it begins with a method or with `RTSP/1.0`.
 fn may_be_message(bytes: &[u8]) -> bool {
     let start = &bytes[..bytes.len().min(20)];
     let word = start.iter().take_while(|c| c.is_ascii_uppercase() || **c == b'_').count();
     word > 0 && start.get(word).is_none_or(|c| matches!(c, b' ' | b'/'))
 }
 
-/// `None`: longer than any.
+/// Returns the message, or `None` if it exceeds the maximum length.
 fn message(bytes: &[u8]) -> Option<Piece> {
     let Some(head) = head_end(bytes) else {
         return (bytes.len() <= LONGEST).then_some(Piece::Unfinished);
@@ -71,7 +73,7 @@ fn head_end(bytes: &[u8]) -> Option<usize> {
     }
 }
 
-/// Up to the next response, or RTP packet of an expected channel.
+/// Returns the bytes up to the next response, or RTP packet of an expected channel, as junk.
 fn junk(bytes: &[u8], channels: &[u8]) -> Piece {
     let begins = |rest: &[u8]| match rest {
         [b'$', channel, _, _, first, ..] => channels.contains(channel) && first >> 6 == 2,
@@ -106,7 +108,7 @@ impl Head {
         text.into_bytes()
     }
 
-    /// Of a response; `None`: this is a request.
+    /// Returns a response's status code and reason, or `None` for a request.
     pub fn status(&self) -> Option<(u16, &str)> {
         let rest = self.first().strip_prefix("RTSP/")?;
         let (_, rest) = rest.split_once(' ')?;
@@ -120,12 +122,12 @@ impl Head {
         }
     }
 
-    /// Of a request.
+    /// Returns a request's method.
     pub fn method(&self) -> &str {
         self.first().split(' ').next().unwrap_or_default()
     }
 
-    /// Of a request.
+    /// Returns a request's URI.
     pub fn uri(&self) -> &str {
         self.first().split(' ').nth(1).unwrap_or_default()
     }
@@ -138,7 +140,8 @@ impl Head {
         self.lines.iter().skip(1).filter_map(move |line| value_in(line, name))
     }
 
-    /// In the place of the header's first line, if there is one; further ones leave.
+    /// Replaces the header's first line, or appends a line if there is none. Removes its further
+    /// lines.
     pub fn set(&mut self, name: &str, value: &str) {
         let line = format!("{name}: {value}");
         let is = |at: &String| value_in(at, name).is_some();
@@ -165,7 +168,8 @@ fn value_in<'a>(line: &'a str, name: &str) -> Option<&'a str> {
     key.trim().eq_ignore_ascii_case(name).then_some(value.trim())
 }
 
-/// Cuts any bytes into pieces and reads the heads. The entry point of the fuzz target `rtsp_wire`.
+/// Splits any bytes into pieces and reads the heads. The entry point of the fuzz target
+/// `rtsp_wire`.
 #[cfg(fuzzing)]
 pub fn fuzz_wire(data: &[u8]) {
     for channels in [&[][..], &[0, 1]] {

@@ -1,28 +1,29 @@
-//! Texts without the credentials of the URLs in them: users and passwords stand before the host,
-//! in the query, and with some cameras in the path (`/user=admin_password=x_channel=1`).
+//! Masks the credentials of URLs in texts. Users and passwords can be before the host, in the
+//! query, and with some cameras in the path (`/user=admin_password=x_channel=1`).
 //!
-//! Promises: no value of a key that names a user, a password or a token is left, even where its
-//! special characters were not escaped. Left out: a path that is a secret as a whole.
+//! Guarantees: no value remains of a key that names a user, a password or a token, even if its
+//! special characters were not escaped. Not here: a path that is entirely a secret.
 
 use std::fmt::Write;
 
-/// Stands for what is not shown.
+/// Replacement for a hidden value.
 const HIDDEN: &str = "***";
 
-/// Parts of the names of keys whose values are not shown.
+/// Parts of the names of keys whose values are hidden.
 const SECRET: [&str; 15] = [
     "user", "usr", "login", "account", "pass", "pwd", "psw", "token", "key", "auth", "secret",
     "cred", "sign", "session", "hash",
 ];
 
-/// The same, where the whole name is so short.
+/// Secret names that are too short to be searched for as parts: only a whole word matches.
 const SECRET_WHOLE: [&str; 5] = ["u", "p", "pw", "sig", "sid"];
 
 /// Keys of paths like `/user=admin_password=x_channel=1` that may follow an underscore.
 const PATH_KEYS: [&str; 9] =
     ["channel", "stream", "subtype", "ch", "chn", "chan", "profile", "media", "type"];
 
-/// The text with every URL's user and password left out, and the values of secret keys hidden.
+/// Returns the text without the user and password of any URL, and with the values of secret keys
+/// hidden.
 pub fn masked(text: &str) -> String {
     let ends_word = |c: char| c.is_whitespace() || matches!(c, '"' | '<' | '>');
     text.split_inclusive(ends_word).map(masked_word).collect()
@@ -38,15 +39,15 @@ fn masked_word(word: &str) -> String {
     }
 }
 
-/// Where the host begins in what follows `://`.
+/// Returns the index of the host in the text after `://`.
 fn userinfo_end(rest: &str) -> usize {
     let authority = &rest[..rest.find(['/', '?', '#']).unwrap_or(rest.len())];
     let end = if splits_userinfo(rest) { rest.rfind('@') } else { authority.rfind('@') };
     end.map_or(0, |at| at + 1)
 }
 
-/// Says that a `/`, `?` or `#` may be part of a password: `admin:12/34@host` names the host
-/// `admin` to a parser of URLs. `rest` is what follows `://`.
+/// Returns true if a `/`, `?` or `#` may be part of a password: for a URL parser, the host of
+/// `admin:12/34@host` is `admin`. `rest` is the text after `://`.
 pub fn splits_userinfo(rest: &str) -> bool {
     let Some(end) = rest.find(['/', '?', '#']) else { return false };
     let (authority, later) = rest.split_at(end);
@@ -73,7 +74,7 @@ fn without_secret_values(word: &str) -> String {
     shown + rest
 }
 
-/// `before` ends with a key.
+/// Returns true if the key at the end of `before` names a secret.
 fn names_secret(before: &str) -> bool {
     let name = before.rsplit(['&', '?', '/', ';', ',', '#']).next().unwrap_or(before);
     let name = percent_encoding::percent_decode_str(name).decode_utf8_lossy().to_ascii_lowercase();
@@ -81,7 +82,7 @@ fn names_secret(before: &str) -> bool {
     SECRET.iter().any(|part| name.contains(part)) || SECRET_WHOLE.contains(&last)
 }
 
-/// Where a secret value ends. What may be part of it is taken for part of it.
+/// Returns the index at which a secret value ends. Characters in doubt count as part of it.
 fn value_end(text: &str, in_query: bool) -> usize {
     let ends = |(at, c): (usize, char)| match c {
         '&' => text[at + 1..].split('&').next().is_some_and(|piece| piece.contains('=')),

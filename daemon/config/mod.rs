@@ -1,5 +1,5 @@
-//! What the user wrote, made into what the program needs, once: after [`Config`] nobody checks
-//! again. Every key is described in `configs/example.toml`.
+//! Reads and checks the configuration once. A [`Config`] is valid, and nothing checks it again.
+//! `configs/example.toml` describes every key.
 
 mod mask;
 mod raw;
@@ -29,17 +29,17 @@ pub struct Config {
     pub http: Option<Listen>,
     pub mqtt: Option<Mqtt>,
     pub cameras: Vec<Camera>,
-    /// How long running work may take to end after a stop was asked for.
+    /// Maximum time for running work to end after a stop was requested.
     pub stop_timeout: Duration,
-    /// A worker that has not moved for so long hangs.
+    /// Time without progress after which a worker counts as hung.
     pub hang_timeout: Duration,
 }
 
-/// Address and number of connections of a wire that listens.
+/// The address of an interface and its maximum number of connections.
 #[derive(Clone, Copy, Debug)]
 pub struct Listen {
     pub addr: SocketAddr,
-    /// The most connections at once; one more is closed.
+    /// Maximum number of open connections. Further ones are closed.
     pub connections: usize,
 }
 
@@ -47,33 +47,33 @@ pub struct Listen {
 pub struct Model {
     pub package: PathBuf,
     pub precision: Precision,
-    /// `libonnxruntime.so`; `None`: where it is usually found.
+    /// Path of `libonnxruntime.so`, or `None` to search the usual places.
     pub onnxruntime: Option<PathBuf>,
     pub plan: Plan,
     pub wording: Wording,
     pub aspect: Aspect,
     pub vision_device: Device,
     pub language_device: Device,
-    /// Of the GPU's memory: what onnxruntime's arena may take for each of the two graphs.
+    /// Maximum GPU memory of onnxruntime's arena, for each of the two graphs.
     pub gpu_memory: Option<Bytes>,
     pub vision_threads: usize,
     pub language_threads: usize,
     pub prefill_chunk: usize,
 }
 
-/// What stands around a question.
+/// The text around a question.
 #[derive(Clone, Debug, Default)]
 pub struct Wording {
-    /// The prompt, with `<image>` where the video's tokens go and `{prompt}` for the question;
-    /// `None`: by the package's chat template, or by that of its family.
+    /// The prompt, with `<image>` for the video's tokens and `{prompt}` for the question. `None`
+    /// selects the package's chat template, or else its family's.
     pub template: Option<String>,
-    /// Said to the model with every question and caption prompt; may be empty.
+    /// Instruction for the model with every question and caption prompt. It may be empty.
     pub instruction: String,
-    /// What every answer begins with, put into the model's mouth; may be empty.
+    /// Start of every answer, which the model continues. It may be empty.
     pub answer_prefix: String,
 }
 
-/// Which of a package's graphs are run, by the suffix of their files; `None`: the only one.
+/// The graphs of a package to run, by the suffix of their files. `None` selects the only one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Precision {
     pub vision: Option<String>,
@@ -82,13 +82,14 @@ pub struct Precision {
 }
 
 impl Model {
-    /// As a config's `[model]` table with just these keys; paths begin at the current folder.
+    /// Creates the model settings from the keys of a `[model]` table. Relative paths start at the
+    /// current folder.
     pub fn of(keys: toml::Table) -> Result<Model, ConfigError> {
         raw::model(keys)?.check(Path::new(""))
     }
 
-    /// Threads for (pictures, words) where the config says nothing: a quarter and half of the
-    /// cores, at least one each. The rest decodes video.
+    /// Returns the default numbers of threads for vision and language: a quarter and half of the
+    /// cores, at least one each. The other cores decode video.
     pub fn usual_threads() -> (usize, usize) {
         threads_of(std::thread::available_parallelism().map_or(1, |cores| cores.get()))
     }
@@ -99,19 +100,19 @@ fn threads_of(cores: usize) -> (usize, usize) {
 }
 
 impl Precision {
-    /// The same of every graph.
+    /// Selects the same suffix for every graph.
     pub fn all(name: &str) -> Precision {
         let name = Some(name.to_string());
         Precision { vision: name.clone(), embed: name.clone(), decoder: name }
     }
 }
 
-/// How a frame is made square.
+/// The way to make a frame square.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Aspect {
-    /// Squashed to the model's size, as the paper does.
+    /// Squashes the frame to the model's size, as the paper does.
     Resize,
-    /// Put on a square canvas first.
+    /// Puts the frame on a square canvas first.
     Pad,
 }
 
@@ -119,7 +120,7 @@ pub enum Aspect {
 pub enum Device {
     Cpu,
     Cuda,
-    /// CUDA where it can be had, else the CPU, and says which.
+    /// CUDA if it is available, otherwise the CPU. The choice is reported.
     Auto,
 }
 
@@ -129,27 +130,28 @@ pub struct Generate {
     pub sampling: Sampling,
     pub summary: Summary,
     pub queue: usize,
-    /// What a question's text has at most.
+    /// Maximum size of a question's text, in bytes.
     pub question_bytes: usize,
-    /// Answers and captions that are written together.
+    /// Maximum number of answers and captions that are generated together.
     pub batch: usize,
-    /// For what the prompts of a window have in common.
+    /// Size of the cache for the common start of a window's prompts.
     pub prefix_cache: Bytes,
 }
 
-/// What is made of the answers about a long range's parts, where no rule puts them together.
+/// The way to combine the answers about the parts of a long range when no rule applies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Summary {
     Model,
-    /// They are told one after the other.
+    /// The answers are listed one after the other.
     List,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Sampling {
     Greedy,
-    /// Temperature > 0, then the smallest set of tokens whose probability reaches `top_p`.
+    /// Samples at a temperature > 0 from the smallest set of tokens whose probability reaches
+    /// `top_p`.
     Nucleus {
         temperature: f32,
         top_p: f32,
@@ -157,26 +159,26 @@ pub enum Sampling {
     },
 }
 
-/// Bounds of the rolling buffer of each camera.
+/// Limits of each camera's rolling buffer.
 #[derive(Clone, Debug)]
 pub struct Buffer {
-    /// Of frames with their tokens.
+    /// Limits for frames with tokens.
     pub age: Duration,
     pub bytes: Bytes,
-    /// Of frames whose tokens have left, but not their JPEGs.
+    /// Limits for frames that have a JPEG but no tokens any more.
     pub jpeg_age: Duration,
     pub jpeg_bytes: Bytes,
-    /// Of tokens of frames encoded again, of all cameras.
+    /// Limit for the tokens of re-encoded frames, shared by all cameras.
     pub recall_bytes: Bytes,
-    /// Bound on the full-size frames of all cameras that wait to be encoded.
+    /// Limit for full-size frames that wait to be encoded, shared by all cameras.
     pub inbox_bytes: Bytes,
     pub disk: Option<Disk>,
-    /// Width in pixels of the JPEG kept of each frame.
+    /// Width in pixels of each frame's JPEG.
     pub evidence_width: u32,
     pub evidence_quality: u8,
 }
 
-/// Frames of all cameras that outlive memory and the daemon.
+/// The disk tier, shared by all cameras: frames that outlive memory and the daemon.
 #[derive(Clone, Debug)]
 pub struct Disk {
     pub folder: PathBuf,
@@ -192,49 +194,50 @@ pub struct Mqtt {
     pub username: Option<String>,
     pub password_file: Option<PathBuf>,
     pub client_id: String,
-    /// The first level of every topic, `lookout` by default.
+    /// First level of every topic, `lookout` by default.
     pub prefix: String,
-    /// The first level of Home Assistant's discovery topics; `None`: not announced.
+    /// First level of Home Assistant's discovery topics, or `None` for no discovery.
     pub discovery: Option<String>,
 }
 
 #[derive(Clone, Debug)]
 pub struct MqttTls {
-    /// PEM of the authority that signed the broker's certificate; `None`: the system's.
+    /// PEM file of the authority that signed the broker's certificate, or `None` for the system's
+    /// authorities.
     pub ca_file: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug)]
 pub struct Camera {
-    /// Used in topics and labels: letters, digits, `-`, `_`.
+    /// Name in topics and labels: letters, digits, `-`, `_`.
     pub name: Arc<str>,
     pub source: Source,
-    /// Frames a second that are looked at.
+    /// Frames sampled per second.
     pub fps: f64,
     pub window: Duration,
     pub every: Duration,
-    /// A caption is published within so long of its window's close, or not made.
+    /// Maximum time from a window's close to its published caption. A later caption is skipped.
     pub freshness: Duration,
-    /// Change of a window up to which nothing has happened; 0: every window is described.
+    /// Maximum change of a window that counts as unchanged; 0 captions every window.
     pub unchanged: f32,
-    /// What the model is asked about each window; `None`: no captions, questions only.
+    /// Prompt for the caption of each window, or `None` for no captions, only answers.
     pub prompt: Option<String>,
     pub decode: Decode,
-    /// Connected and no frame for so long: stalled, and connected anew.
+    /// Time without a frame after which a connected camera counts as stalled and is reconnected.
     pub stall_timeout: Duration,
-    /// The longest pause between two attempts to connect.
+    /// Maximum pause between two attempts to connect.
     pub reconnect_max: Duration,
 }
 
 #[derive(Clone, Debug)]
 pub enum Source {
     Rtsp(Rtsp),
-    /// Played at its own speed, from the start again at its end.
+    /// A file, played at its own speed and repeated at its end.
     File(PathBuf),
 }
 
 impl fmt::Display for Source {
-    /// Without users, passwords and tokens, wherever in a URL they stand.
+    /// Writes the source without users, passwords and tokens, in any part of a URL.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Source::Rtsp(rtsp) => f.write_str(&masked(rtsp.url.as_str())),
@@ -245,12 +248,13 @@ impl fmt::Display for Source {
 
 #[derive(Clone)]
 pub struct Rtsp {
-    /// Without user and password, but its path and query may hold some: shown only [`masked`].
+    /// URL without user and password. Its path and query may contain some, so it is shown only
+    /// [`masked`].
     pub url: Url,
     pub username: Option<String>,
     pub password: Option<Secret>,
     pub transport: Transport,
-    /// Which of the camera's video streams, from 0; `None`: the first that can be decoded.
+    /// Index of the camera's video stream, from 0, or `None` for the first that can be decoded.
     pub stream: Option<usize>,
     pub tls: RtspTls,
 }
@@ -261,11 +265,11 @@ impl fmt::Debug for Rtsp {
     }
 }
 
-/// How the camera sends its pictures.
+/// The transport protocol of the camera's stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Transport {
-    /// Over TCP; over UDP where the camera does not send over TCP.
+    /// TCP, or UDP if the camera does not send over TCP.
     #[default]
     Auto,
     Tcp,
@@ -274,22 +278,24 @@ pub enum Transport {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RtspTls {
-    /// Certificate checked against the system's authorities.
+    /// The certificate is checked against the system's authorities.
     System,
-    /// Certificate checked against the authority in this PEM file.
+    /// The certificate is checked against the authority in this PEM file.
     Authority(PathBuf),
-    /// Encrypted, but anyone may be at the other end.
+    /// The connection is encrypted, but the certificate is not checked: anyone may be at the other
+    /// end.
     Unchecked,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decode {
     All,
-    /// Only key frames are decoded: cheapest, and `fps` is at most the camera's key-frame rate.
+    /// Key frames alone are decoded. This is cheapest, and `fps` is at most the camera's key-frame
+    /// rate.
     Keyframes,
 }
 
-/// One sentence that names the file, the key, what was wanted and what was found.
+/// An error in one sentence: the file, the key, the value expected and the value found.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct ConfigError(String);
@@ -305,7 +311,7 @@ impl Config {
             .map_err(|e| ConfigError(format!("{}: {}", path.display(), e.0)))
     }
 
-    /// `folder` is where relative paths begin.
+    /// Parses and checks a config. Relative paths start at `folder`.
     pub fn parse(text: &str, folder: &Path) -> Result<Config, ConfigError> {
         raw::parse(text)?.check(folder)
     }

@@ -1,4 +1,4 @@
-//! The file as serde sees it, and the checks that lead from it to [`Config`].
+//! The config file's tables as serde reads them, and their checks, which produce a [`Config`].
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -13,17 +13,17 @@ use crate::slowfast::Plan;
 pub fn parse(text: &str) -> Result<Raw, ConfigError> {
     toml::from_str(text).map_err(|error| {
         let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
-        // A value that stands at the wrong key may be a URL.
+        // A value at the wrong key may be a URL.
         ConfigError(format!("line {line}: {}", masked(&explain(error.message()))))
     })
 }
 
-/// The `[model]` table alone.
+/// Parses only the `[model]` table.
 pub fn model(keys: toml::Table) -> Result<RawModel, ConfigError> {
     keys.try_into().map_err(|error: toml::de::Error| ConfigError(masked(&explain(error.message()))))
 }
 
-/// Serde lists every known key; a person wants the nearest.
+/// Shortens serde's message about an unknown key: names the nearest known key instead of all.
 fn explain(message: &str) -> String {
     let message = message.replace('\n', " ");
     let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
@@ -288,7 +288,7 @@ pub(super) fn wrong<T>(sentence: String) -> Result<T, ConfigError> {
     Err(ConfigError(sentence))
 }
 
-/// Refuses a number outside its bounds by its key.
+/// Checks that a number is within its limits. The error names its key.
 pub(super) fn within<T: PartialOrd + std::fmt::Display>(
     key: &str,
     value: T,
@@ -301,7 +301,7 @@ pub(super) fn within<T: PartialOrd + std::fmt::Display>(
     wrong(format!("{key} = {value}: wanted {from} to {to}"))
 }
 
-/// The longest duration that a key takes, ten years: sums of several stay within every clock.
+/// Maximum duration of a key, ten years. Sums of several stay within the range of every clock.
 const LONGEST: Duration = Duration::from_secs(3650 * 24 * 3600);
 
 /// Checks that a duration is at least `least` and at most [`LONGEST`].
@@ -315,7 +315,7 @@ fn lasting(key: &str, value: Duration, least: Duration) -> Result<Duration, Conf
     wrong(format!("{key} = \"{}\": wanted {wanted}", show(value)))
 }
 
-/// A name that can stand in an MQTT topic, a metric label and a gRPC request alike.
+/// Checks that a name is valid in an MQTT topic, a metric label and a gRPC request.
 pub(super) fn plain_name(key: &str, name: &str) -> Result<(), ConfigError> {
     let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     if !name.is_empty() && name.len() <= 64 && name.chars().all(fits) {

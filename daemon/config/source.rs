@@ -1,4 +1,4 @@
-//! Where a camera's pictures come from: its URL and the keys beside it, checked.
+//! Checks the source of a camera's frames: its URL and the keys that belong to it.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use url::Url;
 use super::mask::splits_userinfo;
 use super::{ConfigError, Rtsp, RtspTls, Secret, Source, Transport};
 
-/// The keys of a `[[camera]]` that are about its source, as written.
+/// The source keys of a `[[camera]]`, as written.
 pub struct Keys {
     pub url: String,
     pub username: Option<String>,
@@ -18,12 +18,13 @@ pub struct Keys {
     pub tls_verify: bool,
 }
 
-/// Schemes that people write for cameras; what else stands there may be part of a password.
+/// Known schemes that lookout does not support. Any other scheme may be part of a password.
 const OTHER_SCHEMES: [&str; 9] =
     ["http", "https", "rtmp", "rtmps", "rtspu", "rtspt", "onvif", "srt", "udp"];
 
 impl Keys {
-    /// No sentence of a refusal holds any of the URL, in which a password may stand.
+    /// Checks the keys. Errors contain no part of the URL but a known scheme, because a password
+    /// may be anywhere in it.
     pub fn check(self, folder: &Path) -> Result<Source, ConfigError> {
         let wanted = "wanted rtsp, rtsps or file";
         if let Some((_, rest)) = self.url.split_once("://").filter(|_| !self.is_file())
@@ -98,7 +99,7 @@ impl Keys {
         if password.is_some() && username.is_none() {
             return wrong("a password without a username");
         }
-        // Neither can fail: the URL has a host.
+        // Neither call can fail, because the URL has a host.
         let _ = url.set_username("");
         let _ = url.set_password(None);
         Ok(Source::Rtsp(Rtsp {

@@ -1,22 +1,23 @@
-//! Small values that a config holds.
+//! Small values of a config: sizes, secrets, and the default client ID.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-/// A count of bytes, written `"256 MiB"`.
+/// A size in bytes, written `"256 MiB"`.
 pub type Bytes = bytesize::ByteSize;
 
-/// A password: never printed, read again whenever it is needed, so that a changed file counts.
+/// A password. It is never printed, and its file is read again for each use, so a change takes
+/// effect.
 #[derive(Clone)]
 pub enum Secret {
     File(PathBuf),
-    /// It stood in the URL.
+    /// The secret was part of the URL.
     Inline(String),
 }
 
 impl Secret {
-    /// The secret itself, without the line end that editors leave.
+    /// Returns the secret, without the line end that editors add.
     pub fn read(&self) -> io::Result<String> {
         match self {
             Secret::File(path) => read_secret_file(path),
@@ -34,24 +35,24 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// A password file's content, without what editors add to it.
+/// Reads a password file, without the characters that editors add.
 pub fn read_secret_file(path: &Path) -> io::Result<String> {
     let text = fs::read_to_string(path)
         .map_err(|e| io::Error::new(e.kind(), format!("password file {}: {e}", path.display())))?;
-    // Some editors put a byte order mark before the text, and all of them a line end behind it.
+    // Some editors put a byte order mark before the text, and all of them a line end after it.
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     Ok(text.trim_end_matches(['\r', '\n']).to_string())
 }
 
-/// `lookout-` and this machine's name: two machines on one broker are then two clients. MQTT, Home
-/// Assistant and the config allow letters, digits, `-` and `_` alone.
+/// Returns `lookout-` and this machine's name, so two machines on one broker are two clients. MQTT,
+/// Home Assistant and the config allow only letters, digits, `-` and `_`.
 pub fn client_id() -> String {
     client_id_of(&fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default())
 }
 
 fn client_id_of(host: &str) -> String {
     let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-    // The domain stands behind the first dot.
+    // The domain follows the first dot.
     let host = host.trim().split('.').next().unwrap_or_default();
     let host: String = host.chars().map(|c| if fits(c) { c } else { '-' }).take(48).collect();
     match host.as_str() {

@@ -1,4 +1,5 @@
-//! The tables of the wires as serde sees them: `[grpc]`, `[http]`, `[mqtt]`, and their checks.
+//! The tables of the interfaces as serde reads them, `[grpc]`, `[http]` and `[mqtt]`, and their
+//! checks.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -10,8 +11,8 @@ use super::raw::{plain_name, within, yes};
 use super::values::client_id;
 use super::{ConfigError, Listen, Mqtt, MqttTls, masked};
 
-/// The most connections a wire may have: of the 65,536 files that the systemd unit lets the daemon
-/// open, cameras and segments need some.
+/// Maximum number of connections of an interface. The systemd unit allows the daemon 65,536 open
+/// files, and cameras and segments need some of them.
 const CONNECTIONS: usize = 16_384;
 
 #[derive(Deserialize)]
