@@ -1,7 +1,8 @@
-//! What the daemon tells the world, the same on every wire: captions, answers, states of cameras.
+//! The events that the daemon publishes, identical on every interface: captions, answers and camera
+//! states.
 //!
-//! The JSON of these types is what MQTT carries and what `--json` prints; gRPC carries the same
-//! fields as protobuf (`proto/lookout/v1/lookout.proto`).
+//! MQTT and `--json` use the JSON of these types. gRPC has the same fields as protobuf
+//! (`proto/lookout/v1/lookout.proto`).
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -10,12 +11,12 @@ use serde::Serialize;
 
 use crate::frame::{Clock, Span, rfc3339};
 
-/// One entry of the journal, named by run and sequence together.
+/// An entry of the journal, identified by run and sequence together.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Event {
-    /// The run of the daemon that published it, as in a [`FrameRef`].
+    /// The run of the daemon that published the event, as in a [`FrameRef`].
     pub run: u64,
-    /// Counts from 1 with each run, without holes.
+    /// Number of the event. It starts at 1 in each run and has no holes.
     pub sequence: u64,
     #[serde(with = "rfc3339")]
     pub published_at: SystemTime,
@@ -50,57 +51,59 @@ pub enum Kind {
     Camera,
 }
 
-/// Words about a clip, and everything that tells how far to trust them.
+/// A caption or an answer, with everything needed to judge how far to trust it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Description {
-    /// Names the question on the wire that asked it; empty for captions.
+    /// ID of the question, as given by its interface. Empty for captions.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub id: String,
-    /// What the model was asked.
+    /// The question or caption prompt.
     pub prompt: String,
     pub text: String,
     pub window: Span,
     pub coverage: Coverage,
-    /// The frames the model saw, oldest first.
+    /// The frames that the model saw, oldest first.
     pub frames: Vec<FrameRef>,
     pub model: String,
-    /// What it ran on: `cpu`, `cuda`, or `vision cuda, language cpu`.
+    /// The device that ran the model: `cpu`, `cuda`, or `vision cuda, language cpu`.
     pub device: String,
-    /// Why it ran there; empty when the device was chosen by name.
+    /// The reason why this device was chosen. Empty if the config names the device.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub device_reason: String,
     pub finish: Finish,
     pub usage: Usage,
     pub timing: Timing,
-    /// Of a caption: windows of the camera since its last caption that got none, because it would
-    /// have come too late.
+    /// Captions only: number of the camera's windows that got no caption since its previous
+    /// caption, because the caption would have been late or for another reason.
     #[serde(skip_serializing_if = "is_zero")]
     pub skipped: u32,
-    /// Of a caption: nothing has happened, the text is "unchanged" and the model did not run.
+    /// Captions only: set if nothing has happened. The text is then "unchanged" and the model did
+    /// not run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unchanged: Option<Unchanged>,
-    /// What a further question names to be asked after this one; empty for captions.
+    /// Conversation ID, with which a further question can follow this one. Empty for captions.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub conversation: String,
-    /// Questions of the conversation that the model saw with this one.
+    /// Number of earlier questions of the conversation that the model saw with this one.
     #[serde(skip_serializing_if = "is_zero")]
     pub earlier_turns: u32,
-    /// Of a range too long for one look: what was answered of each part that has footage, in order
-    /// of time. `text` is made of these; coverage and frames are of all of them.
+    /// Answers about the parts of a range too long for one pass, in order of time; parts without
+    /// footage are missing. `text` is combined from them, and `coverage` and `frames` describe all
+    /// of them together.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub parts: Vec<Part>,
-    /// How `text` was made of the parts.
+    /// The way in which `text` was combined from the parts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub summary: Option<Summary>,
 }
 
-/// What a window is like.
+/// The captioned window that a window does not differ from.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Unchanged {
-    /// The begin of the window that was described last.
+    /// Start of the last captioned window.
     #[serde(with = "rfc3339")]
     pub since: SystemTime,
-    /// The event of this run that describes it.
+    /// Sequence of that window's caption, an event of this run.
     pub sequence: u64,
 }
 
@@ -118,36 +121,40 @@ pub struct Part {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Summary {
-    /// All parts began with yes or no, and `text` says which began with yes.
+    /// Every part began with yes or no, and `text` names those that began with yes.
     YesNo,
-    /// All parts said the same.
+    /// All parts had the same answer.
     Same,
-    /// The model's, from the parts' words and a sparse look at the whole.
+    /// The model summarised the parts' answers together with a sparse pass over the whole range.
     Model,
-    /// The parts' words one after the other: by the config, or because the model had no room.
+    /// The parts' answers one after the other, because the config says so or the model could not
+    /// summarise them.
     List,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct FrameRef {
-    /// The run of the daemon that took it, for numbers begin anew with each: the milliseconds from
-    /// 1970 to its start by the host's clock, but always more than that of every run on disk.
+    /// The run of the daemon that took the frame; numbers restart with each run. It is the number
+    /// of milliseconds from 1970 to the run's start by the host's clock, but always greater than
+    /// that of every run on disk.
     pub run: u64,
     pub number: u64,
     #[serde(with = "rfc3339")]
     pub captured_at: SystemTime,
-    /// Seen with many tokens (slow and fast) and not with few (fast only).
+    /// True if the model saw the frame with many tokens (slow and fast), false if only with few
+    /// (fast).
     pub slow: bool,
 }
 
-/// How much of the window was really seen.
+/// The share of a window that the model saw.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Coverage {
-    /// Frames a window holds at the camera's rate, at most what the plan samples.
+    /// Number of frames that the window holds at the camera's rate, at most the number that the
+    /// plan samples.
     pub frames_wanted: u32,
-    /// Different frames that the model saw.
+    /// Number of distinct frames that the model saw.
     pub frames_used: u32,
-    /// From the first to the last frame used.
+    /// Span from the first to the last frame used.
     pub covered: Option<Span>,
     pub gaps: Vec<Gap>,
     pub clock: Clock,
@@ -163,17 +170,18 @@ pub struct Gap {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GapCause {
-    /// The camera gave no frames.
+    /// The camera sent no frames.
     CameraDown,
-    /// Frames came, but there was no time to look at them.
+    /// Frames arrived, but there was no time to process them.
     Overload,
     /// The frames have left the buffer.
     Evicted,
-    /// It is from before the daemon's start: nothing was taken, or nothing was kept on disk.
+    /// The time is before the daemon's start: no frames were taken, or none were stored on disk.
     BeforeStart,
-    /// A clock was set, the host's or the camera's: times were left out, or came twice.
+    /// The host's or the camera's clock was set: times were skipped or occurred twice.
     Clock,
-    /// Frames came, but could not be used: damaged, or the model made no finite numbers of them.
+    /// Frames arrived but could not be used: they were damaged, or the model's output for them was
+    /// not finite.
     Corrupt,
 }
 
@@ -186,29 +194,31 @@ pub enum Finish {
     Length,
 }
 
-/// Tokens in and out.
+/// Number of input and output tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Usage {
     pub video_tokens: u32,
     pub text_tokens: u32,
     pub new_tokens: u32,
-    /// Of the first two, those that had been read for an earlier question about the same window.
+    /// Prompt tokens that had been read for an earlier question about the same window.
+    /// `video_tokens` and `text_tokens` include them.
     pub cached_tokens: u32,
 }
 
-/// Where the time went, in seconds, from the window's close (for a question: its arrival).
+/// Durations of the stages, in seconds, from the window's close (for a question: from its arrival).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Timing {
-    /// Waiting for the window's last frames to be encoded and for a turn.
+    /// Time until the model started on the prompt: encoding of the window's last frames, and
+    /// waiting for a turn.
     pub wait_seconds: f64,
-    /// Of the waiting, encoding: for a caption that of the window's last frame, model time; for a
-    /// question that of the frames whose tokens had left the buffer.
+    /// Encoding time within `wait_seconds`. For a caption, the model time of the window's last
+    /// frame; for a question, that of the frames whose tokens had left the buffer.
     pub encode_seconds: f64,
-    /// From the first chunk of the prompt to the last, and from there to the last token. Both hold the
-    /// turns of other answers and captions that came between.
+    /// Time from the first chunk of the prompt to the last, and from there to the last token. Both
+    /// include the turns of other answers and captions in between.
     pub prefill_seconds: f64,
     pub decode_seconds: f64,
-    /// All of it, until the event entered the journal.
+    /// Total time until the event entered the journal.
     pub total_seconds: f64,
 }
 
@@ -217,13 +227,14 @@ pub struct CameraStatus {
     pub phase: Phase,
     #[serde(with = "rfc3339")]
     pub since: SystemTime,
-    /// Why it is so, in words; empty when live.
+    /// The reason for the phase, as text. Empty if the camera is live.
     pub reason: String,
     #[serde(with = "rfc3339::option")]
     pub last_frame: Option<SystemTime>,
-    /// Times the camera was lost and sought again since the daemon's start.
+    /// Number of times since the daemon's start that the camera was lost and the connection was
+    /// retried.
     pub reconnects: u64,
-    /// The decoder element in use; empty before the first frame.
+    /// The decoder element in use. Empty before the first frame.
     pub decoder: String,
 }
 
@@ -231,13 +242,13 @@ pub struct CameraStatus {
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
     Connecting,
-    /// Frames are coming.
+    /// Frames are arriving.
     Live,
-    /// Connected, but no frame for longer than `stall_timeout`.
+    /// Connected, but no frame arrived for longer than `stall_timeout`.
     Stalled,
-    /// The connection broke or cannot be made; tried again with back-off.
+    /// The connection broke or cannot be made. It is retried with back-off.
     Lost,
-    /// The camera answered and said no: wrong password or no such stream.
+    /// The camera refused the connection: wrong password or no such stream.
     Refused,
 }
 

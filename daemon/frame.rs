@@ -1,4 +1,4 @@
-//! One sampled picture of a camera, and the clock it was taken by.
+//! A sampled frame of a camera, its times, and the clock they were read from.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -6,39 +6,41 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use serde::Serialize;
 
-/// A picture as the camera module hands it on.
+/// A frame as the camera module delivers it.
 #[derive(Clone)]
 pub struct Frame {
     pub camera: Arc<str>,
-    /// Counts every sampled frame of this camera from 0, over reconnects; a hole is a dropped frame.
+    /// Number of the frame: counts the sampled frames of this camera from 0, across reconnects. A
+    /// hole is a dropped frame.
     pub number: u64,
-    /// Time of capture by the clock of the run ([`crate::run_clock`]): strictly rising, whatever the
+    /// Time of capture by the run's clock ([`crate::run_clock`]). It rises strictly, whatever the
     /// host's clock and the camera's do.
     pub monotonic: Duration,
-    /// UTC; strictly later than that of the frame before it, unless a clock was set back by more
-    /// than [`CLOCK_STEP`].
+    /// Time of capture in UTC. It is strictly later than that of the previous frame, unless a clock
+    /// was set back by more than [`CLOCK_STEP`].
     pub captured_at: SystemTime,
     pub clock: Clock,
     pub width: u32,
     pub height: u32,
-    /// Blue, green, red and a byte of padding, `width * height * 4` bytes without gaps: what
-    /// GStreamer converts to at half the cost of RGB.
+    /// Blue, green, red and a padding byte per pixel: `width * height * 4` bytes without gaps.
+    /// GStreamer converts to this format at half the cost of RGB.
     pub bgrx: Bytes,
 }
 
-/// Which frame of a camera, over restarts of the daemon. In the order in which they were taken.
+/// Identifies a frame of a camera across restarts of the daemon. The order is that of capture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FrameId {
-    /// The run of the daemon that took it: the milliseconds from 1970 to its start by the host's
-    /// clock, but always more than that of every run on disk.
+    /// The run of the daemon that took the frame: the number of milliseconds from 1970 to its start
+    /// by the host's clock, but always greater than that of every run on disk.
     pub run: u64,
     pub number: u64,
 }
 
-/// A clock that is off by more than this all at once was set; less is corrected without a jump.
+/// Error above which a clock counts as set, if it occurs all at once (a step). A smaller error is
+/// corrected without a jump.
 pub const CLOCK_STEP: Duration = Duration::from_millis(1500);
 
-/// From one time to another, in nanoseconds: negative, if the second lies before the first.
+/// Returns the nanoseconds from one time to another. Negative if the second is before the first.
 pub fn difference(from: SystemTime, to: SystemTime) -> i128 {
     match to.duration_since(from) {
         Ok(later) => later.as_nanos() as i128,
@@ -46,7 +48,8 @@ pub fn difference(from: SystemTime, to: SystemTime) -> i128 {
     }
 }
 
-/// The time so many nanoseconds later; the time itself, where the sum is beyond what can be told.
+/// Returns the time this many nanoseconds later, or the time itself if the result cannot be
+/// represented.
 pub fn shift(time: SystemTime, nanoseconds: i128) -> SystemTime {
     let by = nanoseconds.unsigned_abs();
     let Ok(seconds) = u64::try_from(by / 1_000_000_000) else { return time };
@@ -55,25 +58,27 @@ pub fn shift(time: SystemTime, nanoseconds: i128) -> SystemTime {
     shifted.unwrap_or(time)
 }
 
-/// Whose clock `captured_at` was read from.
+/// The clock from which `captured_at` was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Clock {
-    /// The camera's, by RTCP sender reports (RFC 3550, 6.4.1).
+    /// The camera's clock, by RTCP sender reports (RFC 3550, 6.4.1).
     Camera,
-    /// This machine's, at arrival: the camera gave none, or one that is not to be believed.
+    /// This machine's clock at arrival, because the camera sent no time or one that is not
+    /// credible.
     Host,
 }
 
-/// The first moment that lookout speaks of, 1970.
+/// The earliest time that lookout uses, 1970.
 pub const EARLIEST: SystemTime = SystemTime::UNIX_EPOCH;
 
-/// Returns the last moment that lookout speaks of, 9999-12-31T23:59:59: RFC 3339 has four digits for a year.
+/// Returns the latest time that lookout uses, 9999-12-31T23:59:59: years in RFC 3339 have four
+/// digits.
 pub fn latest() -> SystemTime {
     EARLIEST + Duration::from_secs(253_402_300_799)
 }
 
-/// Returns the nearest moment between [`EARLIEST`] and [`latest`].
+/// Returns the nearest time between [`EARLIEST`] and [`latest`].
 pub fn clamped(time: SystemTime) -> SystemTime {
     time.clamp(EARLIEST, latest())
 }
@@ -98,7 +103,7 @@ impl Span {
 }
 
 impl Span {
-    /// `14:05:00–14:05:50`, UTC, or with the date where `dated`.
+    /// Formats the span as `14:05:00–14:05:50`, in UTC, with dates if `dated` is set.
     pub fn clock(&self, dated: bool) -> String {
         let show = |time| {
             let text = humantime::format_rfc3339_seconds(clamped(time)).to_string();
@@ -108,7 +113,8 @@ impl Span {
         format!("{}–{}", show(self.from), show(self.to))
     }
 
-    /// Whether a clock's time alone does not say which day it is.
+    /// Returns true if the ends are on different days in UTC, so that times without dates are
+    /// ambiguous.
     pub fn is_over_days(&self) -> bool {
         let day = |time: SystemTime| {
             time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs() / 86_400
@@ -117,7 +123,7 @@ impl Span {
     }
 }
 
-/// Time on every wire: RFC 3339, UTC, milliseconds.
+/// The format of times on every interface: RFC 3339, UTC, milliseconds.
 pub mod rfc3339 {
     use std::time::SystemTime;
 
@@ -125,7 +131,8 @@ pub mod rfc3339 {
 
     use super::clamped;
 
-    /// Writes any time there is: one that cannot be written as the nearest that can.
+    /// Formats any time. One outside the range of the format becomes the nearest that can be
+    /// written.
     pub fn format(time: SystemTime) -> String {
         humantime::format_rfc3339_millis(clamped(time)).to_string()
     }
@@ -152,7 +159,7 @@ mod tests {
 
     use super::*;
 
-    /// Any time that the system can hold.
+    /// Generates any time that the system can represent.
     fn times() -> impl Strategy<Value = SystemTime> {
         let far = prop_oneof![
             any::<u64>(),

@@ -1,12 +1,12 @@
-//! Heartbeats of the workers: each stamps its own at every turn, so that a worker without a stamp for
-//! long is known to hang, in a GPU's driver or on a network's disk.
+//! Heartbeats of the workers. Each worker stamps its own at every turn. One that has not done so
+//! for a long time counts as hung, in a GPU driver or on a network disk.
 //!
-//! A worker that waits for work still stamps.
+//! A worker that waits for work also stamps.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A thread without which the daemon does not do what it is there for.
+/// A thread that the daemon cannot work without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Worker {
     Vision,
@@ -26,11 +26,11 @@ impl Worker {
     }
 }
 
-/// Table of each worker's last move.
+/// The time of each worker's last heartbeat.
 pub struct Heartbeats {
-    /// A worker without a move for longer than this hangs.
+    /// A worker without a heartbeat for longer than this counts as hung.
     patience: Duration,
-    /// `None`: it does not run, or not yet.
+    /// Last heartbeat by worker, or `None` if the worker does not run (yet).
     last: [Mutex<Option<Instant>>; 3],
 }
 
@@ -39,17 +39,17 @@ impl Heartbeats {
         Heartbeats { patience, last: Default::default() }
     }
 
-    /// A worker moves.
+    /// Records a worker's heartbeat.
     pub fn beat(&self, worker: Worker) {
         self.set(worker, Some(Instant::now()));
     }
 
-    /// A worker has ended, as it should or not: it does not hang.
+    /// Records that a worker has ended, normally or not. It no longer counts as hung.
     pub fn ended(&self, worker: Worker) {
         self.set(worker, None);
     }
 
-    /// Says in words which workers hang.
+    /// Describes the hung workers in a text, or returns `None` if there are none.
     pub fn hung(&self, now: Instant) -> Option<String> {
         let silent = Worker::ALL.into_iter().filter_map(|worker| {
             let last =

@@ -1,8 +1,9 @@
-//! The journal: every event, numbered, in a ring of fixed length.
+//! The journal: all events, numbered, in a ring of fixed length.
 //!
-//! The writer never waits. A reader holds a [`Cursor`], reads at its own pace, and is told exactly
-//! how many events it lost when the ring overtook it. The ring lives in memory: each run of the daemon
-//! begins a new journal at sequence 1, and a reader who remembers another run is told so.
+//! Guarantees: the writer never waits. A reader holds a [`Cursor`], reads at its own pace, and gets
+//! the exact number of events it lost if the ring overtook it. The ring is in memory: each run of
+//! the daemon begins a new journal at sequence 1, and a reader with a position in another run is
+//! notified.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,7 +16,7 @@ use crate::event::{Body, Event, Kind};
 pub struct Journal {
     run: u64,
     ring: Mutex<Ring>,
-    /// Holds the newest sequence; readers wait for it to change.
+    /// The newest sequence. Readers wait for it to change.
     newest: watch::Sender<u64>,
 }
 
@@ -26,13 +27,13 @@ struct Ring {
 }
 
 impl Journal {
-    /// The journal of a run of the daemon; it keeps the newest `capacity` (at least 1) events.
+    /// Creates the journal of a run. It keeps the newest `capacity` (at least 1) events.
     pub fn new(run: u64, capacity: usize) -> Arc<Journal> {
         let ring = Ring { events: VecDeque::new(), capacity: capacity.max(1), next: 1 };
         Arc::new(Journal { run, ring: Mutex::new(ring), newest: watch::Sender::new(0) })
     }
 
-    /// The run whose events these are.
+    /// Returns the run of these events.
     pub fn run(&self) -> u64 {
         self.run
     }
@@ -55,9 +56,9 @@ impl Journal {
         event
     }
 
-    /// Reads from the event `sequence` of a run on (`None`: of this run); 0 is the oldest still held. A
-    /// reader who remembers another run, or a sequence that is still to come, reads from the oldest,
-    /// and is told first that events may be missing.
+    /// Returns a cursor that starts at event `sequence` of a run (`None`: this run). 0 is the
+    /// oldest event still held. If the position belongs to another run or is beyond the next event,
+    /// the cursor starts at the oldest event and first reports that events may be missing.
     pub fn from(self: &Arc<Journal>, run: Option<u64>, sequence: u64) -> Cursor {
         let ring = self.ring();
         let known = run.is_none_or(|run| run == self.run) && sequence <= ring.next;
@@ -67,7 +68,7 @@ impl Journal {
         Cursor { newest: self.newest.subscribe(), journal: self.clone(), next, of_another_run }
     }
 
-    /// The event of this run and sequence, while the ring holds it; `None`: of this run.
+    /// Returns an event while the ring holds it. A `run` of `None` is this run.
     pub fn get(&self, run: Option<u64>, sequence: u64) -> Option<Arc<Event>> {
         if run.is_some_and(|run| run != self.run) {
             return None;
@@ -77,7 +78,7 @@ impl Journal {
         ring.events.get(usize::try_from(at).ok()?).cloned()
     }
 
-    /// The newest caption and the newest change of state of each camera among the events up to a
+    /// Returns each camera's newest caption and newest change of state among the events up to a
     /// sequence, in order.
     pub fn newest(&self, up_to: u64) -> Vec<Arc<Event>> {
         let ring = self.ring();
@@ -95,14 +96,15 @@ impl Journal {
         newest
     }
 
-    /// Reads what is appended from now on.
+    /// Returns a cursor that reads what is appended from now on.
     pub fn live(self: &Arc<Journal>) -> Cursor {
         let next = self.ring().next;
         self.from(None, next)
     }
 
     fn ring(&self) -> MutexGuard<'_, Ring> {
-        // The ring is whole between any two statements above, so a poisoned lock is still good.
+        // The ring is consistent between any two statements above, so a poisoned lock is still
+        // usable.
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -117,30 +119,31 @@ pub struct Cursor {
     journal: Arc<Journal>,
     newest: watch::Receiver<u64>,
     next: u64,
-    /// The reader does not know yet that its position means nothing here.
+    /// True until the reader has been notified that its position is not valid in this run.
     of_another_run: bool,
 }
 
 #[derive(Debug, PartialEq)]
 pub enum Read {
     Event(Arc<Event>),
-    /// Events are gone, and reading goes on behind them. The ring overtook this reader by so many; with
-    /// `None` the reader's position is another run's, and nobody knows how many.
+    /// Events are missing, and reading continues after them. The value is the number of events by
+    /// which the ring overtook this reader. It is `None`, unknown, if the position belongs to
+    /// another run.
     Lost(Option<u64>),
 }
 
 impl Cursor {
-    /// The sequence that [`Cursor::next`] wants next.
+    /// Returns the sequence that [`Cursor::next`] reads next.
     pub fn position(&self) -> u64 {
         self.next
     }
 
-    /// True where nothing is there to read now.
+    /// Returns true if there is currently nothing to read.
     pub fn is_at_end(&self) -> bool {
         self.next >= self.journal.ring().next
     }
 
-    /// Waits for the next event. Safe to drop at any moment: nothing is skipped.
+    /// Waits for the next event. The future can be dropped at any time without losing an event.
     pub async fn next(&mut self) -> Read {
         loop {
             self.newest.borrow_and_update();
@@ -228,7 +231,7 @@ mod tests {
         for _ in 0..8 {
             journal.append("gate".into(), body());
         }
-        // A larger and a smaller sequence than this run has, and one that is still to come.
+        // A larger and a smaller sequence than this run has, and one beyond the next event.
         for (run, position) in [(RUN - 1, 501), (RUN - 1, 5), (RUN + 1, 1), (RUN, 10)] {
             let mut cursor = journal.from(Some(run), position);
             assert_eq!(cursor.try_next(), Some(Read::Lost(None)), "{run} {position}");
@@ -239,7 +242,7 @@ mod tests {
         assert_eq!(sequence(cursor.try_next()), Some(5));
         assert_eq!(journal.get(Some(RUN), 5).map(|event| event.run), Some(RUN));
         assert_eq!(journal.get(None, 5).map(|event| event.sequence), Some(5));
-        // Whoever has read everything waits for what comes next.
+        // A reader that has read everything waits for the next event.
         assert_eq!(journal.from(Some(RUN), 9).try_next(), None);
     }
 

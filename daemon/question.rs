@@ -1,8 +1,8 @@
-//! A question, checked once: every wire fills a [`Draft`] with what it read, and
-//! [`Question::new`] is the only way from there to a [`Question`].
+//! A checked question. Every interface fills a [`Draft`] with the values it read, and only
+//! [`Question::new`] makes a [`Question`] of it.
 //!
-//! No number that a client can send makes a check panic. What is out of range is refused, or for
-//! times and lengths brought to the nearest that lookout speaks of.
+//! Guarantees: no number that a client can send causes a panic. A value out of range is refused;
+//! times and lengths are limited to the range that lookout uses.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -11,21 +11,21 @@ use jiff::fmt::temporal::DateTimeParser;
 
 use crate::frame::{EARLIEST, clamped, latest, rfc3339};
 
-/// Bytes that a name has at most: of a question (its id) or of a conversation.
+/// Maximum number of bytes in a question's ID and in a conversation's name.
 const NAME_MOST: usize = 256;
 
-/// Characters of what a client sent that an error repeats.
+/// Maximum number of characters of a client's input that an error repeats.
 const QUOTED: usize = 64;
 
 const LENGTHS: &str = "wanted seconds, or a length like \"10m\" or \"00:10:00\"";
 const TIMES: &str =
     "wanted RFC 3339, like \"2026-03-01T14:05:00Z\" or \"2026-03-01T15:05:00+01:00\"";
 
-/// The raw values of a question, as a wire got them.
+/// The raw values of a question, as an interface received them.
 #[derive(Clone, Debug, Default)]
 pub struct Draft {
     pub camera: String,
-    /// Names the question; returned in the answer's `id`.
+    /// ID of the question, returned in the answer's `id`.
     pub id: String,
     pub text: String,
     pub last: Option<RawLength>,
@@ -35,29 +35,29 @@ pub struct Draft {
     pub event: Option<u64>,
     /// The run of the daemon that made the event.
     pub run: Option<u64>,
-    /// The name of a [`Detail`]; `None`: the default.
+    /// The name of a [`Detail`], or `None` for the default.
     pub detail: Option<String>,
     pub conversation: Option<String>,
     pub max_new_tokens: Option<u64>,
 }
 
-/// A length of time as a wire carries it.
+/// A length of time as an interface receives it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RawLength {
     Text(String),
     Seconds(f64),
-    /// Protobuf's: the sum of both.
+    /// Protobuf's `Duration`: the sum of both.
     Parts {
         seconds: i64,
         nanos: i32,
     },
 }
 
-/// A point in time as a wire carries it.
+/// A point in time as an interface receives it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RawTime {
     Text(String),
-    /// Protobuf's: the sum of both, since 1970.
+    /// Protobuf's `Timestamp`: the sum of both, since 1970.
     Parts {
         seconds: i64,
         nanos: i32,
@@ -67,14 +67,14 @@ pub enum RawTime {
 /// Limits that a question is checked against.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Bytes of its text.
+    /// Maximum number of bytes in the text.
     pub text_bytes: usize,
-    /// Cameras that can be asked about; `None`: they are not known here.
+    /// Cameras that can be asked about, or `None` if they are not known here.
     pub cameras: Option<Vec<Arc<str>>>,
 }
 
 impl Limits {
-    /// Returns the limits of a client, which leaves to the daemon what only the daemon knows.
+    /// Returns the limits of a client. The checks that need the daemon are left to the daemon.
     pub fn unknown() -> Limits {
         Limits { text_bytes: usize::MAX, cameras: None }
     }
@@ -88,7 +88,7 @@ pub enum QuestionError {
     Bad(String),
 }
 
-/// A checked question. Whether there is footage and room in the queue, the engine says.
+/// A checked question. The engine checks later if there is footage and room in the queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question {
     camera: String,
@@ -100,35 +100,35 @@ pub struct Question {
     max_new_tokens: Option<usize>,
 }
 
-/// How closely a range is looked at.
+/// The way in which a range is covered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Detail {
-    /// In parts where one look would leave out too much.
+    /// One pass, or parts if one pass would leave out too much.
     #[default]
     Auto,
-    /// One look.
+    /// One pass.
     Overview,
-    /// In parts, each one look.
+    /// Parts, each in one pass.
     Parts,
 }
 
-/// The time that a question is about. A range of a [`Question`] has a length, and lies between
+/// The time that a question is about. The range of a [`Question`] has a length and lies between
 /// [`EARLIEST`] and [`latest`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Range {
     /// The camera's most recent window.
     #[default]
     Recent,
-    /// Up to the newest frame.
+    /// This length of time, up to the newest frame.
     Last(Duration),
-    /// `to` `None`, or still to come: up to the newest frame.
+    /// An explicit range. If `to` is `None` or in the future, it ends at the newest frame.
     Between { from: SystemTime, to: Option<SystemTime> },
-    /// The window of this event of the journal; `run` `None`: of this run.
+    /// The window of this event in the journal. A `run` of `None` is this run.
     Event { run: Option<u64>, sequence: u64 },
 }
 
 impl Question {
-    /// Checks a draft. The error names the field and what was wanted.
+    /// Checks a draft. The error names the field and the expected value.
     pub fn new(draft: Draft, limits: &Limits) -> Result<Question, QuestionError> {
         let range = range(&draft).map_err(QuestionError::Bad)?;
         let Draft { camera, id, text, detail, conversation, max_new_tokens, .. } = draft;
@@ -164,7 +164,7 @@ impl Question {
         if max_new_tokens == Some(0) {
             return refuse("max_new_tokens is 0; wanted at least 1".into());
         }
-        // More than fits is as good as the daemon's own limit.
+        // A larger number has the same effect as the daemon's own limit.
         let max_new_tokens = max_new_tokens.map(|most| usize::try_from(most).unwrap_or(usize::MAX));
         Ok(Question { camera, id, text: text.into(), range, detail, conversation, max_new_tokens })
     }
@@ -173,7 +173,7 @@ impl Question {
         &self.camera
     }
 
-    /// Returns the name that the wire gave it; it comes back in the answer's `id`.
+    /// Returns the ID given by the interface. The answer's `id` is the same.
     pub fn id(&self) -> &str {
         &self.id
     }
@@ -190,18 +190,18 @@ impl Question {
         self.detail
     }
 
-    /// Returns the name of an earlier answer's conversation, or the asker's own for a new one; `None`:
-    /// a new one without a name.
+    /// Returns the conversation of an earlier answer, or the asker's own name for a new one, or
+    /// `None` for a new one without a name.
     pub fn conversation(&self) -> Option<&str> {
         self.conversation.as_deref()
     }
 
-    /// Returns the limit of the answer's tokens, at least 1; `None`: as configured.
+    /// Returns the limit on the answer's tokens, at least 1, or `None` for the configured one.
     pub fn max_new_tokens(&self) -> Option<usize> {
         self.max_new_tokens
     }
 
-    /// Pins a range that counts from now to the given moment.
+    /// Replaces a range that is relative to now by one relative to the given time.
     pub fn as_of(mut self, now: SystemTime) -> Question {
         if let Range::Last(length) = self.range {
             self.range = Range::Between { from: earlier(now, length), to: None };
@@ -224,7 +224,7 @@ impl Detail {
     }
 }
 
-/// Returns the time so much before `now`, but not before [`EARLIEST`].
+/// Returns the time this long before `now`, but not before [`EARLIEST`].
 pub fn earlier(now: SystemTime, length: Duration) -> SystemTime {
     now.checked_sub(length).map_or(EARLIEST, clamped)
 }
@@ -261,7 +261,7 @@ fn range(draft: &Draft) -> Result<Range, String> {
     }
 }
 
-/// Reads a length of time: more than nothing, and at most all the time there is.
+/// Reads a length of time. It must be positive, and is limited to the range that lookout uses.
 fn length(raw: &RawLength) -> Result<Duration, String> {
     let longest = latest().duration_since(EARLIEST).unwrap_or_default();
     let of_seconds = |seconds: f64| match Duration::try_from_secs_f64(seconds) {
@@ -296,7 +296,7 @@ fn length(raw: &RawLength) -> Result<Duration, String> {
     }
 }
 
-/// Reads a point in time, and brings it to the nearest that lookout speaks of.
+/// Reads a point in time, limited to the range that lookout uses.
 fn time(raw: &RawTime) -> Result<SystemTime, String> {
     match raw {
         RawTime::Parts { seconds, nanos } => {
@@ -310,10 +310,10 @@ fn time(raw: &RawTime) -> Result<SystemTime, String> {
     }
 }
 
-/// Reads RFC 3339 with any offset; without one it is UTC.
+/// Reads RFC 3339 with any offset. A time without an offset is UTC.
 fn parse_time(text: &str) -> Option<SystemTime> {
     let pieces = DateTimeParser::new().parse_pieces(text).ok()?;
-    // The name of a zone is no offset, and to pass over it would be to misread the time.
+    // A time zone's name is not an offset. Ignoring it would misread the time.
     if pieces.time_zone_annotation().is_some() {
         return None;
     }
@@ -321,7 +321,7 @@ fn parse_time(text: &str) -> Option<SystemTime> {
     let offset = pieces.to_numeric_offset().unwrap_or(jiff::tz::Offset::UTC);
     Some(match offset.to_timestamp(civil) {
         Ok(timestamp) => clamped(timestamp.into()),
-        // The last day and the first of all that can be written.
+        // The offset moves a time on the last or the first day out of the representable range.
         Err(_) if civil.year() > 0 => latest(),
         Err(_) => EARLIEST,
     })
@@ -336,7 +336,7 @@ fn of_nanoseconds(total: u128) -> Duration {
     Duration::new(seconds, (total % 1_000_000_000) as u32)
 }
 
-/// Cuts what a client sent to what an error repeats of it.
+/// Returns the start of a client's input, to be repeated in an error.
 pub(crate) fn start_of(text: &str) -> String {
     match text.char_indices().nth(QUOTED) {
         Some((end, _)) => format!("{}…", &text[..end]),
@@ -530,7 +530,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever protobuf can carry is refused or lies between 1970 and 9999.
+        /// Every value of protobuf is refused or becomes a time between 1970 and 9999.
         #[test]
         fn every_number_makes_a_range_that_can_be_written_or_none(
             a in seconds(), b in any::<i32>(), c in seconds(), d in any::<i32>(),

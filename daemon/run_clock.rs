@@ -1,29 +1,31 @@
-//! The clock of the daemon's run, one for all cameras: time that nobody sets, and the UTC of it by
-//! the host's clock.
+//! The clock of the daemon's run, shared by all cameras: a time that cannot be set, and the UTC for
+//! it by the host's clock.
 //!
-//! Frames are ordered by the run's time. Each frame also carries its UTC, so that what was written
-//! down once stays as it is when the host's clock is set. Small corrections of the host's clock are
-//! followed slowly; a step is followed at once, and said once in the log.
+//! Frames are ordered by the run's time. Each frame also has its UTC, so recorded times do not
+//! change if the host's clock is set. Small corrections of the host's clock are followed slowly. A
+//! step is followed at once and logged once.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use crate::frame::{CLOCK_STEP, difference, shift};
 
-/// Of the time that passes, so much at most goes into following a correction that is no step.
+/// Divisor of the elapsed time: at most this fraction is used to follow a correction that is not a
+/// step.
 const FOLLOWED: i128 = 10;
 
-/// The host may take this long to read two clocks; after more they are read again.
+/// Maximum time for reading two clocks. After a slower attempt they are read again, at most
+/// `READ_TRIES` times in all.
 const READ_WITHIN: Duration = Duration::from_millis(5);
 const READ_TRIES: usize = 10;
 
 pub struct RunClock {
-    /// The host's boot time at the beginning of the run.
+    /// The host's boot time at the start of the run.
     begun: Duration,
     origin: Mutex<Origin>,
 }
 
-/// A moment of the run, and its UTC by one of the clocks that tell it.
+/// A moment of the run, and its UTC by one of the clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moment {
     pub monotonic: Duration,
@@ -31,7 +33,7 @@ pub struct Moment {
 }
 
 impl Moment {
-    /// UTC of another moment of the run by the clock of this one.
+    /// Returns the UTC of another moment of the run by the clock of this one.
     pub fn tells(&self, monotonic: Duration) -> SystemTime {
         shift(self.utc, monotonic.as_nanos() as i128 - self.monotonic.as_nanos() as i128)
     }
@@ -42,14 +44,14 @@ impl Moment {
 }
 
 impl RunClock {
-    /// Begins a run.
+    /// Starts a run.
     pub fn start() -> RunClock {
         let (begun, wall) = read_both();
         let origin = Origin { utc: wall, looked: Duration::ZERO };
         RunClock { begun, origin: Mutex::new(origin) }
     }
 
-    /// Now, by the host's clock.
+    /// Returns the current moment by the host's clock.
     pub fn now(&self) -> Moment {
         let mut origin = self.origin.lock().unwrap_or_else(PoisonError::into_inner);
         let (boot, wall) = read_both();
@@ -65,16 +67,16 @@ impl RunClock {
     }
 }
 
-/// The UTC of the run's beginning, as far as it is known.
+/// The UTC of the run's start, as far as it is known.
 #[derive(Clone, Copy, Debug)]
 struct Origin {
     utc: SystemTime,
-    /// When the clocks were last compared.
+    /// The time of the run when the clocks were last compared.
     looked: Duration,
 }
 
 impl Origin {
-    /// Compares the clocks; returns by how many nanoseconds the host's was set, if it was.
+    /// Compares the clocks. Returns the nanoseconds by which the host's was set, if it was.
     fn look(&mut self, monotonic: Duration, wall: SystemTime) -> Option<i128> {
         let off = difference(shift(self.utc, monotonic.as_nanos() as i128), wall);
         let passed = monotonic.saturating_sub(self.looked).as_nanos() as i128;
@@ -88,7 +90,7 @@ impl Origin {
     }
 }
 
-/// Boot time and UTC, of one moment as nearly as can be had.
+/// Returns the boot time and UTC, read as close together as possible.
 fn read_both() -> (Duration, SystemTime) {
     let mut before = boot_time();
     let mut tries = 0;
@@ -103,10 +105,10 @@ fn read_both() -> (Duration, SystemTime) {
     }
 }
 
-/// Time since the host was started, suspension included.
+/// Returns the time since the host was started, including suspension.
 pub fn boot_time() -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` is a valid place for the result. With this clock the call cannot fail on Linux.
+    // SAFETY: `time` is a valid place for the result. This clock cannot fail on Linux.
     unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut time) };
     Duration::new(time.tv_sec.try_into().unwrap_or(0), time.tv_nsec.try_into().unwrap_or(0))
 }
@@ -141,11 +143,11 @@ mod tests {
     fn a_step_is_followed_at_once_and_told_once() {
         let mut origin = begun(7_200_000);
         assert_eq!(origin.look(seconds(10), at(7_210_000)), None);
-        // An hour back.
+        // The clock is set back by an hour.
         assert_eq!(origin.look(seconds(11), at(3_611_000)), Some(-3_600_000_000_000));
         assert_eq!(origin.utc, at(3_600_000));
         assert_eq!(origin.look(seconds(12), at(3_612_000)), None);
-        // From 1970 to now.
+        // The clock is set from 1970 to the present.
         let now = 1_800_000_000_000;
         assert!(origin.look(seconds(13), at(now)).is_some_and(|by| by > 0));
         assert_eq!(origin.look(seconds(14), at(now + 1000)), None);
@@ -155,7 +157,7 @@ mod tests {
     #[test]
     fn slow_drift_is_no_step() {
         let mut origin = begun(1_000_000);
-        // 500 millionths for a day, as much as NTP corrects without a step: 43 s in the end.
+        // The drift is 500 ppm for a day, as much as NTP corrects without a step: 43 s in total.
         for minute in 1..24 * 60 {
             let wall = at(1_000_000 + minute * 60_030);
             assert_eq!(origin.look(seconds(minute * 60), wall), None);

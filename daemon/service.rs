@@ -1,4 +1,5 @@
-//! What the daemon can be asked, whatever the wire: the one thing that `publish/` knows of it.
+//! The requests that the daemon answers, independent of the interface. `publish/` accesses the
+//! daemon only through [`Service`].
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,48 +12,48 @@ use crate::journal::Journal;
 use crate::question::{Draft, Limits, Question, QuestionError};
 use crate::telemetry;
 
-/// Implemented by `app`.
+/// The daemon as the interfaces see it, implemented by `app`.
 pub trait Service: Send + Sync + 'static {
     fn journal(&self) -> &Arc<Journal>;
 
-    /// Every configured camera, in the order of the config.
+    /// Returns every configured camera, in the order of the config.
     fn cameras(&self) -> Vec<CameraInfo>;
 
-    /// The evidence of one frame, while the buffer holds it; `run` `None`: of this run. Waits for
-    /// the disk where only that has the picture.
+    /// Returns the JPEG of a frame while the buffer holds it. A `run` of `None` is this run. Waits
+    /// for the disk if memory does not have the JPEG.
     fn evidence(&self, camera: &str, run: Option<u64>, number: u64) -> Looking;
 
     /// Returns the limits that questions are checked against.
     fn limits(&self) -> Limits;
 
-    /// Checks what a wire has read of a question.
+    /// Checks the values that an interface read for a question.
     fn question(&self, draft: Draft) -> Result<Question, AskError> {
         let question = Question::new(draft, &self.limits()).map_err(AskError::from);
         question.inspect_err(telemetry::question_refused)
     }
 
-    /// Takes a question about a range of a camera's time. Never waits: full is an error.
-    /// Dropping the answer's receiver cancels it.
+    /// Accepts a question about a range of a camera's time. Never waits: a full queue is an error.
+    /// Dropping the answer's receiver cancels the question.
     fn ask(&self, question: Question) -> Result<Answer, AskError>;
 
     fn readiness(&self) -> Readiness;
 
-    /// What does not work, though the daemon does: a sentence each.
+    /// Returns what does not work although the daemon runs: one sentence per problem.
     fn troubles(&self) -> Vec<String>;
 }
 
 #[derive(Clone, Debug)]
 pub struct CameraInfo {
     pub name: Arc<str>,
-    /// Without user and password.
+    /// The camera's URL without user and password.
     pub source: String,
     pub status: CameraStatus,
-    /// Frames that can be asked about, on disk or in memory.
+    /// Number of frames that can be asked about, on disk or in memory.
     pub buffer_frames: u64,
-    /// In memory.
+    /// Bytes in memory.
     pub buffer_bytes: u64,
     pub disk_bytes: u64,
-    /// The oldest frame that can be asked about.
+    /// Time of the oldest frame that can be asked about.
     pub oldest_frame: Option<SystemTime>,
 }
 
@@ -62,7 +63,7 @@ pub struct Evidence {
     pub captured_at: SystemTime,
 }
 
-/// A frame that is looked for. Dropping it gives up the place in the disk's queue.
+/// A future that looks up a frame. Dropping it frees its place in the disk's queue.
 pub type Looking = Pin<Box<dyn Future<Output = Result<Evidence, EvidenceError>> + Send>>;
 
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -77,8 +78,8 @@ pub enum EvidenceError {
     Busy,
 }
 
-/// Of a range in parts each part as it is answered; tokens as they are made, then exactly one
-/// `Finished` or `Failed`.
+/// The stream of an answer. A range in parts yields each part as soon as it is answered. Tokens
+/// follow as they are generated, then exactly one `Finished` or `Failed`.
 pub type Answer = mpsc::Receiver<AnswerItem>;
 
 #[derive(Clone, Debug)]
@@ -101,7 +102,7 @@ pub enum AskError {
     BadQuestion(String),
     #[error("the daemon is stopping")]
     Stopping,
-    /// The same question may be answered another time.
+    /// The model failed on this question; the same question may succeed later.
     #[error("the model failed this time, ask again: {0}")]
     Failed(String),
     #[error("the model failed: {0}")]
@@ -117,7 +118,8 @@ impl From<QuestionError> for AskError {
     }
 }
 
-/// Ready: the model is loaded, every worker moves, and at least one camera is live.
+/// The daemon's readiness. It is ready if the model is loaded, every worker makes progress and at
+/// least one camera is live.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Readiness {
     Ready,

@@ -1,7 +1,7 @@
-//! What was asked and answered before, of which window: pure rules.
+//! Stores earlier questions and answers, and the window that they are about. Pure rules.
 //!
-//! At most `most` conversations are remembered, each for `age` after its last answer; the one that
-//! was last spoken in longest ago leaves first. Frames are remembered by name, not by their tokens.
+//! Limits: at most `most` conversations are kept, each for `age` after its last answer. The least
+//! recently used one is removed first. Frames are stored by their ids, not by their tokens.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -9,23 +9,23 @@ use std::time::{Duration, Instant};
 
 use crate::frame::{FrameId, Span};
 
-/// Earlier questions that are told with the next; older ones are forgotten.
+/// Maximum number of earlier questions kept for the next one. Older ones are forgotten.
 const TURNS: usize = 8;
 
-/// A camera's part of a conversation: one name may be asked of several cameras.
+/// A camera's part of a conversation. Questions to several cameras may share one name.
 pub type Key = (String, Arc<str>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conversation<T> {
     pub window: Span,
-    /// Those that the model saw; `None`: more than one look was taken, and a further question has
-    /// one look at all of the window.
+    /// The frames that the model saw. `None` if the answer took more than one pass; a further
+    /// question then takes one pass over the whole window.
     pub frames: Option<Vec<FrameId>>,
     pub turns: Vec<T>,
 }
 
 pub struct Conversations<T> {
-    /// The one that was spoken in last is the last.
+    /// Conversations in order of their last answer, the latest last.
     held: VecDeque<(Key, Instant, Conversation<T>)>,
     most: usize,
     age: Duration,
@@ -44,9 +44,10 @@ impl<T: Clone> Conversations<T> {
             .map(|(.., conversation)| conversation.clone())
     }
 
-    /// Adds what was answered. `known` is the conversation as it was when that was asked; what was
-    /// answered since stays. An answer about another window than the conversation's is none of its
-    /// turns: two first questions came at once, and the one answered first began it.
+    /// Adds an answer. `known` is the conversation at the time of the question; turns added since
+    /// then are kept. An answer about another window than the conversation's is not added as a
+    /// turn. This happens if two first questions arrive together: the one answered first begins the
+    /// conversation.
     pub fn add(&mut self, key: Key, known: Conversation<T>, turn: T, now: Instant) {
         self.forget(now);
         let at = self.held.iter().position(|(held, ..)| *held == key);
@@ -126,11 +127,11 @@ mod tests {
         let mut held = Conversations::new(2, Duration::from_secs(60));
         let (now, name) = (Instant::now(), key("a", "gate"));
         held.add(name.clone(), known(0), 0, now);
-        // Two questions at once: both were asked after the first turn.
+        // Two questions at once, both asked after the first turn.
         held.add(name.clone(), known(1), 7, now);
         held.add(name.clone(), known(1), 8, now);
         assert_eq!(held.get(&name, now).map(|c| c.turns), Some(vec![0, 7, 8]));
-        // It was forgotten while the answer was made.
+        // The conversation was forgotten while the answer was generated.
         let late = now + Duration::from_secs(61);
         held.add(name.clone(), known(3), 9, late);
         assert_eq!(held.get(&name, late).map(|c| c.turns), Some(vec![0, 1, 2, 9]));

@@ -1,4 +1,4 @@
-//! The picture of a frame, from whichever tier holds it.
+//! Looks up the JPEG of a frame in the tier that holds it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,11 +11,11 @@ use crate::frame::FrameId;
 use crate::service::{Evidence, EvidenceError, Looking};
 use crate::timeline::Stored;
 
-/// How long a picture may take from the disk: more, and it hangs.
+/// Maximum time for reading a JPEG from the disk. A slower read counts as hung.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Engine {
-    /// Looks a frame up, and waits for the disk where only that has the picture.
+    /// Returns the JPEG of a frame. Waits for the disk if memory does not have it.
     pub fn evidence(&self, camera: &str, run: Option<u64>, number: u64) -> Looking {
         let found = self.look_up(camera, run, number);
         let camera = camera.to_owned();
@@ -26,7 +26,7 @@ impl Engine {
             };
             match tokio::time::timeout(PATIENCE, jpeg).await {
                 Ok(Ok(Some(jpeg))) => Ok(Evidence { jpeg, captured_at }),
-                // Too slow; stopping; damaged.
+                // The read was too slow, the daemon is stopping, or the record is damaged.
                 Err(_) | Ok(Err(_) | Ok(None)) => Err(EvidenceError::Unreadable { camera, number }),
             }
         })
@@ -65,7 +65,7 @@ enum Found {
     OnDisk { captured_at: std::time::SystemTime, jpeg: oneshot::Receiver<Option<Arc<[u8]>>> },
 }
 
-/// Waits for one picture.
+/// Waits for one JPEG.
 struct Asker(oneshot::Sender<Option<Arc<[u8]>>>);
 
 impl Reader for Asker {
@@ -74,7 +74,7 @@ impl Reader for Asker {
     }
 
     fn take(self: Box<Self>, jpegs: Jpegs) {
-        // An asker that has gone needs no picture.
+        // A client that has gone needs no JPEG.
         let _ = self.0.send(jpegs.into_iter().next().flatten());
     }
 }

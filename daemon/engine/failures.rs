@@ -1,19 +1,19 @@
-//! Tells a model that fails now and then from a broken one.
+//! Distinguishes a model that fails occasionally from a broken one.
 //!
-//! A model that fails now and then goes on: a GPU may be out of memory for a while, and one window
-//! may hold what a model of 16 bits cannot compute. A model that only fails is of no use to anybody,
-//! and a restart may mend it.
+//! After an occasional failure the worker continues: a GPU may be out of memory for a while, and a
+//! 16-bit model may be unable to compute one window. A model that always fails is useless, and a
+//! restart may fix it.
 
 use std::fmt::Display;
 use std::time::{Duration, Instant};
 
 use crate::model::ModelError;
 
-/// Number of failures in a row, without a success between, that makes a broken model.
+/// Minimum number of consecutive failures at which a model counts as broken.
 const MOST: u32 = 5;
 
-/// Returns how long failures in a row may go on. Memory may come back when another process gives it
-/// up; what else fails all the time, fails until the next start.
+/// Returns for how long consecutive failures are tolerated. Memory may become available when
+/// another process releases it. Any other lasting failure continues until the daemon restarts.
 fn longest(why: &str) -> Duration {
     let why = why.to_lowercase();
     let for_memory = ["out of memory", "allocate memory", "bad_alloc", "alloc_failed"];
@@ -32,7 +32,7 @@ impl Failures {
         *self = Failures::default();
     }
 
-    /// Counts a failure; an error when it is one too many.
+    /// Counts a failure. Returns an error if the model now counts as broken.
     pub fn failed(&mut self, now: Instant, why: &dyn Display) -> Result<(), ModelError> {
         self.in_a_row += 1;
         let since = now.saturating_duration_since(*self.first.get_or_insert(now));
@@ -49,11 +49,11 @@ impl Failures {
 mod tests {
     use super::*;
 
-    /// As onnxruntime says it.
+    /// A message of onnxruntime.
     const MEMORY: &str = "Failed to allocate memory for requested buffer of size 4096";
     const DRIVER: &str = "CUDA failure 700: an illegal memory access was encountered";
 
-    /// Tells whether the model counts as broken after failures at these seconds.
+    /// Returns true if the model counts as broken after failures at these seconds.
     fn broken(failures: &mut Failures, start: Instant, why: &str, seconds: &[u64]) -> bool {
         let mut at = seconds.iter().map(|at| start + Duration::from_secs(*at));
         at.any(|at| failures.failed(at, &why).is_err())

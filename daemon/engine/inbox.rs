@@ -1,15 +1,16 @@
-//! What waits for the vision worker: frames from the cameras, and frames that a question wants
+//! Queues work for the vision worker: frames from the cameras, and frames that a question needs
 //! encoded again.
 //!
-//! A camera never waits: of its frames at most `capacity` wait here, and the oldest of them leaves
-//! for the newest. All frames that wait take at most so many bytes; where a new one is too much, the
-//! camera whose waiting frames take most loses its oldest. Where none has more than one, the camera
-//! that the worker served last loses its own, so that each comes to its turn. A single frame that is
-//! larger than all that may wait is let in alone.
-//!
-//! The worker takes frames in turn over the cameras, so that one camera's burst does not push others
-//! back. Questions go first, in turn; but after a turn of theirs the cameras have
-//! one, so that the past never takes more than half of the present.
+//! Guarantees:
+//! - A camera never waits. At most `capacity` of its frames wait here; a newer frame replaces the
+//!   oldest one.
+//! - All waiting frames together take at most `most_bytes`. If a new frame exceeds that, the camera
+//!   whose waiting frames take the most bytes loses its oldest one. If no camera has more than one
+//!   frame, the camera that the worker served last loses its frame, so that every camera gets its
+//!   turn. A single frame larger than the limit is accepted, but waits alone.
+//! - The worker takes frames from the cameras in turn, so one camera's burst does not delay the
+//!   others. Questions come first, also in turn. After each question's turn the cameras get one, so
+//!   re-encoding never takes more than half of the turns.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -17,17 +18,18 @@ use std::time::{Duration, Instant};
 
 use crate::frame::Frame;
 
-/// A frame and the moment it came.
+/// A frame and its time of arrival.
 pub struct Arrival {
     pub frame: Frame,
     pub at: Instant,
 }
 
-/// What the worker does next.
+/// The next work for the vision worker.
 pub enum Work<R> {
-    /// None, when nothing came for a while.
+    /// Frames of the cameras. Empty if none arrived for a while.
     Frames(Vec<Arrival>),
-    /// A question's: some of its frames, and then back with it by [`Inbox::recall`].
+    /// A question that needs frames encoded again. The worker encodes some of them and returns the
+    /// question with [`Inbox::recall`].
     Recall(R),
 }
 
@@ -40,22 +42,23 @@ pub struct Inbox<R> {
 
 struct State<R> {
     waiting: HashMap<Arc<str>, VecDeque<Arrival>>,
-    /// Cameras with waiting frames, the one whose turn it is first.
+    /// Cameras with waiting frames; the next one to be served comes first.
     turns: VecDeque<Arc<str>>,
     /// Bytes of all waiting frames.
     bytes: usize,
-    /// Number of the turn in which the worker last took a frame of each camera.
+    /// Value of `taken` when the worker last took a frame of each camera.
     served: HashMap<Arc<str>, u64>,
-    /// Frames that the worker has taken.
+    /// Number of frames that the worker has taken.
     taken: u64,
     recalls: VecDeque<R>,
-    /// The last turn was a recall's.
+    /// True if the last turn was a recall's.
     recalled: bool,
     closed: bool,
 }
 
 impl<R> Inbox<R> {
-    /// `capacity` (at least 1) frames a camera, and `most_bytes` of all cameras.
+    /// Creates an inbox for `capacity` (at least 1) frames per camera and `most_bytes` for all
+    /// cameras.
     pub fn new(capacity: usize, most_bytes: usize) -> Inbox<R> {
         let state = State {
             waiting: HashMap::new(),
@@ -71,7 +74,7 @@ impl<R> Inbox<R> {
         Inbox { state, filled: Condvar::new(), capacity: capacity.max(1), most_bytes }
     }
 
-    /// Returns the cameras of which a frame had to leave, once for each frame.
+    /// Adds a frame. Returns the camera of each frame that was dropped.
     pub fn push(&self, frame: Frame) -> Vec<Arc<str>> {
         let mut state = self.state();
         let mut left = Vec::new();
@@ -98,8 +101,8 @@ impl<R> Inbox<R> {
         left
     }
 
-    /// A question's frames wait for their turn. As many wait as questions may. Gives them back when
-    /// the inbox is closed.
+    /// Queues a question that needs frames encoded again. At most as many wait as questions may.
+    /// Returns the question if the inbox is closed.
     pub fn recall(&self, recall: R) -> Result<(), R> {
         let mut state = self.state();
         if state.closed {
@@ -111,13 +114,13 @@ impl<R> Inbox<R> {
         Ok(())
     }
 
-    /// Forgets recalls that nobody waits for any more.
+    /// Removes recalls that no client waits for any more.
     pub fn retain(&self, waited_for: impl FnMut(&R) -> bool) {
         self.state().recalls.retain(waited_for);
     }
 
-    /// The next recall, or up to `most` frames, in turn over the cameras; each camera's in order.
-    /// Waits at most `patience` for the first. `None`: closed.
+    /// Returns the next recall, or at most `most` frames, from the cameras in turn and in order for
+    /// each camera. Waits at most `patience` for the first. Returns `None` if the inbox is closed.
     pub fn take(&self, most: usize, patience: Duration) -> Option<Work<R>> {
         let state = self.state();
         let empty = |state: &mut State<R>| {
@@ -152,7 +155,7 @@ impl<R> Inbox<R> {
         Some(Work::Frames(taken))
     }
 
-    /// Returns the recalls that will not be done.
+    /// Closes the inbox. Returns the recalls that will not be done.
     pub fn close(&self) -> Vec<R> {
         let mut state = self.state();
         state.closed = true;
@@ -163,13 +166,13 @@ impl<R> Inbox<R> {
     }
 
     fn state(&self) -> MutexGuard<'_, State<R>> {
-        // Whole after each method, so a poisoned lock is still good.
+        // The state is consistent after each method, so a poisoned lock is still usable.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl<R> State<R> {
-    /// The oldest frame of a camera, and whether more of its frames wait.
+    /// Takes the oldest frame of a camera. The boolean is true if more of its frames wait.
     fn pop(&mut self, camera: &str) -> Option<(Arrival, bool)> {
         let waiting = self.waiting.get_mut(camera)?;
         let arrival = waiting.pop_front()?;
@@ -177,7 +180,7 @@ impl<R> State<R> {
         Some((arrival, !waiting.is_empty()))
     }
 
-    /// Returns whether there was one.
+    /// Drops the oldest frame of a camera. Returns false if there was none.
     fn drop_oldest(&mut self, camera: &str) -> bool {
         let dropped = self.pop(camera);
         if let Some((_, false)) = dropped {
@@ -186,7 +189,8 @@ impl<R> State<R> {
         dropped.is_some()
     }
 
-    /// The camera that loses a frame when all take too many bytes; `None`: only one frame waits.
+    /// Returns the camera that loses a frame if all frames take too many bytes, or `None` if at
+    /// most one frame waits.
     fn too_much(&self) -> Option<Arc<str>> {
         if self.turns.len() == 1 && self.waiting.get(&self.turns[0])?.len() == 1 {
             return None;
@@ -200,7 +204,7 @@ impl<R> State<R> {
         let served = |camera: &&Arc<str>| self.served.get(*camera).copied().unwrap_or(0);
         several
             .max_by_key(|camera| bytes(camera))
-            // Of cameras that were never served, the one that came last.
+            // If none was ever served, this is the last one in `turns`.
             .or_else(|| self.turns.iter().max_by_key(served))
             .cloned()
     }
@@ -215,7 +219,7 @@ mod tests {
     use super::*;
     use crate::frame::Clock;
 
-    /// More than the frames of a test take.
+    /// A byte limit that the frames of a test do not reach.
     const ROOM: usize = 1 << 20;
 
     fn frame(camera: &str, number: u64) -> Frame {
@@ -274,21 +278,21 @@ mod tests {
             assert!(inbox.push(sized(camera, number, bytes)).is_empty());
         }
         assert_eq!(inbox.push(sized("gate", 1, 20)), ["4K".into()]);
-        // None has more than one: not the one whose turn is longest ago.
+        // Once no camera has more than one frame, the one served last loses its frame.
         assert_eq!(taken(&inbox, 1), [("4K".to_string(), 1)]);
         assert_eq!(taken(&inbox, 1), [("gate".to_string(), 0)]);
         assert_eq!(inbox.push(sized("4K", 2, 60)), []);
         assert_eq!(inbox.push(sized("yard", 0, 30)), ["gate".into()]);
         assert_eq!(taken(&inbox, 8), [("4K", 2), ("yard", 0)].map(|(c, n)| (c.to_string(), n)));
-        // One frame larger than the bound comes alone.
+        // A frame larger than the limit waits alone.
         assert_eq!(inbox.push(sized("gate", 2, 10)), []);
         assert_eq!(inbox.push(sized("8K", 0, 130)), ["gate".into()]);
         assert_eq!(taken(&inbox, 8), [("8K".to_string(), 0)]);
     }
 
     proptest! {
-        /// Twelve 4K cameras, of whose frames only a few fit, and a worker that is far behind:
-        /// never more bytes than the bound, and each camera has its turns.
+        /// Twelve 4K cameras, of whose frames only a few fit, and a worker that is far behind: the
+        /// bytes never exceed the limit, and every camera gets its turns.
         #[test]
         fn under_overload_bytes_stay_bounded_and_every_camera_is_seen(
             fits in 1usize..40, order in prop::collection::vec(0usize..12, 2000),
@@ -301,7 +305,7 @@ mod tests {
                 left += inbox.push(sized(&cameras[camera], number as u64, FRAME)).len();
                 came += 1;
                 prop_assert!(inbox.state().bytes <= fits * FRAME);
-                // Ten frames come while one is encoded.
+                // Ten frames arrive while one is encoded.
                 if number % 10 == 9 {
                     for (camera, _) in taken(&inbox, 1) {
                         seen[cameras.iter().position(|name| *name == camera).expect("known")] += 1;
@@ -311,7 +315,7 @@ mod tests {
             let waiting: usize = inbox.state().waiting.values().map(VecDeque::len).sum();
             prop_assert_eq!(came, left + waiting + seen.iter().sum::<usize>());
             prop_assert_eq!(inbox.state().bytes, waiting * FRAME);
-            // 200 are encoded, 17 of each camera where they share evenly.
+            // 200 frames are encoded: 17 per camera if they are shared evenly.
             prop_assert!(seen.iter().all(|frames| *frames >= 8), "{:?}", seen);
         }
     }
@@ -339,7 +343,7 @@ mod tests {
         let mut turns = Vec::new();
         for _ in 0..7 {
             let Some(turn) = taken(&inbox, 1).pop() else { continue };
-            // Each wants two turns: the first time, back with it.
+            // Each question needs two turns: after the first it is queued again.
             if let Some(letter @ 'A'..='B') = turn.0.chars().next()
                 && !turns.contains(&turn.0)
             {

@@ -1,8 +1,8 @@
-//! A question about a range that is looked at in parts: one part after the other through the queue
-//! like any question, so that others have their turns between; then what they say together.
+//! Answers a question about a long range: asks each part in turn, then combines the answers.
 //!
-//! It holds its place of the queue until its end. Its asker hears each part as it is answered, and
-//! frees the place by leaving.
+//! Each part passes through the queue like any question, so other questions get their turns in
+//! between. The question holds its place in the queue until its end. The asker receives each part
+//! as soon as it is answered. If the asker leaves, the place is freed.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -22,18 +22,19 @@ use crate::timeline::{Chosen, Clip, Extent, Tiers};
 
 pub struct Long {
     pub engine: Arc<Engine>,
-    /// The question, about the whole.
+    /// The question about the whole range.
     pub asked: Question,
-    /// One look at the whole range: its frames for the summary, its gaps for the coverage.
+    /// A selection over the whole range. Its frames are used for the summary, its gaps for the
+    /// coverage.
     pub overview: Chosen,
     pub left: VecDeque<Extent>,
     pub answered: Vec<(Part, Description)>,
-    /// Parts whose frames could not be had.
+    /// Parts whose frames were not available.
     pub unseen: Vec<Span>,
     pub seat: Seat,
 }
 
-/// What all its parts share.
+/// The data that all parts of a question share.
 #[derive(Clone)]
 pub struct Question {
     pub camera: Arc<str>,
@@ -47,21 +48,21 @@ pub struct Question {
     pub to: tokio::sync::mpsc::Sender<AnswerItem>,
 }
 
-/// A question but for the frames that it is to look at.
+/// A question before its frames are collected.
 pub struct Look {
     pub asked: Question,
     window: Span,
     prompt: String,
-    /// How the frames are sampled.
+    /// The plan by which the frames are sampled.
     pub plan: Plan,
-    /// Whether the asker hears the words as they are made, and the model what was said before.
+    /// True if the tokens are streamed to the asker and the prompt contains the earlier turns.
     speaks: bool,
-    /// Takes the answer, or why there is none; `None`: it is published.
+    /// Receives the answer or the error. If `None`, the answer is published.
     then: Option<Then>,
 }
 
 impl Question {
-    /// One look at the whole window, and that is the answer.
+    /// Creates a single pass over the whole window. Its answer is the final one.
     pub fn one_look(self, plan: Plan) -> Look {
         let (window, prompt) = (self.window, self.text.clone());
         Look { asked: self, window, prompt, plan, speaks: true, then: None }
@@ -73,7 +74,7 @@ impl Question {
 }
 
 impl Look {
-    /// Gives the question its frames.
+    /// Adds the frames to the question.
     pub fn at(self, clip: Clip, encode: Duration) -> Asked {
         let Look { asked, window, prompt, plan, speaks, then } = self;
         Asked {
@@ -95,7 +96,7 @@ impl Look {
         }
     }
 
-    /// Tells that none of its frames could be had.
+    /// Fails the question because none of its frames were available.
     pub fn sees_nothing(self) {
         let why = "its frames left the buffer while they were read".into();
         let error = AskError::NoFootage { camera: self.asked.camera.to_string(), why };
@@ -107,7 +108,7 @@ impl Look {
 }
 
 impl Long {
-    /// Goes on with the next part, or with the end.
+    /// Continues with the next part, or combines the answers after the last one.
     pub fn go_on(mut self) {
         if self.asked.to.is_closed() {
             return;
@@ -115,7 +116,7 @@ impl Long {
         let (engine, asked) = (self.engine.clone(), self.asked.clone());
         while let Some(extent) = self.left.pop_front() {
             let window = extent.span;
-            // A part without footage is a gap of the whole.
+            // A part without footage becomes a gap of the whole range.
             let Some(chosen) = engine.choose(&asked.camera, extent, Tiers::All) else {
                 self.unseen.push(window);
                 continue;
@@ -157,23 +158,23 @@ impl Long {
     }
 }
 
-/// The ways in which a summary is tried, one after the other until there is room in the model's context for the
-/// notes of all parts beside the look at the whole: so many times fewer frames, and so many letters
-/// of each part's words.
+/// Settings for a summary, tried in order until the notes of all parts fit into the model's context
+/// together with the pass over the whole range. Each has the factor by which the number of frames
+/// is divided, and the maximum number of characters of each part's answer.
 const SPARSER: [(usize, usize); 4] = [(1, 200), (2, 200), (4, 100), (8, 50)];
 
-/// All parts are answered.
+/// A question whose parts are all answered.
 struct Whole {
     engine: Arc<Engine>,
     asked: Question,
     answered: Vec<Description>,
     gaps: Vec<Gap>,
-    /// Given up when the answer is out.
+    /// The place in the queue, released when the answer is complete.
     seat: Seat,
 }
 
 impl Whole {
-    /// Has the model say what the parts say together.
+    /// Generates a summary of the parts with the model.
     fn sum_up(self, parts: Vec<Part>, overview: Chosen, tries: &'static [(usize, usize)]) {
         let [(times, letters), sparser @ ..] = tries else {
             tracing::info!(camera = &*self.asked.camera, "no room to sum up: the parts are listed");
@@ -199,7 +200,7 @@ impl Whole {
         self.finish(parts::list(&parts), Summary::List, parts, None);
     }
 
-    /// `said`: the model's summary.
+    /// Publishes the answer. `said` is the model's summary, if there is one.
     fn finish(self, text: String, summary: Summary, parts: Vec<Part>, said: Option<Description>) {
         let Whole { engine, asked, answered, gaps, seat } = self;
         let spoken = said.is_some();
@@ -269,7 +270,7 @@ impl Whole {
     }
 }
 
-/// Every frame once, in order; slow where any look had it slow.
+/// Returns every frame once, in order. A frame is slow if any pass used it as a slow one.
 fn frames_of(looks: &[Description]) -> Vec<FrameRef> {
     let mut frames = BTreeMap::new();
     for frame in looks.iter().flat_map(|look| &look.frames) {
@@ -299,14 +300,15 @@ mod tests {
     use crate::timeline::{Entry, Held, Place, Stored};
 
     const RUN: u64 = 2000;
-    /// Two a second.
+    /// Number of frames, two per second.
     const FRAMES: u64 = 80;
 
     fn at(milliseconds: u64) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_millis(milliseconds)
     }
 
-    /// Forty seconds of footage, of which the frames before `lost` are on a disk that is not there.
+    /// Creates an engine with 40 s of footage. The frames before `lost` are on a disk that does not
+    /// exist.
     fn engine(lost: u64) -> Arc<Engine> {
         let config = r#"
             [model]
@@ -365,7 +367,7 @@ mod tests {
         }
     }
 
-    /// As the language worker does.
+    /// Answers a question, as the language worker does.
     fn say(engine: &Engine, asked: Asked, text: &str) {
         let description = Description {
             id: asked.id.clone(),
@@ -442,7 +444,7 @@ mod tests {
         assert!(whole.text.ends_with(" UTC: A car came."), "{}", whole.text);
     }
 
-    /// Sixteen parts are answered at length.
+    /// Asks a question whose sixteen parts get long answers.
     fn with_sixteen_parts(engine: &Arc<Engine>) -> Answer {
         let answer = in_parts(engine);
         for number in 0..parts::MOST {

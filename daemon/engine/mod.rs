@@ -1,4 +1,5 @@
-//! Between pictures and words: who is looked at, who is answered, and when.
+//! Schedules vision and language inference: encodes frames, generates captions and answers
+//! questions.
 //!
 //! ```text
 //!  camera ─► Inbox ─► vision worker ─► Timeline ─► Scheduler ─► language worker ─► Journal
@@ -7,7 +8,8 @@
 //!              └──────── disk ◄─ ask() some are not: Recall ─► encoded again ─► Scheduler
 //! ```
 //!
-//! Two threads compute, a third owns the disk; nothing else does. Neither waits for a camera, a broker or a client.
+//! Guarantees: only two threads compute, and a third one owns the disk. None of them waits for a
+//! camera, a broker or a client.
 
 mod conversations;
 mod evidence;
@@ -55,28 +57,29 @@ pub use pictures::Pictures;
 pub use still::Still;
 pub use words::Words;
 
-/// Frames of one camera that may wait to be encoded.
+/// Maximum number of a camera's frames that wait to be encoded.
 const INBOX_FRAMES: usize = 8;
 
-/// Conversations that are remembered, and for how long after the last answer.
+/// Maximum number of conversations that are kept, and the time for which they are kept after the
+/// last answer.
 const CONVERSATIONS: usize = 64;
 const CONVERSATION_AGE: Duration = Duration::from_secs(30 * 60);
 
 pub struct Engine {
-    /// Of this run's frames.
+    /// The run of this daemon, which its frames carry.
     run: u64,
     clock: Arc<RunClock>,
     inbox: Inbox<Recall>,
-    /// `None`: nothing is kept on disk.
+    /// The disk's queue, or `None` if nothing is stored on disk.
     pub disk: Option<disk::Queue>,
-    /// Frames of earlier runs are still to come from the disk.
+    /// True while frames of earlier runs are still being read from the disk.
     restoring: AtomicBool,
-    /// Questions whose frames are being encoded again; they hold places of the queue.
+    /// Number of questions whose frames are being collected. They hold places in the queue.
     gathering: Arc<AtomicUsize>,
     recalled: Mutex<Bounded<Named, Arc<FrameTokens>>>,
     jobs: Mutex<Jobs>,
     wake: Condvar,
-    /// From here the scheduler's times are counted.
+    /// The moment from which the scheduler's times are counted.
     started: Instant,
     pub heartbeats: Heartbeats,
     pub timeline: Timeline,
@@ -89,25 +92,25 @@ pub struct Engine {
     conversations: Mutex<Conversations<Turn>>,
 }
 
-/// A frame of any camera.
+/// The key of a frame of any camera.
 type Named = (Arc<str>, FrameId);
 
-/// What the engine must know of a camera.
+/// The engine's settings and state for a camera.
 struct Lens {
     period: Period,
     window: Duration,
     every: Duration,
-    /// When in `every` its windows close.
+    /// Offset within `every` at which the camera's windows close.
     phase: Duration,
     freshness: Duration,
-    /// Change up to which nothing has happened; 0: not asked.
+    /// Maximum change of a window that counts as unchanged. 0 disables the comparison.
     unchanged: f32,
     prompt: Option<String>,
-    /// When the newest encoded frame came, and its own times.
+    /// The newest encoded frame: its own time, and its time of arrival.
     newest: Mutex<Option<(Moment, Instant)>>,
-    /// Frames below this number have come, encoded or not.
+    /// Frames below this number have arrived, encoded or not.
     came: AtomicU64,
-    /// Windows since the last caption that got none.
+    /// Number of windows without a caption since the last caption.
     skipped: AtomicU32,
 }
 
@@ -116,7 +119,7 @@ struct Jobs {
     stopping: bool,
 }
 
-/// A closed window that wants a caption.
+/// A closed window that is to be captioned.
 struct Window {
     extent: Extent,
     closed: Instant,
@@ -124,13 +127,13 @@ struct Window {
     encode: Duration,
 }
 
-/// A question with the frames that it is about.
+/// A question with its frames.
 struct Asked {
     camera: Arc<str>,
     id: String,
-    /// As it was asked.
+    /// The question as it was asked.
     text: String,
-    /// As the model is asked.
+    /// The prompt for the model.
     prompt: String,
     /// Earlier questions and answers.
     turns: Arc<[Turn]>,
@@ -138,22 +141,22 @@ struct Asked {
     max_new_tokens: usize,
     window: Span,
     clip: Clip,
-    /// By which the clip was sampled.
+    /// The plan by which the clip was sampled.
     plan: Plan,
     /// Model time of encoding frames again.
     encode: Duration,
     came: Instant,
     to: mpsc::Sender<AnswerItem>,
-    /// Whether the asker hears the words as they are made.
+    /// True if the tokens are streamed to the asker.
     speaks: bool,
-    /// What is to be done with the answer, or with why there is none; `None`: it is published.
+    /// Receives the answer or the error. If `None`, the answer is published.
     then: Option<Then>,
 }
 
 type Then = Box<dyn FnOnce(Result<Description, AskError>) + Send>;
 
 impl Engine {
-    /// `run` names this run's frames, and `clock` is their clock.
+    /// Creates an engine. `run` identifies this run's frames, and `clock` is their clock.
     pub fn new(
         config: &config::Config,
         journal: Arc<Journal>,
@@ -208,7 +211,7 @@ impl Engine {
         })
     }
 
-    /// Takes a camera's frame. Never waits; when too many wait, some leave, as the inbox says.
+    /// Accepts a camera's frame. Never waits; if too many frames wait, the inbox drops some.
     pub fn frame(&self, frame: Frame) {
         telemetry::frame(&frame.camera);
         if let Some(lens) = self.cameras.get(&frame.camera) {
@@ -219,7 +222,7 @@ impl Engine {
         }
     }
 
-    /// Lets running work end and takes no more; waiting questions are told so.
+    /// Stops the engine: running work ends and no more is accepted. Waiting questions get an error.
     pub fn stop(&self) {
         for recall in self.inbox.close() {
             recall.stopping();
@@ -231,7 +234,7 @@ impl Engine {
         self.wake.notify_all();
     }
 
-    /// A window will get no caption.
+    /// Counts a window that gets no caption.
     fn skip(&self, camera: &Arc<str>, reason: SkipReason) {
         if let Some(lens) = self.cameras.get(camera) {
             lens.skipped.fetch_add(1, Ordering::Relaxed);
@@ -239,8 +242,8 @@ impl Engine {
         telemetry::caption_skipped(camera, reason);
     }
 
-    /// The plan's frames of an extent of a camera's footage, of those whose tokens are there;
-    /// `None`: there are none.
+    /// Samples an extent of a camera's footage among the frames whose tokens are in memory. Returns
+    /// `None` if there are none.
     fn clip(&self, camera: &str, extent: Extent) -> Option<Clip> {
         let chosen = self.choose(camera, extent, Tiers::Hot)?;
         let tokens = chosen.tokens();
@@ -256,12 +259,12 @@ impl Engine {
     }
 
     fn recalled(&self) -> MutexGuard<'_, Bounded<Named, Arc<FrameTokens>>> {
-        // Whole after each of its methods, so a poisoned lock is still good.
+        // The map is consistent after each of its methods, so a poisoned lock is still usable.
         self.recalled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn jobs(&self) -> MutexGuard<'_, Jobs> {
-        // Whole after each of its methods, so a poisoned lock is still good.
+        // The jobs are consistent after each of their methods, so a poisoned lock is still usable.
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,28 +1,30 @@
-//! A range too long for one look: its parts, and what they say together. Pure rules, no model.
+//! Splits a range that is too long for one pass, and combines the answers of its parts. Pure rules,
+//! no model.
 //!
-//! One look samples the plan's frames over the whole range. Where they would lie more than [`FAIR`]
-//! times as far apart as the camera's own, what happens between them is not seen, and the range is
-//! looked at in parts: as many as leave out no frame, at most [`MOST`].
+//! One pass samples the plan's frames over the whole range. If they would lie more than [`FAIR`]
+//! times as far apart as the camera's own frames, events between them are missed. The range is then
+//! answered in parts: as many as are needed to leave out no frame, at most [`MOST`].
 
 use std::time::Duration;
 
 use crate::event::{Gap, GapCause, Part, Summary};
 use crate::frame::Span;
 
-/// Frames of a range for one that a look may leave: the paper's own benchmarks sample a minute or
-/// three by 50 frames, one to four seconds apart.
+/// Maximum number of frames in the range per sampled frame. The paper's own benchmarks sample one
+/// to three minutes with 50 frames, one to four seconds apart.
 pub const FAIR: usize = 4;
 
-/// Each part is read like a window: more would keep the model from everybody else.
+/// Maximum number of parts. Each part is read like a window; more parts would block the model for
+/// all others.
 pub const MOST: usize = 16;
 
-/// Whether one look at a range of `frames` frames is fair, of which the plan takes `sampled`.
+/// Returns true if one pass that samples `sampled` of the range's `frames` frames is enough.
 pub fn one_look_is_fair(frames: usize, sampled: usize) -> bool {
     frames <= FAIR * sampled
 }
 
-/// Equal parts of the span, in order, each short enough that `sampled` frames of the period leave
-/// out none; at most [`MOST`].
+/// Splits the span into equal parts, in order and at most [`MOST`]. Each is short enough for
+/// `sampled` frames of the period to leave out none, unless that limit is reached.
 pub fn split(span: Span, period: Duration, sampled: usize) -> Vec<Span> {
     let look = period.as_secs_f64() * sampled as f64;
     let count = (span.length().as_secs_f64() / look).ceil().clamp(1.0, MOST as f64) as u32;
@@ -31,10 +33,11 @@ pub fn split(span: Span, period: Duration, sampled: usize) -> Vec<Span> {
     (0..count).map(|i| Span { from: edge(i), to: edge(i + 1) }).collect()
 }
 
-/// What the parts say together without a model: `None`, where that takes understanding.
+/// Combines the answers of the parts without a model. Returns `None` if that requires
+/// understanding.
 ///
-/// Where all are yes or no, the answer is yes if any is, and says of which parts; so it is literally
-/// true also of a question that asks about all of the time.
+/// If every part is yes or no, the combined answer is yes if any part is, and it names those parts.
+/// So it is also literally true for a question about the whole time.
 pub fn combine(parts: &[Part]) -> Option<(String, Summary)> {
     let first = parts.first()?;
     let verdicts: Option<Vec<bool>> = parts.iter().map(|part| verdict(&part.text)).collect();
@@ -64,15 +67,15 @@ pub fn combine(parts: &[Part]) -> Option<(String, Summary)> {
     same.then(|| (first.text.clone(), Summary::Same))
 }
 
-/// The parts' words one after the other.
+/// Lists the answers of the parts, one per line.
 pub fn list(parts: &[Part]) -> String {
     let dated = is_dated(parts);
     let line = |part: &Part| format!("{} UTC: {}", part.window.clock(dated), part.text);
     parts.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// Lists the gaps of the whole, with those of parts whose frames were there when the range was asked about
-/// and could not be had at the part's turn.
+/// Returns the gaps of the whole range, and the gaps of parts whose frames were available when the
+/// question was asked but not at the part's turn.
 pub fn gaps(whole: &[Gap], parts: impl IntoIterator<Item = Gap>) -> Vec<Gap> {
     let within =
         |gap: &Gap, outer: &Gap| outer.span.from <= gap.span.from && gap.span.to <= outer.span.to;
@@ -92,8 +95,8 @@ pub fn gaps(whole: &[Gap], parts: impl IntoIterator<Item = Gap>) -> Vec<Gap> {
     gaps
 }
 
-/// Writes what the model is asked, with a sparse look at the whole before its eyes: the question,
-/// behind `letters` of each part's words.
+/// Builds the prompt for a summary: the first `letters` characters of each part's answer, then the
+/// question. The model sees it with a sparse pass over the whole range.
 pub fn prompt(parts: &[Part], letters: usize, question: &str) -> String {
     let dated = is_dated(parts);
     let line = |part: &Part| {
@@ -114,8 +117,9 @@ fn is_dated(parts: &[Part]) -> bool {
     })
 }
 
-/// Tells yes from no where a text is that word, alone or with more behind a mark or a new line: "No."
-/// and "Yes, a dog.", but not "No people are there.", "No-one came." or "No. 5 stops.".
+/// Detects a yes or a no: the text is that word, alone or followed by a punctuation mark or a new
+/// line. "No." and "Yes, a dog." match, but not "No people are there.", "No-one came." or "No. 5
+/// stops."
 fn verdict(text: &str) -> Option<bool> {
     let text = text.trim_start();
     let end = text.find(|c: char| !c.is_alphanumeric()).unwrap_or(text.len());
@@ -130,7 +134,7 @@ fn verdict(text: &str) -> Option<bool> {
     let ends = match (marks.next(), marks.as_str()) {
         (None | Some('\n' | '\r' | ',' | ';' | ':' | '!' | '?' | '–' | '—' | '…'), _) => true,
         (Some('.'), more) => !more.trim_start().starts_with(|c: char| c.is_ascii_digit()),
-        // A dash, and no hyphen.
+        // A dash, not a hyphen.
         (Some('-'), more) => behind.len() < rest.len() && more.starts_with([' ', '-']),
         _ => false,
     };
@@ -151,7 +155,7 @@ mod tests {
         SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
     }
 
-    /// Parts of 50 s from 14:00 on.
+    /// Creates parts of 50 s, starting at 14:00.
     fn parts(texts: &[&str]) -> Vec<Part> {
         let part = |(i, text): (usize, &&str)| {
             let from = at(14 * 3600 + 50 * i as u64);

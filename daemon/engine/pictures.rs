@@ -1,8 +1,8 @@
-//! The vision worker: every frame is encoded once, pooled at once, and put into the timeline; and
-//! once more only for a question about what has left the hot tier.
+//! Runs the vision worker. It encodes and pools every frame once and adds it to the timeline. A
+//! frame is encoded again only for a question, if its tokens have left the hot tier.
 //!
-//! A frame that the model fails on is dropped and counted, as one that is no picture; the next may
-//! do better. When none does for a while, the worker ends with an error.
+//! A frame on which the model fails is dropped and counted, like a corrupt one; the next frame may
+//! succeed. If none succeeds for a while, the worker ends with an error.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
@@ -26,7 +26,7 @@ use crate::vision::evidence::{Evidence, Picture};
 use crate::vision::preprocess::{PictureError, Preprocess, Scratch};
 use crate::vision::{BATCH, Encoder};
 
-/// How long the worker sleeps at most when no frame comes, so that windows end all the same.
+/// Maximum time that the worker sleeps if no frame arrives, so that windows close anyway.
 const TICK: Duration = Duration::from_millis(200);
 
 pub struct Pictures {
@@ -38,11 +38,11 @@ pub struct Pictures {
     pub failures: Failures,
 }
 
-/// Says that a frame's features are no numbers, or too large for f16.
+/// The error for a frame whose features are not finite or too large for f16.
 const NOT_FINITE: &str = "the model's features are not finite";
 
 impl Pictures {
-    /// Works until the engine stops.
+    /// Runs until the engine stops or the model is broken.
     pub fn run(mut self, engine: &Engine) -> Result<(), ModelError> {
         let windows =
             |lens: &super::Lens| Windows::new(lens.period, lens.window, lens.every, lens.phase);
@@ -65,8 +65,8 @@ impl Pictures {
         Ok(())
     }
 
-    /// Encodes and keeps frames. One that is no picture is dropped and counted: its camera's
-    /// trouble is not the others'.
+    /// Encodes and stores frames. A corrupt frame is dropped and counted; it does not affect other
+    /// cameras.
     fn look(
         &mut self,
         engine: &Engine,
@@ -83,7 +83,7 @@ impl Pictures {
             pixels.resize(start + frame_len, 0.0);
             match self.prepare(&arrival.frame, &mut pixels[start..]) {
                 Ok(jpeg) => {
-                    // The full-size picture is done with, and large.
+                    // The full-size frame is large and no longer needed.
                     arrival.frame.bgrx = Default::default();
                     good.push((arrival, jpeg));
                 }
@@ -131,8 +131,8 @@ impl Pictures {
         goes_on
     }
 
-    /// Encodes a batch of a question's frames from their JPEGs. One that is no picture is left out,
-    /// which the answer says.
+    /// Encodes a batch of a question's frames from their JPEGs. A corrupt one is left out, and the
+    /// answer reports the gap.
     fn look_again(
         &mut self,
         engine: &Engine,
@@ -177,22 +177,23 @@ impl Pictures {
         goes_on
     }
 
-    /// Encodes `pixels`, `[B, 3, size, size]`, and pools each frame's features. `None`: they are not
-    /// finite.
+    /// Encodes `pixels`, `[B, 3, size, size]`, and pools each frame's features. A frame whose
+    /// features are not finite becomes `None`.
     fn encode(&mut self, pixels: &[f32]) -> Result<Vec<Option<FrameTokens>>, ModelError> {
         let encoded = self.encoder.encode(pixels)?;
         let (tokens, dim) = (self.encoder.grid_tokens(), self.encoder.dim());
         let pool = |rows: &[f32]| {
             let pooled = pool_frame(Grid { rows, tokens, dim }, &self.plan)
                 .map_err(|e| ModelError(e.to_string()))?;
-            // Of both: the largest of several numbers may hide one that is none.
+            // Both are checked, because pooling by the maximum can hide a value that is not finite.
             let finite = rows.iter().all(|number| number.is_finite()) && pooled.is_finite();
             Ok(finite.then_some(pooled))
         };
         encoded.features.chunks_exact(tokens * dim).map(pool).collect()
     }
 
-    /// Counts frames whose features are not finite; an error when it has been no others for a while.
+    /// Counts frames whose features are not finite. Returns an error if there were no others for a
+    /// while.
     fn judge(&mut self, encoded: &[Option<FrameTokens>]) -> Result<(), ModelError> {
         let wrong = encoded.iter().filter(|tokens| tokens.is_none()).count();
         (0..wrong).for_each(|_| telemetry::model_failed(Part::Vision, FailureKind::NotFinite));
@@ -209,7 +210,7 @@ impl Pictures {
         self.preprocess.pixels(&mut self.scratch, &bgrx, width, height, out)
     }
 
-    /// Fills `out` for the model and makes the evidence.
+    /// Fills `out` with the model's input and returns the JPEG.
     fn prepare(&mut self, frame: &Frame, out: &mut [f32]) -> Result<Arc<[u8]>, PictureError> {
         let Frame { bgrx, width, height, .. } = frame;
         self.preprocess.pixels(&mut self.scratch, bgrx, *width, *height, out)?;
@@ -238,7 +239,7 @@ impl Engine {
             evicted_before: false,
         };
         self.change(camera, |ring| ring.push(entry));
-        // The entry first: the disk may be done with it before this thread goes on.
+        // The entry is added first, because the disk may finish before this thread continues.
         if let Some(disk) = &self.disk {
             let record = Record {
                 camera: camera.clone(),
@@ -259,7 +260,7 @@ impl Engine {
         }
     }
 
-    /// Drops a frame that came but cannot be used.
+    /// Drops a frame that arrived but cannot be used.
     fn unusable(&self, frame: &Frame, reason: DropReason, why: &dyn std::fmt::Display) {
         telemetry::frames_dropped(&frame.camera, reason, 1);
         tracing::warn!(camera = &*frame.camera, "frame {} dropped: {why}", frame.number);
@@ -267,7 +268,7 @@ impl Engine {
         self.change(&frame.camera, |ring| ring.corrupt(id));
     }
 
-    /// Changes a camera's ring, and measures what came of it.
+    /// Changes a camera's ring and updates the metrics.
     pub(super) fn change(&self, camera: &str, change: impl FnOnce(&mut Ring)) {
         let Some(mut ring) = self.timeline.ring(camera) else { return };
         let before = ring.usage().evicted;
@@ -278,8 +279,8 @@ impl Engine {
         telemetry::buffer(camera, &usage);
     }
 
-    /// Handles a window that has closed: it wants a caption, if captions are wanted. Its UTC is that of
-    /// the clock by which its newest frame was taken.
+    /// Queues a closed window for captioning, if the camera has captions. Its UTC follows the clock
+    /// of its newest frame.
     pub(super) fn close(
         &self,
         camera: &Arc<str>,

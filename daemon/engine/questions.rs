@@ -1,4 +1,5 @@
-//! How a question is taken: its range made a span, its frames gathered, its place in the queue.
+//! Accepts a question: resolves its range to a span, collects its frames and reserves its place in
+//! the queue.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -20,7 +21,7 @@ use crate::telemetry;
 use crate::timeline::{Extent, Tiers};
 
 impl Engine {
-    /// Takes a question, or says why not.
+    /// Accepts a question, or returns the reason for a refusal.
     pub fn ask(self: &Arc<Engine>, question: Question) -> Result<Answer, AskError> {
         self.enqueue(question).inspect_err(telemetry::question_refused)
     }
@@ -44,19 +45,19 @@ impl Engine {
         });
         let chosen = chosen.ok_or_else(|| self.no_footage(camera, window))?;
         let most = question.max_new_tokens().unwrap_or(usize::MAX).min(self.max_new_tokens);
-        // Room for the whole answer: an asker who reads slowly holds up nobody.
+        // The channel has room for the whole answer, so a slow asker delays nothing.
         let (to, answer) = mpsc::channel(parts::MOST + most + 3);
         let seat = self.seat()?;
         let new_name = || format!("c-{:016x}", rand::random::<u64>());
         let parts = match question.detail() {
             Detail::Overview => Vec::new(),
-            // A further question has the same look as the first.
+            // A further question uses the same frames as the first.
             Detail::Auto if known.is_some() => Vec::new(),
             Detail::Auto if parts::one_look_is_fair(chosen.available, self.plan.frames) => {
                 Vec::new()
             }
             Detail::Auto | Detail::Parts => {
-                // Where there is no footage at either end there is nothing to split.
+                // If there is no footage at an end of the range, there is nothing to split there.
                 let (footage, half) = (chosen.footage, lens.period.0 / 2);
                 let from = (footage.from - half).max(window.from);
                 let footage = Span { from, to: (footage.to + half).min(window.to) };
@@ -85,7 +86,7 @@ impl Engine {
         Ok(answer)
     }
 
-    /// The conversation that a question goes on with; `None`: it begins one.
+    /// Returns the conversation that a question continues, or `None` if it begins one.
     fn known(
         &self,
         camera: &Arc<str>,
@@ -102,8 +103,8 @@ impl Engine {
         Ok(known)
     }
 
-    /// The answer is out: into the journal, to its asker, and into its conversation. `frames`: what
-    /// a further question is to look at; `None`: at all of the window.
+    /// Publishes an answer: adds it to the journal and the conversation, and sends it to the asker.
+    /// `frames` are the frames for a further question, or `None` if that uses the whole window.
     pub(super) fn publish(
         &self,
         camera: &Arc<str>,
@@ -124,11 +125,11 @@ impl Engine {
     }
 
     fn conversations(&self) -> MutexGuard<'_, Conversations<Turn>> {
-        // Whole after each of its methods, so a poisoned lock is still good.
+        // The conversations are consistent after each method, so a poisoned lock is still usable.
         self.conversations.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place in the queue, for a question that first has its frames gathered.
+    /// Reserves a place in the queue for a question whose frames must be collected first.
     fn seat(&self) -> Result<Seat, AskError> {
         self.inbox.retain(|recall| !recall.nobody_waits());
         let mut jobs = self.jobs();
@@ -144,8 +145,9 @@ impl Engine {
         Ok(Seat::take(&self.gathering))
     }
 
-    /// Recent footage is meant by the clock of the run, other footage by UTC. Where frames have times
-    /// that by the clock are still to come, these can be named, too.
+    /// Returns the extent of a range. Recent footage is selected by the run's clock, other footage
+    /// by UTC. If frames have times that are in the future by the clock, the range can include
+    /// them.
     fn extent_of(&self, camera: &str, lens: &Lens, asked: Range) -> Result<Extent, AskError> {
         let asked = match asked {
             Range::Event { run, sequence } => self.window_of(camera, run, sequence)?,
@@ -183,7 +185,8 @@ impl Engine {
         }
     }
 
-    /// What is still to come from the disk after a start is no gap: the question comes too soon.
+    /// Checks that the frames of the span have been read from the disk after a start. Frames that
+    /// are still to come are not a gap: the question is too early and gets an error.
     fn is_restored(&self, camera: &Arc<str>, span: Span) -> Result<(), AskError> {
         let began = self.clock.now().tells(Duration::ZERO);
         let ring = self.timeline.ring(camera);
@@ -210,10 +213,11 @@ impl Engine {
 }
 
 impl Asked {
-    /// A piece of the answer, maybe an empty one. Returns whether anybody still listens.
+    /// Sends a piece of the answer, which may be empty. Returns true while the asker still listens.
     pub(super) fn hear(&self, piece: &str) -> bool {
         if self.speaks && !piece.is_empty() {
-            // The channel has room for the whole answer: only an asker who left makes it fail.
+            // The channel has room for the whole answer, so sending fails only if the asker has
+            // left.
             let _ = self.to.try_send(AnswerItem::Token(piece.into()));
         }
         !self.to.is_closed()
@@ -231,12 +235,12 @@ impl Asked {
         }
     }
 
-    /// There will be no answer, through no fault of the asker's.
+    /// Fails the question with an error that the asker did not cause.
     pub(super) fn fails(self, error: AskError) {
         let _ = self.to.try_send(AnswerItem::Failed(error));
     }
 
-    /// The model cannot be asked this, and why.
+    /// Rejects the question, because the model cannot process it. `why` is the reason.
     pub(super) fn unanswerable(self, why: String) {
         match self.then {
             Some(then) => then(Err(AskError::BadQuestion(why))),
@@ -246,8 +250,8 @@ impl Asked {
 }
 
 impl Lens {
-    /// Now, in the camera's own time: just behind its newest frame. Where frames have ceased to come,
-    /// and before the first, by the host's clock.
+    /// Returns the camera's current time, which is just after its newest frame. Before the first
+    /// frame, and if frames stop arriving, this is the host's time.
     fn now(&self, clock: &RunClock) -> Moment {
         let newest = *self.newest.lock().unwrap_or_else(PoisonError::into_inner);
         let fresh = self.period.0.mul_f64(2.5) + Duration::from_secs(1);

@@ -1,12 +1,13 @@
-//! Which span of a camera's time a question is about, once it is known when it is now: pure rules.
+//! Computes the span that a question is about, given the current time. Pure rules.
 
 use std::time::{Duration, SystemTime};
 
 use crate::frame::{Span, rfc3339};
 use crate::question::{Range, earlier};
 
-/// `now` is the camera's; `window` is what "recent" means. An end that is still to come is now. The
-/// error is for the asker. An event has been made its window before.
+/// Returns the span of a range, or an error message for the asker. `now` is the camera's time, and
+/// `window` is the length of recent footage. An end in the future becomes `now`. An event must have
+/// been replaced by its window before.
 pub fn span(range: Range, now: SystemTime, window: Duration) -> Result<Span, String> {
     let (from, to) = match range {
         Range::Recent | Range::Event { .. } => (earlier(now, window), now),
@@ -64,7 +65,7 @@ mod tests {
         assert!(spanned(between(500, 500)).expect_err("no length").contains("no length"));
     }
 
-    /// The camera's clock may be anything at all.
+    /// The camera's clock may show any time.
     #[test]
     fn a_span_begins_no_earlier_than_1970_whatever_time_it_is() {
         let week = Duration::from_secs(7 * 86_400);

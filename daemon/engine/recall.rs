@@ -1,7 +1,8 @@
-//! A question whose frames have left the hot tier: read back from the disk where memory has no
-//! JPEG, encoded again by the vision worker a batch at a time, and only then in the queue.
+//! Collects the token sets that a question needs. If frames have left the hot tier, their JPEGs are
+//! read from memory or else from the disk, and the vision worker encodes them again in batches.
+//! Only then is the question queued.
 //!
-//! It holds its place of the queue from the start, and frees it when its asker leaves.
+//! The question holds its place in the queue from the start, and frees it when its asker leaves.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,7 +18,7 @@ use crate::slowfast::FrameTokens;
 use crate::telemetry;
 use crate::timeline::{Chosen, Entry, Place, Stored};
 
-/// A place of the queue that is held before it is taken.
+/// A place in the queue that is reserved before it is used.
 pub struct Seat(Arc<AtomicUsize>);
 
 impl Seat {
@@ -33,17 +34,17 @@ impl Drop for Seat {
     }
 }
 
-/// A question on its way to its clip.
+/// A question whose clip is being collected.
 pub struct Recall {
     pub camera: Arc<str>,
     look: Look,
     chosen: Chosen,
-    /// Of each chosen frame, where they are there.
+    /// The tokens of each selected frame, where they are available.
     tokens: Vec<Option<Arc<FrameTokens>>>,
-    /// What is still to be encoded: the frame's position, and its JPEG.
+    /// The frames that are still to be encoded: position and JPEG.
     jpegs: Vec<(usize, Arc<[u8]>)>,
     encode: Duration,
-    /// `None`: the question holds it for longer than this look.
+    /// The place in the queue, or `None` if the question holds it for longer than this pass.
     seat: Option<Seat>,
 }
 
@@ -52,12 +53,12 @@ impl Recall {
         self.look.asked.to.is_closed()
     }
 
-    /// Up to `most` JPEGs to encode, the oldest first; none: it has all that can be had.
+    /// Returns at most `most` JPEGs to encode, the oldest first. Empty if no more are available.
     pub fn next(&mut self, most: usize) -> Vec<(usize, Arc<[u8]>)> {
         self.jpegs.drain(..most.min(self.jpegs.len())).collect()
     }
 
-    /// These frames have been encoded, at these positions.
+    /// Stores the tokens of frames that have been encoded, with their positions.
     pub fn encoded(&mut self, engine: &Engine, frames: Vec<(usize, FrameTokens)>, took: Duration) {
         telemetry::reencoded(&self.camera, frames.len() as u64);
         self.encode += took;
@@ -79,14 +80,14 @@ impl Recall {
         self.fails(AskError::Stopping);
     }
 
-    /// Ends the question without an answer, through no fault of the asker's.
+    /// Ends the question with an error that the asker did not cause.
     pub fn fails(self, error: AskError) {
         self.look.asked.fails(error);
     }
 }
 
 impl Engine {
-    /// Begins to gather what is missing of the chosen frames' tokens.
+    /// Starts collecting the missing tokens of the selected frames.
     pub(super) fn gather(self: &Arc<Engine>, chosen: Chosen, look: Look, seat: Option<Seat>) {
         let camera = look.asked.camera.clone();
         let mut tokens = chosen.tokens();
@@ -114,7 +115,8 @@ impl Engine {
             return self.recall(recall);
         };
         let reader = Reading { engine: self.clone(), recall, places };
-        // A question is refused only when the daemon stops: then as if nothing could be read.
+        // A question's read is refused only while the daemon stops. It then continues as if no
+        // frame could be read.
         if let Err(Refused::Closed(read) | Refused::Full(read)) =
             disk.read(Read::question(wanted, Box::new(reader)))
         {
@@ -122,7 +124,7 @@ impl Engine {
         }
     }
 
-    /// To the vision worker, or where nothing has to be encoded, on to the queue.
+    /// Passes the question to the vision worker, or to the queue if nothing has to be encoded.
     pub(super) fn recall(&self, recall: Recall) {
         if recall.is_complete() {
             self.gathered(recall);
@@ -137,7 +139,8 @@ impl Engine {
         let to = look.asked.to.clone();
         let asked = look.at(clip, encode);
         let mut jobs = self.jobs();
-        // The seat is given up for a place in the queue at once, so there is one.
+        // The reserved place is exchanged for one in the queue under the same lock, so there is
+        // room.
         drop(seat);
         if jobs.stopping || jobs.scheduler.ask(asked).is_err() {
             let _ = to.try_send(AnswerItem::Failed(AskError::Stopping));
@@ -149,7 +152,7 @@ impl Engine {
     }
 }
 
-/// A question that waits for pictures from the disk.
+/// A question that waits for JPEGs from the disk.
 struct Reading {
     engine: Arc<Engine>,
     recall: Recall,

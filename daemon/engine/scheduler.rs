@@ -1,18 +1,20 @@
-//! What the language worker does next: pure rules, no model and no clock of its own.
+//! Decides what the language worker does next. Pure rules, no model and no clock of its own.
 //!
-//! - Questions come before captions, and in the order asked; at most `capacity` wait.
-//! - A caption has a deadline: its window's close and the camera's freshness. One that would be
-//!   late even if it were begun now is skipped, and not begun in vain. What it takes is known from
-//!   those before, but one that has waited for less than a fifth of its freshness is begun in any
-//!   case: where captions take too long whatever is done, some are made all the same.
-//! - At most one caption waits for a camera: a newer window replaces an older one.
-//! - At most one caption of a camera is in work: the next one waits until it is done, so that a
-//!   camera's captions are done in the order of its windows.
-//! - The camera whose caption was least recently begun is next.
-//! - After a question that came to nothing a caption that can be begun goes before the next
-//!   question: whoever asks what cannot be answered, again and again, does not stop the captions.
+//! Guarantees:
+//! - Questions come before captions, in the order asked. At most `capacity` questions wait.
+//! - A caption's deadline is its window's close plus the camera's freshness. A caption that would
+//!   miss its deadline even if started now is skipped. The duration is estimated from earlier
+//!   captions. A caption that has waited less than a fifth of its freshness is started anyway, so
+//!   that an overloaded model still produces some captions.
+//! - At most one caption per camera waits: a newer window replaces an older one.
+//! - At most one caption per camera is in progress, and the next one waits for it. So a camera's
+//!   captions are finished in the order of its windows.
+//! - The next caption is that of the camera whose caption was started least recently.
+//! - After a refused question, a caption that can be started goes before the next question. So a
+//!   client that repeats a question which cannot be answered does not block the captions.
 //!
-//! Times are durations since any one moment: the daemon's start, or a simulation's.
+//! A question counts as refused if it fails before the model runs for it. Times are durations since
+//! an arbitrary moment: the daemon's start, or a simulation's.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::Hash;
@@ -22,11 +24,11 @@ pub struct Scheduler<C, Q, P> {
     questions: VecDeque<Q>,
     capacity: usize,
     captions: HashMap<C, Waiting<P>>,
-    /// Cameras with a caption in work.
+    /// Cameras with a caption in progress.
     busy: HashSet<C>,
-    /// A question came to nothing, and no caption has been begun since.
+    /// True if a question was refused and no caption has been started since.
     caption_first: bool,
-    /// For each camera, the turn in which its caption was last begun.
+    /// Value of `clock` when each camera's caption was last started.
     served: HashMap<C, u64>,
     clock: u64,
     caption_takes: Estimate,
@@ -34,7 +36,7 @@ pub struct Scheduler<C, Q, P> {
 }
 
 struct Waiting<P> {
-    /// The order in which it came.
+    /// Position in the order of arrival.
     came: u64,
     freshness: Duration,
     deadline: Duration,
@@ -62,7 +64,7 @@ impl<C: Clone + Eq + Hash, Q, P> Scheduler<C, Q, P> {
         }
     }
 
-    /// Gives the question back when the queue is full.
+    /// Queues a question. Returns it if the queue is full.
     pub fn ask(&mut self, question: Q) -> Result<(), Q> {
         if self.questions.len() >= self.capacity {
             return Err(question);
@@ -71,13 +73,13 @@ impl<C: Clone + Eq + Hash, Q, P> Scheduler<C, Q, P> {
         Ok(())
     }
 
-    /// Forgets questions that nobody waits for any more.
+    /// Removes questions that no client waits for any more.
     pub fn retain(&mut self, waited_for: impl FnMut(&Q) -> bool) {
         self.questions.retain(waited_for);
     }
 
-    /// A window closed at `closed`. Returns the older caption of this camera, which will not be
-    /// made.
+    /// Queues the caption of a window that closed at `closed`. Returns the camera's older caption,
+    /// which will not be made.
     pub fn caption(
         &mut self,
         camera: C,
@@ -91,7 +93,8 @@ impl<C: Clone + Eq + Hash, Q, P> Scheduler<C, Q, P> {
         self.captions.insert(camera, waiting).map(|older| older.caption)
     }
 
-    /// Takes away the captions that would be late if they were begun now: ask before [`take`].
+    /// Removes and returns the captions that would be late if they were started now. Call it before
+    /// [`take`].
     ///
     /// [`take`]: Scheduler::take
     pub fn late(&mut self, now: Duration) -> Vec<(C, P)> {
@@ -103,7 +106,7 @@ impl<C: Clone + Eq + Hash, Q, P> Scheduler<C, Q, P> {
         late.map(|(camera, waiting)| (camera, waiting.caption)).collect()
     }
 
-    /// Takes the next job. The camera of a caption is busy until [`done`](Scheduler::done).
+    /// Takes the next job. A caption's camera is busy until [`done`](Scheduler::done).
     pub fn take(&mut self) -> Option<Next<C, Q, P>> {
         if std::mem::take(&mut self.caption_first)
             && let Some(caption) = self.next_caption()
@@ -128,43 +131,43 @@ impl<C: Clone + Eq + Hash, Q, P> Scheduler<C, Q, P> {
         Some(Next::Caption(camera, waiting.caption))
     }
 
-    /// The caption of this camera that was in work is published, or there will be none.
+    /// Marks the camera's caption in progress as published or abandoned.
     pub fn done(&mut self, camera: &C) {
         self.busy.remove(camera);
     }
 
-    /// The question that was taken last came to nothing before the model ran for it.
+    /// Records that the question taken last was refused before the model ran for it.
     pub fn refused(&mut self) {
         self.caption_first = true;
     }
 
-    /// Where there is room for a question only.
+    /// Takes the next question, for use when there is no room for a caption.
     pub fn next_question(&mut self) -> Option<Q> {
         self.questions.pop_front()
     }
 
-    /// How long a caption took from its beginning to its end.
+    /// Records how long a caption took from its start to its end.
     pub fn caption_took(&mut self, time: Duration) {
         self.caption_takes.add(time);
     }
 
-    /// How long a caption or an answer kept the others waiting.
+    /// Records for how long a caption or an answer kept the others waiting.
     pub fn job_took(&mut self, time: Duration) {
         self.job_takes.add(time);
     }
 
-    /// How long so many questions that wait should take.
+    /// Returns the expected time for this many waiting questions.
     pub fn retry_after(&self, waiting: usize) -> Duration {
         let each = self.job_takes.mean.unwrap_or(Duration::from_secs(1));
         each.saturating_mul((waiting as u32).max(1))
     }
 
-    /// Questions and captions that wait.
+    /// Returns the number of waiting questions and captions.
     pub fn waiting(&self) -> usize {
         self.questions.len() + self.captions.len()
     }
 
-    /// Questions that may wait.
+    /// Returns the maximum number of waiting questions.
     pub fn capacity(&self) -> usize {
         self.capacity
     }
@@ -174,7 +177,7 @@ impl<C: Clone + Eq + Hash, Q, P> Scheduler<C, Q, P> {
     }
 }
 
-/// A smoothed time and its smoothed deviation, as TCP keeps them of round trips (RFC 6298).
+/// A smoothed duration and its smoothed deviation, computed like TCP's round-trip times (RFC 6298).
 #[derive(Default)]
 struct Estimate {
     mean: Option<Duration>,
@@ -191,7 +194,7 @@ impl Estimate {
         self.mean = Some((mean * 7 + time) / 8);
     }
 
-    /// What all but few stay within; nothing before the first.
+    /// Returns a duration that all but a few stay within, or 0 before the first one.
     fn expected(&self) -> Duration {
         self.mean.unwrap_or_default() + self.deviation * 4
     }
@@ -286,8 +289,8 @@ mod tests {
         assert_eq!(scheduler.retry_after(6), ms(1800));
     }
 
-    /// A window of each camera closes every `every`, each camera at a time of its own; captions
-    /// take `cost`, one after the other. What was published (camera, close, at) and skipped.
+    /// The result of a simulation in which captions take `cost`, one after the other. Published and
+    /// skipped captions are (camera, close, time).
     struct Served {
         published: Vec<(usize, Duration, Duration)>,
         skipped: Vec<(usize, Duration, Duration)>,
@@ -331,7 +334,8 @@ mod tests {
         served
     }
 
-    /// A camera a phase, its windows a second apart; freshness is that second. All in milliseconds.
+    /// Checks that captions are shared evenly. There is one camera per phase, its windows close
+    /// every second, and the freshness is one second. All values are in milliseconds.
     fn shared_evenly(cost: u64, phases: &[u64]) -> Result<(), TestCaseError> {
         let cameras = phases.len();
         let mut closes: Vec<_> = (0..200u64)
@@ -344,7 +348,7 @@ mod tests {
         let mean = served.published.len() as f64 / cameras as f64;
         let worst = each.iter().copied().min().unwrap_or(0) as f64;
         prop_assert!(worst >= 0.8 * mean - 1.0, "{each:?}");
-        // Where all can be served, all are.
+        // If all can be served, all are.
         if cameras as u64 * cost <= 500 {
             prop_assert_eq!(served.published.len(), closes.len());
         }
@@ -352,9 +356,9 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the order of arrival: what is published is fresh, only what would have been
-        /// late is skipped, the worker never rests while something could be kept (else it would
-        /// wait at the end), and everything comes out once.
+        /// Holds for any order of arrival: published captions are fresh, and only captions that
+        /// would have been late are skipped. The worker never idles while a deadline could be met
+        /// (otherwise captions would be left at the end), and everything comes out once.
         #[test]
         fn nothing_that_could_be_kept_is_skipped(
             closes in prop::collection::vec((0u64..20_000, 0usize..9), 0..120),
@@ -375,8 +379,8 @@ mod tests {
             prop_assert_eq!((out, served.waiting), (served.closed, 0));
         }
 
-        /// However many cameras there are too many, each gets its share where more than a few can be had,
-        /// at whatever moments their windows close.
+        /// Every camera gets its share if more than a few captions per round are possible, however
+        /// many cameras there are and at whatever moments their windows close.
         #[test]
         fn overload_is_shared_evenly(
             cameras in 2usize..40, cost in 20u64..100, phases in prop::collection::vec(0u64..1000, 40),
@@ -384,8 +388,9 @@ mod tests {
             shared_evenly(cost, &phases[..cameras])?;
         }
 
-        /// Where only a few can be had, whose window closes when nobody else's waits is served each time.
-        /// As the daemon's windows close, nobody's does; the frames' own times move each by up to 20 ms.
+        /// A camera whose window closes while no other one waits is served every time, if only a
+        /// few captions per round are possible. With the daemon's phases there is no such camera.
+        /// The frames' own times move each close by up to 20 ms.
         #[test]
         fn overload_is_shared_evenly_down_to_a_few_captions_a_round(
             cameras in 2usize..40, cost in 20u64..450, off in prop::collection::vec(0u64..20, 40),
@@ -394,8 +399,8 @@ mod tests {
             shared_evenly(cost, &(0..cameras).map(phases).collect::<Vec<_>>())?;
         }
 
-        /// Whatever closes, is begun, is refused and ends when: of each camera at most one caption is
-        /// in work, and its captions are done in the order of its windows.
+        /// Holds for any order of closing, starting, refusing and ending: each camera has at most
+        /// one caption in progress, and its captions are finished in the order of its windows.
         #[test]
         fn a_cameras_captions_are_never_done_out_of_order(
             steps in prop::collection::vec((0usize..3, 0u8..8), 0..300),
@@ -426,7 +431,7 @@ mod tests {
             }
         }
 
-        /// However many questions are refused, one after the other, each caption gets its turn.
+        /// Every caption gets its turn, however many questions are refused in a row.
         #[test]
         fn refused_questions_do_not_starve_captions(cameras in 1usize..8, asking in 1usize..5) {
             let mut scheduler = Scheduler::new(asking);
@@ -445,7 +450,7 @@ mod tests {
             prop_assert_eq!(captions, cameras);
         }
 
-        /// What goes in comes out once, is replaced once, is skipped once, or is refused.
+        /// Every job comes out once, is replaced once, is skipped once, or is refused.
         #[test]
         fn nothing_is_lost_or_doubled(steps in prop::collection::vec((0usize..4, 0u8..5), 0..200)) {
             let mut scheduler = Scheduler::new(3);

@@ -1,12 +1,13 @@
-//! Whether anything has happened since a camera's last described window.
+//! Detects whether a window differs from the camera's last captioned window.
 //!
-//! A window's change is held against the described window's first frame: of every frame and every
-//! cell of the fast pathway the squared distance of the two tokens, divided by the mean square of
-//! the first frame's tokens; of all these the largest, so that one small actor in one cell counts.
-//! Nothing has happened where neither window changes by more than the camera's limit: nobody came,
-//! went or moved in either. What changes slowly adds up, for the first frame stays the same.
+//! A window's change is measured against the first frame of the captioned window. For every frame
+//! and every cell of the fast pathway, it is the squared distance between the two tokens, divided
+//! by the mean squared norm of the first frame's tokens. The largest of these values counts, so one
+//! small actor in one cell is enough. A window is unchanged if neither its change nor the captioned
+//! window's own exceeds the camera's limit: nobody came, went or moved in either. Slow changes add
+//! up, because the first frame stays the same.
 //!
-//! The scale is the model's own: a limit holds for the model it was measured with.
+//! The scale depends on the model: a limit is valid for the model it was measured with.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use crate::event::Unchanged;
 use crate::slowfast::FrameTokens;
 use crate::timeline::Look;
 
-/// The last described window of each camera.
+/// The last captioned window of each camera.
 #[derive(Default)]
 pub struct Still {
     described: HashMap<Arc<str>, Described>,
@@ -25,14 +26,15 @@ pub struct Still {
 
 struct Described {
     first: Arc<FrameTokens>,
-    /// How much the window changed in itself.
+    /// The window's change against its own first frame.
     change: f32,
     is: Unchanged,
 }
 
 impl Still {
-    /// How much a window differs from the last that was described, and what it is like where
-    /// nothing has happened. `None`: none was. `dim`: the width of a token.
+    /// Compares a window with the last captioned one. Returns its change, and the captioned window
+    /// if nothing has happened. Returns `None` if no window was captioned. `dim` is the width of a
+    /// token.
     pub fn compare(
         &self,
         camera: &str,
@@ -46,7 +48,7 @@ impl Still {
         Some((change, still.then(|| described.is.clone())))
     }
 
-    /// A window was described.
+    /// Records a captioned window.
     pub fn described(&mut self, camera: Arc<str>, frames: &[Look], dim: usize, is: Unchanged) {
         let Some(first) = frames.first().map(|look| look.tokens.clone()) else { return };
         let change = change(&first, frames, dim);
@@ -54,8 +56,8 @@ impl Still {
     }
 }
 
-/// Says how much frames differ from the first, on the scale above. Infinite for a frame that cannot
-/// be compared: of another plan, or with tokens that are no numbers.
+/// Returns the change of frames against the first, on the scale above. It is infinite for a frame
+/// that cannot be compared: one of another plan, or with tokens that are not finite.
 fn change(first: &FrameTokens, frames: &[Look], dim: usize) -> f32 {
     let square = |rows: &[f16]| rows.iter().map(|v| v.to_f32().powi(2)).sum::<f32>();
     let cells = first.fast.len() / dim;
@@ -73,7 +75,7 @@ fn change(first: &FrameTokens, frames: &[Look], dim: usize) -> f32 {
     frames.iter().map(of_frame).fold(0.0, larger)
 }
 
-/// Finds the larger change; one that is no number is the largest of all.
+/// Returns the larger change. NaN counts as infinite.
 fn larger(a: f32, b: f32) -> f32 {
     if a.is_nan() || b.is_nan() { f32::INFINITY } else { a.max(b) }
 }
@@ -86,7 +88,7 @@ mod tests {
 
     use super::*;
 
-    /// Four cells of two.
+    /// Creates a frame of four cells, each of two values.
     fn frame(cells: [f32; 4]) -> Look {
         let fast = cells.iter().flat_map(|v| [f16::from_f32(*v), f16::from_f32(1.0)]).collect();
         let tokens = Arc::new(FrameTokens { slow: Box::default(), fast });
@@ -111,7 +113,7 @@ mod tests {
         let somebody = frame([1.0, 1.0, 3.0, 1.0]);
         let still = described(&[empty.clone(), empty.clone()]);
         assert_eq!(compare(&still, &[empty.clone(), frame([1.1; 4])]).map(|c| c.1), Some(true));
-        // 2² over a mean square of 2.
+        // 2² divided by a mean squared norm of 2.
         assert_eq!(compare(&still, &[empty.clone(), somebody, empty]), Some((2.0, false)));
     }
 
@@ -133,7 +135,7 @@ mod tests {
     }
 
     proptest! {
-        /// A token that is no number is a change, in whichever window, frame and cell it stands.
+        /// A token that is not finite is a change, in any window, frame and cell.
         #[test]
         fn what_cannot_be_compared_is_a_change(
             at in 0usize..6, cell in 0usize..4, wrong in prop::sample::select(vec![

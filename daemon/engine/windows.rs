@@ -1,13 +1,13 @@
-//! When a camera's next window closes.
+//! Determines when a camera's next window closes.
 //!
-//! Windows are cut by the frames' own time, as the clock of the run has it: what the host's clock
-//! does is no matter here. The last frame of a window closes it: the first whose
-//! successor is expected at or beyond the end, so that nobody waits for a frame which belongs to
-//! the next window. When frames fail to come, the time that passes closes it a little later.
+//! Windows follow the frames' own time by the run's clock, so changes of the host's clock have no
+//! effect. A window is closed by its last frame: the first frame whose successor is expected at or
+//! after the window's end. So no window waits for a frame of the next one. If frames fail to
+//! arrive, the elapsed time closes the window slightly later.
 //!
-//! Each camera has its own moment in `every` at which its windows close, so that those of cameras
-//! which start together do not all want their captions at once. The first window closes as soon
-//! as it is full, the second one as much earlier than `every` after it as that takes.
+//! Each camera's windows close at its own offset within `every`, so cameras that start together do
+//! not all need captions at once. The first window closes as soon as it is full. The second closes
+//! early, which moves the camera to its own offset within `every`.
 
 use std::time::{Duration, Instant};
 
@@ -17,17 +17,17 @@ pub struct Windows {
     period: Period,
     window: Duration,
     every: Duration,
-    /// So long after a multiple of `every` in the run's time windows are to close; `None` once they
-    /// do.
+    /// Offset from a multiple of `every`, in the run's time, at which windows are to close. `None`
+    /// once they do.
     phase: Option<Duration>,
-    /// The end of the next window; `None` before the first frame.
+    /// The end of the next window, or `None` before the first frame.
     next_end: Option<Duration>,
-    /// The newest frame's time, and when it came.
+    /// The newest frame's time, and its time of arrival.
     newest: Option<(Duration, Instant)>,
 }
 
-/// A window that has closed: a half-open part of the run's time, of which the first may begin a
-/// little before the run.
+/// A closed window: a half-open part of the run's time. The first may begin slightly before the
+/// run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Closed {
     pub length: Duration,
@@ -39,7 +39,7 @@ impl Windows {
         Windows { period, window, every, phase: Some(phase), next_end: None, newest: None }
     }
 
-    /// A frame of this time came; returns the window that it closes.
+    /// Records a frame of this time. Returns the window that it closes.
     pub fn frame(&mut self, monotonic: Duration, came: Instant) -> Option<Closed> {
         self.newest = Some((monotonic, came));
         let half = self.period.0 / 2;
@@ -48,7 +48,7 @@ impl Windows {
         self.close(monotonic + half, end)
     }
 
-    /// No frame has to come: returns the window that ended some time ago all the same.
+    /// Returns a window that ended some time ago and that no frame has closed.
     pub fn tick(&mut self, now: Instant) -> Option<Closed> {
         let (monotonic, came) = self.newest?;
         let patience = self.period.0.mul_f64(1.5) + Duration::from_secs(1);
@@ -56,8 +56,8 @@ impl Windows {
         self.close(time.checked_sub(patience)?, self.next_end?)
     }
 
-    /// The window ending at `end` closes once `time` has reached it. Of several that have ended
-    /// only the last is returned: captions tell of now.
+    /// Closes the window ending at `end` once `time` has reached it. If several have ended, only
+    /// the last is returned, because captions describe the present.
     fn close(&mut self, time: Duration, mut end: Duration) -> Option<Closed> {
         let since = time.checked_sub(end)?;
         let next = self.phase.take().map_or(self.every, |phase| self.until(phase, end));
@@ -71,7 +71,8 @@ impl Windows {
         Some(Closed { length: self.window, to: end })
     }
 
-    /// From `end` to a whole number of frames later, at most `every`, where `phase` is nearest.
+    /// Returns the time from `end` to the next close: a whole number of frames, at most `every`,
+    /// chosen to close as near to `phase` as possible.
     fn until(&self, phase: Duration, end: Duration) -> Duration {
         let beyond = (end + self.every - phase).as_nanos() % self.every.as_nanos();
         let wanted = self.every.as_secs_f64() - beyond as f64 / 1e9;
@@ -86,8 +87,9 @@ fn nanoseconds(count: u128) -> Duration {
     Duration::from_nanos(u64::try_from(count).unwrap_or(u64::MAX))
 }
 
-/// The phase of the camera that is number `index`, from 0: as far from those before it as can be
-/// without knowing how many follow (van der Corput's sequence: 0, 1/2, 1/4, 3/4, 1/8 … of `every`).
+/// Returns the phase of the camera with this index, counted from 0. It is as far from the earlier
+/// ones as possible without knowing how many follow (van der Corput sequence: 0, 1/2, 1/4, 3/4, 1/8
+/// … of `every`).
 pub fn phase(index: usize, every: Duration) -> Duration {
     every.mul_f64((index as u32).reverse_bits() as f64 / 2f64.powi(32))
 }
@@ -100,7 +102,7 @@ mod tests {
         Duration::from_millis(1_000_000 + milliseconds)
     }
 
-    /// Closing 250 ms before a whole second that can be divided by 4, as `at(0)` can.
+    /// Creates windows that close 250 ms before a multiple of 4 s. `at(0)` is such a multiple.
     fn windows() -> Windows {
         windows_at(3750)
     }
@@ -115,7 +117,7 @@ mod tests {
         let (mut windows, now) = (windows(), Instant::now());
         let mut closed = Vec::new();
         for frame in 0..32 {
-            // Up to 100 ms of jitter changes nothing.
+            // Jitter of up to 100 ms changes nothing.
             let time = at(frame * 500 + frame * 37 % 100);
             closed.extend(windows.frame(time, now).map(|span| (frame, span)));
         }
@@ -164,7 +166,7 @@ mod tests {
         let span = windows.tick(now + Duration::from_millis(5100)).expect("closed");
         assert_eq!(span.to, at(7750));
         assert_eq!(windows.tick(now + Duration::from_millis(5200)), None);
-        // Frames come again after an hour: one window, the last.
+        // Frames arrive again after an hour: only the last window is returned.
         let span = windows.frame(at(3_600_000), now).expect("closed");
         assert!(span.to <= at(3_600_250) && span.to > at(3_596_000));
     }

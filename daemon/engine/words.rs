@@ -1,16 +1,19 @@
-//! The language worker: several windows and questions together, as the scheduler says.
+//! Runs the language model. Admits jobs from the scheduler, steps the batch and delivers the
+//! results.
 //!
 //! ```text
 //! ┌► admit what there is room for ─► one turn of the language model ─► deliver what came of it ┐
 //! └────────────────────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! - The last free row is a question's, and a caption begins only when no prompt is being read: a
-//!   question waits for no more than a turn while there are rows.
-//! - A question that is refused counts as a step: running answers have a turn before the next one.
-//! - An asker who has left frees the row before the next turn.
-//! - A job that the model fails on gets no words: an asker is told, a caption is skipped and counted.
-//!   The next one may do better. When nothing does for a while, the worker ends with an error.
+//! Guarantees:
+//! - The last free row is reserved for a question, and a caption starts only if no prompt is being
+//!   read. So a question waits at most one turn while rows are free.
+//! - A refused question counts as a step: running answers get a turn before the next one.
+//! - If an asker leaves, its row is freed before the next turn.
+//! - A job on which the model fails produces no text. An asker gets an error; a caption is skipped
+//!   and counted. The next job may succeed. If none does for a while, the worker ends with an
+//!   error.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -34,10 +37,10 @@ use crate::slowfast::{FrameTokens, Plan, assemble};
 use crate::telemetry::{self, FailureKind, SkipReason, Stage};
 use crate::timeline::{Clip, Look};
 
-/// Longest sleep of the worker when nothing is to be done, so that it is seen to move.
+/// Maximum time that an idle worker sleeps, so that its heartbeat continues.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Writes answers to prompts, several at a time: the language model, or a test's stand-in.
+/// Generates answers to prompts, several at a time: the language model, or a stand-in in tests.
 ///
 /// The methods are those of [`LanguageModel`].
 pub trait Writer {
@@ -55,14 +58,14 @@ pub trait Writer {
     fn turn(&mut self, hear: &mut Hear<'_>) -> Result<(), LanguageError>;
 }
 
-/// Hears what comes of a sequence, and says whether anybody still listens.
+/// Receives the output of a sequence. Returns whether the consumer still listens.
 pub type Hear<'a> = dyn FnMut(Ticket, Said<'_>) -> Listening + 'a;
 
 pub struct Words<W = LanguageModel> {
     pub language: W,
     /// Width of an embedding.
     pub dim: usize,
-    /// What events call the model and the device, and why it is that one.
+    /// Names of the model and the device in events, and the reason for the choice of the device.
     pub model: String,
     pub device: String,
     pub device_reason: String,
@@ -71,10 +74,10 @@ pub struct Words<W = LanguageModel> {
 
 type Job = Next<Arc<str>, Asked, Window>;
 
-/// What there is room for beside what is in work.
+/// The jobs that can be admitted in addition to those in progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Room {
-    /// For anything; nothing is in work, and nothing else is to be done.
+    /// Any job. Nothing is in progress, so the worker may wait for one.
     Idle,
     Any,
     Question,
@@ -84,19 +87,19 @@ enum Room {
 /// State of a job after it was taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Begun {
-    /// It is in work.
+    /// The job is in progress.
     Works,
-    /// It needed no model: a caption, made or skipped.
+    /// The job is done without the model: a caption, made or skipped.
     Done,
-    /// It came to nothing, which was known only after some work.
+    /// The job was refused or failed, but only after some work.
     Refused,
 }
 
-/// A job in work.
+/// A job in progress.
 struct Running {
     job: Job,
     prompt: String,
-    /// Earlier questions that the model sees with it.
+    /// Number of earlier questions that the model sees with it.
     turns: u32,
     clip: Clip,
     admitted: Instant,
@@ -110,7 +113,8 @@ struct Turned {
 }
 
 impl<W: Writer> Words<W> {
-    /// Works until the engine stops, or until the model is broken; who then still waits is told so.
+    /// Runs until the engine stops or the model is broken. In the latter case all waiting askers
+    /// get an error.
     pub fn run(mut self, engine: &Engine) -> Result<(), ModelError> {
         let mut running = HashMap::new();
         let worked = self.work(engine, &mut running);
@@ -220,7 +224,7 @@ impl<W: Writer> Words<W> {
         let video = assemble(&tokens, &plan, self.dim);
         let limits = Limits { max_new_tokens: most, sampling: engine.sampling };
         let turns = self.language.fitting(&turns, &prompt, video.len(), limits);
-        // Frames are the same rows to all only where one plan made them.
+        // The prefix is shared only among frames of one plan: otherwise their rows differ.
         let shared = plan == engine.plan;
         let footage = || clip.references.iter().zip(&clip.frames).map(seen).collect();
         let request = Request {
@@ -265,8 +269,8 @@ impl<W: Writer> Words<W> {
         }
     }
 
-    /// What a window is like in which nothing has happened. What is missing in it may have held
-    /// anything.
+    /// Returns the captioned window that this one does not differ from. A window with gaps never
+    /// counts as unchanged, because anything may have happened in them.
     fn unchanged(&self, engine: &Engine, camera: &Arc<str>, clip: &Clip) -> Option<Unchanged> {
         let limit = engine.cameras.get(camera)?.unchanged;
         let (change, unchanged) = self.still.compare(camera, &clip.frames, self.dim, limit)?;
@@ -274,7 +278,7 @@ impl<W: Writer> Words<W> {
         unchanged.filter(|_| limit > 0.0 && clip.coverage.gaps.is_empty())
     }
 
-    /// One run of the model; what has ended by it is no longer running.
+    /// Runs the model once. Jobs that end in this turn are removed from `running`.
     fn turn(
         &mut self,
         engine: &Engine,
@@ -311,7 +315,7 @@ impl<W: Writer> Words<W> {
         Ok(Turned { finished, failed })
     }
 
-    /// Tells what came of a job.
+    /// Delivers the result of a job.
     fn finish(&mut self, engine: &Engine, running: Running, reply: Reply) {
         let Running { job, prompt, turns, clip, .. } = running;
         match job {
@@ -344,7 +348,7 @@ impl<W: Writer> Words<W> {
         telemetry::caption(camera);
         measure(camera, &caption);
         let event = engine.journal.append(camera.clone(), Body::Caption(caption));
-        // Not before it is out: the camera's next one must not overtake it.
+        // This comes after publishing, so that the camera's next caption cannot overtake this one.
         engine.jobs().scheduler.done(camera);
         event
     }
@@ -383,7 +387,7 @@ impl<W: Writer> Words<W> {
 impl Running {
     fn hear(&self, engine: &Engine, piece: &str) -> Listening {
         let anybody = match &self.job {
-            // On the way out nobody needs a caption any more.
+            // No caption is needed while the engine stops.
             Next::Caption(..) => !engine.jobs().stopping,
             Next::Question(asked) => asked.hear(piece),
         };
@@ -391,19 +395,19 @@ impl Running {
     }
 }
 
-/// What a job asks of the model.
+/// The model's input for a job.
 struct Task {
     camera: Arc<str>,
     prompt: String,
     turns: Arc<[Turn]>,
     clip: Clip,
     plan: Plan,
-    /// New tokens.
+    /// Maximum number of new tokens.
     most: usize,
     urgency: Urgency,
 }
 
-/// `None`: no caption is wanted there, or no frames are left for it.
+/// Returns the task of a job, or `None` if the camera has no captions or no frames are left.
 fn task(engine: &Engine, job: &Job) -> Option<Task> {
     Some(match job {
         Next::Caption(camera, window) => Task {
@@ -427,7 +431,7 @@ fn task(engine: &Engine, job: &Job) -> Option<Task> {
     })
 }
 
-/// The question of a job, if it is one.
+/// Returns the question of a job, if it is one.
 fn question(job: Job) -> Option<Asked> {
     match job {
         Next::Caption(..) => None,
@@ -492,8 +496,9 @@ impl Writer for LanguageModel {
 }
 
 impl Engine {
-    /// The next job that there is room for. With nothing in work it waits for one, and `None` says
-    /// that the engine stops. Waiting questions are told of a stop in any case.
+    /// Returns the next job that there is room for. If nothing is in progress, waits for one;
+    /// `None` then means that the engine stops. In any case, waiting questions get an error when
+    /// the engine stops.
     fn next_job(&self, room: Room) -> Option<Job> {
         let mut jobs = self.jobs();
         loop {
@@ -526,13 +531,13 @@ impl Engine {
         }
     }
 
-    /// A camera's caption that was taken will not be made.
+    /// Abandons a camera's caption that was taken.
     fn no_caption(&self, camera: &Arc<str>, reason: SkipReason) {
         self.skip(camera, reason);
         self.jobs().scheduler.done(camera);
     }
 
-    /// The model failed on a job, and goes on with others.
+    /// Handles a failure of the model on one job. Other jobs continue.
     fn fails(&self, job: Job, failure: Failure) {
         let (kind, skipped, error) = match &failure {
             Failure::Run(why) => {
@@ -556,7 +561,7 @@ impl Engine {
         }
     }
 
-    /// A worker cannot go on: nothing more is taken, and whoever waits in the queue is told why.
+    /// Stops the engine because a worker cannot continue. Waiting questions get `why` as the error.
     pub fn broken(&self, why: &str) {
         let mut jobs = self.jobs();
         jobs.stopping = true;
@@ -567,7 +572,8 @@ impl Engine {
         self.wake.notify_all();
     }
 
-    /// `alone`: of its time, that in which nothing else was finished.
+    /// Records how long a job took. `alone` is the part of that time in which no other job was
+    /// finished.
     fn took(&self, running: &Running, finished: Instant, alone: Duration) {
         let scheduler = &mut self.jobs().scheduler;
         scheduler.job_took(alone);

@@ -1,4 +1,4 @@
-//! The frames of a span that the model sees, and how much of the span they cover.
+//! Selects the frames of a span for the model, and computes how much of the span they cover.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -20,33 +20,33 @@ impl Period {
         Period(Duration::from_secs_f64(1.0 / fps))
     }
 
-    /// More than this between two frames is a gap: one frame late is jitter.
+    /// Returns the longest time between two frames that is not a gap: one late frame is jitter.
     pub(super) fn gap(self) -> Duration {
         self.0.mul_f64(2.5)
     }
 
-    /// Frames at this rate in `length`.
+    /// Returns the number of frames in `length` at this rate.
     fn frames_in(self, length: Duration) -> usize {
         (length.as_secs_f64() / self.0.as_secs_f64()).round().max(1.0) as usize
     }
 }
 
-/// Which frames may be chosen.
+/// The frames that may be selected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tiers {
-    /// Whose tokens are there: nothing has to be encoded again.
+    /// Frames whose tokens are in memory, so nothing has to be encoded again.
     Hot,
     All,
 }
 
-/// The sampled frames of a span; some may have to be encoded again.
+/// The sampled frames of a span. Some may have to be encoded again.
 #[derive(Clone, Debug)]
 pub struct Chosen {
-    /// In the order in which they were taken; never empty.
+    /// Frames in the order of capture; never empty.
     pub frames: Vec<Entry>,
-    /// Frames that there were to choose from.
+    /// Number of frames from which these were sampled.
     pub available: usize,
-    /// From the earliest of these to the latest, as the extent tells it.
+    /// Span from the earliest to the latest of those frames, by the extent's clock.
     pub footage: Span,
     extent: Extent,
     run: u64,
@@ -54,33 +54,34 @@ pub struct Chosen {
     frames_wanted: u32,
 }
 
-/// What the model sees of a frame.
+/// A frame's tokens for the model.
 #[derive(Clone, Debug)]
 pub struct Look {
     pub tokens: Arc<FrameTokens>,
-    /// Encoded again, from the JPEG: nearly the same tokens, but not the same.
+    /// True if the frame was re-encoded from its JPEG. The tokens differ slightly from the
+    /// original.
     pub again: bool,
 }
 
 #[derive(Clone, Debug)]
 pub struct Clip {
-    /// In the order in which they were taken; never empty.
+    /// Frames in the order of capture; never empty.
     pub frames: Vec<Look>,
     pub references: Vec<FrameRef>,
     pub coverage: Coverage,
 }
 
-/// How far a run has come.
+/// The current position of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Came {
-    /// The next frame to come: all of its run with lower numbers have come, whether they are in the
-    /// ring or not.
+    /// The next frame to arrive. All frames of its run with lower numbers have arrived, including
+    /// those that are not in the ring.
     pub id: FrameId,
     pub now: Moment,
 }
 
-/// Samples the plan's frames of the extent, evenly (arXiv 2407.15841, section 3.2). `None`: it holds
-/// no frame.
+/// Samples the plan's frames evenly from the extent (arXiv 2407.15841, section 3.2). Returns `None`
+/// if it has no frames.
 pub fn choose(
     ring: &Ring,
     extent: Extent,
@@ -102,7 +103,7 @@ pub fn choose(
     Some(Chosen { frames, available, footage, extent, run, gaps, frames_wanted })
 }
 
-/// From the earliest of these times to the latest. `None`: there is none.
+/// Returns the span from the earliest to the latest of these times, or `None` if there are none.
 fn around(times: impl Iterator<Item = SystemTime>) -> Option<Span> {
     times
         .map(|time| Span { from: time, to: time })
@@ -114,13 +115,13 @@ impl Chosen {
         &self.gaps
     }
 
-    /// Of the span not the sample, but these frames: those that are still there. `None`: none is.
+    /// Replaces the sample by those of these frames that still exist. Returns `None` if none does.
     pub fn just(mut self, ring: &Ring, frames: &[FrameId]) -> Option<Chosen> {
         self.frames = frames.iter().filter_map(|id| ring.get(*id).cloned()).collect();
         if self.frames.is_empty() { None } else { Some(self) }
     }
 
-    /// Keeps at most so many of the frames, sampled evenly.
+    /// Samples the frames evenly again, to at most `most`.
     pub fn sample(mut self, most: usize) -> Chosen {
         let picked = sampling::pick(self.frames.len(), most);
         self.frames = picked.into_iter().map(|at| self.frames[at].clone()).collect();
@@ -128,22 +129,23 @@ impl Chosen {
         self
     }
 
-    /// The tokens of each frame, where they are there.
+    /// Returns the tokens of each frame, where they are in memory.
     pub fn tokens(&self) -> Vec<Option<Arc<FrameTokens>>> {
         self.frames.iter().map(|entry| entry.tokens().cloned()).collect()
     }
 
-    /// The clip, once each frame has its tokens (in the order of `frames`). Frames without any have
-    /// left the buffer meanwhile, which is a gap. `None`: no frame has tokens.
+    /// Builds the clip from the tokens of each frame, in the order of `frames`. Frames without
+    /// tokens have left the buffer in the meantime, which is a gap. Returns `None` if no frame has
+    /// tokens.
     pub fn clip(mut self, tokens: Vec<Option<Arc<FrameTokens>>>, plan: &Plan) -> Option<Clip> {
         let (extent, run) = (self.extent, self.run);
         let Span { from: mut edge, to } = extent.span;
-        // Where frames without tokens stand.
+        // Span of the frames without tokens since the last frame that has them.
         let mut missing: Option<Span> = None;
         let mut seen = Vec::with_capacity(tokens.len());
         let mut gap = |missing: Option<Span>, edge: SystemTime, to: SystemTime| {
             let Some(there) = missing else { return };
-            // A clock was set back in between: then they do not stand between the other two.
+            // A clock was set back in between, so the missing frames are not between the other two.
             let span = if edge < to { Span { from: edge, to } } else { there };
             self.gaps.push(Gap { span, cause: GapCause::Evicted });
         };
@@ -194,7 +196,7 @@ mod tests {
     use super::super::ring::{Held, Place, Stored};
     use super::*;
 
-    /// The last 30 s are hot; nothing is kept of what is older.
+    /// Limits for a ring that keeps the last 30 s hot and nothing older.
     const THIRTY_SECONDS: fn() -> Limits = || limits(30_000, 1 << 20, 1 << 20);
 
     fn ring(frames: &[(u64, u64)]) -> Ring {
@@ -205,9 +207,9 @@ mod tests {
         ring
     }
 
-    /// Of a run that began at 0.5 s.
+    /// Returns the position of a run that began at 0.5 s.
     fn came_to(number: u64) -> Came {
-        // Later than all that is asked about.
+        // The present is later than all times in question.
         let now = Moment { monotonic: Duration::from_secs(1000), utc: at(1_000_500) };
         Came { id: id(number), now }
     }
@@ -253,7 +255,7 @@ mod tests {
         assert_eq!(clip(&tail, 0, 4000).coverage.gaps, [gap(GapCause::CameraDown, 500, 4000)]);
         let behind = select(&tail, 0, 4000, 7, Tiers::All).expect("frames");
         assert_eq!(behind.coverage.gaps, [gap(GapCause::Overload, 500, 4000)]);
-        // The same of a range that has passed: what came behind it tells.
+        // The cause is the same for a range in the past: the frames after it show the cause.
         let past = ring(&[(0, 0), (1, 500), (9, 6000), (10, 6500)]);
         assert_eq!(clip(&past, 0, 4000).coverage.gaps, [gap(GapCause::Overload, 500, 4000)]);
         let past = ring(&[(0, 0), (1, 500), (2, 6000), (3, 6500)]);
@@ -267,7 +269,7 @@ mod tests {
 
     #[test]
     fn what_was_before_the_start_is_told_apart() {
-        // The run began at 0.5 s, its first frame came at 4 s.
+        // The run began at 0.5 s, and its first frame arrived at 4 s.
         let restarted = |frames: [u64; 2]| {
             let mut ring = Ring::new(THIRTY_SECONDS());
             for (number, milliseconds) in (0..).zip(frames) {
@@ -320,7 +322,7 @@ mod tests {
         let hot = choose(Tiers::Hot);
         assert_eq!(numbers(&hot), [6, 7, 8, 9]);
         assert_eq!(hot.gaps, [gap(GapCause::Evicted, 1000, 3000)]);
-        // What could not be encoded again is missing, and that is said.
+        // Frames that could not be encoded again are missing, and a gap reports it.
         let tokens = all.tokens();
         assert_eq!(
             tokens.iter().map(Option::is_some).collect::<Vec<_>>(),

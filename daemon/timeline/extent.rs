@@ -1,9 +1,9 @@
-//! Which footage is meant: by UTC, or by the clock of the run that is running.
+//! Defines which footage is selected: by UTC, or by the clock of the current run.
 //!
-//! "The last ten minutes" and a caption's window are meant by the run's clock, so that they are right
-//! whatever the host's clock does meanwhile. UTC is then what they are told by: all of an extent's
-//! times are told by the clock at its end, so that they rise and its length is the real one. Frames
-//! keep the UTC that they were taken with.
+//! "The last ten minutes" and a caption's window are selected by the run's clock, so they are
+//! correct even if the host's clock changes in the meantime. They are reported in UTC by the clock
+//! at the extent's end. So all times of an extent rise, and its length is the real one. Frames keep
+//! the UTC with which they were captured.
 
 use std::time::{Duration, SystemTime};
 
@@ -11,21 +11,21 @@ use super::Entry;
 use crate::frame::{Span, difference, shift};
 use crate::run_clock::Moment;
 
-/// A frame whose UTC is off by less was taken by the clock that an extent is told by: then its UTC
-/// is told as it is.
+/// Maximum UTC difference at which a frame counts as captured by the extent's clock. Its own UTC is
+/// then reported.
 const SAME_WITHIN: Duration = Duration::from_millis(200);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
-    /// As it is told. Frames of earlier runs are meant by it, too.
+    /// The extent in UTC, as it is reported. It also selects frames of earlier runs.
     pub span: Span,
-    /// Of this run the half-open part that is meant; `None`: what lies in the span.
+    /// The half-open part of this run that is selected, or `None` if the span selects by UTC.
     pub(super) of_run: Option<OfRun>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct OfRun {
-    /// `None`: it begins before the run.
+    /// Start of the part, or `None` if it is before the run.
     pub from: Option<Duration>,
     pub to: Duration,
 }
@@ -37,8 +37,8 @@ impl From<Span> for Extent {
 }
 
 impl Extent {
-    /// So much of the run before `to`, told by the clock of `by`. What would be before the run is
-    /// empty, whatever earlier runs saw.
+    /// Creates the extent of this length that ends at `to` in the run, reported by the clock of
+    /// `by`. The part before the run is empty, whatever earlier runs recorded.
     pub fn of_run(to: Duration, length: Duration, by: Moment) -> Extent {
         let end = by.tells(to);
         let from = shift(end, -(length.as_nanos() as i128));
@@ -46,13 +46,14 @@ impl Extent {
         Extent { span, of_run: Some(OfRun { from: Some(to.saturating_sub(length)), to }) }
     }
 
-    /// The span, which ends `now`, meant by the run's clock as far as it is of the run.
+    /// Creates the extent of a span that ends `now`. The part within the run is selected by the
+    /// run's clock.
     pub fn ending(now: Moment, span: Span) -> Extent {
         let from = now.monotonic.checked_sub(span.length());
         Extent { span, of_run: Some(OfRun { from, to: now.monotonic }) }
     }
 
-    /// A part of this one: `span` is told by the same clock.
+    /// Returns a part of this extent. `span` is given by the same clock.
     pub fn part(&self, span: Span) -> Extent {
         let of_run = self.of_run.map(|of_run| {
             let before_end = |time| {
@@ -65,7 +66,7 @@ impl Extent {
         Extent { span, of_run }
     }
 
-    /// When the entry was taken, as this extent tells it. `run` is the one that is running.
+    /// Returns the capture time of the entry, as this extent reports it. `run` is the current run.
     pub(super) fn tells(&self, entry: &Entry, run: u64) -> SystemTime {
         let Some(OfRun { to, .. }) = self.of_run.filter(|_| entry.id.run == run) else {
             return entry.captured_at;
@@ -77,7 +78,7 @@ impl Extent {
     }
 }
 
-/// No footage is from before: a clock that is at 1970 has just begun to run.
+/// Limits a time to 1970 or later. No footage is older, because a clock at 1970 has just started.
 fn since_1970(time: SystemTime) -> SystemTime {
     time.max(SystemTime::UNIX_EPOCH)
 }
@@ -113,7 +114,7 @@ mod tests {
         let by = Moment { monotonic: seconds(20), utc: at(10) };
         let window = Extent::of_run(seconds(20), seconds(20), by);
         assert_eq!(window.span, Span { from: at(0), to: at(10) });
-        // The first frame came as soon as the run began: its window begins before.
+        // The first frame arrived as soon as the run began, so its window begins before the run.
         let by = Moment { monotonic: seconds(20), utc: at(1010) };
         let window = Extent::of_run(seconds(20), seconds(21), by);
         assert_eq!(window.span, Span { from: at(989), to: at(1010) });

@@ -1,4 +1,5 @@
-//! Where frames are missing in an extent, and why: what stands before and behind tells.
+//! Finds where frames are missing in an extent, and why. The frames before and after a gap show the
+//! cause.
 
 use std::time::{Duration, SystemTime};
 
@@ -7,7 +8,7 @@ use super::{Came, Entry, Extent, Period, Ring, Tiers};
 use crate::event::{Gap, GapCause};
 use crate::frame::{CLOCK_STEP, FrameId, Span, difference, shift};
 
-/// In order of time.
+/// Returns the gaps in order of time.
 pub(super) fn gaps(
     ring: &Ring,
     extent: &Extent,
@@ -48,7 +49,7 @@ pub(super) fn gaps(
     gaps
 }
 
-/// What is left of a gap where there is footage.
+/// Returns the rest of a gap after footage is taken out of it.
 fn without(gap: &Gap, there: Span, period: Period) -> impl Iterator<Item = Gap> {
     let Gap { span, cause } = *gap;
     let before = Span { from: span.from, to: span.to.min(there.from) };
@@ -66,25 +67,25 @@ struct Walk<'a> {
     extent: &'a Extent,
     period: Period,
     came: Came,
-    /// Between frames that follow each other in the ring.
+    /// Gaps between frames that follow each other in the ring.
     gaps: Vec<Gap>,
-    /// Before the first frame of a stretch, and behind the last of all: of these there may be footage
-    /// in another stretch.
+    /// Gaps before the first frame of a stretch and after the last frame of all. Another stretch
+    /// may have footage there.
     outside: Vec<Gap>,
-    /// From the first frame of each stretch to its last.
+    /// Span from the first to the last frame of each stretch.
     there: Vec<Span>,
-    /// Whether what is looked at is between frames that follow each other.
+    /// True if the current position is between frames that follow each other.
     follows: bool,
-    /// Up to here it is known what is missing.
+    /// The time up to which gaps are known.
     edge: SystemTime,
-    /// The entry that stands there; `None`: the extent begins there.
+    /// The entry at the edge, or `None` if the extent begins there.
     seen: Option<usize>,
-    /// Entries since then are not to be seen.
+    /// True if entries after the edge were skipped because they are not hot.
     skipped: bool,
 }
 
 impl Walk<'_> {
-    /// From the edge to this entry.
+    /// Examines the time from the edge to this entry.
     fn arrive(&mut self, at: usize) {
         let Some(next) = self.section.get(at) else { return };
         let (edge, to) = (self.edge, self.tells(next));
@@ -109,7 +110,7 @@ impl Walk<'_> {
                 if to > edge {
                     self.over_a_start(edge, started, to, cause);
                 } else {
-                    // The clock was set back over the restart.
+                    // The clock was set back during the restart.
                     self.add_step_before(to, started, cause);
                 }
             }
@@ -121,12 +122,12 @@ impl Walk<'_> {
         (self.edge, self.seen, self.skipped) = (to, Some(at), false);
     }
 
-    /// From the edge to the extent's end.
+    /// Examines the time from the edge to the extent's end.
     fn leave(&mut self) {
         let (edge, mut to) = (self.edge, self.extent.span.to);
         self.follows = false;
         if self.extent.of_run.is_none() {
-            // A clock that has been set back has shown later times than now.
+            // A clock that was set back has shown later times than now.
             to = to.min(self.came.now.utc.max(edge));
         }
         let Some(end) = self.section.end() else { return };
@@ -165,7 +166,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Between two frames of a run one of the clocks was set.
+    /// Adds the gaps between two frames of a run if a clock was set between them.
     fn over_a_step(&mut self, at: usize, before: &Entry, next: &Entry, cause: GapCause) {
         let (edge, to) = (self.edge, self.tells(next));
         let real = between(before, next);
@@ -175,7 +176,7 @@ impl Walk<'_> {
         let mut from = edge;
         let of_run = |at: usize| self.section.get(at).is_some_and(|e| e.id.run == next.id.run);
         if !self.seen.is_some_and(of_run) {
-            // What the run saw before the step has other times.
+            // Frames of this run from before the step have other times.
             let started = began(next, to).clamp(edge, to);
             self.add(edge, started, GapCause::BeforeStart);
             from = started;
@@ -191,8 +192,8 @@ impl Walk<'_> {
         }
     }
 
-    /// A step in the last period before `to`; what is missing between `from` and that has a cause of
-    /// its own.
+    /// Adds a clock step in the last period before `to`. Frames missing between `from` and that
+    /// period have a cause of their own.
     fn add_step_before(&mut self, to: SystemTime, from: SystemTime, cause: GapCause) {
         let from = from.max(self.extent.span.from).min(to);
         let step = shift(to, -(self.period.0.as_nanos() as i128)).max(from);
@@ -203,7 +204,7 @@ impl Walk<'_> {
         }
     }
 
-    /// The daemon was started in between.
+    /// Adds the gaps between two frames if the daemon was started between them.
     fn over_a_start(
         &mut self,
         edge: SystemTime,
@@ -219,7 +220,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Adds a gap, if it is longer than jitter.
+    /// Adds a gap if it is longer than jitter. Returns true if it was added.
     fn add(&mut self, from: SystemTime, to: SystemTime, cause: GapCause) -> bool {
         let long = self.is_long(difference(from, to));
         if long {
@@ -237,7 +238,8 @@ impl Walk<'_> {
         nanoseconds > self.period.gap().as_nanos() as i128
     }
 
-    /// Why frames are missing between two of a run; `None`: its beginning.
+    /// Returns why frames are missing before a frame of a run. `before` is the previous one, or
+    /// `None` at the run's start.
     fn lost(&self, before: Option<FrameId>, next: FrameId) -> GapCause {
         let first = before.map_or(0, |before| before.number + 1);
         let missing = next.number.saturating_sub(first);
@@ -254,18 +256,18 @@ impl Walk<'_> {
     }
 }
 
-/// The clock that the UTC of both was read from was set between them, or another one was read.
+/// Returns true if the clock of the entries' UTC was set between them, or replaced by another one.
 pub(super) fn clock_was_set(before: &Entry, next: &Entry) -> bool {
     let utc = difference(before.captured_at, next.captured_at);
     (utc - between(before, next)).unsigned_abs() > CLOCK_STEP.as_nanos()
 }
 
-/// Nanoseconds of the run.
+/// Returns the nanoseconds between two entries by the run's clock.
 fn between(before: &Entry, next: &Entry) -> i128 {
     next.monotonic.saturating_sub(before.monotonic).as_nanos() as i128
 }
 
-/// When the run of an entry began, by the clock that tells `time` of the entry.
+/// Returns the start of the entry's run, by the clock that shows `time` for the entry.
 fn began(entry: &Entry, time: SystemTime) -> SystemTime {
     shift(time, -(entry.monotonic.as_nanos() as i128))
 }
@@ -286,7 +288,7 @@ mod tests {
         Ring::new(limits(1 << 50, 1 << 30, 1 << 30))
     }
 
-    /// Number, time of the run and UTC of each frame.
+    /// Creates a ring of frames, each given as number, time of the run and UTC.
     fn ring(frames: &[(u64, u64, u64)]) -> Ring {
         let mut ring = keeps_all();
         for (number, monotonic, utc) in frames {
@@ -295,7 +297,7 @@ mod tests {
         ring
     }
 
-    /// Two frames a second, numbers and times from 0 on, until `end`.
+    /// Creates two frames per second until `end`, with numbers and times from 0.
     fn frames(end: u64, utc: impl Fn(u64) -> u64) -> Vec<(u64, u64, u64)> {
         (0..end / 500).map(|number| (number, number * 500, utc(number * 500))).collect()
     }
@@ -317,7 +319,7 @@ mod tests {
         Span { from: at(from), to: at(to) }
     }
 
-    /// The window of the run that ends behind the newest frame.
+    /// Returns the window of the run that ends just after the newest frame.
     fn window(ring: &Ring, length: u64) -> Extent {
         let newest = ring.newest().expect("a frame");
         let by = Moment { monotonic: newest.monotonic, utc: newest.captured_at };
@@ -331,7 +333,7 @@ mod tests {
         let step = (GapCause::Clock, HOUR + 9500, 2 * HOUR + 10_000);
         assert_eq!(gaps_of(&ring, between(HOUR, 2 * HOUR + 20_000)), [step]);
         assert_eq!(gaps_of(&ring, between(HOUR, HOUR + 9000)), []);
-        // The window is as long as it really was, and is told by the clock at its end.
+        // The window has its real length and is reported by the clock at its end.
         let step = (GapCause::Clock, 2 * HOUR + 9500, 2 * HOUR + 10_000);
         let window = window(&ring, 19_750);
         assert_eq!(window.span, between(2 * HOUR, 2 * HOUR + 19_750));
@@ -344,7 +346,7 @@ mod tests {
         let step = (GapCause::Clock, HOUR + 9500, HOUR + 10_000);
         assert_eq!(gaps_of(&ring, window(&ring, 20_000)), [step]);
         assert_eq!(gaps_of(&ring, between(HOUR + 9500, HOUR + 19_750)), [step]);
-        // What lies between has come by no clock.
+        // No clock has shown the times in between.
         let both = between(HOUR + 9500, 2 * HOUR + 9750);
         let never = (GapCause::BeforeStart, HOUR + 19_500, 2 * HOUR);
         assert_eq!(gaps_of(&ring, both), [step, never]);
@@ -387,16 +389,16 @@ mod tests {
     #[test]
     fn a_start_in_1970_shows_what_an_earlier_run_saw_and_that_the_clock_was_set() {
         let now = 500_000 * HOUR;
-        // The earlier run ended an hour before this one began. NTP came 20 s after that.
+        // The earlier run ended an hour before this one began. NTP set the clock 20 s after that.
         let mut ring = ring(&frames(40_000, |t| if t < 20_000 { 7000 + t } else { now + t }));
         let end = now - HOUR;
         ring.restore((0..100).map(|n| earlier(3, n, end - 50_000 + n * 500)).collect());
         let gaps = gaps_of(&ring, between(end - 50_000, now + 39_750));
         let clock = (GapCause::Clock, now, now + 20_000);
         assert_eq!(gaps, [(GapCause::BeforeStart, end - 500, now), clock]);
-        // And the frames of 1970 are where they say.
+        // The frames of 1970 are found at their own times.
         assert_eq!(gaps_of(&ring, between(7000, 26_750)), []);
-        // Recent footage goes back over the step.
+        // Recent footage reaches back across the step.
         let newest = Moment { monotonic: Duration::from_millis(39_750), utc: at(now + 39_750) };
         let recent = Extent::ending(newest, between(now + 9750, now + 39_750));
         assert_eq!(gaps_of(&ring, recent), [(GapCause::Clock, now + 19_500, now + 20_000)]);
@@ -425,7 +427,7 @@ mod tests {
             ring.corrupt(id(number));
         }
         assert_eq!(gaps_of(&ring, between(0, 4250)), [(GapCause::Corrupt, 500, 3500)]);
-        // Most of them came too fast.
+        // Most of the missing frames were dropped because of overload.
         let mut ring = keeps_all();
         ring.push(entry(0, 0, 0));
         ring.corrupt(id(3));
@@ -442,7 +444,7 @@ mod tests {
             let (mut utc, mut number) = (10 * HOUR, 0);
             let mut set = 0;
             for step in &steps {
-                // What is no step is followed slowly.
+                // A correction that is not a step is followed slowly.
                 let small = |step: i64| if step.unsigned_abs() > 1500 { step } else { step / 100 };
                 let step = step.filter(|_| number > 0).map_or(0, small);
                 set += usize::from(step.unsigned_abs() > 1500);

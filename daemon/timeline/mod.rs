@@ -1,8 +1,9 @@
-//! What is remembered of each camera: a rolling buffer of frames in three tiers, their tokens
-//! (hot), their JPEGs (warm) and what the disk holds of them (cool).
+//! Keeps a rolling buffer of each camera's frames in three tiers: tokens (hot), JPEGs (warm) and
+//! frames on disk (cool).
 //!
-//! Each tier is bounded; the oldest move on, and leave in the end, counted. The writer never waits for a
-//! reader: frames are shared by reference, and a clip keeps its own alive.
+//! Guarantees: each tier is bounded. The oldest frames move to the next tier and finally leave,
+//! counted. The writer never waits for a reader: frames are shared by reference, and a clip keeps
+//! its own alive.
 
 mod clip;
 mod extent;
@@ -28,9 +29,10 @@ impl Timeline {
         Timeline { rings: cameras.into_iter().map(ring).collect() }
     }
 
-    /// The ring of a camera, locked for a few lines; `None`: no such camera.
+    /// Returns the ring of a camera, locked, or `None` if there is no such camera. Keep the lock
+    /// only briefly.
     pub fn ring(&self, camera: &str) -> Option<MutexGuard<'_, Ring>> {
-        // A ring is whole after each of its methods, so a poisoned lock is still good.
+        // A ring is consistent after each of its methods, so a poisoned lock is still usable.
         Some(self.rings.get(camera)?.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

@@ -1,4 +1,4 @@
-//! One camera's rolling buffer, a plain value: its frames in order, each in the tiers that hold it.
+//! A camera's rolling buffer, a plain value: its frames in order, each with the tiers that hold it.
 //!
 //! ```text
 //!   oldest                                             newest
@@ -7,12 +7,12 @@
 //!   └── a frame of any tier may be on disk, too ───────────┘
 //! ```
 //!
-//! A frame grows old in one direction: its tokens leave first, then its JPEG. What then is not on
-//! disk has left the buffer, and the frame behind it remembers that something has.
+//! A frame ages in one direction: its tokens leave first, then its JPEG. A frame that is then not
+//! on disk has left the buffer, and the next frame records that one was evicted.
 //!
-//! Frames are in the order in which they were taken, by run and number. Their UTC rises with that,
-//! but for where a clock was set back: there a new *stretch* begins. A span of UTC is sought in every
-//! stretch, so that no clock hides a frame.
+//! Frames are in the order of capture, by run and number. Their UTC rises in this order, except
+//! where a clock was set back: there a new *stretch* begins. A span of UTC is looked up in every
+//! stretch, so no clock hides a frame.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -21,21 +21,21 @@ use std::time::{Duration, SystemTime};
 use crate::frame::{Clock, FrameId};
 use crate::slowfast::FrameTokens;
 
-/// A frame that was encoded once, and what is left of it.
+/// A frame that was encoded once, and what remains of it.
 #[derive(Clone, Debug)]
 pub struct Entry {
     pub id: FrameId,
-    /// Time of capture by the clock of its run: strictly rising.
+    /// Time of capture by the clock of its run. It rises strictly.
     pub monotonic: Duration,
     pub captured_at: SystemTime,
     pub clock: Clock,
     pub held: Held,
     pub stored: Stored,
-    /// Frames between the entry before this one and this one have left the buffer.
+    /// True if frames between the previous entry and this one have left the buffer.
     pub evicted_before: bool,
 }
 
-/// What memory holds of a frame.
+/// The contents of a frame in memory.
 #[derive(Clone, Debug)]
 pub enum Held {
     Hot { tokens: Arc<FrameTokens>, jpeg: Arc<[u8]> },
@@ -43,26 +43,26 @@ pub enum Held {
     Cool,
 }
 
-/// What the disk holds of a frame.
+/// The state of a frame on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stored {
     No,
-    /// On its way there.
+    /// The frame is waiting to be written.
     Pending,
     At(Place),
 }
 
-/// Where on disk a frame's record is.
+/// The position of a frame's record on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
     pub segment: u64,
     pub offset: u64,
-    /// Of the whole record, in bytes.
+    /// Length of the whole record in bytes.
     pub length: u32,
 }
 
 impl Entry {
-    /// In memory.
+    /// Returns the bytes in memory.
     pub fn bytes(&self) -> usize {
         size_of::<Entry>()
             + match &self.held {
@@ -98,7 +98,7 @@ impl Entry {
     }
 }
 
-/// Bounds of the two tiers in memory; the disk has its own. Ages are those of frames.
+/// Limits of the two tiers in memory; the disk has its own. Ages are those of frames.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     pub hot_age: Duration,
@@ -107,36 +107,36 @@ pub struct Limits {
     pub warm_bytes: usize,
 }
 
-/// What a tier holds.
+/// The contents of a tier.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tier {
     pub frames: usize,
     pub bytes: u64,
 }
 
-/// What a ring holds, and what has left it.
+/// The contents of a ring, and the number of frames that have left it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     pub hot: Tier,
-    /// Of the hot tier's bytes, those of tokens.
+    /// Bytes of tokens in the hot tier.
     pub token_bytes: u64,
     pub warm: Tier,
-    /// All that is on disk, of frames that memory holds, too.
+    /// All frames on disk, including those that are also in memory.
     pub disk: Tier,
-    /// Frames that can be asked about.
+    /// Number of frames that can be asked about.
     pub frames: usize,
     pub evicted: u64,
 }
 
-/// Corrupt frames that are remembered: more than a window holds.
+/// Maximum number of corrupt frames that are remembered: more than a window holds.
 const CORRUPT_MOST: usize = 1024;
 
-/// Entries in the order of their ids: first cool ones, then warm, then hot.
+/// A camera's entries in the order of their ids: cool ones first, then warm, then hot.
 pub struct Ring {
     pub(super) entries: VecDeque<Entry>,
-    /// The first frames of all stretches but the first; such a frame may have left.
+    /// The first frame of every stretch except the first one. Such a frame may have left.
     pub(super) stretches: VecDeque<FrameId>,
-    /// Frames that came and could not be used, the newest last.
+    /// Frames that arrived and could not be used, the newest last.
     corrupt: VecDeque<FrameId>,
     hot: Tier,
     token_bytes: u64,
@@ -162,8 +162,8 @@ impl Ring {
         }
     }
 
-    /// Takes the newest entry, a hot one; what is too old or too much moves on or leaves. The
-    /// newest itself stays.
+    /// Adds the newest entry, which is hot. Entries beyond the limits move to the next tier or
+    /// leave. The newest itself stays.
     pub fn push(&mut self, entry: Entry) {
         debug_assert!(entry.tokens().is_some(), "a new frame is hot");
         debug_assert!(self.entries.back().is_none_or(|last| last.id < entry.id));
@@ -180,7 +180,7 @@ impl Ring {
         self.cool_down(now);
     }
 
-    /// A frame of this name came and was no picture.
+    /// Records that the frame with this id arrived and was corrupt.
     pub fn corrupt(&mut self, id: FrameId) {
         self.corrupt.push_back(id);
         while self.corrupt.len() > CORRUPT_MOST {
@@ -188,13 +188,13 @@ impl Ring {
         }
     }
 
-    /// How many of the frames from one name up to another could not be used.
+    /// Returns the number of unusable frames from one id up to another, which is excluded.
     pub fn corrupt_between(&self, from: FrameId, to: FrameId) -> u64 {
         self.corrupt.iter().filter(|id| (from..to).contains(*id)).count() as u64
     }
 
-    /// Entries that earlier runs left on disk, in order; they come before all that is here. Those
-    /// that do not come before it are left out.
+    /// Adds entries that earlier runs left on disk, in order. They must precede all present
+    /// entries; others are left out.
     pub fn restore(&mut self, mut entries: Vec<Entry>) {
         while let Some(entry) = entries.pop() {
             let next = self.entries.front().map(|next| (next.id, next.captured_at));
@@ -210,7 +210,7 @@ impl Ring {
         }
     }
 
-    /// A frame's way to the disk has ended: there, or not.
+    /// Records that a frame was stored at `place`, or `None` if it was not stored.
     pub fn stored(&mut self, id: FrameId, place: Option<Place>) {
         let Some(at) = self.position(id) else { return };
         match place {
@@ -224,7 +224,7 @@ impl Ring {
         }
     }
 
-    /// This segment is gone from the disk. Places of older segments come before its own.
+    /// Records that a segment is gone from the disk. Entries in older segments come before its own.
     pub fn segment_gone(&mut self, segment: u64) {
         let mut at = 0;
         while let Some(entry) = self.entries.get(at) {
@@ -254,7 +254,8 @@ impl Ring {
         Usage { hot, token_bytes, warm, disk, frames: self.entries.len(), evicted }
     }
 
-    /// `now` is the run and the time of the newest entry. What is in memory is of the same run.
+    /// Moves old entries to the next tier. `now` is the run and time of the newest entry; all
+    /// entries in memory are of the same run.
     fn cool_down(&mut self, now: (u64, Duration)) {
         let older = |entry: &Entry, age: Duration| {
             entry.id.run == now.0 && now.1.saturating_sub(entry.monotonic) > age
@@ -291,7 +292,8 @@ impl Ring {
         }
     }
 
-    /// The record is no more, or never came to be: what has nothing else left leaves.
+    /// Handles a record that is gone or was never written. The entry leaves if nothing else holds
+    /// it.
     fn lose_place(&mut self, at: usize) {
         match self.entries[at].held {
             Held::Cool => self.remove(at),
@@ -384,7 +386,7 @@ pub(super) mod tests {
         Place { segment, offset: 0, length: 100 }
     }
 
-    /// Counted anew, and the order and the tiers' order looked at.
+    /// Checks the counts, the order of the entries and the order of the tiers.
     pub fn check(ring: &Ring) -> Result<(), TestCaseError> {
         let mut seen = Usage { frames: ring.entries.len(), ..ring.usage() };
         (seen.hot, seen.token_bytes, seen.warm, seen.disk) = Default::default();
@@ -425,9 +427,9 @@ pub(super) mod tests {
             jpeg: usize,
             to_disk: bool,
         },
-        /// The oldest frame that is on its way to the disk is there, or not.
+        /// The oldest frame that waits to be written was stored, or not.
         Written(bool),
-        /// The oldest segment goes.
+        /// The oldest segment is deleted.
         SegmentGone,
     }
 
@@ -482,7 +484,7 @@ pub(super) mod tests {
                 prop_assert!(usage.hot.frames <= 1 || usage.hot.bytes <= hot_bytes as u64);
                 prop_assert!(usage.warm.bytes <= warm_bytes as u64);
                 prop_assert_eq!(usage.frames as u64 + usage.evicted, number);
-                // Whoever is missing between two entries is remembered.
+                // Every frame missing between two entries is recorded.
                 for (a, b) in ring.entries.iter().zip(ring.entries.iter().skip(1)) {
                     prop_assert_eq!(b.id.number > a.id.number + 1, b.evicted_before);
                 }
@@ -512,10 +514,10 @@ pub(super) mod tests {
             ring.entries.iter().map(name).collect::<Vec<_>>().join(", ")
         };
         assert_eq!(held(&ring), "0 cool, 1 cool, 2 cool, 3 warm, 4 warm, 5 hot, 6 hot, 7 hot");
-        // What never arrived on disk leaves, and its neighbour knows.
+        // A frame that was never stored leaves, and the next one records it.
         ring.stored(id(1), None);
         assert!(ring.get(id(2)).is_some_and(|entry| entry.evicted_before));
-        // Segment 1 holds 2 and 3; the latter is warm and stays, its record does not.
+        // Segment 1 holds 2 and 3. Frame 3 is warm and stays, but its record is gone.
         ring.segment_gone(1);
         assert_eq!(held(&ring), "0 cool, 3 warm, 4 warm, 5 hot, 6 hot, 7 hot");
         ring.segment_gone(0);
@@ -534,7 +536,7 @@ pub(super) mod tests {
             stored: Stored::At(place(1)),
             ..entry(number, milliseconds, 0)
         };
-        // One of a clock that was ahead; one that is not earlier.
+        // One entry is of a clock that was ahead, and one is not of an earlier run.
         ring.restore(vec![
             earlier(3, 7, 1000),
             earlier(3, 8, 9000),
@@ -547,11 +549,11 @@ pub(super) mod tests {
         assert_eq!(ids(&ring), [(3, 7), (3, 8), (4, 0), (RUN, 0)]);
         assert_eq!(ring.usage().disk.frames, 3);
         assert_eq!(ring.held(), Some(crate::frame::Span { from: at(1000), to: at(9000) }));
-        // What lies still further back comes later.
+        // Entries from further back are restored later.
         ring.restore(vec![earlier(2, 0, 8000)]);
         assert_eq!(ids(&ring)[0], (2, 0));
         assert_eq!(found(&ring, 2000, 8500), [(2, 0), (4, 0), (RUN, 0)]);
-        // The next frame of this run lies before those of a clock that was ahead.
+        // The next frame of this run has an earlier time than those of a clock that was ahead.
         let mut ring = Ring::new(limits(60_000, 1 << 20, 1 << 20));
         ring.restore(vec![earlier(3, 7, 1000), earlier(3, 8, 4500)]);
         ring.push(entry(0, 2000, 0));

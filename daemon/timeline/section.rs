@@ -1,4 +1,4 @@
-//! Which entries of a ring an extent means, whatever the clocks did.
+//! Selects the entries of a ring that belong to an extent, whatever the clocks did.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -8,7 +8,7 @@ use super::extent::OfRun;
 use super::{Entry, Extent, Ring};
 use crate::frame::Span;
 
-/// The entries of an extent, in their order: ranges of the ring, of which none is empty.
+/// The entries of an extent, in order: ranges of the ring, none of them empty.
 pub struct Section<'a> {
     entries: &'a VecDeque<Entry>,
     ranges: Vec<Range<usize>>,
@@ -19,24 +19,25 @@ impl<'a> Section<'a> {
         self.positions().filter_map(|at| self.entries.get(at))
     }
 
-    /// Where in the ring they are.
+    /// Returns the positions of the entries in the ring.
     pub fn positions(&self) -> impl Iterator<Item = usize> {
         self.ranges.clone().into_iter().flatten()
     }
 
-    /// Of any position of the ring.
+    /// Returns the entry at any position of the ring.
     pub fn get(&self, at: usize) -> Option<&'a Entry> {
         self.entries.get(at)
     }
 
-    /// The position behind the last.
+    /// Returns the position after the last entry.
     pub fn end(&self) -> Option<usize> {
         Some(self.ranges.last()?.end)
     }
 }
 
 impl Ring {
-    /// From the earliest time of an entry to the latest; `None`: there is none.
+    /// Returns the span from the earliest to the latest time of an entry, or `None` if there are no
+    /// entries.
     pub fn held(&self) -> Option<Span> {
         let ends = self.each_stretch().filter_map(|stretch| {
             let (first, last) =
@@ -46,18 +47,18 @@ impl Ring {
         ends.reduce(|all, one| Span { from: all.from.min(one.from), to: all.to.max(one.to) })
     }
 
-    /// While earlier runs' entries come in, the newest first: whether all from `time` on are there.
-    /// `run` is the one that is running, and began at `began` by the clock of now.
+    /// Returns true if all entries from `time` on are present. Entries of earlier runs arrive
+    /// newest first. `run` is the current run, which began at `began` by the current clock.
     pub fn is_whole_from(&self, time: SystemTime, run: u64, began: SystemTime) -> bool {
         let reaches = |oldest: &Entry| oldest.id.run < run && oldest.captured_at <= time;
         time >= began || self.entries.front().is_some_and(reaches)
     }
 
-    /// The entries of an extent; `run` is the one that is running.
+    /// Returns the entries of an extent. `run` is the current run.
     pub fn section(&self, extent: &Extent, run: u64) -> Section<'_> {
         let Extent { span, of_run } = *extent;
         let mut ranges: Vec<Range<usize>> = Vec::new();
-        // In the stretches, as far as the end.
+        // Selects by UTC in every stretch, up to `end`.
         let mut by_utc = |end: usize| {
             for Range { start, end } in self.each_stretch().map(|s| s.start..s.end.min(end)) {
                 let from = self.first(start..end, |entry| entry.captured_at < span.from);
@@ -82,7 +83,7 @@ impl Ring {
         Section { entries: &self.entries, ranges }
     }
 
-    /// The stretches, in order; none is empty.
+    /// Returns the stretches in order; none is empty.
     fn each_stretch(&self) -> impl Iterator<Item = Range<usize>> {
         let mut start = 0;
         std::iter::from_fn(move || {
@@ -96,7 +97,8 @@ impl Ring {
         })
     }
 
-    /// The first position within the range whose entry is not one of the first, which `are`.
+    /// Returns the first position in the range whose entry does not satisfy `are`. The entries that
+    /// do must come first.
     fn first(&self, within: Range<usize>, are: impl Fn(&Entry) -> bool) -> usize {
         let Range { start: mut low, end: mut high } = within;
         while low < high {
@@ -166,7 +168,7 @@ pub(super) mod tests {
             });
         }
         assert_eq!((ring.usage().hot.frames, ring.usage().evicted), (40, 0));
-        // And where it is then set right, what came in between is still there.
+        // After the clock is corrected, the frames from in between are still there.
         for number in 40..60 {
             ring.push(entry(number, number * 500, 0));
         }
@@ -179,7 +181,7 @@ pub(super) mod tests {
     fn recent_footage_is_found_whatever_the_clock_did() {
         let mut ring = Ring::new(limits(1 << 40, 1 << 20, 1 << 20));
         let hour = 3_600_000;
-        // An hour back at 5 s, and on again at 8 s.
+        // The clock is set back by an hour at 5 s, and forward again at 8 s.
         let utc = |monotonic| {
             2 * hour + monotonic - if (5000..8000).contains(&monotonic) { hour } else { 0 }
         };
@@ -199,13 +201,13 @@ pub(super) mod tests {
         }
     }
 
-    /// What happens to the clocks and the daemon between two frames.
+    /// An event of the clocks or the daemon between two frames.
     #[derive(Clone, Debug)]
     enum Fate {
         Nothing,
-        /// The host's clock is set, to so many seconds since 1970.
+        /// The host's clock is set to this many seconds since 1970.
         Set(u64),
-        /// A run ends, and another begins with the clock at so many seconds since 1970.
+        /// A run ends, and another begins with the clock at this many seconds since 1970.
         Restart(u64),
     }
 
@@ -235,7 +237,7 @@ pub(super) mod tests {
                         utc = seconds * 1000;
                         run = (run + 1).max(utc);
                         (number, monotonic) = (0, 3000);
-                        // All was on disk.
+                        // All frames were on disk.
                         let cool = |entry: &Entry| Entry {
                             held: Held::Cool,
                             stored: Stored::At(place(1)),
@@ -243,7 +245,7 @@ pub(super) mod tests {
                         };
                         let kept: Vec<_> = ring.entries.iter().map(cool).collect();
                         ring = new();
-                        // The newest first, as the disk is read.
+                        // The newest are restored first, as they are read from the disk.
                         for part in kept.chunks(7).rev() {
                             ring.restore(part.to_vec());
                         }

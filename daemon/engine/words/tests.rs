@@ -1,5 +1,5 @@
-//! The language worker with a stand-in for the model: what fails, what is refused, what waits for
-//! whom, and in which order captions come out.
+//! Tests the language worker with a stand-in for the model: failures, refusals, waiting, and the
+//! order in which captions come out.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -17,29 +17,29 @@ use crate::frame::{Clock, Frame};
 use crate::journal::Journal;
 use crate::run_clock::RunClock;
 
-/// Frames of the footage, one a second.
+/// Number of frames of the footage, one per second.
 const FRAMES: u64 = 60;
 
-/// A prompt that the model cannot be asked.
+/// A prompt that the model rejects.
 const TOO_LONG: &str = "too long";
 
-/// Fate of a prompt in the stand-in.
+/// The fate of a prompt in the stand-in.
 #[derive(Clone)]
 enum Fate {
-    /// Answered after so many turns.
+    /// The prompt is answered after this many turns.
     Turns(usize),
     FailsAtOnce,
     Fails(Failure),
     Breaks,
 }
 
-/// Called before each turn of the stand-in.
+/// A callback before each turn of the stand-in.
 type Happening = Box<dyn FnMut(&Arc<Engine>) + Send>;
 
 struct StandIn {
     engine: Arc<Engine>,
     fates: VecDeque<Fate>,
-    /// Each with what is left of its fate.
+    /// Sequences, each with the rest of its fate.
     work: Vec<(Ticket, Fate)>,
     begun: u64,
     refused: Vec<mpsc::Receiver<AnswerItem>>,
@@ -65,7 +65,7 @@ impl Writer for StandIn {
 
     fn begin(&mut self, request: Request<'_>) -> Result<Ticket, LanguageError> {
         if request.prompt == TOO_LONG {
-            // Whoever asks it asks again at once.
+            // The asker repeats the question at once.
             self.refused.push(asks(&self.engine, TOO_LONG));
             assert!(self.refused.len() < 100, "nobody else has a turn");
             return Err(LanguageError::BadPrompt("too long".into()));
@@ -115,8 +115,8 @@ fn at(seconds: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000 + seconds)
 }
 
-/// Two cameras; gate calls a window unchanged where its frames, one number each, differ by less
-/// than a half of the first's square.
+/// Creates an engine with two cameras. At `gate`, a window is unchanged if its frames, one number
+/// each, differ by less than half of the first one's square.
 fn engine() -> Arc<Engine> {
     let text = r#"
         [model]
@@ -140,7 +140,7 @@ fn engine() -> Arc<Engine> {
     Engine::new(&config, Journal::new(1, 1000), 1, Arc::new(RunClock::start()))
 }
 
-/// Frame `number` of a camera shows `light`.
+/// Adds frame `number` of a camera, which shows `light`.
 fn shows(engine: &Engine, camera: &str, number: u64, light: f32) {
     let frame = Frame {
         camera: camera.into(),
@@ -167,7 +167,7 @@ fn with_footage() -> Arc<Engine> {
     engine
 }
 
-/// The two seconds up to `second` of a camera have passed.
+/// Closes the window of the two seconds up to `second`.
 fn closes(engine: &Engine, camera: &str, second: u64) {
     let half = Duration::from_millis(500);
     let closed = Closed { length: Duration::from_secs(2), to: Duration::from_secs(second) + half };
@@ -198,7 +198,7 @@ fn asks(engine: &Engine, text: &str) -> mpsc::Receiver<AnswerItem> {
     answer
 }
 
-/// Lets the worker work; `between` is what happens before each turn, until it stops the engine.
+/// Runs the worker. `between` is called before each turn, until it stops the engine.
 fn work(
     engine: &Arc<Engine>,
     fates: Vec<Fate>,
@@ -236,7 +236,7 @@ fn last(mut answer: mpsc::Receiver<AnswerItem>) -> Option<Result<(), AskError>> 
     last
 }
 
-/// The captions of a camera as (second at which the window ends, words, skipped before).
+/// Returns a camera's captions as (second at which the window ends, text, skipped before).
 fn captions(engine: &Engine, camera: &str) -> Vec<(u64, String, u32)> {
     let mut captions = Vec::new();
     for event in (1..).map_while(|sequence| engine.journal.get(None, sequence)) {
@@ -250,7 +250,7 @@ fn captions(engine: &Engine, camera: &str) -> Vec<(u64, String, u32)> {
     captions
 }
 
-/// Stops the engine before that many turns have passed.
+/// Stops the engine before this many turns have passed.
 fn for_turns(turns: usize) -> impl FnMut(&Arc<Engine>) + Send + 'static {
     let mut passed = 0;
     move |engine| {
@@ -268,7 +268,7 @@ fn a_failed_run_is_told_and_counted_and_the_next_job_is_done() {
     let failed = Fate::Fails(Failure::Run("out of memory".into()));
     let answers = ["a", "b", "c", "d"].map(|text| asks(&engine, text));
     closes(&engine, "yard", 10);
-    // After a question that came to nothing the caption is begun, then the last two.
+    // After the question that fails at once, the caption is started, then the last two questions.
     let fates = vec![
         failed.clone(),
         not_finite,
@@ -286,7 +286,7 @@ fn a_failed_run_is_told_and_counted_and_the_next_job_is_done() {
             _ => {}
         }
     };
-    // Something is to be done until the end.
+    // This keeps the worker busy until the end.
     let _listening = asks(&engine, "e");
     assert!(work(&engine, fates, between).is_ok());
     let [a, b, c, d] = answers.map(last);
@@ -353,8 +353,9 @@ fn an_idle_worker_ends_when_the_engine_stops() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// However long captions take, whatever fails, is skipped or is unchanged: those of a camera
-    /// come out in the order of their windows, and each window is published or counted as skipped.
+    /// Captions may take any time, and any may fail, be skipped or be unchanged: a camera's
+    /// captions come out in the order of its windows, and each window is published or counted as
+    /// skipped.
     #[test]
     fn captions_of_a_camera_are_published_in_order(
         lights in prop::collection::vec(1u8..3, FRAMES as usize),
@@ -366,7 +367,7 @@ proptest! {
             shows(&engine, "gate", number, f32::from(*light));
             shows(&engine, "yard", number, f32::from(*light));
         }
-        // The question keeps the worker from waiting for what this thread would have to do.
+        // The question keeps the worker from waiting for this thread's actions.
         let _listening = asks(&engine, "Who?");
         let fate = |turns: usize| match turns {
             0 => Fate::Fails(Failure::Run("out of memory".into())),
