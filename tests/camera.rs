@@ -2,25 +2,25 @@
 //! and paused, and clips whose frames show their number, so that their times can be checked.
 #![cfg(feature = "demo")]
 
+#[path = "support/watched.rs"]
+mod watched;
+
 use std::env;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::{Arc, Condvar, LazyLock, Mutex};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant, SystemTime};
 
 use gst::prelude::*;
-use lookout::camera::{self, CameraError, CameraHandle, Sink};
+use lookout::camera::{self, CameraError};
 use lookout::config::{Camera, Decode, Rtsp, RtspTls, Secret, Source, Transport};
 use lookout::demo::cameras::{CamerasOptions, serve};
-use lookout::event::{CameraStatus, Phase};
+use lookout::event::Phase;
 use lookout::frame::{Clock, Frame};
-use lookout::run_clock::RunClock;
 use serde::{Deserialize, Serialize};
-
-/// Timeout for a busy machine; nothing takes this long when all is well.
-const PATIENCE: Duration = Duration::from_secs(30);
+use watched::{PATIENCE, Watched};
 
 #[test]
 fn frames_come_at_their_rate_and_time_over_tcp() {
@@ -133,10 +133,9 @@ fn a_wrong_password_is_refused_until_the_file_is_right() {
 
 #[test]
 fn a_killed_server_is_found_again_and_another_camera_loses_nothing() {
-    let other = Server::start(Serve::default());
+    let sound = Server::start(Serve::default());
     let other =
-        Watched::start(Camera { fps: 6.0, ..config("other", Source::Rtsp(other.rtsp("h264"))) })
-            .keeping(other);
+        Watched::start(Camera { fps: 6.0, ..config("other", Source::Rtsp(sound.rtsp("h264"))) });
     other.frames(1);
 
     let mut server = Server::start(Serve::default());
@@ -308,94 +307,6 @@ fn rtsp(port: u16, mount: &str, scheme: &str) -> Rtsp {
         transport: Transport::Tcp,
         stream: None,
         tls: RtspTls::System,
-    }
-}
-
-struct Watched {
-    handle: Option<CameraHandle>,
-    seen: Arc<Seen>,
-    _server: Option<Server>,
-}
-
-#[derive(Default)]
-struct Seen {
-    state: Mutex<(Vec<Frame>, Vec<CameraStatus>, usize)>,
-    changed: Condvar,
-}
-
-impl Sink for Seen {
-    fn frame(&self, frame: Frame) {
-        self.state.lock().unwrap().0.push(frame);
-        self.changed.notify_all();
-    }
-
-    fn status(&self, _: &Arc<str>, status: CameraStatus) {
-        self.state.lock().unwrap().1.push(status);
-        self.changed.notify_all();
-    }
-}
-
-impl Watched {
-    fn start(config: Camera) -> Watched {
-        camera::init().unwrap();
-        let seen = Arc::new(Seen::default());
-        let handle = Some(camera::start(config, seen.clone(), Arc::new(RunClock::start())));
-        Watched { handle, seen, _server: None }
-    }
-
-    fn keeping(self, server: Server) -> Watched {
-        Watched { _server: Some(server), ..self }
-    }
-
-    fn stop(mut self) {
-        self.handle.take().unwrap().stop();
-    }
-
-    /// Returns all frames once there are `count`.
-    fn frames(&self, count: usize) -> Vec<Frame> {
-        self.frames_when(count, |_| true)
-    }
-
-    /// Returns all frames once `count` of them have the camera's time.
-    fn dated_frames(&self, count: usize) -> Vec<Frame> {
-        self.frames_when(count, |frame| frame.clock == Clock::Camera)
-    }
-
-    fn frames_when(&self, count: usize, counts: impl Fn(&Frame) -> bool) -> Vec<Frame> {
-        let enough =
-            |frames: &[Frame]| frames.iter().filter(|frame| counts(frame)).count() >= count;
-        let state = self.seen.state.lock().unwrap();
-        let (state, timeout) = self
-            .seen
-            .changed
-            .wait_timeout_while(state, PATIENCE, |state| !enough(&state.0))
-            .unwrap();
-        assert!(!timeout.timed_out(), "too few frames: {}; {:?}", state.0.len(), state.1);
-        state.0.clone()
-    }
-
-    /// Waits for the next status with this phase and discards those before it.
-    fn phase(&self, phase: Phase) -> CameraStatus {
-        let state = self.seen.state.lock().unwrap();
-        let find = |state: &(Vec<Frame>, Vec<CameraStatus>, usize)| {
-            state.1[state.2..].iter().position(|status| status.phase == phase)
-        };
-        let (mut state, _) = self
-            .seen
-            .changed
-            .wait_timeout_while(state, PATIENCE, |state| find(state).is_none())
-            .unwrap();
-        let at = find(&state).unwrap_or_else(|| panic!("no {phase:?} in {:?}", state.1));
-        state.2 += at + 1;
-        state.1[state.2 - 1].clone()
-    }
-
-    fn count(&self) -> usize {
-        self.seen.state.lock().unwrap().0.len()
-    }
-
-    fn phases(&self) -> Vec<Phase> {
-        self.seen.state.lock().unwrap().1.iter().map(|status| status.phase).collect()
     }
 }
 

@@ -6,6 +6,8 @@
 //! One round takes 40 s, which is the default; `LOOKOUT_CHAOS` sets another number of seconds
 //! (`make chaos`: 600).
 
+#[path = "support/host_clock.rs"]
+mod host_clock;
 mod support;
 
 use std::env;
@@ -16,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use host_clock::HostClock;
 use serde_json::Value;
 use support::*;
 
@@ -70,35 +73,14 @@ fn as_root(program: &str, arguments: &[&str], path: &Path) {
     assert!(status.success(), "{program} needs root or sudo without a password");
 }
 
-/// Starts a daemon whose clock is the host's plus `shift` seconds, and which obeys a folder's
-/// permissions even as root.
-fn shifted(folder: &Path, config: &str, grpc: u16, http: u16) -> Daemon {
+/// Starts a daemon that has this clock, and that obeys a folder's permissions even as root.
+fn daemon_of(clock: &HostClock, folder: &Path, config: &str, grpc: u16, http: u16) -> Daemon {
     let file = folder.join("lookout.toml");
     fs::write(&file, config).expect("config");
-    let mut command = Command::new(if is_root() { "setpriv" } else { "env" });
-    if is_root() {
-        command.args(["--bounding-set=-dac_override,-dac_read_search", "env"]);
-    }
-    command.arg("LD_PRELOAD=/usr/$LIB/faketime/libfaketimeMT.so.1");
-    command.args([LOOKOUT, "run", "--config"]).arg(&file);
-    command.env("FAKETIME_TIMESTAMP_FILE", shift_file(folder));
-    command.envs([
-        ("FAKETIME_NO_CACHE", "1"),
-        ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
-        ("DONT_FAKE_MONOTONIC", "1"),
-    ]);
+    let drop_override = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"];
+    let mut command = clock.command(if is_root() { &drop_override } else { &[] }, LOOKOUT);
+    command.args(["run", "--config"]).arg(&file);
     Daemon::by(command, folder, grpc, http)
-}
-
-fn shift_file(folder: &Path) -> PathBuf {
-    folder.join("shift")
-}
-
-/// Steps the daemon's clock. Replaces the file, so that it is never read half-written.
-fn shift(folder: &Path, seconds: i64) {
-    let new = folder.join("shift.new");
-    fs::write(&new, format!("{seconds:+}\n")).expect("shift");
-    fs::rename(new, shift_file(folder)).expect("shift");
 }
 
 /// Asks valid and invalid questions over gRPC and MQTT.
@@ -141,7 +123,7 @@ fn a_daemon_survives_all_that_breaks_around_it() {
     let mut broker = Some(Broker::start(dir, port));
     let disk = SmallDisk::mount(dir.join("disk"));
     let kept = disk.0.join("frames");
-    shift(dir, 0);
+    let clock = HostClock::new(dir);
     let (grpc, http) = (free_port(), free_port());
     // The caches are full before memory is measured for the first time.
     let config = head(grpc, http, Some(port))
@@ -151,7 +133,7 @@ fn a_daemon_survives_all_that_breaks_around_it() {
              [buffer.disk]\nfolder = {kept:?}\nretention = \"1h\"\nbytes = \"4 MiB\"\n"
         )
         + &CAMERAS.map(|name| camera(name, &cameras.url(name), "")).concat();
-    let mut daemon = shifted(dir, &config, grpc, http);
+    let mut daemon = daemon_of(&clock, dir, &config, grpc, http);
     let mut events = daemon.watch(dir);
 
     let mut seen = Vec::new();
@@ -171,13 +153,13 @@ fn a_daemon_survives_all_that_breaks_around_it() {
         memory.push(daemon.process.memory());
     };
     while begun.elapsed() < length {
-        shift(dir, 3600);
+        clock.set(3600);
         pause(5, &mut daemon, &mut seen);
         flood(&daemon, port);
         disk.fill();
         pause(6, &mut daemon, &mut seen);
         disk.empty();
-        shift(dir, -7200);
+        clock.set(-7200);
         pause(4, &mut daemon, &mut seen);
         fs::set_permissions(&kept, Permissions::from_mode(0o0)).expect("permissions");
         pause(6, &mut daemon, &mut seen);
@@ -185,10 +167,10 @@ fn a_daemon_survives_all_that_breaks_around_it() {
         drop(broker.take());
         pause(3, &mut daemon, &mut seen);
         broker = Some(Broker::start(dir, port));
-        shift(dir, 14 * 86_400);
+        clock.set(14 * 86_400);
         pause(8, &mut daemon, &mut seen);
         flood(&daemon, port);
-        shift(dir, 0);
+        clock.set(0);
         pause(6, &mut daemon, &mut seen);
     }
     let took = begun.elapsed();

@@ -1,101 +1,30 @@
 //! Tests the whole daemon on a host whose clock is set while it runs, and on one that starts in
 //! 1970.
 
+#[path = "support/host_clock.rs"]
+mod host_clock;
 mod support;
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use host_clock::HostClock;
 use serde_json::Value;
 use support::*;
 
 const SECONDS: fn(u64) -> Duration = Duration::from_secs;
 
-/// A library for LD_PRELOAD that shifts the host's clock by the number of seconds in the file named
-/// by `CLOCK_OFF_BY`, a native 64-bit integer.
-const SHIM: &str = r#"
-#define _GNU_SOURCE
-#include <fcntl.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <sys/mman.h>
-#include <sys/syscall.h>
-#include <sys/time.h>
-#include <time.h>
-#include <unistd.h>
-
-static volatile int64_t *off;
-
-__attribute__((constructor)) static void find(void) {
-    const char *file = getenv("CLOCK_OFF_BY");
-    int opened = file ? open(file, O_RDONLY) : -1;
-    if (opened < 0) return;
-    void *map = mmap(0, sizeof *off, PROT_READ, MAP_SHARED, opened, 0);
-    if (map != MAP_FAILED) off = map;
-}
-
-int clock_gettime(clockid_t clock, struct timespec *now) {
-    int result = syscall(SYS_clock_gettime, clock, now);
-    if (clock == CLOCK_REALTIME && off) now->tv_sec += *off;
-    return result;
-}
-
-int gettimeofday(struct timeval *restrict now, void *restrict zone) {
-    struct timespec time;
-    (void)zone;
-    clock_gettime(CLOCK_REALTIME, &time);
-    now->tv_sec = time.tv_sec;
-    now->tv_usec = time.tv_nsec / 1000;
-    return 0;
-}
-"#;
-
-/// The host's clock as a daemon sees it.
-struct HostClock {
-    shim: PathBuf,
-    off_by: PathBuf,
-}
-
-impl HostClock {
-    fn new(dir: &Path) -> HostClock {
-        let (source, shim) = (dir.join("clock.c"), dir.join("clock.so"));
-        fs::write(&source, SHIM).expect("source");
-        let mut compiler = Command::new("cc");
-        compiler.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&shim).arg(&source);
-        let compiled = compiler.status().expect("a C compiler, which Rust links with");
-        assert!(compiled.success());
-        let clock = HostClock { shim, off_by: dir.join("off-by") };
-        clock.set(0);
-        clock
-    }
-
-    /// Sets the clock's offset from now on.
-    fn set(&self, seconds: i64) {
-        use std::os::unix::fs::FileExt;
-        let mut options = fs::OpenOptions::new();
-        let file = options.create(true).truncate(false).write(true).open(&self.off_by);
-        file.and_then(|file| file.write_all_at(&seconds.to_ne_bytes(), 0)).expect("set");
-    }
-
-    /// Starts a daemon with one camera that keeps frames on disk.
-    fn daemon(&self, dir: &Path, camera: &str) -> Daemon {
-        let (grpc, http) = (free_port(), free_port());
-        let file = dir.join("lookout.toml");
-        let kept = dir.join("frames");
-        let buffer = format!("[buffer.disk]\nfolder = {kept:?}\n");
-        fs::write(&file, head(grpc, http, None) + &buffer + camera).expect("config");
-        let mut command = Command::new(LOOKOUT);
-        command.args(["run", "--config"]).arg(&file).stdout(Stdio::null());
-        command.env("LD_PRELOAD", &self.shim).env("CLOCK_OFF_BY", &self.off_by);
-        let mut process = Process::start("lookout", &mut command, dir);
-        wait_for("the daemon", SECONDS(30), || {
-            assert!(process.is_running(), "the daemon ended: {}", process.log());
-            get(http, "/healthz")
-        });
-        Daemon { process, server: format!("http://127.0.0.1:{grpc}"), http }
-    }
+/// Starts a daemon that has this clock, with one camera, and keeps frames on disk.
+fn daemon(clock: &HostClock, dir: &Path, camera: &str) -> Daemon {
+    let (grpc, http) = (free_port(), free_port());
+    let file = dir.join("lookout.toml");
+    let kept = dir.join("frames");
+    let buffer = format!("[buffer.disk]\nfolder = {kept:?}\n");
+    fs::write(&file, head(grpc, http, None) + &buffer + camera).expect("config");
+    let mut command = clock.command(&[], LOOKOUT);
+    command.args(["run", "--config"]).arg(&file);
+    Daemon::by(command, dir, grpc, http)
 }
 
 fn ask(daemon: &Daemon, range: &[&str]) -> Value {
@@ -120,7 +49,7 @@ fn captions_go_on_when_the_clock_is_set_and_no_footage_is_lost() {
     let dir = folder.path();
     let cameras = Cameras::start(dir, 0, &[("gate", &clip("gate"))], &[]);
     let clock = HostClock::new(dir);
-    let daemon = clock.daemon(dir, &camera("gate", &cameras.url("gate"), ""));
+    let daemon = daemon(&clock, dir, &camera("gate", &cameras.url("gate"), ""));
     let mut events = daemon.watch(dir);
     let (mut seen, mut captions) = (Vec::new(), Vec::new());
     let hour = 3600.0;
@@ -181,7 +110,7 @@ fn a_start_in_1970_hides_nothing_of_before() {
     let cameras = Cameras::start(dir, 0, &[("gate", &clip("gate"))], &[]);
     let clock = HostClock::new(dir);
     let watched = camera("gate", &cameras.url("gate"), "");
-    let mut before = clock.daemon(dir, &watched);
+    let mut before = daemon(&clock, dir, &watched);
     let mut seen = Vec::new();
     let mut events = before.watch(dir);
     let caption = events.until("a caption", SECONDS(30), &mut seen, |e| is_caption(e, "gate"));
@@ -191,7 +120,7 @@ fn a_start_in_1970_hides_nothing_of_before() {
 
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");
     clock.set(30 - now.as_secs() as i64);
-    let daemon = clock.daemon(dir, &watched);
+    let daemon = daemon(&clock, dir, &watched);
     let mut events = daemon.watch(dir);
     let early = events.until("a caption", SECONDS(30), &mut seen, |e| is_caption(e, "gate"));
     assert!(end_of(&early) < 3600.0, "{early}");

@@ -4,28 +4,25 @@
 
 #[path = "support/quirky.rs"]
 mod quirky;
+#[path = "support/watched.rs"]
+mod watched;
 
-use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use gst_rtsp_server::prelude::*;
-use lookout::camera::{self, CameraError, CameraHandle, Sink};
+use lookout::camera::{self, CameraError};
 use lookout::config::{Camera, Decode, Rtsp, RtspTls, Secret, Source, Transport};
-use lookout::event::{CameraStatus, Phase};
-use lookout::frame::Frame;
-use lookout::run_clock::RunClock;
+use lookout::event::Phase;
 use quirky::{PASSWORD, Quirks, Quirky, USER};
-
-/// Timeout for a busy machine; nothing takes this long when all is well.
-const PATIENCE: Duration = Duration::from_secs(30);
+use watched::{PATIENCE, Watched};
 
 #[test]
 fn a_session_is_kept_alive_while_pictures_flow() {
     for counts in [None, Some("OPTIONS")] {
         let camera =
             Quirky::start(Quirks { session_timeout: Some(2), counts, ..Quirks::default() });
-        let watched = Watched::start(rtsp(&camera, "live"));
+        let watched = Watched::start(camera_of(rtsp(&camera, "live")));
         watched.frames(20);
         assert_eq!(watched.phases(), [Phase::Connecting, Phase::Live], "{counts:?}");
         assert!(camera.count("OPTIONS") >= 3);
@@ -43,7 +40,7 @@ fn a_camera_that_counts_another_request_is_lost_once() {
     };
     let unsaid = Quirky::start(quirks("GET_PARAMETER", None, false));
     let deadly = Quirky::start(quirks("OPTIONS", Some("GET_PARAMETER"), true));
-    let watched = [&unsaid, &deadly].map(|camera| Watched::start(rtsp(camera, "live")));
+    let watched = [&unsaid, &deadly].map(|camera| Watched::start(camera_of(rtsp(camera, "live"))));
     for watched in watched {
         watched.frames(40);
         let phases = watched.phases();
@@ -56,7 +53,8 @@ fn a_request_that_is_refused_or_ignored_ends_nothing() {
     let quirks = Quirks { session_timeout: Some(4), says_get_parameter: true, ..Quirks::default() };
     let refusing = Quirky::start(Quirks { status: Some(("GET_PARAMETER", 501)), ..quirks.clone() });
     let ignoring = Quirky::start(Quirks { ignores: Some("GET_PARAMETER"), ..quirks });
-    let watched = [&refusing, &ignoring].map(|camera| Watched::start(rtsp(camera, "live")));
+    let watched =
+        [&refusing, &ignoring].map(|camera| Watched::start(camera_of(rtsp(camera, "live"))));
     for watched in watched {
         watched.frames(30);
         assert_eq!(watched.phases(), [Phase::Connecting, Phase::Live]);
@@ -68,7 +66,8 @@ fn new_ssrcs_garbage_and_early_packets_end_nothing() {
     let ssrcs = Quirky::start(Quirks { new_ssrc_each_key_frame: true, ..Quirks::default() });
     let garbage = Quirky::start(Quirks { garbage: true, ..Quirks::default() });
     let early = Quirky::start(Quirks { early: true, ..Quirks::default() });
-    let watched = [&ssrcs, &garbage, &early].map(|camera| Watched::start(rtsp(camera, "live")));
+    let watched =
+        [&ssrcs, &garbage, &early].map(|camera| Watched::start(camera_of(rtsp(camera, "live"))));
     for watched in watched {
         watched.frames(20);
         assert_eq!(watched.phases(), [Phase::Connecting, Phase::Live]);
@@ -78,12 +77,12 @@ fn new_ssrcs_garbage_and_early_packets_end_nothing() {
 #[test]
 fn a_digest_with_sha_256_is_proven_and_a_wrong_password_tried_once() {
     let camera = Quirky::start(Quirks { password: true, ..Quirks::default() });
-    let right = Watched::start(with_password(&camera, PASSWORD));
+    let right = Watched::start(camera_of(with_password(&camera, PASSWORD)));
     right.frames(2);
     let proofs = camera.proofs("DESCRIBE");
     assert_eq!(proofs, 1);
 
-    let wrong = Watched::start(with_password(&camera, "wr0ng"));
+    let wrong = Watched::start(camera_of(with_password(&camera, "wr0ng")));
     assert_eq!(wrong.phase(Phase::Refused).reason, "wrong user or password");
     // No pause between attempts is this short.
     thread::sleep(Duration::from_secs(3));
@@ -97,7 +96,7 @@ fn a_password_that_was_taken_before_is_not_called_wrong() {
     let quirks =
         Quirks { password: true, closes_after: Some(Duration::from_secs(1)), ..Quirks::default() };
     let camera = Quirky::start(quirks);
-    let watched = Watched::start(with_password(&camera, PASSWORD));
+    let watched = Watched::start(camera_of(with_password(&camera, PASSWORD)));
     watched.frames(1);
     camera.change(|quirks| quirks.full = true);
     let status = watched.when(|status| status.reason.contains("connections taken"));
@@ -285,69 +284,5 @@ fn camera_of(rtsp: Rtsp) -> Camera {
         decode: Decode::All,
         stall_timeout: Duration::from_secs(5),
         reconnect_max: Duration::from_secs(1),
-    }
-}
-
-struct Watched {
-    seen: Arc<Seen>,
-    _handle: CameraHandle,
-}
-
-#[derive(Default)]
-struct Seen {
-    state: Mutex<(usize, Vec<CameraStatus>, usize)>,
-    changed: Condvar,
-}
-
-impl Sink for Seen {
-    fn frame(&self, _: Frame) {
-        self.state.lock().unwrap().0 += 1;
-        self.changed.notify_all();
-    }
-
-    fn status(&self, _: &Arc<str>, status: CameraStatus) {
-        self.state.lock().unwrap().1.push(status);
-        self.changed.notify_all();
-    }
-}
-
-impl Watched {
-    fn start(rtsp: Rtsp) -> Watched {
-        let seen = Arc::new(Seen::default());
-        Watched {
-            _handle: camera::start(camera_of(rtsp), seen.clone(), Arc::new(RunClock::start())),
-            seen,
-        }
-    }
-
-    /// Waits until this number of frames has arrived.
-    fn frames(&self, count: usize) {
-        let state = self.seen.state.lock().unwrap();
-        let (state, timeout) =
-            self.seen.changed.wait_timeout_while(state, PATIENCE, |state| state.0 < count).unwrap();
-        assert!(!timeout.timed_out(), "{} frames; {:?}", state.0, state.1);
-    }
-
-    /// Waits for the next status with this phase and discards those before it.
-    fn phase(&self, phase: Phase) -> CameraStatus {
-        self.when(|status| status.phase == phase)
-    }
-
-    fn when(&self, is: impl Fn(&CameraStatus) -> bool) -> CameraStatus {
-        let state = self.seen.state.lock().unwrap();
-        let find =
-            |state: &(usize, Vec<CameraStatus>, usize)| state.1[state.2..].iter().position(&is);
-        let (mut state, _) = self
-            .seen
-            .changed
-            .wait_timeout_while(state, PATIENCE, |state| find(state).is_none())
-            .unwrap();
-        let at = find(&state).unwrap_or_else(|| panic!("not in {:?}", state.1));
-        state.2 += at + 1;
-        state.1[state.2 - 1].clone()
-    }
-
-    fn phases(&self) -> Vec<Phase> {
-        self.seen.state.lock().unwrap().1.iter().map(|status| status.phase).collect()
     }
 }

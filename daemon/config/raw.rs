@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::wires::{RawGrpc, RawHttp, RawMqtt};
+use super::wires::{RawListen, RawMqtt};
 use super::*;
 use crate::slowfast::Plan;
 
@@ -49,9 +49,9 @@ pub struct Raw {
     #[serde(default)]
     buffer: RawBuffer,
     #[serde(default)]
-    grpc: RawGrpc,
+    grpc: RawListen,
     #[serde(default)]
-    http: RawHttp,
+    http: RawListen,
     mqtt: Option<RawMqtt>,
     #[serde(default)]
     camera: Vec<RawCamera>,
@@ -349,8 +349,8 @@ impl Raw {
             model,
             generate: self.generate.check()?,
             buffer,
-            grpc: self.grpc.check()?,
-            http: self.http.check()?,
+            grpc: self.grpc.check("grpc", 50051, 256)?,
+            http: self.http.check("http", 9090, 64)?,
             mqtt: self.mqtt.map(|mqtt| mqtt.check(folder)).transpose()?,
             cameras,
             stop_timeout: lasting("stop_timeout", self.stop_timeout, Duration::ZERO)?,

@@ -15,45 +15,28 @@ use super::{ConfigError, Listen, Mqtt, MqttTls, masked};
 /// files, and cameras and segments need some of them.
 const CONNECTIONS: usize = 16_384;
 
-#[derive(Deserialize)]
+/// The table of an interface that listens: `[grpc]` or `[http]`.
+#[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct RawGrpc {
-    enabled: bool,
-    listen: SocketAddr,
-    connections: usize,
+pub struct RawListen {
+    enabled: Option<bool>,
+    listen: Option<SocketAddr>,
+    connections: Option<usize>,
 }
 
-impl Default for RawGrpc {
-    fn default() -> Self {
-        RawGrpc { enabled: true, listen: ([127, 0, 0, 1], 50051).into(), connections: 256 }
-    }
-}
-
-impl RawGrpc {
-    pub fn check(self) -> Result<Option<Listen>, ConfigError> {
-        let connections = within("grpc.connections", self.connections, 1, CONNECTIONS)?;
-        Ok(self.enabled.then_some(Listen { addr: self.listen, connections }))
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct RawHttp {
-    enabled: bool,
-    listen: SocketAddr,
-    connections: usize,
-}
-
-impl Default for RawHttp {
-    fn default() -> Self {
-        RawHttp { enabled: true, listen: ([127, 0, 0, 1], 9090).into(), connections: 64 }
-    }
-}
-
-impl RawHttp {
-    pub fn check(self) -> Result<Option<Listen>, ConfigError> {
-        let connections = within("http.connections", self.connections, 1, CONNECTIONS)?;
-        Ok(self.enabled.then_some(Listen { addr: self.listen, connections }))
+impl RawListen {
+    /// Returns the checked table `name`, or `None` if the interface is disabled. The port and the
+    /// connections are its defaults.
+    pub fn check(
+        self,
+        name: &str,
+        port: u16,
+        connections: usize,
+    ) -> Result<Option<Listen>, ConfigError> {
+        let key = format!("{name}.connections");
+        let connections = within(&key, self.connections.unwrap_or(connections), 1, CONNECTIONS)?;
+        let addr = self.listen.unwrap_or_else(|| ([127, 0, 0, 1], port).into());
+        Ok(self.enabled.unwrap_or(true).then_some(Listen { addr, connections }))
     }
 }
 
