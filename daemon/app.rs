@@ -90,12 +90,20 @@ impl App {
         let grpc = listen(Wire::Grpc, grpc).await?;
         let http = listen(Wire::Http, http).await?;
         camera::init()?;
+        let model_loaded = CancellationToken::new();
+        let _guard = model_loaded.clone().drop_guard();
+        let page =
+            http.clone().map(|http| tokio::spawn(http::serve_loading(http, model_loaded.clone())));
         let loading = config.clone();
         let trouble = Arc::<Trouble>::default();
         let told = trouble.clone();
         let load = move || load(&loading).map(|loaded| (loaded, open_disk(&loading, told)));
         let loaded = tokio::task::spawn_blocking(load).await.context("loading")??;
         let ((pictures, words, _), disk) = loaded;
+        model_loaded.cancel();
+        if let Some(page) = page {
+            let _ = page.await;
+        }
         telemetry::model(&words.model, &words.device, &words.device_reason);
         let run = this_run(disk.as_ref());
         let journal = Journal::new(run, JOURNAL_EVENTS);

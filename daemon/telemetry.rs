@@ -229,7 +229,7 @@ pub fn init_log(level: Option<&str>) -> Result<(), String> {
     let filter = EnvFilter::try_new(wanted).map_err(|e| {
         format!("log level {wanted:?}: {e}; one of error, warn, info, debug, trace")
     })?;
-    let filter = match wanted.contains("ort") || matches!(wanted, "off" | "error") {
+    let filter = match names_target(wanted, "ort") || matches!(wanted, "off" | "error") {
         true => filter,
         false => EnvFilter::try_new(format!("{wanted},ort=warn")).unwrap_or(filter),
     };
@@ -239,6 +239,14 @@ pub fn init_log(level: Option<&str>) -> Result<(), String> {
         .with_env_filter(filter)
         .try_init()
         .map_err(|e| format!("the log is set up already: {e}"))
+}
+
+/// Returns true if one of the filter's directives is about this target (`ort=info`, `ort[span]`).
+fn names_target(filter: &str, target: &str) -> bool {
+    filter.split(',').any(|directive| {
+        let end = directive.find(['=', '[', ':']).unwrap_or(directive.len());
+        directive[..end].trim() == target
+    })
 }
 
 /// A stage on the way to a caption or an answer, to which its time is attributed.
@@ -577,6 +585,22 @@ const fn gauge_of(name: &'static str, unit: Unit, about: &'static str) -> Metric
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_filter_names_ort_only_as_a_target() {
+        for filter in [
+            "ort=info",
+            "info,ort=debug",
+            "warn, ort",
+            concat!("ort", "::session=trace"),
+            "ort[x]=info",
+        ] {
+            assert!(names_target(filter, "ort"), "{filter}");
+        }
+        for filter in ["info", "lookout::transport=debug", "transport=debug", "lookout=ort"] {
+            assert!(!names_target(filter, "ort"), "{filter}");
+        }
+    }
 
     #[test]
     fn names_say_their_unit() {

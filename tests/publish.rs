@@ -439,21 +439,25 @@ async fn the_client_prints_for_people() {
     assert!(json["id"].as_str().unwrap().starts_with("grpc-"));
 
     // If one of several cameras has no answer, this is reported, and the other answers anyway.
-    daemon.service.answers_with(|question| match question.camera() {
-        "gate" => Err(AskError::NoFootage { camera: "gate".into(), why: "no footage".into() }),
-        _ => {
-            let (to, answer) = mpsc::channel(4);
-            to.try_send(AnswerItem::Token("No.".into())).unwrap();
-            to.try_send(AnswerItem::Finished(Box::new(words(question.id(), "No.")))).unwrap();
-            Ok(answer)
-        }
-    });
-    let mut out = Vec::new();
     let both = || asked(&["gate", "yard"]);
-    let error = client::ask(&daemon.grpc, &both(), Output::Text, &mut out).await.unwrap_err();
-    let text = String::from_utf8(out).unwrap();
-    assert!(text.starts_with("yard: No.\n[2/4 frames"), "{text}");
-    assert_eq!(error.to_string(), "camera \"gate\" gave no answer (OUT_OF_RANGE)");
+    let no_footage = AskError::NoFootage { camera: "gate".into(), why: "no footage".into() };
+    let failed = AskError::Failed("out of memory".into());
+    for (refusal, code) in [(no_footage, "OUT_OF_RANGE"), (failed, "UNAVAILABLE")] {
+        daemon.service.answers_with(move |question| match question.camera() {
+            "gate" => Err(refusal.clone()),
+            _ => {
+                let (to, answer) = mpsc::channel(4);
+                to.try_send(AnswerItem::Token("No.".into())).unwrap();
+                to.try_send(AnswerItem::Finished(Box::new(words(question.id(), "No.")))).unwrap();
+                Ok(answer)
+            }
+        });
+        let mut out = Vec::new();
+        let error = client::ask(&daemon.grpc, &both(), Output::Text, &mut out).await.unwrap_err();
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.starts_with("yard: No.\n[2/4 frames"), "{text}");
+        assert_eq!(error.to_string(), format!("camera \"gate\" gave no answer ({code})"));
+    }
     let unknown = asked(&["gate", "gaet"]);
     let error = client::ask(&daemon.grpc, &unknown, Output::Text, &mut Vec::new()).await;
     assert_eq!(error.unwrap_err().to_string(), "no camera is named \"gaet\"");
@@ -995,6 +999,24 @@ async fn the_broker_may_want_tls_and_a_password() {
 }
 
 // --- HTTP ---------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn while_the_model_loads_http_is_healthy_and_not_ready() {
+    let listener = listener(Wire::Http, "127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let loaded = CancellationToken::new();
+    let serving = tokio::spawn(http::serve_loading(listener, loaded.clone()));
+    for (path, status) in [("/healthz", "200"), ("/readyz", "503"), ("/metrics", "503")] {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let reply = String::from_utf8(to_its_end(stream).await).unwrap();
+        assert!(reply.starts_with(&format!("HTTP/1.1 {status}")), "{path}: {reply}");
+        assert!(path == "/healthz" || reply.ends_with("the model is loading\n"), "{reply}");
+    }
+    loaded.cancel();
+    timeout(SOON, serving).await.unwrap().unwrap();
+}
 
 #[tokio::test]
 async fn http_tells_health_readiness_and_metrics() {

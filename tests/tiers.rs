@@ -262,7 +262,7 @@ fn start_with_mount(dir: &Path, kept: &Path, mount: &str, camera: &str) -> Optio
     let mut process = Process::start("lookout", &mut command, dir);
     wait_for("the daemon", SECONDS(30), || {
         assert!(process.is_running(), "the daemon ended: {}", process.log());
-        get(http, "/healthz")
+        get(http, "/metrics").filter(|(status, _)| *status == 200)
     });
     Some(Daemon { process, server: format!("http://127.0.0.1:{grpc}"), http })
 }

@@ -256,8 +256,10 @@ impl<W: Writer> Words<W> {
             },
             Err(LanguageError::Failed(failure)) => {
                 let goes_on = failures.failed(Instant::now(), &failure);
+                if matches!(job, Next::Question(_)) {
+                    engine.jobs().scheduler.refused();
+                }
                 engine.fails(job, failure);
-                engine.jobs().scheduler.refused();
                 goes_on.map(|()| Begun::Refused)
             }
             Err(LanguageError::Broken(why)) => {

@@ -46,6 +46,20 @@ pub async fn serve(
         .route("/readyz", get(ready))
         .route("/metrics", get(render))
         .with_state(App { service, metrics });
+    accept(listener, routes, stop).await;
+    Ok(())
+}
+
+/// Answers until `stop` while the model is loading: the process is healthy, but not ready, and has
+/// no metrics.
+pub async fn serve_loading(listener: Listener, stop: CancellationToken) {
+    let routes = Router::new()
+        .route("/healthz", get(async || "ok\n"))
+        .fallback(async || (StatusCode::SERVICE_UNAVAILABLE, "the model is loading\n"));
+    accept(listener, routes, stop).await;
+}
+
+async fn accept(listener: Listener, routes: Router, stop: CancellationToken) {
     let mut connections = JoinSet::new();
     while !stop.is_cancelled() {
         tokio::select! {
@@ -59,7 +73,6 @@ pub async fn serve(
     drop(listener);
     let drained = async { while connections.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(DRAIN, drained).await;
-    Ok(())
 }
 
 /// Serves one connection until it ends. Its errors concern only the client.

@@ -204,7 +204,7 @@ impl Daemon {
         let mut process = Process::start("lookout", &mut command, folder);
         wait_for("the daemon", Duration::from_secs(30), || {
             assert!(process.is_running(), "the daemon ended: {}", process.log());
-            get(http, "/healthz")
+            get(http, "/metrics").filter(|(status, _)| *status == 200)
         });
         Daemon { process, server: format!("http://127.0.0.1:{grpc}"), http }
     }

@@ -298,6 +298,21 @@ fn a_failed_run_is_told_and_counted_and_the_next_job_is_done() {
     assert_eq!(captions(&engine, "yard"), [(20, "A dog runs.".into(), 1)]);
 }
 
+/// A caption goes first after a refused question. If that caption fails, a question is next.
+#[test]
+fn after_a_failed_caption_a_question_goes_before_the_next_caption() {
+    let engine = with_footage();
+    let _running = asks(&engine, "e");
+    let _refused = asks(&engine, TOO_LONG);
+    let question = asks(&engine, "a");
+    closes(&engine, "gate", 10);
+    closes(&engine, "yard", 10);
+    let fates = vec![Fate::Turns(20), Fate::FailsAtOnce, Fate::Fails(Failure::NotFinite)];
+    assert!(work(&engine, fates, for_turns(6)).is_ok());
+    let not_finite = AskError::Model("the model's logits are not finite".into());
+    assert_eq!(last(question), Some(Err(not_finite)));
+}
+
 #[test]
 fn when_the_model_is_broken_whoever_waits_is_told_at_once() {
     let engine = with_footage();

@@ -1,6 +1,6 @@
 //! Implements Ask: one camera's answer as a stream, or several cameras' answers in turn.
 //!
-//! With one camera, a refusal ends the call. With several, most refusals of one camera are an item
+//! A refusal ends the call if one camera is asked. If several are asked, it is mostly an item
 //! of the stream, and the other cameras are asked anyway. Their range is fixed when the question
 //! arrives, so that all answers are about the same time, regardless of how long the first one
 //! takes.
@@ -127,10 +127,11 @@ impl Asking {
                     let _ = to.send(Err(error.status())).await;
                     return;
                 }
-                // An invalid question is invalid for all cameras. UNAVAILABLE also ends the call
-                // for all of them.
+                // An invalid question is invalid for all cameras, and a daemon that stops answers
+                // none of them.
                 Err(Refused::Answer(Failure::Said(error)))
-                    if matches!(Code::from(&error), Code::InvalidArgument | Code::Unavailable) =>
+                    if error == AskError::Stopping
+                        || matches!(Code::from(&error), Code::InvalidArgument) =>
                 {
                     let _ = to.send(Err(refusal(&error))).await;
                     return;
