@@ -76,6 +76,14 @@ const KNOW_APP: &[&str] = &["daemon/main.rs", "daemon/cli", "daemon/app"];
 
 const LINES_MAX: usize = 700;
 
+/// First words of an item doc that begin a clause instead of saying what the item is or does.
+const FRAGMENTS: &[&str] = &[
+    "What", "Whether", "Of", "How", "Where", "Who", "Whom", "Whose", "When", "So", "With",
+    "Without", "By", "As", "For", "From", "In", "If", "On", "At", "More", "Between", "Behind",
+    "Before", "After", "Beyond", "Beside", "Not", "That", "Which", "While", "Until", "Since",
+    "Only", "Also", "Than", "To", "`None`:",
+];
+
 /// Text that must not remain in the sources. Written in pieces, so that this file passes its own
 /// test.
 const BANNED: &[(&str, &str)] = &[
@@ -156,6 +164,22 @@ fn files_open_by_saying_what_they_are_for() {
     // `main.rs` may be a single line.
     let found = found.filter(|source| source.text.lines().count() > 1);
     report(found.map(|source| format!("{} does not open with //!", source.path)));
+}
+
+#[test]
+fn item_docs_begin_with_what_the_item_is_or_does() {
+    let found = sources().into_iter().flat_map(|source| {
+        let doc =
+            |line: &str| line.trim_start().strip_prefix("///").map(|doc| doc.trim().to_owned());
+        let lines: Vec<_> = source.text.lines().map(doc).collect();
+        let first = |at: usize| at == 0 || lines[at - 1].is_none();
+        let firsts = lines.iter().enumerate().filter(|(at, _)| first(*at));
+        let docs = firsts.filter_map(|(at, doc)| Some((at, doc.as_deref()?)));
+        docs.filter(|(_, doc)| FRAGMENTS.contains(&doc.split(' ').next().unwrap_or_default()))
+            .map(|(at, doc)| format!("{}:{}: {doc}", source.path, at + 1))
+            .collect::<Vec<_>>()
+    });
+    report(found);
 }
 
 #[test]

@@ -156,8 +156,8 @@ impl CameraAttempt {
     fn play(&mut self, stop: &Stop, tell: &mut dyn FnMut(News<'_>)) -> Result<End, CameraError> {
         if self.ending.load(Ordering::Relaxed) >= ENDING_MAX {
             return Err(CameraError::Lost(format!(
-                "{ENDING_MAX} old connections do not end, as a driver or a decoder hangs: start \
-                 lookout anew if this stays"
+                "{ENDING_MAX} old connections do not end, because a driver or a decoder hangs; \
+                 restart lookout if this persists"
             )));
         }
         self.password = match self.rtsp() {

@@ -12,7 +12,7 @@ use crate::question::{Detail, Question, Range};
 
 /// Prints the answer's tokens as they arrive, then its coverage. If the range is answered in parts,
 /// prints each part as it arrives and the answer after them. With JSON, prints one line per camera.
-/// With several cameras, each answer begins with the camera's name; a camera without an answer
+/// Each answer begins with the camera's name if several are asked; a camera without an answer
 /// fails the command after the other answers.
 ///
 /// `questions` must differ only in the camera.

@@ -294,7 +294,7 @@ impl Disk {
         let path = self.path.display();
         let (_, segments) = folder.unread();
         tracing::warn!(
-            "{path}: somebody took the folder away, with {segments} segments; made anew"
+            "{path}: the folder was deleted, with {segments} segments; it is created again"
         );
         self.next = folder.next();
         folder.forget_all();

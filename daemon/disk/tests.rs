@@ -89,7 +89,7 @@ fn earlier_runs_are_told_in_order_and_what_was_more_is_remembered() {
 }
 
 #[test]
-fn a_folder_that_is_taken_away_is_made_anew_and_its_places_are_forgotten() {
+fn a_deleted_folder_is_created_again_and_its_places_are_forgotten() {
     let dir = tempfile::tempdir().expect("a folder");
     let path = dir.path().join("frames");
     let disk = Disk::open(path.clone(), BOUNDS, Arc::default());
@@ -121,9 +121,10 @@ fn a_folder_that_is_taken_away_is_made_anew_and_its_places_are_forgotten() {
 
 /// Opens 1,600 segments of 64 MiB with 1.7 million frames of 16 cameras. The files are sparse and
 /// need no disk space.
+///
+/// `cargo test --lib hundred_gib -- --nocapture` prints how long that takes.
 #[test]
-#[ignore = "a measurement: cargo test --lib hundred_gib -- --ignored --nocapture"]
-fn a_start_with_a_hundred_gib_waits_for_less_than_two_seconds() {
+fn a_start_with_a_hundred_gib_is_ready_before_all_is_restored() {
     const LENGTH: u64 = 63_000;
     let dir = tempfile::tempdir().expect("a folder");
     let mut number = 0;
@@ -143,6 +144,9 @@ fn a_start_with_a_hundred_gib_waits_for_less_than_two_seconds() {
     let (begun, heard) = (Instant::now(), Counted::default());
     let mut disk = Disk::open(dir.path().into(), bounds, Arc::default());
     let opened = begun.elapsed();
+    // The start waits only as long as it is told to, which is one second in the daemon.
+    disk.restore(&heard, Duration::ZERO);
+    assert_eq!((disk.restoring, *heard.0.lock().expect("whole")), (true, 0));
     disk.restore(&heard, Duration::from_secs(1));
     let ready = begun.elapsed();
     while disk.restoring {
@@ -155,7 +159,6 @@ fn a_start_with_a_hundred_gib_waits_for_less_than_two_seconds() {
         begun.elapsed()
     );
     assert_eq!(*heard.0.lock().expect("whole"), number);
-    assert!(ready < Duration::from_secs(2), "{ready:?}");
 }
 
 /// Counts the restored frames.

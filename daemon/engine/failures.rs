@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn a_success_between_begins_the_count_anew() {
+    fn a_success_restarts_the_count() {
         let (start, mut failures) = (Instant::now(), Failures::default());
         assert!(!broken(&mut failures, start, DRIVER, &[0, 5, 6, 7]));
         failures.worked();

@@ -37,7 +37,7 @@ pub fn split(span: Span, period: Duration, sampled: usize) -> Vec<Span> {
 /// understanding.
 ///
 /// If every part is yes or no, the combined answer is yes if any part is, and it names those parts.
-/// So it is also literally true for a question about the whole time.
+/// It is therefore also literally true for a question about the whole time.
 pub fn combine(parts: &[Part]) -> Option<(String, Summary)> {
     let first = parts.first()?;
     let verdicts: Option<Vec<bool>> = parts.iter().map(|part| verdict(&part.text)).collect();

@@ -57,7 +57,7 @@ impl Scaling {
 
     /// Returns the context length in tokens, given `max_position_embeddings` of `config.json`.
     ///
-    /// That value is the trained length under linear and dynamic scaling (as transformers
+    /// `config.json` gives the trained length under linear and dynamic scaling (as transformers
     /// documents), the stretched length under llama3, and either of them under yarn.
     pub fn context(self, max_position_embeddings: usize) -> usize {
         let stretched = |length: usize, factor: f64| (length as f64 * factor) as usize;
