@@ -20,7 +20,7 @@ use crate::event::{Body, CameraStatus, Phase};
 use crate::files;
 use crate::frame::Frame;
 use crate::heartbeat::Worker;
-use crate::journal::Journal;
+use crate::journal::{self, Journal};
 use crate::language::{Budget, LanguageModel, Limits};
 use crate::loaded::LoadedModel;
 use crate::model::{ModelError, Package, Runtime};
@@ -33,9 +33,6 @@ use crate::vision::{evidence, preprocess};
 
 /// Interval of the check for hung workers where systemd sets no watchdog interval.
 const UNWATCHED: Duration = Duration::from_secs(5);
-
-/// Number of events in the journal, available to readers that connect late.
-pub const JOURNAL_EVENTS: usize = 10_000;
 
 /// Longest time that startup waits for frames of earlier runs. The remaining frames are restored
 /// while the daemon runs.
@@ -106,7 +103,7 @@ impl App {
         }
         telemetry::model(&words.model, &words.device, &words.device_reason);
         let run = this_run(disk.as_ref());
-        let journal = Journal::new(run, JOURNAL_EVENTS);
+        let journal = Journal::new(run, journal::CAPACITY);
         let clock = Arc::new(RunClock::start());
         let daemon = Arc::new(Daemon {
             engine: Engine::new(&config, journal.clone(), run, clock.clone()),

@@ -13,6 +13,9 @@ use tokio::sync::watch;
 
 use crate::event::{Body, Event, Kind};
 
+/// Number of events in the daemon's journal, available to readers that connect late.
+pub const CAPACITY: usize = 10_000;
+
 pub struct Journal {
     run: u64,
     ring: Mutex<Ring>,

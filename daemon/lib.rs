@@ -4,6 +4,7 @@
 pub mod app;
 pub mod assets;
 mod backoff;
+mod bench;
 mod bounded;
 pub mod camera;
 pub mod cli;
@@ -14,6 +15,7 @@ pub mod demo;
 pub mod disk;
 pub mod engine;
 pub mod event;
+mod exit;
 mod files;
 pub mod frame;
 pub mod heartbeat;

@@ -4,12 +4,9 @@
 //! Metrics use base units (seconds, bytes) and the label `camera`. Before [`install`] the functions
 //! do nothing, so tests and tools need no recorder.
 
-mod held;
-
 use std::io::IsTerminal;
 use std::time::Duration;
 
-pub use held::Held;
 use metrics::{Unit, counter, gauge, histogram};
 pub use metrics_exporter_prometheus::PrometheusHandle;
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder};
@@ -21,7 +18,7 @@ const FRAMES_DROPPED: Metric = counter_of(
     "Frames dropped, by reason: inbox (encoding is behind), corrupt (no picture, or no time), failed (a \
      run of the model did), nonfinite (its numbers were not finite)",
 );
-const FRAMES_EVICTED: Metric = counter_of(
+pub const FRAMES_EVICTED: Metric = counter_of(
     "lookout_frames_evicted_total",
     "Frames that left the rolling buffer, for their age or for room",
 );
@@ -61,17 +58,17 @@ const STAGE_SECONDS: Metric = Metric {
     about: "Where the time of a caption or an answer goes; publish is split by wire",
 };
 const TOKENS: Metric = counter_of("lookout_tokens_total", "Tokens of the model, in and out");
-const BUFFER_BYTES: Metric = gauge_of(
+pub const BUFFER_BYTES: Metric = gauge_of(
     "lookout_buffer_bytes",
     Unit::Bytes,
     "What a camera's rolling buffer holds in a tier: hot (tokens and JPEG), warm (JPEG), disk",
 );
-const BUFFER_FRAMES: Metric = gauge_of(
+pub const BUFFER_FRAMES: Metric = gauge_of(
     "lookout_buffer_frames",
     Unit::Count,
     "Frames that a camera's rolling buffer holds in a tier; on disk also those in memory",
 );
-const TOKEN_BYTES: Metric = gauge_of(
+pub const TOKEN_BYTES: Metric = gauge_of(
     "lookout_buffer_token_bytes",
     Unit::Bytes,
     "Of what a camera's rolling buffer holds in the hot tier, the tokens",
@@ -93,20 +90,20 @@ const REENCODED: Metric = counter_of(
     "lookout_frames_reencoded_total",
     "Frames encoded again from their JPEG, for a question about what has left the hot tier",
 );
-const RECALL_BYTES: Metric = gauge_of(
+pub const RECALL_BYTES: Metric = gauge_of(
     "lookout_recall_bytes",
     Unit::Bytes,
     "Tokens of frames encoded again that are kept for the next question",
 );
 const QUEUE_LENGTH: Metric =
     gauge_of("lookout_queue_length", Unit::Count, "Captions and questions that wait for the model");
-const PREFIX_LOOKUPS: Metric = counter_of(
+pub const PREFIX_LOOKUPS: Metric = counter_of(
     "lookout_prefix_lookups_total",
     "Prompts whose window's prefix was sought in the prefix cache: hit or miss",
 );
-const PREFIX_EVICTIONS: Metric =
+pub const PREFIX_EVICTIONS: Metric =
     counter_of("lookout_prefix_evictions_total", "Prefixes that left the prefix cache for room");
-const PREFIX_BYTES: Metric =
+pub const PREFIX_BYTES: Metric =
     gauge_of("lookout_prefix_cache_bytes", Unit::Bytes, "What the prefix cache holds");
 const PREFIXES: Metric =
     gauge_of("lookout_prefixes", Unit::Count, "Windows whose prefix is in the prefix cache");
@@ -550,15 +547,16 @@ fn one_if(yes: bool) -> f64 {
     if yes { 1.0 } else { 0.0 }
 }
 
-struct Metric {
-    name: &'static str,
+/// A metric as `/metrics` shows it.
+pub struct Metric {
+    pub name: &'static str,
     kind: Shape,
     unit: Unit,
     about: &'static str,
 }
 
 #[derive(Clone, Copy)]
-enum Shape {
+pub enum Shape {
     Counter,
     Gauge,
     Histogram,
@@ -580,6 +578,14 @@ const fn counter_of(name: &'static str, about: &'static str) -> Metric {
 
 const fn gauge_of(name: &'static str, unit: Unit, about: &'static str) -> Metric {
     Metric { name, kind: Shape::Gauge, unit, about }
+}
+
+/// Runs `record` with a recorder of its own and returns the metrics as `/metrics` shows them.
+#[cfg(test)]
+pub fn rendered(record: impl FnOnce()) -> String {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    metrics::with_local_recorder(&recorder, record);
+    recorder.handle().render()
 }
 
 #[cfg(test)]

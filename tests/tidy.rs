@@ -23,7 +23,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("turbojpeg", &["daemon/vision/"]),
     ("crc32fast", &["daemon/disk/record"]),
     ("lru", &["daemon/bounded"]),
-    ("plotters", &["daemon/cli/bench/streams/chart"]),
+    ("plotters", &["daemon/bench/streams/chart"]),
     ("tonic", &["daemon/publish/grpc", "daemon/client", "daemon/lib.rs"]),
     ("tonic_prost", &["daemon/publish/grpc", "daemon/client", "daemon/lib.rs"]),
     ("tonic_health", &["daemon/publish/grpc", "daemon/client"]),
@@ -43,7 +43,10 @@ const HOMES: &[(&str, &[&str])] = &[
     ("metrics", &["daemon/telemetry"]),
     ("metrics_exporter_prometheus", &["daemon/telemetry"]),
     // `Kind` of an event and a question's `Detail` are also values of flags.
-    ("clap", &["daemon/cli/", "daemon/demo/", "daemon/event.rs", "daemon/question"]),
+    (
+        "clap",
+        &["daemon/cli/", "daemon/bench/", "daemon/demo/", "daemon/event.rs", "daemon/question"],
+    ),
 ];
 
 /// Modules of values and arithmetic: each place, and the only foreign names it may use outside its

@@ -5,8 +5,9 @@ use std::io::Write;
 use clap::Args;
 use tokio::runtime::Runtime;
 
-use super::{Client, Failure};
+use super::Client;
 use crate::client;
+use crate::exit::Failure;
 use crate::question::{Detail, Draft, Limits, Question, RawLength, RawTime};
 
 #[derive(Args)]

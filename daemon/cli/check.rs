@@ -6,11 +6,11 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::Failure;
 use crate::app;
 use crate::camera;
 use crate::config::{self, Config};
 use crate::disk;
+use crate::exit::Failure;
 
 /// Longest wait for a camera's first frame.
 const CAMERA_TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,9 +1,6 @@
 //! The command line: one file per subcommand that is longer than a few lines.
-//!
-//! Exit codes: 0 done, 1 failed while running, 2 cannot begin (config, model, address).
 
 mod ask;
-mod bench;
 mod check;
 mod model;
 mod run;
@@ -15,10 +12,11 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use tokio::runtime::Runtime;
-use toml::{Table, Value};
 
+use crate::bench;
 use crate::client::{self, OnEnd, Output};
 use crate::event::Kind;
+use crate::exit::Failure;
 use crate::telemetry;
 
 /// Watch RTSP cameras and describe in text what happens.
@@ -115,36 +113,6 @@ struct Client {
 impl Client {
     fn output(&self) -> Output {
         if self.json { Output::Json } else { Output::Text }
-    }
-}
-
-/// Parses a precision as in the config: `q4`, or `vision=int8,embed=fp16,decoder=q4`.
-fn precision(text: &str) -> Result<Value, String> {
-    if !text.contains('=') {
-        return Ok(text.into());
-    }
-    let pair = |pair: &str| {
-        let (graph, suffix) = pair.split_once('=').ok_or("wanted GRAPH=SUFFIX,…")?;
-        Ok((graph.to_string(), Value::from(suffix)))
-    };
-    text.split(',').map(pair).collect::<Result<Table, String>>().map(Value::Table)
-}
-
-/// The reason the program ends early, and its exit code.
-pub struct Failure {
-    code: u8,
-    error: anyhow::Error,
-}
-
-impl Failure {
-    fn cannot_begin(error: impl Into<anyhow::Error>) -> Failure {
-        Failure { code: 2, error: error.into() }
-    }
-}
-
-impl<E: Into<anyhow::Error>> From<E> for Failure {
-    fn from(error: E) -> Failure {
-        Failure { code: 1, error: error.into() }
     }
 }
 

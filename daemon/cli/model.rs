@@ -9,8 +9,9 @@ use std::time::Duration;
 use clap::Args;
 use toml::{Table, Value};
 
-use super::{Failure, precision};
+use crate::bench::package::precision;
 use crate::config;
+use crate::exit::Failure;
 use crate::inspection::{Footage, GraphFile, Inspection, Model, Plan, Running, RunsOn};
 
 #[derive(Args)]

@@ -6,9 +6,9 @@ use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-use super::Failure;
 use crate::app::{App, Ended};
 use crate::config::Config;
+use crate::exit::Failure;
 
 pub async fn run(config: &Path) -> Result<ExitCode, Failure> {
     let mut signals = signals()?;

@@ -7,7 +7,6 @@ use clap::Args;
 use toml::{Table, Value};
 
 use crate::assets;
-use crate::cli::precision;
 
 #[derive(Args)]
 pub struct Which {
@@ -37,6 +36,18 @@ impl Which {
         keys.extend(self.precision.clone().map(|precision| ("precision".into(), precision)));
         Ok(keys)
     }
+}
+
+/// Parses a precision as in the config: `q4`, or `vision=int8,embed=fp16,decoder=q4`.
+pub fn precision(text: &str) -> Result<Value, String> {
+    if !text.contains('=') {
+        return Ok(text.into());
+    }
+    let pair = |pair: &str| {
+        let (graph, suffix) = pair.split_once('=').ok_or("wanted GRAPH=SUFFIX,…")?;
+        Ok((graph.to_string(), Value::from(suffix)))
+    };
+    text.split(',').map(pair).collect::<Result<Table, String>>().map(Value::Table)
 }
 
 /// Returns the demo's package in fp16, which runs everywhere: onnxruntime's CUDA has no

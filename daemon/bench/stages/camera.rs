@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{anyhow, bail};
 
+use crate::bench::cpu::cpu_time;
 use crate::camera::{self, Sink};
-use crate::cli::bench::cpu::cpu_time;
 use crate::config;
 use crate::event::CameraStatus;
 use crate::frame::Frame;

@@ -20,13 +20,13 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use super::Row;
 use super::memory::{self, Memory, Sample, Wanted};
 use super::questions::Asker;
+use super::scrape::Held;
 use super::simulate::until_next;
 use crate::config::Precision;
 use crate::demo::children::Children;
 use crate::demo::{CAMERAS, START_TIMEOUT, assets, free_port};
 use crate::model::Package;
 use crate::slowfast::{Plan, TokenShape};
-use crate::telemetry::Held;
 
 /// Number of windows that fit in the prefix cache. It fills soon, but takes no more memory than a
 /// daemon's usually does.

@@ -21,12 +21,12 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde::Serialize;
 
-use super::super::Failure;
 use super::cpu::cpu_time;
 use super::median;
-use super::which::Which;
+use super::package::Which;
 use super::window::{self, Answered, QUESTIONS, Window};
 use crate::config;
+use crate::exit::Failure;
 use crate::language::{Decoder, Embedder, LanguageModel};
 use crate::model::{Package, Runtime};
 use crate::slowfast::VideoTokens;

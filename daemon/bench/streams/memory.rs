@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::Row;
-use crate::telemetry::Held;
+use super::scrape::Held;
 
 /// Time between two samples.
 pub const LOOK: Duration = Duration::from_secs(2);
@@ -103,7 +103,7 @@ impl Memory {
             rest: resident - told as f64,
             disk_frames: sum(|b| b.disk.frames as u64) as usize,
             disk_bytes: sum(|b| b.disk.bytes),
-            journal_events: events.min(crate::app::JOURNAL_EVENTS as u64),
+            journal_events: events.min(crate::journal::CAPACITY as u64),
         }
     }
 }

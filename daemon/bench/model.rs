@@ -20,10 +20,10 @@ use serde::Serialize;
 
 use super::clip::{self, Scene};
 use super::median;
+use super::package::Which;
 use super::parity::{Parity, Tolerance};
-use super::which::Which;
-use crate::cli::Failure;
 use crate::config::{self, Sampling};
+use crate::exit::Failure;
 use crate::language::template::ChatTemplate;
 use crate::language::tokenizer::Tokenizer;
 use crate::language::{Decoder, Embedder, Sampler};

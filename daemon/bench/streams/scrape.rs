@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{
+use crate::telemetry::{
     BUFFER_BYTES, BUFFER_FRAMES, FRAMES_EVICTED, PREFIX_BYTES, PREFIX_EVICTIONS, PREFIX_LOOKUPS,
     RECALL_BYTES, TOKEN_BYTES,
 };
@@ -55,14 +55,13 @@ impl Held {
 
 #[cfg(test)]
 mod tests {
-    use metrics_exporter_prometheus::PrometheusBuilder;
-
-    use super::super::{buffer, frames_evicted, prefix_looked_up, prefixes_kept, recalled};
     use super::*;
+    use crate::telemetry::{
+        buffer, frames_evicted, prefix_looked_up, prefixes_kept, recalled, rendered,
+    };
 
     #[test]
     fn what_is_measured_is_read_back() {
-        let recorder = PrometheusBuilder::new().build_recorder();
         let usage = |bytes| Usage {
             hot: Tier { frames: 3, bytes },
             token_bytes: bytes / 2,
@@ -71,7 +70,7 @@ mod tests {
             frames: 0,
             evicted: 2,
         };
-        metrics::with_local_recorder(&recorder, || {
+        let text = rendered(|| {
             for (camera, bytes) in [("gate-0", 100), ("yard-1", 200)] {
                 buffer(camera, &usage(bytes));
                 frames_evicted(camera, 2);
@@ -82,7 +81,6 @@ mod tests {
                 prefix_looked_up(found);
             }
         });
-        let text = recorder.handle().render();
         let cameras = ["yard-1", "gate-0", "drive-2"].map(String::from);
         let held = Held::read(&text, &cameras);
         let wanted = Held {

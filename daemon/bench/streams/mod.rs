@@ -9,6 +9,7 @@ mod measure;
 mod memory;
 #[cfg(feature = "demo")]
 mod questions;
+mod scrape;
 mod simulate;
 
 use std::fmt::Write as _;

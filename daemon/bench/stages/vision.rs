@@ -7,7 +7,7 @@ use std::ops::Range;
 use serde::Serialize;
 
 use super::spent;
-use crate::cli::bench::median;
+use crate::bench::median;
 use crate::config::Config;
 use crate::frame::Frame;
 use crate::loaded;

@@ -5,23 +5,23 @@ mod clip;
 mod cpu;
 #[cfg(feature = "demo")]
 mod ingest;
+mod language;
 #[cfg(feature = "demo")]
 mod loopback;
 mod model;
+pub mod package;
 mod parity;
 #[cfg(feature = "demo")]
 mod stages;
 mod streams;
-mod which;
 mod window;
-mod words;
 
 use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
-use super::Failure;
+use crate::exit::Failure;
 
 #[derive(Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -42,7 +42,7 @@ enum What {
     Streams(streams::Options),
     /// Measure the cost of further questions about a window and of answers generated together, and
     /// the time that the daemon adds to onnxruntime's own.
-    Words(words::Options),
+    Words(language::Options),
     /// Measure the cost of a frame and of a caption, stage by stage, on the CPU. Also compare
     /// encoding each frame once with re-encoding the frames of every window.
     #[cfg(feature = "demo")]
@@ -62,7 +62,7 @@ pub fn run(bench: Bench, out: &mut dyn Write) -> Result<ExitCode, Failure> {
         None => model::run(&bench.model, out),
         Some(What::Model(options)) => model::run(&options, out),
         Some(What::Streams(options)) => Ok(streams::run(options, out).map(|()| ExitCode::SUCCESS)?),
-        Some(What::Words(options)) => words::run(&options, out),
+        Some(What::Words(options)) => language::run(&options, out),
         #[cfg(feature = "demo")]
         Some(What::Stages(options)) => stages::run(&options, out),
         #[cfg(feature = "demo")]
