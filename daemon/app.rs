@@ -23,12 +23,12 @@ use crate::heartbeat::Worker;
 use crate::journal::{self, Journal};
 use crate::language::{Budget, LanguageModel, Limits};
 use crate::loaded::LoadedModel;
+use crate::metrics::{self, PrometheusHandle, Wire};
 use crate::model::{ModelError, Package, Runtime};
 use crate::publish::{self, Listener, grpc, http, mqtt};
 use crate::question::{self, Question};
 use crate::run_clock::RunClock;
 use crate::service::{Answer, AskError, CameraInfo, Looking, Readiness, Service};
-use crate::telemetry::{self, PrometheusHandle, Wire};
 use crate::vision::{evidence, preprocess};
 
 /// Interval of the check for hung workers where systemd sets no watchdog interval.
@@ -76,7 +76,7 @@ impl App {
     /// Binds the addresses first, so that an occupied one is reported at once. Then loads the
     /// model.
     pub async fn build(config: Config) -> anyhow::Result<App> {
-        let metrics = telemetry::install().context("metrics")?;
+        let metrics = metrics::install().context("metrics")?;
         let listen = async |wire, listen| match listen {
             Some(config::Listen { addr, connections }) => {
                 Listener::bind(wire, addr, connections).await.map(Some)
@@ -101,7 +101,7 @@ impl App {
         if let Some(page) = page {
             let _ = page.await;
         }
-        telemetry::model(&words.model, &words.device, &words.device_reason);
+        metrics::model(&words.model, &words.device, &words.device_reason);
         let run = this_run(disk.as_ref());
         let journal = Journal::new(run, journal::CAPACITY);
         let clock = Arc::new(RunClock::start());
@@ -137,7 +137,7 @@ impl App {
             .collect();
         let stop = CancellationToken::new();
         let service: Arc<dyn Service> = daemon.clone();
-        let upkeep = tokio::spawn(telemetry::upkeep(self.metrics.clone()));
+        let upkeep = tokio::spawn(metrics::upkeep(self.metrics.clone()));
         let mut wires = JoinSet::new();
         if let Some(listener) = self.grpc {
             let (service, end) = (service.clone(), stop.clone());
@@ -415,10 +415,10 @@ impl Sink for Daemon {
     }
 
     fn status(&self, camera: &Arc<str>, status: CameraStatus) {
-        telemetry::camera_live(camera, status.phase == Phase::Live);
+        metrics::camera_live(camera, status.phase == Phase::Live);
         let before = self.statuses().insert(camera.clone(), status.clone());
         if before.is_some_and(|before| before.reconnects < status.reconnects) {
-            telemetry::camera_reconnect(camera);
+            metrics::camera_reconnect(camera);
         }
         self.journal.append(camera.clone(), Body::Camera(status));
     }

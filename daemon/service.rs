@@ -9,8 +9,8 @@ use tokio::sync::mpsc;
 
 use crate::event::{CameraStatus, Description, Part};
 use crate::journal::Journal;
+use crate::metrics;
 use crate::question::{Draft, Limits, Question, QuestionError};
-use crate::telemetry;
 
 /// The daemon as the interfaces see it, implemented by `app`.
 pub trait Service: Send + Sync + 'static {
@@ -29,7 +29,7 @@ pub trait Service: Send + Sync + 'static {
     /// Checks the values that an interface read for a question.
     fn question(&self, draft: Draft) -> Result<Question, AskError> {
         let question = Question::new(draft, &self.limits()).map_err(AskError::from);
-        question.inspect_err(telemetry::question_refused)
+        question.inspect_err(metrics::question_refused)
     }
 
     /// Accepts a question about a range of a camera's time. Never waits: a full queue is an error.

@@ -13,12 +13,12 @@ use lookout::config::{Mqtt, MqttTls};
 use lookout::event::*;
 use lookout::frame::{Clock, Span};
 use lookout::journal::Journal;
+use lookout::metrics::Wire;
 use lookout::proto;
 use lookout::proto::lookout_client::LookoutClient;
 use lookout::publish::{Listener, Patience, PublishError, grpc, http, mqtt};
 use lookout::question::{Draft, Limits, Question};
 use lookout::service::*;
-use lookout::telemetry::Wire;
 use rumqttc::{AsyncClient, MqttOptions, Packet, QoS};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -1021,9 +1021,9 @@ async fn while_the_model_loads_http_is_healthy_and_not_ready() {
 #[tokio::test]
 async fn http_tells_health_readiness_and_metrics() {
     let daemon = Daemon::start(10).await;
-    let metrics = lookout::telemetry::install().unwrap();
-    lookout::telemetry::frame("gate");
-    lookout::telemetry::published("gate", Wire::Mqtt, Duration::from_millis(7));
+    let metrics = lookout::metrics::install().unwrap();
+    lookout::metrics::frame("gate");
+    lookout::metrics::published("gate", Wire::Mqtt, Duration::from_millis(7));
     let listener = listener(Wire::Http, "127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();

@@ -13,8 +13,8 @@ use super::clock::{self, CaptureClock, News};
 use super::colours;
 use crate::event::CameraStatus;
 use crate::frame::Frame;
+use crate::metrics::{self, Stage};
 use crate::run_clock::RunClock;
-use crate::telemetry::{self, Stage};
 
 pub struct Delivery {
     camera: Arc<str>,
@@ -66,7 +66,7 @@ impl Delivery {
             ),
             None => {}
         }
-        telemetry::stage(&self.camera, Stage::Decode, age);
+        metrics::stage(&self.camera, Stage::Decode, age);
         let number = sequence.next;
         sequence.next += 1;
         // Holding the lock keeps frames in the order of their numbers. A sink never waits.

@@ -17,7 +17,7 @@ use crate::bench;
 use crate::client::{self, OnEnd, Output};
 use crate::event::Kind;
 use crate::exit::Failure;
-use crate::telemetry;
+use crate::logging;
 
 /// Watch RTSP cameras and describe in text what happens.
 #[derive(Parser)]
@@ -120,7 +120,7 @@ pub fn main() -> ExitCode {
     // SAFETY: no thread has been started.
     unsafe { crate::model::no_telemetry() };
     let cli = Cli::parse();
-    let done = telemetry::init_log(cli.log.as_deref())
+    let done = logging::init(cli.log.as_deref())
         .map_err(|e| Failure::cannot_begin(anyhow::anyhow!(e)))
         .and_then(|()| obey(cli.command));
     match done {

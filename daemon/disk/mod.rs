@@ -26,8 +26,8 @@ pub use record::Record;
 pub use segment::fuzz_segment;
 
 use crate::frame::FrameId;
+use crate::metrics::{self, Unwritten};
 use crate::run_clock::boot_time;
-use crate::telemetry::{self, Unwritten};
 use crate::timeline::{Entry, Held, Place, Stored};
 use age::Now;
 use folder::{Aside, Folder};
@@ -244,7 +244,7 @@ impl Disk {
         };
         if place.is_none() {
             queue.missed(&record.camera);
-            telemetry::unwritten(&record.camera, Unwritten::Disk);
+            metrics::unwritten(&record.camera, Unwritten::Disk);
         }
         told.stored(&record.camera, record.id, place);
         self.measure();
@@ -328,8 +328,8 @@ impl Disk {
     fn measure(&self) {
         let folder = self.folder.as_ref();
         let aside = folder.map(Folder::aside).unwrap_or_default();
-        telemetry::disk(folder.map_or(0, Folder::bytes), self.failed.is_some());
-        telemetry::disk_aside(aside.unreadable.len(), aside.undeletable.len());
+        metrics::disk(folder.map_or(0, Folder::bytes), self.failed.is_some());
+        metrics::disk_aside(aside.unreadable.len(), aside.undeletable.len());
         let mut troubles: Vec<String> = Vec::new();
         if self.failed.is_some() {
             troubles.push(format!("no frame is kept on disk: {}", self.why));

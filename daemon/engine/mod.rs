@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use crate::bounded::Bounded;
+use crate::byte_lru::ByteLru;
 use crate::config::{self, Sampling};
 use crate::disk;
 use crate::event::Description;
@@ -41,10 +41,10 @@ use crate::frame::{Frame, FrameId, Span};
 use crate::heartbeat::Heartbeats;
 use crate::journal::Journal;
 use crate::language::Turn;
+use crate::metrics::{self, DropReason, SkipReason};
 use crate::run_clock::{Moment, RunClock};
 use crate::service::{AnswerItem, AskError};
 use crate::slowfast::{FrameTokens, Plan};
-use crate::telemetry::{self, DropReason, SkipReason};
 use crate::timeline::{Came, Chosen, Clip, Extent, Limits, Period, Tiers, Timeline, choose};
 
 use conversations::Conversations;
@@ -76,7 +76,7 @@ pub struct Engine {
     restoring: AtomicBool,
     /// Number of questions whose frames are being collected. They hold places in the queue.
     gathering: Arc<AtomicUsize>,
-    recalled: Mutex<Bounded<Named, Arc<FrameTokens>>>,
+    recalled: Mutex<ByteLru<Named, Arc<FrameTokens>>>,
     jobs: Mutex<Jobs>,
     wake: Condvar,
     /// The moment from which the scheduler's times are counted.
@@ -191,7 +191,7 @@ impl Engine {
             disk: buffer.disk.as_ref().map(|_| disk::Queue::new(disk::QUEUE_FRAMES, disk::LOOKUPS)),
             restoring: AtomicBool::new(false),
             gathering: Arc::default(),
-            recalled: Mutex::new(Bounded::new(buffer.recall_bytes.as_u64() as usize)),
+            recalled: Mutex::new(ByteLru::new(buffer.recall_bytes.as_u64() as usize)),
             inbox: Inbox::new(INBOX_FRAMES, buffer.inbox_bytes.as_u64() as usize),
             jobs: Mutex::new(Jobs {
                 scheduler: Scheduler::new(config.generate.queue),
@@ -213,12 +213,12 @@ impl Engine {
 
     /// Accepts a camera's frame. Never waits; if too many frames wait, the inbox drops some.
     pub fn frame(&self, frame: Frame) {
-        telemetry::frame(&frame.camera);
+        metrics::frame(&frame.camera);
         if let Some(lens) = self.cameras.get(&frame.camera) {
             lens.came.store(frame.number + 1, Ordering::Relaxed);
         }
         for camera in self.inbox.push(frame) {
-            telemetry::frames_dropped(&camera, DropReason::Inbox, 1);
+            metrics::frames_dropped(&camera, DropReason::Inbox, 1);
         }
     }
 
@@ -239,7 +239,7 @@ impl Engine {
         if let Some(lens) = self.cameras.get(camera) {
             lens.skipped.fetch_add(1, Ordering::Relaxed);
         }
-        telemetry::caption_skipped(camera, reason);
+        metrics::caption_skipped(camera, reason);
     }
 
     /// Samples an extent of a camera's footage among the frames whose tokens are in memory. Returns
@@ -258,7 +258,7 @@ impl Engine {
         choose(&ring, extent.into(), lens.period, came, &self.plan, tiers)
     }
 
-    fn recalled(&self) -> MutexGuard<'_, Bounded<Named, Arc<FrameTokens>>> {
+    fn recalled(&self) -> MutexGuard<'_, ByteLru<Named, Arc<FrameTokens>>> {
         // The map is consistent after each of its methods, so a poisoned lock is still usable.
         self.recalled.lock().unwrap_or_else(PoisonError::into_inner)
     }

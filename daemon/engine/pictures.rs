@@ -16,11 +16,11 @@ use super::{Engine, Window};
 use crate::disk::{Record, Write};
 use crate::frame::{Frame, FrameId};
 use crate::heartbeat::Worker;
+use crate::metrics::{self, DropReason, FailureKind, SkipReason, Stage, Unwritten};
 use crate::model::{ModelError, Part};
 use crate::run_clock::Moment;
 use crate::service::AskError;
 use crate::slowfast::{FrameTokens, Grid, Plan, pool_frame};
-use crate::telemetry::{self, DropReason, FailureKind, SkipReason, Stage, Unwritten};
 use crate::timeline::{Entry, Extent, Held, Ring, Stored};
 use crate::vision::evidence::{Evidence, Picture};
 use crate::vision::preprocess::{PictureError, Preprocess, Scratch};
@@ -100,7 +100,7 @@ impl Pictures {
             Ok(encoded) => encoded,
             Err(error) => {
                 for (arrival, _) in &good {
-                    telemetry::model_failed(Part::Vision, FailureKind::Run);
+                    metrics::model_failed(Part::Vision, FailureKind::Run);
                     engine.unusable(&arrival.frame, DropReason::Failed, &error);
                 }
                 return self.failures.failed(Instant::now(), &error);
@@ -120,7 +120,7 @@ impl Pictures {
         let took = begun.elapsed();
         for arrival in &kept {
             let frame = &arrival.frame;
-            telemetry::stage(&frame.camera, Stage::Encode, took / kept.len() as u32);
+            metrics::stage(&frame.camera, Stage::Encode, took / kept.len() as u32);
             let closed = windows
                 .get_mut(&frame.camera)
                 .and_then(|windows| windows.frame(frame.monotonic, arrival.at));
@@ -164,7 +164,7 @@ impl Pictures {
         let encoded = match encoded {
             Ok(encoded) => encoded,
             Err(error) => {
-                telemetry::model_failed(Part::Vision, FailureKind::Run);
+                metrics::model_failed(Part::Vision, FailureKind::Run);
                 tracing::warn!(camera = &*recall.camera, "no answer: {error}");
                 recall.fails(AskError::Failed(error.to_string()));
                 return self.failures.failed(Instant::now(), &error);
@@ -196,7 +196,7 @@ impl Pictures {
     /// while.
     fn judge(&mut self, encoded: &[Option<FrameTokens>]) -> Result<(), ModelError> {
         let wrong = encoded.iter().filter(|tokens| tokens.is_none()).count();
-        (0..wrong).for_each(|_| telemetry::model_failed(Part::Vision, FailureKind::NotFinite));
+        (0..wrong).for_each(|_| metrics::model_failed(Part::Vision, FailureKind::NotFinite));
         if wrong < encoded.len() {
             self.failures.worked();
         } else if wrong > 0 {
@@ -250,7 +250,7 @@ impl Engine {
                 missing_before: false,
             };
             if !disk.write(Write { record, jpeg }) {
-                telemetry::unwritten(camera, Unwritten::Queue);
+                metrics::unwritten(camera, Unwritten::Queue);
                 self.change(camera, |ring| ring.stored(id, None));
             }
         }
@@ -262,7 +262,7 @@ impl Engine {
 
     /// Drops a frame that arrived but cannot be used.
     fn unusable(&self, frame: &Frame, reason: DropReason, why: &dyn std::fmt::Display) {
-        telemetry::frames_dropped(&frame.camera, reason, 1);
+        metrics::frames_dropped(&frame.camera, reason, 1);
         tracing::warn!(camera = &*frame.camera, "frame {} dropped: {why}", frame.number);
         let id = FrameId { run: self.run, number: frame.number };
         self.change(&frame.camera, |ring| ring.corrupt(id));
@@ -275,8 +275,8 @@ impl Engine {
         change(&mut ring);
         let usage = ring.usage();
         drop(ring);
-        telemetry::frames_evicted(camera, usage.evicted - before);
-        telemetry::buffer(camera, &usage);
+        metrics::frames_evicted(camera, usage.evicted - before);
+        metrics::buffer(camera, &usage);
     }
 
     /// Queues a closed window for captioning, if the camera has captions. Its UTC follows the clock
@@ -301,7 +301,7 @@ impl Engine {
         if older.is_some() {
             self.skip(camera, SkipReason::Replaced);
         }
-        telemetry::queue_length(jobs.scheduler.waiting());
+        metrics::queue_length(jobs.scheduler.waiting());
         drop(jobs);
         self.wake.notify_one();
     }

@@ -14,16 +14,16 @@ use super::{Asked, Engine, Lens, parts, range};
 use crate::event::{Body, Description, FrameRef};
 use crate::frame::{FrameId, Span, rfc3339, shift};
 use crate::language::Turn;
+use crate::metrics;
 use crate::question::{Detail, Question, Range};
 use crate::run_clock::{Moment, RunClock};
 use crate::service::{Answer, AnswerItem, AskError};
-use crate::telemetry;
 use crate::timeline::{Extent, Tiers};
 
 impl Engine {
     /// Accepts a question, or returns the reason for a refusal.
     pub fn ask(self: &Arc<Engine>, question: Question) -> Result<Answer, AskError> {
-        self.enqueue(question).inspect_err(telemetry::question_refused)
+        self.enqueue(question).inspect_err(metrics::question_refused)
     }
 
     fn enqueue(self: &Arc<Engine>, question: Question) -> Result<Answer, AskError> {
@@ -113,7 +113,7 @@ impl Engine {
         to: &mpsc::Sender<AnswerItem>,
         description: Description,
     ) {
-        telemetry::answer(camera);
+        metrics::answer(camera);
         let Description { prompt, text, window, conversation, .. } = &description;
         let turn = Turn { question: prompt.clone(), answer: text.clone() };
         let known = Conversation { window: *window, frames, turns: turns.to_vec() };

@@ -13,9 +13,9 @@ use super::long::Look;
 use crate::disk::{Jpegs, Read, Reader, Refused, Told, Wanted};
 use crate::frame::FrameId;
 use crate::heartbeat::Worker;
+use crate::metrics;
 use crate::service::{AnswerItem, AskError};
 use crate::slowfast::FrameTokens;
-use crate::telemetry;
 use crate::timeline::{Chosen, Entry, Place, Stored};
 
 /// A place in the queue that is reserved before it is used.
@@ -60,7 +60,7 @@ impl Recall {
 
     /// Stores the tokens of frames that have been encoded, with their positions.
     pub fn encoded(&mut self, engine: &Engine, frames: Vec<(usize, FrameTokens)>, took: Duration) {
-        telemetry::reencoded(&self.camera, frames.len() as u64);
+        metrics::reencoded(&self.camera, frames.len() as u64);
         self.encode += took;
         let mut recalled = engine.recalled();
         for (at, tokens) in frames {
@@ -69,7 +69,7 @@ impl Recall {
             recalled.put(name, tokens.clone(), bytes);
             self.tokens[at] = Some(tokens);
         }
-        telemetry::recalled(recalled.bytes() as u64);
+        metrics::recalled(recalled.bytes() as u64);
     }
 
     pub fn is_complete(&self) -> bool {
@@ -146,7 +146,7 @@ impl Engine {
             let _ = to.try_send(AnswerItem::Failed(AskError::Stopping));
             return;
         }
-        telemetry::queue_length(jobs.scheduler.waiting());
+        metrics::queue_length(jobs.scheduler.waiting());
         drop(jobs);
         self.wake.notify_one();
     }

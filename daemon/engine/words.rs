@@ -31,10 +31,10 @@ use crate::language::{
     Failure, LanguageError, LanguageModel, Limits, Listening, Reply, Request, Said, Seen, Ticket,
     Turn, Urgency,
 };
+use crate::metrics::{self, FailureKind, SkipReason, Stage};
 use crate::model::{ModelError, Part};
 use crate::service::{AnswerItem, AskError};
 use crate::slowfast::{FrameTokens, Plan, assemble};
-use crate::telemetry::{self, FailureKind, SkipReason, Stage};
 use crate::timeline::{Clip, Look};
 
 /// Maximum time that an idle worker sleeps, so that its heartbeat continues.
@@ -135,7 +135,7 @@ impl<W: Writer> Words<W> {
         let mut failures = Failures::default();
         let mut last_finished = Instant::now();
         loop {
-            telemetry::rows(running.len());
+            metrics::rows(running.len());
             match engine.next_job(self.room()) {
                 Some(job) => match self.begin(engine, job, running, &mut failures)? {
                     Begun::Works | Begun::Done => continue,
@@ -197,7 +197,7 @@ impl<W: Writer> Words<W> {
         if let Next::Caption(camera, window) = &job
             && let Some(unchanged) = self.unchanged(engine, camera, &clip)
         {
-            telemetry::caption_unchanged(camera);
+            metrics::caption_unchanged(camera);
             let reply = Reply {
                 text: "unchanged".into(),
                 ids: Vec::new(),
@@ -276,7 +276,7 @@ impl<W: Writer> Words<W> {
     fn unchanged(&self, engine: &Engine, camera: &Arc<str>, clip: &Clip) -> Option<Unchanged> {
         let limit = engine.cameras.get(camera)?.unchanged;
         let (change, unchanged) = self.still.compare(camera, &clip.frames, self.dim, limit)?;
-        telemetry::window_change(camera, change);
+        metrics::window_change(camera, change);
         unchanged.filter(|_| limit > 0.0 && clip.coverage.gaps.is_empty())
     }
 
@@ -347,7 +347,7 @@ impl<W: Writer> Words<W> {
         if let Some(lens) = engine.cameras.get(camera) {
             caption.skipped = lens.skipped.swap(0, Ordering::Relaxed);
         }
-        telemetry::caption(camera);
+        metrics::caption(camera);
         measure(camera, &caption);
         let event = engine.journal.append(camera.clone(), Body::Caption(caption));
         // This comes after publishing, so that the camera's next caption cannot overtake this one.
@@ -448,11 +448,11 @@ fn measure(camera: &str, description: &Description) {
         (Stage::Prefill, timing.prefill_seconds),
         (Stage::DecodeTokens, timing.decode_seconds),
     ] {
-        telemetry::stage(camera, stage, Duration::from_secs_f64(seconds));
+        metrics::stage(camera, stage, Duration::from_secs_f64(seconds));
     }
     let usage = description.usage;
     let seen = u64::from(usage.video_tokens) + u64::from(usage.text_tokens);
-    telemetry::tokens(camera, seen, u64::from(usage.new_tokens));
+    metrics::tokens(camera, seen, u64::from(usage.new_tokens));
 }
 
 fn timing(since: Instant, encode: Duration, reply: &Reply) -> Timing {
@@ -516,7 +516,7 @@ impl Engine {
                 Room::Question => jobs.scheduler.next_question().map(Next::Question),
                 Room::Nothing => None,
             };
-            telemetry::queue_length(jobs.scheduler.waiting());
+            metrics::queue_length(jobs.scheduler.waiting());
             match next {
                 Some(Next::Question(asked)) if asked.to.is_closed() => {}
                 Some(Next::Question(asked)) if jobs.stopping => {
@@ -550,7 +550,7 @@ impl Engine {
                 (FailureKind::NotFinite, SkipReason::NotFinite, error)
             }
         };
-        telemetry::model_failed(Part::Language, kind);
+        metrics::model_failed(Part::Language, kind);
         match job {
             Next::Caption(camera, _) => {
                 tracing::warn!(camera = &*camera, "no caption: {failure}");
@@ -568,7 +568,7 @@ impl Engine {
         let mut jobs = self.jobs();
         jobs.stopping = true;
         let asked: Vec<Asked> = std::iter::from_fn(|| jobs.scheduler.next_question()).collect();
-        telemetry::queue_length(jobs.scheduler.waiting());
+        metrics::queue_length(jobs.scheduler.waiting());
         drop(jobs);
         asked.into_iter().for_each(|asked| asked.fails(AskError::Model(why.into())));
         self.wake.notify_all();

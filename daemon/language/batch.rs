@@ -28,11 +28,11 @@ use super::{
     Failure, Footage, KvCache, LanguageError, LanguageModel, Limits, Listening, Reply, Request,
     Sampler, Urgency,
 };
-use crate::bounded::Bounded;
+use crate::byte_lru::ByteLru;
 use crate::event::{Finish, Usage};
+use crate::metrics;
 use crate::model::TensorError;
 use crate::slowfast::VideoTokens;
-use crate::telemetry;
 
 /// The identifier of a sequence, valid from its beginning to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -63,7 +63,7 @@ pub(super) struct Batch {
     sequences: Vec<Sequence>,
     /// Number of rows that are being written, which come first. The others wait or are read.
     written: usize,
-    prefixes: Bounded<PrefixKey, Prefix>,
+    prefixes: ByteLru<PrefixKey, Prefix>,
     /// Time that writing still gets before the next chunk is read.
     owed: Duration,
     tickets: u64,
@@ -105,7 +105,7 @@ enum Turn {
 
 impl Batch {
     pub(super) fn new(cache: KvCache, prefix_bytes: usize) -> Batch {
-        let prefixes = Bounded::new(prefix_bytes);
+        let prefixes = ByteLru::new(prefix_bytes);
         let (sequences, owed) = (Vec::new(), Duration::ZERO);
         Batch { cache, sequences, written: 0, prefixes, owed, tickets: 0 }
     }
@@ -467,7 +467,7 @@ impl LanguageModel {
         let sequence = &mut sequences[row];
         let Some(key) = &sequence.key else { return Ok(()) };
         let found = prefixes.get(key);
-        telemetry::prefix_looked_up(found.is_some());
+        metrics::prefix_looked_up(found.is_some());
         if let Some(prefix) = found {
             self.decoder.restore(cache, row, prefix)?;
             sequence.usage.cached_tokens = sequence.shared as u32;
@@ -486,7 +486,7 @@ impl LanguageModel {
             Ok(prefix) => prefixes.put(key.clone(), prefix, bytes),
             Err(error) => tracing::warn!("a prefix is not kept: {error}"),
         }
-        telemetry::prefixes_kept(prefixes.bytes(), prefixes.count(), evicted);
+        metrics::prefixes_kept(prefixes.bytes(), prefixes.count(), evicted);
     }
 }
 

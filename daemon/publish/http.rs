@@ -20,8 +20,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::listener::Connection;
 use super::{Listener, PublishError};
+use crate::metrics::PrometheusHandle;
 use crate::service::{Readiness, Service};
-use crate::telemetry::PrometheusHandle;
 
 /// Time for which a connection may continue after the stop.
 const DRAIN: Duration = Duration::from_secs(1);

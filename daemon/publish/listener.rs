@@ -21,7 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
 
 use super::PublishError;
-use crate::telemetry::{self, Wire};
+use crate::metrics::{self, Wire};
 
 /// Pause before accepting again after the system refused, for lack of descriptors or memory.
 const REST: Duration = Duration::from_millis(200);
@@ -116,7 +116,7 @@ impl Listener {
                 }
             };
             let Ok(seat) = self.seats.clone().try_acquire_owned() else {
-                telemetry::connection_refused(self.wire);
+                metrics::connection_refused(self.wire);
                 if may_say(&self.said.full) {
                     let (wire, name, open) =
                         (self.wire.title(), self.wire.name(), self.connections);
@@ -157,14 +157,14 @@ struct Seat {
 
 impl Seat {
     fn take(permit: OwnedSemaphorePermit, wire: Wire) -> Seat {
-        telemetry::connections(wire, 1.0);
+        metrics::connections(wire, 1.0);
         Seat { wire, _permit: permit }
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        telemetry::connections(self.wire, -1.0);
+        metrics::connections(self.wire, -1.0);
     }
 }
 
@@ -292,7 +292,7 @@ impl Connection {
     }
 
     fn timed_out(&self, why: &'static str) -> io::Error {
-        telemetry::connection_timed_out(self.seat.wire);
+        metrics::connection_timed_out(self.seat.wire);
         io::Error::new(ErrorKind::TimedOut, why)
     }
 }

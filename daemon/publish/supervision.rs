@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::PublishError;
 use crate::backoff::{Backoff, SETTLED};
-use crate::telemetry::{self, Wire};
+use crate::metrics::{self, Wire};
 
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
@@ -42,7 +42,7 @@ where
         let pause = backoff.pause(rand::random());
         let seconds = pause.as_secs_f64();
         tracing::error!("{} failed: {why}; it begins again in {seconds:.1} s", wire.title());
-        telemetry::wire_restarted(wire);
+        metrics::wire_restarted(wire);
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = stop.cancelled() => return,

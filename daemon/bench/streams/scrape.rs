@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::telemetry::{
+use crate::metrics::{
     BUFFER_BYTES, BUFFER_FRAMES, FRAMES_EVICTED, PREFIX_BYTES, PREFIX_EVICTIONS, PREFIX_LOOKUPS,
     RECALL_BYTES, TOKEN_BYTES,
 };
@@ -56,7 +56,7 @@ impl Held {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::{
+    use crate::metrics::{
         buffer, frames_evicted, prefix_looked_up, prefixes_kept, recalled, rendered,
     };
 

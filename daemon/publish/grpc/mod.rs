@@ -25,11 +25,11 @@ use tonic_health::server::HealthReporter;
 use super::{Code, Listener, PublishError, retry_after_seconds};
 use crate::event::{Event, Kind};
 use crate::journal::{Cursor, Read};
+use crate::metrics::{self, Wire};
 use crate::proto;
 use crate::proto::lookout_server::{Lookout, LookoutServer};
 use crate::proto::watch_response::Item as WatchItem;
 use crate::service::{AskError, EvidenceError, Readiness, Service};
-use crate::telemetry::{self, Wire};
 
 /// Number of messages buffered per stream while the client's flow-control window is closed. Further
 /// events wait in the journal.
@@ -295,7 +295,7 @@ async fn watch(
         // Replayed events were published long ago and say nothing about this interface's latency.
         if let Some(event) = event.filter(|event| event.published_at >= begun) {
             let took = SystemTime::now().duration_since(event.published_at).unwrap_or_default();
-            telemetry::published(&event.camera, Wire::Grpc, took);
+            metrics::published(&event.camera, Wire::Grpc, took);
         }
     }
 }

@@ -21,7 +21,7 @@ use super::questions::Refusal;
 use super::topics::{OFFLINE, ONLINE};
 use crate::event::{Body, Event, Phase};
 use crate::journal::{Cursor, Read};
-use crate::telemetry::{self, Wire};
+use crate::metrics::{self, Wire};
 
 /// Capacity of the channel of client events that `converse` has not processed yet.
 const HEARD: usize = 64;
@@ -111,7 +111,7 @@ impl Publisher {
 
     /// Counts a message that does not reach the broker, and logs the first one of each topic.
     fn left_out(&mut self, origin: &Origin, why: &str) {
-        telemetry::mqtt_refused(1);
+        metrics::mqtt_refused(1);
         let Origin { sequence, topic, .. } = origin;
         if self.blame.may_say(topic) {
             tracing::warn!(sequence, "MQTT: a message on {topic} is left out: {why}");
@@ -291,7 +291,7 @@ impl Connection<'_> {
                 tracing::warn!(
                     "MQTT: {events} events left the journal before the broker took them"
                 );
-                telemetry::mqtt_lost(events);
+                metrics::mqtt_lost(events);
                 // The events are counted once, even if the connection breaks again.
                 self.outbox.enter(cursor.position() - 1, None, Vec::new());
                 // A camera's last change may be among them.
@@ -387,7 +387,7 @@ impl Connection<'_> {
             (Some(why), _) => self.publisher.left_out(&answered.origin, &why),
             (None, Some(event)) => {
                 let took = SystemTime::now().duration_since(event.published_at).unwrap_or_default();
-                telemetry::published(&event.camera, Wire::Mqtt, took);
+                metrics::published(&event.camera, Wire::Mqtt, took);
             }
             (None, None) => {}
         }

@@ -34,8 +34,8 @@ use tokio_util::sync::CancellationToken;
 use super::PublishError;
 use crate::backoff::Backoff;
 use crate::config::Mqtt;
+use crate::metrics;
 use crate::service::Service;
-use crate::telemetry;
 use blame::Blame;
 use connection::Ended;
 use link::{Break, Cause, Version};
@@ -56,7 +56,7 @@ pub async fn run(
 ) -> Result<(), PublishError> {
     let mut publisher = publisher.lock().await;
     publisher.leave_out_what_panicked();
-    telemetry::mqtt_connected(false);
+    metrics::mqtt_connected(false);
     let mut backoff = Backoff::new(LONGEST_PAUSE);
     loop {
         let done = publisher.done;
@@ -70,7 +70,7 @@ pub async fn run(
             () = stop.cancelled() => break,
         }
     }
-    telemetry::mqtt_connected(false);
+    metrics::mqtt_connected(false);
     Ok(())
 }
 
@@ -116,7 +116,7 @@ impl Publisher {
     fn leave_out_what_panicked(&mut self) {
         if let Some(sequence) = self.saying.take() {
             tracing::error!(sequence, "MQTT: an event cannot be said, and is left out");
-            telemetry::mqtt_refused(1);
+            metrics::mqtt_refused(1);
             self.unsayable.insert(sequence);
             if self.unsayable.len() > UNSAYABLE {
                 self.unsayable.pop_first();
@@ -126,7 +126,7 @@ impl Publisher {
 
     fn is_connected(&mut self) {
         self.has_connected = true;
-        telemetry::mqtt_connected(true);
+        metrics::mqtt_connected(true);
         let line = self.losses.connected();
         self.log(line);
     }
@@ -137,7 +137,7 @@ impl Publisher {
     }
 
     fn is_away(&mut self, broke: &Break, lasted: Option<Duration>) {
-        telemetry::mqtt_connected(false);
+        metrics::mqtt_connected(false);
         // Some brokers close the connection without a reason if they do not know the version.
         let unknown = lasted.is_none() && broke.cause == Cause::Closed && !self.has_connected;
         if broke.cause == Cause::Version || unknown {

@@ -11,10 +11,10 @@ use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde_json::{Map, Value};
 use tokio::task::JoinSet;
 
+use crate::metrics;
 use crate::publish::{Code, retry_after_seconds};
 use crate::question::{Draft, RawLength, RawTime, start_of};
 use crate::service::{Answer, AnswerItem, AskError, Service};
-use crate::telemetry;
 
 /// Maximum number of questions of this interface in progress. The engine's own queue is usually
 /// shorter and refuses earlier.
@@ -48,7 +48,7 @@ impl Questions {
         payload: &[u8],
     ) -> Result<(), Refusal> {
         let draft = draft(camera, payload).inspect_err(|_| {
-            telemetry::question_refused(&AskError::BadQuestion(String::new()));
+            metrics::question_refused(&AskError::BadQuestion(String::new()));
         })?;
         let id = draft.id.clone();
         let refuse = |error: AskError| Refusal::new(camera, &id, &error);

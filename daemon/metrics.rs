@@ -1,16 +1,14 @@
-//! Defines the daemon's metrics and sets up its log.
+//! Defines the daemon's metrics.
 //!
 //! Guarantees: metric names occur only in this module; other modules call the functions below.
 //! Metrics use base units (seconds, bytes) and the label `camera`. Before [`install`] the functions
 //! do nothing, so tests and tools need no recorder.
 
-use std::io::IsTerminal;
 use std::time::Duration;
 
 use metrics::{Unit, counter, gauge, histogram};
 pub use metrics_exporter_prometheus::PrometheusHandle;
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder};
-use tracing_subscriber::EnvFilter;
 
 const FRAMES: Metric = counter_of("lookout_frames_total", "Frames taken from a camera");
 const FRAMES_DROPPED: Metric = counter_of(
@@ -213,37 +211,6 @@ pub async fn upkeep(metrics: PrometheusHandle) {
         tick.tick().await;
         metrics.run_upkeep();
     }
-}
-
-/// Sets up the log on stderr. `RUST_LOG` takes precedence over `level`, the value of `--log`; the
-/// default is `info`. onnxruntime's messages of level `info` are not useful: it is logged from
-/// `warn` on, unless the level names `ort`.
-///
-/// Returns an error if the level is invalid or the log is already set up.
-pub fn init_log(level: Option<&str>) -> Result<(), String> {
-    let wanted = std::env::var(EnvFilter::DEFAULT_ENV).ok().filter(|text| !text.is_empty());
-    let wanted = wanted.as_deref().or(level).unwrap_or("info");
-    let filter = EnvFilter::try_new(wanted).map_err(|e| {
-        format!("log level {wanted:?}: {e}; one of error, warn, info, debug, trace")
-    })?;
-    let filter = match names_target(wanted, "ort") || matches!(wanted, "off" | "error") {
-        true => filter,
-        false => EnvFilter::try_new(format!("{wanted},ort=warn")).unwrap_or(filter),
-    };
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_env_filter(filter)
-        .try_init()
-        .map_err(|e| format!("the log is set up already: {e}"))
-}
-
-/// Returns true if one of the filter's directives is about this target (`ort=info`, `ort[span]`).
-fn names_target(filter: &str, target: &str) -> bool {
-    filter.split(',').any(|directive| {
-        let end = directive.find(['=', '[', ':']).unwrap_or(directive.len());
-        directive[..end].trim() == target
-    })
 }
 
 /// A stage on the way to a caption or an answer, to which its time is attributed.
@@ -591,22 +558,6 @@ pub fn rendered(record: impl FnOnce()) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_filter_names_ort_only_as_a_target() {
-        for filter in [
-            "ort=info",
-            "info,ort=debug",
-            "warn, ort",
-            concat!("ort", "::session=trace"),
-            "ort[x]=info",
-        ] {
-            assert!(names_target(filter, "ort"), "{filter}");
-        }
-        for filter in ["info", "lookout::transport=debug", "transport=debug", "lookout=ort"] {
-            assert!(!names_target(filter, "ort"), "{filter}");
-        }
-    }
 
     #[test]
     fn names_say_their_unit() {

@@ -5,18 +5,18 @@ use std::hash::Hash;
 use lru::LruCache;
 
 /// A map that evicts the least recently used entries to stay within a byte budget.
-pub struct Bounded<K: Eq + Hash, V> {
+pub struct ByteLru<K: Eq + Hash, V> {
     /// The values, each with its size in bytes.
     held: LruCache<K, (V, usize)>,
     bytes: usize,
     most: usize,
 }
 
-impl<K: Eq + Hash, V> Bounded<K, V> {
+impl<K: Eq + Hash, V> ByteLru<K, V> {
     /// Creates a cache that keeps at most `most` bytes. With 0, entries of one byte or more are not
     /// kept.
-    pub fn new(most: usize) -> Bounded<K, V> {
-        Bounded { held: LruCache::unbounded(), bytes: 0, most }
+    pub fn new(most: usize) -> ByteLru<K, V> {
+        ByteLru { held: LruCache::unbounded(), bytes: 0, most }
     }
 
     /// Returns the value of the key and marks it as the most recently used.
@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn the_least_recently_used_leaves() {
-        let mut kept = Bounded::new(10);
+        let mut kept = ByteLru::new(10);
         for (key, bytes) in [("a", 4), ("b", 4)] {
             assert_eq!(kept.make_room(bytes), Some(0));
             kept.put(key, key, bytes);
@@ -107,7 +107,7 @@ mod tests {
             most in 0usize..40,
             steps in prop::collection::vec((0u8..6, 1usize..16, any::<bool>()), 0..80),
         ) {
-            let mut kept = Bounded::new(most);
+            let mut kept = ByteLru::new(most);
             let mut list: Vec<(u8, usize)> = Vec::new();
             let sum = |list: &[(u8, usize)]| list.iter().map(|(_, bytes)| bytes).sum::<usize>();
             for (key, bytes, put) in steps {
