@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::camera::{self, CameraHandle, Sink};
 use crate::config::{self, Config};
 use crate::disk::{self, Disk, Trouble};
-use crate::engine::{Engine, Failures, Pictures, Still, Words};
+use crate::engine::{ChangeDetector, Engine, Failures, VisionWorker, Words};
 use crate::event::{Body, CameraStatus, Phase};
 use crate::files;
 use crate::frame::Frame;
@@ -43,7 +43,7 @@ pub struct App {
     config: Config,
     daemon: Arc<Daemon>,
     clock: Arc<RunClock>,
-    pictures: Pictures,
+    pictures: VisionWorker,
     words: Words,
     disk: Option<Disk>,
     grpc: Option<Listener>,
@@ -199,7 +199,7 @@ impl App {
 }
 
 /// Loads the model and its two workers.
-fn load(config: &Config) -> Result<(Pictures, Words, Runtime), ModelError> {
+fn load(config: &Config) -> Result<(VisionWorker, Words, Runtime), ModelError> {
     let begun = Instant::now();
     let model = &config.model;
     let loaded = LoadedModel::load(model, Budget::of(&config.generate))?;
@@ -225,14 +225,15 @@ fn load(config: &Config) -> Result<(Pictures, Words, Runtime), ModelError> {
     let scratch = preprocess::Scratch::default();
     let dim = encoder.dim();
     let failures = Failures::default();
-    let pictures = Pictures { encoder, preprocess, scratch, evidence, plan: model.plan, failures };
+    let pictures =
+        VisionWorker { encoder, preprocess, scratch, evidence, plan: model.plan, failures };
     let words = Words {
         language,
         dim,
         model: package.name,
         device,
         device_reason,
-        still: Still::default(),
+        still: ChangeDetector::default(),
     };
     Ok((pictures, words, runtime))
 }
@@ -327,7 +328,7 @@ pub fn check_model(config: &Config) -> Vec<(&'static str, Result<String, ModelEr
 /// service manager restarts the daemon.
 fn spawn_workers(
     engine: &Arc<Engine>,
-    pictures: Pictures,
+    pictures: VisionWorker,
     words: Words,
     disk: Option<Disk>,
     failed: &mpsc::Sender<anyhow::Error>,

@@ -11,19 +11,13 @@
 //! Guarantees: only two threads compute, and a third one owns the disk. None of them waits for a
 //! camera, a broker or a client.
 
-mod conversations;
-mod evidence;
+pub mod caption;
 mod failures;
 mod inbox;
-mod long;
-mod parts;
-mod pictures;
-mod questions;
-mod range;
-mod recall;
+mod question;
 pub mod scheduler;
-mod still;
-pub mod windows;
+mod snapshot;
+mod vision_worker;
 mod words;
 
 use std::collections::HashMap;
@@ -47,14 +41,15 @@ use crate::service::{AnswerItem, AskError};
 use crate::slowfast::{FrameTokens, Plan};
 use crate::timeline::{Came, Chosen, Clip, Extent, Limits, Period, Tiers, Timeline, choose};
 
-use conversations::Conversations;
+use caption::windows::close_offset;
 use inbox::Inbox;
-use recall::Recall;
+use question::conversations::Conversations;
+use question::frames::Recall;
 use scheduler::Scheduler;
 
+pub use caption::change::ChangeDetector;
 pub use failures::Failures;
-pub use pictures::Pictures;
-pub use still::Still;
+pub use vision_worker::VisionWorker;
 pub use words::Words;
 
 /// Maximum number of a camera's frames that wait to be encoded.
@@ -101,7 +96,7 @@ struct Lens {
     window: Duration,
     every: Duration,
     /// Offset within `every` at which the camera's windows close.
-    phase: Duration,
+    close_offset: Duration,
     freshness: Duration,
     /// Maximum change of a window that counts as unchanged. 0 disables the comparison.
     unchanged: f32,
@@ -168,7 +163,7 @@ impl Engine {
                 period: Period::of_rate(camera.fps),
                 window: camera.window,
                 every: camera.every,
-                phase: windows::phase(index, camera.every),
+                close_offset: close_offset(index, camera.every),
                 freshness: camera.freshness,
                 unchanged: camera.unchanged,
                 prompt: camera.prompt.clone(),

@@ -204,7 +204,7 @@ impl Estimate {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::windows::phase;
+    use super::super::caption::windows::close_offset;
     use super::*;
 
     const fn ms(milliseconds: u64) -> Duration {
@@ -395,7 +395,7 @@ mod tests {
         fn overload_is_shared_evenly_down_to_a_few_captions_a_round(
             cameras in 2usize..40, cost in 20u64..450, off in prop::collection::vec(0u64..20, 40),
         ) {
-            let phases = |c| off[c] + phase(c, ms(1000)).as_millis() as u64;
+            let phases = |c| off[c] + close_offset(c, ms(1000)).as_millis() as u64;
             shared_evenly(cost, &(0..cameras).map(phases).collect::<Vec<_>>())?;
         }
 

@@ -20,9 +20,9 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::caption::change::ChangeDetector;
 use super::failures::Failures;
 use super::scheduler::Next;
-use super::still::Still;
 use super::{Asked, Engine, Window};
 use crate::event::{Body, Description, Event, Finish, FrameRef, Timing, Unchanged, Usage};
 use crate::frame::{Span, rfc3339};
@@ -69,7 +69,7 @@ pub struct Words<W = LanguageModel> {
     pub model: String,
     pub device: String,
     pub device_reason: String,
-    pub still: Still,
+    pub still: ChangeDetector,
 }
 
 type Job = Next<Arc<str>, Asked, Window>;

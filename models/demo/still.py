@@ -2,7 +2,7 @@
 
     python models/demo/still.py [--package DIR] [--clips DIR] [--footage FILE]
 
-As daemon/engine/still.rs: 8 s at two frames a second, each window beside the one that begins 4 s before it; the largest
+As daemon/engine/caption/change.rs: 8 s at two frames a second, each window beside the one that begins 4 s before it; the largest
 squared distance of a fast token from the same of the first frame, in mean squares of that frame's tokens. In the
 footage something moves all the time.
 """

@@ -13,8 +13,8 @@ use rand::{Rng, SeedableRng};
 use serde::{Deserialize, Deserializer};
 
 use super::Row;
+use crate::engine::caption::windows::close_offset;
 use crate::engine::scheduler::{Next, Scheduler};
-use crate::engine::windows::phase;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -161,7 +161,7 @@ pub fn simulate(profile: &Profile, cameras: usize, length: f64, seed: u64) -> Ro
     let random = StdRng::seed_from_u64(seed);
     let every = duration(profile.cameras.every);
     let mut events: BinaryHeap<_> = (0..cameras)
-        .map(|camera| Event { at: phase(camera, every).as_secs_f64(), camera: Some(camera) })
+        .map(|camera| Event { at: close_offset(camera, every).as_secs_f64(), camera: Some(camera) })
         .map(Reverse)
         .collect();
     if profile.questions.is_some() {

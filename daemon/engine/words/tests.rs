@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::config::Config;
-use crate::engine::windows::Closed;
+use crate::engine::caption::windows::Closed;
 use crate::frame::{Clock, Frame};
 use crate::journal::Journal;
 use crate::run_clock::RunClock;
@@ -218,7 +218,7 @@ fn work(
         model: "stand-in".into(),
         device: "none".into(),
         device_reason: String::new(),
-        still: Still::default(),
+        still: ChangeDetector::default(),
     };
     words.run(engine)
 }

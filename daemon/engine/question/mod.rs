@@ -1,16 +1,19 @@
 //! Accepts a question: resolves its range to a span, collects its frames and reserves its place in
 //! the queue.
 
+pub mod conversations;
+pub mod frames;
+mod in_parts;
+mod parts;
+mod range;
+
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use super::conversations::{Conversation, Conversations};
-use super::long::{self, Long};
-use super::recall::Seat;
-use super::{Asked, Engine, Lens, parts, range};
+use super::{Asked, Engine, Lens};
 use crate::event::{Body, Description, FrameRef};
 use crate::frame::{FrameId, Span, rfc3339, shift};
 use crate::language::Turn;
@@ -19,6 +22,10 @@ use crate::question::{Detail, Question, Range};
 use crate::run_clock::{Moment, RunClock};
 use crate::service::{Answer, AnswerItem, AskError};
 use crate::timeline::{Extent, Tiers};
+
+use conversations::{Conversation, Conversations};
+use frames::Seat;
+use in_parts::Long;
 
 impl Engine {
     /// Accepts a question, or returns the reason for a refusal.
@@ -65,7 +72,7 @@ impl Engine {
                 parts.into_iter().map(|part| extent.part(part)).collect()
             }
         };
-        let asked = long::Question {
+        let asked = in_parts::Question {
             camera: camera.clone(),
             id: question.id().into(),
             text: question.text().into(),
@@ -105,7 +112,7 @@ impl Engine {
 
     /// Publishes an answer: adds it to the journal and the conversation, and sends it to the asker.
     /// `frames` are the frames for a further question, or `None` if that uses the whole window.
-    pub(super) fn publish(
+    pub(in crate::engine) fn publish(
         &self,
         camera: &Arc<str>,
         turns: &[Turn],
@@ -214,7 +221,7 @@ impl Engine {
 
 impl Asked {
     /// Sends a piece of the answer, which may be empty. Returns true while the asker still listens.
-    pub(super) fn hear(&self, piece: &str) -> bool {
+    pub(in crate::engine) fn hear(&self, piece: &str) -> bool {
         if self.speaks && !piece.is_empty() {
             // The channel has room for the whole answer, so sending fails only if the asker has
             // left.
@@ -223,7 +230,7 @@ impl Asked {
         !self.to.is_closed()
     }
 
-    pub(super) fn answered(self, engine: &Engine, mut description: Description) {
+    pub(in crate::engine) fn answered(self, engine: &Engine, mut description: Description) {
         description.conversation = self.conversation;
         match self.then {
             Some(then) => then(Ok(description)),
@@ -236,12 +243,12 @@ impl Asked {
     }
 
     /// Fails the question with an error that the asker did not cause.
-    pub(super) fn fails(self, error: AskError) {
+    pub(in crate::engine) fn fails(self, error: AskError) {
         let _ = self.to.try_send(AnswerItem::Failed(error));
     }
 
     /// Rejects the question, because the model cannot process it. `why` is the reason.
-    pub(super) fn unanswerable(self, why: String) {
+    pub(in crate::engine) fn unanswerable(self, why: String) {
         match self.then {
             Some(then) => then(Err(AskError::BadQuestion(why))),
             None => drop(self.to.try_send(AnswerItem::Failed(AskError::BadQuestion(why)))),

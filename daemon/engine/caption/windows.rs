@@ -19,7 +19,7 @@ pub struct Windows {
     every: Duration,
     /// Offset from a multiple of `every`, in the run's time, at which windows are to close. `None`
     /// once they do.
-    phase: Option<Duration>,
+    close_offset: Option<Duration>,
     /// The end of the next window, or `None` before the first frame.
     next_end: Option<Duration>,
     /// The newest frame's time, and its time of arrival.
@@ -35,8 +35,20 @@ pub struct Closed {
 }
 
 impl Windows {
-    pub fn new(period: Period, window: Duration, every: Duration, phase: Duration) -> Windows {
-        Windows { period, window, every, phase: Some(phase), next_end: None, newest: None }
+    pub fn new(
+        period: Period,
+        window: Duration,
+        every: Duration,
+        close_offset: Duration,
+    ) -> Windows {
+        Windows {
+            period,
+            window,
+            every,
+            close_offset: Some(close_offset),
+            next_end: None,
+            newest: None,
+        }
     }
 
     /// Records a frame of this time. Returns the window that it closes.
@@ -60,7 +72,10 @@ impl Windows {
     /// the last is returned, because captions describe the present.
     fn close(&mut self, time: Duration, mut end: Duration) -> Option<Closed> {
         let since = time.checked_sub(end)?;
-        let next = self.phase.take().map_or(self.every, |phase| self.until(phase, end));
+        let next = self
+            .close_offset
+            .take()
+            .map_or(self.every, |close_offset| self.until(close_offset, end));
         let mut next = end + next;
         if let Some(beyond) = since.checked_sub(next - end) {
             let more = beyond.as_nanos() / self.every.as_nanos();
@@ -72,9 +87,9 @@ impl Windows {
     }
 
     /// Returns the time from `end` to the next close: a whole number of frames, at most `every`,
-    /// chosen to close as near to `phase` as possible.
-    fn until(&self, phase: Duration, end: Duration) -> Duration {
-        let beyond = (end + self.every - phase).as_nanos() % self.every.as_nanos();
+    /// chosen to close as near to `close_offset` as possible.
+    fn until(&self, close_offset: Duration, end: Duration) -> Duration {
+        let beyond = (end + self.every - close_offset).as_nanos() % self.every.as_nanos();
         let wanted = self.every.as_secs_f64() - beyond as f64 / 1e9;
         match (wanted / self.period.0.as_secs_f64()).round() {
             0.0 => self.every,
@@ -87,10 +102,10 @@ fn nanoseconds(count: u128) -> Duration {
     Duration::from_nanos(u64::try_from(count).unwrap_or(u64::MAX))
 }
 
-/// Returns the phase of the camera with this index, counted from 0. It is as far from the earlier
+/// Returns the offset at which the windows close of the camera with this index, counted from 0. It is as far from the earlier
 /// ones as possible without knowing how many follow (van der Corput sequence: 0, 1/2, 1/4, 3/4, 1/8
 /// … of `every`).
-pub fn phase(index: usize, every: Duration) -> Duration {
+pub fn close_offset(index: usize, every: Duration) -> Duration {
     every.mul_f64((index as u32).reverse_bits() as f64 / 2f64.powi(32))
 }
 
@@ -107,9 +122,9 @@ mod tests {
         windows_at(3750)
     }
 
-    fn windows_at(phase: u64) -> Windows {
+    fn windows_at(close_offset: u64) -> Windows {
         let (window, every) = (Duration::from_secs(8), Duration::from_secs(4));
-        Windows::new(Period::of_rate(2.0), window, every, Duration::from_millis(phase))
+        Windows::new(Period::of_rate(2.0), window, every, Duration::from_millis(close_offset))
     }
 
     #[test]
@@ -128,18 +143,21 @@ mod tests {
 
     #[test]
     fn the_second_window_closes_sooner_so_that_all_later_ones_keep_the_phase() {
-        for phase in 0..4000 {
-            let (mut windows, now) = (windows_at(phase), Instant::now());
+        for close_offset in 0..4000 {
+            let (mut windows, now) = (windows_at(close_offset), Instant::now());
             let spans = (0..60).filter_map(|frame| windows.frame(at(frame * 500), now));
             let ends: Vec<Duration> = spans.map(|span| span.to).collect();
             assert_eq!(ends[0], at(7750));
             let steps: Vec<u128> =
                 ends.windows(2).map(|pair| (pair[1] - pair[0]).as_millis()).collect();
             let first = steps[0] as u64;
-            assert!((500..=4000).contains(&first) && first.is_multiple_of(500), "{phase}: {first}");
-            assert!(steps[1..].iter().all(|step| *step == 4000), "{phase}");
-            let off = (7750 + first + 4000 - phase) % 4000;
-            assert!(off.min(4000 - off) <= 250, "{phase}: {off}");
+            assert!(
+                (500..=4000).contains(&first) && first.is_multiple_of(500),
+                "{close_offset}: {first}"
+            );
+            assert!(steps[1..].iter().all(|step| *step == 4000), "{close_offset}");
+            let off = (7750 + first + 4000 - close_offset) % 4000;
+            assert!(off.min(4000 - off) <= 250, "{close_offset}: {off}");
         }
     }
 
@@ -147,7 +165,7 @@ mod tests {
     fn phases_are_far_apart_however_many_there_are() {
         for cameras in 1..100 {
             let mut phases: Vec<_> =
-                (0..cameras).map(|c| phase(c, Duration::from_secs(1))).collect();
+                (0..cameras).map(|c| close_offset(c, Duration::from_secs(1))).collect();
             phases.sort();
             phases.push(Duration::from_secs(1));
             let apart = phases.windows(2).map(|p| (p[1] - p[0]).as_secs_f64() * cameras as f64);

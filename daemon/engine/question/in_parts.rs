@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::super::{Asked, Engine, Then};
+use super::frames::Seat;
 use super::parts;
-use super::recall::Seat;
-use super::{Asked, Engine, Then};
 use crate::config;
 use crate::event::{
     Coverage, Description, Finish, FrameRef, Gap, GapCause, Part, Summary, Timing, Usage,
@@ -287,10 +287,10 @@ mod tests {
 
     use half::f16;
 
-    use super::super::scheduler::Next;
     use super::*;
     use crate::config::Config;
     use crate::disk::Told;
+    use crate::engine::scheduler::Next;
     use crate::frame::FrameId;
     use crate::journal::Journal;
     use crate::question::{Draft, Limits, Question as Checked, RawTime};

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use super::Engine;
-use super::long::Look;
+use super::super::Engine;
+use super::in_parts::Look;
 use crate::disk::{Jpegs, Read, Reader, Refused, Told, Wanted};
 use crate::frame::FrameId;
 use crate::heartbeat::Worker;
@@ -125,7 +125,7 @@ impl Engine {
     }
 
     /// Passes the question to the vision worker, or to the queue if nothing has to be encoded.
-    pub(super) fn recall(&self, recall: Recall) {
+    pub(in crate::engine) fn recall(&self, recall: Recall) {
         if recall.is_complete() {
             self.gathered(recall);
         } else if let Err(recall) = self.inbox.recall(recall) {

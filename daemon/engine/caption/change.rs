@@ -20,7 +20,7 @@ use crate::timeline::Look;
 
 /// The last captioned window of each camera.
 #[derive(Default)]
-pub struct Still {
+pub struct ChangeDetector {
     described: HashMap<Arc<str>, Described>,
 }
 
@@ -31,7 +31,7 @@ struct Described {
     is: Unchanged,
 }
 
-impl Still {
+impl ChangeDetector {
     /// Compares a window with the last captioned one. Returns its change, and the captioned window
     /// if nothing has happened. Returns `None` if no window was captioned. `dim` is the width of a
     /// token.
@@ -95,13 +95,13 @@ mod tests {
         Look { tokens, again: false }
     }
 
-    fn compare(still: &Still, frames: &[Look]) -> Option<(f32, bool)> {
+    fn compare(still: &ChangeDetector, frames: &[Look]) -> Option<(f32, bool)> {
         let (change, unchanged) = still.compare("gate", frames, 2, 0.5)?;
         Some((change, unchanged.is_some()))
     }
 
-    fn described(frames: &[Look]) -> Still {
-        let mut still = Still::default();
+    fn described(frames: &[Look]) -> ChangeDetector {
+        let mut still = ChangeDetector::default();
         let is = Unchanged { since: SystemTime::UNIX_EPOCH, sequence: 7 };
         still.described("gate".into(), frames, 2, is);
         still
@@ -153,6 +153,6 @@ mod tests {
 
     #[test]
     fn a_camera_without_a_description_has_nothing_to_be_like() {
-        assert_eq!(compare(&Still::default(), &[frame([1.0; 4])]), None);
+        assert_eq!(compare(&ChangeDetector::default(), &[frame([1.0; 4])]), None);
     }
 }

@@ -8,10 +8,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::caption::windows::{Closed, Windows};
 use super::failures::Failures;
 use super::inbox::{Arrival, Work};
-use super::recall::Recall;
-use super::windows::{Closed, Windows};
+use super::question::frames::Recall;
 use super::{Engine, Window};
 use crate::disk::{Record, Write};
 use crate::frame::{Frame, FrameId};
@@ -29,7 +29,7 @@ use crate::vision::{BATCH, Encoder};
 /// Maximum time that the worker sleeps if no frame arrives, so that windows close anyway.
 const TICK: Duration = Duration::from_millis(200);
 
-pub struct Pictures {
+pub struct VisionWorker {
     pub encoder: Encoder,
     pub preprocess: Preprocess,
     pub scratch: Scratch,
@@ -41,11 +41,12 @@ pub struct Pictures {
 /// The error for a frame whose features are not finite or too large for f16.
 const NOT_FINITE: &str = "the model's features are not finite";
 
-impl Pictures {
+impl VisionWorker {
     /// Runs until the engine stops or the model is broken.
     pub fn run(mut self, engine: &Engine) -> Result<(), ModelError> {
-        let windows =
-            |lens: &super::Lens| Windows::new(lens.period, lens.window, lens.every, lens.phase);
+        let windows = |lens: &super::Lens| {
+            Windows::new(lens.period, lens.window, lens.every, lens.close_offset)
+        };
         let mut windows: HashMap<Arc<str>, Windows> =
             engine.cameras.iter().map(|(name, lens)| (name.clone(), windows(lens))).collect();
         let mut pixels = Vec::new();
