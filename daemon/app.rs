@@ -20,10 +20,11 @@ use crate::event::{Body, CameraStatus, Phase};
 use crate::files;
 use crate::frame::Frame;
 use crate::heartbeat::Worker;
+use crate::interface::Interface;
 use crate::journal::{self, Journal};
 use crate::language::{Budget, LanguageModel, Limits};
 use crate::loaded::LoadedModel;
-use crate::metrics::{self, PrometheusHandle, Wire};
+use crate::metrics::{self, PrometheusHandle};
 use crate::model::{ModelError, Package, Runtime};
 use crate::publish::{self, Listener, grpc, http, mqtt};
 use crate::question::{self, Question};
@@ -77,15 +78,15 @@ impl App {
     /// model.
     pub async fn build(config: Config) -> anyhow::Result<App> {
         let metrics = metrics::install().context("metrics")?;
-        let listen = async |wire, listen| match listen {
+        let listen = async |interface, listen| match listen {
             Some(config::Listen { addr, connections }) => {
-                Listener::bind(wire, addr, connections).await.map(Some)
+                Listener::bind(interface, addr, connections).await.map(Some)
             }
             None => Ok(None),
         };
         let [grpc, http] = files::share(files::raise_limit(), [config.grpc, config.http]);
-        let grpc = listen(Wire::Grpc, grpc).await?;
-        let http = listen(Wire::Http, http).await?;
+        let grpc = listen(Interface::Grpc, grpc).await?;
+        let http = listen(Interface::Http, http).await?;
         camera::init()?;
         let model_loaded = CancellationToken::new();
         let _guard = model_loaded.clone().drop_guard();
@@ -138,24 +139,24 @@ impl App {
         let stop = CancellationToken::new();
         let service: Arc<dyn Service> = daemon.clone();
         let upkeep = tokio::spawn(metrics::upkeep(self.metrics.clone()));
-        let mut wires = JoinSet::new();
+        let mut interfaces = JoinSet::new();
         if let Some(listener) = self.grpc {
             let (service, end) = (service.clone(), stop.clone());
             let serve = move || grpc::serve(listener.clone(), service.clone(), end.clone());
-            wires.spawn(publish::keep(Wire::Grpc, stop.clone(), serve));
+            interfaces.spawn(publish::keep(Interface::Grpc, stop.clone(), serve));
         }
         if let Some(listener) = self.http {
             let (service, metrics, end) = (service.clone(), self.metrics, stop.clone());
             let serve = move || {
                 http::serve(listener.clone(), service.clone(), metrics.clone(), end.clone())
             };
-            wires.spawn(publish::keep(Wire::Http, stop.clone(), serve));
+            interfaces.spawn(publish::keep(Interface::Http, stop.clone(), serve));
         }
         if let Some(config) = self.config.mqtt.clone() {
             let publisher = mqtt::Publisher::shared(config, service.clone());
             let end = stop.clone();
             let run = move || mqtt::run(publisher.clone(), end.clone());
-            wires.spawn(publish::keep(Wire::Mqtt, stop.clone(), run));
+            interfaces.spawn(publish::keep(Interface::Mqtt, stop.clone(), run));
         }
         let watchdog = tokio::spawn(keep_systemd_informed(daemon.clone()));
 
@@ -169,7 +170,7 @@ impl App {
         tracing::info!("stopping: running work has {:?} to end", self.config.stop_timeout);
         daemon.stopping.store(true, Ordering::Relaxed);
         let drain = async {
-            // Cameras stop first, so that no new work starts. The wires stop last, so that the last
+            // Cameras stop first, so that no new work starts. The interfaces stop last, so that the last
             // results are still delivered.
             let engine = daemon.engine.clone();
             let ended = tokio::task::spawn_blocking(move || {
@@ -180,7 +181,7 @@ impl App {
             });
             let _ = ended.await;
             stop.cancel();
-            while wires.join_next().await.is_some() {}
+            while interfaces.join_next().await.is_some() {}
         };
         let ended = tokio::select! {
             () = drain => Ended::Stopped,

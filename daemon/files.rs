@@ -19,18 +19,18 @@ pub fn raise_limit() -> u64 {
 
 /// Shares the files among the interfaces. Together they take at most half of them (at least two),
 /// and each takes at most what is configured.
-pub fn share(files: u64, wires: [Option<Listen>; 2]) -> [Option<Listen>; 2] {
-    let wanted: u64 = wires.iter().flatten().map(|listen| listen.connections as u64).sum();
+pub fn share(files: u64, interfaces: [Option<Listen>; 2]) -> [Option<Listen>; 2] {
+    let wanted: u64 = interfaces.iter().flatten().map(|listen| listen.connections as u64).sum();
     let most = (files / 2).max(2);
     if wanted <= most {
-        return wires;
+        return interfaces;
     }
     tracing::warn!(
         "this process may have {files} files open (ulimit -n): of {wanted} connections that \
          grpc.connections and http.connections allow, it takes {most}"
     );
-    wires.map(|wire| {
-        wire.map(|listen| {
+    interfaces.map(|interface| {
+        interface.map(|listen| {
             let connections = (listen.connections as u64 * most / wanted).max(1);
             Listen { connections: connections as usize, ..listen }
         })
@@ -45,8 +45,8 @@ mod tests {
         Some(Listen { addr: ([127, 0, 0, 1], 1).into(), connections })
     }
 
-    fn shared(files: u64, wires: [Option<Listen>; 2]) -> [usize; 2] {
-        share(files, wires).map(|wire| wire.map_or(0, |listen| listen.connections))
+    fn shared(files: u64, interfaces: [Option<Listen>; 2]) -> [usize; 2] {
+        share(files, interfaces).map(|interface| interface.map_or(0, |listen| listen.connections))
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod files;
 pub mod frame;
 pub mod heartbeat;
 pub mod inspection;
+pub mod interface;
 pub mod journal;
 pub mod language;
 pub mod loaded;

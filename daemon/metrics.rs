@@ -10,6 +10,8 @@ use metrics::{Unit, counter, gauge, histogram};
 pub use metrics_exporter_prometheus::PrometheusHandle;
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder};
 
+use crate::interface::Interface;
+
 const FRAMES: Metric = counter_of("lookout_frames_total", "Frames taken from a camera");
 const FRAMES_DROPPED: Metric = counter_of(
     "lookout_frames_dropped_total",
@@ -53,7 +55,7 @@ const STAGE_SECONDS: Metric = Metric {
     name: "lookout_stage_seconds",
     kind: Shape::Histogram,
     unit: Unit::Seconds,
-    about: "Where the time of a caption or an answer goes; publish is split by wire",
+    about: "Where the time of a caption or an answer goes; publish is split by interface",
 };
 const TOKENS: Metric = counter_of("lookout_tokens_total", "Tokens of the model, in and out");
 pub const BUFFER_BYTES: Metric = gauge_of(
@@ -121,7 +123,7 @@ const MQTT_REFUSED: Metric = counter_of(
     "Messages that the broker would not take, and that were left out",
 );
 const CONNECTIONS: Metric =
-    gauge_of("lookout_connections", Unit::Count, "Clients connected to a wire");
+    gauge_of("lookout_connections", Unit::Count, "Clients connected to an interface");
 const CONNECTIONS_REFUSED: Metric = counter_of(
     "lookout_connections_refused_total",
     "Connections closed at once, because as many as may be were open",
@@ -130,9 +132,9 @@ const CONNECTIONS_TIMED_OUT: Metric = counter_of(
     "lookout_connections_timed_out_total",
     "Connections closed because the client said nothing, asked nothing or read nothing for too long",
 );
-const WIRE_RESTARTS: Metric = counter_of(
-    "lookout_wire_restarts_total",
-    "Times a wire failed or panicked and was begun again",
+const INTERFACE_RESTARTS: Metric = counter_of(
+    "lookout_interface_restarts_total",
+    "Times that an interface failed or panicked and was restarted",
 );
 const MODEL_INFO: Metric = gauge_of(
     "lookout_model_info",
@@ -176,7 +178,7 @@ const ALL: [Metric; 37] = [
     CONNECTIONS,
     CONNECTIONS_REFUSED,
     CONNECTIONS_TIMED_OUT,
-    WIRE_RESTARTS,
+    INTERFACE_RESTARTS,
     MODEL_INFO,
 ];
 
@@ -233,34 +235,6 @@ impl Stage {
             Stage::Wait => "wait",
             Stage::Prefill => "prefill",
             Stage::DecodeTokens => "decode_tokens",
-        }
-    }
-}
-
-/// An interface between the daemon and its clients.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wire {
-    Grpc,
-    Http,
-    Mqtt,
-}
-
-impl Wire {
-    /// Returns the name used in metrics and in the config.
-    pub fn name(self) -> &'static str {
-        match self {
-            Wire::Grpc => "grpc",
-            Wire::Http => "http",
-            Wire::Mqtt => "mqtt",
-        }
-    }
-
-    /// Returns the name used in sentences.
-    pub fn title(self) -> &'static str {
-        match self {
-            Wire::Grpc => "gRPC",
-            Wire::Http => "HTTP",
-            Wire::Mqtt => "MQTT",
         }
     }
 }
@@ -396,9 +370,9 @@ pub fn stage(camera: &str, stage: Stage, took: Duration) {
 
 /// Records the time from the event's entry in the journal until the interface took it. For MQTT
 /// that is the broker's PubAck.
-pub fn published(camera: &str, wire: Wire, took: Duration) {
-    let (camera, wire) = (camera.to_owned(), wire.name());
-    histogram!(STAGE_SECONDS.name, "camera" => camera, "stage" => "publish", "wire" => wire)
+pub fn published(camera: &str, interface: Interface, took: Duration) {
+    let (camera, interface) = (camera.to_owned(), interface.name());
+    histogram!(STAGE_SECONDS.name, "camera" => camera, "stage" => "publish", "interface" => interface)
         .record(took.as_secs_f64());
 }
 
@@ -488,20 +462,20 @@ pub fn mqtt_refused(messages: u64) {
 }
 
 /// Changes the number of open connections by `change` (1 or -1).
-pub fn connections(wire: Wire, change: f64) {
-    gauge!(CONNECTIONS.name, "wire" => wire.name()).increment(change);
+pub fn connections(interface: Interface, change: f64) {
+    gauge!(CONNECTIONS.name, "interface" => interface.name()).increment(change);
 }
 
-pub fn connection_refused(wire: Wire) {
-    counter!(CONNECTIONS_REFUSED.name, "wire" => wire.name()).increment(1);
+pub fn connection_refused(interface: Interface) {
+    counter!(CONNECTIONS_REFUSED.name, "interface" => interface.name()).increment(1);
 }
 
-pub fn connection_timed_out(wire: Wire) {
-    counter!(CONNECTIONS_TIMED_OUT.name, "wire" => wire.name()).increment(1);
+pub fn connection_timed_out(interface: Interface) {
+    counter!(CONNECTIONS_TIMED_OUT.name, "interface" => interface.name()).increment(1);
 }
 
-pub fn wire_restarted(wire: Wire) {
-    counter!(WIRE_RESTARTS.name, "wire" => wire.name()).increment(1);
+pub fn interface_restarted(interface: Interface) {
+    counter!(INTERFACE_RESTARTS.name, "interface" => interface.name()).increment(1);
 }
 
 pub fn model(model: &str, device: &str, device_reason: &str) {

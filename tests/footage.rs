@@ -147,9 +147,9 @@ fn real_footage_for_a_while() {
     };
     let mut daemons: Vec<f64> = captions.iter().map(|event| beyond(event)).collect();
     daemons.sort_by(f64::total_cmp);
-    let published = |wire: &str| {
+    let published = |interface: &str| {
         let of = |what: &str| {
-            let labels = format!("camera=\"street\",stage=\"publish\",wire=\"{wire}\"");
+            let labels = format!("camera=\"street\",stage=\"publish\",interface=\"{interface}\"");
             daemon.metric(&format!("lookout_stage_seconds_{what}{{{labels}}}"))
         };
         1000.0 * of("sum") / of("count").max(1.0)

@@ -98,7 +98,7 @@ where
     wait_for("HTTP", SECONDS(10), || get(target.http, "/readyz").filter(|reply| reply.0 == 200));
     wait_for("gRPC", SECONDS(10), || (daemon.client(&["cameras"]).0 == Some(0)).then_some(()));
     assert_eq!(daemon.metric("lookout_captions_skipped_total"), 0.0);
-    assert_eq!(daemon.metric("lookout_wire_restarts_total"), 0.0);
+    assert_eq!(daemon.metric("lookout_interface_restarts_total"), 0.0);
     assert_eq!(daemon.metric("lookout_mqtt_connected"), 1.0);
     daemon.process.log()
 }

@@ -12,8 +12,8 @@ use lookout::client::{self, ClientError, Filter, OnEnd, Output};
 use lookout::config::{Mqtt, MqttTls};
 use lookout::event::*;
 use lookout::frame::{Clock, Span};
+use lookout::interface::Interface;
 use lookout::journal::Journal;
-use lookout::metrics::Wire;
 use lookout::proto;
 use lookout::proto::lookout_client::LookoutClient;
 use lookout::publish::{Listener, Patience, PublishError, grpc, http, mqtt};
@@ -41,7 +41,7 @@ const CONNECTIONS: usize = 24;
 // --- gRPC ---------------------------------------------------------------------------------------
 
 #[tokio::test]
-async fn an_event_is_the_same_on_both_wires() {
+async fn an_event_is_the_same_on_both_interfaces() {
     let broker = Broker::start();
     let daemon = Daemon::start(100).await;
     let mut heard = Subscriber::connect(broker.port, "lookout/#").await;
@@ -380,9 +380,9 @@ async fn streams_end_when_the_daemon_stops() {
 
 #[tokio::test]
 async fn an_occupied_address_is_one_sentence() {
-    let first = listener(Wire::Grpc, "127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let first = listener(Interface::Grpc, "127.0.0.1:0".parse().unwrap()).await.unwrap();
     let addr = first.local_addr().unwrap();
-    let error = listener(Wire::Http, addr).await.err().unwrap();
+    let error = listener(Interface::Http, addr).await.err().unwrap();
     assert!(matches!(error, PublishError::AddressInUse(_)));
     let wanted = format!(
         "{addr} is in use by another program; stop it, or choose another address in the config"
@@ -713,7 +713,7 @@ async fn availability_does_not_flap_when_old_events_are_sent_late() {
 }
 
 #[tokio::test]
-async fn an_event_that_panics_a_wire_is_left_out_and_the_wire_begins_again() {
+async fn an_event_that_panics_an_interface_is_skipped_and_the_interface_restarts() {
     let broker = Broker::start();
     let daemon = Daemon::start(100).await;
     let mut heard = Subscriber::connect(broker.port, "lookout/+/caption").await;
@@ -722,8 +722,8 @@ async fn an_event_that_panics_a_wire_is_left_out_and_the_wire_begins_again() {
         mqtt::Publisher::shared(mqtt_config(broker.port), daemon.service.clone()),
     );
     let end = stop.clone();
-    let wire = move || mqtt::run(publisher.clone(), end.clone());
-    let kept = tokio::spawn(lookout::publish::keep(Wire::Mqtt, stop.clone(), wire));
+    let interface = move || mqtt::run(publisher.clone(), end.clone());
+    let kept = tokio::spawn(lookout::publish::keep(Interface::Mqtt, stop.clone(), interface));
     daemon.caption("well");
     heard.sequences_to(1, &mut Vec::new()).await;
     daemon.service.panics.store(true, Ordering::Relaxed);
@@ -1002,7 +1002,7 @@ async fn the_broker_may_want_tls_and_a_password() {
 
 #[tokio::test]
 async fn while_the_model_loads_http_is_healthy_and_not_ready() {
-    let listener = listener(Wire::Http, "127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let listener = listener(Interface::Http, "127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = listener.local_addr().unwrap();
     let loaded = CancellationToken::new();
     let serving = tokio::spawn(http::serve_loading(listener, loaded.clone()));
@@ -1023,8 +1023,8 @@ async fn http_tells_health_readiness_and_metrics() {
     let daemon = Daemon::start(10).await;
     let metrics = lookout::metrics::install().unwrap();
     lookout::metrics::frame("gate");
-    lookout::metrics::published("gate", Wire::Mqtt, Duration::from_millis(7));
-    let listener = listener(Wire::Http, "127.0.0.1:0".parse().unwrap()).await.unwrap();
+    lookout::metrics::published("gate", Interface::Mqtt, Duration::from_millis(7));
+    let listener = listener(Interface::Http, "127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
     let serving =
@@ -1071,9 +1071,9 @@ async fn http_tells_health_readiness_and_metrics() {
     }
     let metrics = get("/metrics").await;
     assert!(metrics.contains("# HELP lookout_frames_total"), "{metrics}");
-    let refused = r#"lookout_connections_refused_total{wire="http"} "#;
+    let refused = r#"lookout_connections_refused_total{interface="http"} "#;
     assert!(metrics.contains(refused), "{metrics}");
-    let timed_out = r#"lookout_connections_timed_out_total{wire="http"} "#;
+    let timed_out = r#"lookout_connections_timed_out_total{interface="http"} "#;
     assert!(metrics.contains(timed_out), "{metrics}");
     assert!(metrics.contains(r#"lookout_frames_total{camera="gate"} 1"#), "{metrics}");
     assert!(metrics.contains("lookout_stage_seconds_bucket"), "{metrics}");
@@ -1175,7 +1175,7 @@ impl Daemon {
     }
 
     async fn serve_again(&mut self) {
-        let listener = listener(Wire::Grpc, self.grpc.parse().unwrap()).await.unwrap();
+        let listener = listener(Interface::Grpc, self.grpc.parse().unwrap()).await.unwrap();
         self.stop = CancellationToken::new();
         let serving = grpc::serve(listener, self.service.clone(), self.stop.clone());
         self.serving = Some(tokio::spawn(serving));
@@ -1210,10 +1210,10 @@ impl Daemon {
 }
 
 /// Binds a listener with enough connections for a test and short timeouts.
-async fn listener(wire: Wire, addr: SocketAddr) -> Result<Listener, PublishError> {
+async fn listener(interface: Interface, addr: SocketAddr) -> Result<Listener, PublishError> {
     let second = Duration::from_secs(1);
     let patience = Patience { greeting: second, stalled: 5 * second, idle: 2 * second };
-    Ok(Listener::bind(wire, addr, CONNECTIONS).await?.with_patience(patience))
+    Ok(Listener::bind(interface, addr, CONNECTIONS).await?.with_patience(patience))
 }
 
 struct Publisher {

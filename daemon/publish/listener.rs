@@ -21,7 +21,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
 
 use super::PublishError;
-use crate::metrics::{self, Wire};
+use crate::interface::Interface;
+use crate::metrics;
 
 /// Pause before accepting again after the system refused, for lack of descriptors or memory.
 const REST: Duration = Duration::from_millis(200);
@@ -56,7 +57,7 @@ pub struct Listener {
     socket: Arc<TcpListener>,
     seats: Arc<Semaphore>,
     connections: usize,
-    wire: Wire,
+    interface: Interface,
     patience: Patience,
     said: Arc<Said>,
 }
@@ -72,7 +73,7 @@ impl Listener {
     /// Binds the address. Call it before any slow initialisation, so that an occupied address is
     /// reported at once.
     pub async fn bind(
-        wire: Wire,
+        interface: Interface,
         addr: SocketAddr,
         connections: usize,
     ) -> Result<Listener, PublishError> {
@@ -84,7 +85,7 @@ impl Listener {
             socket: Arc::new(socket),
             seats: Arc::new(Semaphore::new(connections)),
             connections,
-            wire,
+            interface,
             patience: Patience::default(),
             said: Arc::default(),
         })
@@ -108,27 +109,33 @@ impl Listener {
                 Err(error) if is_of_one_connection(&error) => continue,
                 Err(error) => {
                     if may_say(&self.said.failed) {
-                        let wire = self.wire.title();
-                        tracing::error!("{wire}: no connection can be accepted: {error}");
+                        let interface = self.interface;
+                        tracing::error!("{interface}: cannot accept connections: {error}");
                     }
                     tokio::time::sleep(REST).await;
                     continue;
                 }
             };
             let Ok(seat) = self.seats.clone().try_acquire_owned() else {
-                metrics::connection_refused(self.wire);
+                metrics::connection_refused(self.interface);
                 if may_say(&self.said.full) {
-                    let (wire, name, open) =
-                        (self.wire.title(), self.wire.name(), self.connections);
                     tracing::warn!(
-                        "{wire}: {open} connections are open; more are closed ({name}.connections)"
+                        "{}: {} connections are open; more are closed ({}.connections)",
+                        self.interface,
+                        self.connections,
+                        self.interface.name()
                     );
                 }
                 continue;
             };
             // Otherwise a token waits until the previous packet is acknowledged.
             let _ = stream.set_nodelay(true);
-            return Connection::new(stream, Seat::take(seat, self.wire), self.patience, greeting);
+            return Connection::new(
+                stream,
+                Seat::take(seat, self.interface),
+                self.patience,
+                greeting,
+            );
         }
     }
 }
@@ -151,20 +158,20 @@ fn may_say(said: &Mutex<Option<Instant>>) -> bool {
 
 /// One of the permitted connections; it is counted while this value lives.
 struct Seat {
-    wire: Wire,
+    interface: Interface,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Seat {
-    fn take(permit: OwnedSemaphorePermit, wire: Wire) -> Seat {
-        metrics::connections(wire, 1.0);
-        Seat { wire, _permit: permit }
+    fn take(permit: OwnedSemaphorePermit, interface: Interface) -> Seat {
+        metrics::connections(interface, 1.0);
+        Seat { interface, _permit: permit }
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        metrics::connections(self.wire, -1.0);
+        metrics::connections(self.interface, -1.0);
     }
 }
 
@@ -292,7 +299,7 @@ impl Connection {
     }
 
     fn timed_out(&self, why: &'static str) -> io::Error {
-        metrics::connection_timed_out(self.seat.wire);
+        metrics::connection_timed_out(self.seat.interface);
         io::Error::new(ErrorKind::TimedOut, why)
     }
 }
@@ -365,7 +372,7 @@ mod tests {
 
     async fn listener(connections: usize) -> (Listener, SocketAddr) {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let listener = Listener::bind(Wire::Grpc, any, connections).await.unwrap();
+        let listener = Listener::bind(Interface::Grpc, any, connections).await.unwrap();
         let addr = listener.local_addr().unwrap();
         (listener.with_patience(SHORT), addr)
     }

@@ -16,6 +16,7 @@ use std::time::Duration;
 pub use listener::{Listener, Patience};
 pub use supervision::keep;
 
+use crate::interface::Interface;
 use crate::service::AskError;
 
 #[derive(Debug, thiserror::Error)]
@@ -24,8 +25,8 @@ pub enum PublishError {
     AddressInUse(SocketAddr),
     #[error("cannot listen on {addr}: {why}")]
     Bind { addr: SocketAddr, why: std::io::Error },
-    #[error("serving {wire} ended: {why}")]
-    Serve { wire: &'static str, why: String },
+    #[error("serving {interface} ended: {why}")]
+    Serve { interface: Interface, why: String },
 }
 
 /// The reason why a question got no answer: a gRPC status code, whose name MQTT uses too.

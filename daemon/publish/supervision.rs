@@ -11,13 +11,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::PublishError;
 use crate::backoff::{Backoff, SETTLED};
-use crate::metrics::{self, Wire};
+use crate::interface::Interface;
+use crate::metrics;
 
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// Runs the future returned by `begin` and restarts it whenever it ends. After `stop`, returns once
 /// the current one has ended.
-pub async fn keep<F>(wire: Wire, stop: CancellationToken, begin: impl Fn() -> F)
+pub async fn keep<F>(interface: Interface, stop: CancellationToken, begin: impl Fn() -> F)
 where
     F: Future<Output = Result<(), PublishError>> + Send + 'static,
 {
@@ -36,13 +37,15 @@ where
         }
         let why = match ended {
             Some(Ok(Err(error))) => error.to_string(),
-            Some(Err(error)) if error.is_panic() => "it panicked; the message stands above".into(),
-            _ => "it ended by itself".into(),
+            Some(Err(error)) if error.is_panic() => {
+                "it panicked; see the panic message above".into()
+            }
+            _ => "it ended unexpectedly".into(),
         };
         let pause = backoff.pause(rand::random());
         let seconds = pause.as_secs_f64();
-        tracing::error!("{} failed: {why}; it begins again in {seconds:.1} s", wire.title());
-        metrics::wire_restarted(wire);
+        tracing::error!("{interface} failed: {why}; it restarts in {seconds:.1} s");
+        metrics::interface_restarted(interface);
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = stop.cancelled() => return,
@@ -58,16 +61,19 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_wire_that_panics_or_fails_begins_again() {
+    async fn an_interface_that_panics_or_fails_is_restarted() {
         let stop = CancellationToken::new();
         let begun = Arc::new(AtomicUsize::new(0));
         let (count, until) = (begun.clone(), stop.clone());
-        let wire = move || {
+        let interface = move || {
             let (turn, until) = (count.fetch_add(1, Ordering::Relaxed), until.clone());
             async move {
                 match turn {
-                    0 => panic!("a message that this wire cannot say"),
-                    1 => Err(PublishError::Serve { wire: "gRPC", why: "broken".into() }),
+                    0 => panic!("a message that this interface cannot publish"),
+                    1 => Err(PublishError::Serve {
+                        interface: Interface::Grpc,
+                        why: "broken".into(),
+                    }),
                     2 => Ok(()),
                     _ => {
                         until.cancelled().await;
@@ -76,14 +82,14 @@ mod tests {
                 }
             }
         };
-        let kept = tokio::spawn(keep(Wire::Grpc, stop.clone(), wire));
+        let kept = tokio::spawn(keep(Interface::Grpc, stop.clone(), interface));
         tokio::time::timeout(Duration::from_secs(20), async {
             while begun.load(Ordering::Relaxed) < 4 {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         })
         .await
-        .expect("the wire was not begun again");
+        .expect("the interface was not restarted");
         assert!(!kept.is_finished());
         stop.cancel();
         kept.await.unwrap();
@@ -96,9 +102,9 @@ mod tests {
         let told = begun.clone();
         let broken = move || {
             told.notify_one();
-            async { Err(PublishError::Serve { wire: "HTTP", why: "no".into() }) }
+            async { Err(PublishError::Serve { interface: Interface::Http, why: "no".into() }) }
         };
-        let kept = tokio::spawn(keep(Wire::Http, stop.clone(), broken));
+        let kept = tokio::spawn(keep(Interface::Http, stop.clone(), broken));
         for _ in 0..3 {
             begun.notified().await;
         }

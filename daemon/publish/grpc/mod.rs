@@ -24,8 +24,9 @@ use tonic_health::server::HealthReporter;
 
 use super::{Code, Listener, PublishError, retry_after_seconds};
 use crate::event::{Event, Kind};
+use crate::interface::Interface;
 use crate::journal::{Cursor, Read};
-use crate::metrics::{self, Wire};
+use crate::metrics;
 use crate::proto;
 use crate::proto::lookout_server::{Lookout, LookoutServer};
 use crate::proto::watch_response::Item as WatchItem;
@@ -65,7 +66,7 @@ pub async fn serve(
     service: Arc<dyn Service>,
     stop: CancellationToken,
 ) -> Result<(), PublishError> {
-    let failed = |why: String| PublishError::Serve { wire: "gRPC", why };
+    let failed = |why: String| PublishError::Serve { interface: Interface::Grpc, why };
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
@@ -295,7 +296,7 @@ async fn watch(
         // Replayed events were published long ago and say nothing about this interface's latency.
         if let Some(event) = event.filter(|event| event.published_at >= begun) {
             let took = SystemTime::now().duration_since(event.published_at).unwrap_or_default();
-            metrics::published(&event.camera, Wire::Grpc, took);
+            metrics::published(&event.camera, Interface::Grpc, took);
         }
     }
 }

@@ -20,8 +20,9 @@ use super::outbox::{Message, Outbox, WINDOW};
 use super::questions::Refusal;
 use super::topics::{OFFLINE, ONLINE};
 use crate::event::{Body, Event, Phase};
+use crate::interface::Interface;
 use crate::journal::{Cursor, Read};
-use crate::metrics::{self, Wire};
+use crate::metrics;
 
 /// Capacity of the channel of client events that `converse` has not processed yet.
 const HEARD: usize = 64;
@@ -387,7 +388,7 @@ impl Connection<'_> {
             (Some(why), _) => self.publisher.left_out(&answered.origin, &why),
             (None, Some(event)) => {
                 let took = SystemTime::now().duration_since(event.published_at).unwrap_or_default();
-                metrics::published(&event.camera, Wire::Mqtt, took);
+                metrics::published(&event.camera, Interface::Mqtt, took);
             }
             (None, None) => {}
         }

@@ -1,0 +1,32 @@
+//! Names the interfaces between the daemon and its clients, in metrics, the config and messages.
+
+use std::fmt;
+
+/// An interface between the daemon and its clients. It displays as its name in sentences.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interface {
+    Grpc,
+    Http,
+    Mqtt,
+}
+
+impl Interface {
+    /// Returns the name used in metrics and in the config.
+    pub fn name(self) -> &'static str {
+        match self {
+            Interface::Grpc => "grpc",
+            Interface::Http => "http",
+            Interface::Mqtt => "mqtt",
+        }
+    }
+}
+
+impl fmt::Display for Interface {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Interface::Grpc => "gRPC",
+            Interface::Http => "HTTP",
+            Interface::Mqtt => "MQTT",
+        })
+    }
+}
