@@ -134,3 +134,19 @@ fn what_more_questions_and_rows_cost_is_measured() {
             >= positive(&report["share"]["onnxruntime_seconds"])
     );
 }
+
+#[test]
+fn a_device_is_measured_without_the_cpu() {
+    let few = ["model", "--device", "cpu", "--device-only", "--rounds", "1", "--tokens", "4"];
+    let report = report(&[&few[..], &["--json"]].concat());
+    assert_eq!(report["pass"], true, "{report}");
+    for (part, speed) in
+        [("vision", "encode_seconds_per_frame"), ("language", "decode_tokens_per_second")]
+    {
+        let parts = report["parts"].as_array().expect("parts");
+        let measured = parts.iter().find(|measured| measured["part"] == part).expect("the part");
+        positive(&measured["device"]["speed"][speed]);
+        assert!(measured.get("cpu").is_none(), "{measured}");
+        assert!(measured["device"].get("parity").is_none(), "{measured}");
+    }
+}

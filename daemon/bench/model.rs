@@ -6,7 +6,8 @@
 //! does not stop early, so that both sides generate the same number of tokens. Features and logits
 //! are compared separately: the language model gets the CPU's video tokens on both sides.
 //!
-//! Without a GPU both sides are the CPU, and the report says so.
+//! Without a GPU both sides are the CPU, and the report says so. With `--device-only` the CPU runs
+//! nothing and nothing is compared, because a model of real size takes minutes on it.
 
 use std::fmt;
 use std::fs;
@@ -43,6 +44,9 @@ pub struct Options {
     /// The device to compare with the CPU.
     #[arg(long, value_enum, default_value_t = Asked::Auto)]
     device: Asked,
+    /// Measure only the device: skip the CPU and the comparison with it.
+    #[arg(long)]
+    device_only: bool,
     /// Number of new tokens in each round.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
     tokens: u32,
@@ -66,7 +70,7 @@ enum Asked {
 pub fn run(options: &Options, out: &mut dyn Write) -> Result<ExitCode, Failure> {
     let bench = Bench::new(options).map_err(Failure::cannot_begin)?;
     let device = Runtime::load(&bench.model).map_err(Failure::cannot_begin)?;
-    let report = bench.compare(&device)?;
+    let report = bench.measure(&device)?;
     match options.json {
         true => writeln!(out, "{}", serde_json::to_string(&report)?)?,
         false => write!(out, "{report}")?,
@@ -80,6 +84,7 @@ struct Bench {
     package: Package,
     tokens: usize,
     rounds: usize,
+    device_only: bool,
     /// `pixel_values` of every frame, `[3, size, size]` each.
     frames: Vec<Vec<f32>>,
 }
@@ -102,7 +107,9 @@ struct Report {
 #[derive(Serialize)]
 struct PartReport {
     part: &'static str,
-    cpu: Speed,
+    /// The CPU's speed, or `None` if only the device was measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cpu: Option<Speed>,
     /// The device's results, or `None` if this part cannot run there; `refused` gives the reason.
     #[serde(skip_serializing_if = "Option::is_none")]
     device: Option<DeviceReport>,
@@ -117,8 +124,13 @@ struct DeviceReport {
     #[serde(skip_serializing_if = "String::is_empty")]
     device_reason: String,
     speed: Speed,
-    parity: Parity,
+    /// The distance from the CPU's results, or `None` if only the device was measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parity: Option<Parity>,
 }
+
+/// The output of a part of the model, the device that ran it, and its speed.
+type Ran<T> = (T, Placement, Speed);
 
 /// Speed of one part of the model: medians of the rounds.
 #[derive(Clone, Copy, Serialize)]
@@ -141,32 +153,30 @@ impl Bench {
         let package = Package::read(&model.package, &model.precision)?;
         let frames = pixels(&model, &package)?;
         let (tokens, rounds) = (options.tokens as usize, options.rounds as usize);
-        Ok(Bench { model, package, tokens, rounds, frames })
+        let device_only = options.device_only;
+        Ok(Bench { model, package, tokens, rounds, device_only, frames })
     }
 
-    fn compare(&self, device: &Runtime) -> anyhow::Result<Report> {
+    fn measure(&self, device: &Runtime) -> anyhow::Result<Report> {
         let cpu = device.on_the_cpu();
-        let (reference, _, cpu_speed) = self.encode(&cpu)?;
-        let vision = match self.encode(device) {
-            Err(refused) => PartReport::refused("vision", cpu_speed, &refused),
-            Ok((features, placement, speed)) => {
-                let tolerance = Tolerance::of(self.package.graph(GraphKind::Vision));
-                let parity = Parity::new("features", &reference, &features, None, tolerance);
-                PartReport::of("vision", cpu_speed, placement, speed, parity)
-            }
+        let reference = self.reference(|| self.encode(&cpu))?;
+        let ran = self.encode(device);
+        let features = match (&reference, &ran) {
+            (Some((features, ..)), _) | (None, Ok((features, ..))) => features.clone(),
+            (None, Err(refused)) => bail!("vision: {refused}"),
         };
-        let video = self.video_tokens(&reference)?;
-        let (wanted, _, cpu_speed) = self.answer(&cpu, &video)?;
-        let language = match self.answer(device, &video) {
-            Err(refused) => PartReport::refused("language", cpu_speed, &refused),
-            Ok((said, placement, speed)) => {
-                let tolerance = Tolerance::of(self.package.graph(GraphKind::Decoder));
-                let ids = Some((&wanted.ids[..], &said.ids[..]));
-                let parity =
-                    Parity::new("first logits", &wanted.logits, &said.logits, ids, tolerance);
-                PartReport::of("language", cpu_speed, placement, speed, parity)
-            }
-        };
+        let tolerance = Tolerance::of(self.package.graph(GraphKind::Vision));
+        let vision = PartReport::of("vision", reference, ran, |wanted, found| {
+            Parity::new("features", wanted, found, None, tolerance)
+        });
+        let video = self.video_tokens(&features)?;
+        let reference = self.reference(|| self.answer(&cpu, &video))?;
+        let tolerance = Tolerance::of(self.package.graph(GraphKind::Decoder));
+        let ran = self.answer(device, &video);
+        let language = PartReport::of("language", reference, ran, |wanted, found| {
+            let ids = Some((&wanted.ids[..], &found.ids[..]));
+            Parity::new("first logits", &wanted.logits, &found.logits, ids, tolerance)
+        });
         let parts = vec![vision, language];
         let mut ran = parts.iter().filter_map(|part| part.device.as_ref()).peekable();
         Ok(Report {
@@ -182,8 +192,13 @@ impl Bench {
         })
     }
 
+    /// Runs the CPU's side, unless only the device is measured.
+    fn reference<T>(&self, run: impl Fn() -> anyhow::Result<T>) -> anyhow::Result<Option<T>> {
+        if self.device_only { Ok(None) } else { run().map(Some) }
+    }
+
     /// Encodes all frames. Returns their features one after the other, `[T, N, D]`.
-    fn encode(&self, runtime: &Runtime) -> anyhow::Result<(Vec<f32>, Placement, Speed)> {
+    fn encode(&self, runtime: &Runtime) -> anyhow::Result<Ran<Vec<f32>>> {
         let mut encoder = Encoder::load(runtime, &self.package, self.model.vision_threads)?;
         let mut features = Vec::new();
         let mut seconds = Vec::new();
@@ -212,11 +227,7 @@ impl Bench {
         Ok(assemble(&pooled, &self.model.plan, dim))
     }
 
-    fn answer(
-        &self,
-        runtime: &Runtime,
-        video: &VideoTokens,
-    ) -> anyhow::Result<(Said, Placement, Speed)> {
+    fn answer(&self, runtime: &Runtime, video: &VideoTokens) -> anyhow::Result<Ran<Said>> {
         let threads = self.model.language_threads;
         let tokenizer = Tokenizer::load(&self.package.folder).map_err(|e| anyhow!("{e}"))?;
         let mut embedder = Embedder::load(runtime, &self.package, threads)?;
@@ -289,22 +300,27 @@ struct Said {
 }
 
 impl PartReport {
-    fn of(
+    /// Reports a part that ran on the device, or the reason why it could not. `compare` compares the
+    /// CPU's output with the device's.
+    fn of<T>(
         part: &'static str,
-        cpu: Speed,
-        placement: Placement,
-        speed: Speed,
-        parity: Parity,
+        reference: Option<Ran<T>>,
+        ran: anyhow::Result<Ran<T>>,
+        compare: impl FnOnce(&T, &T) -> Parity,
     ) -> PartReport {
-        let pass = parity.pass;
-        let Placement { processor, reason } = placement;
+        let cpu = reference.as_ref().map(|(_, _, speed)| *speed);
+        let (found, Placement { processor, reason }, speed) = match ran {
+            Ok(ran) => ran,
+            Err(why) => {
+                let refused = Some(why.to_string());
+                return PartReport { part, cpu, device: None, refused, pass: false };
+            }
+        };
+        let parity = reference.map(|(wanted, ..)| compare(&wanted, &found));
+        let pass = parity.as_ref().is_none_or(|parity| parity.pass);
         let device =
             DeviceReport { device: processor.name(), device_reason: reason, speed, parity };
         PartReport { part, cpu, device: Some(device), refused: None, pass }
-    }
-
-    fn refused(part: &'static str, cpu: Speed, why: &anyhow::Error) -> PartReport {
-        PartReport { part, cpu, device: None, refused: Some(why.to_string()), pass: false }
     }
 }
 
@@ -314,15 +330,21 @@ impl fmt::Display for Report {
         writeln!(f, "{model}, plan {plan}, {frames} frames; medians of {rounds} rounds")?;
         writeln!(f, "{onnxruntime}")?;
         for part in &self.parts {
-            writeln!(f, "{:<9} on cpu    {}", part.part, part.cpu)?;
+            let mut name = part.part;
+            if let Some(cpu) = &part.cpu {
+                writeln!(f, "{name:<9} on cpu    {cpu}")?;
+                name = "";
+            }
             if let Some(ran) = &part.device {
-                let name = format!("on {}", ran.device);
-                write!(f, "{:<9} {name:<9} {}", "", ran.speed)?;
+                let device = format!("on {}", ran.device);
+                write!(f, "{name:<9} {device:<9} {}", ran.speed)?;
                 match ran.device_reason.as_str() {
                     "" => writeln!(f)?,
                     reason => writeln!(f, "   ({reason})")?,
                 }
-                writeln!(f, "{:<9} parity    {}", "", ran.parity)?;
+                if let Some(parity) = &ran.parity {
+                    writeln!(f, "{:<9} parity    {parity}", "")?;
+                }
             }
             if let Some(refused) = &part.refused {
                 writeln!(f, "{:<9} FAIL      {refused}", "")?;
@@ -330,7 +352,7 @@ impl fmt::Display for Report {
         }
         writeln!(f, "peak memory of this process: {}", bytesize::ByteSize(self.peak_memory_bytes))?;
         if self.only_cpu {
-            writeln!(f, "both sides ran on the CPU: this proves nothing about a GPU")?;
+            writeln!(f, "only the CPU ran: this says nothing about a GPU")?;
         }
         writeln!(f, "{}", if self.pass { "PASS" } else { "FAIL" })
     }
