@@ -238,6 +238,20 @@ pub struct CameraStatus {
     pub decoder: String,
 }
 
+impl CameraStatus {
+    /// Returns the status of a camera that has not been reached yet.
+    pub fn connecting(since: SystemTime) -> CameraStatus {
+        CameraStatus {
+            phase: Phase::Connecting,
+            since,
+            reason: String::new(),
+            last_frame: None,
+            reconnects: 0,
+            decoder: String::new(),
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {

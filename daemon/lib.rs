@@ -32,8 +32,11 @@ pub mod question;
 pub mod run_clock;
 pub mod service;
 pub mod slowfast;
+mod state;
+mod systemd;
 pub mod timeline;
 pub mod vision;
+mod workers;
 
 /// Types generated from `proto/lookout/v1/lookout.proto`.
 pub mod proto {

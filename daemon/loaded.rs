@@ -1,8 +1,9 @@
 //! Loads a model package: onnxruntime and the three graphs, checked against each other.
 
-use crate::config::{self, Aspect};
-use crate::language::{Budget, LanguageModel};
+use crate::config::{self, Aspect, Config};
+use crate::language::{Budget, LanguageModel, Limits};
 use crate::model::{Devices, ModelError, Package, Part, Runtime};
+use crate::slowfast::Plan;
 use crate::vision::Encoder;
 use crate::vision::preprocess::Preprocess;
 
@@ -28,6 +29,41 @@ impl LoadedModel {
             LanguageModel::load(runtime, &package, model, budget)
         })?;
         Ok(LoadedModel { package, runtime, preprocess, encoder, language })
+    }
+
+    /// Describes the memory that answers take in addition to the model.
+    pub fn memory(&self, plan: &Plan) -> String {
+        let language = &self.language;
+        let size = |bytes: usize| bytesize::ByteSize(bytes as u64);
+        let video = plan.video_tokens(plan.frames, self.encoder.grid_tokens()).unwrap_or(0);
+        let window = language.prefix_bytes(video);
+        let cache = language.prefix_cache_room();
+        let windows = cache / window.max(1);
+        let prefix_cache = match cache {
+            0 => "off".into(),
+            _ => format!("{} for {windows} windows of {}", size(cache), size(window)),
+        };
+        let (rows, row) = (language.rows(), size(language.row_bytes()));
+        format!("KV cache {rows} × {row}, prefix cache {prefix_cache}")
+    }
+
+    /// Checks the cameras' caption prompts, so that an unusable one is reported at startup and not
+    /// at every window.
+    pub fn check_prompts(&self, config: &Config) -> Result<(), ModelError> {
+        let plan = &config.model.plan;
+        let video = plan.video_tokens(plan.frames, self.encoder.grid_tokens());
+        let video = video.map_err(|e| ModelError(format!("model.plan {plan}: {e}")))?;
+        let limits = Limits {
+            max_new_tokens: config.generate.max_new_tokens,
+            sampling: config.generate.sampling,
+        };
+        for camera in &config.cameras {
+            let Some(prompt) = &camera.prompt else { continue };
+            self.language
+                .check(prompt, video, limits)
+                .map_err(|e| ModelError(format!("camera {:?}: prompt: {e}", camera.name)))?;
+        }
+        Ok(())
     }
 
     /// Returns the devices that the two parts run on.

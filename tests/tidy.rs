@@ -36,6 +36,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("rumqttc", &["daemon/publish/mqtt"]),
     ("axum", &["daemon/publish/http"]),
     ("rlimit", &["daemon/files"]),
+    ("sd_notify", &["daemon/systemd"]),
     ("hyper", &["daemon/publish/http"]),
     ("hyper_util", &["daemon/publish/http"]),
     ("http_body", &["daemon/publish/grpc"]),

@@ -6,11 +6,12 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::app;
 use crate::camera;
 use crate::config::{self, Config};
 use crate::disk;
 use crate::exit::Failure;
+use crate::model::{ModelError, Package};
+use crate::workers::Workers;
 
 /// Longest wait for a camera's first frame.
 const CAMERA_TIMEOUT: Duration = Duration::from_secs(10);
@@ -56,7 +57,7 @@ pub fn check(file: &Path, out: &mut dyn Write) -> Result<ExitCode, Failure> {
             Err(error) => line(out, false, "disk", &format!("{}: {error}", folder.display()))?,
         }
     }
-    for (what, checked) in app::check_model(&config) {
+    for (what, checked) in check_model(&config) {
         well &= checked.is_ok();
         match checked {
             Ok(words) => line(out, true, what, &words)?,
@@ -116,4 +117,34 @@ fn line(out: &mut dyn Write, well: bool, what: &str, words: &str) -> io::Result<
     let mark = if well { "ok  " } else { "FAIL" };
     writeln!(out, "{mark}  {what:<14}  {words}")?;
     out.flush()
+}
+
+/// Returns the lines about the package and about what runs it.
+fn check_model(config: &Config) -> Vec<(&'static str, Result<String, ModelError>)> {
+    let package = Package::read(&config.model.package, &config.model.precision).map(|package| {
+        let plan = &config.model.plan;
+        let tokens = plan.video_tokens(plan.frames, package.vision.grid_tokens).unwrap_or(0);
+        let (name, context) = (&package.name, package.text.context);
+        format!("{name}: a window takes {tokens} tokens of a context of {context}")
+    });
+    if package.is_err() {
+        return vec![("model", package)];
+    }
+    let workers = match Workers::load(config) {
+        Ok(workers) => workers,
+        Err(error) => return vec![("model", package), ("onnxruntime", Err(error))],
+    };
+    let (vision, language) = (config.model.vision_threads, config.model.language_threads);
+    let mut device = format!("{}; threads: vision {vision}, language {language}", workers.device());
+    if !workers.device_reason().is_empty() {
+        device += &format!("; {}", workers.device_reason());
+    }
+    let prompts = format!("by {}", workers.template());
+    vec![
+        ("model", package),
+        ("onnxruntime", Ok(workers.onnxruntime)),
+        ("device", Ok(device)),
+        ("prompts", Ok(prompts)),
+        ("memory", Ok(workers.memory)),
+    ]
 }

@@ -1,0 +1,152 @@
+//! Loads the model into the two workers that run it, and runs the workers in their threads.
+//!
+//! Guarantees: a worker that fails or panics ends the daemon, because nothing works without it. The
+//! service manager restarts the daemon.
+
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::anyhow;
+use tokio::sync::mpsc;
+
+use crate::config::Config;
+use crate::disk::Disk;
+use crate::engine::{ChangeDetector, Engine, Failures, VisionWorker, Words};
+use crate::heartbeat::Worker;
+use crate::language::Budget;
+use crate::loaded::LoadedModel;
+use crate::model::ModelError;
+use crate::vision::{evidence, preprocess};
+
+/// Longest time that startup waits for frames of earlier runs. The remaining frames are restored
+/// while the daemon runs.
+const RESTORE_PATIENCE: Duration = Duration::from_secs(1);
+
+type Work = Box<dyn FnOnce(&Engine) -> Result<(), ModelError> + Send>;
+
+/// The loaded model, divided between the workers that run it.
+pub struct Workers {
+    vision: VisionWorker,
+    language: Words,
+    /// The memory that answers take in addition to the model.
+    pub memory: String,
+    /// The file of onnxruntime.
+    pub onnxruntime: String,
+}
+
+impl Workers {
+    /// Loads the model. The time grows with the model's size.
+    pub fn load(config: &Config) -> Result<Workers, ModelError> {
+        let started = Instant::now();
+        let plan = config.model.plan;
+        let loaded = LoadedModel::load(&config.model, Budget::of(&config.generate))?;
+        loaded.check_prompts(config)?;
+        let devices = loaded.devices();
+        let (device, device_reason) = (devices.device(), devices.reason());
+        let memory = loaded.memory(&plan);
+        let onnxruntime = loaded.runtime.file.display().to_string();
+        tracing::info!(
+            model = loaded.package.name,
+            device,
+            device_reason,
+            %plan,
+            template = loaded.language.template().to_string(),
+            memory,
+            onnxruntime,
+            "model loaded in {:.1} s",
+            started.elapsed().as_secs_f64()
+        );
+        let LoadedModel { package, preprocess, encoder, language, .. } = loaded;
+        let buffer = &config.buffer;
+        let evidence = evidence::Evidence::new(
+            buffer.evidence_width,
+            preprocess.least_side(),
+            buffer.evidence_quality,
+        )
+        .map_err(|e| ModelError(format!("JPEG encoder: {e}")))?;
+        let dim = encoder.dim();
+        let vision = VisionWorker {
+            encoder,
+            preprocess,
+            scratch: preprocess::Scratch::default(),
+            evidence,
+            plan,
+            failures: Failures::default(),
+        };
+        let language = Words {
+            language,
+            dim,
+            model: package.name,
+            device,
+            device_reason,
+            still: ChangeDetector::default(),
+        };
+        Ok(Workers { vision, language, memory, onnxruntime })
+    }
+
+    pub fn model(&self) -> &str {
+        &self.language.model
+    }
+
+    pub fn device(&self) -> &str {
+        &self.language.device
+    }
+
+    pub fn device_reason(&self) -> &str {
+        &self.language.device_reason
+    }
+
+    /// Describes the template that prompts are rendered with.
+    pub fn template(&self) -> String {
+        self.language.language.template().to_string()
+    }
+
+    /// Starts the workers' threads. A worker that fails or panics reports its error to `failed`.
+    pub fn spawn(
+        self,
+        engine: &Arc<Engine>,
+        disk: Option<Disk>,
+        failed: &mpsc::Sender<anyhow::Error>,
+    ) -> anyhow::Result<Vec<JoinHandle<()>>> {
+        let Workers { vision, language, .. } = self;
+        let mut threads = vec![
+            spawn(Worker::Vision, engine, failed, Box::new(|engine| vision.run(engine)))?,
+            spawn(Worker::Language, engine, failed, Box::new(|engine| language.run(engine)))?,
+        ];
+        if let Some(mut disk) = disk {
+            // Frames are restored before anyone can ask about them, except those of a large folder.
+            disk.restore(&**engine, RESTORE_PATIENCE);
+            let keep: Work = Box::new(|engine| {
+                if let Some(queue) = &engine.disk {
+                    disk.run(queue, engine);
+                }
+                Ok(())
+            });
+            threads.push(spawn(Worker::Disk, engine, failed, keep)?);
+        }
+        Ok(threads)
+    }
+}
+
+fn spawn(
+    worker: Worker,
+    engine: &Arc<Engine>,
+    failed: &mpsc::Sender<anyhow::Error>,
+    work: Work,
+) -> std::io::Result<JoinHandle<()>> {
+    let (engine, failed, name) = (engine.clone(), failed.clone(), worker.name());
+    engine.heartbeats.beat(worker);
+    thread::Builder::new().name(name.into()).spawn(move || {
+        let work = std::panic::AssertUnwindSafe(|| work(&engine));
+        let result = std::panic::catch_unwind(work);
+        engine.heartbeats.ended(worker);
+        let error = match result {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => anyhow!("the {name} worker failed: {error}"),
+            Err(_) => anyhow!("the {name} worker panicked; see the panic message above"),
+        };
+        engine.broken(&error.to_string());
+        let _ = failed.blocking_send(error);
+    })
+}
