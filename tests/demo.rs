@@ -1,5 +1,5 @@
 //! Tests `lookout demo` as a new user runs it: its output, and that most of it is true.
-//! `tests/meaning.rs` measures how much is true, by subject.
+//! `tests/accuracy.rs` measures how much is true, by subject.
 
 mod support;
 

@@ -1,7 +1,7 @@
 //! Measures how far a frame's features are from those of its JPEG, which questions about the past
 //! use: on real footage, at the resolution of a large camera.
 //!
-//! `cargo test --test evidence -- --nocapture` prints the table of `docs/performance.md`.
+//! `cargo test --test jpeg_fidelity -- --nocapture` prints the table of `docs/performance.md`.
 
 mod support;
 
