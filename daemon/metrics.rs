@@ -1,186 +1,25 @@
-//! Defines the daemon's metrics.
+//! Records the daemon's metrics.
 //!
-//! Guarantees: metric names occur only in this module; other modules call the functions below.
-//! Metrics use base units (seconds, bytes) and the label `camera`. Before [`install`] the functions
-//! do nothing, so tests and tools need no recorder.
+//! Guarantees: metric names occur only in this module's table; other modules call the functions
+//! below. Metrics use base units (seconds, bytes). Before [`install`] the functions do nothing, so
+//! tests and tools need no recorder.
+//!
+//! Not here: the values' meaning to other modules. This module depends on none of them, except for
+//! the names of the interfaces.
+
+pub mod labels;
+#[cfg(test)]
+mod reference;
+pub mod table;
 
 use std::time::Duration;
 
-use metrics::{Unit, counter, gauge, histogram};
 pub use metrics_exporter_prometheus::PrometheusHandle;
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder};
 
 use crate::interface::Interface;
 
-const FRAMES: Metric = counter_of("lookout_frames_total", "Frames taken from a camera");
-const FRAMES_DROPPED: Metric = counter_of(
-    "lookout_frames_dropped_total",
-    "Frames dropped, by reason: inbox (encoding is behind), corrupt (no picture, or no time), failed (a \
-     run of the model did), nonfinite (its numbers were not finite)",
-);
-pub const FRAMES_EVICTED: Metric = counter_of(
-    "lookout_frames_evicted_total",
-    "Frames that left the rolling buffer, for their age or for room",
-);
-const CAMERA_LIVE: Metric =
-    gauge_of("lookout_camera_live", Unit::Count, "1 while frames come from a camera, else 0");
-const CAMERA_RECONNECTS: Metric =
-    counter_of("lookout_camera_reconnects_total", "Times a camera was lost and sought again");
-const CAPTIONS: Metric = counter_of("lookout_captions_total", "Captions published");
-const CAPTIONS_SKIPPED: Metric = counter_of(
-    "lookout_captions_skipped_total",
-    "Windows that got no caption, by reason: late, replaced (by a newer window), gone (no frame of it \
-     was left), refused (the prompt does not fit), failed (a run of the model did), nonfinite (its \
-     numbers were not finite)",
-);
-const ANSWERS: Metric = counter_of("lookout_answers_total", "Questions answered");
-const QUESTIONS_REFUSED: Metric =
-    counter_of("lookout_questions_refused_total", "Questions refused, by reason");
-const CAPTIONS_UNCHANGED: Metric = counter_of(
-    "lookout_captions_unchanged_total",
-    "Captions that say that nothing has happened, without the model",
-);
-const WINDOW_CHANGE: Metric = Metric {
-    name: "lookout_window_change",
-    kind: Shape::Histogram,
-    unit: Unit::Count,
-    about: "How much a window differs from the last described one, on the scale of camera.unchanged",
-};
-const MODEL_FAILURES: Metric = counter_of(
-    "lookout_model_failures_total",
-    "Captions, answers and frames that the model failed on, by part (vision, language) and kind: run \
-     (it ended with an error), nonfinite (its numbers were not finite)",
-);
-const STAGE_SECONDS: Metric = Metric {
-    name: "lookout_stage_seconds",
-    kind: Shape::Histogram,
-    unit: Unit::Seconds,
-    about: "Where the time of a caption or an answer goes; publish is split by interface",
-};
-const TOKENS: Metric = counter_of("lookout_tokens_total", "Tokens of the model, in and out");
-pub const BUFFER_BYTES: Metric = gauge_of(
-    "lookout_buffer_bytes",
-    Unit::Bytes,
-    "What a camera's rolling buffer holds in a tier: hot (tokens and JPEG), warm (JPEG), disk",
-);
-pub const BUFFER_FRAMES: Metric = gauge_of(
-    "lookout_buffer_frames",
-    Unit::Count,
-    "Frames that a camera's rolling buffer holds in a tier; on disk also those in memory",
-);
-pub const TOKEN_BYTES: Metric = gauge_of(
-    "lookout_buffer_token_bytes",
-    Unit::Bytes,
-    "Of what a camera's rolling buffer holds in the hot tier, the tokens",
-);
-const UNWRITTEN: Metric = counter_of(
-    "lookout_frames_unwritten_total",
-    "Frames that were not kept on disk, because the queue was full or the disk failed",
-);
-const DISK_BYTES: Metric =
-    gauge_of("lookout_disk_bytes", Unit::Bytes, "What the segments on disk take, of all cameras");
-const DISK_FAILING: Metric =
-    gauge_of("lookout_disk_failing", Unit::Count, "1 while no frame can be kept on disk, else 0");
-const DISK_ASIDE: Metric = gauge_of(
-    "lookout_disk_segments_aside",
-    Unit::Count,
-    "Segments on disk that are set aside, because they cannot be read or deleted",
-);
-const REENCODED: Metric = counter_of(
-    "lookout_frames_reencoded_total",
-    "Frames encoded again from their JPEG, for a question about what has left the hot tier",
-);
-pub const RECALL_BYTES: Metric = gauge_of(
-    "lookout_recall_bytes",
-    Unit::Bytes,
-    "Tokens of frames encoded again that are kept for the next question",
-);
-const QUEUE_LENGTH: Metric =
-    gauge_of("lookout_queue_length", Unit::Count, "Captions and questions that wait for the model");
-pub const PREFIX_LOOKUPS: Metric = counter_of(
-    "lookout_prefix_lookups_total",
-    "Prompts whose window's prefix was sought in the prefix cache: hit or miss",
-);
-pub const PREFIX_EVICTIONS: Metric =
-    counter_of("lookout_prefix_evictions_total", "Prefixes that left the prefix cache for room");
-pub const PREFIX_BYTES: Metric =
-    gauge_of("lookout_prefix_cache_bytes", Unit::Bytes, "What the prefix cache holds");
-const PREFIXES: Metric =
-    gauge_of("lookout_prefixes", Unit::Count, "Windows whose prefix is in the prefix cache");
-const ROWS: Metric = gauge_of(
-    "lookout_language_rows",
-    Unit::Count,
-    "Captions and answers that are being read or written, together",
-);
-const MQTT_CONNECTED: Metric =
-    gauge_of("lookout_mqtt_connected", Unit::Count, "1 while the broker is connected, else 0");
-const MQTT_LOST: Metric = counter_of(
-    "lookout_mqtt_lost_total",
-    "Events that left the journal before the broker took them: it was away too long",
-);
-const MQTT_REFUSED: Metric = counter_of(
-    "lookout_mqtt_refused_total",
-    "Messages that the broker would not take, and that were left out",
-);
-const CONNECTIONS: Metric =
-    gauge_of("lookout_connections", Unit::Count, "Clients connected to an interface");
-const CONNECTIONS_REFUSED: Metric = counter_of(
-    "lookout_connections_refused_total",
-    "Connections closed at once, because as many as may be were open",
-);
-const CONNECTIONS_TIMED_OUT: Metric = counter_of(
-    "lookout_connections_timed_out_total",
-    "Connections closed because the client said nothing, asked nothing or read nothing for too long",
-);
-const INTERFACE_RESTARTS: Metric = counter_of(
-    "lookout_interface_restarts_total",
-    "Times that an interface failed or panicked and was restarted",
-);
-const MODEL_INFO: Metric = gauge_of(
-    "lookout_model_info",
-    Unit::Count,
-    "Always 1; its labels name model, device and why that one",
-);
-
-const ALL: [Metric; 37] = [
-    FRAMES,
-    FRAMES_DROPPED,
-    FRAMES_EVICTED,
-    CAMERA_LIVE,
-    CAMERA_RECONNECTS,
-    CAPTIONS,
-    CAPTIONS_SKIPPED,
-    CAPTIONS_UNCHANGED,
-    WINDOW_CHANGE,
-    ANSWERS,
-    QUESTIONS_REFUSED,
-    MODEL_FAILURES,
-    STAGE_SECONDS,
-    TOKENS,
-    BUFFER_BYTES,
-    BUFFER_FRAMES,
-    TOKEN_BYTES,
-    UNWRITTEN,
-    DISK_BYTES,
-    DISK_FAILING,
-    DISK_ASIDE,
-    REENCODED,
-    RECALL_BYTES,
-    QUEUE_LENGTH,
-    PREFIX_LOOKUPS,
-    PREFIX_EVICTIONS,
-    PREFIX_BYTES,
-    PREFIXES,
-    ROWS,
-    MQTT_CONNECTED,
-    MQTT_LOST,
-    MQTT_REFUSED,
-    CONNECTIONS,
-    CONNECTIONS_REFUSED,
-    CONNECTIONS_TIMED_OUT,
-    INTERFACE_RESTARTS,
-    MODEL_INFO,
-];
+pub use labels::{BufferTier, DropReason, FailureKind, NotWritten, SkipReason, Stage};
 
 /// Histogram buckets in seconds, from a publish of a few milliseconds to a caption on a small CPU.
 const SECONDS: [f64; 15] =
@@ -197,11 +36,9 @@ const UPKEEP: Duration = Duration::from_secs(5);
 pub fn install() -> Result<PrometheusHandle, BuildError> {
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)?
-        .set_buckets_for_metric(Matcher::Full(WINDOW_CHANGE.name.into()), &CHANGES)?
+        .set_buckets_for_metric(Matcher::Full(table::WINDOW_CHANGE.name.into()), &CHANGES)?
         .install_recorder()?;
-    for metric in ALL {
-        metric.describe();
-    }
+    table::all().for_each(table::Metric::describe);
     Ok(handle)
 }
 
@@ -215,116 +52,47 @@ pub async fn upkeep(metrics: PrometheusHandle) {
     }
 }
 
-/// A stage on the way to a caption or an answer, to which its time is attributed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
-    /// The time from an encoded frame's arrival to the decoded frame: jitter buffer, decoding,
-    /// conversion.
-    Decode,
-    Encode,
-    Wait,
-    Prefill,
-    DecodeTokens,
-}
-
-impl Stage {
-    fn name(self) -> &'static str {
-        match self {
-            Stage::Decode => "decode",
-            Stage::Encode => "encode",
-            Stage::Wait => "wait",
-            Stage::Prefill => "prefill",
-            Stage::DecodeTokens => "decode_tokens",
-        }
-    }
-}
-
-/// Reasons for dropping a frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DropReason {
-    /// The inbox between camera and vision was full: encoding is behind.
-    Inbox,
-    /// The frame was unusable: it had no time, or it was not an image.
-    Corrupt,
-    /// A run of the model ended with an error.
-    Failed,
-    /// The model's features were not finite.
-    NotFinite,
-}
-
 pub fn frame(camera: &str) {
-    counter!(FRAMES.name, "camera" => camera.to_owned()).increment(1);
+    table::FRAMES.counter([camera]).increment(1);
 }
 
 pub fn frames_dropped(camera: &str, reason: DropReason, frames: u64) {
-    let reason = match reason {
-        DropReason::Inbox => "inbox",
-        DropReason::Corrupt => "corrupt",
-        DropReason::Failed => "failed",
-        DropReason::NotFinite => "nonfinite",
-    };
-    counter!(FRAMES_DROPPED.name, "camera" => camera.to_owned(), "reason" => reason)
-        .increment(frames);
+    table::FRAMES_DROPPED.counter([camera, reason.value()]).increment(frames);
 }
 
 pub fn frames_evicted(camera: &str, frames: u64) {
-    counter!(FRAMES_EVICTED.name, "camera" => camera.to_owned()).increment(frames);
+    table::FRAMES_EVICTED.counter([camera]).increment(frames);
 }
 
 pub fn camera_live(camera: &str, live: bool) {
-    gauge!(CAMERA_LIVE.name, "camera" => camera.to_owned()).set(one_if(live));
+    table::CAMERA_LIVE.gauge([camera]).set(one_if(live));
 }
 
 pub fn camera_reconnect(camera: &str) {
-    counter!(CAMERA_RECONNECTS.name, "camera" => camera.to_owned()).increment(1);
+    table::CAMERA_RECONNECTS.counter([camera]).increment(1);
 }
 
 pub fn caption(camera: &str) {
-    counter!(CAPTIONS.name, "camera" => camera.to_owned()).increment(1);
-}
-
-/// Reasons for skipping a window's caption.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SkipReason {
-    /// The caption would have been published after its deadline.
-    Late,
-    /// The next window closed before this one's turn came.
-    Replaced,
-    /// No frame of the window was left in the hot tier when its turn came.
-    Gone,
-    /// The model cannot process the window's prompt.
-    Refused,
-    /// A run of the model ended with an error.
-    Failed,
-    /// The model's logits were not finite.
-    NotFinite,
+    table::CAPTIONS.counter([camera]).increment(1);
 }
 
 pub fn caption_skipped(camera: &str, reason: SkipReason) {
-    let reason = match reason {
-        SkipReason::Late => "late",
-        SkipReason::Replaced => "replaced",
-        SkipReason::Gone => "gone",
-        SkipReason::Refused => "refused",
-        SkipReason::Failed => "failed",
-        SkipReason::NotFinite => "nonfinite",
-    };
-    counter!(CAPTIONS_SKIPPED.name, "camera" => camera.to_owned(), "reason" => reason).increment(1);
+    table::CAPTIONS_SKIPPED.counter([camera, reason.value()]).increment(1);
 }
 
 pub fn caption_unchanged(camera: &str) {
-    counter!(CAPTIONS_UNCHANGED.name, "camera" => camera.to_owned()).increment(1);
+    table::CAPTIONS_UNCHANGED.counter([camera]).increment(1);
 }
 
 pub fn window_change(camera: &str, change: f32) {
     // An infinite value would make the histogram's sum infinite forever.
     if change.is_finite() {
-        histogram!(WINDOW_CHANGE.name, "camera" => camera.to_owned()).record(f64::from(change));
+        table::WINDOW_CHANGE.histogram([camera]).record(f64::from(change));
     }
 }
 
 pub fn answer(camera: &str) {
-    counter!(ANSWERS.name, "camera" => camera.to_owned()).increment(1);
+    table::ANSWERS.counter([camera]).increment(1);
 }
 
 /// Counts a refused question. It has no label `camera`, because a refused question may name any
@@ -339,189 +107,123 @@ pub fn question_refused(error: &crate::service::AskError) {
         AskError::Stopping => "stopping",
         AskError::Failed(_) | AskError::Model(_) => "model",
     };
-    counter!(QUESTIONS_REFUSED.name, "reason" => reason).increment(1);
+    table::QUESTIONS_REFUSED.counter([reason]).increment(1);
 }
 
-/// Kinds of model failures.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FailureKind {
-    /// A run ended with an error.
-    Run,
-    /// A computed number was not finite.
-    NotFinite,
-}
-
-pub fn model_failed(part: crate::model::Part, kind: FailureKind) {
-    let part = match part {
-        crate::model::Part::Vision => "vision",
-        crate::model::Part::Language => "language",
-    };
-    let kind = match kind {
-        FailureKind::Run => "run",
-        FailureKind::NotFinite => "nonfinite",
-    };
-    counter!(MODEL_FAILURES.name, "part" => part, "kind" => kind).increment(1);
+/// Counts a failure of a model's component, `vision` or `language`.
+pub fn model_failed(component: &str, kind: FailureKind) {
+    table::MODEL_FAILURES.counter([component, kind.value()]).increment(1);
 }
 
 pub fn stage(camera: &str, stage: Stage, took: Duration) {
-    histogram!(STAGE_SECONDS.name, "camera" => camera.to_owned(), "stage" => stage.name())
-        .record(took.as_secs_f64());
+    table::STAGE_SECONDS.histogram([camera, stage.value()]).record(took.as_secs_f64());
 }
 
 /// Records the time from the event's entry in the journal until the interface took it. For MQTT
 /// that is the broker's PubAck.
 pub fn published(camera: &str, interface: Interface, took: Duration) {
-    let (camera, interface) = (camera.to_owned(), interface.name());
-    histogram!(STAGE_SECONDS.name, "camera" => camera, "stage" => "publish", "interface" => interface)
-        .record(took.as_secs_f64());
+    table::PUBLISH_SECONDS.histogram([camera, interface.name()]).record(took.as_secs_f64());
 }
 
 pub fn tokens(camera: &str, tokens_in: u64, tokens_out: u64) {
-    counter!(TOKENS.name, "camera" => camera.to_owned(), "direction" => "in").increment(tokens_in);
-    counter!(TOKENS.name, "camera" => camera.to_owned(), "direction" => "out")
-        .increment(tokens_out);
+    table::TOKENS.counter([camera, "in"]).increment(tokens_in);
+    table::TOKENS.counter([camera, "out"]).increment(tokens_out);
 }
 
-pub fn buffer(camera: &str, usage: &crate::timeline::Usage) {
-    for (name, tier) in [("hot", usage.hot), ("warm", usage.warm), ("disk", usage.disk)] {
-        gauge!(BUFFER_BYTES.name, "camera" => camera.to_owned(), "tier" => name)
-            .set(tier.bytes as f64);
-        gauge!(BUFFER_FRAMES.name, "camera" => camera.to_owned(), "tier" => name)
-            .set(tier.frames as f64);
-    }
-    gauge!(TOKEN_BYTES.name, "camera" => camera.to_owned()).set(usage.token_bytes as f64);
+/// Sets the contents of a tier of a camera's buffer.
+pub fn buffer_tier(camera: &str, tier: BufferTier, frames: usize, bytes: u64) {
+    table::BUFFER_BYTES.gauge([camera, tier.value()]).set(bytes as f64);
+    table::BUFFER_FRAMES.gauge([camera, tier.value()]).set(frames as f64);
 }
 
-/// Reasons why a frame was not written to disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unwritten {
-    /// Too many frames were waiting: the disk is too slow.
-    Queue,
-    /// The disk is full, read-only or broken.
-    Disk,
+/// Sets the size of the tokens in a camera's hot tier.
+pub fn buffer_tokens(camera: &str, bytes: u64) {
+    table::BUFFER_TOKEN_BYTES.gauge([camera]).set(bytes as f64);
 }
 
-pub fn unwritten(camera: &str, why: Unwritten) {
-    let reason = match why {
-        Unwritten::Queue => "queue",
-        Unwritten::Disk => "disk",
-    };
-    counter!(UNWRITTEN.name, "camera" => camera.to_owned(), "reason" => reason).increment(1);
+pub fn frame_not_written(camera: &str, reason: NotWritten) {
+    table::FRAMES_NOT_WRITTEN.counter([camera, reason.value()]).increment(1);
 }
 
 pub fn disk(bytes: u64, failing: bool) {
-    gauge!(DISK_BYTES.name).set(bytes as f64);
-    gauge!(DISK_FAILING.name).set(one_if(failing));
+    table::DISK_BYTES.gauge([]).set(bytes as f64);
+    table::DISK_FAILING.gauge([]).set(one_if(failing));
 }
 
 /// Sets the number of segments that are set aside.
-pub fn disk_aside(unreadable: usize, undeletable: usize) {
-    gauge!(DISK_ASIDE.name, "reason" => "unreadable").set(unreadable as f64);
-    gauge!(DISK_ASIDE.name, "reason" => "undeletable").set(undeletable as f64);
+pub fn disk_segments_set_aside(unreadable: usize, undeletable: usize) {
+    table::DISK_SEGMENTS_SET_ASIDE.gauge(["unreadable"]).set(unreadable as f64);
+    table::DISK_SEGMENTS_SET_ASIDE.gauge(["undeletable"]).set(undeletable as f64);
 }
 
-pub fn reencoded(camera: &str, frames: u64) {
-    counter!(REENCODED.name, "camera" => camera.to_owned()).increment(frames);
+pub fn frames_reencoded(camera: &str, frames: u64) {
+    table::FRAMES_REENCODED.counter([camera]).increment(frames);
 }
 
-pub fn recalled(bytes: u64) {
-    gauge!(RECALL_BYTES.name).set(bytes as f64);
+/// Sets the size of the cache of re-encoded tokens.
+pub fn reencode_cache(bytes: u64) {
+    table::REENCODE_CACHE_BYTES.gauge([]).set(bytes as f64);
 }
 
-pub fn queue_length(waiting: usize) {
-    gauge!(QUEUE_LENGTH.name).set(waiting as f64);
+pub fn waiting_jobs(jobs: usize) {
+    table::WAITING_JOBS.gauge([]).set(jobs as f64);
 }
 
-pub fn prefix_looked_up(found: bool) {
+pub fn active_sequences(sequences: usize) {
+    table::ACTIVE_SEQUENCES.gauge([]).set(sequences as f64);
+}
+
+pub fn prefix_cache_lookup(found: bool) {
     let result = if found { "hit" } else { "miss" };
-    counter!(PREFIX_LOOKUPS.name, "result" => result).increment(1);
+    table::PREFIX_CACHE_LOOKUPS.counter([result]).increment(1);
 }
 
-/// Sets what the prefix cache holds after a prefix was stored, and counts the prefixes evicted for
-/// it.
-pub fn prefixes_kept(bytes: usize, prefixes: usize, evicted: usize) {
-    gauge!(PREFIX_BYTES.name).set(bytes as f64);
-    gauge!(PREFIXES.name).set(prefixes as f64);
-    counter!(PREFIX_EVICTIONS.name).increment(evicted as u64);
-}
-
-pub fn rows(in_work: usize) {
-    gauge!(ROWS.name).set(in_work as f64);
+/// Sets the contents of the prefix cache after a prefix was stored, and counts the prefixes evicted
+/// for it.
+pub fn prefix_cache(bytes: usize, prefixes: usize, evicted: usize) {
+    table::PREFIX_CACHE_BYTES.gauge([]).set(bytes as f64);
+    table::PREFIX_CACHE_ENTRIES.gauge([]).set(prefixes as f64);
+    table::PREFIX_CACHE_EVICTIONS.counter([]).increment(evicted as u64);
 }
 
 pub fn mqtt_connected(connected: bool) {
-    gauge!(MQTT_CONNECTED.name).set(one_if(connected));
+    table::MQTT_CONNECTED.gauge([]).set(one_if(connected));
 }
 
-pub fn mqtt_lost(events: u64) {
-    counter!(MQTT_LOST.name).increment(events);
+pub fn mqtt_events_missed(events: u64) {
+    table::MQTT_EVENTS_MISSED.counter([]).increment(events);
 }
 
-pub fn mqtt_refused(messages: u64) {
-    counter!(MQTT_REFUSED.name).increment(messages);
+pub fn mqtt_message_refused() {
+    table::MQTT_MESSAGES_REFUSED.counter([]).increment(1);
 }
 
 /// Changes the number of open connections by `change` (1 or -1).
 pub fn connections(interface: Interface, change: f64) {
-    gauge!(CONNECTIONS.name, "interface" => interface.name()).increment(change);
+    table::CONNECTIONS.gauge([interface.name()]).increment(change);
 }
 
 pub fn connection_refused(interface: Interface) {
-    counter!(CONNECTIONS_REFUSED.name, "interface" => interface.name()).increment(1);
+    table::CONNECTIONS_REFUSED.counter([interface.name()]).increment(1);
 }
 
 pub fn connection_timed_out(interface: Interface) {
-    counter!(CONNECTIONS_TIMED_OUT.name, "interface" => interface.name()).increment(1);
+    table::CONNECTIONS_TIMED_OUT.counter([interface.name()]).increment(1);
 }
 
 pub fn interface_restarted(interface: Interface) {
-    counter!(INTERFACE_RESTARTS.name, "interface" => interface.name()).increment(1);
+    table::INTERFACE_RESTARTS.counter([interface.name()]).increment(1);
 }
 
 pub fn model(model: &str, device: &str, device_reason: &str) {
-    let labels = [("model", model), ("device", device), ("device_reason", device_reason)]
-        .map(|(key, value)| metrics::Label::new(key, value.to_owned()));
-    gauge!(MODEL_INFO.name, labels.to_vec()).set(1.0);
+    table::MODEL_INFO.gauge([model, device, device_reason]).set(1.0);
 }
 
 fn one_if(yes: bool) -> f64 {
     if yes { 1.0 } else { 0.0 }
 }
 
-/// A metric as `/metrics` shows it.
-pub struct Metric {
-    pub name: &'static str,
-    kind: Shape,
-    unit: Unit,
-    about: &'static str,
-}
-
-#[derive(Clone, Copy)]
-pub enum Shape {
-    Counter,
-    Gauge,
-    Histogram,
-}
-
-impl Metric {
-    fn describe(self) {
-        match self.kind {
-            Shape::Counter => metrics::describe_counter!(self.name, self.unit, self.about),
-            Shape::Gauge => metrics::describe_gauge!(self.name, self.unit, self.about),
-            Shape::Histogram => metrics::describe_histogram!(self.name, self.unit, self.about),
-        }
-    }
-}
-
-const fn counter_of(name: &'static str, about: &'static str) -> Metric {
-    Metric { name, kind: Shape::Counter, unit: Unit::Count, about }
-}
-
-const fn gauge_of(name: &'static str, unit: Unit, about: &'static str) -> Metric {
-    Metric { name, kind: Shape::Gauge, unit, about }
-}
-
-/// Runs `record` with a recorder of its own and returns the metrics as `/metrics` shows them.
+/// Returns the text of `/metrics` after `record` has run with a recorder of its own.
 #[cfg(test)]
 pub fn rendered(record: impl FnOnce()) -> String {
     let recorder = PrometheusBuilder::new().build_recorder();
@@ -531,17 +233,38 @@ pub fn rendered(record: impl FnOnce()) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
+    use super::table::{Kind, all};
     use super::*;
 
     #[test]
-    fn names_say_their_unit() {
-        for metric in ALL {
-            assert!(metric.name.starts_with("lookout_"), "{}", metric.name);
-            let counted = matches!(metric.kind, Shape::Counter);
-            assert_eq!(metric.name.ends_with("_total"), counted, "{}", metric.name);
-            assert_eq!(metric.name.ends_with("_seconds"), metric.unit == Unit::Seconds);
-            assert_eq!(metric.name.ends_with("_bytes"), metric.unit == Unit::Bytes);
-            assert!(!metric.about.is_empty());
+    fn names_follow_the_conventions() {
+        let mut names = HashSet::new();
+        for metric in all() {
+            let name = metric.name;
+            assert!(names.insert(name), "{name} is twice in the table");
+            let letters = |c: char| c.is_ascii_lowercase() || c == '_';
+            assert!(name.starts_with("lookout_") && name.chars().all(letters), "{name}");
+            assert_eq!(name.ends_with("_total"), metric.kind == Kind::Counter, "{name}");
+            assert!(!metric.help.is_empty() && !metric.help.ends_with('.'), "{name}");
         }
+    }
+
+    #[test]
+    fn a_series_has_the_labels_of_the_table() {
+        let text = rendered(|| {
+            frames_dropped("gate", DropReason::NotFinite, 2);
+            disk(7, true);
+        });
+        let dropped = "lookout_frames_dropped_total{camera=\"gate\",reason=\"not_finite\"} 2";
+        assert!(text.lines().any(|line| line == dropped), "{text}");
+        assert!(text.lines().any(|line| line == "lookout_disk_failing 1"), "{text}");
+    }
+
+    #[test]
+    #[should_panic(expected = "lookout_tokens_total: direction = sideways")]
+    fn a_value_outside_the_table_is_a_bug() {
+        rendered(|| table::TOKENS.counter(["gate", "sideways"]).increment(1));
     }
 }

@@ -157,7 +157,7 @@ fn the_past_is_answered_as_rightly_as_the_present() {
     wait_for("a free place", SECONDS(3), || {
         (daemon.client(&["ask", "gate", QUESTIONS[0]]).0 == Some(0)).then_some(())
     });
-    assert_eq!(daemon.metric("lookout_queue_length"), 0.0);
+    assert_eq!(daemon.metric("lookout_waiting_jobs"), 0.0);
 
     // The daemon is killed and restarted: its frames on disk are still available, and runs are not
     // mixed up.
@@ -300,7 +300,7 @@ fn a_full_disk_harms_nothing_else() {
     assert_eq!(status, 200);
     assert!(ready.contains("no frame is kept on disk") && ready.contains("space"), "{ready}");
     assert!(daemon.process.log().contains("no frame is kept on disk"), "{}", daemon.process.log());
-    let lost = "lookout_frames_unwritten_total{camera=\"gate\",reason=\"disk\"}";
+    let lost = "lookout_frames_not_written_total{camera=\"gate\",reason=\"disk_failing\"}";
     assert!(daemon.metric(lost) > 0.0);
     // There is space again, and the next attempt uses it.
     let inside = format!("/proc/{}/root{at}/filler", daemon.process.child.id());

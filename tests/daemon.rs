@@ -411,10 +411,10 @@ fn a_long_answer_holds_up_no_short_one() {
         let text = String::from_utf8_lossy(&short.stdout).into_owned();
         assert!(short.status.success(), "{text} {}", String::from_utf8_lossy(&short.stderr));
         if long_goes_on {
-            assert!(daemon.metric("lookout_language_rows") >= 1.0);
+            assert!(daemon.metric("lookout_active_sequences") >= 1.0);
             asker.signal(libc::SIGKILL);
             wait_for("the row of an asker who has gone", SECONDS(5), || {
-                (daemon.metric("lookout_language_rows") == 0.0).then_some(())
+                (daemon.metric("lookout_active_sequences") == 0.0).then_some(())
             });
             return;
         }

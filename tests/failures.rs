@@ -77,7 +77,7 @@ fn logits_that_are_not_finite_are_no_caption_and_end_the_daemon_in_the_end() {
     let cameras = Cameras::start(dir, 0, &[("gate", &clip("gate"))], &[]);
     let mut daemon = daemon(dir, &package, &cameras);
     let mut events = daemon.watch(dir);
-    let skipped = "lookout_captions_skipped_total{camera=\"gate\",reason=\"nonfinite\"}";
+    let skipped = "lookout_captions_skipped_total{camera=\"gate\",reason=\"not_finite\"}";
     let refused = wait_for("a refused caption", SECONDS(20), || {
         Some(daemon.metric(skipped)).filter(|captions| *captions >= 1.0)
     });
@@ -98,7 +98,7 @@ fn features_that_are_not_finite_are_no_frame_and_end_the_daemon_in_the_end() {
     let package = damaged(dir, "vision_encoder_fp16.onnx", weight);
     let cameras = Cameras::start(dir, 0, &[("gate", &clip("gate"))], &[]);
     let mut daemon = daemon(dir, &package, &cameras);
-    let dropped = "lookout_frames_dropped_total{camera=\"gate\",reason=\"nonfinite\"}";
+    let dropped = "lookout_frames_dropped_total{camera=\"gate\",reason=\"not_finite\"}";
     wait_for("a dropped frame", SECONDS(20), || {
         Some(daemon.metric(dropped)).filter(|frames| *frames >= 1.0)
     });

@@ -149,8 +149,8 @@ fn real_footage_for_a_while() {
     daemons.sort_by(f64::total_cmp);
     let published = |interface: &str| {
         let of = |what: &str| {
-            let labels = format!("camera=\"street\",stage=\"publish\",interface=\"{interface}\"");
-            daemon.metric(&format!("lookout_stage_seconds_{what}{{{labels}}}"))
+            let labels = format!("camera=\"street\",interface=\"{interface}\"");
+            daemon.metric(&format!("lookout_publish_seconds_{what}{{{labels}}}"))
         };
         1000.0 * of("sum") / of("count").max(1.0)
     };

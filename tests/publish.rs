@@ -1076,7 +1076,7 @@ async fn http_tells_health_readiness_and_metrics() {
     let timed_out = r#"lookout_connections_timed_out_total{interface="http"} "#;
     assert!(metrics.contains(timed_out), "{metrics}");
     assert!(metrics.contains(r#"lookout_frames_total{camera="gate"} 1"#), "{metrics}");
-    assert!(metrics.contains("lookout_stage_seconds_bucket"), "{metrics}");
+    assert!(metrics.contains("lookout_publish_seconds_bucket"), "{metrics}");
     stop.cancel();
     timeout(SOON, serving).await.unwrap().unwrap().unwrap();
 }

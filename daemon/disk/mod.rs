@@ -26,7 +26,7 @@ pub use record::Record;
 pub use segment::fuzz_segment;
 
 use crate::frame::FrameId;
-use crate::metrics::{self, Unwritten};
+use crate::metrics::{self, NotWritten};
 use crate::run_clock::boot_time;
 use crate::timeline::{Entry, Held, Place, Stored};
 use age::Now;
@@ -244,7 +244,7 @@ impl Disk {
         };
         if place.is_none() {
             queue.missed(&record.camera);
-            metrics::unwritten(&record.camera, Unwritten::Disk);
+            metrics::frame_not_written(&record.camera, NotWritten::Disk);
         }
         told.stored(&record.camera, record.id, place);
         self.measure();
@@ -329,7 +329,7 @@ impl Disk {
         let folder = self.folder.as_ref();
         let aside = folder.map(Folder::aside).unwrap_or_default();
         metrics::disk(folder.map_or(0, Folder::bytes), self.failed.is_some());
-        metrics::disk_aside(aside.unreadable.len(), aside.undeletable.len());
+        metrics::disk_segments_set_aside(aside.unreadable.len(), aside.undeletable.len());
         let mut troubles: Vec<String> = Vec::new();
         if self.failed.is_some() {
             troubles.push(format!("no frame is kept on disk: {}", self.why));

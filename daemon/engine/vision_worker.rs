@@ -16,8 +16,8 @@ use super::{Engine, Window};
 use crate::disk::{Record, Write};
 use crate::frame::{Frame, FrameId};
 use crate::heartbeat::Worker;
-use crate::metrics::{self, DropReason, FailureKind, SkipReason, Stage, Unwritten};
-use crate::model::{ModelError, Part};
+use crate::metrics::{self, BufferTier, DropReason, FailureKind, NotWritten, SkipReason, Stage};
+use crate::model::ModelError;
 use crate::run_clock::Moment;
 use crate::service::AskError;
 use crate::slowfast::{FrameTokens, Grid, Plan, pool_frame};
@@ -101,7 +101,7 @@ impl VisionWorker {
             Ok(encoded) => encoded,
             Err(error) => {
                 for (arrival, _) in &good {
-                    metrics::model_failed(Part::Vision, FailureKind::Run);
+                    metrics::model_failed("vision", FailureKind::Run);
                     engine.unusable(&arrival.frame, DropReason::Failed, &error);
                 }
                 return self.failures.failed(Instant::now(), &error);
@@ -165,7 +165,7 @@ impl VisionWorker {
         let encoded = match encoded {
             Ok(encoded) => encoded,
             Err(error) => {
-                metrics::model_failed(Part::Vision, FailureKind::Run);
+                metrics::model_failed("vision", FailureKind::Run);
                 tracing::warn!(camera = &*recall.camera, "no answer: {error}");
                 recall.fails(AskError::Failed(error.to_string()));
                 return self.failures.failed(Instant::now(), &error);
@@ -197,7 +197,7 @@ impl VisionWorker {
     /// while.
     fn judge(&mut self, encoded: &[Option<FrameTokens>]) -> Result<(), ModelError> {
         let wrong = encoded.iter().filter(|tokens| tokens.is_none()).count();
-        (0..wrong).for_each(|_| metrics::model_failed(Part::Vision, FailureKind::NotFinite));
+        (0..wrong).for_each(|_| metrics::model_failed("vision", FailureKind::NotFinite));
         if wrong < encoded.len() {
             self.failures.worked();
         } else if wrong > 0 {
@@ -251,7 +251,7 @@ impl Engine {
                 missing_before: false,
             };
             if !disk.write(Write { record, jpeg }) {
-                metrics::unwritten(camera, Unwritten::Queue);
+                metrics::frame_not_written(camera, NotWritten::Queue);
                 self.change(camera, |ring| ring.stored(id, None));
             }
         }
@@ -277,7 +277,14 @@ impl Engine {
         let usage = ring.usage();
         drop(ring);
         metrics::frames_evicted(camera, usage.evicted - before);
-        metrics::buffer(camera, &usage);
+        for (tier, contents) in [
+            (BufferTier::Hot, usage.hot),
+            (BufferTier::Warm, usage.warm),
+            (BufferTier::Disk, usage.disk),
+        ] {
+            metrics::buffer_tier(camera, tier, contents.frames, contents.bytes);
+        }
+        metrics::buffer_tokens(camera, usage.token_bytes);
     }
 
     /// Queues a closed window for captioning, if the camera has captions. Its UTC follows the clock
@@ -302,7 +309,7 @@ impl Engine {
         if older.is_some() {
             self.skip(camera, SkipReason::Replaced);
         }
-        metrics::queue_length(jobs.scheduler.waiting());
+        metrics::waiting_jobs(jobs.scheduler.waiting());
         drop(jobs);
         self.wake.notify_one();
     }

@@ -32,7 +32,7 @@ use crate::language::{
     Turn, Urgency,
 };
 use crate::metrics::{self, FailureKind, SkipReason, Stage};
-use crate::model::{ModelError, Part};
+use crate::model::ModelError;
 use crate::service::{AnswerItem, AskError};
 use crate::slowfast::{FrameTokens, Plan, assemble};
 use crate::timeline::{Clip, Look};
@@ -135,7 +135,7 @@ impl<W: Writer> Words<W> {
         let mut failures = Failures::default();
         let mut last_finished = Instant::now();
         loop {
-            metrics::rows(running.len());
+            metrics::active_sequences(running.len());
             match engine.next_job(self.room()) {
                 Some(job) => match self.begin(engine, job, running, &mut failures)? {
                     Begun::Works | Begun::Done => continue,
@@ -516,7 +516,7 @@ impl Engine {
                 Room::Question => jobs.scheduler.next_question().map(Next::Question),
                 Room::Nothing => None,
             };
-            metrics::queue_length(jobs.scheduler.waiting());
+            metrics::waiting_jobs(jobs.scheduler.waiting());
             match next {
                 Some(Next::Question(asked)) if asked.to.is_closed() => {}
                 Some(Next::Question(asked)) if jobs.stopping => {
@@ -550,7 +550,7 @@ impl Engine {
                 (FailureKind::NotFinite, SkipReason::NotFinite, error)
             }
         };
-        metrics::model_failed(Part::Language, kind);
+        metrics::model_failed("language", kind);
         match job {
             Next::Caption(camera, _) => {
                 tracing::warn!(camera = &*camera, "no caption: {failure}");
@@ -568,7 +568,7 @@ impl Engine {
         let mut jobs = self.jobs();
         jobs.stopping = true;
         let asked: Vec<Asked> = std::iter::from_fn(|| jobs.scheduler.next_question()).collect();
-        metrics::queue_length(jobs.scheduler.waiting());
+        metrics::waiting_jobs(jobs.scheduler.waiting());
         drop(jobs);
         asked.into_iter().for_each(|asked| asked.fails(AskError::Model(why.into())));
         self.wake.notify_all();

@@ -467,7 +467,7 @@ impl LanguageModel {
         let sequence = &mut sequences[row];
         let Some(key) = &sequence.key else { return Ok(()) };
         let found = prefixes.get(key);
-        metrics::prefix_looked_up(found.is_some());
+        metrics::prefix_cache_lookup(found.is_some());
         if let Some(prefix) = found {
             self.decoder.restore(cache, row, prefix)?;
             sequence.usage.cached_tokens = sequence.shared as u32;
@@ -486,7 +486,7 @@ impl LanguageModel {
             Ok(prefix) => prefixes.put(key.clone(), prefix, bytes),
             Err(error) => tracing::warn!("a prefix is not kept: {error}"),
         }
-        metrics::prefixes_kept(prefixes.bytes(), prefixes.count(), evicted);
+        metrics::prefix_cache(prefixes.bytes(), prefixes.count(), evicted);
     }
 }
 

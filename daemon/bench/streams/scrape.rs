@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
-use crate::metrics::{
-    BUFFER_BYTES, BUFFER_FRAMES, FRAMES_EVICTED, PREFIX_BYTES, PREFIX_EVICTIONS, PREFIX_LOOKUPS,
-    RECALL_BYTES, TOKEN_BYTES,
+use crate::metrics::table::{
+    BUFFER_BYTES, BUFFER_FRAMES, BUFFER_TOKEN_BYTES, FRAMES_EVICTED, PREFIX_CACHE_BYTES,
+    PREFIX_CACHE_EVICTIONS, PREFIX_CACHE_LOOKUPS, REENCODE_CACHE_BYTES,
 };
 use crate::timeline::{Tier, Usage};
 
@@ -35,19 +35,19 @@ impl Held {
         };
         let usage = |camera| Usage {
             hot: tier(camera, "hot"),
-            token_bytes: of(camera, TOKEN_BYTES.name),
+            token_bytes: of(camera, BUFFER_TOKEN_BYTES.name),
             warm: tier(camera, "warm"),
             disk: tier(camera, "disk"),
             frames: 0,
             evicted: of(camera, FRAMES_EVICTED.name),
         };
-        let looked_up =
-            ["hit", "miss"].map(|found| format!("{}{{result=\"{found}\"}}", PREFIX_LOOKUPS.name));
+        let looked_up = ["hit", "miss"]
+            .map(|found| format!("{}{{result=\"{found}\"}}", PREFIX_CACHE_LOOKUPS.name));
         Held {
             buffers: cameras.iter().map(usage).collect(),
-            recall_bytes: value(RECALL_BYTES.name),
-            prefix_bytes: value(PREFIX_BYTES.name),
-            prefix_evictions: value(PREFIX_EVICTIONS.name),
+            recall_bytes: value(REENCODE_CACHE_BYTES.name),
+            prefix_bytes: value(PREFIX_CACHE_BYTES.name),
+            prefix_evictions: value(PREFIX_CACHE_EVICTIONS.name),
             prefix_lookups: looked_up.iter().map(|sample| value(sample)).sum(),
         }
     }
@@ -57,7 +57,8 @@ impl Held {
 mod tests {
     use super::*;
     use crate::metrics::{
-        buffer, frames_evicted, prefix_looked_up, prefixes_kept, recalled, rendered,
+        BufferTier, buffer_tier, buffer_tokens, frames_evicted, prefix_cache, prefix_cache_lookup,
+        reencode_cache, rendered,
     };
 
     #[test]
@@ -72,13 +73,17 @@ mod tests {
         };
         let text = rendered(|| {
             for (camera, bytes) in [("gate-0", 100), ("yard-1", 200)] {
-                buffer(camera, &usage(bytes));
+                let usage = usage(bytes);
+                buffer_tier(camera, BufferTier::Hot, usage.hot.frames, usage.hot.bytes);
+                buffer_tier(camera, BufferTier::Warm, usage.warm.frames, usage.warm.bytes);
+                buffer_tier(camera, BufferTier::Disk, usage.disk.frames, usage.disk.bytes);
+                buffer_tokens(camera, usage.token_bytes);
                 frames_evicted(camera, 2);
             }
-            recalled(11);
-            prefixes_kept(12, 1, 13);
+            reencode_cache(11);
+            prefix_cache(12, 1, 13);
             for found in [true, false, false] {
-                prefix_looked_up(found);
+                prefix_cache_lookup(found);
             }
         });
         let cameras = ["yard-1", "gate-0", "drive-2"].map(String::from);

@@ -60,7 +60,7 @@ impl Recall {
 
     /// Stores the tokens of frames that have been encoded, with their positions.
     pub fn encoded(&mut self, engine: &Engine, frames: Vec<(usize, FrameTokens)>, took: Duration) {
-        metrics::reencoded(&self.camera, frames.len() as u64);
+        metrics::frames_reencoded(&self.camera, frames.len() as u64);
         self.encode += took;
         let mut recalled = engine.recalled();
         for (at, tokens) in frames {
@@ -69,7 +69,7 @@ impl Recall {
             recalled.put(name, tokens.clone(), bytes);
             self.tokens[at] = Some(tokens);
         }
-        metrics::recalled(recalled.bytes() as u64);
+        metrics::reencode_cache(recalled.bytes() as u64);
     }
 
     pub fn is_complete(&self) -> bool {
@@ -146,7 +146,7 @@ impl Engine {
             let _ = to.try_send(AnswerItem::Failed(AskError::Stopping));
             return;
         }
-        metrics::queue_length(jobs.scheduler.waiting());
+        metrics::waiting_jobs(jobs.scheduler.waiting());
         drop(jobs);
         self.wake.notify_one();
     }

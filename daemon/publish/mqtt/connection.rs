@@ -112,7 +112,7 @@ impl Publisher {
 
     /// Counts a message that does not reach the broker, and logs the first one of each topic.
     fn left_out(&mut self, origin: &Origin, why: &str) {
-        metrics::mqtt_refused(1);
+        metrics::mqtt_message_refused();
         let Origin { sequence, topic, .. } = origin;
         if self.blame.may_say(topic) {
             tracing::warn!(sequence, "MQTT: a message on {topic} is left out: {why}");
@@ -292,7 +292,7 @@ impl Connection<'_> {
                 tracing::warn!(
                     "MQTT: {events} events left the journal before the broker took them"
                 );
-                metrics::mqtt_lost(events);
+                metrics::mqtt_events_missed(events);
                 // The events are counted once, even if the connection breaks again.
                 self.outbox.enter(cursor.position() - 1, None, Vec::new());
                 // A camera's last change may be among them.

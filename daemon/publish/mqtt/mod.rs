@@ -116,7 +116,7 @@ impl Publisher {
     fn leave_out_what_panicked(&mut self) {
         if let Some(sequence) = self.saying.take() {
             tracing::error!(sequence, "MQTT: an event cannot be said, and is left out");
-            metrics::mqtt_refused(1);
+            metrics::mqtt_message_refused();
             self.unsayable.insert(sequence);
             if self.unsayable.len() > UNSAYABLE {
                 self.unsayable.pop_first();

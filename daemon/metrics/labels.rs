@@ -1,0 +1,193 @@
+//! The metrics' labels: their names, and the values that a label can have.
+
+/// A label of a metric.
+#[derive(Clone, Copy, Debug)]
+pub struct Label {
+    pub name: &'static str,
+    values: Values,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Values {
+    /// Any value of this description.
+    Described(&'static str),
+    /// One of these values, each with its meaning.
+    Listed(&'static [(&'static str, &'static str)]),
+}
+
+impl Label {
+    const fn described(name: &'static str, about: &'static str) -> Label {
+        Label { name, values: Values::Described(about) }
+    }
+
+    const fn listed(name: &'static str, values: &'static [(&'static str, &'static str)]) -> Label {
+        Label { name, values: Values::Listed(values) }
+    }
+
+    /// Returns true if the label can have this value.
+    pub fn allows(&self, value: &str) -> bool {
+        match self.values {
+            Values::Described(_) => true,
+            Values::Listed(values) => values.iter().any(|(known, _)| *known == value),
+        }
+    }
+
+    /// Returns the label's description, if its values are not listed.
+    pub fn description(&self) -> Option<&'static str> {
+        match self.values {
+            Values::Described(about) => Some(about),
+            Values::Listed(_) => None,
+        }
+    }
+
+    /// Returns the values with their meanings, or nothing if they are not listed.
+    pub fn values(&self) -> &'static [(&'static str, &'static str)] {
+        match self.values {
+            Values::Described(_) => &[],
+            Values::Listed(values) => values,
+        }
+    }
+}
+
+pub const CAMERA: Label = Label::described("camera", "the camera's name in the config");
+pub const MODEL: Label = Label::described("model", "the package's name");
+pub const DEVICE: Label = Label::described("device", "the device that runs the model");
+pub const DEVICE_REASON: Label =
+    Label::described("device_reason", "the reason why this device was chosen");
+pub const INTERFACE: Label = Label::listed(
+    "interface",
+    &[("grpc", "gRPC"), ("http", "HTTP"), ("mqtt", "MQTT; an event is published with its PubAck")],
+);
+pub const COMPONENT: Label = Label::listed(
+    "component",
+    &[("vision", "the vision encoder"), ("language", "the language model")],
+);
+pub const DIRECTION: Label =
+    Label::listed("direction", &[("in", "read: video and text"), ("out", "generated")]);
+pub const RESULT: Label = Label::listed(
+    "result",
+    &[("hit", "the prefix was in the cache"), ("miss", "the prefix had to be read")],
+);
+pub const REFUSAL: Label = Label::listed(
+    "reason",
+    &[
+        ("no_such_camera", "no camera has this name"),
+        ("no_footage", "the buffer has no frame of the range"),
+        ("queue_full", "too many questions were waiting"),
+        ("bad_question", "the question was not valid"),
+        ("stopping", "the daemon was stopping"),
+        ("model", "the model failed"),
+    ],
+);
+pub const SET_ASIDE: Label = Label::listed(
+    "reason",
+    &[("unreadable", "it cannot be read"), ("undeletable", "it cannot be deleted")],
+);
+
+/// Defines an enum whose variants are the values of a label, and the label.
+macro_rules! label_values {
+    (
+        $(#[doc = $about:literal])+
+        pub enum $name:ident, $label:ident = $label_name:literal {
+            $($(#[doc = $doc:literal])+ $variant:ident = $value:literal,)+
+        }
+    ) => {
+        $(#[doc = $about])+
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $name {
+            $($(#[doc = $doc])+ $variant,)+
+        }
+
+        impl $name {
+            /// Returns the label's value.
+            pub fn value(self) -> &'static str {
+                match self {
+                    $($name::$variant => $value,)+
+                }
+            }
+        }
+
+        pub const $label: Label =
+            Label::listed($label_name, &[$(($value, concat!($($doc),+)),)+]);
+    };
+}
+
+label_values! {
+    /// Reasons for dropping a frame.
+    pub enum DropReason, DROP_REASON = "reason" {
+        /// Encoding is too slow, and the inbox is full.
+        Inbox = "inbox_full",
+        /// The frame is not usable, or has no time.
+        Corrupt = "corrupt",
+        /// The model's run ended with an error.
+        Failed = "model_failed",
+        /// The model's features were not finite.
+        NotFinite = "not_finite",
+    }
+}
+
+label_values! {
+    /// Reasons for skipping a window's caption.
+    pub enum SkipReason, SKIP_REASON = "reason" {
+        /// The caption would have been published after its deadline.
+        Late = "late",
+        /// The camera's next window closed before this one had its turn.
+        Replaced = "replaced",
+        /// No frame of the window was left in the hot tier.
+        Gone = "evicted",
+        /// The model cannot process the window's prompt.
+        Refused = "prompt_refused",
+        /// The model's run ended with an error.
+        Failed = "model_failed",
+        /// The model's logits were not finite.
+        NotFinite = "not_finite",
+    }
+}
+
+label_values! {
+    /// Reasons for not writing a frame to disk.
+    pub enum NotWritten, NOT_WRITTEN = "reason" {
+        /// Too many frames are waiting: the disk is too slow.
+        Queue = "queue_full",
+        /// The disk is full, read-only or broken.
+        Disk = "disk_failing",
+    }
+}
+
+label_values! {
+    /// Kinds of model failures.
+    pub enum FailureKind, FAILURE_KIND = "kind" {
+        /// A run ended with an error.
+        Run = "run",
+        /// A result was not finite.
+        NotFinite = "not_finite",
+    }
+}
+
+label_values! {
+    /// A stage on the way to a caption or an answer, to which its time is attributed.
+    pub enum Stage, STAGE = "stage" {
+        /// Per frame: from its arrival to the decoded frame (jitter buffer, decoding, conversion).
+        Decode = "decode_frame",
+        /// Per frame: running the vision encoder.
+        Encode = "encode_frame",
+        /// Per caption or answer: waiting for frames and for a turn.
+        Wait = "wait",
+        /// Per caption or answer: reading the prompt.
+        Prefill = "prefill",
+        /// Per caption or answer: generating the text.
+        DecodeTokens = "decode_tokens",
+    }
+}
+
+label_values! {
+    /// A tier of the rolling buffer.
+    pub enum BufferTier, TIER = "tier" {
+        /// Frames with their tokens and JPEGs in memory.
+        Hot = "hot",
+        /// Frames with their JPEGs in memory.
+        Warm = "warm",
+        /// Frames on disk, including those that are still in memory.
+        Disk = "disk",
+    }
+}

@@ -1,0 +1,189 @@
+//! The table of all metrics. `docs/metrics.md` is generated from it.
+
+use metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
+
+use super::labels::{
+    CAMERA, COMPONENT, DEVICE, DEVICE_REASON, DIRECTION, DROP_REASON, FAILURE_KIND, INTERFACE,
+    Label, MODEL, NOT_WRITTEN, REFUSAL, RESULT, SET_ASIDE, SKIP_REASON, STAGE, TIER,
+};
+
+/// A metric: its name, type, labels and meaning.
+#[derive(Clone, Copy, Debug)]
+pub struct Metric {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub labels: &'static [Label],
+    pub help: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+/// Metrics of one subject.
+pub struct Section {
+    pub title: &'static str,
+    pub metrics: &'static [Metric],
+}
+
+/// Defines the metrics, each as a constant, and the table of their sections.
+macro_rules! metrics {
+    ($($title:literal {
+        $($id:ident: $kind:ident $name:literal [$($label:ident)*] $help:literal,)+
+    })+) => {
+        $($(pub const $id: Metric = Metric {
+            name: $name,
+            kind: Kind::$kind,
+            labels: &[$($label),*],
+            help: $help,
+        };)+)+
+
+        pub static SECTIONS: &[Section] =
+            &[$(Section { title: $title, metrics: &[$($id),+] }),+];
+    };
+}
+
+metrics! {
+    "Cameras and frames" {
+        FRAMES: Counter "lookout_frames_total" [CAMERA]
+            "Frames taken from a camera",
+        FRAMES_DROPPED: Counter "lookout_frames_dropped_total" [CAMERA DROP_REASON]
+            "Frames dropped before they were encoded, or because encoding failed",
+        FRAMES_EVICTED: Counter "lookout_frames_evicted_total" [CAMERA]
+            "Frames that left the buffer by age or size",
+        CAMERA_LIVE: Gauge "lookout_camera_live" [CAMERA]
+            "1 while the camera delivers frames, else 0",
+        CAMERA_RECONNECTS: Counter "lookout_camera_reconnects_total" [CAMERA]
+            "Times that a camera was lost and the connection was retried",
+    }
+    "Captions, questions and the model" {
+        CAPTIONS: Counter "lookout_captions_total" [CAMERA]
+            "Captions published, including the unchanged ones",
+        CAPTIONS_SKIPPED: Counter "lookout_captions_skipped_total" [CAMERA SKIP_REASON]
+            "Windows without a caption",
+        CAPTIONS_UNCHANGED: Counter "lookout_captions_unchanged_total" [CAMERA]
+            "Captions published as unchanged, without running the model",
+        WINDOW_CHANGE: Histogram "lookout_window_change" [CAMERA]
+            "Difference from the last captioned window, on the scale of camera.unchanged",
+        ANSWERS: Counter "lookout_answers_total" [CAMERA]
+            "Questions answered",
+        QUESTIONS_REFUSED: Counter "lookout_questions_refused_total" [REFUSAL]
+            "Questions refused; without the camera, because a question may name any",
+        MODEL_FAILURES: Counter "lookout_model_failures_total" [COMPONENT FAILURE_KIND]
+            "Captions, answers and frames on which the model failed",
+        STAGE_SECONDS: Histogram "lookout_stage_seconds" [CAMERA STAGE]
+            "Time that a frame, a caption or an answer spent in a stage",
+        PUBLISH_SECONDS: Histogram "lookout_publish_seconds" [CAMERA INTERFACE]
+            "Time from an event's entry in the journal until the interface had taken it",
+        TOKENS: Counter "lookout_tokens_total" [CAMERA DIRECTION]
+            "Tokens of the language model",
+        WAITING_JOBS: Gauge "lookout_waiting_jobs" []
+            "Captions and questions that wait for the language model",
+        ACTIVE_SEQUENCES: Gauge "lookout_active_sequences" []
+            "Captions and answers that are being generated together",
+        MODEL_INFO: Gauge "lookout_model_info" [MODEL DEVICE DEVICE_REASON]
+            "Always 1",
+    }
+    "The buffer" {
+        BUFFER_BYTES: Gauge "lookout_buffer_bytes" [CAMERA TIER]
+            "Size of a tier",
+        BUFFER_FRAMES: Gauge "lookout_buffer_frames" [CAMERA TIER]
+            "Frames in a tier",
+        BUFFER_TOKEN_BYTES: Gauge "lookout_buffer_token_bytes" [CAMERA]
+            "Size of the tokens in the hot tier",
+        FRAMES_NOT_WRITTEN: Counter "lookout_frames_not_written_total" [CAMERA NOT_WRITTEN]
+            "Frames not written to disk",
+        DISK_BYTES: Gauge "lookout_disk_bytes" []
+            "Size of all segments on disk",
+        DISK_FAILING: Gauge "lookout_disk_failing" []
+            "1 while no frame can be written to disk, else 0",
+        DISK_SEGMENTS_SET_ASIDE: Gauge "lookout_disk_segments_set_aside" [SET_ASIDE]
+            "Segments that are set aside",
+        FRAMES_REENCODED: Counter "lookout_frames_reencoded_total" [CAMERA]
+            "Frames encoded again for a question",
+        REENCODE_CACHE_BYTES: Gauge "lookout_reencode_cache_bytes" []
+            "Size of the cache of re-encoded tokens, shared by all cameras",
+    }
+    "The prefix cache" {
+        PREFIX_CACHE_LOOKUPS: Counter "lookout_prefix_cache_lookups_total" [RESULT]
+            "Lookups of a window's prefix",
+        PREFIX_CACHE_EVICTIONS: Counter "lookout_prefix_cache_evictions_total" []
+            "Prefixes evicted to stay within the cache's size",
+        PREFIX_CACHE_BYTES: Gauge "lookout_prefix_cache_bytes" []
+            "Size of the prefix cache",
+        PREFIX_CACHE_ENTRIES: Gauge "lookout_prefix_cache_entries" []
+            "Windows whose prefix is in the cache",
+    }
+    "Interfaces" {
+        MQTT_CONNECTED: Gauge "lookout_mqtt_connected" []
+            "1 while the broker is connected, else 0",
+        MQTT_EVENTS_MISSED: Counter "lookout_mqtt_events_missed_total" []
+            "Events that left the journal before the broker had them",
+        MQTT_MESSAGES_REFUSED: Counter "lookout_mqtt_messages_refused_total" []
+            "Messages dropped because the broker does not accept them",
+        CONNECTIONS: Gauge "lookout_connections" [INTERFACE]
+            "Clients connected",
+        CONNECTIONS_REFUSED: Counter "lookout_connections_refused_total" [INTERFACE]
+            "Connections closed at once, because too many were open",
+        CONNECTIONS_TIMED_OUT: Counter "lookout_connections_timed_out_total" [INTERFACE]
+            "Connections closed, because the client was idle or too slow",
+        INTERFACE_RESTARTS: Counter "lookout_interface_restarts_total" [INTERFACE]
+            "Restarts of an interface after a failure or a panic",
+    }
+}
+
+/// Returns every metric.
+pub fn all() -> impl Iterator<Item = &'static Metric> {
+    SECTIONS.iter().flat_map(|section| section.metrics)
+}
+
+impl Metric {
+    /// Returns the unit, which the end of the name says.
+    pub fn unit(&self) -> Unit {
+        if self.name.ends_with("_seconds") {
+            Unit::Seconds
+        } else if self.name.ends_with("_bytes") {
+            Unit::Bytes
+        } else {
+            Unit::Count
+        }
+    }
+
+    /// Registers the description that `/metrics` shows.
+    pub fn describe(&self) {
+        match self.kind {
+            Kind::Counter => metrics::describe_counter!(self.name, self.unit(), self.help),
+            Kind::Gauge => metrics::describe_gauge!(self.name, self.unit(), self.help),
+            Kind::Histogram => metrics::describe_histogram!(self.name, self.unit(), self.help),
+        }
+    }
+
+    /// Returns the counter with these values of the labels, in the order of the table.
+    pub fn counter<const N: usize>(&self, values: [&str; N]) -> Counter {
+        counter!(self.name, self.labels(values))
+    }
+
+    /// Returns the gauge with these values of the labels, in the order of the table.
+    pub fn gauge<const N: usize>(&self, values: [&str; N]) -> Gauge {
+        gauge!(self.name, self.labels(values))
+    }
+
+    /// Returns the histogram with these values of the labels, in the order of the table.
+    pub fn histogram<const N: usize>(&self, values: [&str; N]) -> Histogram {
+        histogram!(self.name, self.labels(values))
+    }
+
+    fn labels<const N: usize>(&self, values: [&str; N]) -> Vec<metrics::Label> {
+        debug_assert_eq!(self.labels.len(), N, "{}: number of labels", self.name);
+        let pairs = self.labels.iter().zip(values);
+        pairs
+            .map(|(label, value)| {
+                debug_assert!(label.allows(value), "{}: {} = {value}", self.name, label.name);
+                metrics::Label::new(label.name, value.to_owned())
+            })
+            .collect()
+    }
+}
