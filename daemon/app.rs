@@ -15,7 +15,7 @@ use crate::disk::{self, Disk, Trouble};
 use crate::engine::Engine;
 use crate::files;
 use crate::interface::Interface;
-use crate::journal::{self, Journal};
+use crate::journal::{self, MemoryJournal};
 use crate::metrics::{self, PrometheusHandle};
 use crate::publish::{self, Listener, grpc, http, mqtt};
 use crate::run_clock::RunClock;
@@ -58,7 +58,7 @@ impl App {
         let (workers, disk) = load(&config, http.clone(), trouble.clone()).await?;
         metrics::model(workers.model(), workers.device(), workers.device_reason());
         let run = this_run(disk.as_ref());
-        let journal = Journal::new(run, journal::CAPACITY);
+        let journal = MemoryJournal::shared(run, journal::CAPACITY);
         let clock = Arc::new(RunClock::start());
         let engine = Engine::new(&config, journal.clone(), run, clock.clone());
         let daemon = Arc::new(Daemon::new(&config, engine, journal, trouble));

@@ -14,7 +14,7 @@ use crate::question::{Draft, Limits, Question, QuestionError};
 
 /// The daemon as the interfaces see it, implemented by `app`.
 pub trait Service: Send + Sync + 'static {
-    fn journal(&self) -> &Arc<Journal>;
+    fn journal(&self) -> &Arc<dyn Journal>;
 
     /// Returns every configured camera, in the order of the config.
     fn cameras(&self) -> Vec<CameraInfo>;

@@ -21,7 +21,7 @@ use crate::service::{Answer, AskError, CameraInfo, Looking, Readiness, Service};
 /// The daemon as gRPC, HTTP and MQTT see it, and the receiver of the cameras' frames.
 pub struct Daemon {
     pub engine: Arc<Engine>,
-    journal: Arc<Journal>,
+    journal: Arc<dyn Journal>,
     cameras: Vec<config::Camera>,
     limits: question::Limits,
     statuses: Mutex<HashMap<Arc<str>, CameraStatus>>,
@@ -34,7 +34,7 @@ impl Daemon {
     pub fn new(
         config: &Config,
         engine: Arc<Engine>,
-        journal: Arc<Journal>,
+        journal: Arc<dyn Journal>,
         trouble: Arc<Trouble>,
     ) -> Daemon {
         let names = || config.cameras.iter().map(|camera| camera.name.clone());
@@ -82,7 +82,7 @@ impl Sink for Daemon {
 }
 
 impl Service for Daemon {
-    fn journal(&self) -> &Arc<Journal> {
+    fn journal(&self) -> &Arc<dyn Journal> {
         &self.journal
     }
 

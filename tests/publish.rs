@@ -13,7 +13,7 @@ use lookout::config::{Mqtt, MqttTls};
 use lookout::event::*;
 use lookout::frame::{Clock, Span};
 use lookout::interface::Interface;
-use lookout::journal::Journal;
+use lookout::journal::{Journal, MemoryJournal};
 use lookout::proto;
 use lookout::proto::lookout_client::LookoutClient;
 use lookout::publish::{Listener, Patience, PublishError, grpc, http, mqtt};
@@ -1086,7 +1086,7 @@ async fn http_tells_health_readiness_and_metrics() {
 type Ask = Box<dyn Fn(Question) -> Result<Answer, AskError> + Send>;
 
 struct Fake {
-    journal: Arc<Journal>,
+    journal: Arc<dyn Journal>,
     ready: AtomicBool,
     yard: Mutex<Phase>,
     /// Set to make the next query of the cameras panic.
@@ -1101,7 +1101,7 @@ impl Fake {
 }
 
 impl Service for Fake {
-    fn journal(&self) -> &Arc<Journal> {
+    fn journal(&self) -> &Arc<dyn Journal> {
         &self.journal
     }
 
@@ -1161,7 +1161,7 @@ struct Daemon {
 impl Daemon {
     async fn start(journal: usize) -> Daemon {
         let service = Arc::new(Fake {
-            journal: Journal::new(RUN, journal),
+            journal: MemoryJournal::shared(RUN, journal),
             ready: AtomicBool::new(true),
             yard: Mutex::new(Phase::Lost),
             panics: AtomicBool::new(false),

@@ -78,7 +78,7 @@ pub struct Engine {
     started: Instant,
     pub heartbeats: Heartbeats,
     pub timeline: Timeline,
-    pub journal: Arc<Journal>,
+    pub journal: Arc<dyn Journal>,
     cameras: HashMap<Arc<str>, Lens>,
     plan: Plan,
     max_new_tokens: usize,
@@ -154,7 +154,7 @@ impl Engine {
     /// Creates an engine. `run` identifies this run's frames, and `clock` is their clock.
     pub fn new(
         config: &config::Config,
-        journal: Arc<Journal>,
+        journal: Arc<dyn Journal>,
         run: u64,
         clock: Arc<RunClock>,
     ) -> Arc<Engine> {

@@ -292,7 +292,7 @@ mod tests {
     use crate::disk::Told;
     use crate::engine::scheduler::Next;
     use crate::frame::FrameId;
-    use crate::journal::Journal;
+    use crate::journal::MemoryJournal;
     use crate::question::{Draft, Limits, Question as Checked, RawTime};
     use crate::run_clock::{Moment, RunClock};
     use crate::service::Answer;
@@ -322,7 +322,8 @@ mod tests {
             every = "4s"
         "#;
         let config = Config::parse(config, Path::new("")).expect("a config");
-        let engine = Engine::new(&config, Journal::new(RUN, 100), RUN, Arc::new(RunClock::start()));
+        let engine =
+            Engine::new(&config, MemoryJournal::shared(RUN, 100), RUN, Arc::new(RunClock::start()));
         let entry = |number: u64| Entry {
             id: FrameId { run: if number < lost { RUN - 1 } else { RUN }, number },
             monotonic: Duration::from_millis(number * 500),

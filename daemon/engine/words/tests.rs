@@ -14,7 +14,7 @@ use super::*;
 use crate::config::Config;
 use crate::engine::caption::windows::Closed;
 use crate::frame::{Clock, Frame};
-use crate::journal::Journal;
+use crate::journal::MemoryJournal;
 use crate::run_clock::RunClock;
 
 /// Number of frames of the footage, one per second.
@@ -137,7 +137,7 @@ fn engine() -> Arc<Engine> {
         freshness = "1h"
     "#;
     let config = Config::parse(text, Path::new("")).expect("a config");
-    Engine::new(&config, Journal::new(1, 1000), 1, Arc::new(RunClock::start()))
+    Engine::new(&config, MemoryJournal::shared(1, 1000), 1, Arc::new(RunClock::start()))
 }
 
 /// Adds frame `number` of a camera, which shows `light`.

@@ -169,10 +169,10 @@ impl Lookout for Server {
         let request = request.into_inner();
         let filter = self.filter(&request)?;
         let cursor = match request.from_sequence {
-            0 => self.service.journal().live(),
+            0 => self.service.journal().read_new(),
             sequence => {
                 let run = (request.from_run > 0).then_some(request.from_run);
-                self.service.journal().from(run, sequence)
+                self.service.journal().read_from(run, sequence)
             }
         };
         self.stream(|to| watch(cursor, filter, to))
@@ -276,7 +276,7 @@ impl Filter {
 }
 
 async fn watch(
-    mut cursor: Cursor,
+    mut cursor: Box<dyn Cursor>,
     filter: Filter,
     to: mpsc::Sender<Result<proto::WatchResponse, Status>>,
 ) {
@@ -288,7 +288,7 @@ async fn watch(
             }
             Read::Event(_) => continue,
             // The contents of the lost events are unknown, so no filter applies.
-            Read::Lost(events) => (WatchItem::Lost(proto::Lost { events }), None),
+            Read::Missed(events) => (WatchItem::Lost(proto::Lost { events }), None),
         };
         if to.send(Ok(proto::WatchResponse { item: Some(item) })).await.is_err() {
             return;

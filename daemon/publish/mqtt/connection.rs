@@ -140,7 +140,7 @@ impl Connection<'_> {
         }
         self.greet();
         let journal = self.publisher.service.journal().clone();
-        let mut cursor = journal.from(None, self.outbox.done() + 1);
+        let mut cursor = journal.read_from(None, self.outbox.done() + 1);
         let mut announce = Announce::Now;
         let good = tokio::time::sleep(GOOD);
         let mut good = std::pin::pin!(good);
@@ -172,7 +172,7 @@ impl Connection<'_> {
                     Some(event) => self.note_progress(event),
                     None => return broke("the client ended".into()),
                 },
-                read = cursor.next(), if self.outbox.has_room() => self.take(read, &cursor),
+                read = cursor.next(), if self.outbox.has_room() => self.take(read, &*cursor),
                 refusal = self.publisher.questions.failed() => self.refuse(&refusal),
             }
         }
@@ -181,14 +181,18 @@ impl Connection<'_> {
 
     /// Publishes the journal's remaining events and `offline`, then disconnects, within
     /// [`FAREWELL`].
-    async fn farewell(&mut self, heard: &mut mpsc::Receiver<Heard>, mut cursor: Cursor) -> Over {
+    async fn farewell(
+        &mut self,
+        heard: &mut mpsc::Receiver<Heard>,
+        mut cursor: Box<dyn Cursor>,
+    ) -> Over {
         let deadline = Instant::now() + FAREWELL;
         let mut said_offline = false;
         loop {
             while self.outbox.has_room()
                 && let Some(read) = cursor.try_next()
             {
-                self.take(read, &cursor);
+                self.take(read, &*cursor);
             }
             if self.outbox.has_room() && !said_offline {
                 for camera in self.publisher.service.cameras() {
@@ -284,10 +288,10 @@ impl Connection<'_> {
         self.publisher.topics.discovery(&cameras.collect::<Vec<Arc<str>>>())
     }
 
-    fn take(&mut self, read: Read, cursor: &Cursor) {
+    fn take(&mut self, read: Read, cursor: &dyn Cursor) {
         match read {
             Read::Event(event) => self.enter(event),
-            Read::Lost(events) => {
+            Read::Missed(events) => {
                 let events = events.unwrap_or(0);
                 tracing::warn!(
                     "MQTT: {events} events left the journal before the broker took them"

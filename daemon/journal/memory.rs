@@ -1,0 +1,264 @@
+//! A journal in memory: a ring of the newest events.
+//!
+//! Each run of the daemon begins an empty journal.
+
+use std::collections::{HashSet, VecDeque};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use tokio::sync::watch;
+
+use super::{Cursor, Journal, Read};
+use crate::event::{Body, Event, Kind};
+
+/// Number of events that the daemon's journal holds for readers that connect late.
+pub const CAPACITY: usize = 10_000;
+
+/// A journal that holds a fixed number of events.
+pub struct MemoryJournal(Arc<Shared>);
+
+/// State shared by the journal and its cursors.
+struct Shared {
+    run: u64,
+    ring: Mutex<Ring>,
+    /// The newest sequence. Readers wait for it to change.
+    newest: watch::Sender<u64>,
+}
+
+struct Ring {
+    events: VecDeque<Arc<Event>>,
+    capacity: usize,
+    next: u64,
+}
+
+impl MemoryJournal {
+    /// Creates the journal of a run. It holds the newest `capacity` (at least 1) events.
+    pub fn shared(run: u64, capacity: usize) -> Arc<dyn Journal> {
+        let ring = Ring { events: VecDeque::new(), capacity: capacity.max(1), next: 1 };
+        let newest = watch::Sender::new(0);
+        Arc::new(MemoryJournal(Arc::new(Shared { run, ring: Mutex::new(ring), newest })))
+    }
+
+    fn cursor(&self, next: u64, is_of_another_run: bool) -> Box<dyn Cursor> {
+        let (shared, newest) = (self.0.clone(), self.0.newest.subscribe());
+        Box::new(MemoryCursor { shared, newest, next, is_of_another_run })
+    }
+}
+
+impl Journal for MemoryJournal {
+    fn run(&self) -> u64 {
+        self.0.run
+    }
+
+    fn append(&self, camera: Arc<str>, body: Body) -> Arc<Event> {
+        let event = self.0.ring().append(self.0.run, camera, body);
+        self.0.newest.send_replace(event.sequence);
+        event
+    }
+
+    fn get(&self, run: Option<u64>, sequence: u64) -> Option<Arc<Event>> {
+        if run.is_some_and(|run| run != self.0.run) {
+            return None;
+        }
+        self.0.ring().get(sequence).cloned()
+    }
+
+    fn read_from(&self, run: Option<u64>, sequence: u64) -> Box<dyn Cursor> {
+        let ring = self.0.ring();
+        let (oldest, next) = (ring.oldest(), ring.next);
+        drop(ring);
+        let is_known = run.is_none_or(|run| run == self.0.run) && sequence <= next;
+        let start = if is_known && sequence > 0 { sequence } else { oldest };
+        self.cursor(start, !is_known)
+    }
+
+    fn read_new(&self) -> Box<dyn Cursor> {
+        let next = self.0.ring().next;
+        self.cursor(next, false)
+    }
+
+    fn newest(&self, up_to: u64) -> Vec<Arc<Event>> {
+        let ring = self.0.ring();
+        let mut seen = HashSet::new();
+        let mut newest: Vec<Arc<Event>> = ring
+            .events
+            .iter()
+            .rev()
+            .skip_while(|event| event.sequence > up_to)
+            .filter(|event| event.body.kind() != Kind::Answer)
+            .filter(|event| seen.insert((event.camera.clone(), event.body.kind())))
+            .cloned()
+            .collect();
+        newest.reverse();
+        newest
+    }
+}
+
+impl Shared {
+    fn ring(&self) -> MutexGuard<'_, Ring> {
+        // The ring is consistent after each of its methods, so a poisoned lock is still usable.
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Ring {
+    fn append(&mut self, run: u64, camera: Arc<str>, body: Body) -> Arc<Event> {
+        let published_at = SystemTime::now();
+        let event = Arc::new(Event { run, sequence: self.next, published_at, camera, body });
+        self.next += 1;
+        if self.events.len() == self.capacity {
+            self.events.pop_front();
+        }
+        self.events.push_back(event.clone());
+        event
+    }
+
+    fn oldest(&self) -> u64 {
+        self.next - self.events.len() as u64
+    }
+
+    fn get(&self, sequence: u64) -> Option<&Arc<Event>> {
+        let at = sequence.checked_sub(self.oldest())?;
+        self.events.get(usize::try_from(at).ok()?)
+    }
+}
+
+/// A reader of the ring.
+struct MemoryCursor {
+    shared: Arc<Shared>,
+    newest: watch::Receiver<u64>,
+    next: u64,
+    /// True until the reader has been notified that its position is not valid in this run.
+    is_of_another_run: bool,
+}
+
+impl Cursor for MemoryCursor {
+    fn position(&self) -> u64 {
+        self.next
+    }
+
+    fn is_at_end(&self) -> bool {
+        self.next >= self.shared.ring().next
+    }
+
+    fn next(&mut self) -> Pin<Box<dyn Future<Output = Read> + Send + '_>> {
+        Box::pin(async {
+            loop {
+                self.newest.borrow_and_update();
+                if let Some(read) = self.try_next() {
+                    return read;
+                }
+                if self.newest.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        })
+    }
+
+    fn try_next(&mut self) -> Option<Read> {
+        let ring = self.shared.ring();
+        let oldest = ring.oldest();
+        if std::mem::take(&mut self.is_of_another_run) {
+            self.next = oldest;
+            return Some(Read::Missed(None));
+        }
+        if self.next < oldest {
+            let missed = oldest - self.next;
+            self.next = oldest;
+            return Some(Read::Missed(Some(missed)));
+        }
+        let event = ring.get(self.next)?.clone();
+        self.next += 1;
+        Some(Read::Event(event))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::CameraStatus;
+
+    const RUN: u64 = 1_760_000_000_000;
+
+    fn body() -> Body {
+        Body::Camera(CameraStatus::connecting(SystemTime::UNIX_EPOCH))
+    }
+
+    fn sequence(read: Option<Read>) -> Option<u64> {
+        match read {
+            Some(Read::Event(event)) => Some(event.sequence),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn a_slow_reader_gets_the_number_of_missed_events() {
+        let journal = MemoryJournal::shared(RUN, 3);
+        let mut cursor = journal.read_from(None, 0);
+        for _ in 0..5 {
+            journal.append("gate".into(), body());
+        }
+        assert_eq!(cursor.try_next(), Some(Read::Missed(Some(2))));
+        assert_eq!(sequence(cursor.try_next()), Some(3));
+        assert_eq!(sequence(cursor.try_next()), Some(4));
+        assert_eq!(sequence(cursor.try_next()), Some(5));
+        assert_eq!(cursor.try_next(), None);
+    }
+
+    #[test]
+    fn a_reader_resumes_from_its_sequence() {
+        let journal = MemoryJournal::shared(RUN, 10);
+        for _ in 0..4 {
+            journal.append("gate".into(), body());
+        }
+        assert_eq!(sequence(journal.read_from(None, 3).try_next()), Some(3));
+        assert_eq!(journal.read_new().try_next(), None);
+        assert_eq!(journal.read_new().position(), 5);
+        assert!(journal.read_new().is_at_end() && !journal.read_from(None, 3).is_at_end());
+    }
+
+    #[test]
+    fn a_reader_of_another_run_is_notified_and_reads_everything() {
+        let journal = MemoryJournal::shared(RUN, 10);
+        for _ in 0..8 {
+            journal.append("gate".into(), body());
+        }
+        // A larger and a smaller sequence than this run has, and one beyond the next event.
+        for (run, position) in [(RUN - 1, 501), (RUN - 1, 5), (RUN + 1, 1), (RUN, 10)] {
+            let mut cursor = journal.read_from(Some(run), position);
+            assert_eq!(cursor.try_next(), Some(Read::Missed(None)), "{run} {position}");
+            assert_eq!(sequence(cursor.try_next()), Some(1), "{run} {position}");
+            assert_eq!(journal.get(Some(run), position), None);
+        }
+        let mut cursor = journal.read_from(Some(RUN), 5);
+        assert_eq!(sequence(cursor.try_next()), Some(5));
+        assert_eq!(journal.get(Some(RUN), 5).map(|event| event.run), Some(RUN));
+        assert_eq!(journal.get(None, 5).map(|event| event.sequence), Some(5));
+        // A reader that has read everything waits for the next event.
+        assert_eq!(journal.read_from(Some(RUN), 9).try_next(), None);
+    }
+
+    #[test]
+    fn the_newest_of_each_camera_is_found() {
+        let journal = MemoryJournal::shared(RUN, 10);
+        for camera in ["gate", "yard", "gate", "gate", "yard"] {
+            journal.append(camera.into(), body());
+        }
+        let newest = |up_to| journal.newest(up_to).iter().map(|e| e.sequence).collect::<Vec<_>>();
+        assert_eq!(newest(5), [4, 5]);
+        assert_eq!(newest(3), [2, 3]);
+        assert_eq!(newest(1), [1]);
+        assert!(newest(0).is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_waiting_reader_wakes() {
+        let journal = MemoryJournal::shared(RUN, 10);
+        let mut cursor = journal.read_new();
+        let reader = tokio::spawn(async move { cursor.next().await });
+        tokio::task::yield_now().await;
+        journal.append("gate".into(), body());
+        assert_eq!(sequence(reader.await.ok()), Some(1));
+    }
+}
