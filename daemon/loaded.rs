@@ -1,6 +1,6 @@
 //! Loads a model package: onnxruntime and the three graphs, checked against each other.
 
-use crate::config::{self, Aspect, Config};
+use crate::config::{self, Config, Resize};
 use crate::language::{Budget, LanguageModel, Limits};
 use crate::model::{Devices, ModelError, Package, Part, Runtime};
 use crate::slowfast::Plan;
@@ -20,7 +20,7 @@ impl LoadedModel {
     /// returns.
     pub fn load(model: &config::Model, budget: Budget) -> Result<LoadedModel, ModelError> {
         let package = Package::read(&model.package, &model.precision)?;
-        let preprocess = preprocess(&package, model.aspect)?;
+        let preprocess = preprocess(&package, model.resize)?;
         let runtime = Runtime::load(model)?;
         let encoder = runtime.load_part(Part::Vision, |runtime| {
             Encoder::load(runtime, &package, model.vision_threads)
@@ -58,10 +58,10 @@ impl LoadedModel {
             sampling: config.generate.sampling,
         };
         for camera in &config.cameras {
-            let Some(prompt) = &camera.prompt else { continue };
-            self.language
-                .check(prompt, video, limits)
-                .map_err(|e| ModelError(format!("camera {:?}: prompt: {e}", camera.name)))?;
+            let Some(prompt) = &camera.caption_prompt else { continue };
+            self.language.check(prompt, video, limits).map_err(|e| {
+                ModelError(format!("camera {:?}: caption_prompt: {e}", camera.name))
+            })?;
         }
         Ok(())
     }
@@ -74,8 +74,8 @@ impl LoadedModel {
 }
 
 /// Returns the package's preprocessing. Fails if its image size is not the one in config.json.
-pub fn preprocess(package: &Package, aspect: Aspect) -> Result<Preprocess, ModelError> {
-    let preprocess = Preprocess::from_config(&package.preprocessor, aspect)
+pub fn preprocess(package: &Package, resize: Resize) -> Result<Preprocess, ModelError> {
+    let preprocess = Preprocess::from_config(&package.preprocessor, resize)
         .map_err(|why| ModelError(format!("model package {}: {why}", package.name)))?;
     if preprocess.size != package.vision.image_size {
         return Err(ModelError(format!(

@@ -60,9 +60,9 @@ impl Workers {
         let LoadedModel { package, preprocess, encoder, language, .. } = loaded;
         let buffer = &config.buffer;
         let evidence = evidence::Evidence::new(
-            buffer.evidence_width,
+            buffer.jpeg_width,
             preprocess.least_side(),
-            buffer.evidence_quality,
+            buffer.jpeg_quality,
         )
         .map_err(|e| ModelError(format!("JPEG encoder: {e}")))?;
         let dim = encoder.dim();

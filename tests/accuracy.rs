@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use lookout::config::{Aspect, Model, Precision, Sampling};
+use lookout::config::{Model, Precision, Resize, Sampling};
 use lookout::demo::judge::{self, Asked, Subject};
 use lookout::demo::score::{Score, Source};
 use lookout::demo::truth::{Kind, Sidecar, Window};
@@ -47,7 +47,8 @@ fn the_daemon_tells_the_truth() {
     let mut config = head(grpc, http, None).replace("\"8:", "\"16:");
     for name in CAMERAS {
         config += &format!(
-            "[[camera]]\nname = \"{name}\"\nurl = \"{}\"\nfps = 2\nwindow = \"8s\"\nevery = \"2s\"\n",
+            "[[camera]]\nname = \"{name}\"\nurl = \"{}\"\nfps = 2\nwindow = \"8s\"\n\
+             caption_interval = \"2s\"\n",
             cameras.url(name)
         );
     }
@@ -290,7 +291,7 @@ fn encoded(
     pictures: &[Vec<u8>],
 ) -> Vec<FrameTokens> {
     let preprocess =
-        Preprocess::from_config(&package.preprocessor, Aspect::Resize).expect("preprocess");
+        Preprocess::from_config(&package.preprocessor, Resize::Stretch).expect("preprocess");
     let (tokens, dim) = (encoder.grid_tokens(), encoder.dim());
     let (mut scratch, mut pixels) = (Scratch::default(), vec![0.0; encoder.frame_len()]);
     let mut encode = |picture: &Vec<u8>| {

@@ -106,7 +106,7 @@ fn what_cannot_be_measured_is_refused_before_it_begins() {
         (["--clip", &nothing], &["cannot play", &nothing, "No such file"]),
         (["--clip", &broken], &["cannot play", &broken]),
         (["--fps", "0"], &["fps = 0", "wanted 0.01 to 60"]),
-        (["--every", "10ms"], &["every = \"10ms\"", "wanted at least"]),
+        (["--every", "10ms"], &["caption_interval = \"10ms\"", "wanted at least"]),
     ] {
         let output = bench(&[&["stages"], &arguments[..]].concat());
         let said = String::from_utf8_lossy(&output.stderr);

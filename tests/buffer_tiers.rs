@@ -21,7 +21,7 @@ const QUESTIONS: [&str; 2] = ["Is there a person?", "What colour is the car?"];
 /// not cached.
 fn tiers(folder: &Path, more: &str) -> String {
     format!(
-        "[buffer]\nage = \"6s\"\njpeg_age = \"10s\"\nrecall_bytes = \"0 B\"\n\
+        "[buffer]\ntoken_age = \"6s\"\njpeg_age = \"10s\"\nreencode_cache_bytes = \"0 B\"\n\
          [buffer.disk]\nfolder = {folder:?}\n{more}\n"
     )
 }
@@ -29,7 +29,8 @@ fn tiers(folder: &Path, more: &str) -> String {
 fn start(dir: &Path, buffer: &str, cameras: &[String]) -> Daemon {
     let (grpc, http) = (free_port(), free_port());
     // The queue has two places, so that a place that is not released is noticed.
-    let head = head(grpc, http, None).replace("[generate]", "[generate]\nqueue = 2");
+    let head =
+        head(grpc, http, None).replace("[generate]", "[generate]\nmax_waiting_questions = 2");
     Daemon::with_config(dir, &(head + buffer + &cameras.concat()), grpc, http)
 }
 

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use gst::prelude::*;
 use lookout::camera::{self, CameraError};
-use lookout::config::{Camera, Decode, Rtsp, RtspTls, Secret, Source, Transport};
+use lookout::config::{Camera, DecodeFrames, Rtsp, RtspTls, Secret, Source, Transport};
 use lookout::demo::cameras::{CamerasOptions, serve};
 use lookout::event::Phase;
 use lookout::frame::{Clock, Frame};
@@ -208,7 +208,7 @@ fn only_key_frames_are_decoded_where_so_configured() {
     let rtsp = server.rtsp("h264");
     let watched = Watched::start(Camera {
         fps: 6.0,
-        decode: Decode::Keyframes,
+        decode_frames: DecodeFrames::Keyframes,
         ..config("gate", Source::Rtsp(rtsp))
     });
     for frame in watched.frames(4) {
@@ -289,13 +289,13 @@ fn config(name: &str, source: Source) -> Camera {
         source,
         fps: 4.0,
         window: Duration::from_secs(10),
-        every: Duration::from_secs(10),
-        freshness: Duration::from_secs(10),
-        unchanged: 0.0,
-        prompt: None,
-        decode: Decode::All,
+        caption_interval: Duration::from_secs(10),
+        max_caption_delay: Duration::from_secs(10),
+        unchanged_threshold: 0.0,
+        caption_prompt: None,
+        decode_frames: DecodeFrames::All,
         stall_timeout: Duration::from_secs(2),
-        reconnect_max: Duration::from_secs(2),
+        max_reconnect_delay: Duration::from_secs(2),
     }
 }
 

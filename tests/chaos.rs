@@ -127,9 +127,9 @@ fn a_daemon_survives_all_that_breaks_around_it() {
     let (grpc, http) = (free_port(), free_port());
     // The caches are full before memory is measured for the first time.
     let config = head(grpc, http, Some(port))
-        .replace("[generate]", "[generate]\nprefix_cache = \"4 MiB\"")
+        .replace("[generate]", "[generate]\nprefix_cache_bytes = \"4 MiB\"")
         + &format!(
-            "[buffer]\nage = \"10s\"\njpeg_age = \"20s\"\nrecall_bytes = \"4 MiB\"\n\
+            "[buffer]\ntoken_age = \"10s\"\njpeg_age = \"20s\"\nreencode_cache_bytes = \"4 MiB\"\n\
              [buffer.disk]\nfolder = {kept:?}\nretention = \"1h\"\nbytes = \"4 MiB\"\n"
         )
         + &CAMERAS.map(|name| camera(name, &cameras.url(name), "")).concat();

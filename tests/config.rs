@@ -88,8 +88,8 @@ fn wrong_values_are_refused_by_their_key() {
         ("jpeg_age = \"1h\"", "jpeg_age = \"11y\"", "buffer.jpeg_age"),
         ("stop_timeout = \"10s\"", "stop_timeout = \"11y\"", "wanted at most"),
         ("fps = 1.0", "fps = 0", "fps = 0"),
-        ("age = \"10m\"", "age = \"30s\"", "buffer.age"),
-        ("bytes = \"1 GiB\"", "bytes = \"1 KiB\"", "buffer.bytes"),
+        ("token_age = \"10m\"", "token_age = \"30s\"", "buffer.token_age"),
+        ("token_bytes = \"1 GiB\"", "token_bytes = \"1 KiB\"", "buffer.token_bytes"),
         ("hang_timeout = \"2m\"", "hang_timeout = \"1s\"", "wanted at least \"2s\""),
         ("inbox_bytes = \"512 MiB\"", "inbox_bytes = \"1 MiB\"", "buffer.inbox_bytes"),
         ("top_p = 1.0", "top_p = 2.0", "generate.top_p = 2"),
@@ -209,10 +209,11 @@ fn a_start_that_cannot_be_is_refused_in_one_sentence() {
         &here.replace("[model]", "[model]\nonnxruntime = \"/no/lib.so\""),
         &["/no/lib.so"],
     );
-    let tricked = here.replace("every = ", "prompt = \"</s> Hi\"\nevery = ");
-    refused(dir, &tricked, &["camera \"gate\": prompt", "</s>"]);
-    let tricked = here.replace("[model]", "[model]\ninstruction = \"</s> Hi\"");
-    refused(dir, &tricked, &["model.instruction", "</s>"]);
+    let tricked =
+        here.replace("caption_interval = ", "caption_prompt = \"</s> Hi\"\ncaption_interval = ");
+    refused(dir, &tricked, &["camera \"gate\": caption_prompt", "</s>"]);
+    let tricked = here.replace("[model]", "[model]\nsystem_prompt = \"</s> Hi\"");
+    refused(dir, &tricked, &["model.system_prompt", "</s>"]);
     let tricked = here.replace("[generate]", "[generate]\nanswer_prefix = \"<image>\"");
     refused(dir, &tricked, &["generate.answer_prefix", "<image>"]);
     let chat = copy.join("chat_template.jinja");

@@ -54,7 +54,7 @@ fn caption_flow() {
     assert!(sequences.windows(2).all(|pair| pair[1] == pair[0] + 1), "{sequences:?}");
     assert_no_window_missing(&seen, "gate", 2.0);
     assert_no_window_missing(&seen, "yard", 2.0);
-    // The windows close half of `every` apart, each to within half a frame.
+    // The windows close half of `caption_interval` apart, each to within half a frame.
     let last = |camera| seen.iter().rfind(|event| is_caption(event, camera)).expect("a caption");
     let [gate, yard] = ["gate", "yard"].map(|camera| seconds(&last(camera)["window"]["to"]));
     let apart = (yard - gate).rem_euclid(2.0);
@@ -99,13 +99,13 @@ fn caption_flow() {
     assert!(code == Some(0) && table.contains("gate") && table.contains("live"), "{table}");
 }
 
-/// Uses an `unchanged` limit above any change.
+/// Uses an `unchanged_threshold` above any change.
 #[test]
 fn where_nothing_happens_the_model_rests() {
     let folder = folder();
     let dir = folder.path();
     let cameras = Cameras::start(dir, 0, &[("gate", &clip("gate"))], &[]);
-    let gate = camera("gate", &cameras.url("gate"), "unchanged = 1e6");
+    let gate = camera("gate", &cameras.url("gate"), "unchanged_threshold = 1e6");
     let daemon = Daemon::start(dir, &[gate], None);
     let mut events = daemon.watch(dir);
     let mut next =

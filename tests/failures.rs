@@ -54,9 +54,11 @@ fn daemon(dir: &Path, package: &Path, cameras: &Cameras) -> Daemon {
     let (grpc, http) = (free_port(), free_port());
     let demo = repository().join("models/demo/package");
     let config = head(grpc, http, None) + &camera("gate", &cameras.url("gate"), "");
-    let config = config
-        .replace(demo.to_str().expect("a path"), package.to_str().expect("a path"))
-        .replace("window = \"4s\"\nevery = \"2s\"", "window = \"1s\"\nevery = \"500ms\"");
+    let config =
+        config.replace(demo.to_str().expect("a path"), package.to_str().expect("a path")).replace(
+            "window = \"4s\"\ncaption_interval = \"2s\"",
+            "window = \"1s\"\ncaption_interval = \"500ms\"",
+        );
     Daemon::with_config(dir, &config, grpc, http)
 }
 

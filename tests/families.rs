@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use lookout::config::Sampling;
-use lookout::config::{Aspect, Model};
+use lookout::config::{Model, Resize};
 use lookout::language::{Budget, Decoder, LanguageModel, Limits, Listening};
 use lookout::model::{Package, Runtime};
 use lookout::slowfast::{Aggregation, VideoTokens, aggregate};
@@ -120,7 +120,7 @@ impl Family {
 
     fn video(&self, runtime: &Runtime, package: &Package) -> VideoTokens {
         let preprocess =
-            Preprocess::from_config(&package.preprocessor, Aspect::Resize).expect("settings");
+            Preprocess::from_config(&package.preprocessor, Resize::Stretch).expect("settings");
         assert_eq!(preprocess.size, self.reference.image_size);
         let mut encoder = Encoder::load(runtime, package, 1).expect("an encoder");
         let (mut scratch, mut features) = (Scratch::default(), Vec::new());

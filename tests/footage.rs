@@ -85,8 +85,8 @@ fn real_footage_for_a_while() {
     // The prefix cache is full as soon as the buffer is.
     let config = head(grpc, http, Some(broker.port))
         .replace("8:slowfast", "16:slowfast")
-        .replace("[generate]", "[generate]\nprefix_cache = \"4 MiB\"")
-        + "[buffer]\nage = \"30s\"\njpeg_age = \"30s\"\nevidence_width = 384\n"
+        .replace("[generate]", "[generate]\nprefix_cache_bytes = \"4 MiB\"")
+        + "[buffer]\ntoken_age = \"30s\"\njpeg_age = \"30s\"\njpeg_width = 384\n"
         + &camera("street", &cameras.url("street"), "")
             .replace("\"4s\"", "\"8s\"")
             .replace("\"2s\"", "\"4s\"");

@@ -49,7 +49,7 @@ where
     let broker = Broker::start(dir, free_port());
     let target = Target { grpc: free_port(), http: free_port(), broker: broker.port };
     let camera = |name| {
-        let lenient = camera(name, &cameras.url(name), "freshness = \"10s\"");
+        let lenient = camera(name, &cameras.url(name), "max_caption_delay = \"10s\"");
         lenient.replace("window = \"4s\"", "window = \"2s\"")
     };
     let config = head(target.grpc, target.http, Some(broker.port));

@@ -30,7 +30,7 @@ fn a_long_range_is_answered_part_by_part() {
     let quiet = camera("gate", &cameras.url("gate"), "captions = false");
     let (grpc, http) = (free_port(), free_port());
     // Six seconds are hot; the rest is re-encoded from the JPEGs in memory.
-    let config = head(grpc, http, None) + "[buffer]\nage = \"6s\"\n" + &quiet;
+    let config = head(grpc, http, None) + "[buffer]\ntoken_age = \"6s\"\n" + &quiet;
     let daemon = Daemon::with_config(dir, &config, grpc, http);
     let frames = "lookout_buffer_frames{camera=\"gate\",tier=\"warm\"}";
     wait_for("forty seconds", SECONDS(60), || (daemon.metric(frames) > 67.0).then_some(()));

@@ -1243,7 +1243,7 @@ fn mqtt_config(port: u16) -> Mqtt {
         username: None,
         password_file: None,
         client_id: "lookout-test".into(),
-        prefix: "lookout".into(),
+        topic_prefix: "lookout".into(),
         discovery: Some("homeassistant".into()),
     }
 }

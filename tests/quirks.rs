@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use gst_rtsp_server::prelude::*;
 use lookout::camera::{self, CameraError};
-use lookout::config::{Camera, Decode, Rtsp, RtspTls, Secret, Source, Transport};
+use lookout::config::{Camera, DecodeFrames, Rtsp, RtspTls, Secret, Source, Transport};
 use lookout::event::Phase;
 use quirky::{PASSWORD, Quirks, Quirky, USER};
 use watched::{PATIENCE, Watched};
@@ -277,12 +277,12 @@ fn camera_of(rtsp: Rtsp) -> Camera {
         source: Source::Rtsp(rtsp),
         fps: 5.0,
         window: Duration::from_secs(10),
-        every: Duration::from_secs(10),
-        freshness: Duration::from_secs(10),
-        unchanged: 0.0,
-        prompt: None,
-        decode: Decode::All,
+        caption_interval: Duration::from_secs(10),
+        max_caption_delay: Duration::from_secs(10),
+        unchanged_threshold: 0.0,
+        caption_prompt: None,
+        decode_frames: DecodeFrames::All,
         stall_timeout: Duration::from_secs(5),
-        reconnect_max: Duration::from_secs(1),
+        max_reconnect_delay: Duration::from_secs(1),
     }
 }

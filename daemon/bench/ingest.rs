@@ -132,7 +132,8 @@ pub fn receive(only: IngestOnly) -> anyhow::Result<()> {
     }
     let decode = if only.decode == Decode::Keyframes { "keyframes" } else { "all" };
     let text = format!(
-        "[model]\npackage = \"none\"\n[[camera]]\nname = \"bench\"\nurl = {:?}\nfps = {}\ndecode = {decode:?}\n",
+        "[model]\npackage = \"none\"\n[[camera]]\n\
+         name = \"bench\"\nurl = {:?}\nfps = {}\ndecode_frames = {decode:?}\n",
         only.url,
         only.fps.max(0.1)
     );

@@ -375,7 +375,7 @@ impl fmt::Display for Speed {
 
 /// Returns the `pixel_values` of a generated clip with as many frames as the plan requires.
 fn pixels(model: &config::Model, package: &Package) -> anyhow::Result<Vec<Vec<f32>>> {
-    let preprocess = loaded::preprocess(package, model.aspect)?;
+    let preprocess = loaded::preprocess(package, model.resize)?;
     let scene = Scene::new(SEED);
     let mut scratch = Scratch::default();
     let frame = |number: usize| {

@@ -108,9 +108,9 @@ pub fn start(config: config::Camera, sink: Arc<dyn Sink>, run: Arc<RunClock>) ->
         let stop = stop.clone();
         move || {
             let mut reporter = Reporter::new(delivery.clone());
-            let reconnect_max = config.reconnect_max;
+            let max_reconnect_delay = config.max_reconnect_delay;
             let mut attempt = CameraAttempt::new(config, delivery);
-            retry::run(&mut attempt, reconnect_max, &stop, &mut reporter);
+            retry::run(&mut attempt, max_reconnect_delay, &stop, &mut reporter);
         }
     });
     if let Err(error) = &thread {

@@ -14,7 +14,7 @@ use super::packets::{self, RtpClock};
 use super::progress::{Opened, Progress};
 use super::rtsp::{self, Approach};
 use super::tail::Tail;
-use crate::config::{Camera, Decode, Source};
+use crate::config::{Camera, DecodeFrames, Source};
 
 /// Name of the decoder element in the pipeline.
 pub const DECODER: &str = "decoder";
@@ -33,7 +33,7 @@ pub fn build(
     let head = Head {
         pipeline: pipeline.downgrade(),
         tail,
-        decode: config.decode,
+        decode: config.decode_frames,
         software_only,
         progress: progress.clone(),
     };
@@ -53,7 +53,7 @@ pub fn build(
 struct Head {
     pipeline: gst::glib::WeakRef<gst::Pipeline>,
     tail: Tail,
-    decode: Decode,
+    decode: DecodeFrames,
     software_only: bool,
     progress: Arc<Progress>,
 }
@@ -123,10 +123,10 @@ impl Head {
         });
         let (parsed, decoded) = (source_pad(&parser)?, source_pad(&decoder)?);
         match self.decode {
-            Decode::All => self.progress.watch(&decoded),
+            DecodeFrames::All => self.progress.watch(&decoded),
             // Frames are counted before they are dropped: a camera with rare key frames has not
             // stalled.
-            Decode::Keyframes => self.progress.watch(&parsed),
+            DecodeFrames::Keyframes => self.progress.watch(&parsed),
         }
         drop_delta_units(&parsed, self.decode);
         self.progress.watch_decoder(&parsed, &decoded);
@@ -187,8 +187,8 @@ impl Head {
 }
 
 /// Drops delta frames before the first key frame, which cannot be decoded. With
-/// [`Decode::Keyframes`] it drops all delta frames.
-fn drop_delta_units(parsed: &gst::Pad, decode: Decode) {
+/// [`DecodeFrames::Keyframes`] it drops all delta frames.
+fn drop_delta_units(parsed: &gst::Pad, decode: DecodeFrames) {
     let begun = AtomicBool::new(false);
     parsed.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
         let Some(buffer) = info.buffer() else { return gst::PadProbeReturn::Ok };
@@ -196,7 +196,7 @@ fn drop_delta_units(parsed: &gst::Pad, decode: Decode) {
         if !delta {
             begun.store(true, Ordering::Relaxed);
         }
-        match delta && (decode == Decode::Keyframes || !begun.load(Ordering::Relaxed)) {
+        match delta && (decode == DecodeFrames::Keyframes || !begun.load(Ordering::Relaxed)) {
             true => gst::PadProbeReturn::Drop,
             false => gst::PadProbeReturn::Ok,
         }

@@ -45,11 +45,11 @@ const LOOK: Duration = Duration::from_secs(1);
 
 pub fn run(
     attempt: &mut impl Attempt,
-    reconnect_max: Duration,
+    max_reconnect_delay: Duration,
     stop: &Stop,
     reporter: &mut Reporter,
 ) {
-    let mut backoff = Backoff::new(reconnect_max);
+    let mut backoff = Backoff::new(max_reconnect_delay);
     let mut refusals = 0;
     loop {
         let mut live_since = None;

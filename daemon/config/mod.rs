@@ -51,7 +51,7 @@ pub struct Model {
     pub onnxruntime: Option<PathBuf>,
     pub plan: Plan,
     pub wording: Wording,
-    pub aspect: Aspect,
+    pub resize: Resize,
     pub vision_device: Device,
     pub language_device: Device,
     /// Maximum GPU memory of onnxruntime's arena, for each of the two graphs.
@@ -68,7 +68,7 @@ pub struct Wording {
     /// selects the package's chat template, or else its family's.
     pub template: Option<String>,
     /// Instruction for the model with every question and caption prompt. It may be empty.
-    pub instruction: String,
+    pub system_prompt: String,
     /// Start of every answer, which the model continues. It may be empty.
     pub answer_prefix: String,
 }
@@ -109,9 +109,9 @@ impl Precision {
 
 /// The way to make a frame square.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Aspect {
-    /// Squashes the frame to the model's size, as the paper does.
-    Resize,
+pub enum Resize {
+    /// Stretches the frame to the model's size, as the paper does.
+    Stretch,
     /// Puts the frame on a square canvas first.
     Pad,
 }
@@ -129,13 +129,14 @@ pub struct Generate {
     pub max_new_tokens: usize,
     pub sampling: Sampling,
     pub summary: Summary,
-    pub queue: usize,
+    /// Maximum number of questions that wait for the model. Further ones are refused.
+    pub max_waiting_questions: usize,
     /// Maximum size of a question's text, in bytes.
     pub question_bytes: usize,
     /// Maximum number of answers and captions that are generated together.
-    pub batch: usize,
+    pub max_concurrent_sequences: usize,
     /// Size of the cache for the common start of a window's prompts.
-    pub prefix_cache: Bytes,
+    pub prefix_cache_bytes: Bytes,
 }
 
 /// The way to combine the answers about the parts of a long range when no rule applies.
@@ -163,19 +164,19 @@ pub enum Sampling {
 #[derive(Clone, Debug)]
 pub struct Buffer {
     /// Limits for frames with tokens.
-    pub age: Duration,
-    pub bytes: Bytes,
+    pub token_age: Duration,
+    pub token_bytes: Bytes,
     /// Limits for frames that have a JPEG but no tokens any more.
     pub jpeg_age: Duration,
     pub jpeg_bytes: Bytes,
     /// Limit for the tokens of re-encoded frames, shared by all cameras.
-    pub recall_bytes: Bytes,
+    pub reencode_cache_bytes: Bytes,
     /// Limit for full-size frames that wait to be encoded, shared by all cameras.
     pub inbox_bytes: Bytes,
     pub disk: Option<Disk>,
     /// Width in pixels of each frame's JPEG.
-    pub evidence_width: u32,
-    pub evidence_quality: u8,
+    pub jpeg_width: u32,
+    pub jpeg_quality: u8,
 }
 
 /// The disk tier, shared by all cameras: frames that outlive memory and the daemon.
@@ -195,7 +196,7 @@ pub struct Mqtt {
     pub password_file: Option<PathBuf>,
     pub client_id: String,
     /// First level of every topic, `lookout` by default.
-    pub prefix: String,
+    pub topic_prefix: String,
     /// First level of Home Assistant's discovery topics, or `None` for no discovery.
     pub discovery: Option<String>,
 }
@@ -215,18 +216,19 @@ pub struct Camera {
     /// Frames sampled per second.
     pub fps: f64,
     pub window: Duration,
-    pub every: Duration,
+    /// Time between the closes of two windows.
+    pub caption_interval: Duration,
     /// Maximum time from a window's close to its published caption. A later caption is skipped.
-    pub freshness: Duration,
+    pub max_caption_delay: Duration,
     /// Maximum change of a window that counts as unchanged; 0 captions every window.
-    pub unchanged: f32,
+    pub unchanged_threshold: f32,
     /// Prompt for the caption of each window, or `None` for no captions, only answers.
-    pub prompt: Option<String>,
-    pub decode: Decode,
+    pub caption_prompt: Option<String>,
+    pub decode_frames: DecodeFrames,
     /// Time without a frame after which a connected camera counts as stalled and is reconnected.
     pub stall_timeout: Duration,
     /// Maximum pause between two attempts to connect.
-    pub reconnect_max: Duration,
+    pub max_reconnect_delay: Duration,
 }
 
 #[derive(Clone, Debug)]
@@ -288,7 +290,7 @@ pub enum RtspTls {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Decode {
+pub enum DecodeFrames {
     All,
     /// Key frames alone are decoded. This is cheapest, and `fps` is at most the camera's key-frame
     /// rate.

@@ -71,9 +71,9 @@ pub struct RawModel {
     plan: String,
     template: Option<String>,
     #[serde(default)]
-    instruction: String,
+    system_prompt: String,
     #[serde(default)]
-    aspect: RawAspect,
+    resize: RawResize,
     #[serde(default)]
     device: RawDevice,
     vision_device: Option<RawDevice>,
@@ -106,9 +106,9 @@ struct RawPrecisions {
 
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "lowercase")]
-enum RawAspect {
+enum RawResize {
     #[default]
-    Resize,
+    Stretch,
     Pad,
 }
 
@@ -140,10 +140,10 @@ struct RawGenerate {
     seed: u64,
     answer_prefix: String,
     summary: Summary,
-    queue: usize,
+    max_waiting_questions: usize,
     question_bytes: Bytes,
-    batch: usize,
-    prefix_cache: Bytes,
+    max_concurrent_sequences: usize,
+    prefix_cache_bytes: Bytes,
 }
 
 impl Default for RawGenerate {
@@ -155,10 +155,10 @@ impl Default for RawGenerate {
             seed: 0,
             answer_prefix: String::new(),
             summary: Summary::Model,
-            queue: 16,
+            max_waiting_questions: 16,
             question_bytes: Bytes::kib(8),
-            batch: 4,
-            prefix_cache: Bytes::gib(1),
+            max_concurrent_sequences: 4,
+            prefix_cache_bytes: Bytes::gib(1),
         }
     }
 }
@@ -167,15 +167,15 @@ impl Default for RawGenerate {
 #[serde(deny_unknown_fields, default)]
 struct RawBuffer {
     #[serde(with = "humantime_serde")]
-    age: Duration,
-    bytes: Bytes,
+    token_age: Duration,
+    token_bytes: Bytes,
     #[serde(with = "humantime_serde")]
     jpeg_age: Duration,
     jpeg_bytes: Bytes,
-    recall_bytes: Bytes,
+    reencode_cache_bytes: Bytes,
     inbox_bytes: Bytes,
-    evidence_width: u32,
-    evidence_quality: u8,
+    jpeg_width: u32,
+    jpeg_quality: u8,
     disk: RawDisk,
 }
 
@@ -199,14 +199,14 @@ impl Default for RawBuffer {
     fn default() -> Self {
         RawBuffer {
             disk: RawDisk::default(),
-            age: Duration::from_secs(600),
-            bytes: Bytes::gib(1),
+            token_age: Duration::from_secs(600),
+            token_bytes: Bytes::gib(1),
             jpeg_age: Duration::from_secs(3600),
             jpeg_bytes: Bytes::mib(256),
-            recall_bytes: Bytes::mib(256),
+            reencode_cache_bytes: Bytes::mib(256),
             inbox_bytes: Bytes::mib(512),
-            evidence_width: 640,
-            evidence_quality: 80,
+            jpeg_width: 640,
+            jpeg_quality: 80,
         }
     }
 }
@@ -228,21 +228,21 @@ struct RawCamera {
     #[serde(default = "window", with = "humantime_serde")]
     window: Duration,
     #[serde(default = "ten_seconds", with = "humantime_serde")]
-    every: Duration,
+    caption_interval: Duration,
     #[serde(default, with = "humantime_serde")]
-    freshness: Option<Duration>,
+    max_caption_delay: Option<Duration>,
     #[serde(default)]
-    unchanged: f32,
+    unchanged_threshold: f32,
     #[serde(default = "prompt")]
-    prompt: String,
+    caption_prompt: String,
     #[serde(default = "yes")]
     captions: bool,
     #[serde(default)]
-    decode: RawDecode,
+    decode_frames: RawDecode,
     #[serde(default = "five_seconds", with = "humantime_serde")]
     stall_timeout: Duration,
     #[serde(default = "eight_seconds", with = "humantime_serde")]
-    reconnect_max: Duration,
+    max_reconnect_delay: Duration,
 }
 
 #[derive(Deserialize, Default)]
@@ -385,12 +385,12 @@ impl RawModel {
             plan,
             wording: Wording {
                 template: self.template,
-                instruction: self.instruction,
+                system_prompt: self.system_prompt,
                 answer_prefix: String::new(),
             },
-            aspect: match self.aspect {
-                RawAspect::Resize => Aspect::Resize,
-                RawAspect::Pad => Aspect::Pad,
+            resize: match self.resize {
+                RawResize::Stretch => Resize::Stretch,
+                RawResize::Pad => Resize::Pad,
             },
             vision_device: self.vision_device.unwrap_or(self.device).into(),
             language_device: self.language_device.unwrap_or(self.device).into(),
@@ -436,10 +436,20 @@ impl RawGenerate {
         Ok(Generate {
             max_new_tokens: within("generate.max_new_tokens", self.max_new_tokens, 1, 4096)?,
             summary: self.summary,
-            queue: within("generate.queue", self.queue, 1, 1024)?,
+            max_waiting_questions: within(
+                "generate.max_waiting_questions",
+                self.max_waiting_questions,
+                1,
+                1024,
+            )?,
             question_bytes: self.question_bytes.as_u64() as usize,
-            batch: within("generate.batch", self.batch, 1, 64)?,
-            prefix_cache: self.prefix_cache,
+            max_concurrent_sequences: within(
+                "generate.max_concurrent_sequences",
+                self.max_concurrent_sequences,
+                1,
+                64,
+            )?,
+            prefix_cache_bytes: self.prefix_cache_bytes,
             sampling: match temperature {
                 0.0 => Sampling::Greedy,
                 _ => Sampling::Nucleus { temperature, top_p, seed: self.seed },
@@ -451,17 +461,20 @@ impl RawGenerate {
 impl RawBuffer {
     fn check(self, cameras: &[Camera], folder: &Path) -> Result<Buffer, ConfigError> {
         for camera in cameras {
-            if self.age < camera.window + camera.every {
+            if self.token_age < camera.window + camera.caption_interval {
                 return wrong(format!(
-                    "buffer.age = \"{}\": camera {:?} needs its window and one step more, \"{}\"",
-                    humantime::format_duration(self.age),
+                    "buffer.token_age = \"{}\": camera {:?} needs its window and one step more, \"{}\"",
+                    humantime::format_duration(self.token_age),
                     camera.name,
-                    humantime::format_duration(camera.window + camera.every),
+                    humantime::format_duration(camera.window + camera.caption_interval),
                 ));
             }
         }
-        if self.bytes < Bytes::mib(1) {
-            return wrong(format!("buffer.bytes = \"{}\": wanted at least \"1 MiB\"", self.bytes));
+        if self.token_bytes < Bytes::mib(1) {
+            return wrong(format!(
+                "buffer.token_bytes = \"{}\": wanted at least \"1 MiB\"",
+                self.token_bytes
+            ));
         }
         if self.inbox_bytes < Bytes::mib(8) {
             return wrong(format!(
@@ -476,15 +489,15 @@ impl RawBuffer {
         let retention = lasting("buffer.disk.retention", retention, Duration::from_secs(1))?;
         let disk = |kept_in| Disk { folder: folder.join(kept_in), retention, bytes };
         Ok(Buffer {
-            age: lasting("buffer.age", self.age, Duration::ZERO)?,
-            bytes: self.bytes,
+            token_age: lasting("buffer.token_age", self.token_age, Duration::ZERO)?,
+            token_bytes: self.token_bytes,
             jpeg_age: lasting("buffer.jpeg_age", self.jpeg_age, Duration::ZERO)?,
             jpeg_bytes: self.jpeg_bytes,
-            recall_bytes: self.recall_bytes,
+            reencode_cache_bytes: self.reencode_cache_bytes,
             inbox_bytes: self.inbox_bytes,
             disk: kept_in.map(disk),
-            evidence_width: within("buffer.evidence_width", self.evidence_width, 32, 8192)?,
-            evidence_quality: within("buffer.evidence_quality", self.evidence_quality, 1, 100)?,
+            jpeg_width: within("buffer.jpeg_width", self.jpeg_width, 32, 8192)?,
+            jpeg_quality: within("buffer.jpeg_quality", self.jpeg_quality, 1, 100)?,
         })
     }
 }
@@ -504,10 +517,10 @@ impl RawCamera {
         if window.as_secs_f64() * fps < 1.0 {
             return wrong(format!("window and fps = {fps}: a window holds less than one frame"));
         }
-        if self.captions && self.prompt.trim().is_empty() {
-            return wrong("prompt is empty; to have no captions, say captions = false".into());
+        if self.captions && self.caption_prompt.trim().is_empty() {
+            return wrong("caption_prompt is empty; for no captions set captions = false".into());
         }
-        let every = lasting("every", self.every, second / 2)?;
+        let caption_interval = lasting("caption_interval", self.caption_interval, second / 2)?;
         let source = source::Keys {
             url: self.url,
             username: self.username,
@@ -522,16 +535,20 @@ impl RawCamera {
             name: self.name.as_str().into(),
             fps,
             window,
-            every,
-            freshness: lasting("freshness", self.freshness.unwrap_or(every), second / 2)?,
-            unchanged: within("unchanged", self.unchanged, 0.0, 1e6)?,
-            prompt: self.captions.then_some(self.prompt),
-            decode: match self.decode {
-                RawDecode::All => Decode::All,
-                RawDecode::Keyframes => Decode::Keyframes,
+            caption_interval,
+            max_caption_delay: lasting(
+                "max_caption_delay",
+                self.max_caption_delay.unwrap_or(caption_interval),
+                second / 2,
+            )?,
+            unchanged_threshold: within("unchanged_threshold", self.unchanged_threshold, 0.0, 1e6)?,
+            caption_prompt: self.captions.then_some(self.caption_prompt),
+            decode_frames: match self.decode_frames {
+                RawDecode::All => DecodeFrames::All,
+                RawDecode::Keyframes => DecodeFrames::Keyframes,
             },
             stall_timeout: lasting("stall_timeout", self.stall_timeout, second)?,
-            reconnect_max: lasting("reconnect_max", self.reconnect_max, second)?,
+            max_reconnect_delay: lasting("max_reconnect_delay", self.max_reconnect_delay, second)?,
             source,
         })
     }

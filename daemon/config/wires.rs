@@ -50,7 +50,7 @@ pub struct RawMqtt {
     #[serde(default = "client_id")]
     client_id: String,
     #[serde(default = "lookout")]
-    prefix: String,
+    topic_prefix: String,
     #[serde(default = "yes")]
     home_assistant: bool,
     #[serde(default = "homeassistant")]
@@ -78,7 +78,7 @@ impl RawMqtt {
             _ => return Err(bad("unknown scheme")),
         };
         plain_name("mqtt.client_id", &self.client_id)?;
-        plain_name("mqtt.prefix", &self.prefix)?;
+        plain_name("mqtt.topic_prefix", &self.topic_prefix)?;
         plain_name("mqtt.home_assistant_prefix", &self.home_assistant_prefix)?;
         Ok(Mqtt {
             host: host.to_string(),
@@ -87,7 +87,7 @@ impl RawMqtt {
             username: self.username,
             password_file: self.password_file.map(|path| folder.join(path)),
             client_id: self.client_id,
-            prefix: self.prefix,
+            topic_prefix: self.topic_prefix,
             discovery: self.home_assistant.then_some(self.home_assistant_prefix),
         })
     }

@@ -223,7 +223,7 @@ name = "{name}"
 url = "rtsp://127.0.0.1:{rtsp}/{name}"
 fps = 2
 window = "8s"
-every = "4s"
+caption_interval = "4s"
 "#
         );
     }

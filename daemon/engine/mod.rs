@@ -162,11 +162,11 @@ impl Engine {
             let lens = Lens {
                 period: Period::of_rate(camera.fps),
                 window: camera.window,
-                every: camera.every,
-                close_offset: close_offset(index, camera.every),
-                freshness: camera.freshness,
-                unchanged: camera.unchanged,
-                prompt: camera.prompt.clone(),
+                every: camera.caption_interval,
+                close_offset: close_offset(index, camera.caption_interval),
+                freshness: camera.max_caption_delay,
+                unchanged: camera.unchanged_threshold,
+                prompt: camera.caption_prompt.clone(),
                 newest: Mutex::new(None),
                 came: AtomicU64::new(0),
                 skipped: AtomicU32::new(0),
@@ -175,8 +175,8 @@ impl Engine {
         };
         let buffer = &config.buffer;
         let limits = Limits {
-            hot_age: buffer.age,
-            hot_bytes: buffer.bytes.as_u64() as usize,
+            hot_age: buffer.token_age,
+            hot_bytes: buffer.token_bytes.as_u64() as usize,
             warm_age: buffer.jpeg_age,
             warm_bytes: buffer.jpeg_bytes.as_u64() as usize,
         };
@@ -186,10 +186,10 @@ impl Engine {
             disk: buffer.disk.as_ref().map(|_| disk::Queue::new(disk::QUEUE_FRAMES, disk::LOOKUPS)),
             restoring: AtomicBool::new(false),
             gathering: Arc::default(),
-            recalled: Mutex::new(ByteLru::new(buffer.recall_bytes.as_u64() as usize)),
+            recalled: Mutex::new(ByteLru::new(buffer.reencode_cache_bytes.as_u64() as usize)),
             inbox: Inbox::new(INBOX_FRAMES, buffer.inbox_bytes.as_u64() as usize),
             jobs: Mutex::new(Jobs {
-                scheduler: Scheduler::new(config.generate.queue),
+                scheduler: Scheduler::new(config.generate.max_waiting_questions),
                 stopping: false,
             }),
             started: Instant::now(),

@@ -138,8 +138,8 @@ impl Budget {
     pub fn of(generate: &Generate) -> Budget {
         Budget {
             max_new_tokens: generate.max_new_tokens,
-            rows: generate.batch,
-            prefix_bytes: generate.prefix_cache.as_u64() as usize,
+            rows: generate.max_concurrent_sequences,
+            prefix_bytes: generate.prefix_cache_bytes.as_u64() as usize,
         }
     }
 
@@ -336,7 +336,10 @@ fn rows(
         match decoder.cache(rows) {
             Ok(cache) => break cache,
             Err(error) if rows > 1 => {
-                tracing::warn!("generate.batch = {rows} is more than there is memory for: {error}");
+                tracing::warn!(
+                    "generate.max_concurrent_sequences = {rows} \
+                     is more than there is memory for: {error}"
+                );
                 rows -= 1;
             }
             Err(error) => return Err(error.into()),

@@ -67,7 +67,7 @@ metrics! {
         CAPTIONS_UNCHANGED: Counter "lookout_captions_unchanged_total" [CAMERA]
             "Captions published as unchanged, without running the model",
         WINDOW_CHANGE: Histogram "lookout_window_change" [CAMERA]
-            "Difference from the last captioned window, on the scale of camera.unchanged",
+            "Difference from the last captioned window, on the scale of camera.unchanged_threshold",
         ANSWERS: Counter "lookout_answers_total" [CAMERA]
             "Questions answered",
         QUESTIONS_REFUSED: Counter "lookout_questions_refused_total" [REFUSAL]

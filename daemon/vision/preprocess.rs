@@ -10,7 +10,7 @@ use fast_image_resize::{InvalidPixelsSize, ResizeOptions, Resizer};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::config::Aspect;
+use crate::config::Resize;
 
 /// The input format that the model was trained with.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,7 +19,7 @@ pub struct Preprocess {
     pub size: usize,
     pub mean: [f32; 3],
     pub std: [f32; 3],
-    pub aspect: Aspect,
+    pub resize: Resize,
 }
 
 /// Buffers that are reused for every frame.
@@ -93,12 +93,12 @@ impl Preprocess {
     ) -> Result<&'s [u8], PictureError> {
         check(bgrx, width, height)?;
         let Scratch { resizer, canvas, source, narrow, levels, square } = scratch;
-        let (bgrx, width, height) = match self.aspect {
-            Aspect::Pad if width != height => {
+        let (bgrx, width, height) = match self.resize {
+            Resize::Pad if width != height => {
                 pad(bgrx, width as usize, height as usize, self.canvas_colour(), canvas);
                 (canvas.as_slice(), width.max(height), width.max(height))
             }
-            Aspect::Pad | Aspect::Resize => (bgrx, width, height),
+            Resize::Pad | Resize::Stretch => (bgrx, width, height),
         };
         let size = self.size as u32;
         square.clear();
@@ -220,13 +220,13 @@ impl Preprocess {
     ///
     /// `do_center_crop` is ignored on purpose: SlowFast-LLaVA stretches the whole frame to the
     /// model's size (or pads it), so that nothing at the borders is lost.
-    pub fn from_config(text: &str, aspect: Aspect) -> Result<Preprocess, String> {
+    pub fn from_config(text: &str, resize: Resize) -> Result<Preprocess, String> {
         let file = serde_json::from_str(text).map_err(|e| e.to_string());
-        file.and_then(|file| Preprocess::from_file(file, aspect))
+        file.and_then(|file| Preprocess::from_file(file, resize))
             .map_err(|why| format!("preprocessor_config.json: {why}"))
     }
 
-    fn from_file(file: File, aspect: Aspect) -> Result<Preprocess, String> {
+    fn from_file(file: File, resize: Resize) -> Result<Preprocess, String> {
         for (key, value) in [
             ("do_resize", file.do_resize),
             ("do_rescale", file.do_rescale),
@@ -265,7 +265,7 @@ impl Preprocess {
         if !std.iter().all(|std| *std > 0.0 && std.is_finite()) {
             return Err(format!("image_std = {std:?}; wanted numbers above 0"));
         }
-        Ok(Preprocess { size: size.or(crop).ok_or("size is missing")?, mean, std, aspect })
+        Ok(Preprocess { size: size.or(crop).ok_or("size is missing")?, mean, std, resize })
     }
 }
 
@@ -293,7 +293,7 @@ mod tests {
         "rescale_factor": 0.00392156862745098, "size": {"shortest_edge": 336}}"#;
 
     fn clip() -> Preprocess {
-        Preprocess::from_config(CLIP, Aspect::Pad).expect("well formed")
+        Preprocess::from_config(CLIP, Resize::Pad).expect("well formed")
     }
 
     #[test]
@@ -303,7 +303,7 @@ mod tests {
         assert_eq!(clip.canvas_colour(), [122, 116, 104]);
         for size in ["336", r#"{"height": 336, "width": 336}"#] {
             let text = CLIP.replace(r#"{"shortest_edge": 336}"#, size);
-            assert_eq!(Preprocess::from_config(&text, Aspect::Pad), Ok(clip.clone()));
+            assert_eq!(Preprocess::from_config(&text, Resize::Pad), Ok(clip.clone()));
         }
     }
 
@@ -319,7 +319,7 @@ mod tests {
             ("image_std", "other", "image_std is missing"),
             ("0.26130258", "0.0", "image_std = "),
         ] {
-            let error = Preprocess::from_config(&CLIP.replace(from, to), Aspect::Resize);
+            let error = Preprocess::from_config(&CLIP.replace(from, to), Resize::Stretch);
             let error = error.expect_err(wanted);
             assert!(error.starts_with("preprocessor_config.json: "), "{error}");
             assert!(error.contains(wanted), "{error}");
@@ -337,7 +337,7 @@ mod tests {
     #[test]
     fn a_picture_of_the_models_size_is_only_normalised() {
         let preprocess =
-            Preprocess { size: 2, mean: [0.5; 3], std: [0.5; 3], aspect: Aspect::Resize };
+            Preprocess { size: 2, mean: [0.5; 3], std: [0.5; 3], resize: Resize::Stretch };
         let mut out = [0.0; 12];
         let bgrx = [255, 0, 0, 9, 255, 0, 0, 9, 255, 0, 0, 9, 255, 0, 255, 9];
         preprocess.pixels(&mut Scratch::default(), &bgrx, 2, 2, &mut out).expect("fits");

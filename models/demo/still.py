@@ -1,4 +1,4 @@
-"""How much windows change in which nothing happens, and in which something does: where to set `camera.unchanged`.
+"""How much windows change in which nothing happens, and in which something does: where to set `camera.unchanged_threshold`.
 
     python models/demo/still.py [--package DIR] [--clips DIR] [--footage FILE]
 

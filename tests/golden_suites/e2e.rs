@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use lookout::config::{Aspect, Model, Precision, Sampling};
+use lookout::config::{Model, Precision, Resize, Sampling};
 use lookout::language::tokenizer::Prompt;
 use lookout::language::{Budget, Decoder, LanguageModel, Limits, Listening};
 use lookout::model::{Package, Runtime};
@@ -147,12 +147,12 @@ fn features(
     package: &Package,
     case: &Case,
 ) -> Result<Vec<f32>, String> {
-    let aspect = match case.image_aspect_ratio.as_str() {
-        "resize" => Aspect::Resize,
-        "pad" => Aspect::Pad,
+    let resize = match case.image_aspect_ratio.as_str() {
+        "resize" => Resize::Stretch,
+        "pad" => Resize::Pad,
         other => return Err(format!("image_aspect_ratio {other:?} is not known")),
     };
-    let preprocess = Preprocess::from_config(&package.preprocessor, aspect)?;
+    let preprocess = Preprocess::from_config(&package.preprocessor, resize)?;
     equal("image_size", &preprocess.size, &case.image_size)?;
     let mut encoder = Encoder::load(runtime, package, 1).map_err(|e| e.to_string())?;
     let (mut scratch, mut features) = (Scratch::default(), Vec::new());

@@ -4,7 +4,7 @@
 //! at most 2 levels of 255, on at most 1.5 % of an image's samples; every other sample of the pixel
 //! values is within `tol_abs_exact`, these within `2 * tol_abs_one_level`.
 
-use lookout::config::Aspect;
+use lookout::config::Resize;
 use lookout::vision::preprocess::{Preprocess, Scratch};
 use serde::Deserialize;
 use serde_json::Value;
@@ -54,9 +54,9 @@ pub fn check(golden: &Golden, kind: &str, json: Value) -> Result<(), String> {
         size: case.size,
         mean: [0.481_454_66, 0.457_827_5, 0.408_210_73],
         std: [0.268_629_54, 0.261_302_6, 0.275_777_1],
-        aspect: match case.mode {
-            Mode::Resize => Aspect::Resize,
-            Mode::Pad => Aspect::Pad,
+        resize: match case.mode {
+            Mode::Resize => Resize::Stretch,
+            Mode::Pad => Resize::Pad,
         },
     };
     let mut scratch = Scratch::default();

@@ -119,7 +119,7 @@ fn check_prompt(
     let tokenizer = Tokenizer::load(package).map_err(|e| e.to_string())?;
     let mut wording = Wording::default();
     if prompt.instructed {
-        wording.instruction = record.instruction.clone();
+        wording.system_prompt = record.instruction.clone();
     }
     let (family, text) = kind(&case.files["config.json"])?;
     let template =

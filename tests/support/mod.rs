@@ -179,7 +179,8 @@ pub fn head(grpc: u16, http: u16, broker: Option<u16>) -> String {
 
 pub fn camera(name: &str, url: &str, more: &str) -> String {
     format!(
-        "[[camera]]\nname = \"{name}\"\nurl = \"{url}\"\nfps = 2\nwindow = \"4s\"\nevery = \"2s\"\n{more}\n"
+        "[[camera]]\nname = \"{name}\"\nurl = \"{url}\"\nfps = 2\nwindow = \"4s\"\n\
+         caption_interval = \"2s\"\n{more}\n"
     )
 }
 
@@ -359,7 +360,7 @@ pub fn assert_no_window_missing(events: &[Value], camera: &str, every: f64) {
         .map(|event| seconds(&event["window"]["to"]))
         .collect();
     assert!(ends.len() >= 4, "{camera}: only {} captions", ends.len());
-    // The second window closes early, which moves the camera to its own offset within `every`.
+    // The second window closes early, which moves the camera to its own offset within `caption_interval`.
     let sooner = ends[1] - ends[0];
     assert!(0.0 < sooner && sooner < every + 0.01, "{camera}: windows end at {ends:?}");
     for pair in ends[1..].windows(2) {

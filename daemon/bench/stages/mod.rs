@@ -231,7 +231,7 @@ fn config(options: &Options, url: &str) -> anyhow::Result<Config> {
         ("url", url.into()),
         ("fps", options.fps.into()),
         ("window", time(options.window)),
-        ("every", time(options.every)),
+        ("caption_interval", time(options.every)),
     ];
     let camera = camera.map(|(key, value): (_, Value)| (key.to_string(), value));
     let cameras = vec![Table::from_iter(camera).into()];

@@ -56,8 +56,8 @@ pub struct EncodedOnce {
 
 impl Vision {
     pub fn load(runtime: &Runtime, package: &Package, config: &Config) -> anyhow::Result<Vision> {
-        let preprocess = loaded::preprocess(package, config.model.aspect)?;
-        let (width, quality) = (config.buffer.evidence_width, config.buffer.evidence_quality);
+        let preprocess = loaded::preprocess(package, config.model.resize)?;
+        let (width, quality) = (config.buffer.jpeg_width, config.buffer.jpeg_quality);
         let encoder = Encoder::load(runtime, package, config.model.vision_threads)?;
         Ok(Vision {
             evidence: Evidence::new(width, preprocess.least_side(), quality)?,

@@ -55,7 +55,7 @@ pub struct Measured {
     #[arg(long, value_name = "TIME", conflicts_with = "simulate", default_value = "4s",
         value_parser = humantime::parse_duration)]
     every: Duration,
-    /// Deadline of a caption, as `freshness` of a camera in a config. Default: the value of
+    /// Deadline of a caption, as `max_caption_delay` of a camera in a config. Default: the value of
     /// --every.
     #[arg(long, value_name = "TIME", conflicts_with = "simulate",
         value_parser = humantime::parse_duration)]
@@ -65,8 +65,8 @@ pub struct Measured {
     #[arg(long, value_name = "N", conflicts_with = "simulate", default_value_t = 6.0,
         value_parser = rate)]
     questions: f64,
-    /// Buffer length, as `buffer.age` in a config. Short, so that the buffers are full during most
-    /// of a run of minutes. JPEGs are kept 1.5 times as long.
+    /// Buffer length, as `buffer.token_age` in a config. Short, so that the buffers are full during
+    /// most of a run of minutes. JPEGs are kept 1.5 times as long.
     #[arg(long, value_name = "TIME", conflicts_with = "simulate", default_value = "1m",
         value_parser = humantime::parse_duration)]
     buffer: Duration,
@@ -290,8 +290,8 @@ impl Setup<'_> {
             self.frames.as_ref().map(|frames| format!("[buffer.disk]\nfolder = {frames:?}\n"));
         let mut text = format!(
             "[model]\npackage = {package:?}\nplan = {plan:?}\ndevice = {device:?}\n\
-             [generate]\nprefix_cache = \"{prefix_cache} B\"\n\
-             [buffer]\nage = {age:?}\njpeg_age = {jpeg_age:?}\n{disk}\
+             [generate]\nprefix_cache_bytes = \"{prefix_cache} B\"\n\
+             [buffer]\ntoken_age = {age:?}\njpeg_age = {jpeg_age:?}\n{disk}\
              [http]\nlisten = \"127.0.0.1:{http}\"\n[grpc]\nlisten = \"127.0.0.1:{grpc}\"\n",
             age = time(*buffer),
             jpeg_age = time(*buffer * 3 / 2),
@@ -300,7 +300,8 @@ impl Setup<'_> {
         for (number, name) in self.names.iter().enumerate() {
             text += &format!(
                 "[[camera]]\nname = \"{name}\"\nurl = \"rtsp://127.0.0.1:{rtsp}/{clip}\"\n\
-                 fps = {fps}\nwindow = {window:?}\nevery = {every:?}\nfreshness = {freshness:?}\n",
+                 fps = {fps}\nwindow = {window:?}\n\
+                 caption_interval = {every:?}\nmax_caption_delay = {freshness:?}\n",
                 clip = clip_of(number),
                 window = time(options.window),
                 every = time(options.every),

@@ -34,9 +34,9 @@ pub struct Profile {
 struct Cameras {
     fps: f64,
     #[serde(deserialize_with = "seconds")]
-    every: f64,
+    caption_interval: f64,
     #[serde(deserialize_with = "seconds")]
-    freshness: f64,
+    max_caption_delay: f64,
 }
 
 #[derive(Deserialize)]
@@ -54,7 +54,7 @@ struct Language {
     new_tokens: u32,
     prefill_chunk: u32,
     prefill_per_second: f64,
-    batch: usize,
+    max_concurrent_sequences: usize,
     #[serde(deserialize_with = "seconds")]
     step: f64,
     #[serde(deserialize_with = "seconds")]
@@ -84,13 +84,24 @@ impl Profile {
     pub fn read(file: &Path) -> anyhow::Result<Profile> {
         let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
         let profile: Profile = toml::from_str(&text).with_context(|| file.display().to_string())?;
-        let Language { prefill_chunk, prefill_per_second, batch, new_tokens, .. } =
-            profile.language;
-        let counts = [prefill_chunk as f64, prefill_per_second, batch as f64, new_tokens as f64];
+        let Language {
+            prefill_chunk,
+            prefill_per_second,
+            max_concurrent_sequences,
+            new_tokens,
+            ..
+        } = profile.language;
+        let counts = [
+            prefill_chunk as f64,
+            prefill_per_second,
+            max_concurrent_sequences as f64,
+            new_tokens as f64,
+        ];
         if counts.iter().chain([&profile.cameras.fps]).any(|count| *count <= 0.0 || count.is_nan())
         {
             bail!(
-                "{}: fps, prefill_chunk, prefill_per_second, batch and new_tokens must be above 0",
+                "{}: fps, prefill_chunk, prefill_per_second, \
+                 max_concurrent_sequences and new_tokens must be above 0",
                 file.display()
             );
         }
@@ -159,7 +170,7 @@ pub fn simulate(profile: &Profile, cameras: usize, length: f64, seed: u64) -> Ro
     let vision = profile.vision_load(cameras);
     let slower = if profile.shared { 1.0 / (1.0 - vision).max(1e-9) } else { 1.0 };
     let random = StdRng::seed_from_u64(seed);
-    let every = duration(profile.cameras.every);
+    let every = duration(profile.cameras.caption_interval);
     let mut events: BinaryHeap<_> = (0..cameras)
         .map(|camera| Event { at: close_offset(camera, every).as_secs_f64(), camera: Some(camera) })
         .map(Reverse)
@@ -206,11 +217,11 @@ impl Run<'_> {
                 (Some(camera), _) => {
                     // The window's last frame is encoded first.
                     let closed = event.at - vision.frame;
-                    let (at, freshness) = (duration(closed), duration(cameras.freshness));
+                    let (at, freshness) = (duration(closed), duration(cameras.max_caption_delay));
                     let older = self.scheduler.caption(camera, closed, at, freshness);
                     self.row.windows += 1;
                     self.row.skipped += usize::from(older.is_some());
-                    cameras.every
+                    cameras.caption_interval
                 }
                 (None, Some(questions)) => {
                     self.row.refused += usize::from(self.scheduler.ask(event.at).is_err());
@@ -227,7 +238,7 @@ impl Run<'_> {
     fn admit(&mut self) {
         let language = &self.profile.language;
         loop {
-            let free = language.batch - self.work.len();
+            let free = language.max_concurrent_sequences - self.work.len();
             let reading = self.work.iter().any(|sequence| sequence.unread > 0);
             let any = self.work.is_empty() || (free > 1 && !reading);
             let next = match free {
@@ -297,7 +308,8 @@ impl Run<'_> {
                     self.scheduler.done(&camera);
                     self.scheduler.caption_took(duration(now - begun));
                     self.published[camera] += 1;
-                    self.row.late += usize::from(now - since > self.profile.cameras.freshness);
+                    self.row.late +=
+                        usize::from(now - since > self.profile.cameras.max_caption_delay);
                     self.captions.push(now - since);
                 }
                 None => self.answers.push(now - since),

@@ -319,7 +319,7 @@ mod tests {
             url = "rtsp://127.0.0.1/1"
             fps = 2.0
             window = "4s"
-            every = "4s"
+            caption_interval = "4s"
         "#;
         let config = Config::parse(config, Path::new("")).expect("a config");
         let engine =

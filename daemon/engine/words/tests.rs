@@ -126,15 +126,15 @@ fn engine() -> Arc<Engine> {
         name = "gate"
         url = "file:gate.mp4"
         window = "2s"
-        every = "1s"
-        freshness = "1h"
-        unchanged = 0.5
+        caption_interval = "1s"
+        max_caption_delay = "1h"
+        unchanged_threshold = 0.5
         [[camera]]
         name = "yard"
         url = "file:yard.mp4"
         window = "2s"
-        every = "1s"
-        freshness = "1h"
+        caption_interval = "1s"
+        max_caption_delay = "1h"
     "#;
     let config = Config::parse(text, Path::new("")).expect("a config");
     Engine::new(&config, MemoryJournal::shared(1, 1000), 1, Arc::new(RunClock::start()))

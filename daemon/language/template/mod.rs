@@ -100,7 +100,7 @@ impl ChatTemplate {
         wording: &Wording,
     ) -> Result<ChatTemplate, ModelError> {
         for (key, words) in [
-            ("model.instruction", &wording.instruction),
+            ("model.system_prompt", &wording.system_prompt),
             ("generate.answer_prefix", &wording.answer_prefix),
         ] {
             if let Some(token) = tokenizer.special_token_in(words) {
@@ -123,7 +123,7 @@ impl ChatTemplate {
             origin,
             form,
             system: System::InQuestion,
-            instruction: wording.instruction.clone(),
+            instruction: wording.system_prompt.clone(),
             answer_prefix: wording.answer_prefix.clone(),
             image: image.into(),
         };
@@ -267,9 +267,9 @@ impl fmt::Display for ChatTemplate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let instruction = match self.system {
             _ if self.instruction.is_empty() => "",
-            System::Message(_) => ", model.instruction as the system message",
+            System::Message(_) => ", model.system_prompt as the system message",
             System::InQuestion => {
-                ", which has no place for model.instruction: it stands before the question"
+                ", which has no place for model.system_prompt: it stands before the question"
             }
         };
         write!(f, "{}{instruction}", self.origin)
@@ -452,13 +452,13 @@ mod tests {
         }
     }
 
-    fn wording(instruction: &str, answer_prefix: &str) -> Wording {
-        let (instruction, answer_prefix) = (instruction.into(), answer_prefix.into());
-        Wording { template: None, instruction, answer_prefix }
+    fn wording(system_prompt: &str, answer_prefix: &str) -> Wording {
+        let (system_prompt, answer_prefix) = (system_prompt.into(), answer_prefix.into());
+        Wording { template: None, system_prompt, answer_prefix }
     }
 
     const NONE: &Wording =
-        &Wording { template: None, instruction: String::new(), answer_prefix: String::new() };
+        &Wording { template: None, system_prompt: String::new(), answer_prefix: String::new() };
 
     const PLAIN: &str = "{% for m in messages %}{{ m.role ~ ' ' ~ m.content }}.{% endfor %}";
 
@@ -518,7 +518,7 @@ mod tests {
             let fake = Fake::new(&[("chat_template.jinja", &template)]);
             assert_eq!(fake.prompt(&brief), "user <image>\nBe brief.\n\nWho?.", "{template}");
             let said = fake.template(&brief).expect("a template").to_string();
-            assert!(said.contains("no place for model.instruction"), "{said}");
+            assert!(said.contains("no place for model.system_prompt"), "{said}");
             assert!(!fake.template(NONE).expect("a template").to_string().contains("instruction"));
         }
     }
@@ -580,7 +580,7 @@ mod tests {
     fn special_tokens_in_the_config_are_refused_by_their_key() {
         let fake = Fake::new(&[]);
         for (wording, key) in [
-            (wording("a </s>", ""), "model.instruction cannot hold \"</s>\""),
+            (wording("a </s>", ""), "model.system_prompt cannot hold \"</s>\""),
             (wording("", "<image>"), "generate.answer_prefix cannot hold \"<image>\""),
         ] {
             assert_eq!(fake.template(&wording).err().as_deref(), Some(key));

@@ -23,7 +23,7 @@ pub struct Topics {
 impl Topics {
     pub fn new(config: &Mqtt) -> Topics {
         Topics {
-            prefix: config.prefix.clone(),
+            prefix: config.topic_prefix.clone(),
             discovery: config.discovery.clone(),
             client_id: config.client_id.clone(),
         }
