@@ -33,6 +33,7 @@ pub mod run_clock;
 pub mod service;
 pub mod slowfast;
 mod state;
+pub mod sync;
 mod systemd;
 pub mod timeline;
 pub mod vision;

@@ -1,10 +1,10 @@
 //! Queues work for the vision worker: frames from the cameras, and frames that a question needs
-//! encoded again.
+//! encoded again. Pure rules; the engine holds the lock and waits.
 //!
 //! Guarantees:
 //! - A camera never waits. At most `capacity` of its frames wait here; a newer frame replaces the
 //!   oldest one.
-//! - All waiting frames together take at most `most_bytes`. If a new frame exceeds that, the camera
+//! - All waiting frames together take at most `max_bytes`. If a new frame exceeds that, the camera
 //!   whose waiting frames take the most bytes loses its oldest one. If no camera has more than one
 //!   frame, the camera that the worker served last loses its frame, so that every camera gets its
 //!   turn. A single frame larger than the limit is accepted, but waits alone.
@@ -13,8 +13,8 @@
 //!   re-encoding never takes more than half of the turns.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Instant;
 
 use crate::frame::Frame;
 
@@ -29,149 +29,131 @@ pub enum Work<R> {
     /// Frames of the cameras. Empty if none arrived for a while.
     Frames(Vec<Arrival>),
     /// A question that needs frames encoded again. The worker encodes some of them and returns the
-    /// question with [`Inbox::recall`].
-    Recall(R),
+    /// question with [`Inbox::reencode`].
+    Reencode(R),
 }
 
 pub struct Inbox<R> {
-    state: Mutex<State<R>>,
-    filled: Condvar,
     capacity: usize,
-    most_bytes: usize,
-}
-
-struct State<R> {
+    max_bytes: usize,
     waiting: HashMap<Arc<str>, VecDeque<Arrival>>,
     /// Cameras with waiting frames; the next one to be served comes first.
-    turns: VecDeque<Arc<str>>,
+    round: VecDeque<Arc<str>>,
     /// Bytes of all waiting frames.
     bytes: usize,
     /// Value of `taken` when the worker last took a frame of each camera.
     served: HashMap<Arc<str>, u64>,
     /// Number of frames that the worker has taken.
     taken: u64,
-    recalls: VecDeque<R>,
-    /// True if the last turn was a recall's.
-    recalled: bool,
+    questions: VecDeque<R>,
+    /// True if the worker took a question last.
+    question_was_last: bool,
     closed: bool,
 }
 
 impl<R> Inbox<R> {
-    /// Creates an inbox for `capacity` (at least 1) frames per camera and `most_bytes` for all
+    /// Creates an inbox for `capacity` (at least 1) frames per camera and `max_bytes` for all
     /// cameras.
-    pub fn new(capacity: usize, most_bytes: usize) -> Inbox<R> {
-        let state = State {
+    pub fn new(capacity: usize, max_bytes: usize) -> Inbox<R> {
+        Inbox {
+            capacity: capacity.max(1),
+            max_bytes,
             waiting: HashMap::new(),
-            turns: VecDeque::new(),
+            round: VecDeque::new(),
             bytes: 0,
             served: HashMap::new(),
             taken: 0,
-            recalls: VecDeque::new(),
-            recalled: false,
+            questions: VecDeque::new(),
+            question_was_last: false,
             closed: false,
-        };
-        let state = Mutex::new(state);
-        Inbox { state, filled: Condvar::new(), capacity: capacity.max(1), most_bytes }
+        }
     }
 
-    /// Adds a frame. Returns the camera of each frame that was dropped.
-    pub fn push(&self, frame: Frame) -> Vec<Arc<str>> {
-        let mut state = self.state();
-        let mut left = Vec::new();
+    /// Adds a frame that arrived at `at`. Returns the camera of each frame that was dropped.
+    pub fn push(&mut self, frame: Frame, at: Instant) -> Vec<Arc<str>> {
+        let mut dropped = Vec::new();
         let camera = frame.camera.clone();
-        state.bytes += frame.bgrx.len();
-        let waiting = state.waiting.entry(camera.clone()).or_default();
-        waiting.push_back(Arrival { frame, at: Instant::now() });
-        let (first, full) = (waiting.len() == 1, waiting.len() > self.capacity);
-        if first {
-            state.turns.push_back(camera.clone());
+        self.bytes += frame.bgrx.len();
+        let waiting = self.waiting.entry(camera.clone()).or_default();
+        waiting.push_back(Arrival { frame, at });
+        let length = waiting.len();
+        if length == 1 {
+            self.round.push_back(camera.clone());
         }
-        if full {
-            state.drop_oldest(&camera);
-            left.push(camera);
+        if length > self.capacity {
+            self.drop_oldest(&camera);
+            dropped.push(camera);
         }
-        while state.bytes > self.most_bytes
-            && let Some(camera) = state.too_much()
-            && state.drop_oldest(&camera)
+        while self.bytes > self.max_bytes
+            && let Some(camera) = self.camera_to_drop_from()
+            && self.drop_oldest(&camera)
         {
-            left.push(camera);
+            dropped.push(camera);
         }
-        drop(state);
-        self.filled.notify_one();
-        left
+        dropped
     }
 
     /// Queues a question that needs frames encoded again. At most as many wait as questions may.
     /// Returns the question if the inbox is closed.
-    pub fn recall(&self, recall: R) -> Result<(), R> {
-        let mut state = self.state();
-        if state.closed {
-            return Err(recall);
+    pub fn reencode(&mut self, question: R) -> Result<(), R> {
+        if self.closed {
+            return Err(question);
         }
-        state.recalls.push_back(recall);
-        drop(state);
-        self.filled.notify_one();
+        self.questions.push_back(question);
         Ok(())
     }
 
-    /// Removes recalls that no client waits for any more.
-    pub fn retain(&self, waited_for: impl FnMut(&R) -> bool) {
-        self.state().recalls.retain(waited_for);
+    /// Removes the questions for which `is_wanted` returns false.
+    pub fn retain(&mut self, is_wanted: impl FnMut(&R) -> bool) {
+        self.questions.retain(is_wanted);
     }
 
-    /// Returns the next recall, or at most `most` frames, from the cameras in turn and in order for
-    /// each camera. Waits at most `patience` for the first. Returns `None` if the inbox is closed.
-    pub fn take(&self, most: usize, patience: Duration) -> Option<Work<R>> {
-        let state = self.state();
-        let empty = |state: &mut State<R>| {
-            state.turns.is_empty() && state.recalls.is_empty() && !state.closed
-        };
-        let (mut state, _) = self
-            .filled
-            .wait_timeout_while(state, patience, empty)
-            .unwrap_or_else(PoisonError::into_inner);
-        if state.closed {
+    /// Removes the waiting frames of a camera, and everything else that is kept about it.
+    #[cfg(test)]
+    pub fn remove(&mut self, camera: &str) {
+        while self.drop_oldest(camera) {}
+        self.waiting.remove(camera);
+        self.served.remove(camera);
+    }
+
+    /// Returns true if there is work, or if the inbox is closed.
+    pub fn is_ready(&self) -> bool {
+        !self.round.is_empty() || !self.questions.is_empty() || self.closed
+    }
+
+    /// Takes the next question, or at most `max_frames` frames, from the cameras in turn and in
+    /// order for each camera. Returns `None` if the inbox is closed.
+    pub fn take(&mut self, max_frames: usize) -> Option<Work<R>> {
+        if self.closed {
             return None;
         }
-        if (!state.recalled || state.turns.is_empty())
-            && let Some(recall) = state.recalls.pop_front()
+        if (!self.question_was_last || self.round.is_empty())
+            && let Some(question) = self.questions.pop_front()
         {
-            state.recalled = true;
-            return Some(Work::Recall(recall));
+            self.question_was_last = true;
+            return Some(Work::Reencode(question));
         }
-        state.recalled = false;
+        self.question_was_last = false;
         let mut taken = Vec::new();
-        while taken.len() < most {
-            let Some(camera) = state.turns.pop_front() else { break };
-            let Some((arrival, more)) = state.pop(&camera) else { continue };
+        while taken.len() < max_frames {
+            let Some(camera) = self.round.pop_front() else { break };
+            let Some((arrival, more)) = self.pop(&camera) else { continue };
             taken.push(arrival);
-            state.taken += 1;
-            let at = state.taken;
-            state.served.insert(camera.clone(), at);
+            self.taken += 1;
+            self.served.insert(camera.clone(), self.taken);
             if more {
-                state.turns.push_back(camera);
+                self.round.push_back(camera);
             }
         }
         Some(Work::Frames(taken))
     }
 
-    /// Closes the inbox. Returns the recalls that will not be done.
-    pub fn close(&self) -> Vec<R> {
-        let mut state = self.state();
-        state.closed = true;
-        let recalls = state.recalls.drain(..).collect();
-        drop(state);
-        self.filled.notify_all();
-        recalls
+    /// Closes the inbox. Returns the questions whose frames will not be encoded.
+    pub fn close(&mut self) -> Vec<R> {
+        self.closed = true;
+        self.questions.drain(..).collect()
     }
 
-    fn state(&self) -> MutexGuard<'_, State<R>> {
-        // The state is consistent after each method, so a poisoned lock is still usable.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl<R> State<R> {
     /// Takes the oldest frame of a camera. The boolean is true if more of its frames wait.
     fn pop(&mut self, camera: &str) -> Option<(Arrival, bool)> {
         let waiting = self.waiting.get_mut(camera)?;
@@ -184,35 +166,35 @@ impl<R> State<R> {
     fn drop_oldest(&mut self, camera: &str) -> bool {
         let dropped = self.pop(camera);
         if let Some((_, false)) = dropped {
-            self.turns.retain(|turn| **turn != *camera);
+            self.round.retain(|other| **other != *camera);
         }
         dropped.is_some()
     }
 
     /// Returns the camera that loses a frame if all frames take too many bytes, or `None` if at
     /// most one frame waits.
-    fn too_much(&self) -> Option<Arc<str>> {
-        if self.turns.len() == 1 && self.waiting.get(&self.turns[0])?.len() == 1 {
+    fn camera_to_drop_from(&self) -> Option<Arc<str>> {
+        if self.round.len() == 1 && self.waiting.get(&self.round[0])?.len() == 1 {
             return None;
         }
-        let of = |camera: &Arc<str>| self.waiting.get(camera).map_or(0, VecDeque::len);
+        let frames = |camera: &Arc<str>| self.waiting.get(camera).map_or(0, VecDeque::len);
         let bytes = |camera: &Arc<str>| {
             let waiting = self.waiting.get(camera).into_iter().flatten();
             waiting.map(|arrival| arrival.frame.bgrx.len()).sum::<usize>()
         };
-        let several = self.turns.iter().filter(|camera| of(camera) > 1);
+        let several = self.round.iter().filter(|camera| frames(camera) > 1);
         let served = |camera: &&Arc<str>| self.served.get(*camera).copied().unwrap_or(0);
         several
             .max_by_key(|camera| bytes(camera))
-            // If none was ever served, this is the last one in `turns`.
-            .or_else(|| self.turns.iter().max_by_key(served))
+            // If none was ever served, this is the last one in `round`.
+            .or_else(|| self.round.iter().max_by_key(served))
             .cloned()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::SystemTime;
+    use std::time::{Duration, SystemTime};
 
     use proptest::prelude::*;
 
@@ -239,125 +221,145 @@ mod tests {
         }
     }
 
-    fn taken(inbox: &Inbox<char>, most: usize) -> Vec<(String, u64)> {
-        match inbox.take(most, Duration::ZERO).expect("open") {
+    fn push(inbox: &mut Inbox<char>, frame: Frame) -> Vec<Arc<str>> {
+        inbox.push(frame, Instant::now())
+    }
+
+    fn taken(inbox: &mut Inbox<char>, most: usize) -> Vec<(String, u64)> {
+        match inbox.take(most).expect("open") {
             Work::Frames(taken) => {
                 taken.iter().map(|a| (a.frame.camera.to_string(), a.frame.number)).collect()
             }
-            Work::Recall(name) => vec![(name.to_string(), 0)],
+            Work::Reencode(name) => vec![(name.to_string(), 0)],
         }
     }
 
     #[test]
-    fn full_means_the_oldest_of_that_camera_leaves() {
-        let inbox = Inbox::new(2, ROOM);
-        assert!(inbox.push(frame("a", 0)).is_empty());
-        assert!(inbox.push(frame("b", 0)).is_empty());
-        assert!(inbox.push(frame("a", 1)).is_empty());
-        assert_eq!(inbox.push(frame("a", 2)), ["a".into()]);
+    fn a_full_camera_loses_its_oldest_frame() {
+        let mut inbox = Inbox::new(2, ROOM);
+        assert!(push(&mut inbox, frame("a", 0)).is_empty());
+        assert!(push(&mut inbox, frame("b", 0)).is_empty());
+        assert!(push(&mut inbox, frame("a", 1)).is_empty());
+        assert_eq!(push(&mut inbox, frame("a", 2)), ["a".into()]);
         let all = [("a", 1), ("b", 0), ("a", 2)].map(|(c, n)| (c.to_string(), n));
-        assert_eq!(taken(&inbox, 8), all);
-        assert_eq!(taken(&inbox, 8), []);
+        assert_eq!(taken(&mut inbox, 8), all);
+        assert_eq!(taken(&mut inbox, 8), []);
     }
 
     #[test]
-    fn one_place_a_camera_is_one_turn() {
-        let inbox = Inbox::new(1, ROOM);
+    fn a_capacity_of_one_keeps_the_newest_frame_of_each_camera() {
+        let mut inbox = Inbox::new(1, ROOM);
         for number in 0..3 {
-            inbox.push(frame("a", number));
-            inbox.push(frame("b", number));
+            push(&mut inbox, frame("a", number));
+            push(&mut inbox, frame("b", number));
         }
-        assert_eq!(taken(&inbox, 8), [("a", 2), ("b", 2)].map(|(c, n)| (c.to_string(), n)));
-        assert_eq!(taken(&inbox, 8), []);
+        assert_eq!(taken(&mut inbox, 8), [("a", 2), ("b", 2)].map(|(c, n)| (c.to_string(), n)));
+        assert_eq!(taken(&mut inbox, 8), []);
     }
 
     #[test]
-    fn where_bytes_run_out_the_camera_with_most_loses_its_oldest() {
-        let inbox = Inbox::new(8, 100);
+    fn beyond_the_byte_limit_the_largest_camera_loses_its_oldest_frame() {
+        let mut inbox = Inbox::new(8, 100);
         for (camera, number, bytes) in [("4K", 0, 40), ("4K", 1, 40), ("gate", 0, 10)] {
-            assert!(inbox.push(sized(camera, number, bytes)).is_empty());
+            assert!(push(&mut inbox, sized(camera, number, bytes)).is_empty());
         }
-        assert_eq!(inbox.push(sized("gate", 1, 20)), ["4K".into()]);
+        assert_eq!(push(&mut inbox, sized("gate", 1, 20)), ["4K".into()]);
         // Once no camera has more than one frame, the one served last loses its frame.
-        assert_eq!(taken(&inbox, 1), [("4K".to_string(), 1)]);
-        assert_eq!(taken(&inbox, 1), [("gate".to_string(), 0)]);
-        assert_eq!(inbox.push(sized("4K", 2, 60)), []);
-        assert_eq!(inbox.push(sized("yard", 0, 30)), ["gate".into()]);
-        assert_eq!(taken(&inbox, 8), [("4K", 2), ("yard", 0)].map(|(c, n)| (c.to_string(), n)));
+        assert_eq!(taken(&mut inbox, 1), [("4K".to_string(), 1)]);
+        assert_eq!(taken(&mut inbox, 1), [("gate".to_string(), 0)]);
+        assert_eq!(push(&mut inbox, sized("4K", 2, 60)), []);
+        assert_eq!(push(&mut inbox, sized("yard", 0, 30)), ["gate".into()]);
+        assert_eq!(taken(&mut inbox, 8), [("4K", 2), ("yard", 0)].map(|(c, n)| (c.to_string(), n)));
         // A frame larger than the limit waits alone.
-        assert_eq!(inbox.push(sized("gate", 2, 10)), []);
-        assert_eq!(inbox.push(sized("8K", 0, 130)), ["gate".into()]);
-        assert_eq!(taken(&inbox, 8), [("8K".to_string(), 0)]);
+        assert_eq!(push(&mut inbox, sized("gate", 2, 10)), []);
+        assert_eq!(push(&mut inbox, sized("8K", 0, 130)), ["gate".into()]);
+        assert_eq!(taken(&mut inbox, 8), [("8K".to_string(), 0)]);
     }
 
     proptest! {
         /// Twelve 4K cameras, of whose frames only a few fit, and a worker that is far behind: the
         /// bytes never exceed the limit, and every camera gets its turns.
         #[test]
-        fn under_overload_bytes_stay_bounded_and_every_camera_is_seen(
+        fn under_overload_bytes_stay_bounded_and_every_camera_is_served(
             fits in 1usize..40, order in prop::collection::vec(0usize..12, 2000),
         ) {
             const FRAME: usize = 33;
             let cameras: Vec<String> = (0..12).map(|camera| format!("camera {camera}")).collect();
-            let inbox: Inbox<char> = Inbox::new(8, fits * FRAME);
+            let mut inbox: Inbox<char> = Inbox::new(8, fits * FRAME);
             let (mut seen, mut came, mut left) = ([0; 12], 0, 0);
             for (number, camera) in order.into_iter().enumerate() {
-                left += inbox.push(sized(&cameras[camera], number as u64, FRAME)).len();
+                left += push(&mut inbox, sized(&cameras[camera], number as u64, FRAME)).len();
                 came += 1;
-                prop_assert!(inbox.state().bytes <= fits * FRAME);
+                prop_assert!(inbox.bytes <= fits * FRAME);
                 // Ten frames arrive while one is encoded.
                 if number % 10 == 9 {
-                    for (camera, _) in taken(&inbox, 1) {
+                    for (camera, _) in taken(&mut inbox, 1) {
                         seen[cameras.iter().position(|name| *name == camera).expect("known")] += 1;
                     }
                 }
             }
-            let waiting: usize = inbox.state().waiting.values().map(VecDeque::len).sum();
+            let waiting: usize = inbox.waiting.values().map(VecDeque::len).sum();
             prop_assert_eq!(came, left + waiting + seen.iter().sum::<usize>());
-            prop_assert_eq!(inbox.state().bytes, waiting * FRAME);
+            prop_assert_eq!(inbox.bytes, waiting * FRAME);
             // 200 frames are encoded: 17 per camera if they are shared evenly.
             prop_assert!(seen.iter().all(|frames| *frames >= 8), "{:?}", seen);
         }
     }
 
     #[test]
-    fn cameras_take_turns() {
-        let inbox = Inbox::new(8, ROOM);
+    fn cameras_are_served_in_turn() {
+        let mut inbox = Inbox::new(8, ROOM);
         for number in 0..4 {
-            inbox.push(frame("a", number));
+            push(&mut inbox, frame("a", number));
         }
-        inbox.push(frame("b", 0));
+        push(&mut inbox, frame("b", 0));
         let first = [("a", 0), ("b", 0), ("a", 1)].map(|(c, n)| (c.to_string(), n));
-        assert_eq!(taken(&inbox, 3), first);
+        assert_eq!(taken(&mut inbox, 3), first);
         inbox.close();
-        assert!(inbox.take(1, Duration::from_secs(60)).is_none());
+        assert!(inbox.take(1).is_none());
     }
 
     #[test]
-    fn questions_go_first_and_leave_the_cameras_half() {
-        let inbox = Inbox::new(8, ROOM);
+    fn questions_go_first_and_leave_half_of_the_turns_to_cameras() {
+        let mut inbox = Inbox::new(8, ROOM);
         for number in 0..3 {
-            inbox.push(frame("gate", number));
+            push(&mut inbox, frame("gate", number));
         }
-        assert!(inbox.recall('A').is_ok() && inbox.recall('B').is_ok());
+        assert!(inbox.reencode('A').is_ok() && inbox.reencode('B').is_ok());
         let mut turns = Vec::new();
         for _ in 0..7 {
-            let Some(turn) = taken(&inbox, 1).pop() else { continue };
+            let Some(turn) = taken(&mut inbox, 1).pop() else { continue };
             // Each question needs two turns: after the first it is queued again.
             if let Some(letter @ 'A'..='B') = turn.0.chars().next()
                 && !turns.contains(&turn.0)
             {
-                inbox.recall(letter).expect("open");
+                inbox.reencode(letter).expect("open");
             }
             turns.push(turn.0);
         }
         assert_eq!(turns, ["A", "gate", "B", "gate", "A", "gate", "B"]);
-        assert_eq!(taken(&inbox, 1), []);
+        assert_eq!(taken(&mut inbox, 1), []);
         for name in ['C', 'D', 'E'] {
-            inbox.recall(name).expect("open");
+            inbox.reencode(name).expect("open");
         }
         inbox.retain(|name| *name != 'D');
         assert_eq!(inbox.close(), ['C', 'E']);
-        assert_eq!(inbox.recall('F'), Err('F'));
+        assert_eq!(inbox.reencode('F'), Err('F'));
+    }
+    #[test]
+    fn nothing_of_a_removed_camera_remains() {
+        let mut inbox = Inbox::new(8, ROOM);
+        for number in 0..3 {
+            push(&mut inbox, sized("gate", number, 7));
+            push(&mut inbox, sized("yard", number, 7));
+        }
+        assert_eq!(taken(&mut inbox, 2).len(), 2);
+        inbox.remove("gate");
+        assert_eq!(inbox.bytes, 14);
+        assert!(!inbox.waiting.contains_key("gate") && !inbox.served.contains_key("gate"));
+        assert_eq!(
+            taken(&mut inbox, 8),
+            [("yard", 1), ("yard", 2)].map(|(c, n)| (c.to_string(), n))
+        );
     }
 }

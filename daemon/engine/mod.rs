@@ -39,12 +39,13 @@ use crate::metrics::{self, DropReason, SkipReason};
 use crate::run_clock::{Moment, RunClock};
 use crate::service::{AnswerItem, AskError};
 use crate::slowfast::{FrameTokens, Plan};
+use crate::sync::Waiting;
 use crate::timeline::{Came, Chosen, Clip, Extent, Limits, Period, Tiers, Timeline, choose};
 
 use caption::windows::close_offset;
 use inbox::Inbox;
 use question::conversations::Conversations;
-use question::frames::Recall;
+use question::frames::FrameFetch;
 use scheduler::Scheduler;
 
 pub use caption::change::ChangeDetector;
@@ -64,7 +65,7 @@ pub struct Engine {
     /// The run of this daemon, which its frames carry.
     run: u64,
     clock: Arc<RunClock>,
-    inbox: Inbox<Recall>,
+    inbox: Waiting<Inbox<FrameFetch>>,
     /// The disk's queue, or `None` if nothing is stored on disk.
     pub disk: Option<disk::Queue>,
     /// True while frames of earlier runs are still being read from the disk.
@@ -187,7 +188,7 @@ impl Engine {
             restoring: AtomicBool::new(false),
             gathering: Arc::default(),
             recalled: Mutex::new(ByteLru::new(buffer.reencode_cache_bytes.as_u64() as usize)),
-            inbox: Inbox::new(INBOX_FRAMES, buffer.inbox_bytes.as_u64() as usize),
+            inbox: Waiting::new(Inbox::new(INBOX_FRAMES, buffer.inbox_bytes.as_u64() as usize)),
             jobs: Mutex::new(Jobs {
                 scheduler: Scheduler::new(config.generate.max_waiting_questions),
                 stopping: false,
@@ -212,15 +213,16 @@ impl Engine {
         if let Some(lens) = self.cameras.get(&frame.camera) {
             lens.came.store(frame.number + 1, Ordering::Relaxed);
         }
-        for camera in self.inbox.push(frame) {
+        let dropped = self.inbox.change(|inbox| inbox.push(frame, Instant::now()));
+        for camera in dropped {
             metrics::frames_dropped(&camera, DropReason::Inbox, 1);
         }
     }
 
     /// Stops the engine: running work ends and no more is accepted. Waiting questions get an error.
     pub fn stop(&self) {
-        for recall in self.inbox.close() {
-            recall.stopping();
+        for fetch in self.inbox.change_for_all(Inbox::close) {
+            fetch.fail(AskError::Stopping);
         }
         if let Some(disk) = &self.disk {
             disk.close();

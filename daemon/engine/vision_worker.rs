@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use super::caption::windows::{Closed, Windows};
 use super::failures::Failures;
-use super::inbox::{Arrival, Work};
-use super::question::frames::Recall;
+use super::inbox::{Arrival, Inbox, Work};
+use super::question::frames::FrameFetch;
 use super::{Engine, Window};
 use crate::disk::{Record, Write};
 use crate::frame::{Frame, FrameId};
@@ -50,11 +50,13 @@ impl VisionWorker {
         let mut windows: HashMap<Arc<str>, Windows> =
             engine.cameras.iter().map(|(name, lens)| (name.clone(), windows(lens))).collect();
         let mut pixels = Vec::new();
-        while let Some(work) = engine.inbox.take(BATCH, TICK) {
+        while let Some(work) = engine.next_work() {
             engine.heartbeats.beat(Worker::Vision);
             match work {
-                Work::Frames(arrivals) => self.look(engine, arrivals, &mut pixels, &mut windows)?,
-                Work::Recall(recall) => self.look_again(engine, recall, &mut pixels)?,
+                Work::Frames(arrivals) => {
+                    self.encode_new(engine, arrivals, &mut pixels, &mut windows)?
+                }
+                Work::Reencode(fetch) => self.encode_again(engine, fetch, &mut pixels)?,
             }
             let now = Instant::now();
             for (camera, windows) in &mut windows {
@@ -68,7 +70,7 @@ impl VisionWorker {
 
     /// Encodes and stores frames. A corrupt frame is dropped and counted; it does not affect other
     /// cameras.
-    fn look(
+    fn encode_new(
         &mut self,
         engine: &Engine,
         arrivals: Vec<Arrival>,
@@ -134,27 +136,27 @@ impl VisionWorker {
 
     /// Encodes a batch of a question's frames from their JPEGs. A corrupt one is left out, and the
     /// answer reports the gap.
-    fn look_again(
+    fn encode_again(
         &mut self,
         engine: &Engine,
-        mut recall: Recall,
+        mut fetch: FrameFetch,
         pixels: &mut Vec<f32>,
     ) -> Result<(), ModelError> {
-        if recall.nobody_waits() {
+        if !fetch.is_wanted() {
             return Ok(());
         }
         let begun = Instant::now();
         let frame_len = self.encoder.frame_len();
         let mut good = Vec::new();
         pixels.clear();
-        for (at, jpeg) in recall.next(BATCH) {
+        for (at, jpeg) in fetch.next(BATCH) {
             let start = pixels.len();
             pixels.resize(start + frame_len, 0.0);
             match self.prepare_again(&jpeg, &mut pixels[start..]) {
                 Ok(()) => good.push(at),
                 Err(error) => {
                     pixels.truncate(start);
-                    tracing::warn!(camera = &*recall.camera, "a kept frame is unusable: {error}");
+                    tracing::warn!(camera = &*fetch.camera, "a kept frame is unusable: {error}");
                 }
             }
         }
@@ -166,15 +168,15 @@ impl VisionWorker {
             Ok(encoded) => encoded,
             Err(error) => {
                 metrics::model_failed("vision", FailureKind::Run);
-                tracing::warn!(camera = &*recall.camera, "no answer: {error}");
-                recall.fails(AskError::Failed(error.to_string()));
+                tracing::warn!(camera = &*fetch.camera, "no answer: {error}");
+                fetch.fail(AskError::Failed(error.to_string()));
                 return self.failures.failed(Instant::now(), &error);
             }
         };
         let goes_on = self.judge(&encoded);
         let finite = good.into_iter().zip(encoded).filter_map(|(at, tokens)| Some((at, tokens?)));
-        recall.encoded(engine, finite.collect(), begun.elapsed());
-        engine.recall(recall);
+        fetch.encoded(engine, finite.collect(), begun.elapsed());
+        engine.proceed(fetch);
         goes_on
     }
 
@@ -220,6 +222,11 @@ impl VisionWorker {
 }
 
 impl Engine {
+    /// Waits briefly for work. Returns `None` if the engine stops.
+    fn next_work(&self) -> Option<Work<FrameFetch>> {
+        self.inbox.wait(TICK, Inbox::is_ready).take(BATCH)
+    }
+
     pub(super) fn remember(
         &self,
         frame: &Frame,

@@ -19,23 +19,23 @@ use crate::slowfast::FrameTokens;
 use crate::timeline::{Chosen, Entry, Place, Stored};
 
 /// A place in the queue that is reserved before it is used.
-pub struct Seat(Arc<AtomicUsize>);
+pub struct QueueSlot(Arc<AtomicUsize>);
 
-impl Seat {
-    pub fn take(taken: &Arc<AtomicUsize>) -> Seat {
+impl QueueSlot {
+    pub fn take(taken: &Arc<AtomicUsize>) -> QueueSlot {
         taken.fetch_add(1, Ordering::Relaxed);
-        Seat(taken.clone())
+        QueueSlot(taken.clone())
     }
 }
 
-impl Drop for Seat {
+impl Drop for QueueSlot {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// A question whose clip is being collected.
-pub struct Recall {
+pub struct FrameFetch {
     pub camera: Arc<str>,
     look: Look,
     chosen: Chosen,
@@ -45,12 +45,13 @@ pub struct Recall {
     jpegs: Vec<(usize, Arc<[u8]>)>,
     encode: Duration,
     /// The place in the queue, or `None` if the question holds it for longer than this pass.
-    seat: Option<Seat>,
+    seat: Option<QueueSlot>,
 }
 
-impl Recall {
-    pub fn nobody_waits(&self) -> bool {
-        self.look.asked.to.is_closed()
+impl FrameFetch {
+    /// Returns true while the asker still waits.
+    pub fn is_wanted(&self) -> bool {
+        !self.look.asked.to.is_closed()
     }
 
     /// Returns at most `most` JPEGs to encode, the oldest first. Empty if no more are available.
@@ -76,19 +77,15 @@ impl Recall {
         self.jpegs.is_empty()
     }
 
-    pub fn stopping(self) {
-        self.fails(AskError::Stopping);
-    }
-
     /// Ends the question with an error that the asker did not cause.
-    pub fn fails(self, error: AskError) {
+    pub fn fail(self, error: AskError) {
         self.look.asked.fails(error);
     }
 }
 
 impl Engine {
     /// Starts collecting the missing tokens of the selected frames.
-    pub(super) fn gather(self: &Arc<Engine>, chosen: Chosen, look: Look, seat: Option<Seat>) {
+    pub(super) fn gather(self: &Arc<Engine>, chosen: Chosen, look: Look, seat: Option<QueueSlot>) {
         let camera = look.asked.camera.clone();
         let mut tokens = chosen.tokens();
         let missing = chosen.frames.iter().zip(&mut tokens).filter(|(_, tokens)| tokens.is_none());
@@ -110,11 +107,12 @@ impl Engine {
                 }
             }
         }
-        let recall = Recall { camera, look, chosen, tokens, jpegs, encode: Duration::ZERO, seat };
+        let fetch =
+            FrameFetch { camera, look, chosen, tokens, jpegs, encode: Duration::ZERO, seat };
         let Some(disk) = self.disk.as_ref().filter(|_| !wanted.is_empty()) else {
-            return self.recall(recall);
+            return self.proceed(fetch);
         };
-        let reader = Reading { engine: self.clone(), recall, places };
+        let reader = Reading { engine: self.clone(), fetch, places };
         // A question's read is refused only while the daemon stops. It then continues as if no
         // frame could be read.
         if let Err(Refused::Closed(read) | Refused::Full(read)) =
@@ -125,16 +123,16 @@ impl Engine {
     }
 
     /// Passes the question to the vision worker, or to the queue if nothing has to be encoded.
-    pub(in crate::engine) fn recall(&self, recall: Recall) {
-        if recall.is_complete() {
-            self.gathered(recall);
-        } else if let Err(recall) = self.inbox.recall(recall) {
-            recall.stopping();
+    pub(in crate::engine) fn proceed(&self, fetch: FrameFetch) {
+        if fetch.is_complete() {
+            self.gathered(fetch);
+        } else if let Err(fetch) = self.inbox.change(|inbox| inbox.reencode(fetch)) {
+            fetch.fail(AskError::Stopping);
         }
     }
 
-    fn gathered(&self, recall: Recall) {
-        let Recall { look, chosen, tokens, encode, seat, .. } = recall;
+    fn gathered(&self, fetch: FrameFetch) {
+        let FrameFetch { look, chosen, tokens, encode, seat, .. } = fetch;
         let Some(clip) = chosen.clip(tokens, &look.plan) else { return look.sees_nothing() };
         let to = look.asked.to.clone();
         let asked = look.at(clip, encode);
@@ -155,22 +153,22 @@ impl Engine {
 /// A question that waits for JPEGs from the disk.
 struct Reading {
     engine: Arc<Engine>,
-    recall: Recall,
+    fetch: FrameFetch,
     /// The frames' positions in the question.
     places: Vec<usize>,
 }
 
 impl Reader for Reading {
     fn waits(&self) -> bool {
-        !self.recall.nobody_waits()
+        self.fetch.is_wanted()
     }
 
     fn take(self: Box<Self>, jpegs: Jpegs) {
-        let Reading { engine, mut recall, places } = *self;
+        let Reading { engine, mut fetch, places } = *self;
         let read = places.into_iter().zip(jpegs);
-        recall.jpegs.extend(read.filter_map(|(at, jpeg)| Some((at, jpeg?))));
-        recall.jpegs.sort_by_key(|(at, _)| *at);
-        engine.recall(recall);
+        fetch.jpegs.extend(read.filter_map(|(at, jpeg)| Some((at, jpeg?))));
+        fetch.jpegs.sort_by_key(|(at, _)| *at);
+        engine.proceed(fetch);
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::super::{Asked, Engine, Then};
-use super::frames::Seat;
+use super::frames::QueueSlot;
 use super::parts;
 use crate::config;
 use crate::event::{
@@ -31,7 +31,7 @@ pub struct Long {
     pub answered: Vec<(Part, Description)>,
     /// Parts whose frames were not available.
     pub unseen: Vec<Span>,
-    pub seat: Seat,
+    pub seat: QueueSlot,
 }
 
 /// The data that all parts of a question share.
@@ -170,7 +170,7 @@ struct Whole {
     answered: Vec<Description>,
     gaps: Vec<Gap>,
     /// The place in the queue, released when the answer is complete.
-    seat: Seat,
+    seat: QueueSlot,
 }
 
 impl Whole {

@@ -24,7 +24,7 @@ use crate::service::{Answer, AnswerItem, AskError};
 use crate::timeline::{Extent, Tiers};
 
 use conversations::{Conversation, Conversations};
-use frames::Seat;
+use frames::{FrameFetch, QueueSlot};
 use in_parts::Long;
 
 impl Engine {
@@ -137,8 +137,8 @@ impl Engine {
     }
 
     /// Reserves a place in the queue for a question whose frames must be collected first.
-    fn seat(&self) -> Result<Seat, AskError> {
-        self.inbox.retain(|recall| !recall.nobody_waits());
+    fn seat(&self) -> Result<QueueSlot, AskError> {
+        self.inbox.lock().retain(FrameFetch::is_wanted);
         let mut jobs = self.jobs();
         if jobs.stopping {
             return Err(AskError::Stopping);
@@ -149,7 +149,7 @@ impl Engine {
             let retry_after = jobs.scheduler.retry_after(waiting);
             return Err(AskError::QueueFull { waiting, retry_after });
         }
-        Ok(Seat::take(&self.gathering))
+        Ok(QueueSlot::take(&self.gathering))
     }
 
     /// Returns the extent of a range. Recent footage is selected by the run's clock, other footage
