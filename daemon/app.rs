@@ -13,7 +13,7 @@ use crate::camera::{self, CameraHandle};
 use crate::config::{self, Config};
 use crate::disk::{self, Disk, Trouble};
 use crate::engine::Engine;
-use crate::files;
+use crate::file_limit;
 use crate::interface::Interface;
 use crate::journal::{self, MemoryJournal};
 use crate::metrics::{self, PrometheusHandle};
@@ -50,7 +50,8 @@ impl App {
     /// model.
     pub async fn build(config: Config) -> anyhow::Result<App> {
         let metrics = metrics::install().context("metrics")?;
-        let [grpc, http] = files::share(files::raise_limit(), [config.grpc, config.http]);
+        let [grpc, http] =
+            file_limit::limit_connections(file_limit::raise(), [config.grpc, config.http]);
         let grpc = bind(Interface::Grpc, grpc).await?;
         let http = bind(Interface::Http, http).await?;
         camera::init()?;
@@ -83,20 +84,20 @@ impl App {
         if let Some(listener) = self.grpc {
             let (service, end) = (service.clone(), stop.clone());
             let serve = move || grpc::serve(listener.clone(), service.clone(), end.clone());
-            interfaces.spawn(publish::keep(Interface::Grpc, stop.clone(), serve));
+            interfaces.spawn(publish::supervise(Interface::Grpc, stop.clone(), serve));
         }
         if let Some(listener) = self.http {
             let (service, metrics, end) = (service.clone(), self.metrics, stop.clone());
             let serve = move || {
                 http::serve(listener.clone(), service.clone(), metrics.clone(), end.clone())
             };
-            interfaces.spawn(publish::keep(Interface::Http, stop.clone(), serve));
+            interfaces.spawn(publish::supervise(Interface::Http, stop.clone(), serve));
         }
         if let Some(config) = self.config.mqtt {
             let publisher = mqtt::Publisher::shared(config, service);
             let end = stop.clone();
             let run = move || mqtt::run(publisher.clone(), end.clone());
-            interfaces.spawn(publish::keep(Interface::Mqtt, stop.clone(), run));
+            interfaces.spawn(publish::supervise(Interface::Mqtt, stop.clone(), run));
         }
         let watchdog = tokio::spawn(systemd::watch(engine.clone()));
 

@@ -1,7 +1,7 @@
-//! Heartbeats of the workers. Each worker stamps its own at every turn. One that has not done so
-//! for a long time counts as hung, in a GPU driver or on a network disk.
+//! Detects hung workers by their heartbeats.
 //!
-//! A worker that waits for work also stamps.
+//! Each worker records a heartbeat at every turn, also while it waits for work. A worker without a
+//! heartbeat for a long time counts as hung: in a GPU driver, for example, or on a network disk.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -29,14 +29,14 @@ impl Worker {
 /// The time of each worker's last heartbeat.
 pub struct Heartbeats {
     /// A worker without a heartbeat for longer than this counts as hung.
-    patience: Duration,
+    timeout: Duration,
     /// Last heartbeat by worker, or `None` if the worker does not run (yet).
     last: [Mutex<Option<Instant>>; 3],
 }
 
 impl Heartbeats {
-    pub fn new(patience: Duration) -> Heartbeats {
-        Heartbeats { patience, last: Default::default() }
+    pub fn new(timeout: Duration) -> Heartbeats {
+        Heartbeats { timeout, last: Default::default() }
     }
 
     /// Records a worker's heartbeat.
@@ -56,8 +56,9 @@ impl Heartbeats {
                 (*self.last[worker as usize].lock().unwrap_or_else(PoisonError::into_inner))?;
             let silent = now.saturating_duration_since(last);
             let seconds = silent.as_secs();
-            (silent > self.patience)
-                .then(|| format!("the {} worker has not moved for {seconds} s", worker.name()))
+            (silent > self.timeout).then(|| {
+                format!("the {} worker has made no progress for {seconds} s", worker.name())
+            })
         });
         let silent: Vec<String> = silent.collect();
         (!silent.is_empty()).then(|| silent.join(", "))
@@ -73,20 +74,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_worker_that_has_begun_and_not_moved_for_long_hangs() {
+    fn a_worker_without_a_heartbeat_hangs() {
         let beats = Heartbeats::new(Duration::from_secs(60));
         let later = |seconds| Instant::now() + Duration::from_secs(seconds);
-        assert_eq!(beats.hung(later(1000)), None, "none has begun");
+        assert_eq!(beats.hung(later(1000)), None, "no worker runs");
         beats.beat(Worker::Language);
         assert_eq!(beats.hung(later(59)), None);
         let hung = |seconds| beats.hung(later(seconds)).expect("it hangs");
-        assert_eq!(hung(75), "the language worker has not moved for 75 s");
+        assert_eq!(hung(75), "the language worker has made no progress for 75 s");
         beats.beat(Worker::Disk);
-        let both =
-            "the language worker has not moved for 90 s, the disk worker has not moved for 90 s";
+        let both = "the language worker has made no progress for 90 s, the disk worker has made no progress for 90 s";
         assert_eq!(hung(90), both);
         beats.ended(Worker::Language);
-        assert_eq!(hung(90), "the disk worker has not moved for 90 s");
+        assert_eq!(hung(90), "the disk worker has made no progress for 90 s");
         beats.ended(Worker::Disk);
         assert_eq!(beats.hung(later(90)), None);
     }

@@ -16,7 +16,7 @@ pub mod disk;
 pub mod engine;
 pub mod event;
 mod exit;
-mod files;
+mod file_limit;
 pub mod frame;
 pub mod heartbeat;
 pub mod inspection;

@@ -35,7 +35,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("prost_types", &["daemon/lib.rs", "daemon/publish/grpc", "daemon/client", "daemon/model"]),
     ("rumqttc", &["daemon/publish/mqtt"]),
     ("axum", &["daemon/publish/http"]),
-    ("rlimit", &["daemon/files"]),
+    ("rlimit", &["daemon/file_limit"]),
     ("sd_notify", &["daemon/systemd"]),
     ("hyper", &["daemon/publish/http"]),
     ("hyper_util", &["daemon/publish/http"]),

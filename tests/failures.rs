@@ -175,7 +175,7 @@ fn a_worker_that_hangs_stops_the_watchdogs_pulse_and_is_named() {
         assert_eq!(hear(SECONDS(10)).as_deref(), Some("WATCHDOG=1"));
         let stands = Still::thread(&daemon, worker);
         let why = is_ready(503);
-        assert!(why.contains(&format!("the {worker} worker has not moved for ")), "{why}");
+        assert!(why.contains(&format!("the {worker} worker has made no progress for ")), "{why}");
         // Earlier messages, and one that may have been in transit.
         while hear(Duration::from_millis(100)).is_some() {}
         let silent = Instant::now();
@@ -184,5 +184,9 @@ fn a_worker_that_hangs_stops_the_watchdogs_pulse_and_is_named() {
         drop(stands);
         assert_eq!(hear(SECONDS(10)).as_deref(), Some("WATCHDOG=1"), "{worker} moves again");
     }
-    assert!(daemon.log().contains("the language worker has not moved for"), "{}", daemon.log());
+    assert!(
+        daemon.log().contains("the language worker has made no progress for"),
+        "{}",
+        daemon.log()
+    );
 }

@@ -346,7 +346,7 @@ fn idle_and_half_open_connections_up_to_the_limit_and_beyond() {
             crowd(target.http, 60, b"GET /metrics HTTP/1.1\r\nHost: "),
         );
     });
-    assert!(log.contains("this process may have 256 files open"), "{log}");
+    assert!(log.contains("the limit on open files is 256"), "{log}");
     assert!(log.contains("gRPC: 102 connections are open"), "{log}");
     assert!(log.contains("HTTP: 25 connections are open"), "{log}");
     assert!(!log.contains("Too many open files"), "{log}");

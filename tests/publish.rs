@@ -16,7 +16,7 @@ use lookout::interface::Interface;
 use lookout::journal::{Journal, MemoryJournal};
 use lookout::proto;
 use lookout::proto::lookout_client::LookoutClient;
-use lookout::publish::{Listener, Patience, PublishError, grpc, http, mqtt};
+use lookout::publish::{Listener, PublishError, Timeouts, grpc, http, mqtt};
 use lookout::question::{Draft, Limits, Question};
 use lookout::service::*;
 use rumqttc::{AsyncClient, MqttOptions, Packet, QoS};
@@ -723,7 +723,7 @@ async fn an_event_that_panics_an_interface_is_skipped_and_the_interface_restarts
     );
     let end = stop.clone();
     let interface = move || mqtt::run(publisher.clone(), end.clone());
-    let kept = tokio::spawn(lookout::publish::keep(Interface::Mqtt, stop.clone(), interface));
+    let kept = tokio::spawn(lookout::publish::supervise(Interface::Mqtt, stop.clone(), interface));
     daemon.caption("well");
     heard.sequences_to(1, &mut Vec::new()).await;
     daemon.service.panics.store(true, Ordering::Relaxed);
@@ -1212,8 +1212,8 @@ impl Daemon {
 /// Binds a listener with enough connections for a test and short timeouts.
 async fn listener(interface: Interface, addr: SocketAddr) -> Result<Listener, PublishError> {
     let second = Duration::from_secs(1);
-    let patience = Patience { greeting: second, stalled: 5 * second, idle: 2 * second };
-    Ok(Listener::bind(interface, addr, CONNECTIONS).await?.with_patience(patience))
+    let timeouts = Timeouts { greeting: second, stalled: 5 * second, idle: 2 * second };
+    Ok(Listener::bind(interface, addr, CONNECTIONS).await?.with_timeouts(timeouts))
 }
 
 struct Publisher {

@@ -18,7 +18,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::listener::Connection;
+use super::connection::Connection;
 use super::{Listener, PublishError};
 use crate::metrics::PrometheusHandle;
 use crate::service::{Readiness, Service};
@@ -27,10 +27,11 @@ use crate::service::{Readiness, Service};
 const DRAIN: Duration = Duration::from_secs(1);
 
 /// Maximum size of a request's head in bytes, more than a request for one of the three pages needs.
-const LARGEST_HEAD: usize = 16 * 1024;
+const MAX_HEAD_BYTES: usize = 16 * 1024;
 
+/// The data that the pages show.
 #[derive(Clone)]
-struct App {
+struct Pages {
     service: Arc<dyn Service>,
     metrics: PrometheusHandle,
 }
@@ -45,7 +46,7 @@ pub async fn serve(
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
         .route("/metrics", get(render))
-        .with_state(App { service, metrics });
+        .with_state(Pages { service, metrics });
     accept(listener, routes, stop).await;
     Ok(())
 }
@@ -65,7 +66,7 @@ async fn accept(listener: Listener, routes: Router, stop: CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => {}
             connection = listener.accept(1) => {
-                connections.spawn(converse(connection, routes.clone(), stop.clone()));
+                connections.spawn(serve_connection(connection, routes.clone(), stop.clone()));
             }
             Some(_) = connections.join_next() => {}
         }
@@ -76,33 +77,33 @@ async fn accept(listener: Listener, routes: Router, stop: CancellationToken) {
 }
 
 /// Serves one connection until it ends. Its errors concern only the client.
-async fn converse(connection: Connection, routes: Router, stop: CancellationToken) {
+async fn serve_connection(connection: Connection, routes: Router, stop: CancellationToken) {
     // The time limit runs from the connection, or from the previous reply, to the request's
     // complete head.
-    let head = connection.patience().greeting;
-    let conversation = http1::Builder::new()
+    let head_timeout = connection.timeouts().greeting;
+    let serving = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(head)
-        .max_buf_size(LARGEST_HEAD)
+        .header_read_timeout(head_timeout)
+        .max_buf_size(MAX_HEAD_BYTES)
         .serve_connection(TokioIo::new(connection), TowerToHyperService::new(routes));
-    let mut conversation = std::pin::pin!(conversation);
+    let mut serving = std::pin::pin!(serving);
     tokio::select! {
-        _ = &mut conversation => return,
-        () = stop.cancelled() => conversation.as_mut().graceful_shutdown(),
+        _ = &mut serving => return,
+        () = stop.cancelled() => serving.as_mut().graceful_shutdown(),
     }
-    let _ = conversation.await;
+    let _ = serving.await;
 }
 
-async fn ready(State(app): State<App>) -> (StatusCode, String) {
-    match app.service.readiness() {
+async fn ready(State(pages): State<Pages>) -> (StatusCode, String) {
+    match pages.service.readiness() {
         Readiness::Ready => {
-            let troubles = app.service.troubles().into_iter().map(|why| format!("; {why}"));
+            let troubles = pages.service.troubles().into_iter().map(|why| format!("; {why}"));
             (StatusCode::OK, format!("ready{}\n", troubles.collect::<String>()))
         }
         Readiness::NotYet(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
     }
 }
 
-async fn render(State(app): State<App>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], app.metrics.render())
+async fn render(State(pages): State<Pages>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], pages.metrics.render())
 }

@@ -4,6 +4,7 @@
 //! reads the journal with its own cursor and at its own pace, so it delays neither the other
 //! interfaces nor the cameras. The names of error codes are defined here, once for all interfaces.
 
+mod connection;
 pub mod grpc;
 pub mod http;
 mod listener;
@@ -13,8 +14,9 @@ mod supervision;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-pub use listener::{Listener, Patience};
-pub use supervision::keep;
+pub use connection::Timeouts;
+pub use listener::Listener;
+pub use supervision::supervise;
 
 use crate::interface::Interface;
 use crate::service::AskError;

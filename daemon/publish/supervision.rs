@@ -14,25 +14,25 @@ use crate::backoff::{Backoff, SETTLED};
 use crate::interface::Interface;
 use crate::metrics;
 
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const MAX_PAUSE: Duration = Duration::from_secs(30);
 
-/// Runs the future returned by `begin` and restarts it whenever it ends. After `stop`, returns once
+/// Runs the future returned by `start` and restarts it whenever it ends. After `stop`, returns once
 /// the current one has ended.
-pub async fn keep<F>(interface: Interface, stop: CancellationToken, begin: impl Fn() -> F)
+pub async fn supervise<F>(interface: Interface, stop: CancellationToken, start: impl Fn() -> F)
 where
     F: Future<Output = Result<(), PublishError>> + Send + 'static,
 {
-    let mut backoff = Backoff::new(LONGEST_PAUSE);
+    let mut backoff = Backoff::new(MAX_PAUSE);
     loop {
-        let began = Instant::now();
+        let started = Instant::now();
         // A separate task catches a panic. It is aborted when this future is dropped.
         let mut running = JoinSet::new();
-        running.spawn(begin());
+        running.spawn(start());
         let ended = running.join_next().await;
         if stop.is_cancelled() {
             return;
         }
-        if began.elapsed() >= SETTLED {
+        if started.elapsed() >= SETTLED {
             backoff.reset();
         }
         let why = match ended {
@@ -63,12 +63,13 @@ mod tests {
     #[tokio::test]
     async fn an_interface_that_panics_or_fails_is_restarted() {
         let stop = CancellationToken::new();
-        let begun = Arc::new(AtomicUsize::new(0));
-        let (count, until) = (begun.clone(), stop.clone());
+        let starts = Arc::new(AtomicUsize::new(0));
+        let (count, until) = (starts.clone(), stop.clone());
         let interface = move || {
-            let (turn, until) = (count.fetch_add(1, Ordering::Relaxed), until.clone());
+            let start = count.fetch_add(1, Ordering::Relaxed);
+            let until = until.clone();
             async move {
-                match turn {
+                match start {
                     0 => panic!("a message that this interface cannot publish"),
                     1 => Err(PublishError::Serve {
                         interface: Interface::Grpc,
@@ -82,36 +83,36 @@ mod tests {
                 }
             }
         };
-        let kept = tokio::spawn(keep(Interface::Grpc, stop.clone(), interface));
+        let supervised = tokio::spawn(supervise(Interface::Grpc, stop.clone(), interface));
         tokio::time::timeout(Duration::from_secs(20), async {
-            while begun.load(Ordering::Relaxed) < 4 {
+            while starts.load(Ordering::Relaxed) < 4 {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         })
         .await
         .expect("the interface was not restarted");
-        assert!(!kept.is_finished());
+        assert!(!supervised.is_finished());
         stop.cancel();
-        kept.await.unwrap();
-        assert_eq!(begun.load(Ordering::Relaxed), 4);
+        supervised.await.unwrap();
+        assert_eq!(starts.load(Ordering::Relaxed), 4);
     }
 
     #[tokio::test]
     async fn a_stop_ends_the_pause() {
-        let (stop, begun) = (CancellationToken::new(), Arc::new(tokio::sync::Notify::new()));
-        let told = begun.clone();
+        let (stop, starts) = (CancellationToken::new(), Arc::new(tokio::sync::Notify::new()));
+        let started = starts.clone();
         let broken = move || {
-            told.notify_one();
+            started.notify_one();
             async { Err(PublishError::Serve { interface: Interface::Http, why: "no".into() }) }
         };
-        let kept = tokio::spawn(keep(Interface::Http, stop.clone(), broken));
+        let supervised = tokio::spawn(supervise(Interface::Http, stop.clone(), broken));
         for _ in 0..3 {
-            begun.notified().await;
+            starts.notified().await;
         }
         // The third pause takes at least a second.
         let stopped = Instant::now();
         stop.cancel();
-        kept.await.unwrap();
+        supervised.await.unwrap();
         assert!(stopped.elapsed() < Duration::from_millis(500));
     }
 }

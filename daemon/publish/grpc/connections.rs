@@ -11,7 +11,8 @@ use tonic::codegen::{BoxFuture, Service};
 use tonic::transport::server::Connected;
 use tower_layer::Layer;
 
-use crate::publish::listener::{Call, Calls, Connection, Listener};
+use crate::publish::Listener;
+use crate::publish::connection::{Call, Calls, Connection};
 
 /// Length in bytes of the HTTP/2 connection preface (RFC 9113, 3.4).
 const PREFACE: usize = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len();
