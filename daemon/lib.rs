@@ -37,6 +37,7 @@ pub mod sync;
 mod systemd;
 pub mod timeline;
 pub mod vision;
+mod wire;
 mod workers;
 
 /// Types generated from `proto/lookout/v1/lookout.proto`.

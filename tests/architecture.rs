@@ -30,9 +30,19 @@ const HOMES: &[(&str, &[&str])] = &[
     ("tonic_reflection", &["daemon/publish/grpc", "daemon/client"]),
     (
         "prost",
-        &["build.rs", "daemon/lib.rs", "daemon/publish/grpc", "daemon/client", "daemon/model"],
+        &[
+            "build.rs",
+            "daemon/lib.rs",
+            "daemon/publish/grpc",
+            "daemon/client",
+            "daemon/model",
+            "daemon/wire/",
+        ],
     ),
-    ("prost_types", &["daemon/lib.rs", "daemon/publish/grpc", "daemon/client", "daemon/model"]),
+    (
+        "prost_types",
+        &["daemon/lib.rs", "daemon/publish/grpc", "daemon/client", "daemon/model", "daemon/wire/"],
+    ),
     ("rumqttc", &["daemon/publish/mqtt"]),
     ("axum", &["daemon/publish/http"]),
     ("rlimit", &["daemon/file_limit"]),

@@ -3,12 +3,13 @@
 use std::io::Write;
 
 use super::text::{self, AnswerJson};
-use super::{ClientError, Daemon, Done, Output, Reader, convert, json_line, printable, quietly};
+use super::{ClientError, Daemon, Done, Output, Reader, json_line, printable, quietly};
 use crate::event::Summary;
 use crate::proto;
 use crate::proto::ask_request::Range as AskRange;
 use crate::proto::ask_response::Item;
 use crate::question::{Detail, Question, Range};
+use crate::wire::decode;
 
 /// Prints the answer's tokens as they arrive, then its coverage. If the range is answered in parts,
 /// prints each part as it arrives and the answer after them. With JSON, prints one line per camera.
@@ -38,11 +39,11 @@ pub async fn ask(
             };
         };
         let named = if several && !begun { format!("{camera}: ") } else { String::new() };
-        let written = match item.ok_or(convert::Unreadable("item"))? {
+        let written = match item.ok_or(decode::Unreadable("item"))? {
             Item::Part(part) if output == Output::Text => {
                 (begun, in_parts) = (true, true);
                 let head = if named.is_empty() { String::new() } else { format!("{camera}:\n") };
-                writeln!(out, "{head}{}", text::part(&convert::part(part)?))
+                writeln!(out, "{head}{}", text::part(&decode::part(part)?))
             }
             Item::Token(token) if output == Output::Text && !in_parts => {
                 begun = true;
@@ -50,7 +51,7 @@ pub async fn ask(
             }
             Item::Part(_) | Item::Token(_) => Ok(()),
             Item::Finished(words) => {
-                let words = convert::description(words)?;
+                let words = decode::description(words)?;
                 let told = match words.summary {
                     // The parts are the whole answer.
                     Some(Summary::List) if in_parts => String::new(),

@@ -5,7 +5,6 @@
 //! to exit codes.
 
 mod ask;
-mod convert;
 mod text;
 
 use std::io::{self, ErrorKind, Write};
@@ -16,15 +15,16 @@ use serde::Serialize;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
+pub use crate::wire::decode::Unreadable;
 pub use ask::ask;
-pub use convert::Unreadable;
 
 use crate::event::Kind;
 use crate::proto;
 use crate::proto::lookout_client::LookoutClient;
 use crate::proto::watch_response::Item as WatchItem;
-use crate::publish::grpc::convert::kind;
+
 use crate::service::CameraInfo;
+use crate::wire::{decode, encode};
 use text::{CameraJson, LostJson};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -91,7 +91,7 @@ pub async fn cameras(endpoint: &str, output: Output, out: &mut dyn Write) -> Don
     let reply = daemon.client.list_cameras(proto::ListCamerasRequest {}).await;
     let reply = reply.map_err(|status| daemon.failed(status))?.into_inner();
     let cameras: Vec<CameraInfo> =
-        reply.cameras.into_iter().map(convert::camera).collect::<Result<_, _>>()?;
+        reply.cameras.into_iter().map(decode::camera).collect::<Result<_, _>>()?;
     quietly(match output {
         Output::Text => out.write_all(text::camera_table(&cameras, SystemTime::now()).as_bytes()),
         Output::Json => {
@@ -147,7 +147,7 @@ async fn watch_once(
 ) -> Result<Watched, ClientError> {
     let request = proto::WatchRequest {
         cameras: filter.cameras.clone(),
-        kinds: filter.kinds.iter().map(|k| kind(*k).into()).collect(),
+        kinds: filter.kinds.iter().map(|k| encode::kind(*k).into()).collect(),
         from_sequence: filter.from_sequence,
         from_run: filter.from_run,
     };
@@ -164,7 +164,7 @@ async fn watch_once(
         };
         let written = match item {
             WatchItem::Event(event) => {
-                let event = convert::event(event)?;
+                let event = decode::event(event)?;
                 // The run tells a restarted daemon that the sequence number is of another journal.
                 (filter.from_run, filter.from_sequence) = (event.run, event.sequence + 1);
                 match output {
@@ -203,7 +203,7 @@ pub async fn frame(
             .await
             .map_err(|why| ClientError::Write { to: path.display().to_string(), why })?;
     }
-    Ok(convert::time(reply.captured_at, "captured_at")?)
+    Ok(decode::time(reply.captured_at, "captured_at")?)
 }
 
 struct Daemon {

@@ -11,13 +11,14 @@ use std::time::SystemTime;
 use tokio::sync::mpsc;
 use tonic::Status;
 
-use super::{convert, refusal};
+use super::refusal;
 use crate::proto;
 use crate::proto::ask_request::Range as AskRange;
 use crate::proto::ask_response::Item;
 use crate::publish::Code;
 use crate::question::{Detail, Draft, Question, RawLength, RawTime};
 use crate::service::{Answer, AnswerItem, AskError, Service};
+use crate::wire::encode;
 
 type To = mpsc::Sender<Result<proto::AskResponse, Status>>;
 
@@ -177,10 +178,10 @@ impl Failure {
 async fn follow(mut answer: Answer, camera: &str, to: &To) -> Result<(), Refused> {
     loop {
         let (item, last) = match answer.recv().await {
-            Some(AnswerItem::Part(part)) => (Item::Part(convert::part(&part)), false),
+            Some(AnswerItem::Part(part)) => (Item::Part(encode::part(&part)), false),
             Some(AnswerItem::Token(token)) => (Item::Token(token), false),
             Some(AnswerItem::Finished(words)) => {
-                (Item::Finished(convert::description(&words)), true)
+                (Item::Finished(encode::description(&words)), true)
             }
             Some(AnswerItem::Failed(error)) => return Err(Refused::Answer(Failure::Said(error))),
             None => return Err(Refused::Answer(Failure::BrokeOff)),

@@ -7,7 +7,6 @@
 
 mod ask;
 mod connections;
-pub(crate) mod convert;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -31,6 +30,7 @@ use crate::proto;
 use crate::proto::lookout_server::{Lookout, LookoutServer};
 use crate::proto::watch_response::Item as WatchItem;
 use crate::service::{AskError, EvidenceError, Readiness, Service};
+use crate::wire::encode;
 
 /// Number of messages buffered per stream while the client's flow-control window is closed. Further
 /// events wait in the journal.
@@ -156,7 +156,7 @@ impl Lookout for Server {
         &self,
         _request: Request<proto::ListCamerasRequest>,
     ) -> Result<Response<proto::ListCamerasResponse>, Status> {
-        let cameras = self.service.cameras().iter().map(convert::camera).collect();
+        let cameras = self.service.cameras().iter().map(encode::camera).collect();
         Ok(Response::new(proto::ListCamerasResponse { cameras }))
     }
 
@@ -203,7 +203,7 @@ impl Lookout for Server {
         })?;
         Ok(Response::new(proto::GetFrameResponse {
             jpeg: evidence.jpeg.to_vec(),
-            captured_at: convert::time(evidence.captured_at),
+            captured_at: encode::time(evidence.captured_at),
         }))
     }
 }
@@ -284,7 +284,7 @@ async fn watch(
     loop {
         let (item, event) = match cursor.next().await {
             Read::Event(event) if filter.wants(&event) => {
-                (WatchItem::Event(convert::event(&event)), Some(event))
+                (WatchItem::Event(encode::event(&event)), Some(event))
             }
             Read::Event(_) => continue,
             // The contents of the lost events are unknown, so no filter applies.

@@ -1,4 +1,4 @@
-//! Converts protobuf to the daemon's values: the inverse of `publish/grpc/convert.rs`.
+//! Converts protobuf to the daemon's values: the inverse of `encode.rs`.
 //!
 //! A reply that lacks a field the daemon always sets, or contains an unknown value, comes from
 //! another version. The error names the field.
@@ -181,7 +181,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::publish::grpc::convert as to_proto;
+    use crate::wire::encode;
 
     fn times() -> impl Strategy<Value = SystemTime> {
         (0u64..4_000_000_000, 0u32..1_000_000_000)
@@ -304,7 +304,7 @@ mod tests {
             ],
         ) {
             let sent = Event { run, sequence, published_at, camera: camera.into(), body };
-            prop_assert_eq!(event(to_proto::event(&sent)), Ok(sent));
+            prop_assert_eq!(event(encode::event(&sent)), Ok(sent));
         }
     }
 

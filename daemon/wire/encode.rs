@@ -1,5 +1,4 @@
-//! Converts the daemon's values to protobuf. The opposite direction, for clients, is
-//! `client/convert.rs`; a test there verifies that both agree.
+//! Converts the daemon's values to protobuf. The opposite direction, for clients, is `decode.rs`.
 
 use std::time::SystemTime;
 
