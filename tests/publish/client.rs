@@ -1,0 +1,149 @@
+//! Tests the client behind `lookout cameras`, `watch`, `ask` and `frame`.
+
+use super::*;
+
+#[tokio::test]
+async fn the_client_prints_for_people() {
+    let daemon = Daemon::start(10).await;
+    let mut out = Vec::new();
+    lookout::client::cameras(&daemon.grpc, Output::Text, &mut out).await.unwrap();
+    let table = String::from_utf8(out).unwrap();
+    assert!(table.contains("gate    live"), "{table}");
+    assert!(table.contains("rtsp://camera.example/1"), "{table}");
+
+    daemon.caption("A red car\ndrives.");
+    let mut out = Lines::until(1);
+    let filter = Filter { from_sequence: 1, ..Filter::default() };
+    lookout::client::watch(&daemon.grpc, filter, Output::Text, OnEnd::Return, &mut out)
+        .await
+        .unwrap();
+    let line = out.lines().next().unwrap().to_owned();
+    let printed = "  gate      A red car drives.   [2/4 frames, 0.21 s, \
+                 cpu (auto: libcuda.so.1 is missing), gap ";
+    assert!(line.contains(printed), "{line}");
+    assert!(line.ends_with(" (camera down)]"), "{line}");
+
+    daemon.service.answers_with(|question| {
+        let (to, answer) = mpsc::channel(4);
+        to.try_send(AnswerItem::Token("Ye".into())).unwrap();
+        to.try_send(AnswerItem::Token("s.".into())).unwrap();
+        to.try_send(AnswerItem::Finished(Box::new(words(question.id(), "Yes.")))).unwrap();
+        Ok(answer)
+    });
+    let asked = |cameras: &[&str]| -> Vec<Question> {
+        let draft = |camera: &str| Draft {
+            camera: camera.into(),
+            text: "Open?".into(),
+            ..Draft::default()
+        };
+        let question = |camera: &&str| Question::new(draft(camera), &Limits::unknown()).unwrap();
+        cameras.iter().map(question).collect()
+    };
+    let mut out = Vec::new();
+    lookout::client::ask(&daemon.grpc, &asked(&["gate"]), Output::Text, &mut out).await.unwrap();
+    let text = String::from_utf8(out).unwrap();
+    assert!(text.starts_with("Yes.\n[2/4 frames"), "{text}");
+
+    let mut out = Vec::new();
+    lookout::client::ask(&daemon.grpc, &asked(&["gate"]), Output::Json, &mut out).await.unwrap();
+    let json: Value = serde_json::from_slice(&out).unwrap();
+    assert_eq!((&json["kind"], &json["camera"]), (&"answer".into(), &"gate".into()));
+    assert!(json["id"].as_str().unwrap().starts_with("grpc-"));
+
+    // If one of several cameras has no answer, this is reported, and the other answers anyway.
+    let both = || asked(&["gate", "yard"]);
+    let no_footage = AskError::NoFootage { camera: "gate".into(), why: "no footage".into() };
+    let failed = AskError::Failed("out of memory".into());
+    for (refusal, code) in [(no_footage, "OUT_OF_RANGE"), (failed, "UNAVAILABLE")] {
+        daemon.service.answers_with(move |question| match question.camera() {
+            "gate" => Err(refusal.clone()),
+            _ => {
+                let (to, answer) = mpsc::channel(4);
+                to.try_send(AnswerItem::Token("No.".into())).unwrap();
+                to.try_send(AnswerItem::Finished(Box::new(words(question.id(), "No.")))).unwrap();
+                Ok(answer)
+            }
+        });
+        let mut out = Vec::new();
+        let error =
+            lookout::client::ask(&daemon.grpc, &both(), Output::Text, &mut out).await.unwrap_err();
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.starts_with("yard: No.\n[2/4 frames"), "{text}");
+        assert_eq!(error.to_string(), format!("camera \"gate\" gave no answer ({code})"));
+    }
+    let unknown = asked(&["gate", "gaet"]);
+    let error = lookout::client::ask(&daemon.grpc, &unknown, Output::Text, &mut Vec::new()).await;
+    assert_eq!(error.unwrap_err().to_string(), "no camera is named \"gaet\"");
+
+    // Parts are printed as they arrive, and the answer after them. An answer that only lists the
+    // parts is not printed again.
+    for (summary, answer) in [(Summary::YesNo, "Yes, in 1 of 2 parts.\n"), (Summary::List, "")] {
+        daemon.service.answers_with(move |question| {
+            let mut whole = words(question.id(), "Yes, in 1 of 2 parts.");
+            (whole.summary, whole.parts) = (Some(summary), vec![part("No."), part("Yes.")]);
+            let (to, answer) = mpsc::channel(4);
+            for part in whole.parts.clone() {
+                to.try_send(AnswerItem::Part(Box::new(part))).unwrap();
+            }
+            to.try_send(AnswerItem::Token(whole.text.clone())).unwrap();
+            to.try_send(AnswerItem::Finished(Box::new(whole))).unwrap();
+            Ok(answer)
+        });
+        let mut out = Vec::new();
+        lookout::client::ask(&daemon.grpc, &both(), Output::Text, &mut out).await.unwrap();
+        let text = String::from_utf8(out).unwrap();
+        let lines: Vec<&str> = text.split_inclusive('\n').collect();
+        let of_yard = lines.iter().position(|line| *line == "yard:\n").expect("yard");
+        for (camera, lines) in [("gate:\n", &lines[..of_yard]), ("yard:\n", &lines[of_yard..])] {
+            assert_eq!(lines[0], camera);
+            assert!(lines[1].ends_with("  No.\n") && lines[2].ends_with("  Yes.\n"), "{text}");
+            assert_eq!(lines[3..lines.len() - 1].concat(), answer);
+            assert!(lines.last().is_some_and(|line| line.contains(", in 2 parts")), "{text}");
+        }
+        let mut out = Vec::new();
+        lookout::client::ask(&daemon.grpc, &both(), Output::Json, &mut out).await.unwrap();
+        let json = String::from_utf8(out).unwrap();
+        assert_eq!(json.lines().count(), 2, "{json}");
+    }
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("frame.jpg");
+    let mut out = Vec::new();
+    lookout::client::frame(&daemon.grpc, "gate", (0, 7), &path, &mut out).await.unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), b"a jpeg");
+}
+
+#[tokio::test]
+async fn a_daemon_that_is_not_there_is_said() {
+    let address = format!("127.0.0.1:{}", free_port());
+    let error =
+        lookout::client::cameras(&address, Output::Text, &mut Vec::new()).await.unwrap_err();
+    assert!(matches!(error, ClientError::Unreachable { .. }));
+    let text = error.to_string();
+    assert!(text.contains(&address) && text.contains("is `lookout run` going?"), "{text}");
+}
+
+#[tokio::test]
+async fn a_watch_finds_the_daemon_again() {
+    let mut daemon = Daemon::start(10).await;
+    daemon.caption("before");
+    let mut out = Lines::until(2);
+    let filter = Filter { from_sequence: 1, ..Filter::default() };
+    let endpoint = daemon.grpc.clone();
+    let watching =
+        lookout::client::watch(&endpoint, filter, Output::Json, OnEnd::Reconnect, &mut out);
+    let restart = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        daemon.stop.cancel();
+        daemon.serving.take().unwrap().await.unwrap().unwrap();
+        daemon.caption("between");
+        daemon.serve_again().await;
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        watched = timeout(SOON, watching) => watched.unwrap().unwrap(),
+        () = restart => {}
+    }
+    let texts: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((&texts[0]["text"], &texts[1]["text"]), (&"before".into(), &"between".into()));
+}

@@ -1,0 +1,238 @@
+//! A fake daemon with a journal and a few answers, and its gRPC server.
+
+use super::*;
+
+pub type Ask = Box<dyn Fn(Question) -> Result<Answer, AskError> + Send>;
+
+pub struct Fake {
+    pub journal: Arc<dyn Journal>,
+    pub ready: AtomicBool,
+    pub yard: Mutex<Phase>,
+    /// Set to make the next query of the cameras panic.
+    pub panics: AtomicBool,
+    pub ask: Mutex<Ask>,
+}
+
+impl Fake {
+    pub fn answers_with(
+        &self,
+        ask: impl Fn(Question) -> Result<Answer, AskError> + Send + 'static,
+    ) {
+        *self.ask.lock().unwrap() = Box::new(ask);
+    }
+}
+
+impl Service for Fake {
+    fn journal(&self) -> &Arc<dyn Journal> {
+        &self.journal
+    }
+
+    fn cameras(&self) -> Vec<CameraInfo> {
+        assert!(!self.panics.swap(false, Ordering::Relaxed), "wanted by a test");
+        [("gate", Phase::Live), ("yard", *self.yard.lock().unwrap())]
+            .map(|(name, phase)| CameraInfo {
+                name: name.into(),
+                source: "rtsp://camera.example/1".into(),
+                status: status(phase),
+                buffer_frames: 3,
+                buffer_bytes: 4096,
+                disk_bytes: 0,
+                oldest_frame: None,
+            })
+            .into()
+    }
+
+    fn evidence(&self, camera: &str, run: Option<u64>, number: u64) -> Looking {
+        let found = match number {
+            7 if run.is_none() => {
+                Ok(Evidence { jpeg: b"a jpeg"[..].into(), captured_at: SystemTime::now() })
+            }
+            8 => Err(EvidenceError::Busy),
+            _ => Err(EvidenceError::NoSuchFrame { camera: camera.into(), number }),
+        };
+        Box::pin(std::future::ready(found))
+    }
+
+    fn limits(&self) -> Limits {
+        Limits { text_bytes: 8192, cameras: Some(vec!["gate".into(), "yard".into()]) }
+    }
+
+    fn ask(&self, question: Question) -> Result<Answer, AskError> {
+        self.ask.lock().unwrap()(question)
+    }
+
+    fn troubles(&self) -> Vec<String> {
+        vec!["the disk is full".into()]
+    }
+
+    fn readiness(&self) -> Readiness {
+        match self.ready.load(Ordering::Relaxed) {
+            true => Readiness::Ready,
+            false => Readiness::NotYet("the model is loading".into()),
+        }
+    }
+}
+
+pub struct Daemon {
+    pub service: Arc<Fake>,
+    pub grpc: String,
+    pub stop: CancellationToken,
+    pub serving: Option<JoinHandle<Result<(), PublishError>>>,
+}
+
+impl Daemon {
+    pub async fn start(journal: usize) -> Daemon {
+        let service = Arc::new(Fake {
+            journal: MemoryJournal::shared(RUN, journal),
+            ready: AtomicBool::new(true),
+            yard: Mutex::new(Phase::Lost),
+            panics: AtomicBool::new(false),
+            ask: Mutex::new(Box::new(|_| Err(AskError::Stopping))),
+        });
+        let grpc = format!("127.0.0.1:{}", free_port());
+        let stop = CancellationToken::new();
+        let mut daemon = Daemon { service, grpc, stop, serving: None };
+        daemon.serve_again().await;
+        daemon
+    }
+
+    pub async fn serve_again(&mut self) {
+        let listener = listener(Interface::Grpc, self.grpc.parse().unwrap()).await.unwrap();
+        self.stop = CancellationToken::new();
+        let serving = publish::grpc::serve(listener, self.service.clone(), self.stop.clone());
+        self.serving = Some(tokio::spawn(serving));
+    }
+
+    pub fn yard_is(&self, phase: Phase) {
+        *self.service.yard.lock().unwrap() = phase;
+        self.service.journal.append("yard".into(), Body::Camera(status(phase)));
+    }
+
+    pub fn caption(&self, text: &str) -> Arc<Event> {
+        self.service.journal.append("gate".into(), Body::Caption(words("", text)))
+    }
+
+    pub async fn channel(&self) -> Channel {
+        let uri = format!("http://{}", self.grpc);
+        Channel::from_shared(uri).unwrap().connect().await.unwrap()
+    }
+
+    pub async fn client(&self) -> LookoutClient<Channel> {
+        LookoutClient::new(self.channel().await)
+    }
+
+    pub async fn ask(
+        &self,
+        camera: &str,
+    ) -> Result<tonic::Streaming<proto::AskResponse>, tonic::Status> {
+        let question = "Is it open?".into();
+        let request = proto::AskRequest { camera: camera.into(), question, ..Default::default() };
+        Ok(self.client().await.ask(request).await?.into_inner())
+    }
+}
+
+/// Binds a listener with enough connections for a test and short timeouts.
+pub async fn listener(interface: Interface, addr: SocketAddr) -> Result<Listener, PublishError> {
+    let second = Duration::from_secs(1);
+    let timeouts = Timeouts { greeting: second, stalled: 5 * second, idle: 2 * second };
+    Ok(Listener::bind(interface, addr, CONNECTIONS).await?.with_timeouts(timeouts))
+}
+
+pub fn words(id: &str, text: &str) -> Description {
+    let at = |s: u64| SystemTime::UNIX_EPOCH + Duration::from_millis(1_760_000_000_123 + s * 1000);
+    let gap = Span { from: at(0), to: at(2) };
+    Description {
+        id: id.into(),
+        prompt: "What happens?".into(),
+        text: text.into(),
+        window: Span { from: at(0), to: at(8) },
+        coverage: Coverage {
+            frames_wanted: 4,
+            frames_used: 2,
+            covered: Some(Span { from: at(2), to: at(6) }),
+            gaps: vec![Gap { span: gap, cause: GapCause::CameraDown }],
+            clock: Clock::Camera,
+        },
+        frames: vec![
+            FrameRef { run: 1, number: 4, captured_at: at(2), slow: true },
+            FrameRef { run: 1, number: 6, captured_at: at(6), slow: false },
+        ],
+        model: "tiny".into(),
+        device: "cpu".into(),
+        device_reason: "auto: libcuda.so.1 is missing".into(),
+        finish: Finish::Stop,
+        usage: Usage { video_tokens: 320, text_tokens: 20, new_tokens: 9, cached_tokens: 300 },
+        timing: Timing { total_seconds: 0.21, prefill_seconds: 0.1, ..Timing::default() },
+        skipped: 0,
+        unchanged: None,
+        conversation: String::new(),
+        earlier_turns: 0,
+        parts: Vec::new(),
+        summary: None,
+    }
+}
+
+pub fn part(text: &str) -> Part {
+    let Description { window, coverage, .. } = words("", "");
+    Part { window, text: text.into(), coverage }
+}
+
+pub fn status(phase: Phase) -> CameraStatus {
+    CameraStatus {
+        phase,
+        since: SystemTime::UNIX_EPOCH + Duration::from_secs(1_760_000_000),
+        reason: if phase == Phase::Live { String::new() } else { "no route".into() },
+        last_frame: None,
+        reconnects: 2,
+        decoder: "avdec_h264".into(),
+    }
+}
+
+/// A reader that takes this number of lines and then closes, as `| head -n` does.
+pub struct Lines {
+    pub wanted: usize,
+    pub text: String,
+}
+
+impl Lines {
+    pub fn until(wanted: usize) -> Lines {
+        Lines { wanted, text: String::new() }
+    }
+
+    pub fn lines(&self) -> impl Iterator<Item = &str> {
+        self.text.lines()
+    }
+}
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.text += std::str::from_utf8(bytes).unwrap();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self.text.matches('\n').count() >= self.wanted {
+            true => Err(ErrorKind::BrokenPipe.into()),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Returns a free port below the system's range for outgoing connections (from 32768 on), so that
+/// no other test's connection takes the port while its server is being restarted.
+pub fn free_port() -> u16 {
+    loop {
+        let port = rand::random_range(20_000..32_000);
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// Reads a connection to its end. Returns what was received until then.
+pub async fn to_its_end(mut stream: TcpStream) -> Vec<u8> {
+    let mut heard = Vec::new();
+    // A reset connection has ended, too.
+    let _ = timeout(SOON, stream.read_to_end(&mut heard)).await.expect("still open");
+    heard
+}

@@ -1,0 +1,49 @@
+//! Tests gRPC, MQTT and HTTP from outside: a real mosquitto, a real gRPC client, and a fake daemon
+//! with a journal and a few answers.
+
+mod broker;
+mod client;
+mod fake;
+mod grpc;
+mod http;
+mod mqtt;
+
+use std::io::{self, ErrorKind, Write};
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use lookout::client::{ClientError, Filter, OnEnd, Output};
+use lookout::config::{Mqtt, MqttTls};
+use lookout::event::*;
+use lookout::frame::{Clock, Span};
+use lookout::interface::Interface;
+use lookout::journal::{Journal, MemoryJournal};
+use lookout::proto;
+use lookout::proto::lookout_client::LookoutClient;
+use lookout::publish::{self, Listener, PublishError, Timeouts};
+use lookout::question::{Draft, Limits, Question};
+use lookout::service::*;
+use rumqttc::{AsyncClient, MqttOptions, Packet, QoS};
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tonic::Code;
+use tonic::transport::Channel;
+
+use broker::*;
+use fake::*;
+
+/// The run of the fake daemon.
+const RUN: u64 = 1_760_000_000_000;
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// Connections that each server accepts in these tests.
+const CONNECTIONS: usize = 24;

@@ -1,0 +1,466 @@
+//! Tests MQTT with a real mosquitto.
+
+use super::*;
+
+#[tokio::test]
+async fn a_broker_that_dies_loses_nothing() {
+    let mut broker = Broker::start();
+    let gate = Gate::open_to(broker.port).await;
+    let daemon = Daemon::start(1000).await;
+    let mut heard = Subscriber::connect(broker.port, "lookout/gate/caption").await;
+    let publisher = Publisher::start(&daemon, mqtt_config(gate.port));
+
+    let mut sequences = Vec::new();
+    for n in 0..10 {
+        daemon.caption(&format!("calm {n}"));
+    }
+    heard.sequences_to(10, &mut sequences).await;
+
+    // The broker hangs with messages in transit, then is killed; time goes on.
+    broker.hang();
+    for n in 0..40 {
+        daemon.caption(&format!("hanging {n}"));
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    gate.shut(true);
+    broker.kill();
+    for n in 0..40 {
+        daemon.caption(&format!("away {n}"));
+    }
+    broker.start_again();
+    heard.back().await;
+    gate.shut(false);
+    heard.sequences_to(90, &mut sequences).await;
+
+    // Every event arrives, in order except for those repeated from the oldest unacknowledged one
+    // on.
+    let mut unique = sequences.clone();
+    unique.sort_unstable();
+    unique.dedup();
+    assert_eq!(unique, (1..=90).collect::<Vec<_>>());
+    let mut newest = 0;
+    for sequence in sequences {
+        assert!(sequence <= newest + 1, "{sequence} came before {}", newest + 1);
+        newest = newest.max(sequence);
+    }
+    publisher.stop().await;
+}
+
+/// Publishes captions 1 to 6, of which the third is larger than the broker accepts. `port` is the
+/// broker's as the publisher sees it, `heard` as the subscriber does.
+async fn all_but_the_third_arrive(port: u16, heard: u16) {
+    let daemon = Daemon::start(100).await;
+    let mut captions = Subscriber::connect(heard, "lookout/gate/caption").await;
+    let mut states = Subscriber::connect(heard, "lookout/gate/state").await;
+    let publisher = Publisher::start(&daemon, mqtt_config(port));
+    for n in 1..=6 {
+        daemon.caption(&if n == 3 { "long ".repeat(2000) } else { format!("caption {n}") });
+    }
+    let mut sequences = Vec::new();
+    captions.sequences_to(6, &mut sequences).await;
+    sequences.sort_unstable();
+    sequences.dedup();
+    assert_eq!(sequences, [1, 2, 4, 5, 6]);
+    // Its short state arrives.
+    states.until("lookout/gate/state", "caption 2").await;
+    while !states.next().await.payload.starts_with("long long") {}
+    states.until("lookout/gate/state", "caption 6").await;
+    // The connection works again.
+    daemon.caption("caption 7");
+    captions.sequences_to(7, &mut sequences).await;
+    publisher.stop().await;
+}
+
+#[tokio::test]
+async fn an_event_larger_than_the_broker_takes_holds_up_nothing() {
+    let broker = Broker::start_on(free_port(), "max_packet_size 6000\n");
+    all_but_the_third_arrive(broker.port, broker.port).await;
+}
+
+#[tokio::test]
+async fn an_event_that_the_broker_refuses_holds_up_nothing() {
+    let broker = Broker::start_on(free_port(), "message_size_limit 6000\n");
+    all_but_the_third_arrive(broker.port, broker.port).await;
+}
+
+#[tokio::test]
+async fn an_event_at_which_an_old_broker_ends_the_connection_holds_up_nothing() {
+    let broker = Broker::start_on(free_port(), "max_packet_size 6000\n");
+    let old = Gate::of_an_old_broker(broker.port).await;
+    all_but_the_third_arrive(old.port, broker.port).await;
+}
+
+#[tokio::test]
+async fn a_retained_question_of_any_size_ends_no_connection() {
+    let broker = Broker::start();
+    let old = Gate::of_an_old_broker(broker.port).await;
+    let daemon = Daemon::start(100).await;
+    let mut heard = Subscriber::connect(broker.port, "lookout/+/caption").await;
+    for (topic, bytes) in [("lookout/gate/ask", 3 << 20), ("lookout/yard/ask", 100_000)] {
+        let payload = "x".repeat(bytes);
+        heard.client.publish(topic, QoS::AtLeastOnce, true, payload).await.unwrap();
+    }
+    // The first of these brokers supports a client's packet size limit, the second does not.
+    for (turn, port) in [broker.port, old.port].into_iter().enumerate() {
+        let publisher = Publisher::start(&daemon, mqtt_config(port));
+        daemon.caption("before");
+        heard.sequences_to(turn as u64 * 2 + 1, &mut Vec::new()).await;
+        // A connection that breaks would have ended by now.
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        daemon.caption("after");
+        heard.sequences_to(turn as u64 * 2 + 2, &mut Vec::new()).await;
+        publisher.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_broker_that_forgot_everything_is_told_everything() {
+    let mut broker = Broker::start();
+    let gate = Gate::open_to(broker.port).await;
+    let daemon = Daemon::start(1000).await;
+    let publisher = Publisher::start(&daemon, mqtt_config(gate.port));
+    let mut heard = Subscriber::connect(broker.port, "#").await;
+    daemon.caption("the last words");
+    daemon.yard_is(Phase::Refused);
+    heard.until("lookout/gate/state", "the last words").await;
+    heard.next_on("lookout/yard/status").await;
+    heard.until("lookout/yard/available", "offline").await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+
+    gate.shut(true);
+    broker.kill();
+    broker.start_again();
+    heard.back().await;
+    while heard.messages.try_recv().is_ok() {}
+    gate.shut(false);
+    let wanted = [
+        "homeassistant/device/lookout-test/config",
+        "lookout/available",
+        "lookout/gate/attributes",
+        "lookout/gate/available",
+        "lookout/gate/state",
+        "lookout/yard/available",
+        "lookout/yard/status",
+    ];
+    let mut told = std::collections::BTreeSet::new();
+    while told.len() < wanted.len() {
+        let message = heard.next().await;
+        assert_ne!(message.topic, "lookout/gate/caption", "a caption that is no news");
+        told.insert(message.topic);
+    }
+    assert_eq!(told.into_iter().collect::<Vec<_>>(), wanted);
+    publisher.stop().await;
+}
+
+#[tokio::test]
+async fn availability_does_not_flap_when_old_events_are_sent_late() {
+    let broker = Broker::start();
+    let daemon = Daemon::start(1000).await;
+    // All of this happened while there was no broker.
+    for _ in 0..20 {
+        daemon.yard_is(Phase::Live);
+        daemon.yard_is(Phase::Lost);
+    }
+    daemon.yard_is(Phase::Live);
+    daemon.caption("the end");
+    let mut heard = Subscriber::connect(broker.port, "lookout/#").await;
+    let publisher = Publisher::start(&daemon, mqtt_config(broker.port));
+    let mut statuses = 0;
+    loop {
+        let message = heard.next().await;
+        match message.topic.as_str() {
+            "lookout/yard/available" => assert_eq!(message.payload, "online"),
+            "lookout/yard/status" => statuses += 1,
+            "lookout/gate/state" => break,
+            _ => {}
+        }
+    }
+    assert_eq!(statuses, 41);
+    publisher.stop().await;
+}
+
+#[tokio::test]
+async fn an_event_that_panics_an_interface_is_skipped_and_the_interface_restarts() {
+    let broker = Broker::start();
+    let daemon = Daemon::start(100).await;
+    let mut heard = Subscriber::connect(broker.port, "lookout/+/caption").await;
+    let (stop, publisher) = (
+        CancellationToken::new(),
+        publish::mqtt::Publisher::shared(mqtt_config(broker.port), daemon.service.clone()),
+    );
+    let end = stop.clone();
+    let interface = move || publish::mqtt::run(publisher.clone(), end.clone());
+    let kept = tokio::spawn(publish::supervise(Interface::Mqtt, stop.clone(), interface));
+    daemon.caption("well");
+    heard.sequences_to(1, &mut Vec::new()).await;
+    daemon.service.panics.store(true, Ordering::Relaxed);
+    daemon.yard_is(Phase::Live);
+    daemon.caption("well again");
+    let mut sequences = Vec::new();
+    heard.sequences_to(3, &mut sequences).await;
+    assert_eq!(sequences, [3], "what was done is not said again");
+    assert!(!kept.is_finished());
+    stop.cancel();
+    timeout(SOON, kept).await.unwrap().unwrap();
+}
+
+/// Collects everything logged on this thread while the guard lives.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn begin(&self) -> tracing::subscriber::DefaultGuard {
+        let log = self.clone();
+        let subscriber =
+            tracing_subscriber::fmt().with_ansi(false).with_writer(move || log.clone());
+        tracing::subscriber::set_default(subscriber.finish())
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
+    }
+}
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn two_daemons_of_one_client_id_are_told_so() {
+    let log = Log::default();
+    let _logging = log.begin();
+    let broker = Broker::start();
+    let (one, other) = (Daemon::start(100).await, Daemon::start(100).await);
+    let mut heard = Subscriber::connect(broker.port, "lookout/gate/state").await;
+    let publisher = Publisher::start(&one, mqtt_config(broker.port));
+    let second = Publisher::start(&other, mqtt_config(broker.port));
+    timeout(SOON, async {
+        while !log.text().contains("Has another client the client_id \"lookout-test\"?") {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await
+    .unwrap_or_else(|_| panic!("{}", log.text()));
+    // When one of them stops, the other keeps the broker and has lost nothing.
+    second.stop().await;
+    one.caption("here");
+    heard.until("lookout/gate/state", "here").await;
+    publisher.stop().await;
+}
+
+#[tokio::test]
+async fn a_broker_may_come_late() {
+    let port = free_port();
+    let daemon = Daemon::start(100).await;
+    let publisher = Publisher::start(&daemon, mqtt_config(port));
+    daemon.caption("early");
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    let _broker = Broker::start_on(port, "");
+    let mut heard = Subscriber::connect(port, "lookout/#").await;
+    // The state is retained, whichever side connected first.
+    let state = heard.next_on("lookout/gate/state").await;
+    assert_eq!(state.payload, "early");
+    publisher.stop().await;
+}
+
+#[tokio::test]
+async fn availability_is_retained_and_the_last_will_says_offline() {
+    let broker = Broker::start();
+    let daemon = Daemon::start(100).await;
+    let publisher = Publisher::start(&daemon, mqtt_config(broker.port));
+    let mut heard = Subscriber::connect(broker.port, "lookout/#").await;
+    heard.until("lookout/available", "online").await;
+    heard.until("lookout/gate/available", "online").await;
+    heard.until("lookout/yard/available", "offline").await;
+    daemon.yard_is(Phase::Live);
+    heard.until("lookout/yard/available", "online").await;
+
+    publisher.running.abort();
+    heard.until("lookout/available", "offline").await;
+    let mut late = Subscriber::connect(broker.port, "lookout/#").await;
+    let mut retained = Vec::new();
+    while retained.len() < 4 {
+        let message = late.next().await;
+        assert!(message.retain, "{message:?}");
+        retained.push((message.topic, message.payload));
+    }
+    let has = |topic: &str, payload: &str| retained.contains(&(topic.into(), payload.into()));
+    assert!(has("lookout/available", "offline"), "{retained:?}");
+    assert!(has("lookout/gate/available", "online"));
+    assert!(has("lookout/yard/available", "online"));
+
+    // A proper stop publishes the same, and at once.
+    let publisher = Publisher::start(&daemon, mqtt_config(broker.port));
+    late.until("lookout/available", "online").await;
+    timeout(Duration::from_secs(2), publisher.stop()).await.unwrap();
+    // The cameras are offline first, because they are no longer watched.
+    late.until("lookout/gate/available", "offline").await;
+    late.until("lookout/yard/available", "offline").await;
+    late.until("lookout/available", "offline").await;
+}
+
+#[tokio::test]
+async fn captions_have_a_short_state_with_attributes() {
+    let broker = Broker::start();
+    let daemon = Daemon::start(100).await;
+    let mut heard = Subscriber::connect(broker.port, "lookout/#").await;
+    let publisher = Publisher::start(&daemon, mqtt_config(broker.port));
+    let event = daemon.caption(&"ä".repeat(400));
+    let caption = heard.next_on("lookout/gate/caption").await;
+    let attributes = heard.next_on("lookout/gate/attributes").await;
+    let state = heard.next_on("lookout/gate/state").await;
+    assert_eq!(caption.payload, serde_json::to_string(&*event).unwrap());
+    assert_eq!(attributes.payload, caption.payload);
+    assert_eq!(state.payload.chars().count(), 255);
+    let mut late = Subscriber::connect(broker.port, "lookout/gate/+").await;
+    let mut retained =
+        vec![late.next().await.topic, late.next().await.topic, late.next().await.topic];
+    retained.sort();
+    let wanted = ["lookout/gate/attributes", "lookout/gate/available", "lookout/gate/state"];
+    assert_eq!(retained, wanted);
+    publisher.stop().await;
+}
+
+#[tokio::test]
+async fn home_assistant_is_told_and_told_again() {
+    let broker = Broker::start();
+    let daemon = Daemon::start(100).await;
+    let publisher = Publisher::start(&daemon, mqtt_config(broker.port));
+    let topic = "homeassistant/device/lookout-test/config";
+    let mut heard = Subscriber::connect(broker.port, "homeassistant/#").await;
+    let first = heard.next_on(topic).await;
+    let config: Value = serde_json::from_str(&first.payload).unwrap();
+    for key in ["dev", "o", "cmps", "availability"] {
+        assert!(!config[key].is_null(), "{key} is missing: {config}");
+    }
+    let caption = &config["cmps"]["gate_caption"];
+    assert_eq!(caption["p"], "sensor");
+    assert_eq!(caption["state_topic"], "lookout/gate/state");
+    assert_eq!(caption["json_attributes_topic"], "lookout/gate/attributes");
+    let connection = &config["cmps"]["yard_connection"];
+    assert_eq!(connection["p"], "binary_sensor");
+    assert_eq!(connection["device_class"], "connectivity");
+    assert_eq!(connection["state_topic"], "lookout/yard/available");
+
+    heard.say("homeassistant/status", "online").await;
+    let again = heard.next_on(topic).await;
+    assert_eq!(again.payload, first.payload);
+    assert!(Subscriber::connect(broker.port, topic).await.next().await.retain);
+    publisher.stop().await;
+}
+
+#[tokio::test]
+async fn questions_come_by_mqtt_too() {
+    let broker = Broker::start();
+    let daemon = Daemon::start(100).await;
+    let service = daemon.service.clone();
+    daemon.service.answers_with(move |question| {
+        let (to, answer) = mpsc::channel(4);
+        match question.text() {
+            "full?" => {
+                let retry_after = Duration::from_secs(4);
+                return Err(AskError::QueueFull { waiting: 8, retry_after });
+            }
+            "broken?" => to.try_send(AnswerItem::Failed(AskError::Model("nan".into()))).unwrap(),
+            text => {
+                let answer = words(question.id(), &format!("{text} Yes."));
+                service.journal.append("gate".into(), Body::Answer(answer.clone()));
+                to.try_send(AnswerItem::Finished(Box::new(answer))).unwrap();
+            }
+        }
+        Ok(answer)
+    });
+    let publisher = Publisher::start(&daemon, mqtt_config(broker.port));
+    let mut heard = Subscriber::connect(broker.port, "lookout/#").await;
+    heard.until("lookout/available", "online").await;
+
+    heard.say("lookout/gate/ask", r#"{"id":"q1","question":"Open?"}"#).await;
+    let answer = heard.json_on("lookout/gate/answer").await;
+    assert_eq!((&answer["id"], &answer["text"]), (&"q1".into(), &"Open? Yes.".into()));
+    assert_eq!((&answer["camera"], &answer["kind"]), (&"gate".into(), &"answer".into()));
+
+    // A template turns an id that looks like a number into one.
+    heard.say("lookout/gate/ask", r#"{"id":1795649810620,"question":"Open?"}"#).await;
+    assert_eq!(heard.json_on("lookout/gate/answer").await["id"], "1795649810620");
+
+    heard.say("lookout/gate/ask", "Plain?").await;
+    let answer = heard.json_on("lookout/gate/answer").await;
+    assert_eq!(answer["text"], "Plain? Yes.");
+
+    for (topic, question, id, code) in [
+        ("lookout/gate/ask", r#"{"id":"q2","question":"full?"}"#, "q2", "RESOURCE_EXHAUSTED"),
+        ("lookout/gate/ask", r#"{"id":"q3","question":"broken?"}"#, "q3", "INTERNAL"),
+        ("lookout/gate/ask", r#"{"id":"q4"}"#, "q4", "INVALID_ARGUMENT"),
+        ("lookout/gate/ask", "{nonsense", "", "INVALID_ARGUMENT"),
+        ("lookout/gate/ask", r#"{"id":6,"question":"Open?","last":-1}"#, "6", "INVALID_ARGUMENT"),
+        ("lookout/nowhere/ask", r#"{"id":"q5","question":"Open?"}"#, "q5", "NOT_FOUND"),
+    ] {
+        heard.say(topic, question).await;
+        let refusal = heard.json_on(&topic.replace("/ask", "/answer")).await;
+        assert_eq!((&refusal["id"], &refusal["code"]), (&id.into(), &code.into()), "{refusal}");
+        assert!(!refusal["error"].as_str().unwrap().is_empty());
+        let retry_after = refusal["retry_after_seconds"].as_u64();
+        assert_eq!(retry_after, (code == "RESOURCE_EXHAUSTED").then_some(4));
+    }
+    // Each question was answered once.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    while let Ok(message) = heard.messages.try_recv() {
+        assert!(!message.topic.ends_with("/answer"), "{message:?}");
+    }
+    publisher.stop().await;
+}
+
+#[tokio::test]
+async fn the_broker_may_want_tls_and_a_password() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let authority_key = rcgen::KeyPair::generate().unwrap();
+    let mut authority = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    std::fs::write(at("ca.pem"), authority.self_signed(&authority_key).unwrap().pem()).unwrap();
+    let issuer = rcgen::Issuer::new(authority, authority_key);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let leaf = rcgen::CertificateParams::new(vec!["localhost".into()]).unwrap();
+    std::fs::write(at("leaf.pem"), leaf.signed_by(&key, &issuer).unwrap().pem()).unwrap();
+    std::fs::write(at("leaf.key"), key.serialize_pem()).unwrap();
+    let hashed = Command::new("mosquitto_passwd")
+        .args(["-b", "-c"])
+        .arg(at("passwords"))
+        .args(["lookout", "sesame"])
+        .status();
+    assert!(hashed.unwrap().success());
+    std::fs::write(at("password"), "wrong\n").unwrap();
+
+    let (port, plain) = (free_port(), free_port());
+    let settings = format!(
+        "per_listener_settings true\nlistener {port} 127.0.0.1\ncertfile {leaf}\nkeyfile {key}\n\
+         password_file {passwords}\nallow_anonymous false\n",
+        leaf = at("leaf.pem").display(),
+        key = at("leaf.key").display(),
+        passwords = at("passwords").display(),
+    );
+    let _broker = Broker::start_on(plain, &settings);
+    let daemon = Daemon::start(10).await;
+    let mut heard = Subscriber::connect(plain, "lookout/#").await;
+    let config = Mqtt {
+        host: "localhost".into(),
+        tls: Some(MqttTls { ca_file: Some(at("ca.pem")) }),
+        username: Some("lookout".into()),
+        password_file: Some(at("password")),
+        ..mqtt_config(port)
+    };
+    let publisher = Publisher::start(&daemon, config);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(heard.messages.try_recv().is_err(), "a wrong password was taken");
+    // The file is read again for each attempt.
+    std::fs::write(at("password"), "sesame\n").unwrap();
+    heard.until("lookout/available", "online").await;
+    publisher.stop().await;
+}
