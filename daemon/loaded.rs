@@ -2,7 +2,7 @@
 
 use crate::config::{self, Config, Resize};
 use crate::language::{Budget, LanguageModel, Limits};
-use crate::model::{Devices, ModelError, Package, Part, Runtime};
+use crate::model::{Component, Devices, ModelError, Package, Runtime};
 use crate::slowfast::Plan;
 use crate::vision::Encoder;
 use crate::vision::preprocess::Preprocess;
@@ -22,10 +22,10 @@ impl LoadedModel {
         let package = Package::read(&model.package, &model.precision)?;
         let preprocess = preprocess(&package, model.resize)?;
         let runtime = Runtime::load(model)?;
-        let encoder = runtime.load_part(Part::Vision, |runtime| {
+        let encoder = runtime.load_component(Component::Vision, |runtime| {
             Encoder::load(runtime, &package, model.vision_threads)
         })?;
-        let language = runtime.load_part(Part::Language, |runtime| {
+        let language = runtime.load_component(Component::Language, |runtime| {
             LanguageModel::load(runtime, &package, model, budget)
         })?;
         Ok(LoadedModel { package, runtime, preprocess, encoder, language })

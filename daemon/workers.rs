@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use crate::config::Config;
 use crate::disk::Disk;
-use crate::engine::{ChangeDetector, Engine, Failures, VisionWorker, Words};
+use crate::engine::{ChangeDetector, Engine, Failures, LanguageWorker, VisionWorker};
 use crate::heartbeat::Worker;
 use crate::language::Budget;
 use crate::loaded::LoadedModel;
@@ -28,7 +28,7 @@ type Work = Box<dyn FnOnce(&Engine) -> Result<(), ModelError> + Send>;
 /// The loaded model, divided between the workers that run it.
 pub struct Workers {
     vision: VisionWorker,
-    language: Words,
+    language: LanguageWorker,
     /// The memory that answers take in addition to the model.
     pub memory: String,
     /// The file of onnxruntime.
@@ -74,7 +74,7 @@ impl Workers {
             plan,
             failures: Failures::default(),
         };
-        let language = Words {
+        let language = LanguageWorker {
             language,
             dim,
             model: package.name,

@@ -12,7 +12,7 @@ use lookout::config::{Model, Precision, Resize, Sampling};
 use lookout::demo::judge::{self, Asked, Subject};
 use lookout::demo::score::{Score, Source};
 use lookout::demo::truth::{Kind, Sidecar, Window};
-use lookout::language::{Budget, LanguageModel, Limits, Listening, Request, Urgency};
+use lookout::language::{Budget, Consumer, LanguageModel, Limits, Request, Urgency};
 use lookout::model::{Package, Runtime};
 use lookout::slowfast::{FrameTokens, Grid, Plan, VideoTokens, assemble, pool_frame};
 use lookout::vision::Encoder;
@@ -221,13 +221,13 @@ impl Yard {
                 let limits = Limits { max_new_tokens: 64, sampling: Sampling::Greedy };
                 let request = Request {
                     video: &video,
-                    footage: None,
+                    prefix_frames: None,
                     turns: &[],
                     prompt: &asked.text,
                     limits,
                     urgency: Urgency::Now,
                 };
-                let reply = language.answer(request, |_| Listening::Yes).expect("an answer");
+                let reply = language.answer(request, |_| Consumer::Connected).expect("an answer");
                 let text = reply.expect("somebody listens").text;
                 score.count(&window, asked, &text, Source::Answers);
             }

@@ -7,8 +7,8 @@ use std::sync::{Arc, OnceLock};
 
 use lookout::config::{Model, Sampling};
 use lookout::language::{
-    Budget, Decoder, Embedder, LanguageError, LanguageModel, Limits, Listening, Reply, Request,
-    Said, Seen, Ticket, Turn, Urgency,
+    Budget, Consumer, Decoder, Embedder, LanguageError, LanguageModel, Limits, Output, PrefixFrame,
+    Reply, Request, SequenceId, Turn, Urgency,
 };
 use lookout::model::{Package, Runtime};
 use lookout::slowfast::VideoTokens;
@@ -65,7 +65,7 @@ fn load(package: &Path, rows: usize, prefix_bytes: usize) -> LanguageModel {
 /// A window's video tokens, and the frames they stand for.
 struct Window {
     video: VideoTokens,
-    footage: Arc<[Seen]>,
+    prefix_frames: Arc<[PrefixFrame]>,
 }
 
 fn window(package: &Path, number: u64) -> Window {
@@ -73,14 +73,15 @@ fn window(package: &Path, number: u64) -> Window {
     let dim = package.text.hidden_size;
     let mut random = StdRng::seed_from_u64(number);
     let rows = (0..VIDEO * dim).map(|_| random.random_range(-1.0..1.0)).collect();
-    let footage = [Seen { camera: "gate".into(), run: 1, number, slow: true, again: false }];
-    Window { video: VideoTokens { rows, dim }, footage: footage.into() }
+    let prefix_frames =
+        [PrefixFrame { camera: "gate".into(), run: 1, number, slow: true, again: false }];
+    Window { video: VideoTokens { rows, dim }, prefix_frames: prefix_frames.into() }
 }
 
 fn request<'a>(window: &'a Window, question: usize) -> Request<'a> {
     Request {
         video: &window.video,
-        footage: Some(window.footage.clone()),
+        prefix_frames: Some(window.prefix_frames.clone()),
         turns: &[],
         prompt: QUESTIONS[question],
         limits: Limits { max_new_tokens: 4 + question * 2, sampling: Sampling::Greedy },
@@ -91,25 +92,25 @@ fn request<'a>(window: &'a Window, question: usize) -> Request<'a> {
 /// Steps the model until nothing is left, for at most `turns` steps.
 fn work(
     language: &mut LanguageModel,
-    heard: &mut BTreeMap<Ticket, String>,
+    texts: &mut BTreeMap<SequenceId, String>,
     turns: usize,
-    listening: impl Fn(Ticket) -> Listening,
-) -> BTreeMap<Ticket, Reply> {
+    listening: impl Fn(SequenceId) -> Consumer,
+) -> BTreeMap<SequenceId, Reply> {
     let mut replies = BTreeMap::new();
     for _ in 0..turns {
         if language.in_work() == 0 {
             break;
         }
-        let turned = language.turn(&mut |ticket, said| {
+        let turned = language.turn(&mut |id, said| {
             match said {
-                Said::Piece(piece) => heard.entry(ticket).or_default().push_str(piece),
-                Said::Finished(reply) => {
-                    assert_eq!(heard[&ticket].trim_end(), reply.text);
-                    assert!(replies.insert(ticket, reply).is_none(), "finished twice");
+                Output::Text(piece) => texts.entry(id).or_default().push_str(piece),
+                Output::Finished(reply) => {
+                    assert_eq!(texts[&id].trim_end(), reply.text);
+                    assert!(replies.insert(id, reply).is_none(), "finished twice");
                 }
-                Said::Failed(failure) => panic!("{failure}"),
+                Output::Failed(failure) => panic!("{failure}"),
             }
-            listening(ticket)
+            listening(id)
         });
         turned.expect("a turn");
     }
@@ -121,7 +122,7 @@ fn alone(package: &Path, windows: &[Window]) -> Vec<Vec<u32>> {
     let mut answers = Vec::new();
     for window in windows {
         for question in 0..QUESTIONS.len() {
-            let reply = language.answer(request(window, question), |_| Listening::Yes);
+            let reply = language.answer(request(window, question), |_| Consumer::Connected);
             let reply = reply.expect("an answer").expect("a listener");
             assert_eq!(reply.usage.cached_tokens, 0);
             answers.push(reply.ids);
@@ -147,7 +148,8 @@ fn the_prefix_cache_changes_no_answer() {
             let mut cached = 0;
             let order = (0..8).map(|at| if in_turn { (at % 2, at / 2) } else { (at / 4, at % 4) });
             for (at, question) in order {
-                let reply = language.answer(request(&windows[at], question), |_| Listening::Yes);
+                let reply =
+                    language.answer(request(&windows[at], question), |_| Consumer::Connected);
                 let reply = reply.expect("an answer").expect("a listener");
                 assert_eq!(reply.ids, wanted[at * 4 + question], "{} {bytes}", package.display());
                 cached += usize::from(reply.usage.cached_tokens as usize > VIDEO);
@@ -202,21 +204,21 @@ fn together_and_alone_answers_are_the_same() {
         let wanted = alone(&package, &windows);
         for (rows, bytes) in [(1, 0), (2, 1 << 30), (8, 0), (8, 1 << 30)] {
             let mut language = load(&package, rows, bytes);
-            let (mut heard, mut tickets) = (BTreeMap::new(), BTreeMap::new());
+            let (mut texts, mut ids) = (BTreeMap::new(), BTreeMap::new());
             let mut replies = BTreeMap::new();
             // The next question starts as soon as there is room, while the others are at any step.
             for at in 0..8 {
                 while language.in_work() == language.rows() {
-                    replies.extend(work(&mut language, &mut heard, 1, |_| Listening::Yes));
+                    replies.extend(work(&mut language, &mut texts, 1, |_| Consumer::Connected));
                 }
-                let ticket = language.begin(request(&windows[at / 4], at % 4)).expect("a ticket");
-                tickets.insert(ticket, at);
-                replies.extend(work(&mut language, &mut heard, 3, |_| Listening::Yes));
+                let id = language.begin(request(&windows[at / 4], at % 4)).expect("a sequence");
+                ids.insert(id, at);
+                replies.extend(work(&mut language, &mut texts, 3, |_| Consumer::Connected));
             }
-            replies.extend(work(&mut language, &mut heard, 1000, |_| Listening::Yes));
+            replies.extend(work(&mut language, &mut texts, 1000, |_| Consumer::Connected));
             assert_eq!(replies.len(), 8);
-            for (ticket, reply) in replies {
-                let at = tickets[&ticket];
+            for (id, reply) in replies {
+                let at = ids[&id];
                 assert_eq!(reply.ids, wanted[at], "{} {rows} rows, {at}", package.display());
             }
         }
@@ -230,34 +232,34 @@ fn whoever_leaves_at_any_turn_leaves_nothing_behind() {
         let wanted = alone(&package, &windows);
         let bytes = 4 * load(&package, 1, 0).prefix_bytes(VIDEO);
         let mut language = load(&package, 3, bytes);
-        let mut heard = BTreeMap::new();
+        let mut texts = BTreeMap::new();
         // More steps than all three answers take.
         for turn in 0..40 {
             for leaver in 0..3 {
                 let questions = [(0, 0), (1, 1), (0, 2)];
-                let tickets = questions.map(|(at, question)| {
+                let ids = questions.map(|(at, question)| {
                     language.begin(request(&windows[at], question)).expect("a row is free")
                 });
-                let mut replies = work(&mut language, &mut heard, turn, |_| Listening::Yes);
+                let mut replies = work(&mut language, &mut texts, turn, |_| Consumer::Connected);
                 let before = language.in_work();
-                let gone = replies.contains_key(&tickets[leaver]);
-                let left = |ticket| {
-                    if ticket == tickets[leaver] { Listening::No } else { Listening::Yes }
+                let gone = replies.contains_key(&ids[leaver]);
+                let left = |id| {
+                    if id == ids[leaver] { Consumer::Gone } else { Consumer::Connected }
                 };
                 if before > 0 {
-                    let more = work(&mut language, &mut heard, 1, left);
-                    assert!(!more.contains_key(&tickets[leaver]), "answered nobody");
+                    let more = work(&mut language, &mut texts, 1, left);
+                    assert!(!more.contains_key(&ids[leaver]), "answered nobody");
                     let freed = before - language.in_work() - more.len();
                     assert_eq!(freed, usize::from(!gone), "turn {turn}");
                     replies.extend(more);
                 }
-                replies.extend(work(&mut language, &mut heard, 1000, |_| Listening::Yes));
+                replies.extend(work(&mut language, &mut texts, 1000, |_| Consumer::Connected));
                 assert_eq!((language.in_work(), language.unread()), (0, 0));
                 assert!(language.prefix_cache_bytes() <= bytes);
-                for (ticket, (at, question)) in tickets.into_iter().zip(questions) {
-                    match replies.get(&ticket) {
+                for (id, (at, question)) in ids.into_iter().zip(questions) {
+                    match replies.get(&id) {
                         Some(reply) => assert_eq!(reply.ids, wanted[at * 4 + question]),
-                        None => assert_eq!(ticket, tickets[leaver], "turn {turn}"),
+                        None => assert_eq!(id, ids[leaver], "turn {turn}"),
                     }
                 }
             }
@@ -272,22 +274,22 @@ fn a_prefix_is_known_by_all_that_its_rows_were_made_of() {
     let package = &packages()[0];
     let window = window(package, 1);
     let mut language = load(package, 1, 1 << 30);
-    let mut cached = |seen: Seen| {
-        let request = Request { footage: Some([seen].into()), ..request(&window, 0) };
-        let reply = language.answer(request, |_| Listening::Yes).expect("an answer");
+    let mut cached = |seen: PrefixFrame| {
+        let request = Request { prefix_frames: Some([seen].into()), ..request(&window, 0) };
+        let reply = language.answer(request, |_| Consumer::Connected).expect("an answer");
         reply.expect("a listener").usage.cached_tokens > 0
     };
-    let seen = Seen { camera: "gate".into(), run: 1, number: 1, slow: true, again: false };
+    let seen = PrefixFrame { camera: "gate".into(), run: 1, number: 1, slow: true, again: false };
     assert!(!cached(seen.clone()));
-    assert!(!cached(Seen { slow: false, ..seen.clone() }));
-    assert!(!cached(Seen { number: 2, ..seen.clone() }));
-    assert!(!cached(Seen { run: 2, ..seen.clone() }));
-    assert!(!cached(Seen { again: true, ..seen.clone() }));
-    assert!(!cached(Seen { camera: "yard".into(), ..seen.clone() }));
+    assert!(!cached(PrefixFrame { slow: false, ..seen.clone() }));
+    assert!(!cached(PrefixFrame { number: 2, ..seen.clone() }));
+    assert!(!cached(PrefixFrame { run: 2, ..seen.clone() }));
+    assert!(!cached(PrefixFrame { again: true, ..seen.clone() }));
+    assert!(!cached(PrefixFrame { camera: "yard".into(), ..seen.clone() }));
     assert!(cached(seen));
     // The frames behind these tokens are unknown.
-    let unknown = Request { footage: None, ..request(&window, 0) };
-    let reply = language.answer(unknown, |_| Listening::Yes).expect("an answer");
+    let unknown = Request { prefix_frames: None, ..request(&window, 0) };
+    let reply = language.answer(unknown, |_| Consumer::Connected).expect("an answer");
     assert_eq!(reply.expect("a listener").usage.cached_tokens, 0);
 }
 
@@ -304,19 +306,19 @@ fn a_long_prompt_stops_no_answer_for_more_than_a_chunk() {
         let long = Request { limits, ..request(&window, 0) };
         let answer = language.begin(long).expect("a row");
         while language.unread() > 0 {
-            language.turn(&mut |_, _| Listening::Yes).expect("a turn");
+            language.turn(&mut |_, _| Consumer::Connected).expect("a turn");
         }
         language.begin(request(&window, 1)).expect("a row");
         let (mut chunks, mut waited) = (0, false);
         while language.unread() > 0 {
-            let mut heard = 0;
-            let turned = language.turn(&mut |ticket, _| {
-                heard += usize::from(ticket == answer);
-                Listening::Yes
+            let mut texts = 0;
+            let turned = language.turn(&mut |id, _| {
+                texts += usize::from(id == answer);
+                Consumer::Connected
             });
             turned.expect("a turn");
             // The answer is reported once before the run, and again when it has a token.
-            match heard {
+            match texts {
                 0 => break,
                 1 => {
                     assert!(!waited, "{}: two chunks in a row", folder.display());
@@ -336,23 +338,23 @@ fn a_window_is_read_once_for_all_who_ask() {
     let package = &packages()[0];
     let (one, other) = (window(package, 1), window(package, 2));
     let mut language = load(package, 4, 1 << 30);
-    let mut heard = BTreeMap::new();
+    let mut texts = BTreeMap::new();
     let later = |window| Request { urgency: Urgency::Later, ..request(window, 0) };
     let caption = language.begin(later(&one)).expect("a row");
     // The first chunk of the caption.
-    assert!(work(&mut language, &mut heard, 1, |_| Listening::Yes).is_empty());
+    assert!(work(&mut language, &mut texts, 1, |_| Consumer::Connected).is_empty());
     let asked = language.begin(request(&other, 1)).expect("a row");
     let same = language.begin(request(&one, 3)).expect("a row");
     let mut order = Vec::new();
     let mut cached = BTreeMap::new();
     while language.in_work() > 0 {
-        for (ticket, reply) in work(&mut language, &mut heard, 1, |_| Listening::Yes) {
-            order.push((reply.begun, ticket));
-            cached.insert(ticket, reply.usage.cached_tokens as usize);
+        for (id, reply) in work(&mut language, &mut texts, 1, |_| Consumer::Connected) {
+            order.push((reply.begun, id));
+            cached.insert(id, reply.usage.cached_tokens as usize);
         }
     }
     order.sort();
-    let order: Vec<Ticket> = order.into_iter().map(|(_, ticket)| ticket).collect();
+    let order: Vec<SequenceId> = order.into_iter().map(|(_, id)| id).collect();
     assert_eq!(order, [caption, asked, same]);
     assert_eq!((cached[&caption], cached[&asked]), (0, 0));
     assert!(cached[&same] > VIDEO, "{cached:?}");
@@ -368,7 +370,7 @@ fn a_conversation_sees_what_was_said_before() {
     let turns = [turn("Is the gate open?", "No."), turn("Why not?", "It is night.")];
     let mut ask = |turns: &[Turn]| {
         let request = Request { turns, ..request(&window, 0) };
-        language.answer(request, |_| Listening::Yes).map(|reply| reply.expect("a listener"))
+        language.answer(request, |_| Consumer::Connected).map(|reply| reply.expect("a listener"))
     };
     let (first, later) = (ask(&[]).expect("an answer"), ask(&turns).expect("an answer"));
     assert_eq!(first.usage.cached_tokens, 0);
@@ -385,7 +387,7 @@ fn a_conversation_sees_what_was_said_before() {
     assert_eq!(bad(&[turn("a", "b </s>")]), "an earlier answer cannot hold \"</s>\"");
     let long = vec![turn("Is the gate open?", "No, it is closed, and has been all day."); 40];
     let request = Request { turns: &long, ..request(&window, 0) };
-    match language.answer(request, |_| Listening::Yes) {
+    match language.answer(request, |_| Consumer::Connected) {
         Err(LanguageError::BadPrompt(why)) => {
             assert!(why.contains("what was said before"), "{why}");
             assert!(why.contains(&CAPACITY.to_string()), "{why}");

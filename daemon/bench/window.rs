@@ -7,7 +7,7 @@ use anyhow::anyhow;
 
 use crate::config::{self, Sampling};
 use crate::language::{
-    Budget, LanguageModel, Limits, Listening, Reply, Request, Said, Seen, Urgency,
+    Budget, Consumer, LanguageModel, Limits, Output, PrefixFrame, Reply, Request, Urgency,
 };
 use crate::model::{Package, Runtime};
 use crate::slowfast::VideoTokens;
@@ -27,20 +27,20 @@ const TEXT_ROOM: usize = 256;
 
 pub struct Window {
     pub video: VideoTokens,
-    seen: Seen,
+    seen: PrefixFrame,
 }
 
 impl Window {
     /// Creates a window. Equal numbers stand for the same frames.
     pub fn new(video: VideoTokens, number: u64) -> Window {
-        let seen = Seen { camera: "bench".into(), run: 0, number, slow: true, again: false };
+        let seen = PrefixFrame { camera: "bench".into(), run: 0, number, slow: true, again: false };
         Window { video, seen }
     }
 
     pub fn request(&self, question: usize, tokens: usize) -> Request<'_> {
         Request {
             video: &self.video,
-            footage: Some([self.seen.clone()].into()),
+            prefix_frames: Some([self.seen.clone()].into()),
             turns: &[],
             prompt: QUESTIONS[question],
             limits: Limits { max_new_tokens: tokens, sampling: Sampling::Greedy },
@@ -81,20 +81,20 @@ pub fn ask(
     clock: impl Fn(&LanguageModel) -> Duration,
 ) -> anyhow::Result<Answered> {
     let mut reply = None;
-    let mut hear = |_, said: Said<'_>| {
-        if let Said::Finished(finished) = said {
+    let mut on_output = |_, said: Output<'_>| {
+        if let Output::Finished(finished) = said {
             reply = Some(finished);
         }
-        Listening::Yes
+        Consumer::Connected
     };
     let begun = clock(language);
     language.begin(request)?;
     while language.unread() > 0 {
-        language.turn(&mut hear)?;
+        language.turn(&mut on_output)?;
     }
     let read = clock(language);
     while language.in_work() > 0 {
-        language.turn(&mut hear)?;
+        language.turn(&mut on_output)?;
     }
     let reply = reply.ok_or_else(|| anyhow!("no answer"))?;
     Ok(Answered { read: read - begun, written: clock(language) - read, reply })

@@ -14,11 +14,11 @@
 pub mod caption;
 mod failures;
 mod inbox;
+mod language_worker;
 mod question;
 pub mod scheduler;
 mod snapshot;
 mod vision_worker;
-mod words;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -50,8 +50,8 @@ use scheduler::Scheduler;
 
 pub use caption::change::ChangeDetector;
 pub use failures::Failures;
+pub use language_worker::LanguageWorker;
 pub use vision_worker::VisionWorker;
-pub use words::Words;
 
 /// Maximum number of a camera's frames that wait to be encoded.
 const INBOX_FRAMES: usize = 8;

@@ -14,7 +14,7 @@
 //!   as long as the chunk took. A long prompt slows running answers to half their speed at most,
 //!   and they slow it to half at most.
 //! - A prompt's prefix, up to the end of the video, is read in separate chunks and cached. The next
-//!   prompt with the same head and footage reuses it. Chunk borders do not depend on a cache hit,
+//!   prompt with the same head and frames reuses it. Chunk borders do not depend on a cache hit,
 //!   so the answer is identical to the bit.
 //! - The rows that are being written come first and are adjacent, as a batch must be.
 //! - If a run fails, only the sequences in that run fail. A sequence whose logits are not finite
@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use super::cache::Prefix;
 use super::tokenizer::{Prompt, TokenStream, TokenizerError};
 use super::{
-    Failure, Footage, KvCache, LanguageError, LanguageModel, Limits, Listening, Reply, Request,
+    Consumer, Failure, KvCache, LanguageError, LanguageModel, Limits, PrefixFrames, Reply, Request,
     Sampler, Urgency,
 };
 use crate::byte_lru::ByteLru;
@@ -36,21 +36,21 @@ use crate::slowfast::VideoTokens;
 
 /// The identifier of a sequence, valid from its beginning to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Ticket(u64);
+pub struct SequenceId(u64);
 
 #[cfg(test)]
-impl Ticket {
-    /// Makes a ticket for a stand-in of the model.
-    pub fn of(number: u64) -> Ticket {
-        Ticket(number)
+impl SequenceId {
+    /// Makes an id for a stand-in of the model.
+    pub fn of(number: u64) -> SequenceId {
+        SequenceId(number)
     }
 }
 
 /// The output of a sequence.
 #[derive(Debug)]
-pub enum Said<'a> {
+pub enum Output<'a> {
     /// A new piece of the text. An empty piece only checks if the consumer still listens.
-    Piece(&'a str),
+    Text(&'a str),
     /// The last output: the reply.
     Finished(Reply),
     /// The last output: the sequence has no reply.
@@ -66,7 +66,7 @@ pub(super) struct Batch {
     prefixes: ByteLru<PrefixKey, Prefix>,
     /// Time that writing still gets before the next chunk is read.
     owed: Duration,
-    tickets: u64,
+    sequences_begun: u64,
 }
 
 /// The key of a prefix. It identifies the tokens without comparing their values.
@@ -74,11 +74,11 @@ pub(super) struct Batch {
 struct PrefixKey {
     /// Token ids before the video.
     head: Vec<u32>,
-    footage: Footage,
+    prefix_frames: PrefixFrames,
 }
 
 struct Sequence {
-    ticket: Ticket,
+    id: SequenceId,
     urgency: Urgency,
     limits: Limits,
     /// Embeddings of the prompt, `[tokens, D]`. Empty after it has been read.
@@ -107,7 +107,7 @@ impl Batch {
     pub(super) fn new(cache: KvCache, prefix_bytes: usize) -> Batch {
         let prefixes = ByteLru::new(prefix_bytes);
         let (sequences, owed) = (Vec::new(), Duration::ZERO);
-        Batch { cache, sequences, written: 0, prefixes, owed, tickets: 0 }
+        Batch { cache, sequences, written: 0, prefixes, owed, sequences_begun: 0 }
     }
 
     fn next(&self) -> Option<Turn> {
@@ -122,7 +122,7 @@ impl Batch {
     /// sequence is already reading the prefix that this prompt needs, returns that row instead.
     fn to_read(&self) -> Option<usize> {
         let unread = || self.sequences.iter().enumerate().skip(self.written);
-        let (row, next) = unread().min_by_key(|(_, s)| (s.urgency, s.ticket))?;
+        let (row, next) = unread().min_by_key(|(_, s)| (s.urgency, s.id))?;
         if next.begun.is_some() || next.key.is_none() {
             return Some(row);
         }
@@ -160,38 +160,38 @@ impl LanguageModel {
     }
 
     /// Starts a sequence for a question. There must be a free row.
-    pub fn begin(&mut self, request: Request<'_>) -> Result<Ticket, LanguageError> {
+    pub fn begin(&mut self, request: Request<'_>) -> Result<SequenceId, LanguageError> {
         let prompt = self.prompt(request.turns, request.prompt)?;
-        let Request { video, footage, limits, urgency, .. } = request;
-        self.begin_prompt(&prompt, video, footage, limits, urgency)
+        let Request { video, prefix_frames, limits, urgency, .. } = request;
+        self.begin_prompt(&prompt, video, prefix_frames, limits, urgency)
     }
 
     fn begin_prompt(
         &mut self,
         prompt: &Prompt,
         video: &VideoTokens,
-        footage: Option<Footage>,
+        prefix_frames: Option<PrefixFrames>,
         limits: Limits,
         urgency: Urgency,
-    ) -> Result<Ticket, LanguageError> {
+    ) -> Result<SequenceId, LanguageError> {
         assert!(self.in_work() < self.rows(), "a sequence more than there are rows");
         let video_tokens = if prompt.pieces.len() > 1 { video.len() } else { 0 };
         let (tokens, shared) = self.extent(prompt, video.len());
         self.room(tokens, limits)?;
         let embeddings = self.embeddings(prompt, video).map_err(Failure::from)?;
         let batch = &mut self.batch;
-        batch.tickets += 1;
-        let ticket = Ticket(batch.tickets);
+        batch.sequences_begun += 1;
+        let id = SequenceId(batch.sequences_begun);
         batch.sequences.push(Sequence {
-            ticket,
+            id,
             urgency,
             limits,
             embeddings,
             tokens,
             shared,
-            key: footage
+            key: prefix_frames
                 .filter(|_| shared > 0)
-                .map(|footage| PrefixKey { head: prompt.pieces[0].clone(), footage }),
+                .map(|prefix_frames| PrefixKey { head: prompt.pieces[0].clone(), prefix_frames }),
             usage: Usage {
                 video_tokens: video_tokens as u32,
                 text_tokens: (tokens - video_tokens) as u32,
@@ -205,7 +205,7 @@ impl LanguageModel {
             text: String::new(),
             ids: Vec::new(),
         });
-        Ok(ticket)
+        Ok(id)
     }
 
     /// Returns the number of tokens in a prompt and in its prefix.
@@ -225,27 +225,27 @@ impl LanguageModel {
         border.min(from + self.prefill_chunk)
     }
 
-    /// Runs the decoder once for the next work, if there is any. `hear` receives the output and
-    /// returns [`Listening::No`] if no consumer is left; it is called for every sequence before the
-    /// run. A failure of some sequences is reported by [`Said::Failed`]; an error ends all of them.
+    /// Runs the decoder once for the next work, if there is any. `on_output` receives the output and
+    /// returns [`Consumer::Gone`] if no consumer is left; it is called for every sequence before the
+    /// run. A failure of some sequences is reported by [`Output::Failed`]; an error ends all of them.
     pub fn turn(
         &mut self,
-        hear: &mut dyn FnMut(Ticket, Said<'_>) -> Listening,
+        on_output: &mut dyn FnMut(SequenceId, Output<'_>) -> Consumer,
     ) -> Result<(), LanguageError> {
         for row in (0..self.in_work()).rev() {
-            if hear(self.batch.sequences[row].ticket, Said::Piece("")) == Listening::No {
+            if on_output(self.batch.sequences[row].id, Output::Text("")) == Consumer::Gone {
                 self.leave(row)?;
             }
         }
         let begun = Instant::now();
         match self.batch.next() {
             Some(Turn::Read(row)) => {
-                self.read(row, hear)?;
+                self.read(row, on_output)?;
                 let others = self.batch.written > 0;
                 self.batch.owed = if others { begun.elapsed() } else { Duration::ZERO };
             }
             Some(Turn::Write) => {
-                self.write(hear)?;
+                self.write(on_output)?;
                 self.batch.owed = self.batch.owed.saturating_sub(begun.elapsed());
             }
             None => {}
@@ -253,46 +253,46 @@ impl LanguageModel {
         Ok(())
     }
 
-    /// Answers one question while nothing else is in work. Returns `None` if `hear` stopped
+    /// Answers one question while nothing else is in work. Returns `None` if `on_output` stopped
     /// listening.
     pub fn answer(
         &mut self,
         request: Request<'_>,
-        hear: impl FnMut(&str) -> Listening,
+        on_output: impl FnMut(&str) -> Consumer,
     ) -> Result<Option<Reply>, LanguageError> {
         self.begin(request)?;
-        self.until_done(hear)
+        self.until_done(on_output)
     }
 
     /// Continues a prompt, with the video's rows between its pieces, while nothing else is in work.
-    /// Returns `None` if `hear` stopped listening.
+    /// Returns `None` if `on_output` stopped listening.
     pub fn complete(
         &mut self,
         prompt: &Prompt,
         video: &VideoTokens,
         limits: Limits,
-        hear: impl FnMut(&str) -> Listening,
+        on_output: impl FnMut(&str) -> Consumer,
     ) -> Result<Option<Reply>, LanguageError> {
         self.begin_prompt(prompt, video, None, limits, Urgency::Now)?;
-        self.until_done(hear)
+        self.until_done(on_output)
     }
 
     fn until_done(
         &mut self,
-        mut hear: impl FnMut(&str) -> Listening,
+        mut on_output: impl FnMut(&str) -> Consumer,
     ) -> Result<Option<Reply>, LanguageError> {
         debug_assert_eq!(self.in_work(), 1);
         let mut reply = Ok(None);
         while self.in_work() > 0 {
             self.turn(&mut |_, said| match said {
-                Said::Piece(piece) => hear(piece),
-                Said::Finished(finished) => {
+                Output::Text(piece) => on_output(piece),
+                Output::Finished(finished) => {
                     reply = Ok(Some(finished));
-                    Listening::Yes
+                    Consumer::Connected
                 }
-                Said::Failed(failure) => {
+                Output::Failed(failure) => {
                     reply = Err(failure.into());
-                    Listening::No
+                    Consumer::Gone
                 }
             })?;
         }
@@ -303,11 +303,11 @@ impl LanguageModel {
     fn read(
         &mut self,
         row: usize,
-        hear: &mut dyn FnMut(Ticket, Said<'_>) -> Listening,
+        on_output: &mut dyn FnMut(SequenceId, Output<'_>) -> Consumer,
     ) -> Result<(), LanguageError> {
         let logits = match self.read_chunk(row) {
             Ok(logits) => logits,
-            Err(error) => return self.fail(row, error.into(), hear),
+            Err(error) => return self.fail(row, error.into(), on_output),
         };
         let (to, sequence) = (self.batch.cache.len(row), &mut self.batch.sequences[row]);
         if to == sequence.shared {
@@ -318,7 +318,7 @@ impl LanguageModel {
             let written = self.batch.written;
             self.swap(row, written)?;
             self.batch.written += 1;
-            self.say(written, &logits, hear)?;
+            self.say(written, &logits, on_output)?;
         }
         Ok(())
     }
@@ -339,20 +339,20 @@ impl LanguageModel {
     /// Writes one token of every sequence whose prompt has been read.
     fn write(
         &mut self,
-        hear: &mut dyn FnMut(Ticket, Said<'_>) -> Listening,
+        on_output: &mut dyn FnMut(SequenceId, Output<'_>) -> Consumer,
     ) -> Result<(), LanguageError> {
         let written = self.batch.written;
         // Iterates from the last row, because the last sequence replaces one that leaves its row.
         match self.step() {
             Ok(logits) => {
                 for (row, logits) in logits.chunks(self.vocabulary).enumerate().rev() {
-                    self.say(row, logits, hear)?;
+                    self.say(row, logits, on_output)?;
                 }
             }
             Err(error) => {
                 let failure = Failure::from(error);
                 for row in (0..written).rev() {
-                    self.fail(row, failure.clone(), hear)?;
+                    self.fail(row, failure.clone(), on_output)?;
                 }
             }
         }
@@ -373,31 +373,31 @@ impl LanguageModel {
         &mut self,
         row: usize,
         logits: &[f32],
-        hear: &mut dyn FnMut(Ticket, Said<'_>) -> Listening,
+        on_output: &mut dyn FnMut(SequenceId, Output<'_>) -> Consumer,
     ) -> Result<(), LanguageError> {
         let sequence = &mut self.batch.sequences[row];
         let Some(id) = sequence.sampler.next(logits) else {
             if let Some(key) = &sequence.key {
                 self.batch.prefixes.forget(key);
             }
-            return self.fail(row, Failure::NotFinite, hear);
+            return self.fail(row, Failure::NotFinite, on_output);
         };
         if self.end_tokens.contains(&id) {
-            return self.finish(row, Finish::Stop, hear);
+            return self.finish(row, Finish::Stop, on_output);
         }
         sequence.ids.push(id);
         let piece = match sequence.stream.push(&self.tokenizer, id) {
             Ok(piece) => piece,
-            Err(error) => return self.fail(row, error.into(), hear),
+            Err(error) => return self.fail(row, error.into(), on_output),
         };
         // Tokenizers put a space before the first word, which is not part of the answer.
         let piece = if sequence.text.is_empty() { piece.trim_start() } else { &piece };
         sequence.text.push_str(piece);
-        if hear(sequence.ticket, Said::Piece(piece)) == Listening::No {
+        if on_output(sequence.id, Output::Text(piece)) == Consumer::Gone {
             return self.leave(row);
         }
         if sequence.ids.len() >= sequence.limits.max_new_tokens {
-            return self.finish(row, Finish::Length, hear);
+            return self.finish(row, Finish::Length, on_output);
         }
         Ok(())
     }
@@ -406,14 +406,14 @@ impl LanguageModel {
         &mut self,
         row: usize,
         finish: Finish,
-        hear: &mut dyn FnMut(Ticket, Said<'_>) -> Listening,
+        on_output: &mut dyn FnMut(SequenceId, Output<'_>) -> Consumer,
     ) -> Result<(), LanguageError> {
         let sequence = &mut self.batch.sequences[row];
         let rest = match std::mem::take(&mut sequence.stream).finish(&self.tokenizer) {
             Ok(rest) => rest,
-            Err(error) => return self.fail(row, error.into(), hear),
+            Err(error) => return self.fail(row, error.into(), on_output),
         };
-        hear(sequence.ticket, Said::Piece(&rest));
+        on_output(sequence.id, Output::Text(&rest));
         let now = Instant::now();
         let (begun, read) = (sequence.begun.unwrap_or(now), sequence.read.unwrap_or(now));
         let reply = Reply {
@@ -425,7 +425,7 @@ impl LanguageModel {
             prefill: read - begun,
             decode: now - read,
         };
-        hear(sequence.ticket, Said::Finished(reply));
+        on_output(sequence.id, Output::Finished(reply));
         self.leave(row)
     }
 
@@ -434,9 +434,9 @@ impl LanguageModel {
         &mut self,
         row: usize,
         failure: Failure,
-        hear: &mut dyn FnMut(Ticket, Said<'_>) -> Listening,
+        on_output: &mut dyn FnMut(SequenceId, Output<'_>) -> Consumer,
     ) -> Result<(), LanguageError> {
-        hear(self.batch.sequences[row].ticket, Said::Failed(failure));
+        on_output(self.batch.sequences[row].id, Output::Failed(failure));
         self.leave(row)
     }
 
@@ -506,7 +506,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::super::decoder::{Spoil, Spoils};
-    use super::super::{Budget, Seen};
+    use super::super::{Budget, PrefixFrame};
     use super::*;
     use crate::config::{Model, Sampling};
     use crate::model::on_the_cpu;
@@ -533,34 +533,35 @@ mod tests {
             let rows = (0..48 * dim).map(|at| ((at * 37 + window * 11) % 101) as f32 / 50.0 - 1.0);
             VideoTokens { rows: rows.collect(), dim }
         };
-        let mut tickets = Vec::new();
+        let mut sequences_begun = Vec::new();
         for (prompt, window) in QUESTIONS.into_iter().zip([0, 0, 1]) {
             let number = window as u64;
-            let seen = Seen { camera: "gate".into(), run: 1, number, slow: true, again: false };
+            let seen =
+                PrefixFrame { camera: "gate".into(), run: 1, number, slow: true, again: false };
             let request = Request {
                 video: &video(window),
-                footage: Some([seen].into()),
+                prefix_frames: Some([seen].into()),
                 turns: &[],
                 prompt,
                 limits: Limits { max_new_tokens: 12, sampling: Sampling::Greedy },
                 urgency: Urgency::Now,
             };
-            tickets.push(language.begin(request).expect("a row"));
+            sequences_begun.push(language.begin(request).expect("a row"));
         }
         let mut ends = BTreeMap::new();
         for _ in 0..200 {
-            let mut hear = |ticket, said: Said<'_>| {
+            let mut on_output = |id, said: Output<'_>| {
                 match said {
-                    Said::Piece(_) => {}
-                    Said::Finished(reply) => drop(ends.insert(ticket, Ok(reply.ids))),
-                    Said::Failed(failure) => drop(ends.insert(ticket, Err(failure))),
+                    Output::Text(_) => {}
+                    Output::Finished(reply) => drop(ends.insert(id, Ok(reply.ids))),
+                    Output::Failed(failure) => drop(ends.insert(id, Err(failure))),
                 }
-                Listening::Yes
+                Consumer::Connected
             };
-            language.turn(&mut hear).expect("a turn");
+            language.turn(&mut on_output).expect("a turn");
         }
         assert_eq!(language.in_work(), 0);
-        tickets.iter().map(|ticket| ends.remove(ticket).expect("an end")).collect()
+        sequences_begun.iter().map(|id| ends.remove(id).expect("an end")).collect()
     }
 
     /// Tests every run in turn.

@@ -22,7 +22,7 @@ use ort::value::{DynValue, Tensor, TensorElementType};
 use super::Stopwatch;
 use super::cache::{Growing, InPlace, Kept, KvCache, Prefix, Shape, Store};
 use crate::model::{
-    Element, Float, GraphFacts, GraphKind, Memory, ModelError, Package, Part, Placement,
+    Component, Element, Float, GraphFacts, GraphKind, Memory, ModelError, Package, Placement,
     RotaryTables, Runtime, Scaling, Session, TensorError, TextModel, host_memory,
 };
 
@@ -78,7 +78,7 @@ impl Decoder {
         let text = package.text.clone();
         let wrong = |why: String| ModelError(format!("model file {}: {why}", graph.file.display()));
         let initialisers = rotary_initialisers(&facts, &text, capacity).map_err(wrong)?;
-        let session = runtime.session(Part::Language, &graph.file, threads, initialisers)?;
+        let session = runtime.session(Component::Language, &graph.file, threads, initialisers)?;
         let inputs = session.inputs();
         let declared = |name: &str| inputs.iter().find(|tensor| tensor.name == name);
         let decoder = Decoder {

@@ -10,13 +10,13 @@ mod stopwatch;
 pub mod template;
 pub mod tokenizer;
 
-pub use batch::{Said, Ticket};
+pub use batch::{Output, SequenceId};
 pub use cache::{KvCache, Prefix};
 pub use decoder::Decoder;
 pub use embedder::Embedder;
 pub use model::{
-    Budget, Failure, Footage, LanguageError, LanguageModel, Limits, Listening, Reply, Request,
-    Seen, Urgency,
+    Budget, Consumer, Failure, LanguageError, LanguageModel, Limits, PrefixFrame, PrefixFrames,
+    Reply, Request, Urgency,
 };
 pub use sampler::Sampler;
 use stopwatch::Stopwatch;

@@ -45,7 +45,7 @@ pub struct Budget {
 pub struct Request<'a> {
     pub video: &'a VideoTokens,
     /// The source of the video's rows, if other prompts may use the same video.
-    pub footage: Option<Footage>,
+    pub prefix_frames: Option<PrefixFrames>,
     /// Earlier questions and answers about the same video, the oldest first.
     pub turns: &'a [Turn],
     pub prompt: &'a str,
@@ -53,12 +53,12 @@ pub struct Request<'a> {
     pub urgency: Urgency,
 }
 
-/// The frames that a video's rows were computed from, in order. Equal footage has equal rows.
-pub type Footage = std::sync::Arc<[Seen]>;
+/// The frames that a video's rows were computed from, in order. Equal frames have equal rows.
+pub type PrefixFrames = std::sync::Arc<[PrefixFrame]>;
 
 /// A frame's role in a video.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Seen {
+pub struct PrefixFrame {
     pub camera: std::sync::Arc<str>,
     pub run: u64,
     pub number: u64,
@@ -127,11 +127,11 @@ impl From<TensorError> for Failure {
     }
 }
 
-/// The state of a sequence's consumer: still listening or gone.
+/// Tells whether the consumer of a sequence still reads its output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Listening {
-    Yes,
-    No,
+pub enum Consumer {
+    Connected,
+    Gone,
 }
 
 impl Budget {

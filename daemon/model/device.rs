@@ -1,4 +1,4 @@
-//! Decides which device a part of the model runs on, and gives the reason.
+//! Decides which device a component of the model runs on, and gives the reason.
 //!
 //! Not here: finding the available devices, which `cuda.rs` does. This module has rules only.
 
@@ -6,19 +6,19 @@ use std::fmt;
 
 use crate::config::Device;
 
-/// A part of the model that can have its own device. Token embedding belongs to neither part: it
+/// A component of the model that can have its own device. Token embedding belongs to neither: it
 /// copies rows of a table into host memory, where they are needed, and so stays on the CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
+pub enum Component {
     Vision,
     Language,
 }
 
-impl Part {
+impl Component {
     pub fn name(self) -> &'static str {
         match self {
-            Part::Vision => "vision",
-            Part::Language => "language",
+            Component::Vision => "vision",
+            Component::Language => "language",
         }
     }
 }
@@ -38,7 +38,7 @@ impl Processor {
     }
 }
 
-/// The device that a part actually runs on, not the requested one.
+/// The device that a component actually runs on, not the requested one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placement {
     pub processor: Processor,
@@ -93,27 +93,31 @@ impl NoCuda {
     }
 }
 
-/// Returns the device for a part with its reason, from the requested device and the availability of
-/// CUDA. The error is the sentence that startup fails with.
-pub fn place(part: Part, asked: Device, cuda: &Result<(), NoCuda>) -> Result<Placement, String> {
+/// Returns the device for a component with its reason, from the requested device and the
+/// availability of CUDA. The error is the sentence that startup fails with.
+pub fn place(
+    component: Component,
+    asked: Device,
+    cuda: &Result<(), NoCuda>,
+) -> Result<Placement, String> {
     let (processor, reason) = match (asked, cuda) {
         (Device::Cpu, _) => (Processor::Cpu, String::new()),
         (Device::Cuda, Ok(())) => (Processor::Cuda, String::new()),
         (Device::Auto, Ok(())) => (Processor::Cuda, "auto: CUDA was found".into()),
         (Device::Auto, Err(why)) => (Processor::Cpu, format!("auto: {why}")),
         (Device::Cuda, Err(why)) => {
-            let part = part.name();
+            let component = component.name();
             let mend = why.mend().map_or_else(String::new, |mend| format!("{mend}, or "));
             return Err(format!(
-                "device \"cuda\" cannot be had for {part}: {why}; {mend}take the CPU by \
-                 model.{part}_device = \"cpu\" or \"auto\""
+                "device \"cuda\" cannot be had for {component}: {why}; {mend}take the CPU by \
+                 model.{component}_device = \"cpu\" or \"auto\""
             ));
         }
     };
     Ok(Placement { processor, reason })
 }
 
-/// The devices of both parts, as events and logs report them.
+/// The devices of both components, as events and logs report them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Devices {
     pub vision: Placement,
@@ -121,7 +125,7 @@ pub struct Devices {
 }
 
 impl Devices {
-    /// Returns `cpu` or `cuda`, or both with the part's name if they differ.
+    /// Returns `cpu` or `cuda`, or both with the component's name if they differ.
     pub fn device(&self) -> String {
         let (vision, language) = (self.vision.processor, self.language.processor);
         if vision == language {
@@ -156,7 +160,7 @@ mod tests {
         let cuda =
             |reason: &str| Ok(Placement { processor: Processor::Cuda, reason: reason.into() });
         let driver = missing("libcuda.so.1");
-        let of = |asked, cuda: &Result<(), NoCuda>| place(Part::Vision, asked, cuda);
+        let of = |asked, cuda: &Result<(), NoCuda>| place(Component::Vision, asked, cuda);
         assert_eq!(of(Device::Cpu, &Ok(())), cpu(""));
         assert_eq!(of(Device::Cpu, &driver), cpu(""));
         assert_eq!(of(Device::Cuda, &Ok(())), cuda(""));
@@ -184,7 +188,7 @@ mod tests {
             ),
         ];
         for (why, named, mend) in refusals {
-            let said = place(Part::Language, Device::Cuda, &Err(why)).expect_err("refused");
+            let said = place(Component::Language, Device::Cuda, &Err(why)).expect_err("refused");
             assert!(said.contains(named) && said.contains(mend), "{said}");
             assert!(said.contains("language") && !said.contains('\n'), "{said}");
         }
@@ -193,7 +197,7 @@ mod tests {
     #[test]
     fn parts_that_differ_are_both_said() {
         let placed = |asked, cuda: &Result<(), NoCuda>| {
-            place(Part::Vision, asked, cuda).expect("a placement")
+            place(Component::Vision, asked, cuda).expect("a placement")
         };
         let driver = missing("libcuda.so.1");
         let said = |vision: &Placement, language: &Placement| {

@@ -141,7 +141,7 @@ impl Memory {
 #[cfg(test)]
 mod tests {
     use super::super::runtime::tests::on_the_cpu;
-    use super::super::{GraphKind, Part};
+    use super::super::{Component, GraphKind};
     use super::*;
 
     fn numbers(memory: &mut Memory) -> Vec<f32> {
@@ -155,7 +155,7 @@ mod tests {
     fn a_device_copies_as_the_host_does() {
         let (runtime, package) = on_the_cpu();
         let file = &package.graph(GraphKind::Embed).file;
-        let session = runtime.session(Part::Language, file, 1, Vec::new()).expect("a session");
+        let session = runtime.session(Component::Language, file, 1, Vec::new()).expect("a session");
         let mapped = || Memory::new(&session, Float::F32, 12).expect("memory");
         let device = || {
             let tensor = session.tensor::<f32>(&[12]).expect("a tensor").upcast();

@@ -12,7 +12,7 @@ mod quiet;
 mod rope;
 mod runtime;
 
-pub use device::{Devices, Part, Placement, Processor};
+pub use device::{Component, Devices, Placement, Processor};
 pub use family::{Family, TextKind, TextModel, Tower, VisionModel};
 pub use floats::Float;
 pub use graph::{Element, GraphFacts};

@@ -1,7 +1,7 @@
 //! Finds and loads onnxruntime, and creates sessions on the device that the user chose.
 //!
 //! Guarantees: a process has one onnxruntime, for both the CPU and CUDA. If CUDA is unavailable,
-//! startup fails, or with "auto" the part runs on the CPU; this fallback is never silent.
+//! startup fails, or with "auto" the component runs on the CPU; this fallback is never silent.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use ort::value::{
 };
 
 use super::assignment::{self, arithmetic_on_cpu, assigned};
-use super::device::{NoCuda, Part, Placement, Processor, place};
+use super::device::{Component, NoCuda, Placement, Processor, place};
 use super::{Float, ModelError, cuda};
 use crate::config::{self, Device};
 
@@ -36,7 +36,7 @@ pub struct Runtime {
 
 impl Runtime {
     /// Loads the library that the config names, or the one in the usual location. Also loads the
-    /// libraries that CUDA needs, if a part may run there.
+    /// libraries that CUDA needs, if a component may run there.
     pub fn load(model: &config::Model) -> Result<Runtime, ModelError> {
         let (vision, language) = (model.vision_device, model.language_device);
         let wanted = [vision, language].iter().any(|device| *device != Device::Cpu);
@@ -53,8 +53,8 @@ impl Runtime {
             false => Ok(()),
         };
         // Device errors are reported before anything slow is loaded.
-        for (part, asked) in [(Part::Vision, vision), (Part::Language, language)] {
-            place(part, asked, &cuda).map_err(wrong)?;
+        for (component, asked) in [(Component::Vision, vision), (Component::Language, language)] {
+            place(component, asked, &cuda).map_err(wrong)?;
         }
         let gpu_memory = model.gpu_memory.map(|bytes| bytes.0 as usize);
         Ok(Runtime { environment, file: library, vision, language, gpu_memory, cuda })
@@ -65,15 +65,15 @@ impl Runtime {
         Runtime { vision: Device::Cpu, language: Device::Cpu, ..self.clone() }
     }
 
-    /// Loads a part by `load`, which also runs it once. If this fails on CUDA (the GPU is too old
-    /// or too small) and the device is "auto", the part is loaded on the CPU.
-    pub fn load_part<T>(
+    /// Loads a component by `load`, which also runs it once. If this fails on CUDA (the GPU is too old
+    /// or too small) and the device is "auto", the component is loaded on the CPU.
+    pub fn load_component<T>(
         &self,
-        part: Part,
+        component: Component,
         load: impl Fn(&Runtime) -> Result<T, ModelError>,
     ) -> Result<T, ModelError> {
         match load(self) {
-            Err(error) if self.asked(part) == Device::Auto && self.cuda.is_ok() => {
+            Err(error) if self.asked(component) == Device::Auto && self.cuda.is_ok() => {
                 let why = cuda::refused(&error.to_string());
                 // An error unrelated to CUDA occurs again and is returned.
                 load(&Runtime { cuda: Err(why), ..self.clone() })
@@ -82,23 +82,23 @@ impl Runtime {
         }
     }
 
-    fn asked(&self, part: Part) -> Device {
-        match part {
-            Part::Vision => self.vision,
-            Part::Language => self.language,
+    fn asked(&self, component: Component) -> Device {
+        match component {
+            Component::Vision => self.vision,
+            Component::Language => self.language,
         }
     }
 
-    /// Creates a session for `file` on the device of `part`; `initialisers` replace those of the
+    /// Creates a session for `file` on the device of `component`; `initialisers` replace those of the
     /// graph by name.
     pub fn session(
         &self,
-        part: Part,
+        component: Component,
         file: &Path,
         threads: usize,
         initialisers: Vec<(String, DynValue)>,
     ) -> Result<Session, ModelError> {
-        let asked = self.asked(part);
+        let asked = self.asked(component);
         let initialisers: Vec<_> =
             initialisers.into_iter().map(|(name, value)| (name, Arc::new(value))).collect();
         let on_cuda = match (asked, &self.cuda) {
@@ -107,7 +107,7 @@ impl Runtime {
             (_, Err(why)) => Err(why.clone()),
         };
         let found = on_cuda.as_ref().map(|_| ()).map_err(NoCuda::clone);
-        let placement = place(part, asked, &found)
+        let placement = place(component, asked, &found)
             .map_err(|why| ModelError(format!("model file {}: {why}", file.display())))?;
         match on_cuda {
             Ok(Some(session)) => Ok(Session { session, file: file.into(), placement }),
@@ -175,7 +175,7 @@ impl Runtime {
 type Initialiser = (String, Arc<DynValue>);
 
 /// Finds the library: the one named by the user, otherwise by the environment, otherwise next to
-/// the program or in the system. The build with CUDA is preferred if a part may run there.
+/// the program or in the system. The build with CUDA is preferred if a component may run there.
 fn find(named: Option<&Path>, cuda: bool) -> Result<PathBuf, ModelError> {
     if let Some(path) = named {
         return exists(path)
@@ -419,13 +419,15 @@ pub(super) mod tests {
             Err(why) => Ok(why.to_string()),
         };
         let asking = |device| Runtime { vision: device, ..on_the_cpu().0.clone() };
-        let loaded = asking(Device::Auto).load_part(Part::Vision, load);
+        let loaded = asking(Device::Auto).load_component(Component::Vision, load);
         let said = "onnxruntime says \"CUDA failure 209: no kernel image\"";
         assert_eq!(loaded.expect("the CPU"), said);
-        let refused = asking(Device::Cuda).load_part(Part::Vision, load).expect_err("cuda");
+        let refused =
+            asking(Device::Cuda).load_component(Component::Vision, load).expect_err("cuda");
         assert_eq!(refused.to_string(), failure);
         let broken = |_: &Runtime| Err::<(), _>(ModelError("cut off".into()));
-        let refused = asking(Device::Auto).load_part(Part::Vision, broken).expect_err("broken");
+        let refused =
+            asking(Device::Auto).load_component(Component::Vision, broken).expect_err("broken");
         assert_eq!(refused.to_string(), "cut off");
     }
 }

@@ -1,7 +1,7 @@
 //! Runs the vision graph: the vision tower (CLIP or SigLIP) and the projector.
 
 use crate::model::{
-    Float, GraphKind, ModelError, Package, Part, Placement, Processor, Runtime, Session,
+    Component, Float, GraphKind, ModelError, Package, Placement, Processor, Runtime, Session,
     TensorError,
 };
 use std::time::{Duration, Instant};
@@ -37,7 +37,7 @@ impl Encoder {
     ) -> Result<Encoder, ModelError> {
         let graph = package.graph(GraphKind::Vision);
         graph.facts()?;
-        let session = runtime.session(Part::Vision, &graph.file, threads, Vec::new())?;
+        let session = runtime.session(Component::Vision, &graph.file, threads, Vec::new())?;
         session.only_inputs(|name| name == "pixel_values")?;
         let (declared, pixels) = session.float_input("pixel_values")?;
         let size = package.vision.image_size as i64;

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 use lookout::config::{Model, Precision, Resize, Sampling};
 use lookout::language::tokenizer::Prompt;
-use lookout::language::{Budget, Decoder, LanguageModel, Limits, Listening};
+use lookout::language::{Budget, Consumer, Decoder, LanguageModel, Limits};
 use lookout::model::{Package, Runtime};
 use lookout::slowfast::{Aggregation, VideoTokens, aggregate};
 use lookout::vision::Encoder;
@@ -131,7 +131,7 @@ fn check(golden: &Golden, kind: &str, json: Value, packages: &str) -> Result<(),
     let mut heard = String::new();
     let reply = language.complete(&prompt, &video, limits, |piece| {
         heard.push_str(piece);
-        Listening::Yes
+        Consumer::Connected
     });
     let reply = reply.map_err(|e| e.to_string())?.ok_or("nobody listened")?;
     equal("ids", &reply.ids, &case.ids)?;

@@ -1,5 +1,5 @@
 //! Simulates the daemon's scheduler with given device costs, a given number of cameras, and a clock
-//! that jumps. The steps are those of `engine/words.rs` and of the language model's batch: a prompt
+//! that jumps. The steps are those of `engine/language_worker.rs` and of the language model's batch: a prompt
 //! is read in chunks, and after each chunk the running answers get as much time as the chunk took.
 
 use std::cmp::Reverse;

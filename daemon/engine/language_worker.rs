@@ -28,8 +28,8 @@ use crate::event::{Body, Description, Event, Finish, FrameRef, Timing, Unchanged
 use crate::frame::{Span, rfc3339};
 use crate::heartbeat::Worker;
 use crate::language::{
-    Failure, LanguageError, LanguageModel, Limits, Listening, Reply, Request, Said, Seen, Ticket,
-    Turn, Urgency,
+    Consumer, Failure, LanguageError, LanguageModel, Limits, Output, PrefixFrame, Reply, Request,
+    SequenceId, Turn, Urgency,
 };
 use crate::metrics::{self, FailureKind, SkipReason, Stage};
 use crate::model::ModelError;
@@ -43,7 +43,7 @@ const TICK: Duration = Duration::from_secs(1);
 /// Generates answers to prompts, several at a time: the language model, or a stand-in in tests.
 ///
 /// The methods are those of [`LanguageModel`].
-pub trait Writer {
+pub trait LanguageBackend {
     fn rows(&self) -> usize;
     fn in_work(&self) -> usize;
     fn unread(&self) -> usize;
@@ -54,14 +54,14 @@ pub trait Writer {
         video_tokens: usize,
         limits: Limits,
     ) -> &'a [Turn];
-    fn begin(&mut self, request: Request<'_>) -> Result<Ticket, LanguageError>;
-    fn turn(&mut self, hear: &mut Hear<'_>) -> Result<(), LanguageError>;
+    fn begin(&mut self, request: Request<'_>) -> Result<SequenceId, LanguageError>;
+    fn turn(&mut self, on_output: &mut OnOutput<'_>) -> Result<(), LanguageError>;
 }
 
 /// Receives the output of a sequence. Returns whether the consumer still listens.
-pub type Hear<'a> = dyn FnMut(Ticket, Said<'_>) -> Listening + 'a;
+pub type OnOutput<'a> = dyn FnMut(SequenceId, Output<'_>) -> Consumer + 'a;
 
-pub struct Words<W = LanguageModel> {
+pub struct LanguageWorker<W = LanguageModel> {
     pub language: W,
     /// Width of an embedding.
     pub dim: usize,
@@ -112,7 +112,7 @@ struct Turned {
     failed: Vec<(Running, Failure)>,
 }
 
-impl<W: Writer> Words<W> {
+impl<W: LanguageBackend> LanguageWorker<W> {
     /// Runs until the engine stops or the model is broken. In the latter case all waiting askers
     /// get an error.
     pub fn run(mut self, engine: &Engine) -> Result<(), ModelError> {
@@ -130,7 +130,7 @@ impl<W: Writer> Words<W> {
     fn work(
         &mut self,
         engine: &Engine,
-        running: &mut HashMap<Ticket, Running>,
+        running: &mut HashMap<SequenceId, Running>,
     ) -> Result<(), ModelError> {
         let mut failures = Failures::default();
         let mut last_finished = Instant::now();
@@ -179,7 +179,7 @@ impl<W: Writer> Words<W> {
         &mut self,
         engine: &Engine,
         job: Job,
-        running: &mut HashMap<Ticket, Running>,
+        running: &mut HashMap<SequenceId, Running>,
         failures: &mut Failures,
     ) -> Result<Begun, ModelError> {
         let Some(Task { camera, prompt, turns, clip, plan, most, urgency }) = task(engine, &job)
@@ -214,7 +214,7 @@ impl<W: Writer> Words<W> {
             return Ok(Begun::Done);
         }
         let tokens: Vec<&FrameTokens> = clip.frames.iter().map(|look| &*look.tokens).collect();
-        let seen = |(frame, look): (&FrameRef, &Look)| Seen {
+        let seen = |(frame, look): (&FrameRef, &Look)| PrefixFrame {
             camera: camera.clone(),
             run: frame.run,
             number: frame.number,
@@ -226,10 +226,10 @@ impl<W: Writer> Words<W> {
         let turns = self.language.fitting(&turns, &prompt, video.len(), limits);
         // The prefix is shared only among frames of one plan: otherwise their rows differ.
         let shared = plan == engine.plan;
-        let footage = || clip.references.iter().zip(&clip.frames).map(seen).collect();
+        let prefix_frames = || clip.references.iter().zip(&clip.frames).map(seen).collect();
         let request = Request {
             video: &video,
-            footage: shared.then(footage),
+            prefix_frames: shared.then(prefix_frames),
             turns,
             prompt: &prompt,
             limits,
@@ -237,9 +237,9 @@ impl<W: Writer> Words<W> {
         };
         let turns = turns.len() as u32;
         match self.language.begin(request) {
-            Ok(ticket) => {
+            Ok(id) => {
                 let admitted = Instant::now();
-                running.insert(ticket, Running { job, prompt, turns, clip, admitted });
+                running.insert(id, Running { job, prompt, turns, clip, admitted });
                 Ok(Begun::Works)
             }
             Err(LanguageError::BadPrompt(why)) => match job {
@@ -284,35 +284,35 @@ impl<W: Writer> Words<W> {
     fn turn(
         &mut self,
         engine: &Engine,
-        running: &mut HashMap<Ticket, Running>,
+        running: &mut HashMap<SequenceId, Running>,
     ) -> Result<Turned, ModelError> {
         let (mut finished, mut failed, mut left) = (Vec::new(), Vec::new(), Vec::new());
-        let turned = self.language.turn(&mut |ticket, said| {
+        let turned = self.language.turn(&mut |id, said| {
             let listening = match said {
-                Said::Finished(reply) => {
-                    finished.push((ticket, reply));
-                    Listening::Yes
+                Output::Finished(reply) => {
+                    finished.push((id, reply));
+                    Consumer::Connected
                 }
-                Said::Failed(failure) => {
-                    failed.push((ticket, failure));
-                    Listening::Yes
+                Output::Failed(failure) => {
+                    failed.push((id, failure));
+                    Consumer::Connected
                 }
-                Said::Piece(piece) => {
-                    running.get(&ticket).map_or(Listening::No, |one| one.hear(engine, piece))
+                Output::Text(piece) => {
+                    running.get(&id).map_or(Consumer::Gone, |one| one.on_output(engine, piece))
                 }
             };
-            if listening == Listening::No {
-                left.push(ticket);
+            if listening == Consumer::Gone {
+                left.push(id);
             }
             listening
         });
         turned.map_err(|error| ModelError(error.to_string()))?;
-        let take = |(ticket, reply)| Some((running.remove(&ticket)?, reply));
+        let take = |(id, reply)| Some((running.remove(&id)?, reply));
         let finished = finished.into_iter().filter_map(take).collect();
-        let take = |(ticket, failure)| Some((running.remove(&ticket)?, failure));
+        let take = |(id, failure)| Some((running.remove(&id)?, failure));
         let failed = failed.into_iter().filter_map(take).collect();
-        for ticket in left {
-            running.remove(&ticket);
+        for id in left {
+            running.remove(&id);
         }
         Ok(Turned { finished, failed })
     }
@@ -387,13 +387,13 @@ impl<W: Writer> Words<W> {
 }
 
 impl Running {
-    fn hear(&self, engine: &Engine, piece: &str) -> Listening {
+    fn on_output(&self, engine: &Engine, piece: &str) -> Consumer {
         let anybody = match &self.job {
             // No caption is needed while the engine stops.
             Next::Caption(..) => !engine.jobs().stopping,
             Next::Question(asked) => asked.hear(piece),
         };
-        if anybody { Listening::Yes } else { Listening::No }
+        if anybody { Consumer::Connected } else { Consumer::Gone }
     }
 }
 
@@ -465,7 +465,7 @@ fn timing(since: Instant, encode: Duration, reply: &Reply) -> Timing {
     }
 }
 
-impl Writer for LanguageModel {
+impl LanguageBackend for LanguageModel {
     fn rows(&self) -> usize {
         self.rows()
     }
@@ -488,12 +488,12 @@ impl Writer for LanguageModel {
         self.fitting(turns, prompt, video_tokens, limits)
     }
 
-    fn begin(&mut self, request: Request<'_>) -> Result<Ticket, LanguageError> {
+    fn begin(&mut self, request: Request<'_>) -> Result<SequenceId, LanguageError> {
         self.begin(request)
     }
 
-    fn turn(&mut self, hear: &mut Hear<'_>) -> Result<(), LanguageError> {
-        self.turn(hear)
+    fn turn(&mut self, on_output: &mut OnOutput<'_>) -> Result<(), LanguageError> {
+        self.turn(on_output)
     }
 }
 

@@ -40,13 +40,13 @@ struct StandIn {
     engine: Arc<Engine>,
     fates: VecDeque<Fate>,
     /// Sequences, each with the rest of its fate.
-    work: Vec<(Ticket, Fate)>,
+    work: Vec<(SequenceId, Fate)>,
     begun: u64,
     refused: Vec<mpsc::Receiver<AnswerItem>>,
     between: Happening,
 }
 
-impl Writer for StandIn {
+impl LanguageBackend for StandIn {
     fn rows(&self) -> usize {
         4
     }
@@ -63,7 +63,7 @@ impl Writer for StandIn {
         turns
     }
 
-    fn begin(&mut self, request: Request<'_>) -> Result<Ticket, LanguageError> {
+    fn begin(&mut self, request: Request<'_>) -> Result<SequenceId, LanguageError> {
         if request.prompt == TOO_LONG {
             // The asker repeats the question at once.
             self.refused.push(asks(&self.engine, TOO_LONG));
@@ -75,22 +75,22 @@ impl Writer for StandIn {
             return Err(Failure::Run("out of memory".into()).into());
         }
         self.begun += 1;
-        self.work.push((Ticket::of(self.begun), fate));
-        Ok(Ticket::of(self.begun))
+        self.work.push((SequenceId::of(self.begun), fate));
+        Ok(SequenceId::of(self.begun))
     }
 
-    fn turn(&mut self, hear: &mut Hear<'_>) -> Result<(), LanguageError> {
+    fn turn(&mut self, on_output: &mut OnOutput<'_>) -> Result<(), LanguageError> {
         (self.between)(&self.engine);
-        self.work.retain(|(ticket, _)| hear(*ticket, Said::Piece("")) == Listening::Yes);
-        for (ticket, fate) in &mut self.work {
+        self.work.retain(|(id, _)| on_output(*id, Output::Text("")) == Consumer::Connected);
+        for (id, fate) in &mut self.work {
             match fate {
                 Fate::Turns(left) => *left = left.saturating_sub(1),
                 Fate::Breaks => return Err(LanguageError::Broken("rows are lost".into())),
                 _ => {}
             }
             match fate {
-                Fate::Turns(0) => drop(hear(*ticket, Said::Finished(reply()))),
-                Fate::Fails(failure) => drop(hear(*ticket, Said::Failed(failure.clone()))),
+                Fate::Turns(0) => drop(on_output(*id, Output::Finished(reply()))),
+                Fate::Fails(failure) => drop(on_output(*id, Output::Failed(failure.clone()))),
                 _ => {}
             }
         }
@@ -212,7 +212,7 @@ fn work(
         refused: Vec::new(),
         between: Box::new(between),
     };
-    let words = Words {
+    let words = LanguageWorker {
         language,
         dim: 1,
         model: "stand-in".into(),
