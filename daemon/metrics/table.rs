@@ -111,7 +111,7 @@ metrics! {
         PREFIX_CACHE_LOOKUPS: Counter "lookout_prefix_cache_lookups_total" [RESULT]
             "Lookups of a window's prefix",
         PREFIX_CACHE_EVICTIONS: Counter "lookout_prefix_cache_evictions_total" []
-            "Prefixes evicted to stay within the cache's size",
+            "Prefixes evicted to stay within generate.prefix_cache_bytes",
         PREFIX_CACHE_BYTES: Gauge "lookout_prefix_cache_bytes" []
             "Size of the prefix cache",
         PREFIX_CACHE_ENTRIES: Gauge "lookout_prefix_cache_entries" []
