@@ -3,8 +3,10 @@
 //! Each worker records a heartbeat at every turn, also while it waits for work. A worker without a
 //! heartbeat for a long time counts as hung: in a GPU driver, for example, or on a network disk.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
+
+use crate::sync::lock;
 
 /// A thread that the daemon cannot work without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,8 +54,7 @@ impl Heartbeats {
     /// Describes the hung workers in a text, or returns `None` if there are none.
     pub fn hung(&self, now: Instant) -> Option<String> {
         let silent = Worker::ALL.into_iter().filter_map(|worker| {
-            let last =
-                (*self.last[worker as usize].lock().unwrap_or_else(PoisonError::into_inner))?;
+            let last = (*lock(&self.last[worker as usize]))?;
             let silent = now.saturating_duration_since(last);
             let seconds = silent.as_secs();
             (silent > self.timeout).then(|| {
@@ -65,7 +66,7 @@ impl Heartbeats {
     }
 
     fn set(&self, worker: Worker, last: Option<Instant>) {
-        *self.last[worker as usize].lock().unwrap_or_else(PoisonError::into_inner) = last;
+        *lock(&self.last[worker as usize]) = last;
     }
 }
 

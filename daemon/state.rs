@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Instant, SystemTime};
 
 use crate::camera::Sink;
@@ -17,6 +17,7 @@ use crate::journal::Journal;
 use crate::metrics;
 use crate::question::{self, Question};
 use crate::service::{Answer, AskError, CameraInfo, Looking, Readiness, Service};
+use crate::sync::lock;
 
 /// The daemon as gRPC, HTTP and MQTT see it, and the receiver of the cameras' frames.
 pub struct Daemon {
@@ -59,7 +60,7 @@ impl Daemon {
     }
 
     fn statuses(&self) -> MutexGuard<'_, HashMap<Arc<str>, CameraStatus>> {
-        self.statuses.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.statuses)
     }
 }
 

@@ -4,13 +4,14 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
 
 use tokio::sync::watch;
 
 use super::{Cursor, Journal, Read};
 use crate::event::{Body, Event, Kind};
+use crate::sync::lock;
 
 /// Number of events that the daemon's journal holds for readers that connect late.
 pub const CAPACITY: usize = 10_000;
@@ -97,8 +98,7 @@ impl Journal for MemoryJournal {
 
 impl Shared {
     fn ring(&self) -> MutexGuard<'_, Ring> {
-        // The ring is consistent after each of its methods, so a poisoned lock is still usable.
-        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.ring)
     }
 }
 

@@ -7,7 +7,7 @@
 
 use std::io::{self, ErrorKind};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use tokio::time::{Instant, Sleep};
 
 use crate::interface::Interface;
 use crate::metrics;
+use crate::sync::lock;
 
 /// The times after which an inactive connection is closed.
 #[derive(Clone, Copy, Debug)]
@@ -95,7 +96,7 @@ impl Calls {
     }
 
     fn counted<T>(&self, with: impl FnOnce(&mut Counted) -> T) -> T {
-        with(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        with(&mut lock(&self.0))
     }
 }
 

@@ -7,7 +7,7 @@
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
@@ -18,6 +18,7 @@ use super::PublishError;
 use super::connection::{Connection, Permit, Timeouts};
 use crate::interface::Interface;
 use crate::metrics;
+use crate::sync::lock;
 
 /// Pause before accepting again after the system refused, for lack of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
@@ -119,7 +120,7 @@ fn concerns_one_connection(error: &io::Error) -> bool {
 
 /// Returns true if the last line about the same problem is old enough, and records a new one.
 fn may_log(last: &Mutex<Option<Instant>>) -> bool {
-    let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut last = lock(last);
     let may = last.is_none_or(|at| at.elapsed() >= LOG_INTERVAL);
     if may {
         *last = Some(Instant::now());
