@@ -196,7 +196,8 @@ fn plan(model: &config::Model, package: &Package, footage: Footage) -> Result<Pl
 
 fn run(model: &config::Model, max_new_tokens: usize) -> Result<Running, ModelError> {
     let begun = Instant::now();
-    let loaded = LoadedModel::load(model, Budget::one_by_one(max_new_tokens))?;
+    let loaded =
+        LoadedModel::load(model, &config::Wording::default(), Budget::one_by_one(max_new_tokens))?;
     let (devices, language) = (loaded.devices(), &loaded.language);
     Ok(Running {
         vision: runs_on(devices.vision),

@@ -1,6 +1,6 @@
 //! Loads a model package: onnxruntime and the three graphs, checked against each other.
 
-use crate::config::{self, Config, Resize};
+use crate::config::{self, Config, Resize, Wording};
 use crate::language::{Budget, LanguageModel, Limits};
 use crate::model::{Component, Devices, ModelError, Package, Runtime};
 use crate::slowfast::Plan;
@@ -18,7 +18,11 @@ pub struct LoadedModel {
 impl LoadedModel {
     /// Loads the package. The time grows with the model's size. Every graph has run once when this
     /// returns.
-    pub fn load(model: &config::Model, budget: Budget) -> Result<LoadedModel, ModelError> {
+    pub fn load(
+        model: &config::Model,
+        wording: &Wording,
+        budget: Budget,
+    ) -> Result<LoadedModel, ModelError> {
         let package = Package::read(&model.package, &model.precision)?;
         let preprocess = preprocess(&package, model.resize)?;
         let runtime = Runtime::load(model)?;
@@ -26,7 +30,7 @@ impl LoadedModel {
             Encoder::load(runtime, &package, model.vision_threads)
         })?;
         let language = runtime.load_component(Component::Language, |runtime| {
-            LanguageModel::load(runtime, &package, model, budget)
+            LanguageModel::load(runtime, &package, model, wording, budget)
         })?;
         Ok(LoadedModel { package, runtime, preprocess, encoder, language })
     }

@@ -40,7 +40,8 @@ impl Workers {
     pub fn load(config: &Config) -> Result<Workers, ModelError> {
         let started = Instant::now();
         let plan = config.model.plan;
-        let loaded = LoadedModel::load(&config.model, Budget::of(&config.generate))?;
+        let loaded =
+            LoadedModel::load(&config.model, &config.wording, Budget::of(&config.generate))?;
         loaded.check_prompts(config)?;
         let devices = loaded.devices();
         let (device, device_reason) = (devices.device(), devices.reason());

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use lookout::config::{Model, Precision, Resize, Sampling};
+use lookout::config::{Model, Precision, Resize, Sampling, Wording};
 use lookout::demo::judge::{self, Asked, Subject};
 use lookout::demo::score::{Score, Source};
 use lookout::demo::truth::{Kind, Sidecar, Window};
@@ -207,9 +207,14 @@ impl Yard {
     }
 
     fn score(&self, bug: Bug) -> Score {
-        let mut language =
-            LanguageModel::load(runtime(), &package(), &self.model, Budget::one_by_one(64))
-                .expect("language model");
+        let mut language = LanguageModel::load(
+            runtime(),
+            &package(),
+            &self.model,
+            &Wording::default(),
+            Budget::one_by_one(64),
+        )
+        .expect("language model");
         let mut score = Score::new([]);
         let asked = judge::questions();
         let windows = (STEP..).step_by(STEP).take_while(|s| s * FPS + FRAMES <= self.sound.len());

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use lookout::config::{Model, Sampling};
+use lookout::config::{Model, Sampling, Wording};
 use lookout::language::{
     Budget, Consumer, Decoder, Embedder, LanguageError, LanguageModel, Limits, Output, PrefixFrame,
     Reply, Request, SequenceId, Turn, Urgency,
@@ -59,7 +59,8 @@ fn load(package: &Path, rows: usize, prefix_bytes: usize) -> LanguageModel {
     let model = settings(package);
     let package = Package::read(&model.package, &model.precision).expect("a package");
     let budget = Budget { max_new_tokens: MOST, rows, prefix_bytes };
-    LanguageModel::with_capacity(runtime(), &package, &model, budget, CAPACITY).expect("a model")
+    LanguageModel::with_capacity(runtime(), &package, &model, &Wording::default(), budget, CAPACITY)
+        .expect("a model")
 }
 
 /// A window's video tokens, and the frames they stand for.
@@ -300,7 +301,14 @@ fn a_long_prompt_stops_no_answer_for_more_than_a_chunk() {
         let mut package = Package::read(&model.package, &model.precision).expect("a package");
         package.end_tokens.clear();
         let budget = Budget { max_new_tokens: 64, rows: 2, prefix_bytes: 0 };
-        let language = LanguageModel::with_capacity(runtime(), &package, &model, budget, CAPACITY);
+        let language = LanguageModel::with_capacity(
+            runtime(),
+            &package,
+            &model,
+            &Wording::default(),
+            budget,
+            CAPACITY,
+        );
         let (mut language, window) = (language.expect("a model"), window(&folder, 1));
         let limits = Limits { max_new_tokens: 64, sampling: Sampling::Greedy };
         let long = Request { limits, ..request(&window, 0) };

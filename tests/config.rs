@@ -70,7 +70,7 @@ fn every_line_of_the_example_is_read() {
         misspelt[at] = line.replacen(key, &format!("{key}x"), 1);
         let error = parse(&misspelt.join("\n")).expect_err(line);
         assert!(error.contains(&format!("line {}", at + 1)), "{line}: {error}");
-        assert!(error.contains(&format!("nearest known one is `{key}`")), "{line}: {error}");
+        assert!(error.contains(&format!("nearest known key is `{key}`")), "{line}: {error}");
         // A value of the wrong type is not accepted either.
         let mut senseless = lines.clone();
         senseless[at] = format!("{key} = [[]]");
@@ -105,7 +105,7 @@ fn wrong_values_are_refused_by_their_key() {
         (
             "#template = \"USER: <image>\\n{prompt} ",
             "template = \"USER: <image> ",
-            "model.template: {prompt} stands there 0 times",
+            "model.template: {prompt} occurs 0 times",
         ),
         ("tls_verify = true", "tls_verify = false", "tls_verify needs rtsps://"),
     ];

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use lookout::config::Sampling;
-use lookout::config::{Model, Resize};
+use lookout::config::{Model, Resize, Wording};
 use lookout::language::{Budget, Consumer, Decoder, LanguageModel, Limits};
 use lookout::model::{Package, Runtime};
 use lookout::slowfast::{Aggregation, VideoTokens, aggregate};
@@ -101,9 +101,15 @@ impl Family {
         let runtime = runtime(&model);
         let video = self.video(runtime, &package);
         let budget = Budget::one_by_one(self.reference.ids.len());
-        let mut language =
-            LanguageModel::with_capacity(runtime, &package, &model, budget, *planned_length)
-                .expect("a language model");
+        let mut language = LanguageModel::with_capacity(
+            runtime,
+            &package,
+            &model,
+            &Wording::default(),
+            budget,
+            *planned_length,
+        )
+        .expect("a language model");
         let prompt = language.prompt(&[], &self.reference.question).expect("a prompt");
         let embeddings = language.embeddings(&prompt, &video).expect("embeddings");
         let mut decoder = Decoder::load(runtime, &package, 1, *planned_length).expect("a decoder");

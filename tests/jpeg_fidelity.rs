@@ -57,7 +57,7 @@ fn a_jpegs_features_are_those_of_its_frame() {
     let model = config::Model::of(keys).expect("a model table");
     let budget = Budget { max_new_tokens: 8, rows: 1, prefix_bytes: 0 };
     let LoadedModel { preprocess, mut encoder, .. } =
-        LoadedModel::load(&model, budget).expect("the demo's model");
+        LoadedModel::load(&model, &config::Wording::default(), budget).expect("the demo's model");
     let mut scratch = Scratch::default();
     let mut features = |bgrx: &[u8], width, height| {
         let mut pixels = vec![0.0; encoder.frame_len()];

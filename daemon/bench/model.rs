@@ -232,7 +232,7 @@ impl Bench {
         let tokenizer = Tokenizer::load(&self.package.folder).map_err(|e| anyhow!("{e}"))?;
         let mut embedder = Embedder::load(runtime, &self.package, threads)?;
         let (family, kind) = (self.package.family, self.package.text.kind);
-        let wording = &self.model.wording;
+        let wording = &config::Wording::default();
         let template = ChatTemplate::of(&self.package.folder, family, kind, &tokenizer, wording)?;
         let text = template.render(&[], QUESTION)?;
         let prompt = tokenizer.encode_around_image(&text).map_err(|e| anyhow!("{e}"))?;

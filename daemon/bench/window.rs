@@ -64,7 +64,7 @@ pub fn language(
     // One window, and the template's text before it.
     let prefix_bytes = token_bytes * (video + TEXT_ROOM);
     let budget = Budget { max_new_tokens: tokens, rows: 1, prefix_bytes };
-    Ok(LanguageModel::load(runtime, package, model, budget)?)
+    Ok(LanguageModel::load(runtime, package, model, &config::Wording::default(), budget)?)
 }
 
 /// An answer, and the time of reading its prompt and of generating it.

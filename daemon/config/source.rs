@@ -30,23 +30,22 @@ impl Keys {
         if let Some((_, rest)) = self.url.split_once("://").filter(|_| !self.is_file())
             && splits_userinfo(rest)
         {
-            return wrong(
-                "url: an @ stands behind the host: in a user or a password write / as %2F, \
-                 ? as %3F and # as %23 (or use username and password_file); in a path write @ \
-                 as %40",
+            return invalid(
+                "url: an @ follows the host: in a user or a password write / as %2F, ? as %3F \
+                 and # as %23 (or use username and password_file); in a path write @ as %40",
             );
         }
         let url = match Url::parse(&self.url) {
             Ok(url) => url,
-            Err(error) => return wrong(&format!("url: {error}; {wanted}")),
+            Err(error) => return invalid(&format!("url: {error}; {wanted}")),
         };
         match url.scheme() {
             "file" => self.file(folder),
             "rtsp" | "rtsps" => self.rtsp(url, folder),
             other if OTHER_SCHEMES.contains(&other) => {
-                wrong(&format!("url: scheme {other:?}; {wanted}"))
+                invalid(&format!("url: scheme {other:?}; {wanted}"))
             }
-            _ => wrong(&format!("url: unknown scheme; {wanted}")),
+            _ => invalid(&format!("url: unknown scheme; {wanted}")),
         }
     }
 
@@ -64,7 +63,7 @@ impl Keys {
             ("tls_verify", !self.tls_verify),
         ];
         if let Some((key, _)) = given.iter().find(|(_, given)| *given) {
-            return wrong(&format!("{key} means nothing for a file"));
+            return invalid(&format!("{key} has no effect on a file: remove it"));
         }
         // "file:clip.mp4" is relative to the config; Url would make it absolute.
         let path = self.url.get(5..).unwrap_or_default();
@@ -73,20 +72,20 @@ impl Keys {
 
     fn rtsp(self, mut url: Url, folder: &Path) -> Result<Source, ConfigError> {
         if url.host_str().is_none_or(str::is_empty) {
-            return wrong("url: no host");
+            return invalid("url: no host; wanted rtsp://HOST[:PORT]/PATH");
         }
         if url.scheme() != "rtsps" {
             for (key, given) in
                 [("ca_file", self.ca_file.is_some()), ("tls_verify", !self.tls_verify)]
             {
                 if given {
-                    return wrong(&format!("{key} needs rtsps://"));
+                    return invalid(&format!("{key} needs rtsps://"));
                 }
             }
         }
         let password = match (self.password_file, url.password()) {
             (Some(_), Some(_)) => {
-                return wrong("a password in url and a password_file: wanted one");
+                return invalid("a password in url and a password_file: set only one of them");
             }
             (Some(file), None) => Some(Secret::File(folder.join(file))),
             (None, Some(inline)) => Some(Secret::Inline(percent_decoded(inline)?)),
@@ -97,7 +96,7 @@ impl Keys {
             name => Some(percent_decoded(name)?),
         };
         if password.is_some() && username.is_none() {
-            return wrong("a password without a username");
+            return invalid("a password without a username: set username");
         }
         // Neither call can fail, because the URL has a host.
         let _ = url.set_username("");
@@ -109,7 +108,9 @@ impl Keys {
             transport: self.transport.unwrap_or_default(),
             stream: self.stream.map(usize::from),
             tls: match (self.tls_verify, self.ca_file) {
-                (false, Some(_)) => return wrong("ca_file and tls_verify = false: wanted one"),
+                (false, Some(_)) => {
+                    return invalid("ca_file and tls_verify = false: set only one of them");
+                }
                 (false, None) => RtspTls::Unchecked,
                 (true, Some(file)) => RtspTls::Authority(folder.join(file)),
                 (true, None) => RtspTls::System,
@@ -118,14 +119,14 @@ impl Keys {
     }
 }
 
-fn wrong<T>(sentence: &str) -> Result<T, ConfigError> {
+fn invalid<T>(sentence: &str) -> Result<T, ConfigError> {
     Err(ConfigError(sentence.to_string()))
 }
 
 fn percent_decoded(text: &str) -> Result<String, ConfigError> {
     let decoded = percent_encoding::percent_decode_str(text).decode_utf8();
     decoded.map(|text| text.into_owned()).map_err(|_| {
-        ConfigError("url: the user or the password is not UTF-8 (write % as %25)".to_string())
+        ConfigError("url: the user or the password is not UTF-8; write % as %25".to_string())
     })
 }
 

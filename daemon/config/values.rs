@@ -36,7 +36,7 @@ impl fmt::Debug for Secret {
 }
 
 /// Reads a password file, without the characters that editors add.
-pub fn read_secret_file(path: &Path) -> io::Result<String> {
+fn read_secret_file(path: &Path) -> io::Result<String> {
     let text = fs::read_to_string(path)
         .map_err(|e| io::Error::new(e.kind(), format!("password file {}: {e}", path.display())))?;
     // Some editors put a byte order mark before the text, and all of them a line end after it.

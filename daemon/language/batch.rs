@@ -508,7 +508,7 @@ mod tests {
     use super::super::decoder::{Spoil, Spoils};
     use super::super::{Budget, PrefixFrame};
     use super::*;
-    use crate::config::{Model, Sampling};
+    use crate::config::{Model, Sampling, Wording};
     use crate::model::on_the_cpu;
 
     const QUESTIONS: [&str; 3] = ["What is happening?", "Is the gate open?", "Who is there?"];
@@ -522,7 +522,8 @@ mod tests {
         keys["package"] = package.folder.display().to_string().into();
         let model = Model::of(keys).expect("a config");
         let budget = Budget { max_new_tokens: 12, rows: 3, prefix_bytes: 1 << 24 };
-        LanguageModel::with_capacity(runtime, package, &model, budget, 160).expect("a model")
+        LanguageModel::with_capacity(runtime, package, &model, &Wording::default(), budget, 160)
+            .expect("a model")
     }
 
     /// Asks all three questions at once, the first two about the same window, and returns the

@@ -8,7 +8,7 @@ use super::batch::Batch;
 use super::template::{ChatTemplate, Turn};
 use super::tokenizer::{Prompt, Tokenizer};
 use super::{Decoder, Embedder, KvCache};
-use crate::config::{self, Generate, Sampling};
+use crate::config::{self, Generate, Sampling, Wording};
 use crate::event::{Finish, Usage};
 use crate::model::{ModelError, Package, Placement, Runtime, TensorError};
 use crate::slowfast::{Plan, VideoTokens};
@@ -156,6 +156,7 @@ impl LanguageModel {
         runtime: &Runtime,
         package: &Package,
         model: &config::Model,
+        wording: &Wording,
         budget: Budget,
     ) -> Result<LanguageModel, ModelError> {
         let video = model
@@ -164,7 +165,7 @@ impl LanguageModel {
             .map_err(|e| ModelError(format!("model.plan {}: {e}", model.plan)))?;
         let capacity = capacity(&model.plan, video, budget.max_new_tokens, package.text.context)
             .map_err(ModelError)?;
-        LanguageModel::with_capacity(runtime, package, model, budget, capacity)
+        LanguageModel::with_capacity(runtime, package, model, wording, budget, capacity)
     }
 
     /// Loads the model for sequences of at most `capacity` tokens: video, text and answer.
@@ -172,6 +173,7 @@ impl LanguageModel {
         runtime: &Runtime,
         package: &Package,
         model: &config::Model,
+        wording: &Wording,
         budget: Budget,
         capacity: usize,
     ) -> Result<LanguageModel, ModelError> {
@@ -185,7 +187,7 @@ impl LanguageModel {
             )));
         }
         let (family, text) = (package.family, package.text.kind);
-        let template = ChatTemplate::of(&package.folder, family, text, &tokenizer, &model.wording)?;
+        let template = ChatTemplate::of(&package.folder, family, text, &tokenizer, wording)?;
         let mut embedder = Embedder::load(runtime, package, model.language_threads)?;
         let mut decoder = Decoder::load(runtime, package, model.language_threads, capacity)?;
         let (cache, chunks) = rows(&mut decoder, &mut embedder, budget.rows)?;

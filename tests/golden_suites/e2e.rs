@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use lookout::config::{Model, Precision, Resize, Sampling};
+use lookout::config::{Model, Precision, Resize, Sampling, Wording};
 use lookout::language::tokenizer::Prompt;
 use lookout::language::{Budget, Consumer, Decoder, LanguageModel, Limits};
 use lookout::model::{Package, Runtime};
@@ -114,8 +114,8 @@ fn check(golden: &Golden, kind: &str, json: Value, packages: &str) -> Result<(),
 
     let prompt = prompt(&case)?;
     let budget = Budget::one_by_one(case.max_new_tokens);
-    let mut language =
-        LanguageModel::load(runtime, &package, &model, budget).map_err(|e| e.to_string())?;
+    let mut language = LanguageModel::load(runtime, &package, &model, &Wording::default(), budget)
+        .map_err(|e| e.to_string())?;
     let embeddings = language.embeddings(&prompt, &video).map_err(|e| e.to_string())?;
     equal("embeds_len", &(embeddings.len() / dim), &case.embeds_len)?;
     if let Some(file) = &case.tensors.inputs_embeds {

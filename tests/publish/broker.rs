@@ -27,7 +27,7 @@ pub fn mqtt_config(port: u16) -> Mqtt {
         port,
         tls: None,
         username: None,
-        password_file: None,
+        password: None,
         client_id: "lookout-test".into(),
         topic_prefix: "lookout".into(),
         discovery: Some("homeassistant".into()),

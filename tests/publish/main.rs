@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use lookout::client::{ClientError, Filter, OnEnd, Output};
-use lookout::config::{Mqtt, MqttTls};
+use lookout::config::{Mqtt, MqttTls, Secret};
 use lookout::event::*;
 use lookout::frame::{Clock, Span};
 use lookout::interface::Interface;

@@ -453,7 +453,7 @@ async fn the_broker_may_want_tls_and_a_password() {
         host: "localhost".into(),
         tls: Some(MqttTls { ca_file: Some(at("ca.pem")) }),
         username: Some("lookout".into()),
-        password_file: Some(at("password")),
+        password: Some(Secret::File(at("password"))),
         ..mqtt_config(port)
     };
     let publisher = Publisher::start(&daemon, config);

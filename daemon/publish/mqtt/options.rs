@@ -13,7 +13,7 @@ use rustls::{ClientConfig, RootCertStore};
 
 use super::outbox::WINDOW;
 use super::topics::{OFFLINE, Topics};
-use crate::config::{Mqtt, MqttTls, read_secret_file};
+use crate::config::{Mqtt, MqttTls};
 
 /// Keep-alive interval. A broker that is silent for twice as long counts as gone.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
@@ -41,13 +41,11 @@ impl Access {
             Ok(address) if config.tls.is_none() => format!("[{address}]"),
             _ => config.host.clone(),
         };
-        let (username, file, tls) =
-            (config.username.clone(), config.password_file.clone(), config.tls.clone());
+        let (username, password, tls) =
+            (config.username.clone(), config.password.clone(), config.tls.clone());
         let read = move || {
-            let password = match (&username, file) {
-                (Some(_), Some(file)) => read_secret_file(&file).map_err(|e| e.to_string())?,
-                _ => String::new(),
-            };
+            let password = password.map(|secret| secret.read()).transpose();
+            let password = password.map_err(|e| e.to_string())?.unwrap_or_default();
             let tls = match tls {
                 Some(tls) => Some(TlsConfiguration::Rustls(Arc::new(client_config(&tls)?))),
                 None => None,

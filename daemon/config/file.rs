@@ -1,0 +1,188 @@
+//! Reads the TOML text into its tables. An error names the line, the table and the key.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::buffer::BufferTable;
+use super::camera::CameraTable;
+use super::generate::GenerateTable;
+use super::listen::ListenTable;
+use super::model::ModelTable;
+use super::mqtt::MqttTable;
+use super::rules::at_least;
+use super::{Camera, Config, ConfigError, Wording, masked};
+
+/// The whole file, as written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct File {
+    #[serde(with = "humantime_serde")]
+    stop_timeout: Duration,
+    #[serde(with = "humantime_serde")]
+    hang_timeout: Duration,
+    model: ModelTable,
+    generate: GenerateTable,
+    buffer: BufferTable,
+    grpc: ListenTable,
+    http: ListenTable,
+    mqtt: Option<MqttTable>,
+    camera: Vec<CameraTable>,
+}
+
+impl Default for File {
+    fn default() -> File {
+        File {
+            stop_timeout: Duration::from_secs(10),
+            hang_timeout: Duration::from_secs(120),
+            model: ModelTable::default(),
+            generate: GenerateTable::default(),
+            buffer: BufferTable::default(),
+            grpc: ListenTable::default(),
+            http: ListenTable::default(),
+            mqtt: None,
+            camera: Vec::new(),
+        }
+    }
+}
+
+/// Parses and checks a config. Relative paths start at `folder`.
+pub fn parse(text: &str, folder: &Path) -> Result<Config, ConfigError> {
+    let file: File = toml::from_str(text).map_err(|error| {
+        let place = error.span().map(|span| place(text, span.start)).unwrap_or_default();
+        // A value at the wrong key may be a URL.
+        ConfigError(format!("{place}{}", masked(&explain(error.message()))))
+    })?;
+    file.check(folder)
+}
+
+/// Parses a `[model]` table alone.
+pub fn parse_model(keys: toml::Table) -> Result<ModelTable, ConfigError> {
+    keys.try_into().map_err(|error: toml::de::Error| {
+        ConfigError(format!("[model]: {}", masked(&explain(error.message()))))
+    })
+}
+
+impl File {
+    fn check(self, folder: &Path) -> Result<Config, ConfigError> {
+        let cameras = cameras(self.camera, folder)?;
+        let wording = Wording {
+            template: self.model.template.clone(),
+            system_prompt: self.model.system_prompt.clone(),
+            answer_prefix: self.generate.answer_prefix.clone(),
+        };
+        Ok(Config {
+            model: self.model.check(folder)?,
+            wording,
+            generate: self.generate.check()?,
+            buffer: self.buffer.check(&cameras, folder)?,
+            grpc: self.grpc.check("grpc", 50051, 256)?,
+            http: self.http.check("http", 9090, 64)?,
+            mqtt: self.mqtt.map(|mqtt| mqtt.check(folder)).transpose()?,
+            cameras,
+            stop_timeout: at_least("stop_timeout", self.stop_timeout, Duration::ZERO)?,
+            hang_timeout: at_least("hang_timeout", self.hang_timeout, Duration::from_secs(2))?,
+        })
+    }
+}
+
+fn cameras(tables: Vec<CameraTable>, folder: &Path) -> Result<Vec<Camera>, ConfigError> {
+    if tables.is_empty() {
+        return Err(ConfigError("no [[camera]] table: wanted at least one".into()));
+    }
+    let mut names = HashSet::new();
+    let check = |table: CameraTable| {
+        let camera = table.check(folder)?;
+        if !names.insert(camera.name.clone()) {
+            let name = &camera.name;
+            return Err(ConfigError(format!("two cameras are named {name:?}: rename one of them")));
+        }
+        Ok(camera)
+    };
+    tables.into_iter().map(check).collect()
+}
+
+/// Shortens serde's message about an unknown key: names the nearest known key instead of all.
+fn explain(message: &str) -> String {
+    let message = message.replace('\n', " ");
+    let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+    let (Some((unknown, known)), true) =
+        (quoted.split_first(), message.starts_with("unknown field"))
+    else {
+        return message;
+    };
+    let likeness = |key: &str| strsim::jaro_winkler(unknown, key);
+    let nearest = known.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+    match nearest {
+        Some(nearest) => format!("unknown key `{unknown}`; the nearest known key is `{nearest}`"),
+        None => message.clone(),
+    }
+}
+
+/// Describes a place in the file, as in `line 12, [buffer] token_age: `.
+fn place(text: &str, at: usize) -> String {
+    let before = &text[..at];
+    let number = before.matches('\n').count() + 1;
+    let start = before.rfind('\n').map_or(0, |end| end + 1);
+    let line = text[start..].lines().next().unwrap_or_default().trim();
+    let header = |line: &str| line.starts_with('[').then(|| header(line)).flatten();
+    let table = header(line).or_else(|| before.lines().rev().find_map(|line| header(line.trim())));
+    let names_key = |key: &&str| key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    let key = line.split_once('=').map(|(key, _)| key.trim()).filter(names_key);
+    let words: Vec<String> = table.into_iter().chain(key.map(String::from)).collect();
+    if words.is_empty() {
+        return format!("line {number}: ");
+    }
+    format!("line {number}, {}: ", words.join(" "))
+}
+
+/// Returns the header of a table without a comment that follows it.
+fn header(line: &str) -> Option<String> {
+    let end = line.rfind(']')?;
+    let header = &line[..=end];
+    header.chars().all(|c| c.is_ascii_alphanumeric() || "[]._".contains(c)).then(|| header.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(text: &str) -> String {
+        parse(text, Path::new("/")).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn an_error_names_line_table_and_key() {
+        for (text, error) in [
+            (
+                "\n[buffer]\ntoken_agee = \"1s\"",
+                "line 3, [buffer] token_agee: unknown key `token_agee`; the nearest known key is \
+                 `token_age`",
+            ),
+            ("[[camera]] # gate\nfsp = 1", "line 2, [[camera]] fsp: unknown key `fsp`"),
+            ("[bufer]", "line 1, [bufer]: unknown key `bufer`; the nearest known key is `buffer`"),
+            ("stop_timeout = 5", "line 1, stop_timeout: "),
+            ("[buffer.disk]\nbytes = \"much\"", "line 2, [buffer.disk] bytes: "),
+            ("[model]\nprefill_chunk = -1", "line 2, [model] prefill_chunk: "),
+            ("[grpc]\nlisten =", "line 2, [grpc] listen: "),
+        ] {
+            let refusal = refusal(text);
+            assert!(refusal.starts_with(error), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn a_missing_key_is_named() {
+        let camera = "[[camera]]\nname = \"gate\"\n";
+        assert!(refusal("").starts_with("no [[camera]] table"));
+        assert!(refusal("[[camera]]").starts_with("camera.name is missing"));
+        assert!(refusal(camera).starts_with("camera \"gate\": url is missing"));
+        let camera = format!("{camera}url = \"rtsp://cam/x\"\n");
+        assert!(refusal(&camera).starts_with("model.package is missing"));
+        let model = "[model]\npackage = \"p\"\n";
+        let error = refusal(&format!("{model}[mqtt]\n{camera}"));
+        assert!(error.starts_with("mqtt.broker is missing"), "{error}");
+    }
+}
