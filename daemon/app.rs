@@ -110,6 +110,7 @@ impl App {
         systemd::stopping();
         tracing::info!("stopping: running work has {:?} to end", self.config.stop_timeout);
         self.daemon.stop();
+        let questions = engine.clone();
         let drain = async {
             // Cameras stop first, so that no new work starts. The interfaces stop last, so that the
             // last results are still delivered.
@@ -120,6 +121,7 @@ impl App {
                 workers.into_iter().for_each(|worker| drop(worker.join()));
             });
             let _ = drained.await;
+            questions.finish_in_parts().await;
             stop.cancel();
             while interfaces.join_next().await.is_some() {}
         };

@@ -183,6 +183,8 @@ pub enum GapCause {
     /// Frames arrived but could not be used: they were damaged, or the model's output for them was
     /// not finite.
     Corrupt,
+    /// The model failed on this part of a long range. The same question may succeed later.
+    ModelFailed,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

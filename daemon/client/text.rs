@@ -50,6 +50,7 @@ pub fn coverage(words: &Description) -> String {
             GapCause::BeforeStart => "before the start",
             GapCause::Clock => "a clock was set",
             GapCause::Corrupt => "unusable frames",
+            GapCause::ModelFailed => "the model failed",
         };
         let (from, to) = (clock_time(span.from), clock_time(span.to));
         line += &format!(", gap {from}–{to} ({cause})");

@@ -33,7 +33,7 @@ use crate::language::{
 };
 use crate::metrics::{self, FailureKind, SkipReason, Stage};
 use crate::model::ModelError;
-use crate::service::{AnswerItem, AskError};
+use crate::service::AskError;
 use crate::slowfast::{FrameTokens, Plan, assemble};
 use crate::timeline::{Clip, Look};
 
@@ -520,7 +520,7 @@ impl Engine {
             match next {
                 Some(Next::Question(asked)) if asked.to.is_closed() => {}
                 Some(Next::Question(asked)) if jobs.stopping => {
-                    let _ = asked.to.try_send(AnswerItem::Failed(AskError::Stopping));
+                    asked.fails(AskError::Stopping);
                 }
                 Some(_) if jobs.stopping => {}
                 Some(next) => return Some(next),

@@ -25,19 +25,18 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering}
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 use crate::byte_lru::ByteLru;
 use crate::config::{self, Sampling};
 use crate::disk;
-use crate::event::Description;
-use crate::frame::{Frame, FrameId, Span};
+use crate::frame::{Frame, FrameId};
 use crate::heartbeat::Heartbeats;
 use crate::journal::Journal;
 use crate::language::Turn;
 use crate::metrics::{self, DropReason, SkipReason};
 use crate::run_clock::{Moment, RunClock};
-use crate::service::{AnswerItem, AskError};
+use crate::service::AskError;
 use crate::slowfast::{FrameTokens, Plan};
 use crate::sync::Waiting;
 use crate::timeline::{Came, Chosen, Clip, Extent, Limits, Period, Tiers, Timeline, choose};
@@ -46,6 +45,7 @@ use caption::windows::close_offset;
 use inbox::Inbox;
 use question::conversations::Conversations;
 use question::frames::FrameFetch;
+use question::pass::Asked;
 use scheduler::Scheduler;
 
 pub use caption::change::ChangeDetector;
@@ -70,8 +70,10 @@ pub struct Engine {
     pub disk: Option<disk::Queue>,
     /// True while frames of earlier runs are still being read from the disk.
     restoring: AtomicBool,
-    /// Number of questions whose frames are being collected. They hold places in the queue.
-    gathering: Arc<AtomicUsize>,
+    /// Number of reserved places in the queue.
+    queue_slots: Arc<AtomicUsize>,
+    /// Questions that are answered in parts.
+    in_parts: Mutex<JoinSet<()>>,
     recalled: Mutex<ByteLru<Named, Arc<FrameTokens>>>,
     jobs: Mutex<Jobs>,
     wake: Condvar,
@@ -123,34 +125,6 @@ struct Window {
     encode: Duration,
 }
 
-/// A question with its frames.
-struct Asked {
-    camera: Arc<str>,
-    id: String,
-    /// The question as it was asked.
-    text: String,
-    /// The prompt for the model.
-    prompt: String,
-    /// Earlier questions and answers.
-    turns: Arc<[Turn]>,
-    conversation: String,
-    max_new_tokens: usize,
-    window: Span,
-    clip: Clip,
-    /// The plan by which the clip was sampled.
-    plan: Plan,
-    /// Model time of encoding frames again.
-    encode: Duration,
-    came: Instant,
-    to: mpsc::Sender<AnswerItem>,
-    /// True if the tokens are streamed to the asker.
-    speaks: bool,
-    /// Receives the answer or the error. If `None`, the answer is published.
-    then: Option<Then>,
-}
-
-type Then = Box<dyn FnOnce(Result<Description, AskError>) + Send>;
-
 impl Engine {
     /// Creates an engine. `run` identifies this run's frames, and `clock` is their clock.
     pub fn new(
@@ -186,7 +160,8 @@ impl Engine {
             clock,
             disk: buffer.disk.as_ref().map(|_| disk::Queue::new(disk::QUEUE_FRAMES, disk::LOOKUPS)),
             restoring: AtomicBool::new(false),
-            gathering: Arc::default(),
+            queue_slots: Arc::default(),
+            in_parts: Mutex::default(),
             recalled: Mutex::new(ByteLru::new(buffer.reencode_cache_bytes.as_u64() as usize)),
             inbox: Waiting::new(Inbox::new(INBOX_FRAMES, buffer.inbox_bytes.as_u64() as usize)),
             jobs: Mutex::new(Jobs {

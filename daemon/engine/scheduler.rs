@@ -172,8 +172,9 @@ impl<C: Clone + Eq + Hash, Q, P> Scheduler<C, Q, P> {
         self.capacity
     }
 
-    pub fn questions(&self) -> usize {
-        self.questions.len()
+    /// Returns the waiting questions, in the order asked.
+    pub fn questions(&self) -> impl Iterator<Item = &Q> {
+        self.questions.iter()
     }
 }
 

@@ -126,6 +126,7 @@ fn gap(from: proto::Gap) -> Read<Gap> {
             proto::GapCause::BeforeStart => GapCause::BeforeStart,
             proto::GapCause::Clock => GapCause::Clock,
             proto::GapCause::Corrupt => GapCause::Corrupt,
+            proto::GapCause::ModelFailed => GapCause::ModelFailed,
             proto::GapCause::Unspecified => return Err(Unreadable("cause")),
         },
         span: Span { from: time(from.from, "gap")?, to: time(from.to, "gap")? },
@@ -200,6 +201,7 @@ mod tests {
             GapCause::BeforeStart,
             GapCause::Clock,
             GapCause::Corrupt,
+            GapCause::ModelFailed,
         ]);
         let gaps = (spans(), causes).prop_map(|(span, cause)| Gap { span, cause });
         (

@@ -118,6 +118,7 @@ fn gap(from: &Gap) -> proto::Gap {
         GapCause::BeforeStart => proto::GapCause::BeforeStart,
         GapCause::Clock => proto::GapCause::Clock,
         GapCause::Corrupt => proto::GapCause::Corrupt,
+        GapCause::ModelFailed => proto::GapCause::ModelFailed,
     };
     proto::Gap { from: time(from.span.from), to: time(from.span.to), cause: cause.into() }
 }

@@ -13,9 +13,11 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::config::Config;
 use crate::engine::caption::windows::Closed;
+use crate::engine::question::pass::Receiver;
 use crate::frame::{Clock, Frame};
 use crate::journal::MemoryJournal;
 use crate::run_clock::RunClock;
+use crate::service::AnswerItem;
 
 /// Number of frames of the footage, one per second.
 const FRAMES: u64 = 60;
@@ -191,8 +193,7 @@ fn asks(engine: &Engine, text: &str) -> mpsc::Receiver<AnswerItem> {
         encode: Duration::ZERO,
         came: Instant::now(),
         to,
-        speaks: true,
-        then: None,
+        receiver: Receiver::Asker,
     };
     assert!(engine.jobs().scheduler.ask(asked).is_ok(), "the queue is full");
     answer

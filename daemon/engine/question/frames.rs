@@ -9,12 +9,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::super::Engine;
-use super::in_parts::Look;
+use super::pass::Pass;
 use crate::disk::{Jpegs, Read, Reader, Refused, Told, Wanted};
 use crate::frame::FrameId;
 use crate::heartbeat::Worker;
 use crate::metrics;
-use crate::service::{AnswerItem, AskError};
+use crate::service::AskError;
 use crate::slowfast::FrameTokens;
 use crate::timeline::{Chosen, Entry, Place, Stored};
 
@@ -37,21 +37,21 @@ impl Drop for QueueSlot {
 /// A question whose clip is being collected.
 pub struct FrameFetch {
     pub camera: Arc<str>,
-    look: Look,
+    pass: Pass,
     chosen: Chosen,
     /// The tokens of each selected frame, where they are available.
     tokens: Vec<Option<Arc<FrameTokens>>>,
     /// The frames that are still to be encoded: position and JPEG.
     jpegs: Vec<(usize, Arc<[u8]>)>,
     encode: Duration,
-    /// The place in the queue, or `None` if the question holds it for longer than this pass.
-    seat: Option<QueueSlot>,
+    /// The place in the queue, or `None` for a part of a question that holds it.
+    slot: Option<QueueSlot>,
 }
 
 impl FrameFetch {
     /// Returns true while the asker still waits.
     pub fn is_wanted(&self) -> bool {
-        !self.look.asked.to.is_closed()
+        self.pass.is_wanted()
     }
 
     /// Returns at most `most` JPEGs to encode, the oldest first. Empty if no more are available.
@@ -79,14 +79,19 @@ impl FrameFetch {
 
     /// Ends the question with an error that the asker did not cause.
     pub fn fail(self, error: AskError) {
-        self.look.asked.fails(error);
+        self.pass.fail(error);
     }
 }
 
 impl Engine {
     /// Starts collecting the missing tokens of the selected frames.
-    pub(super) fn gather(self: &Arc<Engine>, chosen: Chosen, look: Look, seat: Option<QueueSlot>) {
-        let camera = look.asked.camera.clone();
+    pub(super) fn fetch_frames(
+        self: &Arc<Engine>,
+        chosen: Chosen,
+        pass: Pass,
+        slot: Option<QueueSlot>,
+    ) {
+        let camera = pass.question.camera.clone();
         let mut tokens = chosen.tokens();
         let missing = chosen.frames.iter().zip(&mut tokens).filter(|(_, tokens)| tokens.is_none());
         for (entry, tokens) in missing {
@@ -108,7 +113,7 @@ impl Engine {
             }
         }
         let fetch =
-            FrameFetch { camera, look, chosen, tokens, jpegs, encode: Duration::ZERO, seat };
+            FrameFetch { camera, pass, chosen, tokens, jpegs, encode: Duration::ZERO, slot };
         let Some(disk) = self.disk.as_ref().filter(|_| !wanted.is_empty()) else {
             return self.proceed(fetch);
         };
@@ -132,17 +137,18 @@ impl Engine {
     }
 
     fn gathered(&self, fetch: FrameFetch) {
-        let FrameFetch { look, chosen, tokens, encode, seat, .. } = fetch;
-        let Some(clip) = chosen.clip(tokens, &look.plan) else { return look.sees_nothing() };
-        let to = look.asked.to.clone();
-        let asked = look.at(clip, encode);
+        let FrameFetch { pass, chosen, tokens, encode, slot, .. } = fetch;
+        let Some(clip) = chosen.clip(tokens, &pass.plan) else { return pass.fail_without_frames() };
+        let asked = pass.with_clip(clip, encode);
         let mut jobs = self.jobs();
         // The reserved place is exchanged for one in the queue under the same lock, so there is
         // room.
-        drop(seat);
-        if jobs.stopping || jobs.scheduler.ask(asked).is_err() {
-            let _ = to.try_send(AnswerItem::Failed(AskError::Stopping));
-            return;
+        drop(slot);
+        if jobs.stopping {
+            return asked.fails(AskError::Stopping);
+        }
+        if let Err(asked) = jobs.scheduler.ask(asked) {
+            return asked.fails(AskError::Stopping);
         }
         metrics::waiting_jobs(jobs.scheduler.waiting());
         drop(jobs);

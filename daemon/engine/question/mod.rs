@@ -5,27 +5,30 @@ pub mod conversations;
 pub mod frames;
 mod in_parts;
 mod parts;
+pub mod pass;
 mod range;
 
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use super::{Asked, Engine, Lens};
-use crate::event::{Body, Description, FrameRef};
+use super::{Engine, Lens};
+use crate::event::{Body, Description};
 use crate::frame::{FrameId, Span, rfc3339, shift};
 use crate::language::Turn;
 use crate::metrics;
 use crate::question::{Detail, Question, Range};
 use crate::run_clock::{Moment, RunClock};
 use crate::service::{Answer, AnswerItem, AskError};
+use crate::sync;
 use crate::timeline::{Extent, Tiers};
 
 use conversations::{Conversation, Conversations};
 use frames::{FrameFetch, QueueSlot};
-use in_parts::Long;
+use in_parts::InParts;
+use pass::{Accepted, Pass};
 
 impl Engine {
     /// Accepts a question, or returns the reason for a refusal.
@@ -54,13 +57,13 @@ impl Engine {
         let most = question.max_new_tokens().unwrap_or(usize::MAX).min(self.max_new_tokens);
         // The channel has room for the whole answer, so a slow asker delays nothing.
         let (to, answer) = mpsc::channel(parts::MOST + most + 3);
-        let seat = self.seat()?;
+        let slot = self.queue_slot()?;
         let new_name = || format!("c-{:016x}", rand::random::<u64>());
         let parts = match question.detail() {
             Detail::Overview => Vec::new(),
             // A further question uses the same frames as the first.
             Detail::Auto if known.is_some() => Vec::new(),
-            Detail::Auto if parts::one_look_is_fair(chosen.available, self.plan.frames) => {
+            Detail::Auto if parts::one_pass_is_enough(chosen.available, self.plan.frames) => {
                 Vec::new()
             }
             Detail::Auto | Detail::Parts => {
@@ -72,7 +75,7 @@ impl Engine {
                 parts.into_iter().map(|part| extent.part(part)).collect()
             }
         };
-        let asked = in_parts::Question {
+        let accepted = Accepted {
             camera: camera.clone(),
             id: question.id().into(),
             text: question.text().into(),
@@ -80,15 +83,15 @@ impl Engine {
             turns: known.map(|known| known.turns.into()).unwrap_or_default(),
             max_new_tokens: most,
             window,
-            came: Instant::now(),
+            asked_at: Instant::now(),
             to,
         };
         if parts.len() > 1 {
-            let (engine, left, answered) = (self.clone(), parts.into(), Vec::new());
-            let unseen = Vec::new();
-            Long { engine, asked, overview: chosen, left, answered, unseen, seat }.go_on();
+            let engine = self.clone();
+            let in_parts = InParts { engine, question: accepted, parts, overview: chosen };
+            self.spawn(in_parts.run(slot));
         } else {
-            self.gather(chosen, asked.one_look(self.plan), Some(seat));
+            self.fetch_frames(chosen, Pass::only(accepted, self.plan), Some(slot));
         }
         Ok(answer)
     }
@@ -132,24 +135,39 @@ impl Engine {
     }
 
     fn conversations(&self) -> MutexGuard<'_, Conversations<Turn>> {
-        // The conversations are consistent after each method, so a poisoned lock is still usable.
-        self.conversations.lock().unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.conversations)
     }
 
-    /// Reserves a place in the queue for a question whose frames must be collected first.
-    fn seat(&self) -> Result<QueueSlot, AskError> {
+    /// Starts answering a question in parts.
+    fn spawn(&self, in_parts: impl Future<Output = ()> + Send + 'static) {
+        let mut running = sync::lock(&self.in_parts);
+        // Finished ones are forgotten.
+        while running.try_join_next().is_some() {}
+        running.spawn(in_parts);
+    }
+
+    /// Waits for the end of all questions in parts. They end soon after the workers do.
+    pub async fn finish_in_parts(&self) {
+        let mut running = std::mem::take(&mut *sync::lock(&self.in_parts));
+        while running.join_next().await.is_some() {}
+    }
+
+    /// Reserves a place in the queue. A question in parts holds it until its end, any other
+    /// question until it is in the scheduler.
+    fn queue_slot(&self) -> Result<QueueSlot, AskError> {
         self.inbox.lock().retain(FrameFetch::is_wanted);
         let mut jobs = self.jobs();
         if jobs.stopping {
             return Err(AskError::Stopping);
         }
         jobs.scheduler.retain(|asked| !asked.to.is_closed());
-        let waiting = jobs.scheduler.questions() + self.gathering.load(Ordering::Relaxed);
+        let queued = jobs.scheduler.questions().filter(|question| !question.is_part()).count();
+        let waiting = queued + self.queue_slots.load(Ordering::Relaxed);
         if waiting >= jobs.scheduler.capacity() {
             let retry_after = jobs.scheduler.retry_after(waiting);
             return Err(AskError::QueueFull { waiting, retry_after });
         }
-        Ok(QueueSlot::take(&self.gathering))
+        Ok(QueueSlot::take(&self.queue_slots))
     }
 
     /// Returns the extent of a range. Recent footage is selected by the run's clock, other footage
@@ -219,48 +237,11 @@ impl Engine {
     }
 }
 
-impl Asked {
-    /// Sends a piece of the answer, which may be empty. Returns true while the asker still listens.
-    pub(in crate::engine) fn hear(&self, piece: &str) -> bool {
-        if self.speaks && !piece.is_empty() {
-            // The channel has room for the whole answer, so sending fails only if the asker has
-            // left.
-            let _ = self.to.try_send(AnswerItem::Token(piece.into()));
-        }
-        !self.to.is_closed()
-    }
-
-    pub(in crate::engine) fn answered(self, engine: &Engine, mut description: Description) {
-        description.conversation = self.conversation;
-        match self.then {
-            Some(then) => then(Ok(description)),
-            None => {
-                let name = |frame: &FrameRef| FrameId { run: frame.run, number: frame.number };
-                let frames = Some(description.frames.iter().map(name).collect());
-                engine.publish(&self.camera, &self.turns, frames, &self.to, description);
-            }
-        }
-    }
-
-    /// Fails the question with an error that the asker did not cause.
-    pub(in crate::engine) fn fails(self, error: AskError) {
-        let _ = self.to.try_send(AnswerItem::Failed(error));
-    }
-
-    /// Rejects the question, because the model cannot process it. `why` is the reason.
-    pub(in crate::engine) fn unanswerable(self, why: String) {
-        match self.then {
-            Some(then) => then(Err(AskError::BadQuestion(why))),
-            None => drop(self.to.try_send(AnswerItem::Failed(AskError::BadQuestion(why)))),
-        }
-    }
-}
-
 impl Lens {
     /// Returns the camera's current time, which is just after its newest frame. Before the first
     /// frame, and if frames stop arriving, this is the host's time.
     fn now(&self, clock: &RunClock) -> Moment {
-        let newest = *self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        let newest = *sync::lock(&self.newest);
         let fresh = self.period.0.mul_f64(2.5) + Duration::from_secs(1);
         match newest {
             Some((newest, came)) if came.elapsed() < fresh => newest.later(self.period.0 / 2),

@@ -19,7 +19,7 @@ pub const FAIR: usize = 4;
 pub const MOST: usize = 16;
 
 /// Returns true if one pass that samples `sampled` of the range's `frames` frames is enough.
-pub fn one_look_is_fair(frames: usize, sampled: usize) -> bool {
+pub fn one_pass_is_enough(frames: usize, sampled: usize) -> bool {
     frames <= FAIR * sampled
 }
 
@@ -75,16 +75,17 @@ pub fn list(parts: &[Part]) -> String {
 }
 
 /// Returns the gaps of the whole range, and the gaps of parts whose frames were available when the
-/// question was asked but not at the part's turn.
+/// question was asked but not at the part's turn, or on which the model failed.
 pub fn gaps(whole: &[Gap], parts: impl IntoIterator<Item = Gap>) -> Vec<Gap> {
     let within =
         |gap: &Gap, outer: &Gap| outer.span.from <= gap.span.from && gap.span.to <= outer.span.to;
     let told = |gap: &Gap| whole.iter().any(|outer| within(gap, outer));
-    let more = parts.into_iter().filter(|gap| gap.cause == GapCause::Evicted && !told(gap));
+    let at_its_turn = |gap: &Gap| matches!(gap.cause, GapCause::Evicted | GapCause::ModelFailed);
+    let more = parts.into_iter().filter(|gap| at_its_turn(gap) && !told(gap));
     let mut more: Vec<Gap> = more.collect();
     more.sort_by_key(|gap| gap.span.from);
     more.dedup_by(|next, gap| {
-        let joins = next.span.from <= gap.span.to;
+        let joins = next.cause == gap.cause && next.span.from <= gap.span.to;
         if joins {
             gap.span.to = gap.span.to.max(next.span.to);
         }

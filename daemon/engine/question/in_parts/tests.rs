@@ -1,0 +1,309 @@
+//! Tests questions in parts against an engine without workers: the test answers as the language
+//! worker would.
+
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime};
+
+use half::f16;
+
+use super::*;
+use crate::config::Config;
+use crate::disk::Told;
+use crate::engine::question::pass::Asked;
+use crate::engine::scheduler::Next;
+use crate::frame::FrameId;
+use crate::journal::MemoryJournal;
+use crate::question::{Draft, Limits, Question as Checked, RawTime};
+use crate::run_clock::{Moment, RunClock};
+use crate::service::Answer;
+use crate::slowfast::FrameTokens;
+use crate::timeline::{Entry, Held, Place, Stored};
+
+const RUN: u64 = 2000;
+/// Number of frames, two per second.
+const FRAMES: u64 = 80;
+
+fn at(milliseconds: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_millis(milliseconds)
+}
+
+/// Creates an engine with 40 s of footage. The frames before `lost` are on a disk that does not
+/// exist.
+fn engine(lost: u64) -> Arc<Engine> {
+    let config = r#"
+        [model]
+        package = "package"
+        plan = "4:slowfast-slow_2frms_concat-fast_1x1"
+        [generate]
+        max_waiting_questions = 2
+        [[camera]]
+        name = "gate"
+        url = "rtsp://127.0.0.1/1"
+        fps = 2.0
+        window = "4s"
+        caption_interval = "4s"
+    "#;
+    let config = Config::parse(config, Path::new("")).expect("a config");
+    let engine =
+        Engine::new(&config, MemoryJournal::shared(RUN, 100), RUN, Arc::new(RunClock::start()));
+    let entry = |number: u64| Entry {
+        id: FrameId { run: if number < lost { RUN - 1 } else { RUN }, number },
+        monotonic: Duration::from_millis(number * 500),
+        captured_at: at(number * 500),
+        clock: Clock::Camera,
+        held: Held::Cool,
+        stored: Stored::At(Place { segment: 1, offset: 0, length: 100 }),
+        evicted_before: false,
+    };
+    engine.restored("gate", (0..lost).map(entry).collect());
+    for number in lost..FRAMES {
+        let [slow, fast] = [8, 2].map(|count| vec![f16::ZERO; count].into());
+        let tokens = Arc::new(FrameTokens { slow, fast });
+        let held = Held::Hot { tokens, jpeg: Arc::new([0]) };
+        let entry = Entry { held, stored: Stored::No, ..entry(number) };
+        engine.change("gate", |ring| ring.push(entry));
+    }
+    engine
+}
+
+fn ask(engine: &Arc<Engine>, draft: Draft) -> Answer {
+    try_ask(engine, draft).expect("it is accepted")
+}
+
+fn try_ask(engine: &Arc<Engine>, draft: Draft) -> Result<Answer, AskError> {
+    let time = |milliseconds| Some(RawTime::Parts { seconds: milliseconds / 1000, nanos: 0 });
+    let (from, to) = match draft.conversation {
+        Some(_) => (None, None),
+        None => (time(0), time(FRAMES as i64 * 500)),
+    };
+    let (camera, text) = ("gate".into(), "What came?".into());
+    let draft = Draft { camera, text, from, to, ..draft };
+    let question = Checked::new(draft, &Limits::unknown()).expect("a question");
+    engine.ask(question)
+}
+
+fn in_parts(engine: &Arc<Engine>) -> Answer {
+    ask(engine, Draft { detail: Some("parts".into()), ..Draft::default() })
+}
+
+/// Takes the next pass from the queue. Returns `None` if the question has ended, or waits for
+/// nothing that the test can give.
+async fn next(engine: &Engine) -> Option<Asked> {
+    for _ in 0..100 {
+        let next = engine.jobs().scheduler.take();
+        match next {
+            Some(Next::Question(asked)) => return Some(asked),
+            Some(Next::Caption(..)) => panic!("no caption is queued"),
+            None => tokio::task::yield_now().await,
+        }
+    }
+    None
+}
+
+/// Answers a question, as the language worker does.
+fn say(engine: &Engine, asked: Asked, text: &str) {
+    let description = Description {
+        id: asked.id.clone(),
+        prompt: asked.text.clone(),
+        text: text.into(),
+        window: asked.window,
+        coverage: asked.clip.coverage.clone(),
+        frames: asked.clip.references.clone(),
+        model: "model".into(),
+        device: "cpu".into(),
+        device_reason: String::new(),
+        finish: Finish::Stop,
+        usage: Usage::default(),
+        timing: Timing::default(),
+        skipped: 0,
+        unchanged: None,
+        conversation: String::new(),
+        earlier_turns: asked.turns.len() as u32,
+        parts: Vec::new(),
+        summary: None,
+    };
+    asked.answered(engine, description);
+}
+
+async fn said(mut answer: Answer) -> Result<Description, AskError> {
+    loop {
+        match answer.recv().await.expect("an end") {
+            AnswerItem::Finished(description) => return Ok(*description),
+            AnswerItem::Failed(error) => return Err(error),
+            AnswerItem::Part(_) | AnswerItem::Token(_) => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn parts_without_frames_are_gaps_and_the_rest_is_answered() {
+    let engine = engine(FRAMES / 2);
+    let answer = in_parts(&engine);
+    let mut asked = 0;
+    while let Some(part) = next(&engine).await {
+        assert!(part.window.from >= at(20_000 - 250), "{:?}", part.window);
+        say(&engine, part, "No.");
+        asked += 1;
+    }
+    let whole = said(answer).await.expect("an answer");
+    assert_eq!((asked, whole.parts.len()), (8, 8));
+    assert_eq!(whole.text, "No, in none of 8 parts.");
+    let [gap] = &whole.coverage.gaps[..] else { panic!("{:?}", whole.coverage) };
+    assert_eq!((gap.cause, gap.span.from), (GapCause::Evicted, at(0)));
+    assert_eq!(gap.span.to, whole.parts[0].window.from);
+}
+
+#[tokio::test]
+async fn if_no_part_has_frames_the_asker_gets_an_error() {
+    let engine = engine(FRAMES);
+    let answer = in_parts(&engine);
+    assert!(next(&engine).await.is_none());
+    let error = said(answer).await.expect_err("nothing is seen");
+    assert!(matches!(error, AskError::NoFootage { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn if_the_range_has_no_frames_left_for_a_summary_the_parts_are_listed() {
+    let engine = engine(FRAMES - 8);
+    let answer = in_parts(&engine);
+    for text in ["A dog came.", "A car came."] {
+        let part = next(&engine).await.expect("a part");
+        assert_eq!(part.prompt, "What came?");
+        say(&engine, part, text);
+    }
+    assert!(next(&engine).await.is_none());
+    let whole = said(answer).await.expect("an answer");
+    assert_eq!(whole.summary, Some(Summary::List));
+    assert!(whole.text.ends_with(" UTC: A car came."), "{}", whole.text);
+}
+
+/// Asks a question whose sixteen parts get long answers.
+async fn with_sixteen_parts(engine: &Arc<Engine>) -> Answer {
+    let answer = in_parts(engine);
+    for number in 0..parts::MOST {
+        let part = next(engine).await.expect("a part");
+        say(engine, part, &format!("Car {number}: {}", "it drives by. ".repeat(30)));
+    }
+    answer
+}
+
+#[tokio::test]
+async fn a_summary_that_does_not_fit_is_tried_with_fewer_frames_and_shorter_notes() {
+    let engine = engine(0);
+    let answer = with_sixteen_parts(&engine).await;
+    let mut tried = Vec::new();
+    for _ in 1..SUMMARY_SETTINGS.len() {
+        let look = next(&engine).await.expect("a look at the whole");
+        tried.push((look.clip.frames.len(), look.plan.slow_frames, look.prompt.len() / 100));
+        look.unanswerable("no room".into());
+    }
+    assert_eq!(tried, [(4, 2, 36), (2, 1, 36), (1, 1, 20)]);
+    let look = next(&engine).await.expect("the last look");
+    assert!(look.prompt.ends_with(": What came?") && look.prompt.contains("Car 15"));
+    say(&engine, look, "Sixteen cars came.");
+    let whole = said(answer).await.expect("an answer");
+    assert_eq!((whole.summary, &*whole.text), (Some(Summary::Model), "Sixteen cars came."));
+    assert_eq!(whole.parts.len(), 16);
+}
+
+#[tokio::test]
+async fn if_no_summary_fits_the_parts_are_listed() {
+    let engine = engine(0);
+    let answer = with_sixteen_parts(&engine).await;
+    for _ in 0..SUMMARY_SETTINGS.len() {
+        next(&engine).await.expect("a look at the whole").unanswerable("no room".into());
+    }
+    assert!(next(&engine).await.is_none());
+    let whole = said(answer).await.expect("an answer");
+    assert_eq!((whole.summary, whole.parts.len()), (Some(Summary::List), 16));
+}
+
+#[tokio::test]
+async fn two_questions_of_a_conversation_at_once_both_become_turns() {
+    let engine = engine(0);
+    let newest = Moment { monotonic: Duration::from_millis(39_500), utc: at(39_500) };
+    *engine.cameras["gate"].newest.lock().expect("a lock") = Some((newest, Instant::now()));
+    let talk = || ask(&engine, Draft { conversation: Some("a".into()), ..Draft::default() });
+    let first = talk();
+    say(&engine, next(&engine).await.expect("the first"), "A dog.");
+    let window = said(first).await.expect("an answer").window;
+    let both = [talk(), talk()];
+    for text in ["It is brown.", "It runs."] {
+        say(&engine, next(&engine).await.expect("a further one"), text);
+    }
+    for answer in both {
+        let further = said(answer).await.expect("an answer");
+        assert_eq!((further.earlier_turns, further.window), (1, window));
+    }
+    let _third = talk();
+    let turns = next(&engine).await.expect("the third").turns;
+    let told: Vec<&str> = turns.iter().map(|turn| &*turn.answer).collect();
+    assert_eq!(told, ["A dog.", "It is brown.", "It runs."]);
+}
+
+fn fail(asked: Asked, why: &str) {
+    asked.fails(AskError::Failed(why.into()));
+}
+
+#[tokio::test]
+async fn a_part_on_which_the_model_fails_is_a_gap_and_the_rest_is_answered() {
+    let engine = engine(FRAMES / 2);
+    let answer = in_parts(&engine);
+    let mut windows = Vec::new();
+    while let Some(part) = next(&engine).await {
+        windows.push(part.window);
+        if windows.len() == 3 {
+            fail(part, "out of memory");
+        } else {
+            say(&engine, part, "No.");
+        }
+    }
+    let whole = said(answer).await.expect("an answer");
+    assert_eq!((windows.len(), whole.parts.len()), (8, 7));
+    let gap = Gap { span: windows[2], cause: GapCause::ModelFailed };
+    assert!(whole.coverage.gaps.contains(&gap), "{:?}", whole.coverage);
+    assert_eq!(whole.coverage.gaps.len(), 2, "{:?}", whole.coverage);
+}
+
+#[tokio::test]
+async fn if_the_model_fails_on_every_part_the_asker_gets_the_error() {
+    let engine = engine(0);
+    let answer = in_parts(&engine);
+    while let Some(part) = next(&engine).await {
+        fail(part, "out of memory");
+    }
+    let error = said(answer).await.expect_err("no part is answered");
+    assert_eq!(error, AskError::Failed("out of memory".into()));
+}
+
+#[tokio::test]
+async fn a_broken_model_ends_the_question_with_its_error() {
+    let engine = engine(0);
+    let answer = in_parts(&engine);
+    let part = next(&engine).await.expect("a part");
+    engine.broken("no GPU");
+    part.fails(AskError::Model("no GPU".into()));
+    assert!(next(&engine).await.is_none());
+    let error = said(answer).await.expect_err("the model is broken");
+    assert_eq!(error, AskError::Model("no GPU".into()));
+}
+
+/// The queue has room for two questions. One in parts takes one place, also while its part waits.
+#[tokio::test]
+async fn a_question_in_parts_counts_once_and_frees_its_place_when_the_asker_leaves() {
+    let engine = engine(0);
+    let slots = |engine: &Engine| engine.queue_slots.load(std::sync::atomic::Ordering::Relaxed);
+    let long = in_parts(&engine);
+    tokio::task::yield_now().await;
+    assert_eq!((engine.jobs().scheduler.questions().count(), slots(&engine)), (1, 1));
+    let whole = || Draft { detail: Some("overview".into()), ..Draft::default() };
+    let _short = ask(&engine, whole());
+    assert!(matches!(try_ask(&engine, whole()), Err(AskError::QueueFull { waiting: 2, .. })));
+    drop(long);
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(slots(&engine), 0);
+    assert!(try_ask(&engine, whole()).is_ok());
+    engine.finish_in_parts().await;
+}

@@ -1,0 +1,186 @@
+//! Defines one pass of the model over frames for a question. A short range takes one pass, a long
+//! range one for each part.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::engine::Engine;
+use crate::event::{Description, FrameRef};
+use crate::frame::{FrameId, Span};
+use crate::language::Turn;
+use crate::service::{AnswerItem, AskError};
+use crate::slowfast::Plan;
+use crate::timeline::Clip;
+
+/// An accepted question: the data that all of its passes share.
+#[derive(Clone)]
+pub struct Accepted {
+    pub camera: Arc<str>,
+    pub id: String,
+    pub text: String,
+    pub conversation: String,
+    /// Earlier questions and answers of the conversation.
+    pub turns: Arc<[Turn]>,
+    pub max_new_tokens: usize,
+    pub window: Span,
+    pub asked_at: Instant,
+    pub to: mpsc::Sender<AnswerItem>,
+}
+
+impl Accepted {
+    /// Ends the question with an error that the asker did not cause.
+    pub fn fail(&self, error: AskError) {
+        // An asker that has gone needs no error.
+        let _ = self.to.try_send(AnswerItem::Failed(error));
+    }
+
+    /// Returns the error for a question whose frames are all gone at its turn.
+    pub fn no_frames_left(&self) -> AskError {
+        let why = "its frames left the buffer while they were read".into();
+        AskError::NoFootage { camera: self.camera.to_string(), why }
+    }
+}
+
+/// The receiver of a pass's result.
+pub enum Receiver {
+    /// The result is the question's answer. It is published, and its tokens are streamed.
+    Asker,
+    /// The result is part of a larger answer. Its tokens are streamed if `streams` is true.
+    InParts { result: oneshot::Sender<Result<Description, AskError>>, streams: bool },
+}
+
+impl Receiver {
+    fn streams(&self) -> bool {
+        match self {
+            Receiver::Asker => true,
+            Receiver::InParts { streams, .. } => *streams,
+        }
+    }
+}
+
+/// A pass before its frames are collected.
+pub struct Pass {
+    pub question: Accepted,
+    pub window: Span,
+    pub prompt: String,
+    /// The plan by which the frames are sampled.
+    pub plan: Plan,
+    pub receiver: Receiver,
+}
+
+impl Pass {
+    /// Creates the only pass of a question, over the whole window.
+    pub fn only(question: Accepted, plan: Plan) -> Pass {
+        let (window, prompt) = (question.window, question.text.clone());
+        Pass { question, window, prompt, plan, receiver: Receiver::Asker }
+    }
+
+    pub fn is_wanted(&self) -> bool {
+        !self.question.to.is_closed()
+    }
+
+    /// Adds the frames, so that the model can answer.
+    pub fn with_clip(self, clip: Clip, encode: Duration) -> Asked {
+        let Pass { question, window, prompt, plan, receiver } = self;
+        let turns = if receiver.streams() { question.turns } else { Arc::default() };
+        Asked {
+            camera: question.camera,
+            id: question.id,
+            text: question.text,
+            prompt,
+            turns,
+            conversation: question.conversation,
+            max_new_tokens: question.max_new_tokens,
+            window,
+            clip,
+            plan,
+            encode,
+            came: question.asked_at,
+            to: question.to,
+            receiver,
+        }
+    }
+
+    /// Ends the pass with an error that the asker did not cause.
+    pub fn fail(self, error: AskError) {
+        fail(self.receiver, &self.question.to, error);
+    }
+
+    /// Ends the pass because none of its frames is left.
+    pub fn fail_without_frames(self) {
+        let error = self.question.no_frames_left();
+        self.fail(error);
+    }
+}
+
+/// A question with the frames of one pass, ready for the model.
+pub struct Asked {
+    pub camera: Arc<str>,
+    pub id: String,
+    /// The question as it was asked.
+    pub text: String,
+    /// The prompt for the model.
+    pub prompt: String,
+    /// Earlier questions and answers.
+    pub turns: Arc<[Turn]>,
+    pub conversation: String,
+    pub max_new_tokens: usize,
+    pub window: Span,
+    pub clip: Clip,
+    /// The plan by which the clip was sampled.
+    pub plan: Plan,
+    /// Model time of encoding frames again.
+    pub encode: Duration,
+    pub came: Instant,
+    pub to: mpsc::Sender<AnswerItem>,
+    pub receiver: Receiver,
+}
+
+impl Asked {
+    /// Returns true for a pass of a question in parts, which holds its queue slot until its end.
+    pub fn is_part(&self) -> bool {
+        matches!(self.receiver, Receiver::InParts { .. })
+    }
+
+    /// Sends a piece of the answer, which may be empty. Returns true while the asker still listens.
+    pub fn hear(&self, piece: &str) -> bool {
+        if self.receiver.streams() && !piece.is_empty() {
+            // The channel has room for the whole answer, so sending fails only if the asker has
+            // left.
+            let _ = self.to.try_send(AnswerItem::Token(piece.into()));
+        }
+        !self.to.is_closed()
+    }
+
+    pub fn answered(self, engine: &Engine, mut description: Description) {
+        description.conversation = self.conversation;
+        match self.receiver {
+            Receiver::InParts { result, .. } => drop(result.send(Ok(description))),
+            Receiver::Asker => {
+                let id = |frame: &FrameRef| FrameId { run: frame.run, number: frame.number };
+                let frames = Some(description.frames.iter().map(id).collect());
+                engine.publish(&self.camera, &self.turns, frames, &self.to, description);
+            }
+        }
+    }
+
+    /// Fails the question with an error that the asker did not cause.
+    pub fn fails(self, error: AskError) {
+        fail(self.receiver, &self.to, error);
+    }
+
+    /// Rejects the question, because the model cannot process it. `why` is the reason.
+    pub fn unanswerable(self, why: String) {
+        self.fails(AskError::BadQuestion(why));
+    }
+}
+
+/// Sends an error. A receiver that has gone needs none.
+fn fail(receiver: Receiver, to: &mpsc::Sender<AnswerItem>, error: AskError) {
+    match receiver {
+        Receiver::InParts { result, .. } => drop(result.send(Err(error))),
+        Receiver::Asker => drop(to.try_send(AnswerItem::Failed(error))),
+    }
+}
