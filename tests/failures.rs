@@ -83,7 +83,7 @@ fn logits_that_are_not_finite_are_no_caption_and_end_the_daemon_in_the_end() {
     let refused = wait_for("a refused caption", SECONDS(20), || {
         Some(daemon.metric(skipped)).filter(|captions| *captions >= 1.0)
     });
-    let failures = daemon.metric("lookout_model_failures_total{part=\"language\"");
+    let failures = daemon.metric("lookout_model_failures_total{component=\"language\"");
     assert!(failures >= refused, "{failures} < {refused}");
     let (code, _, error) = daemon.client(&["ask", "gate", "Is there a person?"]);
     assert!(code == Some(1) && error.contains("logits are not finite"), "{error}");
