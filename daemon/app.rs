@@ -9,7 +9,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::camera::{self, CameraHandle};
+use crate::camera;
+use crate::cameras::Cameras;
 use crate::config::{self, Config};
 use crate::disk::{self, Disk, Trouble};
 use crate::engine::Engine;
@@ -73,10 +74,10 @@ impl App {
         let (failed, mut failure) = mpsc::channel(8);
         let engine = self.daemon.engine.clone();
         let workers = self.workers.spawn(&engine, self.disk, &failed)?;
-        let start = |camera: &config::Camera| {
-            camera::start(camera.clone(), self.daemon.clone(), self.clock.clone())
-        };
-        let cameras: Vec<CameraHandle> = self.config.cameras.iter().map(start).collect();
+        let cameras = Cameras::new(self.daemon.clone(), self.clock);
+        for camera in &self.config.cameras {
+            cameras.add(camera.clone())?;
+        }
         let stop = CancellationToken::new();
         let upkeep = tokio::spawn(metrics::upkeep(self.metrics.clone()));
         let mut interfaces = JoinSet::new();
@@ -115,8 +116,7 @@ impl App {
             // Cameras stop first, so that no new work starts. The interfaces stop last, so that the
             // last results are still delivered.
             let drained = tokio::task::spawn_blocking(move || {
-                cameras.iter().for_each(CameraHandle::ask_to_stop);
-                drop(cameras);
+                cameras.stop();
                 engine.stop();
                 workers.into_iter().for_each(|worker| drop(worker.join()));
             });

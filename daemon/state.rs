@@ -2,7 +2,6 @@
 //!
 //! Not here: building, running and stopping the modules, which `app` does.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Instant, SystemTime};
@@ -23,33 +22,37 @@ use crate::sync::lock;
 pub struct Daemon {
     pub engine: Arc<Engine>,
     journal: Arc<dyn Journal>,
-    cameras: Vec<config::Camera>,
-    limits: question::Limits,
-    statuses: Mutex<HashMap<Arc<str>, CameraStatus>>,
+    cameras: Mutex<Vec<Camera>>,
+    /// Maximum length of a question.
+    question_bytes: usize,
     /// Problems of the disk, if it keeps frames.
     trouble: Arc<Trouble>,
     stopping: AtomicBool,
 }
 
+/// A camera as the interfaces list it.
+#[derive(Clone)]
+struct Camera {
+    name: Arc<str>,
+    /// The camera's URL without user and password.
+    source: String,
+    status: CameraStatus,
+}
+
 impl Daemon {
+    /// Creates the state of a daemon without cameras.
     pub fn new(
         config: &Config,
         engine: Arc<Engine>,
         journal: Arc<dyn Journal>,
         trouble: Arc<Trouble>,
     ) -> Daemon {
-        let names = || config.cameras.iter().map(|camera| camera.name.clone());
-        let statuses = names().map(|name| (name, CameraStatus::connecting(SystemTime::now())));
         Daemon {
             engine,
             journal,
             trouble,
-            statuses: Mutex::new(statuses.collect()),
-            limits: question::Limits {
-                text_bytes: config.generate.question_bytes,
-                cameras: Some(names().collect()),
-            },
-            cameras: config.cameras.clone(),
+            cameras: Mutex::default(),
+            question_bytes: config.generate.question_bytes,
             stopping: AtomicBool::new(false),
         }
     }
@@ -59,24 +62,40 @@ impl Daemon {
         self.stopping.store(true, Ordering::Relaxed);
     }
 
-    fn statuses(&self) -> MutexGuard<'_, HashMap<Arc<str>, CameraStatus>> {
-        lock(&self.statuses)
+    /// Lists a camera, in the order of the calls.
+    pub fn add_camera(&self, camera: &config::Camera) {
+        let name = camera.name.clone();
+        let source = camera.source.to_string();
+        let status = CameraStatus::connecting(SystemTime::now());
+        self.listed().push(Camera { name, source, status });
+    }
+
+    /// Removes a camera from the list.
+    pub fn remove_camera(&self, name: &str) {
+        self.listed().retain(|camera| *camera.name != *name);
+        metrics::camera_live(name, false);
+    }
+
+    fn listed(&self) -> MutexGuard<'_, Vec<Camera>> {
+        lock(&self.cameras)
     }
 }
 
 impl Sink for Daemon {
     fn frame(&self, frame: Frame) {
-        if let Some(status) = self.statuses().get_mut(&frame.camera) {
-            status.last_frame = Some(frame.captured_at);
+        if let Some(camera) = self.listed().iter_mut().find(|c| c.name == frame.camera) {
+            camera.status.last_frame = Some(frame.captured_at);
         }
         self.engine.frame(frame);
     }
 
     fn status(&self, camera: &Arc<str>, status: CameraStatus) {
         metrics::camera_live(camera, status.phase == Phase::Live);
-        let before = self.statuses().insert(camera.clone(), status.clone());
-        if before.is_some_and(|before| before.reconnects < status.reconnects) {
-            metrics::camera_reconnect(camera);
+        if let Some(listed) = self.listed().iter_mut().find(|c| c.name == *camera) {
+            if listed.status.reconnects < status.reconnects {
+                metrics::camera_reconnect(camera);
+            }
+            listed.status = status.clone();
         }
         self.journal.append(camera.clone(), Body::Camera(status));
     }
@@ -88,24 +107,22 @@ impl Service for Daemon {
     }
 
     fn cameras(&self) -> Vec<CameraInfo> {
-        let statuses = self.statuses().clone();
-        let info = |camera: &config::Camera| {
+        let info = |camera: &Camera| {
             let ring = self.engine.timeline.ring(&camera.name);
             let (usage, held) = ring.map(|ring| (ring.usage(), ring.held())).unwrap_or_default();
             CameraInfo {
                 name: camera.name.clone(),
-                source: camera.source.to_string(),
-                status: statuses
-                    .get(&camera.name)
-                    .cloned()
-                    .unwrap_or_else(|| CameraStatus::connecting(SystemTime::now())),
+                source: camera.source.clone(),
+                status: camera.status.clone(),
                 buffer_frames: usage.frames as u64,
                 buffer_bytes: usage.hot.bytes + usage.warm.bytes,
                 disk_bytes: usage.disk.bytes,
                 oldest_frame: held.map(|held| held.from),
             }
         };
-        self.cameras.iter().map(info).collect()
+        // The list is copied, so that it is not locked together with a ring.
+        let cameras = self.listed().clone();
+        cameras.iter().map(info).collect()
     }
 
     fn evidence(&self, camera: &str, run: Option<u64>, number: u64) -> Looking {
@@ -117,7 +134,10 @@ impl Service for Daemon {
     }
 
     fn limits(&self) -> question::Limits {
-        self.limits.clone()
+        question::Limits {
+            text_bytes: self.question_bytes,
+            cameras: Some(self.listed().iter().map(|camera| camera.name.clone()).collect()),
+        }
     }
 
     fn ask(&self, question: Question) -> Result<Answer, AskError> {
@@ -134,13 +154,13 @@ impl Service for Daemon {
         if let Some(why) = self.engine.heartbeats.hung(Instant::now()) {
             return Readiness::NotYet(why);
         }
-        let statuses = self.statuses();
-        if statuses.values().any(|status| status.phase == Phase::Live) {
+        let cameras = self.listed();
+        if cameras.iter().any(|camera| camera.status.phase == Phase::Live) {
             return Readiness::Ready;
         }
-        let mut phases: Vec<String> = statuses
+        let mut phases: Vec<String> = cameras
             .iter()
-            .map(|(name, status)| format!("{name}: {}", status.phase.name()))
+            .map(|camera| format!("{}: {}", camera.name, camera.status.phase.name()))
             .collect();
         phases.sort();
         Readiness::NotYet(format!("no camera is live ({})", phases.join(", ")))
