@@ -1,7 +1,14 @@
-//! Checks the project's rules by a simple text search in the sources.
+//! Checks the project's rules by a simple text search in the sources. `imports` checks the graph of
+//! modules, `writing` checks comments, messages and documents.
 
-use std::fs;
-use std::path::Path;
+#[path = "architecture_rules/imports.rs"]
+mod imports;
+#[path = "architecture_rules/sources.rs"]
+mod sources;
+#[path = "architecture_rules/writing.rs"]
+mod writing;
+
+use sources::{foreign_crates, names, report, sources};
 
 /// Each foreign crate and the only places in the repository that may name it. A place is a path
 /// prefix: `daemon/client` covers `daemon/client.rs` and `daemon/client/`.
@@ -88,14 +95,19 @@ const PURE: &[(&str, &[&str])] = &[
 /// The only places that may name `app`, the file that knows every module.
 const KNOW_APP: &[&str] = &["daemon/main.rs", "daemon/cli", "daemon/app"];
 
-const LINES_MAX: usize = 700;
+const LINES_MAX: usize = 500;
 
-/// First words of an item doc that begin a clause instead of saying what the item is or does.
-const FRAGMENTS: &[&str] = &[
-    "What", "Whether", "Of", "How", "Where", "Who", "Whom", "Whose", "When", "So", "With",
-    "Without", "By", "As", "For", "From", "In", "If", "On", "At", "More", "Between", "Behind",
-    "Before", "After", "Beyond", "Beside", "Not", "That", "Which", "While", "Until", "Since",
-    "Only", "Also", "Than", "To", "`None`:",
+/// Longer files, which are to be split. The list must only shrink.
+const LONG: &[&str] = &[
+    "daemon/camera/relay.rs",
+    "daemon/config/raw.rs",
+    "daemon/disk/folder.rs",
+    "daemon/engine/question/in_parts.rs",
+    "daemon/engine/words.rs",
+    "daemon/language/batch.rs",
+    "daemon/language/template/mod.rs",
+    "daemon/question.rs",
+    "daemon/timeline/ring.rs",
 ];
 
 /// Text that must not remain in the sources. Written in pieces, so that this file passes its own
@@ -166,7 +178,8 @@ fn nobody_knows_app_but_main_and_cli() {
 fn files_stay_short() {
     let found = sources().into_iter().filter_map(|source| {
         let lines = source.text.lines().count();
-        (source.path.starts_with("daemon/") && lines > LINES_MAX)
+        let long = source.path.starts_with("daemon/") && lines > LINES_MAX;
+        (long && !LONG.contains(&source.path.as_str()))
             .then(|| format!("{} has {lines} lines; has it found a second subject?", source.path))
     });
     report(found);
@@ -181,129 +194,10 @@ fn files_open_by_saying_what_they_are_for() {
 }
 
 #[test]
-fn item_docs_begin_with_what_the_item_is_or_does() {
-    let found = sources().into_iter().flat_map(|source| {
-        let doc =
-            |line: &str| line.trim_start().strip_prefix("///").map(|doc| doc.trim().to_owned());
-        let lines: Vec<_> = source.text.lines().map(doc).collect();
-        let first = |at: usize| at == 0 || lines[at - 1].is_none();
-        let firsts = lines.iter().enumerate().filter(|(at, _)| first(*at));
-        let docs = firsts.filter_map(|(at, doc)| Some((at, doc.as_deref()?)));
-        docs.filter(|(_, doc)| FRAGMENTS.contains(&doc.split(' ').next().unwrap_or_default()))
-            .map(|(at, doc)| format!("{}:{}: {doc}", source.path, at + 1))
-            .collect::<Vec<_>>()
-    });
-    report(found);
-}
-
-#[test]
 fn nothing_is_left_over() {
     let found = sources().into_iter().flat_map(|source| {
         let banned = BANNED.iter().filter(|(words, _)| source.text.contains(words));
         banned.map(|(words, why)| format!("{}: {words}: {why}", source.path)).collect::<Vec<_>>()
     });
     report(found);
-}
-
-#[test]
-fn the_search_finds_what_it_should() {
-    for line in ["use gst::prelude::*;", "use gst;", "let x = ::gst::init();", "#[gst::test]"] {
-        assert!(names(line, "gst"), "{line}");
-    }
-    for line in
-        ["use crate::gst::x;", "use gst_app::x;", "let gst = 3;", "lagst::x", "use gstreamer;"]
-    {
-        assert!(!names(line, "gst"), "{line}");
-    }
-}
-
-struct Source {
-    /// Path from the repository's root, with `/`.
-    path: String,
-    text: String,
-}
-
-impl Source {
-    fn code(&self) -> impl Iterator<Item = &str> {
-        self.text.lines().filter(|line| !line.trim_start().starts_with("//"))
-    }
-
-    /// Returns the lines before the tests, which are last in a file.
-    fn before_tests(&self) -> impl Iterator<Item = &str> {
-        self.code().take_while(|line| line.trim() != "#[cfg(test)]")
-    }
-
-    /// Returns true if the file uses a foreign crate. In a file that imports a module of ours with
-    /// the same name, `name::` is that module and `::name::` the crate.
-    fn names(&self, name: &str) -> bool {
-        let ours = format!("crate::{name}");
-        if self.code().any(|line| line.contains(&ours)) {
-            let foreign = format!(" ::{name}::");
-            return self.code().any(|line| line.contains(&foreign));
-        }
-        self.code().any(|line| names(line, name))
-    }
-}
-
-/// Returns true if the line contains `name::` or `use name`, where `name` is a crate and not a
-/// module of ours.
-fn names(line: &str, name: &str) -> bool {
-    let path = format!("{name}::");
-    let in_path = line.match_indices(&path).any(|(at, _)| {
-        let before = &line[..at];
-        // `::gst::` is the crate, `crate::gst::` is not.
-        let before = before.strip_suffix("::").unwrap_or(before);
-        let before_is_path = before.len() < at;
-        let word = before.ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == '>');
-        !word && (before_is_path || !before.ends_with(':'))
-    });
-    let used = line.trim_start().strip_prefix("use ").and_then(|rest| rest.strip_prefix(name));
-    in_path || used.is_some_and(|rest| rest.starts_with(';') || rest.starts_with(" as "))
-}
-
-/// Returns the Rust sources of the daemon, its tests and its build script.
-fn sources() -> Vec<Source> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut sources = Vec::new();
-    for folder in ["daemon", "tests"] {
-        collect(root, &root.join(folder), &mut sources);
-    }
-    let build = fs::read_to_string(root.join("build.rs")).expect("build.rs");
-    sources.push(Source { path: "build.rs".into(), text: build });
-    assert!(sources.len() > 10, "the sources are not where they were");
-    sources
-}
-
-fn collect(root: &Path, folder: &Path, sources: &mut Vec<Source>) {
-    let mut entries: Vec<_> = fs::read_dir(folder)
-        .unwrap_or_else(|e| panic!("{}: {e}", folder.display()))
-        .map(|entry| entry.expect("readable").path())
-        .collect();
-    entries.sort();
-    for path in entries {
-        if path.is_dir() {
-            collect(root, &path, sources);
-        } else if path.extension().is_some_and(|ext| ext == "rs") {
-            let text = fs::read_to_string(&path).expect("UTF-8");
-            let path = path.strip_prefix(root).expect("below the root");
-            sources.push(Source { path: path.to_string_lossy().replace('\\', "/"), text });
-        }
-    }
-}
-
-/// Returns the names of all dependencies, as spelt in Rust.
-fn foreign_crates() -> Vec<String> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let manifest = fs::read_to_string(root.join("Cargo.toml")).expect("Cargo.toml");
-    let manifest: toml::Table = manifest.parse().expect("TOML");
-    ["dependencies", "dev-dependencies", "build-dependencies"]
-        .iter()
-        .filter_map(|section| manifest.get(*section)?.as_table())
-        .flat_map(|table| table.keys().map(|name| name.replace('-', "_")))
-        .collect()
-}
-
-fn report(found: impl IntoIterator<Item = String>) {
-    let found: Vec<String> = found.into_iter().collect();
-    assert!(found.is_empty(), "\n{}", found.join("\n"));
 }

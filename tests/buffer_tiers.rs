@@ -213,7 +213,7 @@ fn killed_while_writing_it_finds_every_frame_that_was_whole() {
     file.set_len(file.metadata().expect("size").len() - 100).expect("cut off");
     let daemon = start(dir, &tiers(&kept, ""), std::slice::from_ref(&fast));
     let log = daemon.process.log();
-    assert!(log.contains("bytes are no whole frame: the record is cut off"), "{log}");
+    assert!(log.contains("bytes are an incomplete frame: the record is cut off"), "{log}");
     let answer = ask(&daemon, "gate", QUESTIONS[0], &["--last", "1h", "--detail", "overview"]);
     assert!(answer["coverage"]["frames_used"] == 8, "{answer}");
 }

@@ -62,7 +62,7 @@ pub struct Filter {
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    #[error("{0:?} is no address of a daemon; wanted HOST:PORT")]
+    #[error("{0:?} is not the address of a daemon; wanted HOST:PORT")]
     Endpoint(String),
     #[error("the daemon is not reachable at {address}: {why}; is `lookout run` going?")]
     Unreachable { address: String, why: String },

@@ -104,7 +104,9 @@ fn obey(commands: impl BufRead, paused: &HashMap<String, Arc<AtomicBool>>) -> Re
             ("pause", Some(flag)) => flag.store(true, Ordering::Relaxed),
             ("resume", Some(flag)) => flag.store(false, Ordering::Relaxed),
             ("pause" | "resume", None) => tracing::warn!("no demo camera is named {name:?}"),
-            _ => tracing::warn!("{line:?} is no command: pause NAME, resume NAME"),
+            _ => tracing::warn!(
+                "unknown command {line:?}; the commands are pause NAME and resume NAME"
+            ),
         }
     }
     Ok(())

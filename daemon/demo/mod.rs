@@ -127,7 +127,7 @@ pub async fn run(options: Options, out: &mut dyn Write) -> anyhow::Result<()> {
         "daemon    gRPC {server}, http://127.0.0.1:{http}/metrics, log {}",
         children.log("run")
     ));
-    say("Captions come every 4 s a camera, each about the 8 s before it. Meanwhile, elsewhere:");
+    say("Captions come every 4 s a camera, each about the 8 s before it. In another terminal:");
     say(&format!("          lookout ask {} \"Is there a person?\" --server {server}", cameras[0]));
     say(&format!("          mosquitto_sub -p {broker} -t 'lookout/#' -v"));
 

@@ -238,7 +238,7 @@ impl fmt::Display for Window {
                 }
             }
             if !part.sure {
-                f.write_str(", hardly seen")?;
+                f.write_str(", barely seen")?;
             }
         }
         Ok(())

@@ -2,7 +2,7 @@
 //!
 //! Records of all cameras are stored in the order of their arrival, so every camera reaches back
 //! equally far. Each run of the daemon starts its own segment and so never writes behind a
-//! truncated record. A complete segment has an index beside it, so a start reads no JPEGs. A
+//! truncated record. A complete segment has an index next to it, so a start reads no JPEGs. A
 //! segment without an index is read completely, once. No frame is kept for longer than `retention`:
 //! a segment is deleted when its oldest frame exceeds that age by the rules of `age`. A power cut
 //! can lose what the system has not yet written.
@@ -188,7 +188,7 @@ impl Folder {
                 return Some(Vec::new());
             }
             End::Damaged(bytes, why) => {
-                tracing::warn!("{name}: {bytes} bytes are no whole frame: {why}");
+                tracing::warn!("{name}: {bytes} bytes are an incomplete frame: {why}");
             }
             End::Failed(error) => {
                 tracing::warn!("{name} is set aside, since it cannot be read: {error}");

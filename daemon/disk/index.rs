@@ -1,4 +1,4 @@
-//! The index of a complete segment: a small file beside it with the contents of its headers.
+//! The index of a complete segment: a small file next to it with the contents of its headers.
 //!
 //! ```text
 //!   0  "LKI1"                       12  names, u16      of each frame, 47 bytes:

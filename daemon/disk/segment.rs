@@ -68,7 +68,7 @@ pub fn read(folder: &Path, number: u64, names: &mut Names) -> Found {
         .and_then(|file| file.metadata().map(|metadata| (file, metadata)));
     let (file, metadata) = match opened {
         Ok((_, metadata)) if !metadata.is_file() => {
-            found.end = End::Failed(io::Error::other("it is no file"));
+            found.end = End::Failed(io::Error::other("it is not a regular file"));
             return found;
         }
         Ok(opened) => opened,

@@ -144,7 +144,7 @@ fn a_start_with_a_hundred_gib_is_ready_before_all_is_restored() {
     let (begun, heard) = (Instant::now(), Counted::default());
     let mut disk = Disk::open(dir.path().into(), bounds, Arc::default());
     let opened = begun.elapsed();
-    // The start waits only as long as it is told to, which is one second in the daemon.
+    // The start waits at most as long as the argument says, which is one second in the daemon.
     disk.restore(&heard, Duration::ZERO);
     assert_eq!((disk.restoring, *heard.0.lock().expect("whole")), (true, 0));
     disk.restore(&heard, Duration::from_secs(1));

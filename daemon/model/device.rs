@@ -80,7 +80,7 @@ impl fmt::Display for NoCuda {
 
 impl NoCuda {
     /// Returns a fix, or `None` if there is none.
-    fn mend(&self) -> Option<&'static str> {
+    fn fix(&self) -> Option<&'static str> {
         match self {
             NoCuda::NoProvider => Some("`make setup-cuda` fetches one that has"),
             NoCuda::MissingLibrary(name) if name.starts_with("libcuda.so") => {
@@ -107,9 +107,9 @@ pub fn place(
         (Device::Auto, Err(why)) => (Processor::Cpu, format!("auto: {why}")),
         (Device::Cuda, Err(why)) => {
             let component = component.name();
-            let mend = why.mend().map_or_else(String::new, |mend| format!("{mend}, or "));
+            let fix = why.fix().map_or_else(String::new, |fix| format!("{fix}, or "));
             return Err(format!(
-                "device \"cuda\" cannot be had for {component}: {why}; {mend}take the CPU by \
+                "device \"cuda\" is not available for {component}: {why}; {fix}take the CPU by \
                  model.{component}_device = \"cpu\" or \"auto\""
             ));
         }
@@ -168,7 +168,7 @@ mod tests {
         assert_eq!(of(Device::Auto, &driver), cpu("auto: libcuda.so.1 is missing"));
         assert_eq!(
             of(Device::Cuda, &driver),
-            Err("device \"cuda\" cannot be had for vision: libcuda.so.1 is missing; NVIDIA's \
+            Err("device \"cuda\" is not available for vision: libcuda.so.1 is missing; NVIDIA's \
                  driver brings it, or take the CPU by model.vision_device = \"cpu\" or \"auto\""
                 .into())
         );

@@ -202,7 +202,7 @@ fn find(named: Option<&Path>, cuda: bool) -> Result<PathBuf, ModelError> {
     all.extend(places(&["", "onnxruntime", "lib/lookout"], &system));
     all.iter().find_map(|path| exists(path)).ok_or_else(|| {
         ModelError(format!(
-            "{LIBRARY} was not found beside {} nor in {}; `make setup` fetches it, or name it \
+            "{LIBRARY} was not found next to {} or in {}; `make setup` fetches it, or name it \
              by model.onnxruntime",
             program.display(),
             system.join(", "),

@@ -35,7 +35,7 @@ pub struct Scratch {
 
 #[derive(Debug, thiserror::Error)]
 pub enum PictureError {
-    #[error("{bytes} bytes are no BGRx picture of {width}x{height}")]
+    #[error("{bytes} bytes are not a BGRx image of {width}x{height}")]
     Size { width: u32, height: u32, bytes: usize },
     #[error("cannot be resized: {0}")]
     Buffer(#[from] ImageBufferError),

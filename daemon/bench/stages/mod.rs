@@ -312,7 +312,7 @@ impl fmt::Display for Report {
         writeln!(
             f,
             "\nencoded once: {windows} windows of {frames} frames, {stride} of them new: \
-             {once_cpu_ms:.1} ms a window; all {frames} anew: {anew_cpu_ms:.1} ms; {ratio:.3} of it, \
+             {once_cpu_ms:.1} ms a window; all {frames} again: {anew_cpu_ms:.1} ms; {ratio:.3} of it, \
              {}",
             if *same_tokens { "for the same tokens" } else { "but OTHER TOKENS" }
         )

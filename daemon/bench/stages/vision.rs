@@ -126,12 +126,12 @@ impl Vision {
             let (new, once) = encode(end - stride..end)?;
             kept.drain(..stride);
             kept.extend(new);
-            let (all, anew) = encode(end - length..end)?;
+            let (all, again) = encode(end - length..end)?;
             same_tokens &= kept == all;
             onces.push(once);
-            anews.push(anew);
-            ratios.push(once / anew);
-            tracing::info!("window {window} of {windows}: {once:.1} ms beside {anew:.1} ms");
+            anews.push(again);
+            ratios.push(once / again);
+            tracing::info!("window {window} of {windows}: {once:.1} ms against {again:.1} ms");
         }
         let (once_cpu_ms, anew_cpu_ms, ratio) = (median(onces), median(anews), median(ratios));
         let frames = length;

@@ -134,7 +134,7 @@ pub fn table(rows: &[Row]) -> String {
     let mut text = format!(
         "\nMemory at the end, MB. A frame's tokens: {} bytes by plan and model.\n\n\
          | cameras | resident | grows/min, all full | hot frames | wanted | their tokens \
-         | beside frames × bytes | their JPEGs | warm JPEGs | recall | prefixes |  rest | disk | events |\n\
+         | of frames × bytes | their JPEGs | warm JPEGs | recall | prefixes |  rest | disk | events |\n\
          |--------:|---------:|--------------------:|-----------:|-------:|-------------:\
          |----------------------:|------------:|-----------:|-------:|---------:|------:|-----:|-------:|\n",
         first.frame_bytes

@@ -253,7 +253,7 @@ impl Server {
             Ok(proto::Kind::Answer) => Ok(Kind::Answer),
             Ok(proto::Kind::Camera) => Ok(Kind::Camera),
             Ok(proto::Kind::Unspecified) | Err(_) => {
-                Err(Status::invalid_argument(format!("{kind} is no kind of event")))
+                Err(Status::invalid_argument(format!("{kind} is not a kind of event")))
             }
         });
         Ok(Filter { cameras: request.cameras.clone(), kinds: kinds.collect::<Result<_, _>>()? })

@@ -346,7 +346,7 @@ impl Connection<'_> {
         }
         let Some(camera) = topics.asked(topic) else { return Announce::Done };
         if retain {
-            tracing::warn!(topic, "a retained question would be asked for ever");
+            tracing::warn!(topic, "a retained question would be asked again on every connection");
             return Announce::Done;
         }
         let publisher = &mut *self.publisher;

@@ -7,7 +7,7 @@ use std::time::Duration;
 /// Duration after which a connection counts as good.
 pub const GOOD: Duration = Duration::from_secs(10);
 
-/// Number of consecutive short connections that are no accident.
+/// Number of consecutive short connections that are not an accident.
 const SEVERAL: u32 = 3;
 
 #[derive(Debug, PartialEq)]

@@ -124,7 +124,7 @@ fn client_config(tls: &MqttTls) -> Result<ClientConfig, String> {
             }
         }
         None => {
-            // Systems contain unusual certificates; an unreadable one is no reason to refuse the
+            // Systems contain unusual certificates; an unreadable one is not a reason to refuse the
             // others.
             let found = rustls_native_certs::load_native_certs();
             roots.add_parsable_certificates(found.certs);
