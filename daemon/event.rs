@@ -14,7 +14,7 @@ use crate::frame::{Clock, Span, rfc3339};
 /// An entry of the journal, identified by run and sequence together.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Event {
-    /// The run of the daemon that published the event, as in a [`FrameRef`].
+    /// The run of the daemon that published the event, as in a [`FrameReference`].
     pub run: u64,
     /// Number of the event. It starts at 1 in each run and has no holes.
     pub sequence: u64,
@@ -34,18 +34,18 @@ pub enum Body {
 }
 
 impl Body {
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> EventKind {
         match self {
-            Body::Caption(_) => Kind::Caption,
-            Body::Answer(_) => Kind::Answer,
-            Body::Camera(_) => Kind::Camera,
+            Body::Caption(_) => EventKind::Caption,
+            Body::Answer(_) => EventKind::Answer,
+            Body::Camera(_) => EventKind::Camera,
         }
     }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
-pub enum Kind {
+pub enum EventKind {
     Caption,
     Answer,
     Camera,
@@ -63,14 +63,14 @@ pub struct Description {
     pub window: Span,
     pub coverage: Coverage,
     /// The frames that the model saw, oldest first.
-    pub frames: Vec<FrameRef>,
+    pub frames: Vec<FrameReference>,
     pub model: String,
     /// The device that ran the model: `cpu`, `cuda`, or `vision cuda, language cpu`.
     pub device: String,
     /// The reason why this device was chosen. Empty if the config names the device.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub device_reason: String,
-    pub finish: Finish,
+    pub finish: FinishReason,
     pub usage: Usage,
     pub timing: Timing,
     /// Captions only: number of the camera's windows that got no caption since its previous
@@ -91,10 +91,10 @@ pub struct Description {
     /// footage are missing. `text` is combined from them, and `coverage` and `frames` describe all
     /// of them together.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub parts: Vec<Part>,
+    pub parts: Vec<AnswerPart>,
     /// The way in which `text` was combined from the parts.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub summary: Option<Summary>,
+    pub summary: Option<SummaryMethod>,
 }
 
 /// The captioned window that a window does not differ from.
@@ -112,7 +112,7 @@ fn is_zero(number: &u32) -> bool {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Part {
+pub struct AnswerPart {
     pub window: Span,
     pub text: String,
     pub coverage: Coverage,
@@ -120,7 +120,7 @@ pub struct Part {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Summary {
+pub enum SummaryMethod {
     /// Every part began with yes or no, and `text` names those that began with yes.
     YesNo,
     /// All parts had the same answer.
@@ -133,7 +133,7 @@ pub enum Summary {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct FrameRef {
+pub struct FrameReference {
     /// The run of the daemon that took the frame; numbers restart with each run. It is the number
     /// of milliseconds from 1970 to the run's start by the host's clock, but always greater than
     /// that of every run on disk.
@@ -151,7 +151,7 @@ pub struct FrameRef {
 pub struct Coverage {
     /// Number of frames that the window holds at the camera's rate, at most the number that the
     /// plan samples.
-    pub frames_wanted: u32,
+    pub frames_expected: u32,
     /// Number of distinct frames that the model saw.
     pub frames_used: u32,
     /// Span from the first to the last frame used.
@@ -189,7 +189,7 @@ pub enum GapCause {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Finish {
+pub enum FinishReason {
     /// The model ended its answer.
     Stop,
     /// The limit on new tokens was reached.
@@ -226,10 +226,10 @@ pub struct Timing {
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct CameraStatus {
-    pub phase: Phase,
+    pub state: CameraState,
     #[serde(with = "rfc3339")]
     pub since: SystemTime,
-    /// The reason for the phase, as text. Empty if the camera is live.
+    /// The reason for the state, as text. Empty if the camera is live.
     pub reason: String,
     #[serde(with = "rfc3339::option")]
     pub last_frame: Option<SystemTime>,
@@ -244,7 +244,7 @@ impl CameraStatus {
     /// Returns the status of a camera that has not been reached yet.
     pub fn connecting(since: SystemTime) -> CameraStatus {
         CameraStatus {
-            phase: Phase::Connecting,
+            state: CameraState::Connecting,
             since,
             reason: String::new(),
             last_frame: None,
@@ -256,7 +256,7 @@ impl CameraStatus {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Phase {
+pub enum CameraState {
     Connecting,
     /// Frames are arriving.
     Live,
@@ -268,17 +268,22 @@ pub enum Phase {
     Refused,
 }
 
-impl Phase {
-    pub const ALL: [Phase; 5] =
-        [Phase::Connecting, Phase::Live, Phase::Stalled, Phase::Lost, Phase::Refused];
+impl CameraState {
+    pub const ALL: [CameraState; 5] = [
+        CameraState::Connecting,
+        CameraState::Live,
+        CameraState::Stalled,
+        CameraState::Lost,
+        CameraState::Refused,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
-            Phase::Connecting => "connecting",
-            Phase::Live => "live",
-            Phase::Stalled => "stalled",
-            Phase::Lost => "lost",
-            Phase::Refused => "refused",
+            CameraState::Connecting => "connecting",
+            CameraState::Live => "live",
+            CameraState::Stalled => "stalled",
+            CameraState::Lost => "lost",
+            CameraState::Refused => "refused",
         }
     }
 }

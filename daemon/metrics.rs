@@ -100,12 +100,12 @@ pub fn answer(camera: &str) {
 pub fn question_refused(error: &crate::service::AskError) {
     use crate::service::AskError;
     let reason = match error {
-        AskError::NoSuchCamera(_) => "no_such_camera",
-        AskError::NoFootage { .. } => "no_footage",
+        AskError::CameraNotFound(_) => "no_such_camera",
+        AskError::NoFrames { .. } => "no_footage",
         AskError::QueueFull { .. } => "queue_full",
-        AskError::BadQuestion(_) => "bad_question",
+        AskError::InvalidQuestion(_) => "bad_question",
         AskError::Stopping => "stopping",
-        AskError::Failed(_) | AskError::Model(_) => "model",
+        AskError::ModelFailedTemporarily(_) | AskError::ModelFailed(_) => "model",
     };
     table::QUESTIONS_REFUSED.counter([reason]).increment(1);
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::mpsc;
 
-use crate::event::{CameraStatus, Description, Part};
+use crate::event::{AnswerPart, CameraStatus, Description};
 use crate::journal::Journal;
 use crate::metrics;
 use crate::question::{Draft, Limits, Question, QuestionError};
@@ -21,7 +21,7 @@ pub trait Service: Send + Sync + 'static {
 
     /// Returns the JPEG of a frame while the buffer holds it. A `run` of `None` is this run. Waits
     /// for the disk if memory does not have the JPEG.
-    fn evidence(&self, camera: &str, run: Option<u64>, number: u64) -> Looking;
+    fn frame_jpeg(&self, camera: &str, run: Option<u64>, number: u64) -> FrameLookup;
 
     /// Returns the limits that questions are checked against.
     fn limits(&self) -> Limits;
@@ -34,7 +34,7 @@ pub trait Service: Send + Sync + 'static {
 
     /// Accepts a question about a range of a camera's time. Never waits: a full queue is an error.
     /// Dropping the answer's receiver cancels the question.
-    fn ask(&self, question: Question) -> Result<Answer, AskError>;
+    fn ask(&self, question: Question) -> Result<AnswerStream, AskError>;
 
     fn readiness(&self) -> Readiness;
 
@@ -58,20 +58,20 @@ pub struct CameraInfo {
 }
 
 #[derive(Clone, Debug)]
-pub struct Evidence {
+pub struct FrameJpeg {
     pub jpeg: Arc<[u8]>,
     pub captured_at: SystemTime,
 }
 
 /// A future that looks up a frame. Dropping it frees its place in the disk's queue.
-pub type Looking = Pin<Box<dyn Future<Output = Result<Evidence, EvidenceError>> + Send>>;
+pub type FrameLookup = Pin<Box<dyn Future<Output = Result<FrameJpeg, FrameError>> + Send>>;
 
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum EvidenceError {
+pub enum FrameError {
     #[error("no camera is named {0:?}")]
-    NoSuchCamera(String),
+    CameraNotFound(String),
     #[error("camera {camera:?}: frame {number} is not in the buffer")]
-    NoSuchFrame { camera: String, number: u64 },
+    FrameNotFound { camera: String, number: u64 },
     #[error("camera {camera:?}: frame {number} cannot be read from the disk; the log says why")]
     Unreadable { camera: String, number: u64 },
     #[error("as many frames as may wait to be read from the disk wait already; ask again")]
@@ -80,11 +80,11 @@ pub enum EvidenceError {
 
 /// The stream of an answer. A range in parts yields each part as soon as it is answered. Tokens
 /// follow as they are generated, then exactly one `Finished` or `Failed`.
-pub type Answer = mpsc::Receiver<AnswerItem>;
+pub type AnswerStream = mpsc::Receiver<AnswerItem>;
 
 #[derive(Clone, Debug)]
 pub enum AnswerItem {
-    Part(Box<Part>),
+    Part(Box<AnswerPart>),
     Token(String),
     Finished(Box<Description>),
     Failed(AskError),
@@ -93,27 +93,27 @@ pub enum AnswerItem {
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum AskError {
     #[error("no camera is named {0:?}")]
-    NoSuchCamera(String),
+    CameraNotFound(String),
     #[error("camera {camera:?}: {why}")]
-    NoFootage { camera: String, why: String },
+    NoFrames { camera: String, why: String },
     #[error("{waiting} questions wait already; ask again in {} s", retry_after.as_secs().max(1))]
     QueueFull { waiting: usize, retry_after: Duration },
     #[error("{0}")]
-    BadQuestion(String),
+    InvalidQuestion(String),
     #[error("the daemon is stopping")]
     Stopping,
     /// The model failed on this question; the same question may succeed later.
     #[error("the model failed this time, ask again: {0}")]
-    Failed(String),
+    ModelFailedTemporarily(String),
     #[error("the model failed: {0}")]
-    Model(String),
+    ModelFailed(String),
 }
 
 impl From<QuestionError> for AskError {
     fn from(error: QuestionError) -> AskError {
         match error {
-            QuestionError::NoSuchCamera(name) => AskError::NoSuchCamera(name),
-            QuestionError::Bad(why) => AskError::BadQuestion(why),
+            QuestionError::NoSuchCamera(name) => AskError::CameraNotFound(name),
+            QuestionError::Bad(why) => AskError::InvalidQuestion(why),
         }
     }
 }

@@ -10,12 +10,12 @@ use crate::camera::Sink;
 use crate::config::{self, Config};
 use crate::disk::Trouble;
 use crate::engine::Engine;
-use crate::event::{Body, CameraStatus, Phase};
+use crate::event::{Body, CameraState, CameraStatus};
 use crate::frame::Frame;
 use crate::journal::Journal;
 use crate::metrics;
 use crate::question::{self, Question};
-use crate::service::{Answer, AskError, CameraInfo, Looking, Readiness, Service};
+use crate::service::{AnswerStream, AskError, CameraInfo, FrameLookup, Readiness, Service};
 use crate::sync::lock;
 
 /// The daemon as gRPC, HTTP and MQTT see it, and the receiver of the cameras' frames.
@@ -90,7 +90,7 @@ impl Sink for Daemon {
     }
 
     fn status(&self, camera: &Arc<str>, status: CameraStatus) {
-        metrics::camera_live(camera, status.phase == Phase::Live);
+        metrics::camera_live(camera, status.state == CameraState::Live);
         if let Some(listed) = self.listed().iter_mut().find(|c| c.name == *camera) {
             if listed.status.reconnects < status.reconnects {
                 metrics::camera_reconnect(camera);
@@ -125,8 +125,8 @@ impl Service for Daemon {
         cameras.iter().map(info).collect()
     }
 
-    fn evidence(&self, camera: &str, run: Option<u64>, number: u64) -> Looking {
-        self.engine.evidence(camera, run, number)
+    fn frame_jpeg(&self, camera: &str, run: Option<u64>, number: u64) -> FrameLookup {
+        self.engine.frame_jpeg(camera, run, number)
     }
 
     fn troubles(&self) -> Vec<String> {
@@ -140,7 +140,7 @@ impl Service for Daemon {
         }
     }
 
-    fn ask(&self, question: Question) -> Result<Answer, AskError> {
+    fn ask(&self, question: Question) -> Result<AnswerStream, AskError> {
         if self.stopping.load(Ordering::Relaxed) {
             return Err(AskError::Stopping);
         }
@@ -155,12 +155,12 @@ impl Service for Daemon {
             return Readiness::NotYet(why);
         }
         let cameras = self.listed();
-        if cameras.iter().any(|camera| camera.status.phase == Phase::Live) {
+        if cameras.iter().any(|camera| camera.status.state == CameraState::Live) {
             return Readiness::Ready;
         }
         let mut phases: Vec<String> = cameras
             .iter()
-            .map(|camera| format!("{}: {}", camera.name, camera.status.phase.name()))
+            .map(|camera| format!("{}: {}", camera.name, camera.status.state.name()))
             .collect();
         phases.sort();
         Readiness::NotYet(format!("no camera is live ({})", phases.join(", ")))

@@ -17,7 +17,7 @@ use gst::prelude::*;
 use lookout::camera::{self, CameraError};
 use lookout::config::{Camera, DecodeFrames, Rtsp, RtspTls, Secret, Source, Transport};
 use lookout::demo::cameras::{CamerasOptions, serve};
-use lookout::event::Phase;
+use lookout::event::CameraState;
 use lookout::frame::{Clock, Frame};
 use serde::{Deserialize, Serialize};
 use watched::{PATIENCE, Watched};
@@ -43,7 +43,7 @@ fn watch_and_check(change: impl FnOnce(&mut Rtsp), mount: &str) {
     change(&mut rtsp);
     let watched = Watched::start(Camera { fps: 6.0, ..config("gate", Source::Rtsp(rtsp)) });
     check_frames(&watched.dated_frames(15), 6.0);
-    let status = watched.phase(Phase::Live);
+    let status = watched.state(CameraState::Live);
     let decoder = if mount == "h265" { "265" } else { "264" };
     assert!(status.decoder.contains(decoder), "{status:?}");
     let began = Instant::now();
@@ -120,14 +120,14 @@ fn a_wrong_password_is_refused_until_the_file_is_right() {
     };
 
     let watched = Watched::start(config("door", Source::Rtsp(rtsp(Some("viewer")))));
-    let status = watched.phase(Phase::Refused);
+    let status = watched.state(CameraState::Refused);
     assert_eq!(status.reason, "wrong user or password");
     let nobody = config("door", Source::Rtsp(rtsp(None)));
     assert_eq!(camera::probe(&nobody, PATIENCE), Err(CameraError::PasswordWanted));
 
     std::fs::write(&file, "r1ght\n").unwrap();
     let began = Instant::now();
-    watched.phase(Phase::Live);
+    watched.state(CameraState::Live);
     assert!(began.elapsed() < Duration::from_secs(10), "not tried at once");
 }
 
@@ -143,14 +143,14 @@ fn a_killed_server_is_found_again_and_another_camera_loses_nothing() {
     let before = watched.frames(5);
     server.child.kill().unwrap();
     server.child.wait().unwrap();
-    let status = watched.phase(Phase::Lost);
+    let status = watched.state(CameraState::Lost);
     assert!(!status.reason.is_empty());
     assert_eq!(status.reconnects, 1);
     assert!(status.last_frame.is_some());
 
     let _again = Server::start(Serve { port: server.port, ..Serve::default() });
     let began = Instant::now();
-    watched.phase(Phase::Live);
+    watched.state(CameraState::Live);
     assert!(began.elapsed() < Duration::from_secs(15), "took {:?}", began.elapsed());
     let after = watched.frames(before.len() + 10);
     assert!(
@@ -160,46 +160,46 @@ fn a_killed_server_is_found_again_and_another_camera_loses_nothing() {
 
     let so_far = other.count();
     check_frames(&other.frames(so_far + 6), 6.0);
-    assert_eq!(other.phases(), [Phase::Connecting, Phase::Live]);
+    assert_eq!(other.phases(), [CameraState::Connecting, CameraState::Live]);
 }
 
 #[test]
 fn a_server_that_hangs_is_noticed() {
     let server = Server::start(Serve::default());
     let watched = Watched::start(config("gate", Source::Rtsp(server.rtsp("h264"))));
-    watched.phase(Phase::Live);
+    watched.state(CameraState::Live);
     server.signal(libc::SIGSTOP);
-    let status = watched.phase(Phase::Stalled);
+    let status = watched.state(CameraState::Stalled);
     assert_eq!(status.reason, "no frame for 2 s");
     server.signal(libc::SIGCONT);
-    watched.phase(Phase::Live);
+    watched.state(CameraState::Live);
 }
 
 #[test]
 fn a_camera_that_sends_nothing_is_noticed() {
     let mut server = Server::start(Serve::default());
     let watched = Watched::start(config("gate", Source::Rtsp(server.rtsp("h264"))));
-    watched.phase(Phase::Live);
+    watched.state(CameraState::Live);
     server.command("pause h264");
-    watched.phase(Phase::Stalled);
+    watched.state(CameraState::Stalled);
     server.command("resume h264");
-    watched.phase(Phase::Live);
+    watched.state(CameraState::Live);
 }
 
 #[test]
 fn what_cannot_be_had_is_named() {
     let server = Server::start(Serve::default());
     let watched = Watched::start(config("gate", Source::Rtsp(server.rtsp("nowhere"))));
-    assert_eq!(watched.phase(Phase::Refused).reason, "no such stream");
+    assert_eq!(watched.state(CameraState::Refused).reason, "no such stream");
 
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let watched = Watched::start(config("gate", Source::Rtsp(rtsp(closed, "x", "rtsp"))));
-    let status = watched.phase(Phase::Lost);
+    let status = watched.state(CameraState::Lost);
     assert!(status.reason.contains("refused"), "{}", status.reason);
 
     let file = Source::File("/nonexistent/clip.mp4".into());
     let error = camera::probe(&config("gate", file), PATIENCE).unwrap_err();
-    assert_eq!(error.phase(), Phase::Lost);
+    assert_eq!(error.state(), CameraState::Lost);
 }
 
 #[test]
@@ -226,7 +226,7 @@ fn a_file_is_played_at_its_speed_and_again() {
     assert!((4.5..7.0).contains(&span.as_secs_f64()), "{span:?}");
     assert!(frames.windows(2).all(|pair| pair[0].number + 1 == pair[1].number));
     assert!(frames.windows(2).any(|pair| index_in(&pair[1]) < index_in(&pair[0])));
-    assert_eq!(watched.phases(), [Phase::Connecting, Phase::Live]);
+    assert_eq!(watched.phases(), [CameraState::Connecting, CameraState::Live]);
 }
 
 #[test]

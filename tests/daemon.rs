@@ -228,10 +228,10 @@ fn any_range_of_the_buffer_can_be_asked_about() {
     );
 }
 
-/// Breaks the gate's camera with `hurt`, waits for `phase`, repairs it, and expects captions again
+/// Breaks the gate's camera with `hurt`, waits for `state`, repairs it, and expects captions again
 /// within 15 s. The yard's camera must never miss a window.
 fn gate_comes_back(
-    phase: &str,
+    state: &str,
     hurt: impl FnOnce(&mut Cameras),
     heal: impl FnOnce(Cameras) -> Cameras,
 ) {
@@ -248,14 +248,14 @@ fn gate_comes_back(
     let mut seen = Vec::new();
     events.until("a caption of gate", SECONDS(30), &mut seen, |e| is_caption(e, "gate"));
     hurt(&mut broken);
-    events.until(phase, SECONDS(30), &mut seen, |e| is_phase(e, "gate", phase));
+    events.until(state, SECONDS(30), &mut seen, |e| is_state(e, "gate", state));
     // The camera is down for longer than a window, so that the gap cannot be bridged.
     for _ in 0..4 {
         events.until("a caption of yard", SECONDS(30), &mut seen, |e| is_caption(e, "yard"));
     }
     let _broken = heal(broken);
     let healed = Instant::now();
-    events.until("gate live again", SECONDS(15), &mut seen, |e| is_phase(e, "gate", "live"));
+    events.until("gate live again", SECONDS(15), &mut seen, |e| is_state(e, "gate", "live"));
     let left = SECONDS(15).saturating_sub(healed.elapsed());
     let first = events.until("a caption of gate", left, &mut seen, |e| is_caption(e, "gate"));
     let gaps = first["coverage"]["gaps"].as_array().expect("gaps");
@@ -315,7 +315,7 @@ fn a_wrong_password_is_said_and_mended() {
     let daemon = Daemon::start(dir, &watched, None);
     let mut events = daemon.watch(dir);
     let mut seen = Vec::new();
-    events.until("refused", SECONDS(30), &mut seen, |e| is_phase(e, "gate", "refused"));
+    events.until("refused", SECONDS(30), &mut seen, |e| is_state(e, "gate", "refused"));
     fs::write(dir.join("gate.password"), "right-secret\n").expect("password");
     events.until("a caption of gate", SECONDS(15), &mut seen, |e| is_caption(e, "gate"));
     for _ in 0..4 {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use gst_rtsp_server::prelude::*;
 use lookout::camera::{self, CameraError};
 use lookout::config::{Camera, DecodeFrames, Rtsp, RtspTls, Secret, Source, Transport};
-use lookout::event::Phase;
+use lookout::event::CameraState;
 use quirky::{PASSWORD, Quirks, Quirky, USER};
 use watched::{PATIENCE, Watched};
 
@@ -24,7 +24,7 @@ fn a_session_is_kept_alive_while_pictures_flow() {
             Quirky::start(Quirks { session_timeout: Some(2), counts, ..Quirks::default() });
         let watched = Watched::start(camera_of(rtsp(&camera, "live")));
         watched.frames(20);
-        assert_eq!(watched.phases(), [Phase::Connecting, Phase::Live], "{counts:?}");
+        assert_eq!(watched.phases(), [CameraState::Connecting, CameraState::Live], "{counts:?}");
         assert!(camera.count("OPTIONS") >= 3);
     }
 }
@@ -44,7 +44,10 @@ fn a_camera_that_counts_another_request_is_lost_once() {
     for watched in watched {
         watched.frames(40);
         let phases = watched.phases();
-        assert_eq!(phases, [Phase::Connecting, Phase::Live, Phase::Lost, Phase::Live]);
+        assert_eq!(
+            phases,
+            [CameraState::Connecting, CameraState::Live, CameraState::Lost, CameraState::Live]
+        );
     }
 }
 
@@ -57,7 +60,7 @@ fn a_request_that_is_refused_or_ignored_ends_nothing() {
         [&refusing, &ignoring].map(|camera| Watched::start(camera_of(rtsp(camera, "live"))));
     for watched in watched {
         watched.frames(30);
-        assert_eq!(watched.phases(), [Phase::Connecting, Phase::Live]);
+        assert_eq!(watched.phases(), [CameraState::Connecting, CameraState::Live]);
     }
 }
 
@@ -70,7 +73,7 @@ fn new_ssrcs_garbage_and_early_packets_end_nothing() {
         [&ssrcs, &garbage, &early].map(|camera| Watched::start(camera_of(rtsp(camera, "live"))));
     for watched in watched {
         watched.frames(20);
-        assert_eq!(watched.phases(), [Phase::Connecting, Phase::Live]);
+        assert_eq!(watched.phases(), [CameraState::Connecting, CameraState::Live]);
     }
 }
 
@@ -83,7 +86,7 @@ fn a_digest_with_sha_256_is_proven_and_a_wrong_password_tried_once() {
     assert_eq!(proofs, 1);
 
     let wrong = Watched::start(camera_of(with_password(&camera, "wr0ng")));
-    assert_eq!(wrong.phase(Phase::Refused).reason, "wrong user or password");
+    assert_eq!(wrong.state(CameraState::Refused).reason, "wrong user or password");
     // No pause between attempts is this short.
     thread::sleep(Duration::from_secs(3));
     assert_eq!(camera.proofs("DESCRIBE"), proofs + 1);
@@ -100,62 +103,62 @@ fn a_password_that_was_taken_before_is_not_called_wrong() {
     watched.frames(1);
     camera.change(|quirks| quirks.full = true);
     let status = watched.when(|status| status.reason.contains("connections taken"));
-    assert_eq!(status.phase, Phase::Lost);
+    assert_eq!(status.state, CameraState::Lost);
     camera.change(|quirks| quirks.full = false);
-    watched.phase(Phase::Live);
+    watched.state(CameraState::Live);
 }
 
 #[test]
 fn what_a_camera_answers_is_told() {
     let no_video = "m=audio 0 RTP/AVP 8\r\na=control:track0\r\n";
-    let cases: [(Quirks, &str, Phase, &str); 7] = [
+    let cases: [(Quirks, &str, CameraState, &str); 7] = [
         (
             Quirks { closes_after: Some(Duration::ZERO), ..Quirks::default() },
             "live",
-            Phase::Lost,
+            CameraState::Lost,
             "the connection was closed",
         ),
         (
             Quirks { status: Some(("DESCRIBE", 453)), ..Quirks::default() },
             "live",
-            Phase::Lost,
+            CameraState::Lost,
             "the camera serves no further viewer (453 No): close one, or wait",
         ),
         (
             Quirks { status: Some(("PLAY", 454)), ..Quirks::default() },
             "live",
-            Phase::Lost,
+            CameraState::Lost,
             "the camera refuses PLAY (454 No)",
         ),
         (
             Quirks { status: Some(("DESCRIBE", 404)), ..Quirks::default() },
             "live",
-            Phase::Refused,
+            CameraState::Refused,
             "no such stream",
         ),
         (
             Quirks { more_media: no_video, codec: Some("none"), ..Quirks::default() },
             "live",
-            Phase::Refused,
+            CameraState::Refused,
             "the camera describes no video stream",
         ),
         (
             Quirks { codec: Some("AV1"), ..Quirks::default() },
             "live",
-            Phase::Refused,
+            CameraState::Refused,
             "the camera sends AV1; lookout decodes H.264, H.265, MJPEG, MPEG-4, VP8 and VP9",
         ),
         (
             Quirks { redirects: true, ..Quirks::default() },
             "circle",
-            Phase::Refused,
+            CameraState::Refused,
             "the camera redirects in a circle",
         ),
     ];
-    for (quirks, path, phase, reason) in cases {
+    for (quirks, path, state, reason) in cases {
         let camera = Quirky::start(quirks);
         let error = camera::probe(&camera_of(rtsp(&camera, path)), PATIENCE).unwrap_err();
-        assert_eq!((error.phase(), error.to_string().as_str()), (phase, reason));
+        assert_eq!((error.state(), error.to_string().as_str()), (state, reason));
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use gst::prelude::*;
 
 use crate::config::masked;
-use crate::event::Phase;
+use crate::event::CameraState;
 
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum CameraError {
@@ -42,17 +42,17 @@ pub enum CameraError {
 }
 
 impl CameraError {
-    pub fn phase(&self) -> Phase {
+    pub fn state(&self) -> CameraState {
         match self {
             CameraError::WrongPassword
             | CameraError::PasswordWanted
             | CameraError::NoSuchStream
             | CameraError::Refused(_)
             | CameraError::NoVideo
-            | CameraError::Transport { .. } => Phase::Refused,
-            CameraError::Stalled(_) => Phase::Stalled,
+            | CameraError::Transport { .. } => CameraState::Refused,
+            CameraError::Stalled(_) => CameraState::Stalled,
             CameraError::Lost(_) | CameraError::NoAnswer | CameraError::Decoder { .. } => {
-                Phase::Lost
+                CameraState::Lost
             }
         }
     }
@@ -143,7 +143,7 @@ mod tests {
     fn a_camera_without_room_is_not_a_wrong_password() {
         for code in [453, 503] {
             let error = CameraError::of_status("SETUP", code, "Not Now");
-            assert_eq!(error.phase(), Phase::Lost);
+            assert_eq!(error.state(), CameraState::Lost);
             assert!(error.to_string().contains(&format!("({code} Not Now)")), "{error}");
         }
         assert_eq!(

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! `Connecting` is reported at the start, and while a camera that answers has not delivered a
-//! frame. After a failure, its phase and reason remain until then or until the camera fails in
+//! frame. After a failure, its state and reason remain until then or until the camera fails in
 //! another way. A user wants to read "lost: connection refused", not a flicker of attempts.
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::backoff::{self, Backoff};
 use super::delivery::Delivery;
 use super::error::CameraError;
-use crate::event::{CameraStatus, Phase};
+use crate::event::{CameraState, CameraStatus};
 
 pub trait Attempt {
     /// Connects and plays until it fails. Returns `Ok` only after a stop was requested. The same
@@ -136,7 +136,7 @@ pub struct Reporter {
 impl Reporter {
     pub fn new(delivery: Arc<Delivery>) -> Reporter {
         let status = CameraStatus {
-            phase: Phase::Connecting,
+            state: CameraState::Connecting,
             since: SystemTime::now(),
             reason: String::new(),
             last_frame: None,
@@ -149,39 +149,39 @@ impl Reporter {
     }
 
     fn live(&mut self, decoder: &str) {
-        if self.status.phase == Phase::Live && self.status.decoder == decoder {
+        if self.status.state == CameraState::Live && self.status.decoder == decoder {
             return;
         }
         self.status.decoder = decoder.to_string();
-        self.change(Phase::Live, String::new());
+        self.change(CameraState::Live, String::new());
         tracing::info!(camera = %self.delivery.camera(), decoder, "live");
     }
 
     fn waiting(&mut self, reason: &'static str) {
-        if (self.status.phase, self.status.reason.as_str()) == (Phase::Connecting, reason) {
+        if (self.status.state, self.status.reason.as_str()) == (CameraState::Connecting, reason) {
             return;
         }
         tracing::info!(camera = %self.delivery.camera(), "{reason}");
-        self.change(Phase::Connecting, reason.to_string());
+        self.change(CameraState::Connecting, reason.to_string());
     }
 
     fn down(&mut self, error: &CameraError) {
-        let (phase, reason) = (error.phase(), error.to_string());
-        if (self.status.phase, &self.status.reason) == (phase, &reason) {
+        let (state, reason) = (error.state(), error.to_string());
+        if (self.status.state, &self.status.reason) == (state, &reason) {
             return;
         }
-        if self.status.phase == Phase::Live {
+        if self.status.state == CameraState::Live {
             self.status.reconnects += 1;
         }
-        tracing::warn!(camera = %self.delivery.camera(), "{}: {reason}", phase.name());
-        self.change(phase, reason);
+        tracing::warn!(camera = %self.delivery.camera(), "{}: {reason}", state.name());
+        self.change(state, reason);
     }
 
-    fn change(&mut self, phase: Phase, reason: String) {
-        if self.status.phase != phase {
+    fn change(&mut self, state: CameraState, reason: String) {
+        if self.status.state != state {
             self.status.since = SystemTime::now();
         }
-        self.status.phase = phase;
+        self.status.state = state;
         self.status.reason = reason;
         self.tell();
     }
@@ -199,12 +199,12 @@ mod tests {
     use crate::frame::Frame;
 
     #[derive(Default)]
-    struct Told(Mutex<Vec<(Phase, String, u64)>>);
+    struct Told(Mutex<Vec<(CameraState, String, u64)>>);
 
     impl Sink for Told {
         fn frame(&self, _: Frame) {}
         fn status(&self, _: &Arc<str>, status: CameraStatus) {
-            self.0.lock().unwrap().push((status.phase, status.reason, status.reconnects));
+            self.0.lock().unwrap().push((status.state, status.reason, status.reconnects));
         }
     }
 
@@ -256,14 +256,14 @@ mod tests {
         assert_eq!(
             told,
             [
-                (Phase::Connecting, "", 0),
-                (Phase::Connecting, "waiting for a key frame", 0),
-                (Phase::Live, "", 0),
-                (Phase::Stalled, "no frame for 5 s", 1),
-                (Phase::Lost, "connection refused", 1),
-                (Phase::Refused, "wrong user or password", 1),
-                (Phase::Connecting, "waiting for a key frame", 1),
-                (Phase::Live, "", 1),
+                (CameraState::Connecting, "", 0),
+                (CameraState::Connecting, "waiting for a key frame", 0),
+                (CameraState::Live, "", 0),
+                (CameraState::Stalled, "no frame for 5 s", 1),
+                (CameraState::Lost, "connection refused", 1),
+                (CameraState::Refused, "wrong user or password", 1),
+                (CameraState::Connecting, "waiting for a key frame", 1),
+                (CameraState::Live, "", 1),
             ]
         );
     }

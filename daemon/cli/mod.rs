@@ -15,7 +15,7 @@ use tokio::runtime::Runtime;
 
 use crate::bench;
 use crate::client::{self, OnEnd, Output};
-use crate::event::Kind;
+use crate::event::EventKind;
 use crate::exit::Failure;
 use crate::logging;
 
@@ -50,7 +50,7 @@ enum Command {
         camera: Vec<String>,
         /// Show only this kind; may be repeated.
         #[arg(long)]
-        kind: Vec<Kind>,
+        kind: Vec<EventKind>,
         /// Start at this event of the journal; 0: new events only.
         #[arg(long, value_name = "SEQUENCE", default_value_t = 0)]
         from: u64,

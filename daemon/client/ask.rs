@@ -4,7 +4,7 @@ use std::io::Write;
 
 use super::text::{self, AnswerJson};
 use super::{ClientError, Daemon, Done, Output, Reader, json_line, printable, quietly};
-use crate::event::Summary;
+use crate::event::SummaryMethod;
 use crate::proto;
 use crate::proto::ask_request::Range as AskRange;
 use crate::proto::ask_response::Item;
@@ -54,7 +54,7 @@ pub async fn ask(
                 let words = decode::description(words)?;
                 let told = match words.summary {
                     // The parts are the whole answer.
-                    Some(Summary::List) if in_parts => String::new(),
+                    Some(SummaryMethod::List) if in_parts => String::new(),
                     _ if in_parts => printable(&words.text) + "\n",
                     _ => named + "\n",
                 };

@@ -18,7 +18,7 @@ use tonic::{Code, Status};
 pub use crate::wire::decode::Unreadable;
 pub use ask::ask;
 
-use crate::event::Kind;
+use crate::event::EventKind;
 use crate::proto;
 use crate::proto::lookout_client::LookoutClient;
 use crate::proto::watch_response::Item as WatchItem;
@@ -53,7 +53,7 @@ pub struct Filter {
     /// Cameras to include; empty: all.
     pub cameras: Vec<String>,
     /// Kinds to include; empty: all.
-    pub kinds: Vec<Kind>,
+    pub kinds: Vec<EventKind>,
     /// First event to print; 0: new events only.
     pub from_sequence: u64,
     /// The run of that event; 0: the run that answers.

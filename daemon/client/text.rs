@@ -4,7 +4,9 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use crate::event::{Body, CameraStatus, Coverage, Description, Event, Gap, GapCause, Part, Phase};
+use crate::event::{
+    AnswerPart, Body, CameraState, CameraStatus, Coverage, Description, Event, Gap, GapCause,
+};
 use crate::service::CameraInfo;
 
 /// Minimum width of the camera's name, which aligns the texts.
@@ -32,10 +34,10 @@ pub fn event_line(event: &Event) -> String {
 
 /// Formats the basis of an answer or a caption: frames, time, device, every gap with its cause.
 pub fn coverage(words: &Description) -> String {
-    let Coverage { frames_used, frames_wanted, gaps, .. } = &words.coverage;
+    let Coverage { frames_used, frames_expected, gaps, .. } = &words.coverage;
     let seconds = words.timing.total_seconds;
     let device = one_line(&words.device);
-    let mut line = format!("{frames_used}/{frames_wanted} frames, {seconds:.2} s, {device}");
+    let mut line = format!("{frames_used}/{frames_expected} frames, {seconds:.2} s, {device}");
     if !words.device_reason.is_empty() {
         line += &format!(" ({})", one_line(&words.device_reason));
     }
@@ -68,7 +70,7 @@ pub fn coverage(words: &Description) -> String {
 }
 
 /// Formats the answer of one part, without a line end.
-pub fn part(part: &Part) -> String {
+pub fn part(part: &AnswerPart) -> String {
     let (from, to) = (clock_time(part.window.from), clock_time(part.window.to));
     format!("  {from}–{to}  {}", one_line(&part.text))
 }
@@ -93,7 +95,7 @@ pub fn camera_table(cameras: &[CameraInfo], now: SystemTime) -> String {
         }
         [
             camera.name.to_string(),
-            status.phase.name().to_owned(),
+            status.state.name().to_owned(),
             short(now, status.since),
             last_frame,
             buffer,
@@ -187,10 +189,12 @@ fn clock_time(time: SystemTime) -> String {
 }
 
 fn state(status: &CameraStatus) -> String {
-    match (status.phase, status.reason.as_str()) {
-        (Phase::Live, _) if !status.decoder.is_empty() => format!("live ({})", status.decoder),
-        (phase, "") => phase.name().to_owned(),
-        (phase, reason) => format!("{}: {}", phase.name(), one_line(reason)),
+    match (status.state, status.reason.as_str()) {
+        (CameraState::Live, _) if !status.decoder.is_empty() => {
+            format!("live ({})", status.decoder)
+        }
+        (state, "") => state.name().to_owned(),
+        (state, reason) => format!("{}: {}", state.name(), one_line(reason)),
     }
 }
 

@@ -204,7 +204,7 @@ impl Watcher {
             out,
             "{time}  {camera:<6} {words}  [{}/{} frames, {:.2} s, {}]",
             coverage["frames_used"],
-            coverage["frames_wanted"],
+            coverage["frames_expected"],
             event["timing"]["total_seconds"].as_f64().unwrap_or_default(),
             wires.join(" + ")
         )?;

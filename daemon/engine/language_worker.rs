@@ -24,7 +24,9 @@ use super::caption::change::ChangeDetector;
 use super::failures::Failures;
 use super::scheduler::Next;
 use super::{Asked, Engine, Window};
-use crate::event::{Body, Description, Event, Finish, FrameRef, Timing, Unchanged, Usage};
+use crate::event::{
+    Body, Description, Event, FinishReason, FrameReference, Timing, Unchanged, Usage,
+};
 use crate::frame::{Span, rfc3339};
 use crate::heartbeat::Worker;
 use crate::language::{
@@ -121,7 +123,8 @@ impl<W: LanguageBackend> LanguageWorker<W> {
         if let Err(error) = &worked {
             let why = error.to_string();
             let jobs = running.into_values().map(|running: Running| running.job);
-            jobs.filter_map(question).for_each(|asked| asked.fails(AskError::Model(why.clone())));
+            jobs.filter_map(question)
+                .for_each(|asked| asked.fails(AskError::ModelFailed(why.clone())));
             engine.broken(&why);
         }
         worked
@@ -201,7 +204,7 @@ impl<W: LanguageBackend> LanguageWorker<W> {
             let reply = Reply {
                 text: "unchanged".into(),
                 ids: Vec::new(),
-                finish: Finish::Stop,
+                finish: FinishReason::Stop,
                 usage: Usage::default(),
                 begun: Instant::now(),
                 prefill: Duration::ZERO,
@@ -214,7 +217,7 @@ impl<W: LanguageBackend> LanguageWorker<W> {
             return Ok(Begun::Done);
         }
         let tokens: Vec<&FrameTokens> = clip.frames.iter().map(|look| &*look.tokens).collect();
-        let seen = |(frame, look): (&FrameRef, &Look)| PrefixFrame {
+        let seen = |(frame, look): (&FrameReference, &Look)| PrefixFrame {
             camera: camera.clone(),
             run: frame.run,
             number: frame.number,
@@ -264,7 +267,7 @@ impl<W: LanguageBackend> LanguageWorker<W> {
             }
             Err(LanguageError::Broken(why)) => {
                 if let Some(asked) = question(job) {
-                    asked.fails(AskError::Model(why.clone()));
+                    asked.fails(AskError::ModelFailed(why.clone()));
                 }
                 Err(ModelError(why))
             }
@@ -542,11 +545,13 @@ impl Engine {
     /// Handles a failure of the model on one job. Other jobs continue.
     fn fails(&self, job: Job, failure: Failure) {
         let (kind, skipped, error) = match &failure {
-            Failure::Run(why) => {
-                (FailureKind::Run, SkipReason::Failed, AskError::Failed(why.clone()))
-            }
+            Failure::Run(why) => (
+                FailureKind::Run,
+                SkipReason::Failed,
+                AskError::ModelFailedTemporarily(why.clone()),
+            ),
             Failure::NotFinite => {
-                let error = AskError::Model(failure.to_string());
+                let error = AskError::ModelFailed(failure.to_string());
                 (FailureKind::NotFinite, SkipReason::NotFinite, error)
             }
         };
@@ -570,7 +575,7 @@ impl Engine {
         let asked: Vec<Asked> = std::iter::from_fn(|| jobs.scheduler.next_question()).collect();
         metrics::waiting_jobs(jobs.scheduler.waiting());
         drop(jobs);
-        asked.into_iter().for_each(|asked| asked.fails(AskError::Model(why.into())));
+        asked.into_iter().for_each(|asked| asked.fails(AskError::ModelFailed(why.into())));
         self.wake.notify_all();
     }
 

@@ -169,7 +169,7 @@ impl VisionWorker {
             Err(error) => {
                 metrics::model_failed("vision", FailureKind::Run);
                 tracing::warn!(camera = &*fetch.camera, "no answer: {error}");
-                fetch.fail(AskError::Failed(error.to_string()));
+                fetch.fail(AskError::ModelFailedTemporarily(error.to_string()));
                 return self.failures.failed(Instant::now(), &error);
             }
         };

@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use tokio::sync::watch;
 
 use super::{Cursor, Journal, Read};
-use crate::event::{Body, Event, Kind};
+use crate::event::{Body, Event, EventKind};
 use crate::sync::lock;
 
 /// Number of events that the daemon's journal holds for readers that connect late.
@@ -87,7 +87,7 @@ impl Journal for MemoryJournal {
             .iter()
             .rev()
             .skip_while(|event| event.sequence > up_to)
-            .filter(|event| event.body.kind() != Kind::Answer)
+            .filter(|event| event.body.kind() != EventKind::Answer)
             .filter(|event| seen.insert((event.camera.clone(), event.body.kind())))
             .cloned()
             .collect();

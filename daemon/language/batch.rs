@@ -29,7 +29,7 @@ use super::{
     Sampler, Urgency,
 };
 use crate::byte_lru::ByteLru;
-use crate::event::{Finish, Usage};
+use crate::event::{FinishReason, Usage};
 use crate::metrics;
 use crate::model::TensorError;
 use crate::slowfast::VideoTokens;
@@ -383,7 +383,7 @@ impl LanguageModel {
             return self.fail(row, Failure::NotFinite, on_output);
         };
         if self.end_tokens.contains(&id) {
-            return self.finish(row, Finish::Stop, on_output);
+            return self.finish(row, FinishReason::Stop, on_output);
         }
         sequence.ids.push(id);
         let piece = match sequence.stream.push(&self.tokenizer, id) {
@@ -397,7 +397,7 @@ impl LanguageModel {
             return self.leave(row);
         }
         if sequence.ids.len() >= sequence.limits.max_new_tokens {
-            return self.finish(row, Finish::Length, on_output);
+            return self.finish(row, FinishReason::Length, on_output);
         }
         Ok(())
     }
@@ -405,7 +405,7 @@ impl LanguageModel {
     fn finish(
         &mut self,
         row: usize,
-        finish: Finish,
+        finish: FinishReason,
         on_output: &mut dyn FnMut(SequenceId, Output<'_>) -> Consumer,
     ) -> Result<(), LanguageError> {
         let sequence = &mut self.batch.sequences[row];

@@ -9,7 +9,7 @@ use super::template::{ChatTemplate, Turn};
 use super::tokenizer::{Prompt, Tokenizer};
 use super::{Decoder, Embedder, KvCache};
 use crate::config::{self, Generate, Sampling, Wording};
-use crate::event::{Finish, Usage};
+use crate::event::{FinishReason, Usage};
 use crate::model::{ModelError, Package, Placement, Runtime, TensorError};
 use crate::slowfast::{Plan, VideoTokens};
 
@@ -86,7 +86,7 @@ pub struct Reply {
     pub text: String,
     /// The new tokens, without the end token.
     pub ids: Vec<u32>,
-    pub finish: Finish,
+    pub finish: FinishReason,
     pub usage: Usage,
     /// The time at which reading of the prompt began.
     pub begun: Instant,

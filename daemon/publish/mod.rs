@@ -58,12 +58,12 @@ impl Code {
 impl From<&AskError> for Code {
     fn from(error: &AskError) -> Code {
         match error {
-            AskError::NoSuchCamera(_) => Code::NotFound,
-            AskError::NoFootage { .. } => Code::OutOfRange,
+            AskError::CameraNotFound(_) => Code::NotFound,
+            AskError::NoFrames { .. } => Code::OutOfRange,
             AskError::QueueFull { .. } => Code::ResourceExhausted,
-            AskError::BadQuestion(_) => Code::InvalidArgument,
-            AskError::Stopping | AskError::Failed(_) => Code::Unavailable,
-            AskError::Model(_) => Code::Internal,
+            AskError::InvalidQuestion(_) => Code::InvalidArgument,
+            AskError::Stopping | AskError::ModelFailedTemporarily(_) => Code::Unavailable,
+            AskError::ModelFailed(_) => Code::Internal,
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use super::gaps::gaps;
 use super::{Entry, Extent, Ring};
-use crate::event::{Coverage, FrameRef, Gap, GapCause};
+use crate::event::{Coverage, FrameReference, Gap, GapCause};
 use crate::frame::{Clock, FrameId, Span, shift};
 use crate::run_clock::Moment;
 use crate::slowfast::{FrameTokens, Plan, sampling};
@@ -51,7 +51,7 @@ pub struct Chosen {
     extent: Extent,
     run: u64,
     gaps: Vec<Gap>,
-    frames_wanted: u32,
+    frames_expected: u32,
 }
 
 /// A frame's tokens for the model.
@@ -67,7 +67,7 @@ pub struct Look {
 pub struct Clip {
     /// Frames in the order of capture; never empty.
     pub frames: Vec<Look>,
-    pub references: Vec<FrameRef>,
+    pub references: Vec<FrameReference>,
     pub coverage: Coverage,
 }
 
@@ -98,9 +98,9 @@ pub fn choose(
     let frames: Vec<Entry> = picked.into_iter().map(|i| inside[i].clone()).collect();
     let footage = around(inside.iter().map(|entry| extent.tells(entry, run)))?;
     let gaps = gaps(ring, &extent, &section, period, came, tiers);
-    let frames_wanted = period.frames_in(extent.span.length()).min(plan.frames) as u32;
+    let frames_expected = period.frames_in(extent.span.length()).min(plan.frames) as u32;
     let available = inside.len();
-    Some(Chosen { frames, available, footage, extent, run, gaps, frames_wanted })
+    Some(Chosen { frames, available, footage, extent, run, gaps, frames_expected })
 }
 
 /// Returns the span from the earliest to the latest of these times, or `None` if there are none.
@@ -125,7 +125,7 @@ impl Chosen {
     pub fn sample(mut self, most: usize) -> Chosen {
         let picked = sampling::pick(self.frames.len(), most);
         self.frames = picked.into_iter().map(|at| self.frames[at].clone()).collect();
-        self.frames_wanted = self.frames_wanted.min(most as u32);
+        self.frames_expected = self.frames_expected.min(most as u32);
         self
     }
 
@@ -168,7 +168,7 @@ impl Chosen {
         let covered = around(seen.iter().map(|(entry, _)| extent.tells(entry, run)))?;
         let slow: HashSet<usize> =
             sampling::slow(seen.len(), plan.slow_frames).into_iter().collect();
-        let reference = |(at, (entry, _)): (usize, &(Entry, _))| FrameRef {
+        let reference = |(at, (entry, _)): (usize, &(Entry, _))| FrameReference {
             run: entry.id.run,
             number: entry.id.number,
             captured_at: entry.captured_at,
@@ -176,7 +176,7 @@ impl Chosen {
         };
         let from_camera = seen.iter().all(|(entry, _)| entry.clock == Clock::Camera);
         let coverage = Coverage {
-            frames_wanted: self.frames_wanted,
+            frames_expected: self.frames_expected,
             frames_used: seen.len() as u32,
             covered: Some(covered),
             gaps: self.gaps,
@@ -239,7 +239,7 @@ mod tests {
     fn a_whole_window() {
         let frames: Vec<_> = (0..20).map(|i| (i, i * 500)).collect();
         let clip = clip(&ring(&frames), 2000, 6000);
-        assert_eq!(clip.coverage.frames_wanted, 4);
+        assert_eq!(clip.coverage.frames_expected, 4);
         assert_eq!(clip.coverage.gaps, []);
         let numbers: Vec<_> = clip.references.iter().map(|f| (f.number, f.slow)).collect();
         assert_eq!(numbers, [(5, true), (7, false), (8, true), (10, false)]);
@@ -330,7 +330,7 @@ mod tests {
         );
         let clip = all.clip(tokens, &plan()).expect("two frames");
         assert_eq!(clip.coverage.gaps, [gap(GapCause::Evicted, 1000, 3000)]);
-        assert_eq!((clip.coverage.frames_used, clip.coverage.frames_wanted), (2, 4));
+        assert_eq!((clip.coverage.frames_used, clip.coverage.frames_expected), (2, 4));
         assert_eq!(clip.references.len(), clip.frames.len());
     }
 

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::event::{
-    Body, CameraStatus, Coverage, Description, Event, Finish, FrameRef, Gap, GapCause, Part, Phase,
-    Summary, Timing, Unchanged, Usage,
+    AnswerPart, Body, CameraState, CameraStatus, Coverage, Description, Event, FinishReason,
+    FrameReference, Gap, GapCause, SummaryMethod, Timing, Unchanged, Usage,
 };
 use crate::frame::{Clock, Span};
 use crate::proto;
@@ -37,16 +37,16 @@ pub fn event(from: proto::Event) -> Read<Event> {
 pub fn description(from: proto::Description) -> Read<Description> {
     Ok(Description {
         finish: match from.finish() {
-            proto::Finish::Stop => Finish::Stop,
-            proto::Finish::Length => Finish::Length,
+            proto::Finish::Stop => FinishReason::Stop,
+            proto::Finish::Length => FinishReason::Length,
             proto::Finish::Unspecified => return Err(Unreadable("finish")),
         },
         summary: match from.summary() {
             proto::Summary::Unspecified => None,
-            proto::Summary::YesNo => Some(Summary::YesNo),
-            proto::Summary::Same => Some(Summary::Same),
-            proto::Summary::Model => Some(Summary::Model),
-            proto::Summary::List => Some(Summary::List),
+            proto::Summary::YesNo => Some(SummaryMethod::YesNo),
+            proto::Summary::Same => Some(SummaryMethod::Same),
+            proto::Summary::Model => Some(SummaryMethod::Model),
+            proto::Summary::List => Some(SummaryMethod::List),
         },
         id: from.id,
         prompt: from.prompt,
@@ -67,8 +67,8 @@ pub fn description(from: proto::Description) -> Read<Description> {
     })
 }
 
-pub fn part(from: proto::Part) -> Read<Part> {
-    Ok(Part {
+pub fn part(from: proto::Part) -> Read<AnswerPart> {
+    Ok(AnswerPart {
         window: span(from.window, "window")?,
         text: from.text,
         coverage: coverage(from.coverage.ok_or(Unreadable("coverage"))?)?,
@@ -106,7 +106,7 @@ fn coverage(from: proto::Coverage) -> Read<Coverage> {
             proto::Clock::Host => Clock::Host,
             proto::Clock::Unspecified => return Err(Unreadable("clock")),
         },
-        frames_wanted: from.frames_wanted,
+        frames_expected: from.frames_wanted,
         frames_used: from.frames_used,
         covered: from.covered.map(|covered| span(Some(covered), "covered")).transpose()?,
         gaps: from.gaps.into_iter().map(gap).collect::<Read<_>>()?,
@@ -133,9 +133,9 @@ fn gap(from: proto::Gap) -> Read<Gap> {
     })
 }
 
-fn frame_ref(from: proto::FrameRef) -> Read<FrameRef> {
+fn frame_ref(from: proto::FrameRef) -> Read<FrameReference> {
     let captured_at = time(from.captured_at, "captured_at")?;
-    Ok(FrameRef { run: from.run, number: from.number, captured_at, slow: from.slow })
+    Ok(FrameReference { run: from.run, number: from.number, captured_at, slow: from.slow })
 }
 
 fn usage(from: proto::Usage) -> Usage {
@@ -156,12 +156,12 @@ fn timing(from: proto::Timing) -> Timing {
 
 fn camera_status(from: proto::CameraStatus) -> Read<CameraStatus> {
     Ok(CameraStatus {
-        phase: match from.phase() {
-            proto::Phase::Connecting => Phase::Connecting,
-            proto::Phase::Live => Phase::Live,
-            proto::Phase::Stalled => Phase::Stalled,
-            proto::Phase::Lost => Phase::Lost,
-            proto::Phase::Refused => Phase::Refused,
+        state: match from.phase() {
+            proto::Phase::Connecting => CameraState::Connecting,
+            proto::Phase::Live => CameraState::Live,
+            proto::Phase::Stalled => CameraState::Stalled,
+            proto::Phase::Lost => CameraState::Lost,
+            proto::Phase::Refused => CameraState::Refused,
             proto::Phase::Unspecified => return Err(Unreadable("phase")),
         },
         since: time(from.since, "since")?,
@@ -210,8 +210,8 @@ mod tests {
             prop::collection::vec(gaps, 0..3),
             prop::sample::select(vec![Clock::Camera, Clock::Host]),
         )
-            .prop_map(|((frames_wanted, frames_used), covered, gaps, clock)| Coverage {
-                frames_wanted,
+            .prop_map(|((frames_expected, frames_used), covered, gaps, clock)| Coverage {
+                frames_expected,
                 frames_used,
                 covered,
                 gaps,
@@ -221,16 +221,18 @@ mod tests {
 
     fn descriptions() -> impl Strategy<Value = Description> {
         let frames = (any::<[u64; 2]>(), times(), any::<bool>()).prop_map(
-            |([run, number], captured_at, slow)| FrameRef { run, number, captured_at, slow },
+            |([run, number], captured_at, slow)| FrameReference { run, number, captured_at, slow },
         );
-        let finish = prop::sample::select(vec![Finish::Stop, Finish::Length]);
-        let part = (spans(), ".{0,9}", coverages()).prop_map(|(window, text, coverage)| Part {
-            window,
-            text,
-            coverage,
-        });
-        let summaries = [None, Some(Summary::YesNo), Some(Summary::Same), Some(Summary::Model)];
-        let summary = prop::sample::select([&summaries[..], &[Some(Summary::List)]].concat());
+        let finish = prop::sample::select(vec![FinishReason::Stop, FinishReason::Length]);
+        let part = (spans(), ".{0,9}", coverages())
+            .prop_map(|(window, text, coverage)| AnswerPart { window, text, coverage });
+        let summaries = [
+            None,
+            Some(SummaryMethod::YesNo),
+            Some(SummaryMethod::Same),
+            Some(SummaryMethod::Model),
+        ];
+        let summary = prop::sample::select([&summaries[..], &[Some(SummaryMethod::List)]].concat());
         let more = (".{0,9}", any::<u32>(), prop::collection::vec(part, 0..3), summary);
         (
             prop::array::uniform6(".{0,9}"),
@@ -281,14 +283,14 @@ mod tests {
 
     fn statuses() -> impl Strategy<Value = CameraStatus> {
         (
-            prop::sample::select(Phase::ALL.to_vec()),
+            prop::sample::select(CameraState::ALL.to_vec()),
             times(),
             prop::option::of(times()),
             any::<u64>(),
             prop::array::uniform2(".{0,9}"),
         )
-            .prop_map(|(phase, since, last_frame, reconnects, [reason, decoder])| {
-                CameraStatus { phase, since, reason, last_frame, reconnects, decoder }
+            .prop_map(|(state, since, last_frame, reconnects, [reason, decoder])| {
+                CameraStatus { state, since, reason, last_frame, reconnects, decoder }
             })
     }
 

@@ -3,8 +3,8 @@
 use std::time::SystemTime;
 
 use crate::event::{
-    Body, CameraStatus, Coverage, Description, Event, Finish, FrameRef, Gap, GapCause, Kind, Part,
-    Phase, Summary, Timing, Usage,
+    AnswerPart, Body, CameraState, CameraStatus, Coverage, Description, Event, EventKind,
+    FinishReason, FrameReference, Gap, GapCause, SummaryMethod, Timing, Usage,
 };
 use crate::frame::{Clock, Span, clamped};
 use crate::proto;
@@ -41,8 +41,8 @@ pub fn description(from: &Description) -> proto::Description {
             sequence: unchanged.sequence,
         }),
         finish: match from.finish {
-            Finish::Stop => proto::Finish::Stop,
-            Finish::Length => proto::Finish::Length,
+            FinishReason::Stop => proto::Finish::Stop,
+            FinishReason::Length => proto::Finish::Length,
         }
         .into(),
         usage: Some(usage(from.usage)),
@@ -52,17 +52,17 @@ pub fn description(from: &Description) -> proto::Description {
         parts: from.parts.iter().map(part).collect(),
         summary: match from.summary {
             None => proto::Summary::Unspecified,
-            Some(Summary::YesNo) => proto::Summary::YesNo,
-            Some(Summary::Same) => proto::Summary::Same,
-            Some(Summary::Model) => proto::Summary::Model,
-            Some(Summary::List) => proto::Summary::List,
+            Some(SummaryMethod::YesNo) => proto::Summary::YesNo,
+            Some(SummaryMethod::Same) => proto::Summary::Same,
+            Some(SummaryMethod::Model) => proto::Summary::Model,
+            Some(SummaryMethod::List) => proto::Summary::List,
         }
         .into(),
     }
 }
 
-pub fn part(from: &Part) -> proto::Part {
-    let Part { window, text, coverage: of_it } = from;
+pub fn part(from: &AnswerPart) -> proto::Part {
+    let AnswerPart { window, text, coverage: of_it } = from;
     let (window, text) = (Some(span(*window)), text.clone());
     proto::Part { window, text, coverage: Some(coverage(of_it)) }
 }
@@ -79,11 +79,11 @@ pub fn camera(from: &CameraInfo) -> proto::Camera {
     }
 }
 
-pub fn kind(kind: Kind) -> proto::Kind {
+pub fn kind(kind: EventKind) -> proto::Kind {
     match kind {
-        Kind::Caption => proto::Kind::Caption,
-        Kind::Answer => proto::Kind::Answer,
-        Kind::Camera => proto::Kind::Camera,
+        EventKind::Caption => proto::Kind::Caption,
+        EventKind::Answer => proto::Kind::Answer,
+        EventKind::Camera => proto::Kind::Camera,
     }
 }
 
@@ -98,7 +98,7 @@ fn span(from: Span) -> proto::Span {
 
 fn coverage(from: &Coverage) -> proto::Coverage {
     proto::Coverage {
-        frames_wanted: from.frames_wanted,
+        frames_wanted: from.frames_expected,
         frames_used: from.frames_used,
         covered: from.covered.map(span),
         gaps: from.gaps.iter().map(gap).collect(),
@@ -123,8 +123,8 @@ fn gap(from: &Gap) -> proto::Gap {
     proto::Gap { from: time(from.span.from), to: time(from.span.to), cause: cause.into() }
 }
 
-fn frame_ref(from: &FrameRef) -> proto::FrameRef {
-    let FrameRef { run, number, captured_at, slow } = *from;
+fn frame_ref(from: &FrameReference) -> proto::FrameRef {
+    let FrameReference { run, number, captured_at, slow } = *from;
     proto::FrameRef { run, number, captured_at: time(captured_at), slow }
 }
 
@@ -140,15 +140,15 @@ fn timing(from: Timing) -> proto::Timing {
 }
 
 fn camera_status(from: &CameraStatus) -> proto::CameraStatus {
-    let phase = match from.phase {
-        Phase::Connecting => proto::Phase::Connecting,
-        Phase::Live => proto::Phase::Live,
-        Phase::Stalled => proto::Phase::Stalled,
-        Phase::Lost => proto::Phase::Lost,
-        Phase::Refused => proto::Phase::Refused,
+    let state = match from.state {
+        CameraState::Connecting => proto::Phase::Connecting,
+        CameraState::Live => proto::Phase::Live,
+        CameraState::Stalled => proto::Phase::Stalled,
+        CameraState::Lost => proto::Phase::Lost,
+        CameraState::Refused => proto::Phase::Refused,
     };
     proto::CameraStatus {
-        phase: phase.into(),
+        phase: state.into(),
         since: time(from.since),
         reason: from.reason.clone(),
         last_frame: from.last_frame.and_then(time),

@@ -52,8 +52,8 @@ async fn the_client_prints_for_people() {
 
     // If one of several cameras has no answer, this is reported, and the other answers anyway.
     let both = || asked(&["gate", "yard"]);
-    let no_footage = AskError::NoFootage { camera: "gate".into(), why: "no footage".into() };
-    let failed = AskError::Failed("out of memory".into());
+    let no_footage = AskError::NoFrames { camera: "gate".into(), why: "no footage".into() };
+    let failed = AskError::ModelFailedTemporarily("out of memory".into());
     for (refusal, code) in [(no_footage, "OUT_OF_RANGE"), (failed, "UNAVAILABLE")] {
         daemon.service.answers_with(move |question| match question.camera() {
             "gate" => Err(refusal.clone()),
@@ -77,7 +77,9 @@ async fn the_client_prints_for_people() {
 
     // Parts are printed as they arrive, and the answer after them. An answer that only lists the
     // parts is not printed again.
-    for (summary, answer) in [(Summary::YesNo, "Yes, in 1 of 2 parts.\n"), (Summary::List, "")] {
+    for (summary, answer) in
+        [(SummaryMethod::YesNo, "Yes, in 1 of 2 parts.\n"), (SummaryMethod::List, "")]
+    {
         daemon.service.answers_with(move |question| {
             let mut whole = words(question.id(), "Yes, in 1 of 2 parts.");
             (whole.summary, whole.parts) = (Some(summary), vec![part("No."), part("Yes.")]);

@@ -2,12 +2,12 @@
 
 use super::*;
 
-pub type Ask = Box<dyn Fn(Question) -> Result<Answer, AskError> + Send>;
+pub type Ask = Box<dyn Fn(Question) -> Result<AnswerStream, AskError> + Send>;
 
 pub struct Fake {
     pub journal: Arc<dyn Journal>,
     pub ready: AtomicBool,
-    pub yard: Mutex<Phase>,
+    pub yard: Mutex<CameraState>,
     /// Set to make the next query of the cameras panic.
     pub panics: AtomicBool,
     pub ask: Mutex<Ask>,
@@ -16,7 +16,7 @@ pub struct Fake {
 impl Fake {
     pub fn answers_with(
         &self,
-        ask: impl Fn(Question) -> Result<Answer, AskError> + Send + 'static,
+        ask: impl Fn(Question) -> Result<AnswerStream, AskError> + Send + 'static,
     ) {
         *self.ask.lock().unwrap() = Box::new(ask);
     }
@@ -29,11 +29,11 @@ impl Service for Fake {
 
     fn cameras(&self) -> Vec<CameraInfo> {
         assert!(!self.panics.swap(false, Ordering::Relaxed), "wanted by a test");
-        [("gate", Phase::Live), ("yard", *self.yard.lock().unwrap())]
-            .map(|(name, phase)| CameraInfo {
+        [("gate", CameraState::Live), ("yard", *self.yard.lock().unwrap())]
+            .map(|(name, state)| CameraInfo {
                 name: name.into(),
                 source: "rtsp://camera.example/1".into(),
-                status: status(phase),
+                status: status(state),
                 buffer_frames: 3,
                 buffer_bytes: 4096,
                 disk_bytes: 0,
@@ -42,13 +42,13 @@ impl Service for Fake {
             .into()
     }
 
-    fn evidence(&self, camera: &str, run: Option<u64>, number: u64) -> Looking {
+    fn frame_jpeg(&self, camera: &str, run: Option<u64>, number: u64) -> FrameLookup {
         let found = match number {
             7 if run.is_none() => {
-                Ok(Evidence { jpeg: b"a jpeg"[..].into(), captured_at: SystemTime::now() })
+                Ok(FrameJpeg { jpeg: b"a jpeg"[..].into(), captured_at: SystemTime::now() })
             }
-            8 => Err(EvidenceError::Busy),
-            _ => Err(EvidenceError::NoSuchFrame { camera: camera.into(), number }),
+            8 => Err(FrameError::Busy),
+            _ => Err(FrameError::FrameNotFound { camera: camera.into(), number }),
         };
         Box::pin(std::future::ready(found))
     }
@@ -57,7 +57,7 @@ impl Service for Fake {
         Limits { text_bytes: 8192, cameras: Some(vec!["gate".into(), "yard".into()]) }
     }
 
-    fn ask(&self, question: Question) -> Result<Answer, AskError> {
+    fn ask(&self, question: Question) -> Result<AnswerStream, AskError> {
         self.ask.lock().unwrap()(question)
     }
 
@@ -85,7 +85,7 @@ impl Daemon {
         let service = Arc::new(Fake {
             journal: MemoryJournal::shared(RUN, journal),
             ready: AtomicBool::new(true),
-            yard: Mutex::new(Phase::Lost),
+            yard: Mutex::new(CameraState::Lost),
             panics: AtomicBool::new(false),
             ask: Mutex::new(Box::new(|_| Err(AskError::Stopping))),
         });
@@ -103,9 +103,9 @@ impl Daemon {
         self.serving = Some(tokio::spawn(serving));
     }
 
-    pub fn yard_is(&self, phase: Phase) {
-        *self.service.yard.lock().unwrap() = phase;
-        self.service.journal.append("yard".into(), Body::Camera(status(phase)));
+    pub fn yard_is(&self, state: CameraState) {
+        *self.service.yard.lock().unwrap() = state;
+        self.service.journal.append("yard".into(), Body::Camera(status(state)));
     }
 
     pub fn caption(&self, text: &str) -> Arc<Event> {
@@ -147,20 +147,20 @@ pub fn words(id: &str, text: &str) -> Description {
         text: text.into(),
         window: Span { from: at(0), to: at(8) },
         coverage: Coverage {
-            frames_wanted: 4,
+            frames_expected: 4,
             frames_used: 2,
             covered: Some(Span { from: at(2), to: at(6) }),
             gaps: vec![Gap { span: gap, cause: GapCause::CameraDown }],
             clock: Clock::Camera,
         },
         frames: vec![
-            FrameRef { run: 1, number: 4, captured_at: at(2), slow: true },
-            FrameRef { run: 1, number: 6, captured_at: at(6), slow: false },
+            FrameReference { run: 1, number: 4, captured_at: at(2), slow: true },
+            FrameReference { run: 1, number: 6, captured_at: at(6), slow: false },
         ],
         model: "tiny".into(),
         device: "cpu".into(),
         device_reason: "auto: libcuda.so.1 is missing".into(),
-        finish: Finish::Stop,
+        finish: FinishReason::Stop,
         usage: Usage { video_tokens: 320, text_tokens: 20, new_tokens: 9, cached_tokens: 300 },
         timing: Timing { total_seconds: 0.21, prefill_seconds: 0.1, ..Timing::default() },
         skipped: 0,
@@ -172,16 +172,16 @@ pub fn words(id: &str, text: &str) -> Description {
     }
 }
 
-pub fn part(text: &str) -> Part {
+pub fn part(text: &str) -> AnswerPart {
     let Description { window, coverage, .. } = words("", "");
-    Part { window, text: text.into(), coverage }
+    AnswerPart { window, text: text.into(), coverage }
 }
 
-pub fn status(phase: Phase) -> CameraStatus {
+pub fn status(state: CameraState) -> CameraStatus {
     CameraStatus {
-        phase,
+        state,
         since: SystemTime::UNIX_EPOCH + Duration::from_secs(1_760_000_000),
-        reason: if phase == Phase::Live { String::new() } else { "no route".into() },
+        reason: if state == CameraState::Live { String::new() } else { "no route".into() },
         last_frame: None,
         reconnects: 2,
         decoder: "avdec_h264".into(),

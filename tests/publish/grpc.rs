@@ -12,7 +12,8 @@ async fn an_event_is_the_same_on_both_interfaces() {
 
     let caption = daemon.caption("A red car drives from left to right.");
     let answer = daemon.service.journal.append("gate".into(), Body::Answer(words("q", "Yes.")));
-    let status = daemon.service.journal.append("gate".into(), Body::Camera(status(Phase::Lost)));
+    let status =
+        daemon.service.journal.append("gate".into(), Body::Camera(status(CameraState::Lost)));
 
     let mut out = Lines::until(3);
     let filter = Filter { from_sequence: 1, ..Filter::default() };
@@ -40,7 +41,9 @@ async fn numbers_out_of_range_are_refused_or_clamped_over_grpc() {
     use proto::ask_request::Range as Asked;
     let daemon = Daemon::start(10).await;
     // The error repeats the range that reaches the service.
-    daemon.service.answers_with(|question| Err(AskError::Model(format!("{:?}", question.range()))));
+    daemon
+        .service
+        .answers_with(|question| Err(AskError::ModelFailed(format!("{:?}", question.range()))));
     let time = |seconds, nanos| Some(prost_types::Timestamp { seconds, nanos });
     let span = |from, to| Some(Asked::Between(proto::Span { from, to }));
     let last = |seconds, nanos| Some(Asked::Last(prost_types::Duration { seconds, nanos }));
@@ -110,7 +113,7 @@ async fn an_event_of_another_run_is_not_taken_for_one_of_this() {
     // A question about an event carries the event's run.
     daemon
         .service
-        .answers_with(|question| Err(AskError::BadQuestion(format!("{:?}", question.range()))));
+        .answers_with(|question| Err(AskError::InvalidQuestion(format!("{:?}", question.range()))));
     let draft = Draft {
         camera: "gate".into(),
         text: "Open?".into(),
@@ -163,15 +166,15 @@ async fn a_slow_reader_is_told_its_loss_and_delays_nobody() {
 async fn refused_questions_have_their_status() {
     let daemon = Daemon::start(10).await;
     let cases = [
-        (AskError::NoSuchCamera("x".into()), Code::NotFound),
-        (AskError::NoFootage { camera: "x".into(), why: "down".into() }, Code::OutOfRange),
+        (AskError::CameraNotFound("x".into()), Code::NotFound),
+        (AskError::NoFrames { camera: "x".into(), why: "down".into() }, Code::OutOfRange),
         (
             AskError::QueueFull { waiting: 4, retry_after: Duration::from_millis(2500) },
             Code::ResourceExhausted,
         ),
-        (AskError::BadQuestion("empty".into()), Code::InvalidArgument),
+        (AskError::InvalidQuestion("empty".into()), Code::InvalidArgument),
         (AskError::Stopping, Code::Unavailable),
-        (AskError::Model("nan".into()), Code::Internal),
+        (AskError::ModelFailed("nan".into()), Code::Internal),
     ];
     for (error, code) in cases {
         let refused = error.clone();

@@ -121,7 +121,7 @@ async fn a_broker_that_forgot_everything_is_told_everything() {
     let publisher = Publisher::start(&daemon, mqtt_config(gate.port));
     let mut heard = Subscriber::connect(broker.port, "#").await;
     daemon.caption("the last words");
-    daemon.yard_is(Phase::Refused);
+    daemon.yard_is(CameraState::Refused);
     heard.until("lookout/gate/state", "the last words").await;
     heard.next_on("lookout/yard/status").await;
     heard.until("lookout/yard/available", "offline").await;
@@ -158,10 +158,10 @@ async fn availability_does_not_flap_when_old_events_are_sent_late() {
     let daemon = Daemon::start(1000).await;
     // All of this happened while there was no broker.
     for _ in 0..20 {
-        daemon.yard_is(Phase::Live);
-        daemon.yard_is(Phase::Lost);
+        daemon.yard_is(CameraState::Live);
+        daemon.yard_is(CameraState::Lost);
     }
-    daemon.yard_is(Phase::Live);
+    daemon.yard_is(CameraState::Live);
     daemon.caption("the end");
     let mut heard = Subscriber::connect(broker.port, "lookout/#").await;
     let publisher = Publisher::start(&daemon, mqtt_config(broker.port));
@@ -194,7 +194,7 @@ async fn an_event_that_panics_an_interface_is_skipped_and_the_interface_restarts
     daemon.caption("well");
     heard.sequences_to(1, &mut Vec::new()).await;
     daemon.service.panics.store(true, Ordering::Relaxed);
-    daemon.yard_is(Phase::Live);
+    daemon.yard_is(CameraState::Live);
     daemon.caption("well again");
     let mut sequences = Vec::new();
     heard.sequences_to(3, &mut sequences).await;
@@ -279,7 +279,7 @@ async fn availability_is_retained_and_the_last_will_says_offline() {
     heard.until("lookout/available", "online").await;
     heard.until("lookout/gate/available", "online").await;
     heard.until("lookout/yard/available", "offline").await;
-    daemon.yard_is(Phase::Live);
+    daemon.yard_is(CameraState::Live);
     heard.until("lookout/yard/available", "online").await;
 
     publisher.running.abort();
@@ -368,7 +368,9 @@ async fn questions_come_by_mqtt_too() {
                 let retry_after = Duration::from_secs(4);
                 return Err(AskError::QueueFull { waiting: 8, retry_after });
             }
-            "broken?" => to.try_send(AnswerItem::Failed(AskError::Model("nan".into()))).unwrap(),
+            "broken?" => {
+                to.try_send(AnswerItem::Failed(AskError::ModelFailed("nan".into()))).unwrap()
+            }
             text => {
                 let answer = words(question.id(), &format!("{text} Yes."));
                 service.journal.append("gate".into(), Body::Answer(answer.clone()));

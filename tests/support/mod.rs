@@ -341,8 +341,8 @@ pub fn is_caption(event: &Value, camera: &str) -> bool {
     event["kind"] == "caption" && event["camera"] == camera
 }
 
-pub fn is_phase(event: &Value, camera: &str, phase: &str) -> bool {
-    event["kind"] == "camera" && event["camera"] == camera && event["phase"] == phase
+pub fn is_state(event: &Value, camera: &str, state: &str) -> bool {
+    event["kind"] == "camera" && event["camera"] == camera && event["state"] == state
 }
 
 /// Converts an RFC 3339 time to seconds since 1970.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use lookout::camera::{self, CameraHandle, Sink};
 use lookout::config::Camera;
-use lookout::event::{CameraStatus, Phase};
+use lookout::event::{CameraState, CameraStatus};
 use lookout::frame::{Clock, Frame};
 use lookout::run_clock::RunClock;
 
@@ -85,9 +85,9 @@ impl Watched {
         state.frames.clone()
     }
 
-    /// Waits for the next status with this phase and discards those before it.
-    pub fn phase(&self, phase: Phase) -> CameraStatus {
-        self.when(|status| status.phase == phase)
+    /// Waits for the next status with this state and discards those before it.
+    pub fn state(&self, state: CameraState) -> CameraStatus {
+        self.when(|status| status.state == state)
     }
 
     /// Waits for the next status for which `is` holds and discards those before it.
@@ -108,7 +108,7 @@ impl Watched {
         self.seen.state.lock().unwrap().frames.len()
     }
 
-    pub fn phases(&self) -> Vec<Phase> {
-        self.seen.state.lock().unwrap().statuses.iter().map(|status| status.phase).collect()
+    pub fn phases(&self) -> Vec<CameraState> {
+        self.seen.state.lock().unwrap().statuses.iter().map(|status| status.state).collect()
     }
 }

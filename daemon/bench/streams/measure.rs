@@ -199,7 +199,7 @@ struct Heard {
     skipped: usize,
     late: usize,
     frames_used: u64,
-    frames_wanted: u64,
+    frames_expected: u64,
 }
 
 impl Heard {
@@ -221,7 +221,7 @@ impl Heard {
             self.skipped += number(&event["skipped"]) as usize;
             self.late += usize::from(took > freshness.as_secs_f64());
             self.frames_used += number(&event["coverage"]["frames_used"]);
-            self.frames_wanted += number(&event["coverage"]["frames_wanted"]);
+            self.frames_expected += number(&event["coverage"]["frames_expected"]);
         }
         Ok(())
     }
@@ -236,8 +236,8 @@ impl Heard {
             windows: self.captions.len() + skipped,
             skipped,
             late: self.late,
-            frames: (self.frames_wanted > 0)
-                .then(|| self.frames_used as f64 / self.frames_wanted as f64),
+            frames: (self.frames_expected > 0)
+                .then(|| self.frames_used as f64 / self.frames_expected as f64),
             ..row
         };
         row.count(&of_each, self.captions, answers)
@@ -348,7 +348,7 @@ mod tests {
     const FRESH: Duration = Duration::from_secs(4);
 
     fn caption(camera: &str, seconds: f64, skipped: u64) -> String {
-        let coverage = serde_json::json!({"frames_used": 12, "frames_wanted": 16});
+        let coverage = serde_json::json!({"frames_used": 12, "frames_expected": 16});
         let event = serde_json::json!({
             "kind": "caption", "camera": camera, "sequence": 7, "model": "demo", "device": "cpu",
             "timing": {"total_seconds": seconds}, "skipped": skipped, "coverage": coverage,

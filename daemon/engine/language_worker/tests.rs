@@ -105,7 +105,7 @@ fn reply() -> Reply {
     Reply {
         text: "A dog runs.".into(),
         ids: vec![1],
-        finish: Finish::Stop,
+        finish: FinishReason::Stop,
         usage: Usage::default(),
         begun: Instant::now(),
         prefill: Duration::ZERO,
@@ -291,9 +291,9 @@ fn a_failed_run_is_told_and_counted_and_the_next_job_is_done() {
     let _listening = asks(&engine, "e");
     assert!(work(&engine, fates, between).is_ok());
     let [a, b, c, d] = answers.map(last);
-    let unavailable = AskError::Failed("out of memory".into());
+    let unavailable = AskError::ModelFailedTemporarily("out of memory".into());
     assert_eq!(a, Some(Err(unavailable.clone())));
-    assert_eq!(b, Some(Err(AskError::Model("the model's logits are not finite".into()))));
+    assert_eq!(b, Some(Err(AskError::ModelFailed("the model's logits are not finite".into()))));
     assert_eq!(c, Some(Err(unavailable)));
     assert_eq!(d, Some(Ok(())));
     assert_eq!(captions(&engine, "yard"), [(20, "A dog runs.".into(), 1)]);
@@ -310,7 +310,7 @@ fn after_a_failed_caption_a_question_goes_before_the_next_caption() {
     closes(&engine, "yard", 10);
     let fates = vec![Fate::Turns(20), Fate::FailsAtOnce, Fate::Fails(Failure::NotFinite)];
     assert!(work(&engine, fates, for_turns(6)).is_ok());
-    let not_finite = AskError::Model("the model's logits are not finite".into());
+    let not_finite = AskError::ModelFailed("the model's logits are not finite".into());
     assert_eq!(last(question), Some(Err(not_finite)));
 }
 
@@ -321,7 +321,7 @@ fn when_the_model_is_broken_whoever_waits_is_told_at_once() {
     let error = work(&engine, vec![Fate::Turns(9), Fate::Breaks], |_| {}).expect_err("broken");
     assert_eq!(error.to_string(), "rows are lost");
     for answer in answers {
-        assert_eq!(last(answer), Some(Err(AskError::Model("rows are lost".into()))));
+        assert_eq!(last(answer), Some(Err(AskError::ModelFailed("rows are lost".into()))));
     }
     assert!(engine.jobs().stopping, "nothing more is taken");
 }

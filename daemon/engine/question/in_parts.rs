@@ -18,7 +18,8 @@ use super::pass::{Accepted, Pass, Receiver};
 use crate::config;
 use crate::engine::Engine;
 use crate::event::{
-    Coverage, Description, Finish, FrameRef, Gap, GapCause, Part, Summary, Timing, Usage,
+    AnswerPart, Coverage, Description, FinishReason, FrameReference, Gap, GapCause, SummaryMethod,
+    Timing, Usage,
 };
 use crate::frame::{Clock, Span};
 use crate::service::{AnswerItem, AskError};
@@ -44,7 +45,7 @@ pub struct InParts {
 /// The answers of the parts.
 #[derive(Default)]
 struct Answered {
-    parts: Vec<Part>,
+    parts: Vec<AnswerPart>,
     passes: Vec<Description>,
     /// Parts that were not answered.
     gaps: Vec<Gap>,
@@ -74,8 +75,8 @@ impl InParts {
         let (text, summary, summarised) = match parts::combine(&parts) {
             Some((text, summary)) => (text, summary, None),
             None => match self.summarise(&parts).await {
-                Some(pass) => (pass.text.clone(), Summary::Model, Some(pass)),
-                None => (parts::list(&parts), Summary::List, None),
+                Some(pass) => (pass.text.clone(), SummaryMethod::Model, Some(pass)),
+                None => (parts::list(&parts), SummaryMethod::List, None),
             },
         };
         if summarised.is_none() {
@@ -99,13 +100,13 @@ impl InParts {
             match self.pass(frames, window, text.clone(), self.engine.plan, false).await {
                 Ok(pass) => {
                     let coverage = pass.coverage.clone();
-                    let part = Part { window, text: pass.text.clone(), coverage };
+                    let part = AnswerPart { window, text: pass.text.clone(), coverage };
                     let _ = to.try_send(AnswerItem::Part(Box::new(part.clone())));
                     answered.parts.push(part);
                     answered.passes.push(pass);
                 }
-                Err(AskError::NoFootage { .. }) => missing(GapCause::Evicted),
-                Err(error @ (AskError::Failed(_) | AskError::Model(_))) => {
+                Err(AskError::NoFrames { .. }) => missing(GapCause::Evicted),
+                Err(error @ (AskError::ModelFailedTemporarily(_) | AskError::ModelFailed(_))) => {
                     tracing::warn!(camera = &**camera, "one part has no answer: {error}");
                     missing(GapCause::ModelFailed);
                     failure = Some(error);
@@ -123,7 +124,7 @@ impl InParts {
 
     /// Generates a summary of the parts with the model. Returns `None` if the parts are to be
     /// listed instead.
-    async fn summarise(&self, parts: &[Part]) -> Option<Description> {
+    async fn summarise(&self, parts: &[AnswerPart]) -> Option<Description> {
         if self.engine.summary == config::Summary::List {
             return None;
         }
@@ -135,7 +136,7 @@ impl InParts {
             match self.pass(frames, *window, prompt, plan, true).await {
                 Ok(pass) => return Some(pass),
                 // The prompt does not fit into the model's context.
-                Err(AskError::BadQuestion(_)) => {}
+                Err(AskError::InvalidQuestion(_)) => {}
                 Err(why) => {
                     tracing::info!(camera = &**camera, "the parts are listed: {why}");
                     return None;
@@ -175,7 +176,7 @@ impl InParts {
         let last = passes.last().ok_or_else(|| question.no_frames_left())?;
         let frames = frames_of(&passes);
         let from_camera = passes.iter().all(|pass| pass.coverage.clock == Clock::Camera);
-        let was_cut = passes.iter().any(|pass| pass.finish == Finish::Length);
+        let was_cut = passes.iter().any(|pass| pass.finish == FinishReason::Length);
         let times = || frames.iter().map(|frame| frame.captured_at);
         let covered = times().min().zip(times().max()).map(|(from, to)| Span { from, to });
         Ok(Description {
@@ -184,7 +185,7 @@ impl InParts {
             text,
             window: question.window,
             coverage: Coverage {
-                frames_wanted: parts.iter().map(|part| part.coverage.frames_wanted).sum(),
+                frames_expected: parts.iter().map(|part| part.coverage.frames_expected).sum(),
                 frames_used: frames.len() as u32,
                 covered,
                 gaps,
@@ -194,7 +195,7 @@ impl InParts {
             model: last.model.clone(),
             device: last.device.clone(),
             device_reason: last.device_reason.clone(),
-            finish: if was_cut { Finish::Length } else { Finish::Stop },
+            finish: if was_cut { FinishReason::Length } else { FinishReason::Stop },
             usage: usage_of(&passes),
             timing: timing_of(&passes, question.asked_at.elapsed().as_secs_f64()),
             conversation: question.conversation.clone(),
@@ -210,16 +211,16 @@ impl InParts {
 /// The parts of an answer, before they are combined.
 struct Combined {
     text: String,
-    summary: Summary,
+    summary: SummaryMethod,
     /// The model's summary, if there is one.
     summarised: Option<Description>,
-    parts: Vec<Part>,
+    parts: Vec<AnswerPart>,
     passes: Vec<Description>,
     gaps: Vec<Gap>,
 }
 
 /// Returns every frame once, in order. A frame is slow if any pass used it as a slow one.
-fn frames_of(passes: &[Description]) -> Vec<FrameRef> {
+fn frames_of(passes: &[Description]) -> Vec<FrameReference> {
     let mut frames = BTreeMap::new();
     for frame in passes.iter().flat_map(|pass| &pass.frames) {
         let known = frames.entry((frame.run, frame.number)).or_insert_with(|| frame.clone());

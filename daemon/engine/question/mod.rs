@@ -21,7 +21,7 @@ use crate::language::Turn;
 use crate::metrics;
 use crate::question::{Detail, Question, Range};
 use crate::run_clock::{Moment, RunClock};
-use crate::service::{Answer, AnswerItem, AskError};
+use crate::service::{AnswerItem, AnswerStream, AskError};
 use crate::sync;
 use crate::timeline::{Extent, Tiers};
 
@@ -32,13 +32,13 @@ use pass::{Accepted, Pass};
 
 impl Engine {
     /// Accepts a question, or returns the reason for a refusal.
-    pub fn ask(self: &Arc<Engine>, question: Question) -> Result<Answer, AskError> {
+    pub fn ask(self: &Arc<Engine>, question: Question) -> Result<AnswerStream, AskError> {
         self.enqueue(question).inspect_err(metrics::question_refused)
     }
 
-    fn enqueue(self: &Arc<Engine>, question: Question) -> Result<Answer, AskError> {
+    fn enqueue(self: &Arc<Engine>, question: Question) -> Result<AnswerStream, AskError> {
         let Some((camera, lens)) = self.cameras.get_key_value(question.camera()) else {
-            return Err(AskError::NoSuchCamera(question.camera().into()));
+            return Err(AskError::CameraNotFound(question.camera().into()));
         };
         let known = self.known(camera, &question)?;
         let extent = match &known {
@@ -106,7 +106,7 @@ impl Engine {
         let key = (name.to_owned(), camera.clone());
         let known = self.conversations().get(&key, Instant::now());
         if known.is_some() && question.range() != Range::Recent {
-            return Err(AskError::BadQuestion(format!(
+            return Err(AskError::InvalidQuestion(format!(
                 "conversation {name:?} is about the window of its first question: name no range"
             )));
         }
@@ -187,7 +187,7 @@ impl Engine {
         {
             end = end.max(shift(held.to, (lens.period.0 / 2).as_nanos() as i128));
         }
-        let span = range::span(asked, end, lens.window).map_err(AskError::BadQuestion)?;
+        let span = range::span(asked, end, lens.window).map_err(AskError::InvalidQuestion)?;
         Ok(if recent { Extent::ending(now, span) } else { span.into() })
     }
 
@@ -198,13 +198,13 @@ impl Engine {
                 Some(run) => format!("event {sequence} of run {run} is gone: this is run {this}"),
                 None => format!("event {sequence} is not in the journal"),
             };
-            return Err(AskError::NoFootage { camera: camera.into(), why });
+            return Err(AskError::NoFrames { camera: camera.into(), why });
         };
         match &event.body {
             Body::Caption(words) | Body::Answer(words) => {
                 Ok(Range::Between { from: words.window.from, to: Some(words.window.to) })
             }
-            Body::Camera(_) => Err(AskError::BadQuestion(format!(
+            Body::Camera(_) => Err(AskError::InvalidQuestion(format!(
                 "event {sequence} tells of a camera's state and has no window"
             ))),
         }
@@ -220,7 +220,7 @@ impl Engine {
             return Ok(());
         }
         let why = "frames of earlier runs are still being read from disk; ask again soon".into();
-        Err(AskError::NoFootage { camera: camera.to_string(), why })
+        Err(AskError::NoFrames { camera: camera.to_string(), why })
     }
 
     fn no_footage(&self, camera: &Arc<str>, span: Span) -> AskError {
@@ -233,7 +233,7 @@ impl Engine {
         };
         let (from, to) = (rfc3339::format(span.from), rfc3339::format(span.to));
         let why = format!("no footage from {from} to {to}; {there}");
-        AskError::NoFootage { camera: camera.to_string(), why }
+        AskError::NoFrames { camera: camera.to_string(), why }
     }
 }
 

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use crate::event::{Gap, GapCause, Part, Summary};
+use crate::event::{AnswerPart, Gap, GapCause, SummaryMethod};
 use crate::frame::Span;
 
 /// Maximum number of frames in the range per sampled frame. The paper's own benchmarks sample one
@@ -38,7 +38,7 @@ pub fn split(span: Span, period: Duration, sampled: usize) -> Vec<Span> {
 ///
 /// If every part is yes or no, the combined answer is yes if any part is, and it names those parts.
 /// It is therefore also literally true for a question about the whole time.
-pub fn combine(parts: &[Part]) -> Option<(String, Summary)> {
+pub fn combine(parts: &[AnswerPart]) -> Option<(String, SummaryMethod)> {
     let first = parts.first()?;
     let verdicts: Option<Vec<bool>> = parts.iter().map(|part| verdict(&part.text)).collect();
     if let Some(verdicts) = verdicts {
@@ -61,16 +61,16 @@ pub fn combine(parts: &[Part]) -> Option<(String, Summary)> {
                 format!("Yes, in {count} of {all} parts: {} UTC.", times.join(", "))
             }
         };
-        return Some((text, Summary::YesNo));
+        return Some((text, SummaryMethod::YesNo));
     }
     let same = parts.iter().all(|part| part.text == first.text);
-    same.then(|| (first.text.clone(), Summary::Same))
+    same.then(|| (first.text.clone(), SummaryMethod::Same))
 }
 
 /// Lists the answers of the parts, one per line.
-pub fn list(parts: &[Part]) -> String {
+pub fn list(parts: &[AnswerPart]) -> String {
     let dated = is_dated(parts);
-    let line = |part: &Part| format!("{} UTC: {}", part.window.clock(dated), part.text);
+    let line = |part: &AnswerPart| format!("{} UTC: {}", part.window.clock(dated), part.text);
     parts.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
@@ -98,9 +98,9 @@ pub fn gaps(whole: &[Gap], parts: impl IntoIterator<Item = Gap>) -> Vec<Gap> {
 
 /// Builds the prompt for a summary: the first `letters` characters of each part's answer, then the
 /// question. The model sees it with a sparse pass over the whole range.
-pub fn prompt(parts: &[Part], letters: usize, question: &str) -> String {
+pub fn prompt(parts: &[AnswerPart], letters: usize, question: &str) -> String {
     let dated = is_dated(parts);
-    let line = |part: &Part| {
+    let line = |part: &AnswerPart| {
         let words: String = part.text.chars().take(letters).collect();
         format!("{}: {}\n", part.window.clock(dated), words.replace('\n', " "))
     };
@@ -111,7 +111,7 @@ pub fn prompt(parts: &[Part], letters: usize, question: &str) -> String {
     )
 }
 
-fn is_dated(parts: &[Part]) -> bool {
+fn is_dated(parts: &[AnswerPart]) -> bool {
     let ends = parts.first().zip(parts.last());
     ends.is_some_and(|(first, last)| {
         Span { from: first.window.from, to: last.window.to }.is_over_days()
@@ -157,14 +157,14 @@ mod tests {
     }
 
     /// Creates parts of 50 s, starting at 14:00.
-    fn parts(texts: &[&str]) -> Vec<Part> {
+    fn parts(texts: &[&str]) -> Vec<AnswerPart> {
         let part = |(i, text): (usize, &&str)| {
             let from = at(14 * 3600 + 50 * i as u64);
-            Part {
+            AnswerPart {
                 window: Span { from, to: from + Duration::from_secs(50) },
                 text: text.to_string(),
                 coverage: Coverage {
-                    frames_wanted: 0,
+                    frames_expected: 0,
                     frames_used: 0,
                     covered: None,
                     gaps: Vec::new(),

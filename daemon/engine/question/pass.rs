@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::engine::Engine;
-use crate::event::{Description, FrameRef};
+use crate::event::{Description, FrameReference};
 use crate::frame::{FrameId, Span};
 use crate::language::Turn;
 use crate::service::{AnswerItem, AskError};
@@ -39,7 +39,7 @@ impl Accepted {
     /// Returns the error for a question whose frames are all gone at its turn.
     pub fn no_frames_left(&self) -> AskError {
         let why = "its frames left the buffer while they were read".into();
-        AskError::NoFootage { camera: self.camera.to_string(), why }
+        AskError::NoFrames { camera: self.camera.to_string(), why }
     }
 }
 
@@ -159,7 +159,7 @@ impl Asked {
         match self.receiver {
             Receiver::InParts { result, .. } => drop(result.send(Ok(description))),
             Receiver::Asker => {
-                let id = |frame: &FrameRef| FrameId { run: frame.run, number: frame.number };
+                let id = |frame: &FrameReference| FrameId { run: frame.run, number: frame.number };
                 let frames = Some(description.frames.iter().map(id).collect());
                 engine.publish(&self.camera, &self.turns, frames, &self.to, description);
             }
@@ -173,7 +173,7 @@ impl Asked {
 
     /// Rejects the question, because the model cannot process it. `why` is the reason.
     pub fn unanswerable(self, why: String) {
-        self.fails(AskError::BadQuestion(why));
+        self.fails(AskError::InvalidQuestion(why));
     }
 }
 

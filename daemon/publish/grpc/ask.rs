@@ -17,7 +17,7 @@ use crate::proto::ask_request::Range as AskRange;
 use crate::proto::ask_response::Item;
 use crate::publish::Code;
 use crate::question::{Detail, Draft, Question, RawLength, RawTime};
-use crate::service::{Answer, AnswerItem, AskError, Service};
+use crate::service::{AnswerItem, AnswerStream, AskError, Service};
 use crate::wire::encode;
 
 type To = mpsc::Sender<Result<proto::AskResponse, Status>>;
@@ -93,7 +93,7 @@ pub struct Asking {
     service: Arc<dyn Service>,
     asked: Asked,
     /// The answer of a single camera, already started.
-    first: Option<Answer>,
+    first: Option<AnswerStream>,
 }
 
 /// Starts the answer. A single camera is asked at once, so that its refusal becomes the call's
@@ -175,7 +175,7 @@ impl Failure {
 }
 
 /// Forwards one answer until it ends.
-async fn follow(mut answer: Answer, camera: &str, to: &To) -> Result<(), Refused> {
+async fn follow(mut answer: AnswerStream, camera: &str, to: &To) -> Result<(), Refused> {
     loop {
         let (item, last) = match answer.recv().await {
             Some(AnswerItem::Part(part)) => (Item::Part(encode::part(&part)), false),

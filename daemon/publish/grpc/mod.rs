@@ -22,14 +22,14 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use super::{Code, Listener, PublishError, retry_after_seconds};
-use crate::event::{Event, Kind};
+use crate::event::{Event, EventKind};
 use crate::interface::Interface;
 use crate::journal::{Cursor, Read};
 use crate::metrics;
 use crate::proto;
 use crate::proto::lookout_server::{Lookout, LookoutServer};
 use crate::proto::watch_response::Item as WatchItem;
-use crate::service::{AskError, EvidenceError, Readiness, Service};
+use crate::service::{AskError, FrameError, Readiness, Service};
 use crate::wire::encode;
 
 /// Number of messages buffered per stream while the client's flow-control window is closed. Further
@@ -193,17 +193,17 @@ impl Lookout for Server {
         request: Request<proto::GetFrameRequest>,
     ) -> Result<Response<proto::GetFrameResponse>, Status> {
         let proto::GetFrameRequest { camera, number, run } = request.into_inner();
-        let evidence = self.service.evidence(&camera, (run > 0).then_some(run), number).await;
-        let evidence = evidence.map_err(|e| match e {
-            EvidenceError::NoSuchCamera(_) | EvidenceError::NoSuchFrame { .. } => {
+        let frame = self.service.frame_jpeg(&camera, (run > 0).then_some(run), number).await;
+        let frame = frame.map_err(|e| match e {
+            FrameError::CameraNotFound(_) | FrameError::FrameNotFound { .. } => {
                 Status::not_found(e.to_string())
             }
-            EvidenceError::Unreadable { .. } => Status::unavailable(e.to_string()),
-            EvidenceError::Busy => Status::resource_exhausted(e.to_string()),
+            FrameError::Unreadable { .. } => Status::unavailable(e.to_string()),
+            FrameError::Busy => Status::resource_exhausted(e.to_string()),
         })?;
         Ok(Response::new(proto::GetFrameResponse {
-            jpeg: evidence.jpeg.to_vec(),
-            captured_at: encode::time(evidence.captured_at),
+            jpeg: frame.jpeg.to_vec(),
+            captured_at: encode::time(frame.captured_at),
         }))
     }
 }
@@ -245,13 +245,13 @@ impl Server {
         // A misspelt name would silently match no event.
         for name in &request.cameras {
             if !known.iter().any(|camera| *camera.name == **name) {
-                return Err(refusal(&AskError::NoSuchCamera(name.clone())));
+                return Err(refusal(&AskError::CameraNotFound(name.clone())));
             }
         }
         let kinds = request.kinds.iter().map(|kind| match proto::Kind::try_from(*kind) {
-            Ok(proto::Kind::Caption) => Ok(Kind::Caption),
-            Ok(proto::Kind::Answer) => Ok(Kind::Answer),
-            Ok(proto::Kind::Camera) => Ok(Kind::Camera),
+            Ok(proto::Kind::Caption) => Ok(EventKind::Caption),
+            Ok(proto::Kind::Answer) => Ok(EventKind::Answer),
+            Ok(proto::Kind::Camera) => Ok(EventKind::Camera),
             Ok(proto::Kind::Unspecified) | Err(_) => {
                 Err(Status::invalid_argument(format!("{kind} is not a kind of event")))
             }
@@ -264,7 +264,7 @@ struct Filter {
     /// The names of the cameras; empty means all.
     cameras: Vec<String>,
     /// The kinds of events; empty means all.
-    kinds: Vec<Kind>,
+    kinds: Vec<EventKind>,
 }
 
 impl Filter {

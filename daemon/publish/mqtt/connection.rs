@@ -19,7 +19,7 @@ use super::options::Access;
 use super::outbox::{Message, Outbox, WINDOW};
 use super::questions::Refusal;
 use super::topics::{OFFLINE, ONLINE};
-use crate::event::{Body, Event, Phase};
+use crate::event::{Body, CameraState, Event};
 use crate::interface::Interface;
 use crate::journal::{Cursor, Read};
 use crate::metrics;
@@ -197,7 +197,9 @@ impl Connection<'_> {
             if self.outbox.has_room() && !said_offline {
                 for camera in self.publisher.service.cameras() {
                     // The cameras are no longer watched.
-                    self.post(self.publisher.topics.camera_available(&camera.name, Phase::Lost));
+                    self.post(
+                        self.publisher.topics.camera_available(&camera.name, CameraState::Lost),
+                    );
                 }
                 self.post(self.publisher.topics.daemon_available(OFFLINE));
                 said_offline = true;
@@ -259,7 +261,7 @@ impl Connection<'_> {
 
     fn cameras_available(&mut self) {
         for camera in self.publisher.service.cameras() {
-            self.post(self.publisher.topics.camera_available(&camera.name, camera.status.phase));
+            self.post(self.publisher.topics.camera_available(&camera.name, camera.status.state));
         }
     }
 
@@ -271,14 +273,14 @@ impl Connection<'_> {
         }
         // If this panics, the next run leaves the event out.
         publisher.saying = Some(event.sequence);
-        let phase = match &event.body {
+        let state = match &event.body {
             Body::Camera(_) => {
                 let cameras = publisher.service.cameras().into_iter();
-                cameras.filter(|c| c.name == event.camera).map(|c| c.status.phase).next()
+                cameras.filter(|c| c.name == event.camera).map(|c| c.status.state).next()
             }
             Body::Caption(_) | Body::Answer(_) => None,
         };
-        let messages = publisher.topics.messages(event, phase.unwrap_or(Phase::Lost));
+        let messages = publisher.topics.messages(event, state.unwrap_or(CameraState::Lost));
         publisher.saying = None;
         messages
     }

@@ -176,11 +176,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::event::{Body, CameraStatus, Phase};
+    use crate::event::{Body, CameraState, CameraStatus};
 
     fn event(sequence: u64) -> Arc<Event> {
         let body = Body::Camera(CameraStatus {
-            phase: Phase::Live,
+            state: CameraState::Live,
             since: SystemTime::UNIX_EPOCH,
             reason: String::new(),
             last_frame: None,

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use crate::metrics;
 use crate::publish::{Code, retry_after_seconds};
 use crate::question::{Draft, RawLength, RawTime, start_of};
-use crate::service::{Answer, AnswerItem, AskError, Service};
+use crate::service::{AnswerItem, AnswerStream, AskError, Service};
 
 /// Maximum number of questions of this interface in progress. The engine's own queue is usually
 /// shorter and refuses earlier.
@@ -48,7 +48,7 @@ impl Questions {
         payload: &[u8],
     ) -> Result<(), Refusal> {
         let draft = draft(camera, payload).inspect_err(|_| {
-            metrics::question_refused(&AskError::BadQuestion(String::new()));
+            metrics::question_refused(&AskError::InvalidQuestion(String::new()));
         })?;
         let id = draft.id.clone();
         let refuse = |error: AskError| Refusal::new(camera, &id, &error);
@@ -81,14 +81,14 @@ impl Questions {
 }
 
 /// Reads the answer until it ends, because dropping the receiver would cancel it.
-async fn follow(mut answer: Answer, camera: String, id: String) -> Option<Refusal> {
+async fn follow(mut answer: AnswerStream, camera: String, id: String) -> Option<Refusal> {
     loop {
         match answer.recv().await {
             Some(AnswerItem::Part(_) | AnswerItem::Token(_)) => {}
             Some(AnswerItem::Finished(_)) => return None,
             Some(AnswerItem::Failed(error)) => return Some(Refusal::new(&camera, &id, &error)),
             None => {
-                let error = AskError::Model("the answer broke off".into());
+                let error = AskError::ModelFailed("the answer broke off".into());
                 return Some(Refusal::new(&camera, &id, &error));
             }
         }
@@ -98,7 +98,7 @@ async fn follow(mut answer: Answer, camera: String, id: String) -> Option<Refusa
 /// Reads a question: text that begins with `{` is JSON, other text is the question itself. This
 /// does not check that the question can be answered.
 fn draft(camera: &str, payload: &[u8]) -> Result<Draft, Refusal> {
-    let refuse = |id: &str, why: String| Refusal::new(camera, id, &AskError::BadQuestion(why));
+    let refuse = |id: &str, why: String| Refusal::new(camera, id, &AskError::InvalidQuestion(why));
     let text = std::str::from_utf8(payload)
         .map_err(|_| refuse("", "the question is not UTF-8".into()))?
         .trim();

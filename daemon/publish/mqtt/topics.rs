@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::outbox::Message;
 use crate::config::Mqtt;
-use crate::event::{Body, Event, Phase};
+use crate::event::{Body, CameraState, Event};
 
 /// Maximum number of characters of a state in Home Assistant.
 const STATE_CHARACTERS: usize = 255;
@@ -54,10 +54,10 @@ impl Topics {
         Some(format!("{}/status", self.discovery.as_ref()?))
     }
 
-    /// Returns the messages of an event in the order of sending. `phase` is the current phase of
+    /// Returns the messages of an event in the order of sending. `state` is the current state of
     /// the event's camera. An event that is sent late describes the past, not the camera's current
     /// availability.
-    pub fn messages(&self, event: &Event, phase: Phase) -> Vec<Message> {
+    pub fn messages(&self, event: &Event, state: CameraState) -> Vec<Message> {
         let json = event_json(event);
         let message = |what, payload, retain| Message {
             topic: self.camera(&event.camera, what),
@@ -70,17 +70,17 @@ impl Topics {
             Body::Caption(words) => vec![
                 message("caption", json.clone(), false),
                 message("attributes", json, true),
-                message("state", state(&words.text).into_bytes(), true),
+                message("state", short_text(&words.text).into_bytes(), true),
             ],
             Body::Answer(_) => vec![message("answer", json, false)],
             Body::Camera(_) => {
-                vec![message("status", json, true), self.camera_available(&event.camera, phase)]
+                vec![message("status", json, true), self.camera_available(&event.camera, state)]
             }
         }
     }
 
-    pub fn camera_available(&self, camera: &str, phase: Phase) -> Message {
-        let payload = if phase == Phase::Live { ONLINE } else { OFFLINE };
+    pub fn camera_available(&self, camera: &str, state: CameraState) -> Message {
+        let payload = if state == CameraState::Live { ONLINE } else { OFFLINE };
         Message { topic: self.camera(camera, "available"), payload: payload.into(), retain: true }
     }
 
@@ -145,7 +145,7 @@ pub fn event_json(event: &Event) -> Vec<u8> {
 }
 
 /// Returns the text, shortened to the maximum length of a state.
-fn state(text: &str) -> String {
+fn short_text(text: &str) -> String {
     if text.chars().count() <= STATE_CHARACTERS {
         return text.to_owned();
     }
@@ -165,10 +165,10 @@ mod tests {
 
     #[test]
     fn a_long_state_is_cut_between_characters() {
-        assert_eq!(state("short"), "short");
+        assert_eq!(short_text("short"), "short");
         let fits = "ü".repeat(255);
-        assert_eq!(state(&fits), fits);
-        let cut = state(&"ü".repeat(256));
+        assert_eq!(short_text(&fits), fits);
+        let cut = short_text(&"ü".repeat(256));
         assert_eq!(cut.chars().count(), 255);
         assert!(cut.ends_with("ü…"));
     }

@@ -15,7 +15,7 @@ use crate::frame::FrameId;
 use crate::journal::MemoryJournal;
 use crate::question::{Draft, Limits, Question as Checked, RawTime};
 use crate::run_clock::{Moment, RunClock};
-use crate::service::Answer;
+use crate::service::AnswerStream;
 use crate::slowfast::FrameTokens;
 use crate::timeline::{Entry, Held, Place, Stored};
 
@@ -66,11 +66,11 @@ fn engine(lost: u64) -> Arc<Engine> {
     engine
 }
 
-fn ask(engine: &Arc<Engine>, draft: Draft) -> Answer {
+fn ask(engine: &Arc<Engine>, draft: Draft) -> AnswerStream {
     try_ask(engine, draft).expect("it is accepted")
 }
 
-fn try_ask(engine: &Arc<Engine>, draft: Draft) -> Result<Answer, AskError> {
+fn try_ask(engine: &Arc<Engine>, draft: Draft) -> Result<AnswerStream, AskError> {
     let time = |milliseconds| Some(RawTime::Parts { seconds: milliseconds / 1000, nanos: 0 });
     let (from, to) = match draft.conversation {
         Some(_) => (None, None),
@@ -82,7 +82,7 @@ fn try_ask(engine: &Arc<Engine>, draft: Draft) -> Result<Answer, AskError> {
     engine.ask(question)
 }
 
-fn in_parts(engine: &Arc<Engine>) -> Answer {
+fn in_parts(engine: &Arc<Engine>) -> AnswerStream {
     ask(engine, Draft { detail: Some("parts".into()), ..Draft::default() })
 }
 
@@ -112,7 +112,7 @@ fn say(engine: &Engine, asked: Asked, text: &str) {
         model: "model".into(),
         device: "cpu".into(),
         device_reason: String::new(),
-        finish: Finish::Stop,
+        finish: FinishReason::Stop,
         usage: Usage::default(),
         timing: Timing::default(),
         skipped: 0,
@@ -125,7 +125,7 @@ fn say(engine: &Engine, asked: Asked, text: &str) {
     asked.answered(engine, description);
 }
 
-async fn said(mut answer: Answer) -> Result<Description, AskError> {
+async fn said(mut answer: AnswerStream) -> Result<Description, AskError> {
     loop {
         match answer.recv().await.expect("an end") {
             AnswerItem::Finished(description) => return Ok(*description),
@@ -159,7 +159,7 @@ async fn if_no_part_has_frames_the_asker_gets_an_error() {
     let answer = in_parts(&engine);
     assert!(next(&engine).await.is_none());
     let error = said(answer).await.expect_err("nothing is seen");
-    assert!(matches!(error, AskError::NoFootage { .. }), "{error}");
+    assert!(matches!(error, AskError::NoFrames { .. }), "{error}");
 }
 
 #[tokio::test]
@@ -173,12 +173,12 @@ async fn if_the_range_has_no_frames_left_for_a_summary_the_parts_are_listed() {
     }
     assert!(next(&engine).await.is_none());
     let whole = said(answer).await.expect("an answer");
-    assert_eq!(whole.summary, Some(Summary::List));
+    assert_eq!(whole.summary, Some(SummaryMethod::List));
     assert!(whole.text.ends_with(" UTC: A car came."), "{}", whole.text);
 }
 
 /// Asks a question whose sixteen parts get long answers.
-async fn with_sixteen_parts(engine: &Arc<Engine>) -> Answer {
+async fn with_sixteen_parts(engine: &Arc<Engine>) -> AnswerStream {
     let answer = in_parts(engine);
     for number in 0..parts::MOST {
         let part = next(engine).await.expect("a part");
@@ -202,7 +202,7 @@ async fn a_summary_that_does_not_fit_is_tried_with_fewer_frames_and_shorter_note
     assert!(look.prompt.ends_with(": What came?") && look.prompt.contains("Car 15"));
     say(&engine, look, "Sixteen cars came.");
     let whole = said(answer).await.expect("an answer");
-    assert_eq!((whole.summary, &*whole.text), (Some(Summary::Model), "Sixteen cars came."));
+    assert_eq!((whole.summary, &*whole.text), (Some(SummaryMethod::Model), "Sixteen cars came."));
     assert_eq!(whole.parts.len(), 16);
 }
 
@@ -215,7 +215,7 @@ async fn if_no_summary_fits_the_parts_are_listed() {
     }
     assert!(next(&engine).await.is_none());
     let whole = said(answer).await.expect("an answer");
-    assert_eq!((whole.summary, whole.parts.len()), (Some(Summary::List), 16));
+    assert_eq!((whole.summary, whole.parts.len()), (Some(SummaryMethod::List), 16));
 }
 
 #[tokio::test]
@@ -242,7 +242,7 @@ async fn two_questions_of_a_conversation_at_once_both_become_turns() {
 }
 
 fn fail(asked: Asked, why: &str) {
-    asked.fails(AskError::Failed(why.into()));
+    asked.fails(AskError::ModelFailedTemporarily(why.into()));
 }
 
 #[tokio::test]
@@ -273,7 +273,7 @@ async fn if_the_model_fails_on_every_part_the_asker_gets_the_error() {
         fail(part, "out of memory");
     }
     let error = said(answer).await.expect_err("no part is answered");
-    assert_eq!(error, AskError::Failed("out of memory".into()));
+    assert_eq!(error, AskError::ModelFailedTemporarily("out of memory".into()));
 }
 
 #[tokio::test]
@@ -282,10 +282,10 @@ async fn a_broken_model_ends_the_question_with_its_error() {
     let answer = in_parts(&engine);
     let part = next(&engine).await.expect("a part");
     engine.broken("no GPU");
-    part.fails(AskError::Model("no GPU".into()));
+    part.fails(AskError::ModelFailed("no GPU".into()));
     assert!(next(&engine).await.is_none());
     let error = said(answer).await.expect_err("the model is broken");
-    assert_eq!(error, AskError::Model("no GPU".into()));
+    assert_eq!(error, AskError::ModelFailed("no GPU".into()));
 }
 
 /// The queue has room for two questions. One in parts takes one place, also while its part waits.
