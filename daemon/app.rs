@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::camera;
 use crate::cameras::Cameras;
 use crate::config::{self, Config};
-use crate::disk::{self, Disk, Trouble};
+use crate::disk::{self, Disk, DiskProblem};
 use crate::engine::Engine;
 use crate::file_limit;
 use crate::interface::Interface;
@@ -56,14 +56,14 @@ impl App {
         let grpc = bind(Interface::Grpc, grpc).await?;
         let http = bind(Interface::Http, http).await?;
         camera::init()?;
-        let trouble = Arc::<Trouble>::default();
-        let (workers, disk) = load(&config, http.clone(), trouble.clone()).await?;
+        let disk_problem = Arc::<DiskProblem>::default();
+        let (workers, disk) = load(&config, http.clone(), disk_problem.clone()).await?;
         metrics::model(workers.model(), workers.device(), workers.device_reason());
         let run = this_run(disk.as_ref());
         let journal = MemoryJournal::shared(run, journal::CAPACITY);
         let clock = Arc::new(RunClock::start());
         let engine = Engine::new(&config, journal.clone(), run, clock.clone());
-        let daemon = Arc::new(Daemon::new(&config, engine, journal, trouble));
+        let daemon = Arc::new(Daemon::new(&config, engine, journal, disk_problem));
         Ok(App { config, daemon, clock, workers, disk, grpc, http, metrics })
     }
 
@@ -151,7 +151,7 @@ async fn bind(
 async fn load(
     config: &Config,
     http: Option<Listener>,
-    trouble: Arc<Trouble>,
+    disk_problem: Arc<DiskProblem>,
 ) -> anyhow::Result<(Workers, Option<Disk>)> {
     let model_loaded = CancellationToken::new();
     let _guard = model_loaded.clone().drop_guard();
@@ -159,7 +159,7 @@ async fn load(
     let config = config.clone();
     let load = move || {
         let workers = Workers::load(&config)?;
-        anyhow::Ok((workers, open_disk(&config, trouble)))
+        anyhow::Ok((workers, open_disk(&config, disk_problem)))
     };
     let loaded = tokio::task::spawn_blocking(load).await.context("loading")??;
     model_loaded.cancel();
@@ -169,9 +169,9 @@ async fn load(
     Ok(loaded)
 }
 
-fn open_disk(config: &Config, trouble: Arc<Trouble>) -> Option<Disk> {
+fn open_disk(config: &Config, disk_problem: Arc<DiskProblem>) -> Option<Disk> {
     let config::Disk { folder, retention, bytes } = config.buffer.disk.clone()?;
-    Some(Disk::open(folder, disk::Bounds { retention, bytes: bytes.as_u64() }, trouble))
+    Some(Disk::open(folder, disk::Bounds { retention, bytes: bytes.as_u64() }, disk_problem))
 }
 
 /// Returns the number of this run, which names its frames: milliseconds since 1970 by the host's

@@ -64,7 +64,7 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
-    use crate::disk::Trouble;
+    use crate::disk::DiskProblem;
     use crate::engine::Engine;
     use crate::journal::MemoryJournal;
     use crate::service::Service;
@@ -90,7 +90,7 @@ mod tests {
         let journal = MemoryJournal::shared(1, 100);
         let clock = Arc::new(RunClock::start());
         let engine = Engine::new(&config, journal.clone(), 1, clock.clone());
-        let daemon = Arc::new(Daemon::new(&config, engine, journal, Arc::<Trouble>::default()));
+        let daemon = Arc::new(Daemon::new(&config, engine, journal, Arc::<DiskProblem>::default()));
         let cameras = Cameras::new(daemon.clone(), clock);
         let listed = || {
             let cameras = daemon.cameras().into_iter().map(|camera| camera.name.to_string());

@@ -34,7 +34,7 @@ pub struct Moment {
 
 impl Moment {
     /// Returns the UTC of another moment of the run by the clock of this one.
-    pub fn tells(&self, monotonic: Duration) -> SystemTime {
+    pub fn utc_at(&self, monotonic: Duration) -> SystemTime {
         shift(self.utc, monotonic.as_nanos() as i128 - self.monotonic.as_nanos() as i128)
     }
 

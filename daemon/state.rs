@@ -8,7 +8,7 @@ use std::time::{Instant, SystemTime};
 
 use crate::camera::Sink;
 use crate::config::{self, Config};
-use crate::disk::Trouble;
+use crate::disk::DiskProblem;
 use crate::engine::Engine;
 use crate::event::{Body, CameraState, CameraStatus};
 use crate::frame::Frame;
@@ -26,7 +26,7 @@ pub struct Daemon {
     /// Maximum length of a question.
     question_bytes: usize,
     /// Problems of the disk, if it keeps frames.
-    trouble: Arc<Trouble>,
+    disk_problem: Arc<DiskProblem>,
     stopping: AtomicBool,
 }
 
@@ -45,12 +45,12 @@ impl Daemon {
         config: &Config,
         engine: Arc<Engine>,
         journal: Arc<dyn Journal>,
-        trouble: Arc<Trouble>,
+        disk_problem: Arc<DiskProblem>,
     ) -> Daemon {
         Daemon {
             engine,
             journal,
-            trouble,
+            disk_problem,
             cameras: Mutex::default(),
             question_bytes: config.generate.question_bytes,
             stopping: AtomicBool::new(false),
@@ -109,7 +109,7 @@ impl Service for Daemon {
     fn cameras(&self) -> Vec<CameraInfo> {
         let info = |camera: &Camera| {
             let ring = self.engine.timeline.ring(&camera.name);
-            let (usage, held) = ring.map(|ring| (ring.usage(), ring.held())).unwrap_or_default();
+            let (usage, held) = ring.map(|ring| (ring.usage(), ring.span())).unwrap_or_default();
             CameraInfo {
                 name: camera.name.clone(),
                 source: camera.source.clone(),
@@ -130,7 +130,7 @@ impl Service for Daemon {
     }
 
     fn troubles(&self) -> Vec<String> {
-        self.trouble.get().into_iter().collect()
+        self.disk_problem.get().into_iter().collect()
     }
 
     fn limits(&self) -> question::Limits {

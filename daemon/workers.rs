@@ -17,7 +17,7 @@ use crate::heartbeat::Worker;
 use crate::language::Budget;
 use crate::loaded::LoadedModel;
 use crate::model::ModelError;
-use crate::vision::{evidence, preprocess};
+use crate::vision::{jpeg, preprocess};
 
 /// Longest time that startup waits for frames of earlier runs. The remaining frames are restored
 /// while the daemon runs.
@@ -60,18 +60,15 @@ impl Workers {
         );
         let LoadedModel { package, preprocess, encoder, language, .. } = loaded;
         let buffer = &config.buffer;
-        let evidence = evidence::Evidence::new(
-            buffer.jpeg_width,
-            preprocess.least_side(),
-            buffer.jpeg_quality,
-        )
-        .map_err(|e| ModelError(format!("JPEG encoder: {e}")))?;
+        let jpeg_codec =
+            jpeg::JpegCodec::new(buffer.jpeg_width, preprocess.least_side(), buffer.jpeg_quality)
+                .map_err(|e| ModelError(format!("JPEG encoder: {e}")))?;
         let dim = encoder.dim();
         let vision = VisionWorker {
             encoder,
             preprocess,
             scratch: preprocess::Scratch::default(),
-            evidence,
+            jpeg_codec,
             plan,
             failures: Failures::default(),
         };

@@ -60,7 +60,7 @@ fn every_stage_of_a_caption_is_measured() {
     let wanted = [
         ("decode", 4.0),
         ("resize", 4.0),
-        ("evidence", 4.0),
+        ("jpeg", 4.0),
         ("encode", 4.0),
         ("pool", 4.0),
         ("assemble", 1.0),

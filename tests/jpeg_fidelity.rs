@@ -11,7 +11,7 @@ use std::process::Command;
 use lookout::config;
 use lookout::language::Budget;
 use lookout::loaded::LoadedModel;
-use lookout::vision::evidence::Evidence;
+use lookout::vision::jpeg::JpegCodec;
 use lookout::vision::preprocess::Scratch;
 use support::*;
 
@@ -88,12 +88,12 @@ fn a_jpegs_features_are_those_of_its_frame() {
         ("twice as large, quality 80", 32, side * 2, 80),
         ("twice as large, quality 95", 32, side * 2, 95),
     ] {
-        let mut evidence = Evidence::new(width, least, quality).expect("turbojpeg");
+        let mut codec = JpegCodec::new(width, least, quality).expect("turbojpeg");
         let (mut all, mut bytes) = (Vec::new(), 0);
         for (bgrx, (wanted, dim)) in pictures.iter().zip(&direct) {
-            let jpeg = evidence.jpeg(bgrx, WIDTH, HEIGHT).expect("a JPEG");
+            let jpeg = codec.encode(bgrx, WIDTH, HEIGHT).expect("a JPEG");
             bytes += jpeg.len();
-            let picture = evidence.picture(&jpeg).expect("a picture");
+            let picture = codec.decode(&jpeg).expect("a picture");
             let (found, _) = features(&picture.bgrx, picture.width, picture.height);
             all.extend(cosines(&found, wanted, *dim));
         }

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use half::f16;
 use lookout::frame::{Clock, FrameId};
 use lookout::slowfast::{FrameTokens, Plan, TokenShape};
-use lookout::timeline::{Entry, Held, Limits, Ring, Stored};
+use lookout::timeline::{DiskState, Entry, Limits, Residency, Ring};
 
 const FRAMES: usize = 400;
 /// Number of frames with only their JPEG.
@@ -33,14 +33,14 @@ fn a_buffer_takes_frames_times_bytes_a_frame() {
         monotonic: Duration::from_millis(500 * number),
         captured_at: SystemTime::UNIX_EPOCH + Duration::from_millis(500 * number),
         clock: Clock::Host,
-        held: Held::Hot {
+        residency: Residency::Hot {
             tokens: Arc::new(FrameTokens {
                 slow: vec![f16::ONE; shape.slow_tokens * DIM].into(),
                 fast: vec![f16::ONE; shape.fast_tokens * DIM].into(),
             }),
             jpeg: Arc::from(vec![1u8; JPEG_BYTES]),
         },
-        stored: Stored::No,
+        disk_state: DiskState::Absent,
         evicted_before: false,
     };
     let near = |found: usize, wanted: usize| {

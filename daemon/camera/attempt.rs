@@ -20,7 +20,7 @@ use super::patience::{Patience, Verdict};
 use super::pipeline;
 use super::progress::{Opened, Progress};
 use super::reach;
-use super::relay::{Login, Relay, Trouble};
+use super::relay::{Login, Relay, RelayError};
 use super::retry::{Attempt, News, Stop};
 use super::rtsp::{self, Approach, Carrier};
 use crate::config::{Camera, Rtsp, Source, Transport};
@@ -296,9 +296,9 @@ impl CameraAttempt {
             }
             // rtspsrc does not report a closed connection before it has a stream.
             if !progress.is_connected()
-                && relay.as_ref().is_some_and(|relay| relay.trouble() == Some(Trouble::Closed))
+                && relay.as_ref().is_some_and(|relay| relay.error() == Some(RelayError::Closed))
             {
-                return Err(Trouble::Closed.error());
+                return Err(RelayError::Closed.error());
             }
             self.check_stall(started, progress, tell)?;
         }
@@ -347,8 +347,8 @@ impl CameraAttempt {
         let Some(rtsp) = self.rtsp().filter(|_| is_rtsp(message)) else {
             return CameraError::of(message, false);
         };
-        match playing.relay.as_ref().and_then(|relay| relay.trouble()) {
-            Some(Trouble::Status { code: 461, .. }) => return self.other_transport(),
+        match playing.relay.as_ref().and_then(|relay| relay.error()) {
+            Some(RelayError::Status { code: 461, .. }) => return self.other_transport(),
             Some(trouble) => return trouble.error(),
             None => {}
         }

@@ -51,7 +51,7 @@ impl Delivery {
         let arrived = now.monotonic.saturating_sub(age);
         let mut sequence = self.sequence();
         let camera_time = picture.camera_time.filter(|_| believed);
-        let stamp = sequence.clock.stamp(arrived, now.tells(Duration::ZERO), camera_time);
+        let stamp = sequence.clock.stamp(arrived, now.utc_at(Duration::ZERO), camera_time);
         match stamp.news {
             Some(News::Disbelieved(off)) => tracing::warn!(
                 camera = %self.camera,

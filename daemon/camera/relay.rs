@@ -47,7 +47,7 @@ pub struct Login {
 
 /// A camera's answer that is not a success, or the lack of one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Trouble {
+pub enum RelayError {
     /// There is no connection.
     Unreachable(String),
     WrongPassword,
@@ -64,22 +64,24 @@ pub enum Trouble {
     Closed,
 }
 
-impl Trouble {
+impl RelayError {
     pub fn error(self) -> CameraError {
         match self {
-            Trouble::Unreachable(why) => CameraError::Lost(why),
-            Trouble::WrongPassword => CameraError::WrongPassword,
-            Trouble::PasswordWanted => CameraError::PasswordWanted,
-            Trouble::UnknownScheme => CameraError::Refused(
+            RelayError::Unreachable(why) => CameraError::Lost(why),
+            RelayError::WrongPassword => CameraError::WrongPassword,
+            RelayError::PasswordWanted => CameraError::PasswordWanted,
+            RelayError::UnknownScheme => CameraError::Refused(
                 "the camera asks for a password in a way that lookout does not know: allow digest \
                  (MD5 or SHA-256) or basic authentication in its settings"
                     .into(),
             ),
-            Trouble::Redirects => CameraError::Refused("the camera redirects in a circle".into()),
-            Trouble::Status { method, code, reason } => {
+            RelayError::Redirects => {
+                CameraError::Refused("the camera redirects in a circle".into())
+            }
+            RelayError::Status { method, code, reason } => {
                 CameraError::of_status(&method, code, &reason)
             }
-            Trouble::Closed => CameraError::Lost("the connection was closed".into()),
+            RelayError::Closed => CameraError::Lost("the connection was closed".into()),
         }
     }
 }
@@ -107,7 +109,7 @@ struct State {
     /// Both ends of the open connection.
     open: Vec<TcpStream>,
     learnt: Learnt,
-    trouble: Option<Trouble>,
+    error: Option<RelayError>,
 }
 
 impl Shared {
@@ -138,7 +140,7 @@ impl Relay {
                 closed: false,
                 open: Vec::new(),
                 learnt,
-                trouble: None,
+                error: None,
             }),
         });
         let accepting = shared.clone();
@@ -157,8 +159,8 @@ impl Relay {
         &self.word
     }
 
-    pub fn trouble(&self) -> Option<Trouble> {
-        self.shared.lock().trouble.clone()
+    pub fn error(&self) -> Option<RelayError> {
+        self.shared.lock().error.clone()
     }
 
     /// Returns the request that keeps this camera's sessions alive.
@@ -207,7 +209,7 @@ fn pass(client: TcpStream, shared: &Arc<Shared>) -> io::Result<()> {
     let camera = match reach::connect(&host, port, shared.patience) {
         Ok(camera) => camera,
         Err(why) => {
-            shared.lock().trouble = Some(Trouble::Unreachable(why));
+            shared.lock().error = Some(RelayError::Unreachable(why));
             let _ = client.shutdown(Shutdown::Both);
             return Ok(());
         }
@@ -440,7 +442,7 @@ impl Line {
                     state.learnt = talk.alive.learnt();
                     // After a redirect, rtspsrc connects again.
                     if state.redirects == 0 {
-                        state.trouble.get_or_insert(Trouble::Closed);
+                        state.error.get_or_insert(RelayError::Closed);
                     }
                     return Ok(());
                 }
@@ -475,7 +477,7 @@ impl Line {
         }
         match code {
             200..300 => {
-                self.shared.lock().trouble = None;
+                self.shared.lock().error = None;
                 self.succeeded(&mut talk, &method, &mut head);
             }
             300..400 => self.redirected(&head),
@@ -487,7 +489,7 @@ impl Line {
     /// Returns true if the request is worth sending again with credentials.
     fn may_prove(&self, talk: &mut Talk, answer: &Head, pending: &Pending) -> bool {
         if self.shared.login.is_none() {
-            self.shared.lock().trouble = Some(Trouble::PasswordWanted);
+            self.shared.lock().error = Some(RelayError::PasswordWanted);
             return false;
         }
         let mut builder = PasswordClient::builder();
@@ -500,12 +502,12 @@ impl Line {
             proof => proof.ok(),
         };
         let Some(proof) = proof else {
-            self.shared.lock().trouble = Some(Trouble::UnknownScheme);
+            self.shared.lock().error = Some(RelayError::UnknownScheme);
             return false;
         };
         talk.proof = Some(proof);
         if pending.proven {
-            self.shared.lock().trouble = Some(Trouble::WrongPassword);
+            self.shared.lock().error = Some(RelayError::WrongPassword);
         }
         !pending.proven
     }
@@ -546,7 +548,7 @@ impl Line {
         let mut state = self.shared.lock();
         state.redirects += 1;
         if state.redirects > REDIRECTS_MAX {
-            state.trouble = Some(Trouble::Redirects);
+            state.error = Some(RelayError::Redirects);
             // No further connection is accepted.
             state.closed = true;
         } else if let Some(host) = target.as_ref().and_then(url::Url::host_str) {
@@ -563,13 +565,15 @@ impl Line {
         }
         let mut state = self.shared.lock();
         let known = matches!(
-            state.trouble,
-            Some(Trouble::WrongPassword | Trouble::PasswordWanted | Trouble::UnknownScheme)
+            state.error,
+            Some(
+                RelayError::WrongPassword | RelayError::PasswordWanted | RelayError::UnknownScheme
+            )
         );
         // A request refused while the stream is ending does not explain why it ended.
         if !known && (talk.session.is_none() || matches!(method, "SETUP" | "PLAY")) {
             let (method, reason) = (method.to_string(), reason.to_string());
-            state.trouble = Some(Trouble::Status { method, code, reason });
+            state.error = Some(RelayError::Status { method, code, reason });
         }
     }
 }
@@ -653,7 +657,7 @@ mod tests {
         let answer = "RTSP/1.0 401 No\r\nCSeq: 1\r\nWWW-Authenticate: Negotiate\r\n\r\n";
         (&served).write_all(answer.as_bytes()).unwrap();
         Reader::new(client).message().unwrap();
-        let error = relay.trouble().unwrap().error().to_string();
+        let error = relay.error().unwrap().error().to_string();
         assert!(error.contains("digest (MD5 or SHA-256) or basic"), "{error}");
     }
 }

@@ -22,7 +22,7 @@ use super::index::{self, Builder};
 use super::record::{self, Names, Record};
 use super::segment::{self, End, Found, frames_file, index_file};
 use crate::frame::FrameId;
-use crate::timeline::Place;
+use crate::timeline::DiskAddress;
 
 /// Divisor of the folder's limits: a segment holds at most a sixteenth of them, so at most a
 /// sixteenth is deleted at a time.
@@ -65,7 +65,7 @@ pub struct Folder {
     /// True if the disk has older frames that cannot be queried.
     left_out: bool,
     /// The number of the next segment. It keeps rising even after all segments were deleted, so
-    /// that a place never refers to another segment's record.
+    /// that a address never refers to another segment's record.
     next: u64,
     /// Segments whose frames can no longer be queried and which have not been reported yet.
     gone: Vec<u64>,
@@ -173,7 +173,7 @@ impl Folder {
     }
 
     /// Reads the newest unread segment. Returns `None` if all segments have been read.
-    pub fn restore(&mut self) -> Option<Vec<(Record, Place)>> {
+    pub fn restore(&mut self) -> Option<Vec<(Record, DiskAddress)>> {
         let at = self.unread.checked_sub(1)?;
         self.unread = at;
         let number = self.segments[at].number;
@@ -240,12 +240,17 @@ impl Folder {
         std::mem::take(&mut self.gone)
     }
 
-    /// Appends a record, deletes what its space requires, and returns the record's place.
+    /// Appends a record, deletes what its space requires, and returns the record's address.
     ///
     /// On failure nothing of the record remains, or the segment is closed so that nothing is
     /// written behind the partial record. The error `InvalidInput` means that no folder could store
     /// the record.
-    pub fn append(&mut self, record: &Record, jpeg: &[u8], uptime: Duration) -> io::Result<Place> {
+    pub fn append(
+        &mut self,
+        record: &Record,
+        jpeg: &[u8],
+        uptime: Duration,
+    ) -> io::Result<DiskAddress> {
         let bytes = record::encode(record, jpeg)
             .filter(|bytes| bytes.len() as u64 + INDEX_MOST <= self.bounds.bytes)
             .ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "too large for a record"))?;
@@ -277,11 +282,12 @@ impl Folder {
             }
             return Err(error);
         }
-        let place = Place { segment: segment.number, offset: segment.bytes, length: length as u32 };
+        let address =
+            DiskAddress { segment: segment.number, offset: segment.bytes, length: length as u32 };
         if segment.bytes == 0 {
             segment.written = Written::At(uptime);
         }
-        open.index.push(record, place);
+        open.index.push(record, address);
         self.bytes += length + open.index.bytes() - segment.index;
         segment.bytes += length;
         segment.index = open.index.bytes();
@@ -290,17 +296,17 @@ impl Folder {
         self.frames += 1;
         let passed = uptime.saturating_sub(self.opened);
         self.opened_at = self.opened_at.max(record.captured_at.checked_sub(passed));
-        Ok(place)
+        Ok(address)
     }
 
     /// Reads a frame's JPEG. The record must be intact and belong to that frame.
-    pub fn read(&self, camera: &str, id: FrameId, place: Place) -> io::Result<Vec<u8>> {
-        let path = frames_file(&self.path, place.segment);
+    pub fn read(&self, camera: &str, id: FrameId, address: DiskAddress) -> io::Result<Vec<u8>> {
+        let path = frames_file(&self.path, address.segment);
         let file = File::open(&path)?;
-        let mut bytes = vec![0; place.length as usize];
-        file.read_exact_at(&mut bytes, place.offset)?;
+        let mut bytes = vec![0; address.length as usize];
+        file.read_exact_at(&mut bytes, address.offset)?;
         let bad = |why: &dyn std::fmt::Display| {
-            let at = format!("{} at {}: {why}", path.display(), place.offset);
+            let at = format!("{} at {}: {why}", path.display(), address.offset);
             io::Error::new(ErrorKind::InvalidData, at)
         };
         let (record, jpeg) = record::decode(&bytes).map_err(|e| bad(&e))?;
@@ -574,9 +580,9 @@ fn lock(path: &Path) -> io::Result<File> {
     }
 }
 
-fn builder(records: &[(Record, Place)]) -> Builder {
+fn builder(records: &[(Record, DiskAddress)]) -> Builder {
     let mut builder = Builder::default();
-    records.iter().for_each(|(record, place)| builder.push(record, *place));
+    records.iter().for_each(|(record, address)| builder.push(record, *address));
     builder
 }
 

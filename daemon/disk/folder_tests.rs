@@ -8,7 +8,7 @@ use super::*;
 const BOUNDS: Bounds = Bounds { retention: Duration::from_secs(3600), bytes: 1 << 20 };
 const FIRST: u64 = 1_700_000_000;
 
-type Found = Vec<(Record, Place)>;
+type Found = Vec<(Record, DiskAddress)>;
 
 fn temporary() -> tempfile::TempDir {
     tempfile::tempdir().expect("a folder")
@@ -43,7 +43,7 @@ fn picture(number: u64) -> Vec<u8> {
 }
 
 /// Writes frames; frame `number` is taken and written at second `number` of the run.
-fn write(folder: &mut Folder, numbers: std::ops::Range<u64>) -> Vec<(u64, Place)> {
+fn write(folder: &mut Folder, numbers: std::ops::Range<u64>) -> Vec<(u64, DiskAddress)> {
     let mut write = |number| {
         let written = folder.append(&record("gate", number), &picture(number), seconds(number));
         written.expect("written")
@@ -89,12 +89,12 @@ fn what_is_written_is_found_at_the_next_start() {
     let (mut folder, found) = open(dir.path(), BOUNDS);
     let second = write(&mut folder, 100..120);
     assert_ne!(first[99].1.segment, second[0].1.segment);
-    for (number, place) in first.iter().chain(&second) {
-        let read = folder.read("gate", record("gate", *number).id, *place);
+    for (number, address) in first.iter().chain(&second) {
+        let read = folder.read("gate", record("gate", *number).id, *address);
         assert_eq!(read.expect("whole"), picture(*number));
     }
     let wanted: Found =
-        first.iter().map(|(number, place)| (record("gate", *number), *place)).collect();
+        first.iter().map(|(number, address)| (record("gate", *number), *address)).collect();
     assert_eq!(found, wanted);
     let wrong = folder.read("yard", record("gate", 5).id, first[5].1);
     assert!(wrong.is_err_and(|error| error.to_string().contains("another frame")));
@@ -107,11 +107,11 @@ fn the_oldest_leave_for_room() {
     let (mut folder, _) = open(dir.path(), small);
     let mut gone = None;
     for number in 0..300 {
-        let place = write(&mut folder, number..number + 1)[0].1;
+        let address = write(&mut folder, number..number + 1)[0].1;
         gone = folder.take_gone().last().copied().or(gone);
         assert!(folder.bytes() <= 64 << 10, "{} bytes", folder.bytes());
         assert!(sizes(dir.path()) <= folder.bytes());
-        assert!(gone.is_none_or(|gone| gone < place.segment));
+        assert!(gone.is_none_or(|gone| gone < address.segment));
     }
     // At most one segment's worth of space is unused.
     assert!(folder.bytes() > (64 << 10) * 7 / 8, "{} bytes", folder.bytes());
@@ -121,7 +121,7 @@ fn the_oldest_leave_for_room() {
     let (folder, found) = open(dir.path(), small);
     assert_eq!(folder.bytes(), sizes(dir.path()));
     assert!(folder.more_before());
-    assert_eq!(found.first().map(|(_, place)| place.segment), gone.map(|n| n + 1));
+    assert_eq!(found.first().map(|(_, address)| address.segment), gone.map(|n| n + 1));
     assert_eq!(numbers(&found).last(), Some(&299));
 }
 
@@ -272,9 +272,9 @@ fn a_segment_that_cannot_be_read_is_set_aside_and_the_others_are_there() {
     // A file of another program or of another version.
     fs::write(frames_file(dir.path(), 3), b"LKF1, and what then stood there").expect("written");
     let (mut folder, found) = open(dir.path(), small);
-    let others = |place: &Place| place.segment != 2 && place.segment != 3;
+    let others = |address: &DiskAddress| address.segment != 2 && address.segment != 3;
     let wanted: Vec<_> =
-        places.iter().filter(|(_, place)| others(place)).map(|(n, _)| *n).collect();
+        places.iter().filter(|(_, address)| others(address)).map(|(n, _)| *n).collect();
     assert!(wanted.len() > 20);
     assert_eq!(numbers(&found), wanted);
     let aside = folder.aside();
@@ -411,8 +411,8 @@ proptest! {
         let bytes = fs::read(&file).expect("the segment");
         let kept = bytes.len().saturating_sub(cut);
         fs::write(&file, &bytes[..kept]).expect("cut off");
-        let complete = |place: &Place| place.offset as usize + place.length as usize <= kept;
-        let wanted = places.iter().filter(|(_, place)| complete(place)).count();
+        let complete = |address: &DiskAddress| address.offset as usize + address.length as usize <= kept;
+        let wanted = places.iter().filter(|(_, address)| complete(address)).count();
         let (mut folder, found) = open(dir.path(), BOUNDS);
         prop_assert_eq!(found.len(), wanted);
         // The next run writes in an intact segment.

@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime};
 
 use super::record::{Names, Record, checksum};
 use crate::frame::{Clock, FrameId};
-use crate::timeline::Place;
+use crate::timeline::DiskAddress;
 
 const MAGIC: &[u8] = b"LKI1";
 const HEADER: usize = 18;
@@ -33,7 +33,7 @@ pub struct Builder {
 }
 
 impl Builder {
-    pub fn push(&mut self, record: &Record, place: Place) {
+    pub fn push(&mut self, record: &Record, address: DiskAddress) {
         let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         let captured = record.captured_at.duration_since(SystemTime::UNIX_EPOCH);
         let name = self.names.iter().position(|name| *name == record.camera);
@@ -50,11 +50,11 @@ impl Builder {
             record.id.number,
             nanos(captured.unwrap_or_default()),
             nanos(record.monotonic),
-            place.offset,
+            address.offset,
         ] {
             self.rows.extend(number.to_le_bytes());
         }
-        self.rows.extend(place.length.to_le_bytes());
+        self.rows.extend(address.length.to_le_bytes());
     }
 
     pub fn frames(&self) -> u32 {
@@ -91,7 +91,7 @@ pub fn decode(
     number: u64,
     size: u64,
     names: &mut Names,
-) -> Option<Vec<(Record, Place)>> {
+) -> Option<Vec<(Record, DiskAddress)>> {
     let (content, sum) = bytes.split_last_chunk::<CHECKSUM>()?;
     if checksum(content) != u32::from_le_bytes(*sum) {
         return None;
@@ -125,7 +125,7 @@ pub fn decode(
         if offset.checked_add(u64::from(length)).is_none_or(|end| end > size) {
             return None;
         }
-        records.push((record, Place { segment: number, offset, length }));
+        records.push((record, DiskAddress { segment: number, offset, length }));
     }
     Some(records)
 }
@@ -163,15 +163,15 @@ mod tests {
     use super::super::record::tests::record;
     use super::*;
 
-    fn built(frames: &[(String, u64)]) -> (Builder, Vec<(Record, Place)>) {
+    fn built(frames: &[(String, u64)]) -> (Builder, Vec<(Record, DiskAddress)>) {
         let mut builder = Builder::default();
         let mut offset = 0;
         let mut wanted = Vec::new();
         for (camera, number) in frames {
-            let (record, place) =
-                (record(camera, *number), Place { segment: 9, offset, length: 100 });
-            builder.push(&record, place);
-            wanted.push((record, place));
+            let (record, address) =
+                (record(camera, *number), DiskAddress { segment: 9, offset, length: 100 });
+            builder.push(&record, address);
+            wanted.push((record, address));
             offset += 100;
         }
         (builder, wanted)

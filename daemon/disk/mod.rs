@@ -20,7 +20,7 @@ use std::time::{Duration, Instant, SystemTime};
 use std::{fmt, io};
 
 pub use folder::Bounds;
-pub use queue::{Jpegs, Queue, Read, Reader, Refused, Wanted, Write};
+pub use queue::{FrameToRead, JpegReceiver, Jpegs, Queue, ReadRefused, ReadRequest, WriteRequest};
 pub use record::Record;
 #[cfg(fuzzing)]
 pub use segment::fuzz_segment;
@@ -28,7 +28,7 @@ pub use segment::fuzz_segment;
 use crate::frame::FrameId;
 use crate::metrics::{self, NotWritten};
 use crate::run_clock::boot_time;
-use crate::timeline::{Entry, Held, Place, Stored};
+use crate::timeline::{DiskAddress, DiskState, Entry, Residency};
 use age::Now;
 use folder::{Aside, Folder};
 use queue::Job;
@@ -50,12 +50,12 @@ const NAMED_MOST: usize = 3;
 
 /// Receives notifications about stored, deleted and restored frames. The engine implements it and
 /// passes them to the timeline.
-pub trait Told {
+pub trait DiskEvents {
     /// Reports that the disk thread is making progress. If this is not called for a long time, the
     /// thread counts as hung.
-    fn moves(&self);
+    fn progressed(&self);
     /// Reports where a frame was stored, or `None` if it was not.
-    fn stored(&self, camera: &str, id: FrameId, place: Option<Place>);
+    fn stored(&self, camera: &str, id: FrameId, address: Option<DiskAddress>);
     /// Reports that the frames of this segment can no longer be read.
     fn segment_gone(&self, segment: u64);
     /// Passes frames of earlier runs, in order. They precede all frames known so far.
@@ -66,9 +66,9 @@ pub trait Told {
 
 /// Description of what does not work; empty if everything works.
 #[derive(Debug, Default)]
-pub struct Trouble(Mutex<String>);
+pub struct DiskProblem(Mutex<String>);
 
-impl Trouble {
+impl DiskProblem {
     pub fn get(&self) -> Option<String> {
         let why = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         (!why.is_empty()).then(|| why.clone())
@@ -86,7 +86,7 @@ pub struct Disk {
     /// Lowest number that the next segment may have.
     next: u64,
     /// Frames that were read when the disk was opened.
-    found: Vec<(Record, Place)>,
+    found: Vec<(Record, DiskAddress)>,
     /// Oldest frames read so far of each camera. They are passed on once it is known what precedes
     /// them.
     held_back: HashMap<Arc<str>, Vec<Entry>>,
@@ -98,13 +98,13 @@ pub struct Disk {
     failed: Option<Instant>,
     /// The reason why no frame can be stored.
     why: String,
-    trouble: Arc<Trouble>,
+    problem: Arc<DiskProblem>,
 }
 
 impl Disk {
     /// Lists what earlier runs left and reads the newest frames. A folder that cannot be used is
     /// tried again later.
-    pub fn open(path: PathBuf, bounds: Bounds, trouble: Arc<Trouble>) -> Disk {
+    pub fn open(path: PathBuf, bounds: Bounds, problem: Arc<DiskProblem>) -> Disk {
         let mut disk = Disk {
             path,
             bounds,
@@ -117,7 +117,7 @@ impl Disk {
             started: boot_time(),
             failed: None,
             why: String::new(),
-            trouble,
+            problem,
         };
         disk.try_open();
         if let Some(folder) = &mut disk.folder {
@@ -136,27 +136,27 @@ impl Disk {
     }
 
     /// Runs until the queue is closed and its remaining jobs are done.
-    pub fn run(mut self, queue: &Queue, told: &impl Told) {
+    pub fn run(mut self, queue: &Queue, events: &impl DiskEvents) {
         let mut looked = None;
         while let Some(job) = queue.next(if self.restoring { Duration::ZERO } else { TICK }) {
-            told.moves();
+            events.progressed();
             if self.folder.is_none() && self.failed.is_none_or(|at| at.elapsed() >= RETRY) {
                 self.try_open();
-                told.restoring(self.restoring);
+                events.restoring(self.restoring);
             }
-            self.restore_some(told);
+            self.restore_some(events);
             if looked.is_none_or(|at: Instant| at.elapsed() >= TICK) {
                 looked = Some(Instant::now());
-                self.look(told);
+                self.run_checks(events);
             }
             match job {
                 Job::Idle => {}
                 Job::Read(read) => {
-                    if let Some(more) = read.step(|wanted| self.read(queue, wanted, told)) {
+                    if let Some(more) = read.step(|wanted| self.read(queue, wanted, events)) {
                         queue.resume(more);
                     }
                 }
-                Job::Write(write) => self.write(queue, write, told),
+                Job::Write(write) => self.write(queue, write, events),
             }
         }
         if let Some(folder) = &mut self.folder {
@@ -166,17 +166,17 @@ impl Disk {
 
     /// Passes on frames of earlier runs for at most `patience`. [`Disk::run`] continues with the
     /// rest.
-    pub fn restore(&mut self, told: &impl Told, patience: Duration) {
+    pub fn restore(&mut self, events: &impl DiskEvents, patience: Duration) {
         let begun = Instant::now();
-        told.restoring(self.restoring);
+        events.restoring(self.restoring);
         while self.restoring && begun.elapsed() < patience {
-            told.moves();
-            self.restore_some(told);
+            events.progressed();
+            self.restore_some(events);
         }
         self.measure();
     }
 
-    fn restore_some(&mut self, told: &impl Told) {
+    fn restore_some(&mut self, events: &impl DiskEvents) {
         let Some(folder) = self.folder.as_mut().filter(|_| self.restoring) else { return };
         let records = match std::mem::take(&mut self.found) {
             found if found.is_empty() => folder.restore(),
@@ -185,7 +185,7 @@ impl Disk {
         if let Some(records) = records {
             for (camera, entries) in entries(records) {
                 if let Some(newer) = self.held_back.insert(camera.clone(), entries) {
-                    told.restored(&camera, newer);
+                    events.restored(&camera, newer);
                 }
             }
         } else {
@@ -194,12 +194,12 @@ impl Disk {
                 if let Some(oldest) = entries.first_mut() {
                     oldest.evicted_before |= more_before;
                 }
-                told.restored(&camera, entries);
+                events.restored(&camera, entries);
             }
             self.restoring = false;
-            told.restoring(false);
+            events.restoring(false);
         }
-        self.tell_gone(told);
+        self.report_gone_segments(events);
     }
 
     fn try_open(&mut self) {
@@ -210,24 +210,29 @@ impl Disk {
                 tracing::info!("{path}: {segments} segments of earlier runs, {bytes}");
                 self.folder = Some(folder);
                 self.restoring = true;
-                self.recovered();
+                self.record_recovery();
             }
-            Err(error) => self.fails(&error),
+            Err(error) => self.record_failure(&error),
         }
     }
 
-    fn write(&mut self, queue: &Queue, Write { record, jpeg }: Write, told: &impl Told) {
+    fn write(
+        &mut self,
+        queue: &Queue,
+        WriteRequest { record, jpeg }: WriteRequest,
+        events: &impl DiskEvents,
+    ) {
         let waits = self.failed.is_some_and(|at| at.elapsed() < RETRY);
         let uptime = self.uptime();
         let written = match &mut self.folder {
             Some(folder) if !waits => Some(folder.append(&record, &jpeg, uptime)),
             _ => None,
         };
-        self.tell_gone(told);
-        let place = match written {
-            Some(Ok(place)) => {
-                self.recovered();
-                Some(place)
+        self.report_gone_segments(events);
+        let address = match written {
+            Some(Ok(address)) => {
+                self.record_recovery();
+                Some(address)
             }
             // The frame is invalid; the disk works.
             Some(Err(error)) if error.kind() == io::ErrorKind::InvalidInput => {
@@ -236,33 +241,38 @@ impl Disk {
                 None
             }
             Some(Err(error)) => {
-                self.fails(&error);
-                self.look_for_folder(told);
+                self.record_failure(&error);
+                self.reopen_if_removed(events);
                 None
             }
             None => None,
         };
-        if place.is_none() {
+        if address.is_none() {
             queue.missed(&record.camera);
             metrics::frame_not_written(&record.camera, NotWritten::Disk);
         }
-        told.stored(&record.camera, record.id, place);
+        events.stored(&record.camera, record.id, address);
         self.measure();
     }
 
-    fn read(&mut self, queue: &Queue, wanted: Wanted, told: &impl Told) -> Option<Arc<[u8]>> {
-        let Wanted { camera, id, place } = wanted;
-        let Some(place) = place else { return queue.waiting(&camera, id) };
+    fn read(
+        &mut self,
+        queue: &Queue,
+        wanted: FrameToRead,
+        events: &impl DiskEvents,
+    ) -> Option<Arc<[u8]>> {
+        let FrameToRead { camera, id, address } = wanted;
+        let Some(address) = address else { return queue.waiting(&camera, id) };
         let folder = self.folder.as_mut()?;
-        match folder.read(&camera, id, place) {
+        match folder.read(&camera, id, address) {
             Ok(jpeg) => Some(jpeg.into()),
             Err(error) => {
                 // The record was deleted in the meantime or is damaged: the answer reports the
                 // frame as gone.
                 tracing::warn!(camera = &*camera, "frame {}: {error}", id.number);
                 if error.kind() == io::ErrorKind::NotFound {
-                    folder.lost(place.segment);
-                    self.tell_gone(told);
+                    folder.lost(address.segment);
+                    self.report_gone_segments(events);
                 }
                 None
             }
@@ -270,8 +280,8 @@ impl Disk {
     }
 
     /// Runs the checks that are due every second.
-    fn look(&mut self, told: &impl Told) {
-        self.look_for_folder(told);
+    fn run_checks(&mut self, events: &impl DiskEvents) {
+        self.reopen_if_removed(events);
         let now = Now { uptime: self.uptime(), wall: SystemTime::now() };
         if let Some(folder) = &mut self.folder {
             if folder.notice_deleted() {
@@ -280,13 +290,13 @@ impl Disk {
             }
             folder.expire(now);
         }
-        self.tell_gone(told);
+        self.report_gone_segments(events);
         self.measure();
     }
 
     /// Checks that the folder is still there. If it was removed, its frames are forgotten and the
     /// folder is created again.
-    fn look_for_folder(&mut self, told: &impl Told) {
+    fn reopen_if_removed(&mut self, events: &impl DiskEvents) {
         if self.folder.as_ref().is_none_or(Folder::is_there) {
             return;
         }
@@ -301,23 +311,22 @@ impl Disk {
         self.found.clear();
         self.held_back.clear();
         for segment in folder.take_gone() {
-            told.segment_gone(segment);
+            events.segment_gone(segment);
         }
         drop(folder);
         self.restoring = false;
         self.failed = None;
         self.try_open();
-        told.restoring(self.restoring);
+        events.restoring(self.restoring);
     }
 
-    fn tell_gone(&mut self, told: &impl Told) {
+    fn report_gone_segments(&mut self, events: &impl DiskEvents) {
         let Some(folder) = &mut self.folder else { return };
         for segment in folder.take_gone() {
-            let kept =
-                |entry: &Entry| !matches!(entry.stored, Stored::At(at) if at.segment == segment);
+            let kept = |entry: &Entry| !matches!(entry.disk_state, DiskState::At(at) if at.segment == segment);
             self.held_back.values_mut().for_each(|entries| entries.retain(kept));
-            self.found.retain(|(_, place)| place.segment != segment);
-            told.segment_gone(segment);
+            self.found.retain(|(_, address)| address.segment != segment);
+            events.segment_gone(segment);
         }
     }
 
@@ -330,27 +339,27 @@ impl Disk {
         let aside = folder.map(Folder::aside).unwrap_or_default();
         metrics::disk(folder.map_or(0, Folder::bytes), self.failed.is_some());
         metrics::disk_segments_set_aside(aside.unreadable.len(), aside.undeletable.len());
-        let mut troubles: Vec<String> = Vec::new();
+        let mut problems: Vec<String> = Vec::new();
         if self.failed.is_some() {
-            troubles.push(format!("no frame is kept on disk: {}", self.why));
+            problems.push(format!("no frame is kept on disk: {}", self.why));
         }
-        troubles.extend(said_of(&aside));
+        problems.extend(aside_messages(&aside));
         if let Some((unread, all)) = folder.filter(|_| self.restoring).map(Folder::unread) {
-            troubles.push(format!(
+            problems.push(format!(
                 "frames of earlier runs are still being read from disk: {unread} of {all} segments \
                  are to come"
             ));
         }
-        self.trouble.set(troubles.join("; "));
+        self.problem.set(problems.join("; "));
     }
 
-    fn recovered(&mut self) {
+    fn record_recovery(&mut self) {
         if self.failed.take().is_some() {
             tracing::info!("{}: frames are kept on disk again", self.path.display());
         }
     }
 
-    fn fails(&mut self, error: &io::Error) {
+    fn record_failure(&mut self, error: &io::Error) {
         self.why = format!("{}: {error}", self.path.display());
         if self.failed.is_none() {
             tracing::error!("no frame is kept on disk: {}; tried again every {RETRY:?}", self.why);
@@ -360,7 +369,7 @@ impl Disk {
     }
 }
 
-fn said_of(Aside { unreadable, undeletable }: &Aside) -> Vec<String> {
+fn aside_messages(Aside { unreadable, undeletable }: &Aside) -> Vec<String> {
     let sentence = |what: &str, files: &[String]| {
         let more = if files.len() > NAMED_MOST { ", …" } else { "" };
         let named = files[..files.len().min(NAMED_MOST)].join(", ");
@@ -380,7 +389,7 @@ pub fn check(path: &Path, bounds: Bounds) -> io::Result<String> {
         said += "; a daemon keeps its frames there now";
     }
     let aside = Aside { unreadable, ..Aside::default() };
-    said_of(&aside).into_iter().for_each(|sentence| said = format!("{said}; {sentence}"));
+    aside_messages(&aside).into_iter().for_each(|sentence| said = format!("{said}; {sentence}"));
     Ok(said)
 }
 
@@ -392,16 +401,16 @@ impl fmt::Display for Bounds {
 }
 
 /// Groups the records by camera, in their order.
-fn entries(records: Vec<(Record, Place)>) -> HashMap<Arc<str>, Vec<Entry>> {
+fn entries(records: Vec<(Record, DiskAddress)>) -> HashMap<Arc<str>, Vec<Entry>> {
     let mut cameras: HashMap<Arc<str>, Vec<Entry>> = HashMap::new();
-    for (record, place) in records {
+    for (record, address) in records {
         cameras.entry(record.camera).or_default().push(Entry {
             id: record.id,
             monotonic: record.monotonic,
             captured_at: record.captured_at,
             clock: record.clock,
-            held: Held::Cool,
-            stored: Stored::At(place),
+            residency: Residency::Cool,
+            disk_state: DiskState::At(address),
             evicted_before: record.missing_before,
         });
     }

@@ -14,39 +14,39 @@ use std::time::Duration;
 
 use super::Record;
 use crate::frame::FrameId;
-use crate::timeline::Place;
+use crate::timeline::DiskAddress;
 
 /// A frame to be written to disk.
-pub struct Write {
+pub struct WriteRequest {
     pub record: Record,
     pub jpeg: Arc<[u8]>,
 }
 
 /// A frame to be read back.
 #[derive(Clone, Debug)]
-pub struct Wanted {
+pub struct FrameToRead {
     pub camera: Arc<str>,
     pub id: FrameId,
-    /// The frame's place on disk, or `None` while it waits to be written.
-    pub place: Option<Place>,
+    /// The frame's address on disk, or `None` while it waits to be written.
+    pub address: Option<DiskAddress>,
 }
 
 /// JPEGs in the requested order; `None` for each one that could not be read.
 pub type Jpegs = Vec<Option<Arc<[u8]>>>;
 
 /// Receives the requested JPEGs.
-pub trait Reader: Send {
+pub trait JpegReceiver: Send {
     /// Returns true while the result is still wanted. Otherwise the frames are not read.
-    fn waits(&self) -> bool;
-    fn take(self: Box<Self>, jpegs: Jpegs);
+    fn wants_jpegs(&self) -> bool;
+    fn receive(self: Box<Self>, jpegs: Jpegs);
 }
 
-/// A read request: the frames, and the reader that receives them.
-pub struct Read {
-    wanted: VecDeque<Wanted>,
+/// A read request: the frames, and the receiver that receives them.
+pub struct ReadRequest {
+    wanted: VecDeque<FrameToRead>,
     jpegs: Jpegs,
     kind: Kind,
-    reader: Box<dyn Reader>,
+    receiver: Box<dyn JpegReceiver>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,47 +55,50 @@ enum Kind {
     Question,
 }
 
-impl Read {
+impl ReadRequest {
     /// Creates a request for a single frame.
-    pub fn lookup(wanted: Wanted, reader: Box<dyn Reader>) -> Read {
-        Read { wanted: [wanted].into(), jpegs: Vec::new(), kind: Kind::Lookup, reader }
+    pub fn lookup(wanted: FrameToRead, receiver: Box<dyn JpegReceiver>) -> ReadRequest {
+        ReadRequest { wanted: [wanted].into(), jpegs: Vec::new(), kind: Kind::Lookup, receiver }
     }
 
     /// Creates a request for the frames of a question, which holds a place in the queue of
     /// questions.
-    pub fn question(wanted: Vec<Wanted>, reader: Box<dyn Reader>) -> Read {
-        Read { wanted: wanted.into(), jpegs: Vec::new(), kind: Kind::Question, reader }
+    pub fn question(wanted: Vec<FrameToRead>, receiver: Box<dyn JpegReceiver>) -> ReadRequest {
+        ReadRequest { wanted: wanted.into(), jpegs: Vec::new(), kind: Kind::Question, receiver }
     }
 
     /// Reads the next JPEG. Returns the request if more frames remain.
-    pub fn step(mut self, read: impl FnOnce(Wanted) -> Option<Arc<[u8]>>) -> Option<Read> {
+    pub fn step(
+        mut self,
+        read: impl FnOnce(FrameToRead) -> Option<Arc<[u8]>>,
+    ) -> Option<ReadRequest> {
         if let Some(wanted) = self.wanted.pop_front() {
             self.jpegs.push(read(wanted));
         }
         if !self.wanted.is_empty() {
             return Some(self);
         }
-        self.reader.take(self.jpegs);
+        self.receiver.receive(self.jpegs);
         None
     }
 
     /// Ends the request: the remaining frames are delivered as unreadable.
     pub fn give_up(mut self) {
         self.jpegs.resize(self.jpegs.len() + self.wanted.len(), None);
-        self.reader.take(self.jpegs);
+        self.receiver.receive(self.jpegs);
     }
 }
 
 /// A read request that was refused, by reason.
-pub enum Refused {
-    Full(Read),
-    Closed(Read),
+pub enum ReadRefused {
+    Full(ReadRequest),
+    Closed(ReadRequest),
 }
 
 pub enum Job {
     /// Read one JPEG of the request, then return the request with [`Queue::resume`].
-    Read(Read),
-    Write(Write),
+    Read(ReadRequest),
+    Write(WriteRequest),
     /// No job was available.
     Idle,
 }
@@ -110,8 +113,8 @@ pub struct Queue {
 #[derive(Default)]
 struct State {
     /// Read requests; the next one to be served comes first.
-    reads: VecDeque<Read>,
-    writes: VecDeque<Write>,
+    reads: VecDeque<ReadRequest>,
+    writes: VecDeque<WriteRequest>,
     /// True if the last job was a read.
     was_read: bool,
     /// Cameras with unwritten frames since their last queued record.
@@ -126,7 +129,7 @@ impl Queue {
 
     /// Queues a frame for writing. Returns false if the queue is full or closed. The frame is then
     /// dropped, and the camera's next record is marked.
-    pub fn write(&self, mut write: Write) -> bool {
+    pub fn write(&self, mut write: WriteRequest) -> bool {
         let mut state = self.state();
         if state.closed || state.writes.len() >= self.capacity {
             state.missing.insert(write.record.camera.clone());
@@ -140,15 +143,15 @@ impl Queue {
     }
 
     /// Queues a read request. Returns the request if too many lookups wait or the queue is closed.
-    pub fn read(&self, read: Read) -> Result<(), Refused> {
+    pub fn read(&self, read: ReadRequest) -> Result<(), ReadRefused> {
         let mut state = self.state();
         if state.closed {
-            return Err(Refused::Closed(read));
+            return Err(ReadRefused::Closed(read));
         }
         if read.kind == Kind::Lookup && state.lookups() >= self.lookups {
-            state.reads.retain(|read| read.reader.waits());
+            state.reads.retain(|read| read.receiver.wants_jpegs());
             if state.lookups() >= self.lookups {
-                return Err(Refused::Full(read));
+                return Err(ReadRefused::Full(read));
             }
         }
         state.reads.push_back(read);
@@ -158,7 +161,7 @@ impl Queue {
     }
 
     /// Puts a request at the end of the queue, after one of its JPEGs was read.
-    pub fn resume(&self, read: Read) {
+    pub fn resume(&self, read: ReadRequest) {
         self.state().reads.push_back(read);
     }
 
@@ -174,7 +177,8 @@ impl Queue {
     /// Returns the JPEG of a frame that waits to be written.
     pub fn waiting(&self, camera: &str, id: FrameId) -> Option<Arc<[u8]>> {
         let state = self.state();
-        let of_it = |write: &&Write| *write.record.camera == *camera && write.record.id == id;
+        let of_it =
+            |write: &&WriteRequest| *write.record.camera == *camera && write.record.id == id;
         state.writes.iter().find(of_it).map(|write| write.jpeg.clone())
     }
 
@@ -190,7 +194,7 @@ impl Queue {
             .unwrap_or_else(PoisonError::into_inner);
         if !state.was_read || state.writes.is_empty() {
             while let Some(read) = state.reads.pop_front() {
-                if read.reader.waits() {
+                if read.receiver.wants_jpegs() {
                     state.was_read = true;
                     return Some(Job::Read(read));
                 }
@@ -229,13 +233,13 @@ mod tests {
     use super::super::record::tests::record;
     use super::*;
 
-    fn write(number: u64) -> Write {
+    fn write(number: u64) -> WriteRequest {
         let mut record = record("gate", number);
         record.missing_before = false;
-        Write { record, jpeg: vec![number as u8].into() }
+        WriteRequest { record, jpeg: vec![number as u8].into() }
     }
 
-    /// A reader that waits until its flag is cleared, and keeps what it received.
+    /// A receiver that waits until its flag is cleared, and keeps what it received.
     #[derive(Clone)]
     struct Asker {
         waits: Arc<AtomicBool>,
@@ -252,22 +256,22 @@ mod tests {
         }
     }
 
-    impl Reader for Asker {
-        fn waits(&self) -> bool {
+    impl JpegReceiver for Asker {
+        fn wants_jpegs(&self) -> bool {
             self.waits.load(Ordering::Relaxed)
         }
 
-        fn take(self: Box<Self>, jpegs: Jpegs) {
+        fn receive(self: Box<Self>, jpegs: Jpegs) {
             *self.got.lock().expect("whole") = Some(jpegs);
         }
     }
 
-    fn wanted(number: u64) -> Wanted {
-        Wanted { camera: "gate".into(), id: record("gate", number).id, place: None }
+    fn wanted(number: u64) -> FrameToRead {
+        FrameToRead { camera: "gate".into(), id: record("gate", number).id, address: None }
     }
 
-    fn lookup(asker: &Asker) -> Read {
-        Read::lookup(wanted(0), Box::new(asker.clone()))
+    fn lookup(asker: &Asker) -> ReadRequest {
+        ReadRequest::lookup(wanted(0), Box::new(asker.clone()))
     }
 
     #[test]
@@ -296,7 +300,7 @@ mod tests {
         queue.write(write(0));
         assert!(queue.read(lookup(&asker)).is_ok());
         queue.close();
-        assert!(matches!(queue.read(lookup(&asker)), Err(Refused::Closed(_))));
+        assert!(matches!(queue.read(lookup(&asker)), Err(ReadRefused::Closed(_))));
         assert!(!queue.write(write(1)));
         assert!(matches!(queue.next(Duration::ZERO), Some(Job::Read(_))));
         assert!(matches!(queue.next(Duration::ZERO), Some(Job::Write(_))));
@@ -308,10 +312,10 @@ mod tests {
         let queue = Queue::new(8, 2);
         let (gone, stays) = (Asker::new(), Asker::new());
         assert!(queue.read(lookup(&gone)).is_ok() && queue.read(lookup(&stays)).is_ok());
-        assert!(matches!(queue.read(lookup(&stays)), Err(Refused::Full(_))));
-        let question = Read::question(vec![wanted(1), wanted(2)], Box::new(stays.clone()));
+        assert!(matches!(queue.read(lookup(&stays)), Err(ReadRefused::Full(_))));
+        let question = ReadRequest::question(vec![wanted(1), wanted(2)], Box::new(stays.clone()));
         assert!(queue.read(question).is_ok());
-        // A place is free as soon as a reader no longer waits.
+        // A place is free as soon as a receiver no longer waits.
         gone.waits.store(false, Ordering::Relaxed);
         assert!(queue.read(lookup(&stays)).is_ok());
     }
@@ -331,8 +335,9 @@ mod tests {
     #[test]
     fn a_frame_that_cannot_be_read_is_missing_and_the_others_are_there() {
         let asker = Asker::new();
-        let read = Read::question((0..3).map(wanted).collect(), Box::new(asker.clone()));
-        let step = |read: Read| read.step(|wanted| (wanted.id.number != 1).then(|| [1].into()));
+        let read = ReadRequest::question((0..3).map(wanted).collect(), Box::new(asker.clone()));
+        let step =
+            |read: ReadRequest| read.step(|wanted| (wanted.id.number != 1).then(|| [1].into()));
         assert!(step(read).and_then(step).and_then(step).is_none());
         let got: Vec<_> =
             asker.got.lock().expect("whole").iter().flatten().map(Option::is_some).collect();
@@ -391,7 +396,7 @@ mod tests {
                 match step {
                     Step::Question(frames) => {
                         let wanted = (0..frames as u64).map(wanted).collect();
-                        let read = Read::question(wanted, Box::new(asker.clone()));
+                        let read = ReadRequest::question(wanted, Box::new(asker.clone()));
                         prop_assert!(queue.read(read).is_ok());
                         asked += frames;
                     }

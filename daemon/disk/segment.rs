@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::index::{self, Builder};
 use super::record::{self, Damaged, HEADER, Names, Record};
-use crate::timeline::Place;
+use crate::timeline::DiskAddress;
 
 const FRAMES: &str = ".frames";
 const INDEX: &str = ".index";
@@ -44,7 +44,7 @@ pub fn numbers(folder: &Path) -> io::Result<(Vec<u64>, Vec<u64>)> {
 #[derive(Debug)]
 pub struct Found {
     /// The frames in the order in which they were written.
-    pub records: Vec<(Record, Place)>,
+    pub records: Vec<(Record, DiskAddress)>,
     pub size: u64,
     pub from_index: bool,
     pub end: End,
@@ -98,9 +98,9 @@ fn scan(file: File, number: u64, names: &mut Names, found: &mut Found) {
         match next_record(&mut reader, found.size - offset, names) {
             Ok((record, length, whole)) => {
                 match whole {
-                    Ok(()) => {
-                        found.records.push((record, Place { segment: number, offset, length }))
-                    }
+                    Ok(()) => found
+                        .records
+                        .push((record, DiskAddress { segment: number, offset, length })),
                     Err(why) => {
                         let (bytes, first) = bad.unwrap_or((0, why));
                         bad = Some((bytes + u64::from(length), first));

@@ -12,17 +12,17 @@ const BOUNDS: Bounds = Bounds { retention: Duration::from_secs(3600), bytes: 1 <
 /// Records the notifications, like the timeline.
 #[derive(Default)]
 struct Heard {
-    stored: Mutex<Vec<(u64, Option<Place>)>>,
+    stored: Mutex<Vec<(u64, Option<DiskAddress>)>>,
     gone: Mutex<HashSet<u64>>,
     restored: Mutex<Vec<Entry>>,
     restoring: Mutex<bool>,
 }
 
-impl Told for Heard {
-    fn moves(&self) {}
+impl DiskEvents for Heard {
+    fn progressed(&self) {}
 
-    fn stored(&self, _: &str, id: FrameId, place: Option<Place>) {
-        self.stored.lock().expect("whole").push((id.number, place));
+    fn stored(&self, _: &str, id: FrameId, address: Option<DiskAddress>) {
+        self.stored.lock().expect("whole").push((id.number, address));
     }
 
     fn segment_gone(&self, segment: u64) {
@@ -41,23 +41,23 @@ impl Told for Heard {
 }
 
 impl Heard {
-    /// Waits until a frame is reported and returns its place.
-    fn place(&self, number: u64) -> Option<Place> {
+    /// Waits until a frame is reported and returns its address.
+    fn address(&self, number: u64) -> Option<DiskAddress> {
         let begun = Instant::now();
         while begun.elapsed() < Duration::from_secs(20) {
             let stored = self.stored.lock().expect("whole");
-            if let Some((_, place)) = stored.iter().find(|(stored, _)| *stored == number) {
-                return *place;
+            if let Some((_, address)) = stored.iter().find(|(stored, _)| *stored == number) {
+                return *address;
             }
             drop(stored);
             thread::yield_now();
         }
-        panic!("frame {number} is not told");
+        panic!("frame {number} is not reported");
     }
 }
 
-fn written(number: u64) -> Write {
-    Write { record: record("gate", number), jpeg: vec![number as u8; 500].into() }
+fn written(number: u64) -> WriteRequest {
+    WriteRequest { record: record("gate", number), jpeg: vec![number as u8; 500].into() }
 }
 
 #[test]
@@ -66,20 +66,20 @@ fn earlier_runs_are_told_in_order_and_what_was_more_is_remembered() {
     let small = Bounds { bytes: 32 << 10, ..BOUNDS };
     let mut folder = Folder::open(dir.path(), small, 1, Duration::ZERO).expect("opens");
     for number in 0..100 {
-        let Write { record, jpeg } = written(number);
+        let WriteRequest { record, jpeg } = written(number);
         folder.append(&record, &jpeg, Duration::ZERO).expect("written");
     }
     drop(folder);
-    let trouble = Arc::<Trouble>::default();
-    let mut disk = Disk::open(dir.path().into(), small, trouble.clone());
+    let problem = Arc::<DiskProblem>::default();
+    let mut disk = Disk::open(dir.path().into(), small, problem.clone());
     assert_eq!(disk.newest_run(), Some(record("gate", 0).id.run));
     let heard = Heard::default();
     disk.restore(&heard, Duration::ZERO);
     assert!(*heard.restoring.lock().expect("whole"));
-    assert!(trouble.get().is_some_and(|why| why.contains("still being read")), "{trouble:?}");
+    assert!(problem.get().is_some_and(|why| why.contains("still being read")), "{problem:?}");
     disk.restore(&heard, Duration::from_secs(20));
     assert!(!*heard.restoring.lock().expect("whole"));
-    assert_eq!(trouble.get(), None);
+    assert_eq!(problem.get(), None);
     let restored = heard.restored.lock().expect("whole");
     let first = restored[0].id.number;
     let numbers: Vec<_> = restored.iter().map(|entry| entry.id.number).collect();
@@ -97,7 +97,7 @@ fn a_deleted_folder_is_created_again_and_its_places_are_forgotten() {
     thread::scope(|scope| {
         scope.spawn(|| disk.run(&queue, &heard));
         assert!(queue.write(written(0)));
-        let first = heard.place(0).expect("written");
+        let first = heard.address(0).expect("written");
         fs::remove_dir_all(&path).expect("taken away");
         // The removal is noticed without a failed write.
         let begun = Instant::now();
@@ -106,14 +106,14 @@ fn a_deleted_folder_is_created_again_and_its_places_are_forgotten() {
             thread::yield_now();
         }
         assert!(queue.write(written(1)));
-        let second = heard.place(1).expect("written");
+        let second = heard.address(1).expect("written");
         assert!(second.segment > first.segment, "{second:?} after {first:?}");
         // A frame that no record can hold is not stored; the next one is.
         let mut odd = written(2);
         odd.record.captured_at = SystemTime::UNIX_EPOCH - Duration::from_secs(1);
         assert!(queue.write(odd) && queue.write(written(3)));
-        assert_eq!(heard.place(2), None);
-        assert!(heard.place(3).is_some());
+        assert_eq!(heard.address(2), None);
+        assert!(heard.address(3).is_some());
         queue.close();
     });
     assert!(segment::index_file(&path, 2).exists(), "what is complete has its index");
@@ -133,7 +133,10 @@ fn a_start_with_a_hundred_gib_is_ready_before_all_is_restored() {
         for offset in (0..64 << 20).step_by(LENGTH as usize).take_while(|at| at + LENGTH < 64 << 20)
         {
             let camera = format!("camera-{}", number % 16);
-            index.push(&record(&camera, number), Place { segment, offset, length: LENGTH as u32 });
+            index.push(
+                &record(&camera, number),
+                DiskAddress { segment, offset, length: LENGTH as u32 },
+            );
             number += 1;
         }
         let file = fs::File::create(segment::frames_file(dir.path(), segment)).expect("a segment");
@@ -165,10 +168,10 @@ fn a_start_with_a_hundred_gib_is_ready_before_all_is_restored() {
 #[derive(Default)]
 struct Counted(Mutex<u64>);
 
-impl Told for Counted {
-    fn moves(&self) {}
+impl DiskEvents for Counted {
+    fn progressed(&self) {}
 
-    fn stored(&self, _: &str, _: FrameId, _: Option<Place>) {}
+    fn stored(&self, _: &str, _: FrameId, _: Option<DiskAddress>) {}
 
     fn segment_gone(&self, _: u64) {}
 

@@ -37,7 +37,7 @@ use crate::metrics::{self, FailureKind, SkipReason, Stage};
 use crate::model::ModelError;
 use crate::service::AskError;
 use crate::slowfast::{FrameTokens, Plan, assemble};
-use crate::timeline::{Clip, Look};
+use crate::timeline::{Clip, ClipFrame};
 
 /// Maximum time that an idle worker sleeps, so that its heartbeat continues.
 const TICK: Duration = Duration::from_secs(1);
@@ -217,12 +217,12 @@ impl<W: LanguageBackend> LanguageWorker<W> {
             return Ok(Begun::Done);
         }
         let tokens: Vec<&FrameTokens> = clip.frames.iter().map(|look| &*look.tokens).collect();
-        let seen = |(frame, look): (&FrameReference, &Look)| PrefixFrame {
+        let seen = |(frame, look): (&FrameReference, &ClipFrame)| PrefixFrame {
             camera: camera.clone(),
             run: frame.run,
             number: frame.number,
             slow: frame.slow,
-            again: look.again,
+            again: look.reencoded,
         };
         let video = assemble(&tokens, &plan, self.dim);
         let limits = Limits { max_new_tokens: most, sampling: engine.sampling };

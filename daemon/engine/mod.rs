@@ -39,7 +39,9 @@ use crate::run_clock::{Moment, RunClock};
 use crate::service::AskError;
 use crate::slowfast::{FrameTokens, Plan};
 use crate::sync::Waiting;
-use crate::timeline::{Came, Chosen, Clip, Extent, Limits, Period, Tiers, Timeline, choose};
+use crate::timeline::{
+    Clip, Limits, Period, RunPosition, Selection, Tiers, TimeRange, Timeline, select,
+};
 
 use caption::windows::close_offset;
 use inbox::Inbox;
@@ -119,7 +121,7 @@ struct Jobs {
 
 /// A closed window that is to be captioned.
 struct Window {
-    extent: Extent,
+    extent: TimeRange,
     closed: Instant,
     /// Model time of the window's last frame.
     encode: Duration,
@@ -216,18 +218,23 @@ impl Engine {
 
     /// Samples an extent of a camera's footage among the frames whose tokens are in memory. Returns
     /// `None` if there are none.
-    fn clip(&self, camera: &str, extent: Extent) -> Option<Clip> {
+    fn clip(&self, camera: &str, extent: TimeRange) -> Option<Clip> {
         let chosen = self.choose(camera, extent, Tiers::Hot)?;
         let tokens = chosen.tokens();
         chosen.clip(tokens, &self.plan)
     }
 
-    fn choose(&self, camera: &str, extent: impl Into<Extent>, tiers: Tiers) -> Option<Chosen> {
+    fn choose(
+        &self,
+        camera: &str,
+        extent: impl Into<TimeRange>,
+        tiers: Tiers,
+    ) -> Option<Selection> {
         let lens = self.cameras.get(camera)?;
-        let id = FrameId { run: self.run, number: lens.came.load(Ordering::Relaxed) };
-        let came = Came { id, now: self.clock.now() };
+        let next = FrameId { run: self.run, number: lens.came.load(Ordering::Relaxed) };
+        let position = RunPosition { next, now: self.clock.now() };
         let ring = self.timeline.ring(camera)?;
-        choose(&ring, extent.into(), lens.period, came, &self.plan, tiers)
+        select(&ring, extent.into(), lens.period, position, &self.plan, tiers)
     }
 
     fn recalled(&self) -> MutexGuard<'_, ByteLru<Named, Arc<FrameTokens>>> {

@@ -6,10 +6,10 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::Engine;
-use crate::disk::{Jpegs, Read, Reader, Refused, Wanted};
+use crate::disk::{FrameToRead, JpegReceiver, Jpegs, ReadRefused, ReadRequest};
 use crate::frame::FrameId;
 use crate::service::{FrameError, FrameJpeg, FrameLookup};
-use crate::timeline::Stored;
+use crate::timeline::DiskState;
 
 /// Maximum time for reading a JPEG from the disk. A slower read counts as hung.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -21,7 +21,7 @@ impl Engine {
         let camera = camera.to_owned();
         Box::pin(async move {
             let (captured_at, jpeg) = match found? {
-                Found::Here(evidence) => return Ok(evidence),
+                Found::Here(frame) => return Ok(frame),
                 Found::OnDisk { captured_at, jpeg } => (captured_at, jpeg),
             };
             match tokio::time::timeout(PATIENCE, jpeg).await {
@@ -44,18 +44,18 @@ impl Engine {
         if let Some(jpeg) = entry.jpeg() {
             return Ok(Found::Here(FrameJpeg { jpeg: jpeg.clone(), captured_at }));
         }
-        let place = match entry.stored {
-            Stored::At(place) => Some(place),
-            Stored::Pending | Stored::No => None,
+        let address = match entry.disk_state {
+            DiskState::At(address) => Some(address),
+            DiskState::Pending | DiskState::Absent => None,
         };
         let unreadable = || FrameError::Unreadable { camera: camera.into(), number };
         let disk = self.disk.as_ref().ok_or_else(unreadable)?;
         let (to, jpeg) = oneshot::channel();
-        let wanted = Wanted { camera: name.clone(), id, place };
-        match disk.read(Read::lookup(wanted, Box::new(Asker(to)))) {
+        let wanted = FrameToRead { camera: name.clone(), id, address };
+        match disk.read(ReadRequest::lookup(wanted, Box::new(Asker(to)))) {
             Ok(()) => Ok(Found::OnDisk { captured_at, jpeg }),
-            Err(Refused::Full(_)) => Err(FrameError::Busy),
-            Err(Refused::Closed(_)) => Err(unreadable()),
+            Err(ReadRefused::Full(_)) => Err(FrameError::Busy),
+            Err(ReadRefused::Closed(_)) => Err(unreadable()),
         }
     }
 }
@@ -68,12 +68,12 @@ enum Found {
 /// Waits for one JPEG.
 struct Asker(oneshot::Sender<Option<Arc<[u8]>>>);
 
-impl Reader for Asker {
-    fn waits(&self) -> bool {
+impl JpegReceiver for Asker {
+    fn wants_jpegs(&self) -> bool {
         !self.0.is_closed()
     }
 
-    fn take(self: Box<Self>, jpegs: Jpegs) {
+    fn receive(self: Box<Self>, jpegs: Jpegs) {
         // A client that has gone needs no JPEG.
         let _ = self.0.send(jpegs.into_iter().next().flatten());
     }

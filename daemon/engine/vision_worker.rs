@@ -13,7 +13,7 @@ use super::failures::Failures;
 use super::inbox::{Arrival, Inbox, Work};
 use super::question::frames::FrameFetch;
 use super::{Engine, Window};
-use crate::disk::{Record, Write};
+use crate::disk::{Record, WriteRequest};
 use crate::frame::{Frame, FrameId};
 use crate::heartbeat::Worker;
 use crate::metrics::{self, BufferTier, DropReason, FailureKind, NotWritten, SkipReason, Stage};
@@ -21,8 +21,8 @@ use crate::model::ModelError;
 use crate::run_clock::Moment;
 use crate::service::AskError;
 use crate::slowfast::{FrameTokens, Grid, Plan, pool_frame};
-use crate::timeline::{Entry, Extent, Held, Ring, Stored};
-use crate::vision::evidence::{Evidence, Picture};
+use crate::timeline::{DiskState, Entry, Residency, Ring, TimeRange};
+use crate::vision::jpeg::{JpegCodec, Picture};
 use crate::vision::preprocess::{PictureError, Preprocess, Scratch};
 use crate::vision::{BATCH, Encoder};
 
@@ -33,7 +33,7 @@ pub struct VisionWorker {
     pub encoder: Encoder,
     pub preprocess: Preprocess,
     pub scratch: Scratch,
-    pub evidence: Evidence,
+    pub jpeg_codec: JpegCodec,
     pub plan: Plan,
     pub failures: Failures,
 }
@@ -209,7 +209,7 @@ impl VisionWorker {
     }
 
     fn prepare_again(&mut self, jpeg: &[u8], out: &mut [f32]) -> Result<(), PictureError> {
-        let Picture { bgrx, width, height } = self.evidence.picture(jpeg)?;
+        let Picture { bgrx, width, height } = self.jpeg_codec.decode(jpeg)?;
         self.preprocess.pixels(&mut self.scratch, &bgrx, width, height, out)
     }
 
@@ -217,7 +217,7 @@ impl VisionWorker {
     fn prepare(&mut self, frame: &Frame, out: &mut [f32]) -> Result<Arc<[u8]>, PictureError> {
         let Frame { bgrx, width, height, .. } = frame;
         self.preprocess.pixels(&mut self.scratch, bgrx, *width, *height, out)?;
-        self.evidence.jpeg(bgrx, *width, *height)
+        self.jpeg_codec.encode(bgrx, *width, *height)
     }
 }
 
@@ -242,8 +242,8 @@ impl Engine {
             monotonic,
             captured_at,
             clock,
-            held: Held::Hot { tokens: Arc::new(tokens), jpeg: jpeg.clone() },
-            stored: if self.disk.is_some() { Stored::Pending } else { Stored::No },
+            residency: Residency::Hot { tokens: Arc::new(tokens), jpeg: jpeg.clone() },
+            disk_state: if self.disk.is_some() { DiskState::Pending } else { DiskState::Absent },
             evicted_before: false,
         };
         self.change(camera, |ring| ring.push(entry));
@@ -257,7 +257,7 @@ impl Engine {
                 clock,
                 missing_before: false,
             };
-            if !disk.write(Write { record, jpeg }) {
+            if !disk.write(WriteRequest { record, jpeg }) {
                 metrics::frame_not_written(camera, NotWritten::Queue);
                 self.change(camera, |ring| ring.stored(id, None));
             }
@@ -308,7 +308,7 @@ impl Engine {
         };
         let newest = *lens.newest.lock().unwrap_or_else(PoisonError::into_inner);
         let Some((newest, _)) = newest else { return };
-        let extent = Extent::of_run(window.to, window.length, newest);
+        let extent = TimeRange::in_run(window.to, window.length, newest);
         let window = Window { extent, closed, encode };
         let since_start = closed.saturating_duration_since(self.started);
         let mut jobs = self.jobs();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::gaps::gaps;
-use super::{Entry, Extent, Ring};
+use super::{Entry, Ring, TimeRange};
 use crate::event::{Coverage, FrameReference, Gap, GapCause};
 use crate::frame::{Clock, FrameId, Span, shift};
 use crate::run_clock::Moment;
@@ -41,14 +41,14 @@ pub enum Tiers {
 
 /// The sampled frames of a span. Some may have to be encoded again.
 #[derive(Clone, Debug)]
-pub struct Chosen {
+pub struct Selection {
     /// Frames in the order of capture; never empty.
     pub frames: Vec<Entry>,
     /// Number of frames from which these were sampled.
     pub available: usize,
-    /// Span from the earliest to the latest of those frames, by the extent's clock.
+    /// Span from the earliest to the latest of those frames, by the range's clock.
     pub footage: Span,
-    extent: Extent,
+    range: TimeRange,
     run: u64,
     gaps: Vec<Gap>,
     frames_expected: u32,
@@ -56,51 +56,51 @@ pub struct Chosen {
 
 /// A frame's tokens for the model.
 #[derive(Clone, Debug)]
-pub struct Look {
+pub struct ClipFrame {
     pub tokens: Arc<FrameTokens>,
     /// True if the frame was re-encoded from its JPEG. The tokens differ slightly from the
     /// original.
-    pub again: bool,
+    pub reencoded: bool,
 }
 
 #[derive(Clone, Debug)]
 pub struct Clip {
     /// Frames in the order of capture; never empty.
-    pub frames: Vec<Look>,
+    pub frames: Vec<ClipFrame>,
     pub references: Vec<FrameReference>,
     pub coverage: Coverage,
 }
 
 /// The current position of a run.
 #[derive(Clone, Copy, Debug)]
-pub struct Came {
+pub struct RunPosition {
     /// The next frame to arrive. All frames of its run with lower numbers have arrived, including
     /// those that are not in the ring.
-    pub id: FrameId,
+    pub next: FrameId,
     pub now: Moment,
 }
 
-/// Samples the plan's frames evenly from the extent (arXiv 2407.15841, section 3.2). Returns `None`
+/// Samples the plan's frames evenly from the range (arXiv 2407.15841, section 3.2). Returns `None`
 /// if it has no frames.
-pub fn choose(
+pub fn select(
     ring: &Ring,
-    extent: Extent,
+    range: TimeRange,
     period: Period,
-    came: Came,
+    position: RunPosition,
     plan: &Plan,
     tiers: Tiers,
-) -> Option<Chosen> {
-    let run = came.id.run;
-    let section = ring.section(&extent, run);
+) -> Option<Selection> {
+    let run = position.next.run;
+    let section = ring.entries_in(&range, run);
     let wanted = |entry: &&Entry| tiers == Tiers::All || entry.tokens().is_some();
     let inside: Vec<&Entry> = section.inside().filter(wanted).collect();
     let picked = sampling::pick(inside.len(), plan.frames);
     let frames: Vec<Entry> = picked.into_iter().map(|i| inside[i].clone()).collect();
-    let footage = around(inside.iter().map(|entry| extent.tells(entry, run)))?;
-    let gaps = gaps(ring, &extent, &section, period, came, tiers);
-    let frames_expected = period.frames_in(extent.span.length()).min(plan.frames) as u32;
+    let footage = around(inside.iter().map(|entry| range.time_of(entry, run)))?;
+    let gaps = gaps(ring, &range, &section, period, position, tiers);
+    let frames_expected = period.frames_in(range.span.length()).min(plan.frames) as u32;
     let available = inside.len();
-    Some(Chosen { frames, available, footage, extent, run, gaps, frames_expected })
+    Some(Selection { frames, available, footage, range, run, gaps, frames_expected })
 }
 
 /// Returns the span from the earliest to the latest of these times, or `None` if there are none.
@@ -110,19 +110,19 @@ fn around(times: impl Iterator<Item = SystemTime>) -> Option<Span> {
         .reduce(|all, one| Span { from: all.from.min(one.from), to: all.to.max(one.to) })
 }
 
-impl Chosen {
+impl Selection {
     pub fn gaps(&self) -> &[Gap] {
         &self.gaps
     }
 
     /// Replaces the sample by those of these frames that still exist. Returns `None` if none does.
-    pub fn just(mut self, ring: &Ring, frames: &[FrameId]) -> Option<Chosen> {
+    pub fn just(mut self, ring: &Ring, frames: &[FrameId]) -> Option<Selection> {
         self.frames = frames.iter().filter_map(|id| ring.get(*id).cloned()).collect();
         if self.frames.is_empty() { None } else { Some(self) }
     }
 
     /// Samples the frames evenly again, to at most `most`.
-    pub fn sample(mut self, most: usize) -> Chosen {
+    pub fn sample(mut self, most: usize) -> Selection {
         let picked = sampling::pick(self.frames.len(), most);
         self.frames = picked.into_iter().map(|at| self.frames[at].clone()).collect();
         self.frames_expected = self.frames_expected.min(most as u32);
@@ -138,8 +138,8 @@ impl Chosen {
     /// tokens have left the buffer in the meantime, which is a gap. Returns `None` if no frame has
     /// tokens.
     pub fn clip(mut self, tokens: Vec<Option<Arc<FrameTokens>>>, plan: &Plan) -> Option<Clip> {
-        let (extent, run) = (self.extent, self.run);
-        let Span { from: mut edge, to } = extent.span;
+        let (range, run) = (self.range, self.run);
+        let Span { from: mut edge, to } = range.span;
         // Span of the frames without tokens since the last frame that has them.
         let mut missing: Option<Span> = None;
         let mut seen = Vec::with_capacity(tokens.len());
@@ -150,7 +150,7 @@ impl Chosen {
             self.gaps.push(Gap { span, cause: GapCause::Evicted });
         };
         for (entry, tokens) in self.frames.into_iter().zip(tokens) {
-            let at = extent.tells(&entry, run);
+            let at = range.time_of(&entry, run);
             let Some(tokens) = tokens else {
                 let here = Span { from: at, to: shift(at, 1_000_000) };
                 missing = Some(missing.map_or(here, |there| Span {
@@ -165,7 +165,7 @@ impl Chosen {
         }
         gap(missing, edge, to);
         self.gaps.sort_by_key(|gap| gap.span.from);
-        let covered = around(seen.iter().map(|(entry, _)| extent.tells(entry, run)))?;
+        let covered = around(seen.iter().map(|(entry, _)| range.time_of(entry, run)))?;
         let slow: HashSet<usize> =
             sampling::slow(seen.len(), plan.slow_frames).into_iter().collect();
         let reference = |(at, (entry, _)): (usize, &(Entry, _))| FrameReference {
@@ -183,7 +183,8 @@ impl Chosen {
             clock: if from_camera { Clock::Camera } else { Clock::Host },
         };
         let references = seen.iter().enumerate().map(reference).collect();
-        let look = |(entry, tokens): (Entry, _)| Look { again: entry.tokens().is_none(), tokens };
+        let look =
+            |(entry, tokens): (Entry, _)| ClipFrame { reencoded: entry.tokens().is_none(), tokens };
         let frames = seen.into_iter().map(look).collect();
         Some(Clip { frames, references, coverage })
     }
@@ -193,7 +194,7 @@ impl Chosen {
 mod tests {
     use super::super::Limits;
     use super::super::ring::tests::{at, entry, id, limits};
-    use super::super::ring::{Held, Place, Stored};
+    use super::super::ring::{DiskAddress, DiskState, Residency};
     use super::*;
 
     /// Limits for a ring that keeps the last 30 s hot and nothing older.
@@ -208,27 +209,27 @@ mod tests {
     }
 
     /// Returns the position of a run that began at 0.5 s.
-    fn came_to(number: u64) -> Came {
+    fn position_at(number: u64) -> RunPosition {
         // The present is later than all times in question.
         let now = Moment { monotonic: Duration::from_secs(1000), utc: at(1_000_500) };
-        Came { id: id(number), now }
+        RunPosition { next: id(number), now }
     }
 
     fn plan() -> Plan {
         "4:slowfast-slow_2frms_concat-fast_1x1".parse().expect("a plan")
     }
 
-    fn select(ring: &Ring, from: u64, to: u64, came: u64, tiers: Tiers) -> Option<Clip> {
+    fn clip_of(ring: &Ring, from: u64, to: u64, position: u64, tiers: Tiers) -> Option<Clip> {
         let span = Span { from: at(from), to: at(to) };
-        let chosen =
-            choose(ring, span.into(), Period::of_rate(2.0), came_to(came), &plan(), tiers)?;
-        let tokens = chosen.tokens();
-        chosen.clip(tokens, &plan())
+        let selection =
+            select(ring, span.into(), Period::of_rate(2.0), position_at(position), &plan(), tiers)?;
+        let tokens = selection.tokens();
+        selection.clip(tokens, &plan())
     }
 
     fn clip(ring: &Ring, from: u64, to: u64) -> Clip {
-        let came = ring.newest().map_or(0, |entry| entry.id.number + 1);
-        select(ring, from, to, came, Tiers::All).expect("frames")
+        let position = ring.newest().map_or(0, |entry| entry.id.number + 1);
+        clip_of(ring, from, to, position, Tiers::All).expect("frames")
     }
 
     fn gap(cause: GapCause, from: u64, to: u64) -> Gap {
@@ -253,7 +254,7 @@ mod tests {
         assert_eq!(clip(&overload, 0, 4000).coverage.gaps, [gap(GapCause::Overload, 500, 3000)]);
         let tail = ring(&[(0, 0), (1, 500)]);
         assert_eq!(clip(&tail, 0, 4000).coverage.gaps, [gap(GapCause::CameraDown, 500, 4000)]);
-        let behind = select(&tail, 0, 4000, 7, Tiers::All).expect("frames");
+        let behind = clip_of(&tail, 0, 4000, 7, Tiers::All).expect("frames");
         assert_eq!(behind.coverage.gaps, [gap(GapCause::Overload, 500, 4000)]);
         // The cause is the same for a range in the past: the frames after it show the cause.
         let past = ring(&[(0, 0), (1, 500), (9, 6000), (10, 6500)]);
@@ -283,16 +284,17 @@ mod tests {
         let mut restarted = restarted([14_000, 14_500]);
         let earlier = |number, milliseconds| Entry {
             id: FrameId { run: 20, number },
-            held: Held::Cool,
-            stored: Stored::At(Place { segment: 1, offset: 0, length: 9 }),
+            residency: Residency::Cool,
+            disk_state: DiskState::At(DiskAddress { segment: 1, offset: 0, length: 9 }),
             ..entry(number, milliseconds, 0)
         };
         restarted.restore(vec![earlier(70, 100), earlier(71, 200)]);
         let span = Span { from: at(0), to: at(15_000) };
         let period = Period(Duration::from_millis(100));
-        let chosen = choose(&restarted, span.into(), period, came_to(2), &plan(), Tiers::All);
+        let selection =
+            select(&restarted, span.into(), period, position_at(2), &plan(), Tiers::All);
         assert_eq!(
-            chosen.expect("frames").gaps,
+            selection.expect("frames").gaps,
             [
                 gap(GapCause::BeforeStart, 200, 500),
                 gap(GapCause::CameraDown, 500, 14_000),
@@ -310,16 +312,17 @@ mod tests {
             ring.push(entry(number, number * 500, 0));
         }
         let span = Span { from: at(1000), to: at(5000) };
-        let choose = |tiers| {
-            choose(&ring, span.into(), Period::of_rate(2.0), came_to(10), &plan(), tiers)
+        let selected = |tiers| {
+            select(&ring, span.into(), Period::of_rate(2.0), position_at(10), &plan(), tiers)
                 .expect("some")
         };
-        let numbers =
-            |chosen: &Chosen| chosen.frames.iter().map(|entry| entry.id.number).collect::<Vec<_>>();
-        let all = choose(Tiers::All);
+        let numbers = |selection: &Selection| {
+            selection.frames.iter().map(|entry| entry.id.number).collect::<Vec<_>>()
+        };
+        let all = selected(Tiers::All);
         assert_eq!(numbers(&all), [3, 5, 6, 8]);
         assert_eq!(all.gaps, []);
-        let hot = choose(Tiers::Hot);
+        let hot = selected(Tiers::Hot);
         assert_eq!(numbers(&hot), [6, 7, 8, 9]);
         assert_eq!(hot.gaps, [gap(GapCause::Evicted, 1000, 3000)]);
         // Frames that could not be encoded again are missing, and a gap reports it.
@@ -336,7 +339,7 @@ mod tests {
 
     #[test]
     fn nothing_is_nothing() {
-        assert!(select(&ring(&[]), 0, 9000, 0, Tiers::All).is_none());
+        assert!(clip_of(&ring(&[]), 0, 9000, 0, Tiers::All).is_none());
     }
 
     proptest::proptest! {
@@ -355,16 +358,16 @@ mod tests {
                 ring.push(entry(number, now, 0));
             }
             let span = Span { from: at(from), to: at(from + length) };
-            let chosen =
-                choose(&ring, span.into(), Period::of_rate(1.0), came_to(number + 1), &plan(), Tiers::All);
-            let Some(chosen) = chosen else { return Ok(()) };
-            proptest::prop_assert!(chosen.frames.len() <= 4);
-            for pair in chosen.frames.windows(2) {
+            let selection =
+                select(&ring, span.into(), Period::of_rate(1.0), position_at(number + 1), &plan(), Tiers::All);
+            let Some(selection) = selection else { return Ok(()) };
+            proptest::prop_assert!(selection.frames.len() <= 4);
+            for pair in selection.frames.windows(2) {
                 proptest::prop_assert!(pair[0].id < pair[1].id);
             }
-            proptest::prop_assert!(chosen.frames.iter().all(|e| span.contains(e.captured_at)));
+            proptest::prop_assert!(selection.frames.iter().all(|e| span.contains(e.captured_at)));
             let mut edge = span.from;
-            for gap in &chosen.gaps {
+            for gap in &selection.gaps {
                 proptest::prop_assert!(edge <= gap.span.from && gap.span.from < gap.span.to);
                 edge = gap.span.to;
             }

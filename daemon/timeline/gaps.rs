@@ -1,33 +1,33 @@
-//! Finds where frames are missing in an extent, and why. The frames before and after a gap show the
+//! Finds where frames are missing in an range, and why. The frames before and after a gap show the
 //! cause.
 
 use std::time::{Duration, SystemTime};
 
-use super::section::Section;
-use super::{Came, Entry, Extent, Period, Ring, Tiers};
+use super::lookup::RangeEntries;
+use super::{Entry, Period, Ring, RunPosition, Tiers, TimeRange};
 use crate::event::{Gap, GapCause};
 use crate::frame::{CLOCK_STEP, FrameId, Span, difference, shift};
 
 /// Returns the gaps in order of time.
 pub(super) fn gaps(
     ring: &Ring,
-    extent: &Extent,
-    section: &Section<'_>,
+    range: &TimeRange,
+    section: &RangeEntries<'_>,
     period: Period,
-    came: Came,
+    position: RunPosition,
     tiers: Tiers,
 ) -> Vec<Gap> {
     let mut walk = Walk {
         ring,
         section,
-        extent,
+        range,
         period,
-        came,
+        position,
         gaps: Vec::new(),
         outside: Vec::new(),
         there: Vec::new(),
         follows: false,
-        edge: extent.span.from,
+        edge: range.span.from,
         seen: None,
         skipped: false,
     };
@@ -63,10 +63,10 @@ fn without(gap: &Gap, there: Span, period: Period) -> impl Iterator<Item = Gap> 
 
 struct Walk<'a> {
     ring: &'a Ring,
-    section: &'a Section<'a>,
-    extent: &'a Extent,
+    section: &'a RangeEntries<'a>,
+    range: &'a TimeRange,
     period: Period,
-    came: Came,
+    position: RunPosition,
     /// Gaps between frames that follow each other in the ring.
     gaps: Vec<Gap>,
     /// Gaps before the first frame of a stretch and after the last frame of all. Another stretch
@@ -78,7 +78,7 @@ struct Walk<'a> {
     follows: bool,
     /// The time up to which gaps are known.
     edge: SystemTime,
-    /// The entry at the edge, or `None` if the extent begins there.
+    /// The entry at the edge, or `None` if the range begins there.
     seen: Option<usize>,
     /// True if entries after the edge were skipped because they are not hot.
     skipped: bool,
@@ -88,7 +88,7 @@ impl Walk<'_> {
     /// Examines the time from the edge to this entry.
     fn arrive(&mut self, at: usize) {
         let Some(next) = self.section.get(at) else { return };
-        let (edge, to) = (self.edge, self.tells(next));
+        let (edge, to) = (self.edge, self.time_of(next));
         self.follows = self.seen.is_some_and(|seen| seen + 1 == at || self.skipped);
         let before = at.checked_sub(1).and_then(|at| self.section.get(at));
         let evicted = next.evicted_before || self.skipped;
@@ -122,13 +122,13 @@ impl Walk<'_> {
         (self.edge, self.seen, self.skipped) = (to, Some(at), false);
     }
 
-    /// Examines the time from the edge to the extent's end.
+    /// Examines the time from the edge to the range's end.
     fn leave(&mut self) {
-        let (edge, mut to) = (self.edge, self.extent.span.to);
+        let (edge, mut to) = (self.edge, self.range.span.to);
         self.follows = false;
-        if self.extent.of_run.is_none() {
+        if self.range.in_run.is_none() {
             // A clock that was set back has shown later times than now.
-            to = to.min(self.came.now.utc.max(edge));
+            to = to.min(self.position.now.utc.max(edge));
         }
         let Some(end) = self.section.end() else { return };
         let last = end.checked_sub(1).and_then(|at| self.section.get(at));
@@ -155,27 +155,27 @@ impl Walk<'_> {
                 let cause = self.lost(None, after.id);
                 self.over_a_start(edge, began(after, after.captured_at), to, cause);
             }
-            (Some(last), None) if last.id.run == self.came.id.run => {
-                let cause = self.lost(Some(last.id), self.came.id);
+            (Some(last), None) if last.id.run == self.position.next.run => {
+                let cause = self.lost(Some(last.id), self.position.next);
                 self.add(edge, to, cause);
             }
             (_, None) => {
-                let cause = self.lost(None, self.came.id);
-                self.over_a_start(edge, self.came.now.tells(Duration::ZERO), to, cause);
+                let cause = self.lost(None, self.position.next);
+                self.over_a_start(edge, self.position.now.utc_at(Duration::ZERO), to, cause);
             }
         }
     }
 
     /// Adds the gaps between two frames of a run if a clock was set between them.
     fn over_a_step(&mut self, at: usize, before: &Entry, next: &Entry, cause: GapCause) {
-        let (edge, to) = (self.edge, self.tells(next));
+        let (edge, to) = (self.edge, self.time_of(next));
         let real = between(before, next);
-        if self.extent.of_run.is_some() || to <= edge {
+        if self.range.in_run.is_some() || to <= edge {
             return self.add_step_before(to, shift(to, -real), cause);
         }
         let mut from = edge;
-        let of_run = |at: usize| self.section.get(at).is_some_and(|e| e.id.run == next.id.run);
-        if !self.seen.is_some_and(of_run) {
+        let in_run = |at: usize| self.section.get(at).is_some_and(|e| e.id.run == next.id.run);
+        if !self.seen.is_some_and(in_run) {
             // Frames of this run from before the step have other times.
             let started = began(next, to).clamp(edge, to);
             self.add(edge, started, GapCause::BeforeStart);
@@ -195,7 +195,7 @@ impl Walk<'_> {
     /// Adds a clock step in the last period before `to`. Frames missing between `from` and that
     /// period have a cause of their own.
     fn add_step_before(&mut self, to: SystemTime, from: SystemTime, cause: GapCause) {
-        let from = from.max(self.extent.span.from).min(to);
+        let from = from.max(self.range.span.from).min(to);
         let step = shift(to, -(self.period.0.as_nanos() as i128)).max(from);
         self.add(from, step, cause);
         if step < to {
@@ -251,8 +251,8 @@ impl Walk<'_> {
         }
     }
 
-    fn tells(&self, entry: &Entry) -> SystemTime {
-        self.extent.tells(entry, self.came.id.run)
+    fn time_of(&self, entry: &Entry) -> SystemTime {
+        self.range.time_of(entry, self.position.next.run)
     }
 }
 
@@ -276,9 +276,9 @@ fn began(entry: &Entry, time: SystemTime) -> SystemTime {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::choose;
     use super::super::ring::tests::{RUN, at, entry, id, limits};
-    use super::super::ring::{Held, Place, Stored};
+    use super::super::ring::{DiskAddress, DiskState, Residency};
+    use super::super::select;
     use super::*;
     use crate::run_clock::Moment;
 
@@ -302,17 +302,18 @@ mod tests {
         (0..end / 500).map(|number| (number, number * 500, utc(number * 500))).collect()
     }
 
-    fn gaps_of(ring: &Ring, extent: impl Into<Extent>) -> Vec<(GapCause, u64, u64)> {
+    fn gaps_of(ring: &Ring, range: impl Into<TimeRange>) -> Vec<(GapCause, u64, u64)> {
         let newest = ring.newest().expect("a frame");
         let number = newest.id.number + 1;
         let now = Moment { monotonic: newest.monotonic, utc: newest.captured_at };
         let now = now.later(Duration::from_millis(250));
-        let came = Came { id: FrameId { number, ..newest.id }, now };
+        let position = RunPosition { next: FrameId { number, ..newest.id }, now };
         let plan = "4:slowfast-slow_2frms_concat-fast_1x1".parse().expect("a plan");
-        let chosen = choose(ring, extent.into(), Period::of_rate(2.0), came, &plan, Tiers::All);
+        let selection =
+            select(ring, range.into(), Period::of_rate(2.0), position, &plan, Tiers::All);
         let milliseconds = |time| (difference(at(0), time) / 1_000_000) as u64;
         let told = |gap: &Gap| (gap.cause, milliseconds(gap.span.from), milliseconds(gap.span.to));
-        chosen.expect("frames").gaps().iter().map(told).collect()
+        selection.expect("frames").gaps().iter().map(told).collect()
     }
 
     fn between(from: u64, to: u64) -> Span {
@@ -320,11 +321,11 @@ mod tests {
     }
 
     /// Returns the window of the run that ends just after the newest frame.
-    fn window(ring: &Ring, length: u64) -> Extent {
+    fn window(ring: &Ring, length: u64) -> TimeRange {
         let newest = ring.newest().expect("a frame");
         let by = Moment { monotonic: newest.monotonic, utc: newest.captured_at };
         let to = newest.monotonic + Duration::from_millis(250);
-        Extent::of_run(to, Duration::from_millis(length), by)
+        TimeRange::in_run(to, Duration::from_millis(length), by)
     }
 
     #[test]
@@ -380,8 +381,8 @@ mod tests {
     fn earlier(run: u64, number: u64, utc: u64) -> Entry {
         Entry {
             id: FrameId { run, number },
-            held: Held::Cool,
-            stored: Stored::At(Place { segment: 1, offset: 0, length: 9 }),
+            residency: Residency::Cool,
+            disk_state: DiskState::At(DiskAddress { segment: 1, offset: 0, length: 9 }),
             ..entry(number, utc, 0)
         }
     }
@@ -400,7 +401,7 @@ mod tests {
         assert_eq!(gaps_of(&ring, between(7000, 26_750)), []);
         // Recent footage reaches back across the step.
         let newest = Moment { monotonic: Duration::from_millis(39_750), utc: at(now + 39_750) };
-        let recent = Extent::ending(newest, between(now + 9750, now + 39_750));
+        let recent = TimeRange::ending(newest, between(now + 9750, now + 39_750));
         assert_eq!(gaps_of(&ring, recent), [(GapCause::Clock, now + 19_500, now + 20_000)]);
     }
 
@@ -474,7 +475,7 @@ mod tests {
             }
             ring.restore((0..restored).map(|n| earlier(RUN - 1, n, 1000 * n)).collect());
             let span = between(from, from + length);
-            if ring.section(&span.into(), RUN).end().is_some() {
+            if ring.entries_in(&span.into(), RUN).end().is_some() {
                 let gaps = gaps_of(&ring, span);
                 for (cause, start, end) in gaps {
                     prop_assert!(start < end, "{:?}", cause);

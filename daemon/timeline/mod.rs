@@ -6,17 +6,17 @@
 //! its own alive.
 
 mod clip;
-mod extent;
 mod gaps;
+mod lookup;
 mod ring;
-mod section;
+mod time_range;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-pub use clip::{Came, Chosen, Clip, Look, Period, Tiers, choose};
-pub use extent::Extent;
-pub use ring::{Entry, Held, Limits, Place, Ring, Stored, Tier, Usage};
+pub use clip::{Clip, ClipFrame, Period, RunPosition, Selection, Tiers, select};
+pub use ring::{DiskAddress, DiskState, Entry, Limits, Residency, Ring, Tier, Usage};
+pub use time_range::TimeRange;
 
 /// The rings of all cameras.
 pub struct Timeline {

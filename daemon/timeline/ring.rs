@@ -29,15 +29,15 @@ pub struct Entry {
     pub monotonic: Duration,
     pub captured_at: SystemTime,
     pub clock: Clock,
-    pub held: Held,
-    pub stored: Stored,
+    pub residency: Residency,
+    pub disk_state: DiskState,
     /// True if frames between the previous entry and this one have left the buffer.
     pub evicted_before: bool,
 }
 
 /// The contents of a frame in memory.
 #[derive(Clone, Debug)]
-pub enum Held {
+pub enum Residency {
     Hot { tokens: Arc<FrameTokens>, jpeg: Arc<[u8]> },
     Warm { jpeg: Arc<[u8]> },
     Cool,
@@ -45,16 +45,17 @@ pub enum Held {
 
 /// The state of a frame on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stored {
-    No,
+pub enum DiskState {
+    /// The frame is not on disk.
+    Absent,
     /// The frame is waiting to be written.
     Pending,
-    At(Place),
+    At(DiskAddress),
 }
 
 /// The position of a frame's record on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct DiskAddress {
     pub segment: u64,
     pub offset: u64,
     /// Length of the whole record in bytes.
@@ -65,17 +66,17 @@ impl Entry {
     /// Returns the bytes in memory.
     pub fn bytes(&self) -> usize {
         size_of::<Entry>()
-            + match &self.held {
-                Held::Hot { tokens, jpeg } => tokens.bytes() + jpeg.len(),
-                Held::Warm { jpeg } => jpeg.len(),
-                Held::Cool => 0,
+            + match &self.residency {
+                Residency::Hot { tokens, jpeg } => tokens.bytes() + jpeg.len(),
+                Residency::Warm { jpeg } => jpeg.len(),
+                Residency::Cool => 0,
             }
     }
 
     pub fn tokens(&self) -> Option<&Arc<FrameTokens>> {
-        match &self.held {
-            Held::Hot { tokens, .. } => Some(tokens),
-            Held::Warm { .. } | Held::Cool => None,
+        match &self.residency {
+            Residency::Hot { tokens, .. } => Some(tokens),
+            Residency::Warm { .. } | Residency::Cool => None,
         }
     }
 
@@ -84,16 +85,16 @@ impl Entry {
     }
 
     pub fn jpeg(&self) -> Option<&Arc<[u8]>> {
-        match &self.held {
-            Held::Hot { jpeg, .. } | Held::Warm { jpeg } => Some(jpeg),
-            Held::Cool => None,
+        match &self.residency {
+            Residency::Hot { jpeg, .. } | Residency::Warm { jpeg } => Some(jpeg),
+            Residency::Cool => None,
         }
     }
 
     fn on_disk(&self) -> u64 {
-        match self.stored {
-            Stored::At(place) => u64::from(place.length),
-            Stored::No | Stored::Pending => 0,
+        match self.disk_state {
+            DiskState::At(address) => u64::from(address.length),
+            DiskState::Absent | DiskState::Pending => 0,
         }
     }
 }
@@ -199,7 +200,7 @@ impl Ring {
         while let Some(entry) = entries.pop() {
             let next = self.entries.front().map(|next| (next.id, next.captured_at));
             let fits = next.is_none_or(|(id, _)| entry.id < id);
-            if matches!(entry.held, Held::Cool) && entry.on_disk() > 0 && fits {
+            if matches!(entry.residency, Residency::Cool) && entry.on_disk() > 0 && fits {
                 if let Some((id, _)) = next.filter(|(_, at)| entry.captured_at >= *at) {
                     self.stretches.push_front(id);
                 }
@@ -210,17 +211,17 @@ impl Ring {
         }
     }
 
-    /// Records that a frame was stored at `place`, or `None` if it was not stored.
-    pub fn stored(&mut self, id: FrameId, place: Option<Place>) {
+    /// Records that a frame was stored at `address`, or `None` if it was not stored.
+    pub fn stored(&mut self, id: FrameId, address: Option<DiskAddress>) {
         let Some(at) = self.position(id) else { return };
-        match place {
-            Some(place) => {
-                self.forget_place(at);
-                self.entries[at].stored = Stored::At(place);
+        match address {
+            Some(address) => {
+                self.forget_record(at);
+                self.entries[at].disk_state = DiskState::At(address);
                 self.disk.frames += 1;
-                self.disk.bytes += u64::from(place.length);
+                self.disk.bytes += u64::from(address.length);
             }
-            None => self.lose_place(at),
+            None => self.lose_record(at),
         }
     }
 
@@ -228,15 +229,15 @@ impl Ring {
     pub fn segment_gone(&mut self, segment: u64) {
         let mut at = 0;
         while let Some(entry) = self.entries.get(at) {
-            match entry.stored {
-                Stored::At(place) if place.segment > segment => break,
-                Stored::At(place) if place.segment < segment => at += 1,
-                Stored::At(_) if matches!(entry.held, Held::Cool) => self.remove(at),
-                Stored::At(_) => {
-                    self.lose_place(at);
+            match entry.disk_state {
+                DiskState::At(address) if address.segment > segment => break,
+                DiskState::At(address) if address.segment < segment => at += 1,
+                DiskState::At(_) if matches!(entry.residency, Residency::Cool) => self.remove(at),
+                DiskState::At(_) => {
+                    self.lose_record(at);
                     at += 1;
                 }
-                Stored::No | Stored::Pending => at += 1,
+                DiskState::Absent | DiskState::Pending => at += 1,
             }
         }
     }
@@ -270,8 +271,8 @@ impl Ring {
             self.hot.frames -= 1;
             self.hot.bytes -= entry.bytes() as u64;
             self.token_bytes -= entry.token_bytes();
-            if let Held::Hot { jpeg, .. } = &entry.held {
-                entry.held = Held::Warm { jpeg: jpeg.clone() };
+            if let Residency::Hot { jpeg, .. } = &entry.residency {
+                entry.residency = Residency::Warm { jpeg: jpeg.clone() };
             }
             self.warm.frames += 1;
             self.warm.bytes += entry.bytes() as u64;
@@ -282,43 +283,43 @@ impl Ring {
             if !older(entry, warm_age) && self.warm.bytes <= warm_bytes as u64 {
                 break;
             }
-            if entry.stored == Stored::No {
+            if entry.disk_state == DiskState::Absent {
                 self.remove(at);
                 continue;
             }
             self.warm.frames -= 1;
             self.warm.bytes -= entry.bytes() as u64;
-            entry.held = Held::Cool;
+            entry.residency = Residency::Cool;
         }
     }
 
     /// Handles a record that is gone or was never written. The entry leaves if nothing else holds
     /// it.
-    fn lose_place(&mut self, at: usize) {
-        match self.entries[at].held {
-            Held::Cool => self.remove(at),
-            Held::Hot { .. } | Held::Warm { .. } => {
-                self.forget_place(at);
-                self.entries[at].stored = Stored::No;
+    fn lose_record(&mut self, at: usize) {
+        match self.entries[at].residency {
+            Residency::Cool => self.remove(at),
+            Residency::Hot { .. } | Residency::Warm { .. } => {
+                self.forget_record(at);
+                self.entries[at].disk_state = DiskState::Absent;
             }
         }
     }
 
-    fn forget_place(&mut self, at: usize) {
+    fn forget_record(&mut self, at: usize) {
         let bytes = self.entries[at].on_disk();
         self.disk.frames -= usize::from(bytes > 0);
         self.disk.bytes -= bytes;
     }
 
     fn remove(&mut self, at: usize) {
-        self.forget_place(at);
+        self.forget_record(at);
         let Some(entry) = self.entries.remove(at) else { return };
         let bytes = entry.bytes() as u64;
         self.token_bytes -= entry.token_bytes();
-        let tier = match entry.held {
-            Held::Hot { .. } => Some(&mut self.hot),
-            Held::Warm { .. } => Some(&mut self.warm),
-            Held::Cool => None,
+        let tier = match entry.residency {
+            Residency::Hot { .. } => Some(&mut self.hot),
+            Residency::Warm { .. } => Some(&mut self.warm),
+            Residency::Cool => None,
         };
         if let Some(tier) = tier {
             tier.frames -= 1;
@@ -346,7 +347,7 @@ impl Ring {
 pub(super) mod tests {
     use proptest::prelude::*;
 
-    use super::super::section::tests::found;
+    use super::super::lookup::tests::found;
     use super::*;
 
     pub const RUN: u64 = 500;
@@ -365,14 +366,14 @@ pub(super) mod tests {
             monotonic: Duration::from_millis(milliseconds),
             captured_at: at(milliseconds),
             clock: Clock::Host,
-            held: Held::Hot {
+            residency: Residency::Hot {
                 tokens: Arc::new(FrameTokens {
                     slow: vec![half::f16::ZERO; 40].into(),
                     fast: vec![half::f16::ZERO; 8].into(),
                 }),
                 jpeg: vec![0; jpeg].into(),
             },
-            stored: Stored::No,
+            disk_state: DiskState::Absent,
             evicted_before: false,
         }
     }
@@ -382,8 +383,8 @@ pub(super) mod tests {
         Limits { hot_age: age, hot_bytes, warm_age: age, warm_bytes }
     }
 
-    pub fn place(segment: u64) -> Place {
-        Place { segment, offset: 0, length: 100 }
+    pub fn address(segment: u64) -> DiskAddress {
+        DiskAddress { segment, offset: 0, length: 100 }
     }
 
     /// Checks the counts, the order of the entries and the order of the tiers.
@@ -392,15 +393,18 @@ pub(super) mod tests {
         (seen.hot, seen.token_bytes, seen.warm, seen.disk) = Default::default();
         let mut coldest_allowed = 0;
         for entry in &ring.entries {
-            let warmth = match &entry.held {
-                Held::Cool => 0,
-                Held::Warm { .. } => 1,
-                Held::Hot { .. } => 2,
+            let warmth = match &entry.residency {
+                Residency::Cool => 0,
+                Residency::Warm { .. } => 1,
+                Residency::Hot { .. } => 2,
             };
             prop_assert!(warmth >= coldest_allowed, "{entry:?} is colder than an older one");
             coldest_allowed = warmth;
             seen.token_bytes += entry.tokens().map_or(0, |tokens| tokens.bytes() as u64);
-            prop_assert!(warmth > 0 || entry.stored != Stored::No, "{entry:?} is nowhere");
+            prop_assert!(
+                warmth > 0 || entry.disk_state != DiskState::Absent,
+                "{entry:?} is nowhere"
+            );
             for (tier, bytes) in [
                 (&mut seen.hot, if warmth == 2 { entry.bytes() as u64 } else { 0 }),
                 (&mut seen.warm, if warmth == 1 { entry.bytes() as u64 } else { 0 }),
@@ -462,7 +466,7 @@ pub(super) mod tests {
                         now += after;
                         let mut entry = entry(number, now, jpeg);
                         if to_disk {
-                            entry.stored = Stored::Pending;
+                            entry.disk_state = DiskState::Pending;
                             on_the_way.push_back(number);
                         }
                         ring.push(entry);
@@ -471,7 +475,7 @@ pub(super) mod tests {
                     }
                     Step::Written(well) => {
                         if let Some(number) = on_the_way.pop_front() {
-                            ring.stored(id(number), well.then_some(place(segment)));
+                            ring.stored(id(number), well.then_some(address(segment)));
                             segment += number % 2;
                         }
                     }
@@ -499,17 +503,17 @@ pub(super) mod tests {
         let mut ring = Ring::new(limits(1 << 40, 3 * size, 2 * jpeg));
         for number in 0..8 {
             let mut entry = entry(number, number * 1000, 50);
-            entry.stored = Stored::Pending;
+            entry.disk_state = DiskState::Pending;
             ring.push(entry);
             if number != 1 {
-                ring.stored(id(number), Some(place(number / 2)));
+                ring.stored(id(number), Some(address(number / 2)));
             }
         }
         let held = |ring: &Ring| {
-            let name = |entry: &Entry| match entry.held {
-                Held::Hot { .. } => format!("{} hot", entry.id.number),
-                Held::Warm { .. } => format!("{} warm", entry.id.number),
-                Held::Cool => format!("{} cool", entry.id.number),
+            let name = |entry: &Entry| match entry.residency {
+                Residency::Hot { .. } => format!("{} hot", entry.id.number),
+                Residency::Warm { .. } => format!("{} warm", entry.id.number),
+                Residency::Cool => format!("{} cool", entry.id.number),
             };
             ring.entries.iter().map(name).collect::<Vec<_>>().join(", ")
         };
@@ -522,7 +526,7 @@ pub(super) mod tests {
         assert_eq!(held(&ring), "0 cool, 3 warm, 4 warm, 5 hot, 6 hot, 7 hot");
         ring.segment_gone(0);
         assert_eq!(held(&ring), "3 warm, 4 warm, 5 hot, 6 hot, 7 hot");
-        assert_eq!(ring.get(id(3)).map(|entry| entry.stored), Some(Stored::No));
+        assert_eq!(ring.get(id(3)).map(|entry| entry.disk_state), Some(DiskState::Absent));
         assert_eq!(ring.usage().disk, Tier { frames: 4, bytes: 400 });
     }
 
@@ -532,8 +536,8 @@ pub(super) mod tests {
         ring.push(entry(0, 5000, 0));
         let earlier = |run, number, milliseconds| Entry {
             id: FrameId { run, number },
-            held: Held::Cool,
-            stored: Stored::At(place(1)),
+            residency: Residency::Cool,
+            disk_state: DiskState::At(address(1)),
             ..entry(number, milliseconds, 0)
         };
         // One entry is of a clock that was ahead, and one is not of an earlier run.
@@ -548,7 +552,7 @@ pub(super) mod tests {
         };
         assert_eq!(ids(&ring), [(3, 7), (3, 8), (4, 0), (RUN, 0)]);
         assert_eq!(ring.usage().disk.frames, 3);
-        assert_eq!(ring.held(), Some(crate::frame::Span { from: at(1000), to: at(9000) }));
+        assert_eq!(ring.span(), Some(crate::frame::Span { from: at(1000), to: at(9000) }));
         // Entries from further back are restored later.
         ring.restore(vec![earlier(2, 0, 8000)]);
         assert_eq!(ids(&ring)[0], (2, 0));

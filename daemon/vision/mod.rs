@@ -1,7 +1,7 @@
 //! Turns a frame's pixels into features for its tokens, and into the JPEG that is kept.
 
 mod encoder;
-pub mod evidence;
+pub mod jpeg;
 pub mod preprocess;
 
 pub use encoder::{BATCH, Encoded, Encoder};

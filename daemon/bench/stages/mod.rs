@@ -180,7 +180,7 @@ impl Bench {
         let mut stages = vec![
             Stage::new("decode", "frame", new_frames, decode),
             Stage::new("resize", "frame", new_frames, vision(|cost| cost.resize)),
-            Stage::new("evidence", "frame", new_frames, vision(|cost| cost.evidence)),
+            Stage::new("jpeg", "frame", new_frames, vision(|cost| cost.jpeg)),
             Stage::new("encode", "frame", new_frames, vision(|cost| cost.encode)),
             Stage::new("pool", "frame", new_frames, vision(|cost| cost.pool)),
             Stage::new("assemble", "window", 1.0, said.assemble),

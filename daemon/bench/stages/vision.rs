@@ -14,14 +14,14 @@ use crate::loaded;
 use crate::model::{Package, Runtime};
 use crate::slowfast::{FrameTokens, Grid, Plan, pool_frame};
 use crate::vision::Encoder;
-use crate::vision::evidence::Evidence;
+use crate::vision::jpeg::JpegCodec;
 use crate::vision::preprocess::{Preprocess, Scratch};
 
 pub struct Vision {
     preprocess: Preprocess,
     scratch: Scratch,
     encoder: Encoder,
-    evidence: Evidence,
+    codec: JpegCodec,
     plan: Plan,
     pixels: Vec<f32>,
 }
@@ -30,7 +30,7 @@ pub struct Vision {
 #[derive(Clone, Copy, Default)]
 pub struct Looked {
     pub resize: f64,
-    pub evidence: f64,
+    pub jpeg: f64,
     pub encode: f64,
     pub pool: f64,
 }
@@ -60,7 +60,7 @@ impl Vision {
         let (width, quality) = (config.buffer.jpeg_width, config.buffer.jpeg_quality);
         let encoder = Encoder::load(runtime, package, config.model.vision_threads)?;
         Ok(Vision {
-            evidence: Evidence::new(width, preprocess.least_side(), quality)?,
+            codec: JpegCodec::new(width, preprocess.least_side(), quality)?,
             pixels: vec![0.0; encoder.frame_len()],
             scratch: Scratch::default(),
             plan: config.model.plan,
@@ -79,14 +79,13 @@ impl Vision {
         for frame in frames {
             tokens.push(self.tokens(frame, &mut sum)?);
             let Frame { bgrx, width, height, .. } = frame;
-            let (jpeg, ms) = spent(|| self.evidence.jpeg(bgrx, *width, *height));
+            let (jpeg, ms) = spent(|| self.codec.encode(bgrx, *width, *height));
             jpeg?;
-            sum.evidence += ms;
+            sum.jpeg += ms;
         }
-        let Looked { resize, evidence, encode, pool } = sum;
-        let [resize, evidence, encode, pool] =
-            [resize, evidence, encode, pool].map(|ms| ms / count);
-        Ok((tokens, Looked { resize, evidence, encode, pool }))
+        let Looked { resize, jpeg, encode, pool } = sum;
+        let [resize, jpeg, encode, pool] = [resize, jpeg, encode, pool].map(|ms| ms / count);
+        Ok((tokens, Looked { resize, jpeg, encode, pool }))
     }
 
     fn tokens(&mut self, frame: &Frame, sum: &mut Looked) -> anyhow::Result<FrameTokens> {

@@ -16,7 +16,7 @@ use half::f16;
 
 use crate::event::Unchanged;
 use crate::slowfast::FrameTokens;
-use crate::timeline::Look;
+use crate::timeline::ClipFrame;
 
 /// The last captioned window of each camera.
 #[derive(Default)]
@@ -38,7 +38,7 @@ impl ChangeDetector {
     pub fn compare(
         &self,
         camera: &str,
-        frames: &[Look],
+        frames: &[ClipFrame],
         dim: usize,
         limit: f32,
     ) -> Option<(f32, Option<Unchanged>)> {
@@ -49,7 +49,7 @@ impl ChangeDetector {
     }
 
     /// Records a captioned window.
-    pub fn described(&mut self, camera: Arc<str>, frames: &[Look], dim: usize, is: Unchanged) {
+    pub fn described(&mut self, camera: Arc<str>, frames: &[ClipFrame], dim: usize, is: Unchanged) {
         let Some(first) = frames.first().map(|look| look.tokens.clone()) else { return };
         let change = change(&first, frames, dim);
         self.described.insert(camera, Described { first, change, is });
@@ -58,11 +58,11 @@ impl ChangeDetector {
 
 /// Returns the change of frames against the first, on the scale above. It is infinite for a frame
 /// that cannot be compared: one of another plan, or with tokens that are not finite.
-fn change(first: &FrameTokens, frames: &[Look], dim: usize) -> f32 {
+fn change(first: &FrameTokens, frames: &[ClipFrame], dim: usize) -> f32 {
     let square = |rows: &[f16]| rows.iter().map(|v| v.to_f32().powi(2)).sum::<f32>();
     let cells = first.fast.len() / dim;
     let usual = (square(&first.fast) / cells as f32).max(f32::MIN_POSITIVE);
-    let of_frame = |look: &Look| {
+    let of_frame = |look: &ClipFrame| {
         if look.tokens.fast.len() != first.fast.len() {
             return f32::INFINITY;
         }
@@ -89,18 +89,18 @@ mod tests {
     use super::*;
 
     /// Creates a frame of four cells, each of two values.
-    fn frame(cells: [f32; 4]) -> Look {
+    fn frame(cells: [f32; 4]) -> ClipFrame {
         let fast = cells.iter().flat_map(|v| [f16::from_f32(*v), f16::from_f32(1.0)]).collect();
         let tokens = Arc::new(FrameTokens { slow: Box::default(), fast });
-        Look { tokens, again: false }
+        ClipFrame { tokens, reencoded: false }
     }
 
-    fn compare(still: &ChangeDetector, frames: &[Look]) -> Option<(f32, bool)> {
+    fn compare(still: &ChangeDetector, frames: &[ClipFrame]) -> Option<(f32, bool)> {
         let (change, unchanged) = still.compare("gate", frames, 2, 0.5)?;
         Some((change, unchanged.is_some()))
     }
 
-    fn described(frames: &[Look]) -> ChangeDetector {
+    fn described(frames: &[ClipFrame]) -> ChangeDetector {
         let mut still = ChangeDetector::default();
         let is = Unchanged { since: SystemTime::UNIX_EPOCH, sequence: 7 };
         still.described("gate".into(), frames, 2, is);
@@ -144,7 +144,7 @@ mod tests {
         ) {
             let mut frames = vec![[1.0; 4]; 6];
             frames[at][cell] = wrong;
-            let frames: Vec<Look> = frames.into_iter().map(frame).collect();
+            let frames: Vec<ClipFrame> = frames.into_iter().map(frame).collect();
             let (before, now) = frames.split_at(3);
             let compared = described(before).compare("gate", now, 2, 1e6).expect("described");
             prop_assert_eq!(compared.1, None);

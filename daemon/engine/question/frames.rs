@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use super::super::Engine;
 use super::pass::Pass;
-use crate::disk::{Jpegs, Read, Reader, Refused, Told, Wanted};
+use crate::disk::{DiskEvents, FrameToRead, JpegReceiver, Jpegs, ReadRefused, ReadRequest};
 use crate::frame::FrameId;
 use crate::heartbeat::Worker;
 use crate::metrics;
 use crate::service::AskError;
 use crate::slowfast::FrameTokens;
-use crate::timeline::{Chosen, Entry, Place, Stored};
+use crate::timeline::{DiskAddress, DiskState, Entry, Selection};
 
 /// A place in the queue that is reserved before it is used.
 pub struct QueueSlot(Arc<AtomicUsize>);
@@ -38,7 +38,7 @@ impl Drop for QueueSlot {
 pub struct FrameFetch {
     pub camera: Arc<str>,
     pass: Pass,
-    chosen: Chosen,
+    chosen: Selection,
     /// The tokens of each selected frame, where they are available.
     tokens: Vec<Option<Arc<FrameTokens>>>,
     /// The frames that are still to be encoded: position and JPEG.
@@ -87,7 +87,7 @@ impl Engine {
     /// Starts collecting the missing tokens of the selected frames.
     pub(super) fn fetch_frames(
         self: &Arc<Engine>,
-        chosen: Chosen,
+        chosen: Selection,
         pass: Pass,
         slot: Option<QueueSlot>,
     ) {
@@ -100,15 +100,15 @@ impl Engine {
         let (mut jpegs, mut places, mut wanted) = (Vec::new(), Vec::new(), Vec::new());
         for (at, entry) in chosen.frames.iter().enumerate().filter(|(at, _)| tokens[*at].is_none())
         {
-            match (entry.jpeg(), entry.stored) {
+            match (entry.jpeg(), entry.disk_state) {
                 (Some(jpeg), _) => jpegs.push((at, jpeg.clone())),
                 (None, stored) => {
-                    let place = match stored {
-                        Stored::At(place) => Some(place),
-                        Stored::Pending | Stored::No => None,
+                    let address = match stored {
+                        DiskState::At(address) => Some(address),
+                        DiskState::Pending | DiskState::Absent => None,
                     };
                     places.push(at);
-                    wanted.push(Wanted { camera: camera.clone(), id: entry.id, place });
+                    wanted.push(FrameToRead { camera: camera.clone(), id: entry.id, address });
                 }
             }
         }
@@ -120,8 +120,8 @@ impl Engine {
         let reader = Reading { engine: self.clone(), fetch, places };
         // A question's read is refused only while the daemon stops. It then continues as if no
         // frame could be read.
-        if let Err(Refused::Closed(read) | Refused::Full(read)) =
-            disk.read(Read::question(wanted, Box::new(reader)))
+        if let Err(ReadRefused::Closed(read) | ReadRefused::Full(read)) =
+            disk.read(ReadRequest::question(wanted, Box::new(reader)))
         {
             read.give_up();
         }
@@ -164,12 +164,12 @@ struct Reading {
     places: Vec<usize>,
 }
 
-impl Reader for Reading {
-    fn waits(&self) -> bool {
+impl JpegReceiver for Reading {
+    fn wants_jpegs(&self) -> bool {
         self.fetch.is_wanted()
     }
 
-    fn take(self: Box<Self>, jpegs: Jpegs) {
+    fn receive(self: Box<Self>, jpegs: Jpegs) {
         let Reading { engine, mut fetch, places } = *self;
         let read = places.into_iter().zip(jpegs);
         fetch.jpegs.extend(read.filter_map(|(at, jpeg)| Some((at, jpeg?))));
@@ -178,13 +178,13 @@ impl Reader for Reading {
     }
 }
 
-impl Told for Engine {
-    fn moves(&self) {
+impl DiskEvents for Engine {
+    fn progressed(&self) {
         self.heartbeats.beat(Worker::Disk);
     }
 
-    fn stored(&self, camera: &str, id: FrameId, place: Option<Place>) {
-        self.change(camera, |ring| ring.stored(id, place));
+    fn stored(&self, camera: &str, id: FrameId, address: Option<DiskAddress>) {
+        self.change(camera, |ring| ring.stored(id, address));
     }
 
     fn segment_gone(&self, segment: u64) {

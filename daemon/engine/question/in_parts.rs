@@ -24,7 +24,7 @@ use crate::event::{
 use crate::frame::{Clock, Span};
 use crate::service::{AnswerItem, AskError};
 use crate::slowfast::Plan;
-use crate::timeline::{Chosen, Extent, Tiers};
+use crate::timeline::{Selection, Tiers, TimeRange};
 
 /// Settings for a summary, tried in order until the notes of all parts fit into the model's context
 /// together with the pass over the whole range. Each has the factor by which the number of frames
@@ -36,10 +36,10 @@ pub struct InParts {
     pub engine: Arc<Engine>,
     pub question: Accepted,
     /// The parts of the range, in order.
-    pub parts: Vec<Extent>,
+    pub parts: Vec<TimeRange>,
     /// A selection over the whole range. Its frames are used for the summary, its gaps for the
     /// coverage.
-    pub overview: Chosen,
+    pub overview: Selection,
 }
 
 /// The answers of the parts.
@@ -153,7 +153,7 @@ impl InParts {
     /// Runs the model once, in the order of the queue.
     async fn pass(
         &self,
-        frames: Chosen,
+        frames: Selection,
         window: Span,
         prompt: String,
         plan: Plan,

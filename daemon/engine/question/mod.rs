@@ -23,7 +23,7 @@ use crate::question::{Detail, Question, Range};
 use crate::run_clock::{Moment, RunClock};
 use crate::service::{AnswerItem, AnswerStream, AskError};
 use crate::sync;
-use crate::timeline::{Extent, Tiers};
+use crate::timeline::{Tiers, TimeRange};
 
 use conversations::{Conversation, Conversations};
 use frames::{FrameFetch, QueueSlot};
@@ -173,7 +173,7 @@ impl Engine {
     /// Returns the extent of a range. Recent footage is selected by the run's clock, other footage
     /// by UTC. If frames have times that are in the future by the clock, the range can include
     /// them.
-    fn extent_of(&self, camera: &str, lens: &Lens, asked: Range) -> Result<Extent, AskError> {
+    fn extent_of(&self, camera: &str, lens: &Lens, asked: Range) -> Result<TimeRange, AskError> {
         let asked = match asked {
             Range::Event { run, sequence } => self.window_of(camera, run, sequence)?,
             asked => asked,
@@ -183,12 +183,12 @@ impl Engine {
         let mut end = now.utc;
         if let Range::Between { from, to } = asked
             && from.max(to.unwrap_or(from)) >= end
-            && let Some(held) = self.timeline.ring(camera).and_then(|ring| ring.held())
+            && let Some(held) = self.timeline.ring(camera).and_then(|ring| ring.span())
         {
             end = end.max(shift(held.to, (lens.period.0 / 2).as_nanos() as i128));
         }
         let span = range::span(asked, end, lens.window).map_err(AskError::InvalidQuestion)?;
-        Ok(if recent { Extent::ending(now, span) } else { span.into() })
+        Ok(if recent { TimeRange::ending(now, span) } else { span.into() })
     }
 
     fn window_of(&self, camera: &str, run: Option<u64>, sequence: u64) -> Result<Range, AskError> {
@@ -213,7 +213,7 @@ impl Engine {
     /// Checks that the frames of the span have been read from the disk after a start. Frames that
     /// are still to come are not a gap: the question is too early and gets an error.
     fn is_restored(&self, camera: &Arc<str>, span: Span) -> Result<(), AskError> {
-        let began = self.clock.now().tells(Duration::ZERO);
+        let began = self.clock.now().utc_at(Duration::ZERO);
         let ring = self.timeline.ring(camera);
         let whole = ring.is_some_and(|ring| ring.is_whole_from(span.from, self.run, began));
         if whole || !self.restoring.load(Ordering::Relaxed) {
@@ -224,7 +224,7 @@ impl Engine {
     }
 
     fn no_footage(&self, camera: &Arc<str>, span: Span) -> AskError {
-        let held = self.timeline.ring(camera).and_then(|ring| ring.held());
+        let held = self.timeline.ring(camera).and_then(|ring| ring.span());
         let there = match held {
             Some(Span { from, to }) => {
                 format!("there is some from {} to {}", rfc3339::format(from), rfc3339::format(to))

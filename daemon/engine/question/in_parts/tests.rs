@@ -8,7 +8,7 @@ use half::f16;
 
 use super::*;
 use crate::config::Config;
-use crate::disk::Told;
+use crate::disk::DiskEvents;
 use crate::engine::question::pass::Asked;
 use crate::engine::scheduler::Next;
 use crate::frame::FrameId;
@@ -17,7 +17,7 @@ use crate::question::{Draft, Limits, Question as Checked, RawTime};
 use crate::run_clock::{Moment, RunClock};
 use crate::service::AnswerStream;
 use crate::slowfast::FrameTokens;
-use crate::timeline::{Entry, Held, Place, Stored};
+use crate::timeline::{DiskAddress, DiskState, Entry, Residency};
 
 const RUN: u64 = 2000;
 /// Number of frames, two per second.
@@ -51,16 +51,16 @@ fn engine(lost: u64) -> Arc<Engine> {
         monotonic: Duration::from_millis(number * 500),
         captured_at: at(number * 500),
         clock: Clock::Camera,
-        held: Held::Cool,
-        stored: Stored::At(Place { segment: 1, offset: 0, length: 100 }),
+        residency: Residency::Cool,
+        disk_state: DiskState::At(DiskAddress { segment: 1, offset: 0, length: 100 }),
         evicted_before: false,
     };
     engine.restored("gate", (0..lost).map(entry).collect());
     for number in lost..FRAMES {
         let [slow, fast] = [8, 2].map(|count| vec![f16::ZERO; count].into());
         let tokens = Arc::new(FrameTokens { slow, fast });
-        let held = Held::Hot { tokens, jpeg: Arc::new([0]) };
-        let entry = Entry { held, stored: Stored::No, ..entry(number) };
+        let residency = Residency::Hot { tokens, jpeg: Arc::new([0]) };
+        let entry = Entry { residency, disk_state: DiskState::Absent, ..entry(number) };
         engine.change("gate", |ring| ring.push(entry));
     }
     engine

@@ -1,20 +1,20 @@
-//! Selects the entries of a ring that belong to an extent, whatever the clocks did.
+//! Selects the entries of a ring that belong to an range, whatever the clocks did.
 
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::{Duration, SystemTime};
 
-use super::extent::OfRun;
-use super::{Entry, Extent, Ring};
+use super::time_range::RunRange;
+use super::{Entry, Ring, TimeRange};
 use crate::frame::Span;
 
-/// The entries of an extent, in order: ranges of the ring, none of them empty.
-pub struct Section<'a> {
+/// The entries of an range, in order: ranges of the ring, none of them empty.
+pub struct RangeEntries<'a> {
     entries: &'a VecDeque<Entry>,
     ranges: Vec<Range<usize>>,
 }
 
-impl<'a> Section<'a> {
+impl<'a> RangeEntries<'a> {
     pub fn inside(&self) -> impl Iterator<Item = &'a Entry> {
         self.positions().filter_map(|at| self.entries.get(at))
     }
@@ -38,7 +38,7 @@ impl<'a> Section<'a> {
 impl Ring {
     /// Returns the span from the earliest to the latest time of an entry, or `None` if there are no
     /// entries.
-    pub fn held(&self) -> Option<Span> {
+    pub fn span(&self) -> Option<Span> {
         let ends = self.each_stretch().filter_map(|stretch| {
             let (first, last) =
                 (self.entries.get(stretch.start)?, self.entries.get(stretch.end - 1)?);
@@ -54,9 +54,9 @@ impl Ring {
         time >= began || self.entries.front().is_some_and(reaches)
     }
 
-    /// Returns the entries of an extent. `run` is the current run.
-    pub fn section(&self, extent: &Extent, run: u64) -> Section<'_> {
-        let Extent { span, of_run } = *extent;
+    /// Returns the entries of an range. `run` is the current run.
+    pub fn entries_in(&self, range: &TimeRange, run: u64) -> RangeEntries<'_> {
+        let TimeRange { span, in_run } = *range;
         let mut ranges: Vec<Range<usize>> = Vec::new();
         // Selects by UTC in every stretch, up to `end`.
         let mut by_utc = |end: usize| {
@@ -66,9 +66,9 @@ impl Ring {
                 ranges.push(from..to);
             }
         };
-        match of_run {
+        match in_run {
             None => by_utc(self.entries.len()),
-            Some(OfRun { from, to }) => {
+            Some(RunRange { from, to }) => {
                 let place = |time: Duration| {
                     self.first(0..self.entries.len(), |e| (e.id.run, e.monotonic) < (run, time))
                 };
@@ -80,7 +80,7 @@ impl Ring {
             }
         }
         ranges.retain(|range| !range.is_empty());
-        Section { entries: &self.entries, ranges }
+        RangeEntries { entries: &self.entries, ranges }
     }
 
     /// Returns the stretches in order; none is empty.
@@ -116,15 +116,15 @@ impl Ring {
 pub(super) mod tests {
     use proptest::prelude::*;
 
-    use super::super::ring::tests::{RUN, at, check, entry, limits, place};
-    use super::super::{Held, Stored};
+    use super::super::ring::tests::{RUN, address, at, check, entry, limits};
+    use super::super::{DiskState, Residency};
     use super::*;
     use crate::frame::FrameId;
     use crate::run_clock::Moment;
 
     pub fn found(ring: &Ring, from: u64, to: u64) -> Vec<(u64, u64)> {
         let span = Span { from: at(from), to: at(to) };
-        let section = ring.section(&span.into(), RUN);
+        let section = ring.entries_in(&span.into(), RUN);
         section.inside().map(|entry| (entry.id.run, entry.id.number)).collect()
     }
 
@@ -136,7 +136,7 @@ pub(super) mod tests {
         }
         assert_eq!(found(&ring, 3000, 6000), [(RUN, 3), (RUN, 4), (RUN, 5)]);
         assert_eq!(found(&ring, 3001, 3999), []);
-        assert_eq!(ring.held(), Some(Span { from: at(0), to: at(9000) }));
+        assert_eq!(ring.span(), Some(Span { from: at(0), to: at(9000) }));
     }
 
     #[test]
@@ -148,8 +148,8 @@ pub(super) mod tests {
         assert!(ring.is_whole_from(began, RUN, began));
         ring.restore(vec![Entry {
             id: FrameId { run: 3, number: 0 },
-            held: Held::Cool,
-            stored: Stored::At(place(1)),
+            residency: Residency::Cool,
+            disk_state: DiskState::At(address(1)),
             ..entry(0, 8_000_000, 0)
         }]);
         assert!(ring.is_whole_from(at(8_000_000), RUN, began));
@@ -191,8 +191,8 @@ pub(super) mod tests {
             let now =
                 Moment { monotonic: Duration::from_millis(monotonic + 250), utc: captured_at };
             let last = Duration::from_secs(3);
-            let extent = Extent::ending(now, Span { from: captured_at - last, to: captured_at });
-            let section = ring.section(&extent, RUN);
+            let range = TimeRange::ending(now, Span { from: captured_at - last, to: captured_at });
+            let section = ring.entries_in(&range, RUN);
             section.inside().map(|entry| entry.id.number).collect::<Vec<_>>()
         };
         for number in 0..30u64 {
@@ -239,8 +239,8 @@ pub(super) mod tests {
                         (number, monotonic) = (0, 3000);
                         // All frames were on disk.
                         let cool = |entry: &Entry| Entry {
-                            held: Held::Cool,
-                            stored: Stored::At(place(1)),
+                            residency: Residency::Cool,
+                            disk_state: DiskState::At(address(1)),
                             ..entry.clone()
                         };
                         let kept: Vec<_> = ring.entries.iter().map(cool).collect();
@@ -253,8 +253,8 @@ pub(super) mod tests {
                 }
                 (monotonic, utc) = (monotonic + 500, utc + 500);
                 let id = FrameId { run, number };
-                let stored = Stored::At(place(1));
-                ring.push(Entry { id, stored, captured_at: at(utc), ..entry(number, monotonic, 0) });
+                let disk_state = DiskState::At(address(1));
+                ring.push(Entry { id, disk_state, captured_at: at(utc), ..entry(number, monotonic, 0) });
                 pushed.push((id, at(utc)));
                 number += 1;
             }
@@ -262,12 +262,12 @@ pub(super) mod tests {
             prop_assert_eq!(ring.entries.len(), pushed.len());
             let everything = Span { from: at(0), to: at(1 << 50) };
             let order: Vec<_> =
-                ring.section(&everything.into(), run).inside().map(|entry| entry.id).collect();
+                ring.entries_in(&everything.into(), run).inside().map(|entry| entry.id).collect();
             prop_assert_eq!(order, pushed.iter().map(|(id, _)| *id).collect::<Vec<_>>());
             for (id, captured_at) in pushed {
                 prop_assert!(ring.get(id).is_some());
                 let around = Span { from: captured_at, to: captured_at + Duration::from_nanos(1) };
-                let section = ring.section(&around.into(), run);
+                let section = ring.entries_in(&around.into(), run);
                 prop_assert!(section.inside().any(|entry| entry.id == id), "{:?} is hidden", id);
                 prop_assert!(section.inside().all(|entry| entry.captured_at == captured_at));
             }

@@ -15,7 +15,7 @@ pub struct Picture {
 }
 
 /// A JPEG encoder and decoder that reuses its buffers for every frame.
-pub struct Evidence {
+pub struct JpegCodec {
     width_max: u32,
     least_side: u32,
     compressor: Compressor,
@@ -24,22 +24,22 @@ pub struct Evidence {
     small: Vec<u8>,
 }
 
-impl Evidence {
+impl JpegCodec {
     /// Creates an encoder for JPEGs at most `width_max` pixels wide, of `quality` 1 to 100. A JPEG
     /// is wider if one of its sides would otherwise be shorter than `least_side`, but never wider
     /// than the frame.
-    pub fn new(width_max: u32, least_side: u32, quality: u8) -> Result<Evidence, PictureError> {
+    pub fn new(width_max: u32, least_side: u32, quality: u8) -> Result<JpegCodec, PictureError> {
         let mut compressor = Compressor::new()?;
         compressor.set_quality(i32::from(quality))?;
         // Chroma subsampling harms the features more than the saved bytes are worth.
         compressor.set_subsamp(Subsamp::None)?;
         let (decompressor, resizer) = (Decompressor::new()?, Resizer::new());
         let small = Vec::new();
-        Ok(Evidence { width_max, least_side, compressor, decompressor, resizer, small })
+        Ok(JpegCodec { width_max, least_side, compressor, decompressor, resizer, small })
     }
 
     /// Encodes a frame as a JPEG. Keeps the aspect ratio and never enlarges.
-    pub fn jpeg(
+    pub fn encode(
         &mut self,
         bgrx: &[u8],
         width: u32,
@@ -60,7 +60,7 @@ impl Evidence {
     }
 
     /// Decodes a JPEG to packed BGRx, the format that cameras deliver.
-    pub fn picture(&mut self, jpeg: &[u8]) -> Result<Picture, PictureError> {
+    pub fn decode(&mut self, jpeg: &[u8]) -> Result<Picture, PictureError> {
         let header = self.decompressor.read_header(jpeg)?;
         let (width, height) = (header.width, header.height);
         let pitch = width * 4;
@@ -95,12 +95,12 @@ mod tests {
 
     #[test]
     fn wide_pictures_shrink_and_small_ones_stay() {
-        let mut evidence = Evidence::new(32, 0, 80).expect("turbojpeg");
+        let mut codec = JpegCodec::new(32, 0, 80).expect("turbojpeg");
         for (width, height, wanted) in
             [(64, 48, (32, 24)), (20, 90, (20, 90)), (33, 7, (32, 7)), (640, 1, (32, 1))]
         {
             let bgrx = vec![90; (width * height * 4) as usize];
-            let jpeg = evidence.jpeg(&bgrx, width, height).expect("compressed");
+            let jpeg = codec.encode(&bgrx, width, height).expect("compressed");
             assert_eq!(size(&jpeg), wanted);
         }
     }
@@ -111,19 +111,19 @@ mod tests {
         assert_eq!(fitted(1920, 1080, 640, 384), (683, 384));
         assert_eq!(fitted(1080, 1920, 100, 336), (336, 597));
         assert_eq!(fitted(640, 200, 320, 336), (640, 200));
-        let mut evidence = Evidence::new(16, 40, 90).expect("turbojpeg");
-        let jpeg = evidence.jpeg(&vec![90; 100 * 80 * 4], 100, 80).expect("compressed");
+        let mut codec = JpegCodec::new(16, 40, 90).expect("turbojpeg");
+        let jpeg = codec.encode(&vec![90; 100 * 80 * 4], 100, 80).expect("compressed");
         assert_eq!(size(&jpeg), (50, 40));
-        let picture = evidence.picture(&jpeg).expect("a picture");
+        let picture = codec.decode(&jpeg).expect("a picture");
         assert_eq!((picture.width, picture.height, picture.bgrx.len()), (50, 40, 50 * 40 * 4));
-        assert!(evidence.picture(&jpeg[..20]).is_err());
+        assert!(codec.decode(&jpeg[..20]).is_err());
     }
 
     #[test]
     fn colours_survive() {
         let bgrx: Vec<u8> = [90, 40, 200, 0].into_iter().cycle().take(64 * 64 * 4).collect();
-        let mut evidence = Evidence::new(16, 0, 90).expect("turbojpeg");
-        let jpeg = evidence.jpeg(&bgrx, 64, 64).expect("compressed");
+        let mut codec = JpegCodec::new(16, 0, 90).expect("turbojpeg");
+        let jpeg = codec.encode(&bgrx, 64, 64).expect("compressed");
         let picture = turbojpeg::decompress(&jpeg, PixelFormat::RGB).expect("a JPEG");
         for (found, wanted) in picture.pixels.iter().zip([200u8, 40, 90].into_iter().cycle()) {
             assert!(found.abs_diff(wanted) <= 3, "{found} is far from {wanted}");
@@ -132,8 +132,8 @@ mod tests {
 
     #[test]
     fn what_is_no_picture_is_refused() {
-        let mut evidence = Evidence::new(16, 0, 90).expect("turbojpeg");
-        assert!(evidence.jpeg(&[0; 5], 2, 1).is_err());
-        assert!(evidence.jpeg(&[], 0, 0).is_err());
+        let mut codec = JpegCodec::new(16, 0, 90).expect("turbojpeg");
+        assert!(codec.encode(&[0; 5], 2, 1).is_err());
+        assert!(codec.encode(&[], 0, 0).is_err());
     }
 }
