@@ -99,14 +99,14 @@ pub struct RunsOn {
 
 /// A camera's load on the buffer.
 #[derive(Clone, Copy, Debug)]
-pub struct Footage {
+pub struct CameraLoad {
     /// Frames per second.
     pub fps: f64,
-    pub age: Duration,
+    pub token_age: Duration,
 }
 
 impl Inspection {
-    pub fn of(model: &config::Model, max_new_tokens: usize, footage: Footage) -> Inspection {
+    pub fn of(model: &config::Model, max_new_tokens: usize, camera: CameraLoad) -> Inspection {
         let mut found = Inspection {
             folder: model.package.clone(),
             graphs: Vec::new(),
@@ -119,7 +119,7 @@ impl Inspection {
         found.list_graphs(&model.package, package.as_ref().ok());
         match package {
             Ok(package) => {
-                found.plan = found.hear(plan(model, &package, footage));
+                found.plan = found.hear(plan(model, &package, camera));
                 found.model = Some(describe(&package));
                 found.running = found.hear(run(model, max_new_tokens));
             }
@@ -177,12 +177,12 @@ fn describe(package: &Package) -> Model {
     }
 }
 
-fn plan(model: &config::Model, package: &Package, footage: Footage) -> Result<Plan, ModelError> {
+fn plan(model: &config::Model, package: &Package, camera: CameraLoad) -> Result<Plan, ModelError> {
     let plan = &model.plan;
     let wrong = |e| ModelError(format!("model.plan {plan}: {e}"));
     let grid = package.vision.grid_tokens;
     let shape = TokenShape::of(plan, grid, package.text.hidden_size).map_err(wrong)?;
-    let camera_frames = (footage.fps * footage.age.as_secs_f64()).ceil() as usize;
+    let camera_frames = (camera.fps * camera.token_age.as_secs_f64()).ceil() as usize;
     Ok(Plan {
         plan: plan.to_string(),
         frames: plan.frames,

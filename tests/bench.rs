@@ -35,7 +35,7 @@ fn positive(value: &Value) -> f64 {
 fn onnxruntime_does_not_call_home() {
     let cache = tempfile::tempdir().expect("a folder");
     let library = repository().join("target/onnxruntime/libonnxruntime.so");
-    let words = ["bench", "words", "--only", "share", "--rounds", "1", "--tokens", "2"];
+    let words = ["bench", "language", "--only", "share", "--rounds", "1", "--max-new-tokens", "2"];
     let mut lookout = Command::new(LOOKOUT);
     lookout.args(words).current_dir(repository()).env_clear().env("ORT_DYLIB_PATH", library);
     lookout.env("HOME", cache.path()).env("XDG_CACHE_HOME", cache.path());
@@ -48,8 +48,8 @@ fn onnxruntime_does_not_call_home() {
 
 #[test]
 fn every_stage_of_a_caption_is_measured() {
-    let windows = ["--fps", "4", "--window", "3s", "--every", "1s"];
-    let few = ["stages", "--rounds", "2", "--tokens", "4", "--json"];
+    let windows = ["--fps", "4", "--window", "3s", "--caption-interval", "1s"];
+    let few = ["stages", "--rounds", "2", "--max-new-tokens", "4", "--json"];
     let report = report(&[&few[..], &windows[..]].concat());
     let stages = report["stages"].as_array().expect("stages");
     let found: Vec<(&str, f64)> = stages
@@ -106,7 +106,7 @@ fn what_cannot_be_measured_is_refused_before_it_begins() {
         (["--clip", &nothing], &["cannot play", &nothing, "No such file"]),
         (["--clip", &broken], &["cannot play", &broken]),
         (["--fps", "0"], &["fps = 0", "wanted 0.01 to 60"]),
-        (["--every", "10ms"], &["caption_interval = \"10ms\"", "wanted at least"]),
+        (["--caption-interval", "10ms"], &["caption_interval = \"10ms\"", "wanted at least"]),
     ] {
         let output = bench(&[&["stages"], &arguments[..]].concat());
         let said = String::from_utf8_lossy(&output.stderr);
@@ -118,7 +118,7 @@ fn what_cannot_be_measured_is_refused_before_it_begins() {
 
 #[test]
 fn what_more_questions_and_rows_cost_is_measured() {
-    let report = report(&["words", "--rounds", "1", "--tokens", "2", "--json"]);
+    let report = report(&["language", "--rounds", "1", "--max-new-tokens", "2", "--json"]);
     assert!(positive(&report["prefix"]["eight_to_one"]) > 1.0, "{report}");
     positive(&report["prefix"]["cached_bytes"]);
     let rows: Vec<_> = report["batch"].as_array().expect("rows").iter().collect();
@@ -137,7 +137,8 @@ fn what_more_questions_and_rows_cost_is_measured() {
 
 #[test]
 fn a_device_is_measured_without_the_cpu() {
-    let few = ["model", "--device", "cpu", "--device-only", "--rounds", "1", "--tokens", "4"];
+    let few =
+        ["model", "--device", "cpu", "--device-only", "--rounds", "1", "--max-new-tokens", "4"];
     let report = report(&[&few[..], &["--json"]].concat());
     assert_eq!(report["pass"], true, "{report}");
     for (part, speed) in

@@ -166,7 +166,7 @@ fn what_was_chosen_by_name_has_no_reason() {
 
 fn bench(library: &Path, driver: Option<&Path>, arguments: &[&str]) -> (Option<i32>, String) {
     let mut lookout = Command::new(LOOKOUT);
-    lookout.args(["bench", "--rounds", "1", "--tokens", "8"]).args(arguments);
+    lookout.args(["bench", "model", "--rounds", "1", "--max-new-tokens", "8"]).args(arguments);
     lookout.env("ORT_DYLIB_PATH", library).current_dir(repository());
     if let Some(folder) = driver {
         lookout.env("LD_LIBRARY_PATH", folder);
@@ -194,7 +194,7 @@ fn the_bench_holds_the_cpu_against_itself_and_says_so() {
     }
     let mut measured = Command::new(LOOKOUT);
     let package = repository().join("models/demo/package");
-    measured.args(["bench", "model", "--device", "cpu", "--rounds", "1", "--tokens", "4"]);
+    measured.args(["bench", "model", "--device", "cpu", "--rounds", "1", "--max-new-tokens", "4"]);
     measured.args(["--plan", "4:slowfast-slow_2frms_concat-fast_1x1", "--json", "--package"]);
     let output = measured.arg(package).env("ORT_DYLIB_PATH", usual_library()).output();
     let output = output.expect("lookout");

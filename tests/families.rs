@@ -235,7 +235,7 @@ fn a_package_of_links_into_a_cache_runs() {
     }
     let plan = "4:slowfast-slow_2frms_concat-fast_1x1";
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_lookout"));
-    command.args(["model", "--device", "cpu", "--plan", plan]).arg(&snapshot);
+    command.args(["inspect", "--device", "cpu", "--plan", plan]).arg(&snapshot);
     let output = command.output().expect("lookout");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stdout));

@@ -1,4 +1,4 @@
-//! Tests `lookout model` with complete packages and with broken ones: each is refused in one
+//! Tests `lookout inspect` with complete packages and with broken ones: each is refused in one
 //! sentence that names the file.
 
 use std::fs;
@@ -18,11 +18,11 @@ fn demo() -> PathBuf {
     repository().join("models/demo/package")
 }
 
-/// Runs `lookout model`. Returns the exit code and the output.
+/// Runs `lookout inspect`. Returns the exit code and the output.
 fn model(package: &Path, more: &[&str]) -> (Option<i32>, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lookout"));
     let plan = if more.contains(&"--plan") { &[][..] } else { &["--plan", PLAN] };
-    command.args(["--log", "warn", "model", "--device", "cpu"]).args(plan);
+    command.args(["--log", "warn", "inspect", "--device", "cpu"]).args(plan);
     let output = command.args(more).arg(package).output().expect("lookout");
     let text: [String; 2] =
         [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into());

@@ -12,7 +12,16 @@ use support::*;
 fn the_bench_hears_captions_and_answers_and_knows_what_memory_holds() {
     let mut command = Command::new(LOOKOUT);
     command.args(["bench", "streams", "--cameras", "2", "--for", "32s", "--json", "--disk"]);
-    command.args(["--window", "4s", "--every", "2s", "--buffer", "8s", "--questions", "60"]);
+    command.args([
+        "--window",
+        "4s",
+        "--caption-interval",
+        "2s",
+        "--token-age",
+        "8s",
+        "--questions",
+        "60",
+    ]);
     let output = command.output().expect("lookout bench streams");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");

@@ -24,16 +24,19 @@ use crate::run_clock::RunClock;
 pub struct Ingest {
     /// Clip to receive: H.264 in MP4, played over RTSP on loopback. The figures in the docs use
     /// 1080p25.
+    #[arg(value_name = "FILE")]
     clip: PathBuf,
     /// Frames sampled per second.
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, value_name = "N", default_value_t = 2)]
     fps: u32,
-    #[arg(long, value_enum, default_value_t = Decode::All)]
-    decode: Decode,
+    /// Frames to decode, as `decode_frames` of a camera in a config.
+    #[arg(long, value_name = "FRAMES", value_enum, default_value_t = Decode::All)]
+    decode_frames: Decode,
     /// Measuring time of each side in each round.
-    #[arg(long = "for", value_name = "TIME", default_value = "15s", value_parser = humantime::parse_duration)]
+    #[arg(long = "for", value_name = "DURATION", default_value = "15s", value_parser = humantime::parse_duration)]
     time: Duration,
-    #[arg(long, default_value_t = 5)]
+    /// Number of rounds; each figure is their median.
+    #[arg(long, value_name = "N", default_value_t = 5)]
     rounds: usize,
 }
 
@@ -49,7 +52,7 @@ pub struct IngestOnly {
     #[arg(long)]
     fps: f64,
     #[arg(long, value_enum)]
-    decode: Decode,
+    decode_frames: Decode,
 }
 
 pub fn compare(ingest: Ingest, out: &mut dyn Write) -> anyhow::Result<()> {
@@ -57,7 +60,7 @@ pub fn compare(ingest: Ingest, out: &mut dyn Write) -> anyhow::Result<()> {
     let served = Served::clip(&ingest.clip)?;
     let url = &served.url;
 
-    let keys = ingest.decode == Decode::Keyframes;
+    let keys = ingest.decode_frames == Decode::Keyframes;
     let bare = |url: &str| {
         let mut command = Command::new("gst-launch-1.0");
         let drop = if keys { "identity drop-buffer-flags=delta-unit !" } else { "" };
@@ -73,7 +76,7 @@ pub fn compare(ingest: Ingest, out: &mut dyn Write) -> anyhow::Result<()> {
     let ours = |url: &str| {
         let mut command = Command::new(&lookout);
         command.args(["bench", "ingest-only", url, "--fps", &ingest.fps.to_string()]);
-        command.args(["--decode", if keys { "keyframes" } else { "all" }]);
+        command.args(["--decode-frames", if keys { "keyframes" } else { "all" }]);
         command
     };
     let (mut bares, mut ourses, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
@@ -130,7 +133,7 @@ pub fn receive(only: IngestOnly) -> anyhow::Result<()> {
         }
         fn status(&self, _: &Arc<str>, _: CameraStatus) {}
     }
-    let decode = if only.decode == Decode::Keyframes { "keyframes" } else { "all" };
+    let decode = if only.decode_frames == Decode::Keyframes { "keyframes" } else { "all" };
     let text = format!(
         "[model]\npackage = \"none\"\n[[camera]]\n\
          name = \"bench\"\nurl = {:?}\nfps = {}\ndecode_frames = {decode:?}\n",

@@ -1,4 +1,4 @@
-//! Implements `lookout bench words`: the cost of further questions, and the time that the daemon
+//! Implements `lookout bench language`: the cost of further questions, and the time that the daemon
 //! adds to onnxruntime.
 //!
 //! - prefix: eight questions about one window compared with one, one after the other;
@@ -23,7 +23,7 @@ use serde::Serialize;
 
 use super::cpu::cpu_time;
 use super::median;
-use super::package::Which;
+use super::package::ModelArgs;
 use super::window::{self, Answered, QUESTIONS, Window};
 use crate::config;
 use crate::exit::Failure;
@@ -37,17 +37,18 @@ const MOST_ROWS: usize = 8;
 #[derive(Args)]
 pub struct Options {
     #[command(flatten)]
-    which: Which,
+    model: ModelArgs,
     /// Number of onnxruntime threads.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
     threads: u32,
     /// Prompt tokens read at once, as `model.prefill_chunk` in a config.
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65536))]
     prefill_chunk: Option<u32>,
     /// Number of tokens in each answer.
-    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1024))]
-    tokens: u32,
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    max_new_tokens: u32,
+    /// Number of rounds; each figure is their median.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
     /// Run only one of the three sections.
     #[arg(long, value_enum)]
@@ -131,7 +132,7 @@ struct Share {
 
 impl Bench {
     fn new(options: &Options) -> anyhow::Result<Bench> {
-        let mut keys = options.which.keys()?;
+        let mut keys = options.model.keys()?;
         keys.insert("device".into(), "cpu".into());
         keys.insert("language_threads".into(), i64::from(options.threads).into());
         let chunk = options.prefill_chunk.map(i64::from);
@@ -139,7 +140,7 @@ impl Bench {
         let model = config::Model::of(keys)?;
         let mut package = Package::read(&model.package, &model.precision)?;
         let runtime = Runtime::load(&model)?;
-        let tokens = options.tokens as usize;
+        let tokens = options.max_new_tokens as usize;
         let video_tokens =
             model.plan.video_tokens(model.plan.frames, package.vision.grid_tokens)?;
         let language = window::language(&runtime, &mut package, &model, tokens)?;

@@ -24,31 +24,31 @@ use clap::{Args, Subcommand};
 use crate::exit::Failure;
 
 #[derive(Args)]
-#[command(args_conflicts_with_subcommands = true)]
 pub struct Bench {
     #[command(subcommand)]
-    what: Option<What>,
-    #[command(flatten)]
-    model: model::Options,
+    benchmark: Benchmark,
 }
 
 #[derive(Subcommand)]
-enum What {
-    /// Measure the model's speed on a device and compare the device's output with the CPU's. Also
-    /// the default without a subcommand: `lookout bench --device cuda`.
+enum Benchmark {
+    /// Measure a model's speed on a device, and compare the device's output with the CPU's.
     Model(model::Options),
-    /// Find how many cameras a device keeps up with: measured with this daemon and RTSP, or
-    /// simulated.
+    /// Find how many cameras a device keeps up with.
+    ///
+    /// Measured with this daemon and RTSP cameras, or simulated with the costs of a device.
     Streams(streams::Options),
-    /// Measure the cost of further questions about a window and of answers generated together, and
-    /// the time that the daemon adds to onnxruntime's own.
-    Words(language::Options),
-    /// Measure the cost of a frame and of a caption, stage by stage, on the CPU. Also compare
-    /// encoding each frame once with re-encoding the frames of every window.
+    /// Measure the cost of further questions and of answers generated together.
+    ///
+    /// Also measures the time that the daemon adds to onnxruntime's own.
+    Language(language::Options),
+    /// Measure the cost of a frame and of a caption, stage by stage, on the CPU.
+    ///
+    /// Also compares encoding each frame once with encoding the frames of every window again.
     #[cfg(feature = "demo")]
     Stages(stages::Options),
-    /// Measure the CPU time of receiving, decoding and sampling one camera, compared with a bare
-    /// gst-launch-1.0 pipeline.
+    /// Measure the CPU time of receiving, decoding and sampling one camera.
+    ///
+    /// It is compared with a bare gst-launch-1.0 pipeline.
     #[cfg(feature = "demo")]
     Ingest(ingest::Ingest),
     /// Run one side of `ingest`: receive a camera and drop its frames.
@@ -58,17 +58,16 @@ enum What {
 }
 
 pub fn run(bench: Bench, out: &mut dyn Write) -> Result<ExitCode, Failure> {
-    match bench.what {
-        None => model::run(&bench.model, out),
-        Some(What::Model(options)) => model::run(&options, out),
-        Some(What::Streams(options)) => Ok(streams::run(options, out).map(|()| ExitCode::SUCCESS)?),
-        Some(What::Words(options)) => language::run(&options, out),
+    match bench.benchmark {
+        Benchmark::Model(options) => model::run(&options, out),
+        Benchmark::Streams(options) => Ok(streams::run(options, out).map(|()| ExitCode::SUCCESS)?),
+        Benchmark::Language(options) => language::run(&options, out),
         #[cfg(feature = "demo")]
-        Some(What::Stages(options)) => stages::run(&options, out),
+        Benchmark::Stages(options) => stages::run(&options, out),
         #[cfg(feature = "demo")]
-        Some(What::Ingest(ingest)) => Ok(ingest::compare(ingest, out).map(|()| ExitCode::SUCCESS)?),
+        Benchmark::Ingest(ingest) => Ok(ingest::compare(ingest, out).map(|()| ExitCode::SUCCESS)?),
         #[cfg(feature = "demo")]
-        Some(What::IngestOnly(only)) => Ok(ingest::receive(only).map(|()| ExitCode::SUCCESS)?),
+        Benchmark::IngestOnly(only) => Ok(ingest::receive(only).map(|()| ExitCode::SUCCESS)?),
     }
 }
 

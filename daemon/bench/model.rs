@@ -21,7 +21,7 @@ use serde::Serialize;
 
 use super::clip::{self, Scene};
 use super::median;
-use super::package::Which;
+use super::package::ModelArgs;
 use super::parity::{Parity, Tolerance};
 use crate::config::{self, Sampling};
 use crate::exit::Failure;
@@ -40,18 +40,18 @@ const SEED: u64 = 1;
 #[derive(Args)]
 pub struct Options {
     #[command(flatten)]
-    which: Which,
+    model: ModelArgs,
     /// The device to compare with the CPU.
-    #[arg(long, value_enum, default_value_t = Asked::Auto)]
+    #[arg(long, value_name = "DEVICE", value_enum, default_value_t = Asked::Auto)]
     device: Asked,
     /// Measure only the device: skip the CPU and the comparison with it.
     #[arg(long)]
     device_only: bool,
     /// Number of new tokens in each round.
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
-    tokens: u32,
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    max_new_tokens: u32,
     /// Number of rounds; each figure is their median.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
     /// Print one JSON object instead of lines.
     #[arg(long)]
@@ -147,12 +147,12 @@ impl Bench {
             .to_possible_value()
             .map_or_else(String::new, |value| value.get_name().to_owned());
         // All other settings have the defaults of a config.
-        let mut keys = options.which.keys()?;
+        let mut keys = options.model.keys()?;
         keys.insert("device".into(), device.into());
         let model = config::Model::of(keys)?;
         let package = Package::read(&model.package, &model.precision)?;
         let frames = pixels(&model, &package)?;
-        let (tokens, rounds) = (options.tokens as usize, options.rounds as usize);
+        let (tokens, rounds) = (options.max_new_tokens as usize, options.rounds as usize);
         let device_only = options.device_only;
         Ok(Bench { model, package, tokens, rounds, device_only, frames })
     }

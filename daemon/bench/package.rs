@@ -9,20 +9,22 @@ use toml::{Table, Value};
 use crate::assets;
 
 #[derive(Args)]
-pub struct Which {
+pub struct ModelArgs {
     /// Model package to run. Default: the demo's.
     #[arg(long, value_name = "DIR")]
     package: Option<PathBuf>,
     /// Plan, as `model.plan` in a config. Default: "paper", or the demo's plan for the demo's
     /// package.
-    #[arg(long)]
+    #[arg(long, value_name = "PLAN")]
     plan: Option<String>,
-    /// Graphs to use, by the suffix of their files: one for all, or vision=S,embed=S,decoder=S.
+    /// Graphs to use, by the suffix of their files.
+    ///
+    /// One suffix for all graphs (q4), or one for each: vision=int8,embed=fp16,decoder=q4.
     #[arg(long, value_name = "SUFFIX", value_parser = precision)]
     precision: Option<Value>,
 }
 
-impl Which {
+impl ModelArgs {
     /// Returns the corresponding keys of a config's `[model]`.
     pub fn keys(&self) -> anyhow::Result<Table> {
         let (folder, usual_plan) = match &self.package {
@@ -44,7 +46,9 @@ pub fn precision(text: &str) -> Result<Value, String> {
         return Ok(text.into());
     }
     let pair = |pair: &str| {
-        let (graph, suffix) = pair.split_once('=').ok_or("wanted GRAPH=SUFFIX,…")?;
+        let (graph, suffix) = pair
+            .split_once('=')
+            .ok_or("wanted SUFFIX, or GRAPH=SUFFIX,… with the graphs vision, embed and decoder")?;
         Ok((graph.to_string(), Value::from(suffix)))
     };
     text.split(',').map(pair).collect::<Result<Table, String>>().map(Value::Table)

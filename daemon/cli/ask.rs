@@ -3,9 +3,8 @@
 use std::io::Write;
 
 use clap::Args;
-use tokio::runtime::Runtime;
 
-use super::Client;
+use super::{Client, output};
 use crate::client;
 use crate::exit::Failure;
 use crate::question::{Detail, Draft, Limits, Question, RawLength, RawTime};
@@ -14,20 +13,24 @@ use crate::question::{Detail, Draft, Limits, Question, RawLength, RawTime};
 pub struct Ask {
     #[command(flatten)]
     client: Client,
-    /// Name of the camera in the config; `lookout cameras` lists them. Separate several with
-    /// commas: each gives its own answer.
+    /// Name of the camera; `lookout cameras` lists them.
+    ///
+    /// Separate several cameras with commas: each gives its own answer.
     #[arg(value_delimiter = ',', required = true)]
     camera: Vec<String>,
     /// The question, in quotes.
     question: String,
-    /// Generate at most N new tokens. Default: the configured limit.
+    /// Maximum number of tokens in the answer. Default: the configured limit.
     #[arg(long, value_name = "N")]
     max_new_tokens: Option<u64>,
-    /// Ask about this much time up to now: 90s, 10m, 1h, 00:10:00, or a number of seconds.
-    #[arg(long, value_name = "TIME", conflicts_with_all = ["from", "event"])]
+    /// Ask about this much time up to now, such as 10m.
+    ///
+    /// Written 90s, 10m, 1h, 00:10:00, or as a number of seconds.
+    #[arg(long, value_name = "DURATION", conflicts_with_all = ["from", "event"])]
     last: Option<String>,
-    /// Ask about the time from here on: 2026-03-01T14:05:00Z, or with another offset, such as
-    /// +01:00. UTC if no offset is given.
+    /// Ask about the time from here on, such as 2026-03-01T14:05:00Z.
+    ///
+    /// The offset may be another one, such as +01:00. Without an offset the time is UTC.
     #[arg(long, value_name = "TIME", conflicts_with = "event")]
     from: Option<String>,
     /// Ask about the time until here. Default: now.
@@ -40,17 +43,21 @@ pub struct Ask {
     /// The run of that event, as given in its JSON. Default: the daemon's current run.
     #[arg(long, requires = "event")]
     run: Option<u64>,
-    /// Cover the range in one pass (`overview`), part by part (`parts`), or in parts only where one
-    /// pass would leave out too much (`auto`).
+    /// Cover the range in one pass, or part by part.
+    ///
+    /// `overview` is one pass, `parts` one pass for each part. `auto` uses parts only where one pass
+    /// would leave out too much.
     #[arg(long, value_enum, default_value_t = Detail::Auto)]
     detail: Detail,
-    /// Continue the conversation of this name, about the same frames, or start it. The JSON of
-    /// every answer contains a name.
+    /// Continue the conversation of this name, or start it.
+    ///
+    /// The questions of a conversation are about the same frames. The JSON of every answer contains
+    /// a name.
     #[arg(long, value_name = "NAME")]
     conversation: Option<String>,
 }
 
-pub fn ask(runtime: &Runtime, args: Ask, out: &mut dyn Write) -> Result<(), Failure> {
+pub async fn ask(args: Ask, out: &mut dyn Write) -> Result<(), Failure> {
     let draft = Draft {
         text: args.question,
         last: args.last.map(RawLength::Text),
@@ -65,7 +72,7 @@ pub fn ask(runtime: &Runtime, args: Ask, out: &mut dyn Write) -> Result<(), Fail
     };
     let question = |camera| Question::new(Draft { camera, ..draft.clone() }, &Limits::unknown());
     let questions = args.camera.into_iter().map(question).collect::<Result<Vec<_>, _>>()?;
-    let Client { server, .. } = &args.client;
-    runtime.block_on(client::ask(server, &questions, args.client.output(), out))?;
+    let Client { server, json } = args.client;
+    client::ask(&server, &questions, output(json), out).await?;
     Ok(())
 }

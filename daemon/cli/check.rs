@@ -1,16 +1,17 @@
 //! Implements `lookout check`: prints one line per item, with a fix for each failure.
 
 use std::io::{self, Write};
-use std::net::{TcpListener, TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::path::Path;
 use std::process::ExitCode;
+use std::thread;
 use std::time::Duration;
 
 use crate::camera;
 use crate::config::{self, Config};
 use crate::disk;
 use crate::exit::Failure;
-use crate::model::{ModelError, Package};
+use crate::model::Package;
 use crate::workers::Workers;
 
 /// Longest wait for a camera's first frame.
@@ -18,87 +19,96 @@ const CAMERA_TIMEOUT: Duration = Duration::from_secs(10);
 
 const BROKER_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// One line of the output: the item, and what was found or what is wrong.
+type Line = (String, Result<String, String>);
+
+/// Checks everything that `run` needs. The exit code is 2 if a check fails.
 pub fn check(file: &Path, out: &mut dyn Write) -> Result<ExitCode, Failure> {
     let config = match Config::read(file) {
         Ok(config) => config,
         Err(error) => {
-            line(out, false, "config", &error.to_string())?;
+            print(out, &("config".into(), Err(error.to_string())))?;
             return Ok(ExitCode::from(2));
         }
     };
-    line(out, true, "config", &format!("{}, {} cameras", file.display(), config.cameras.len()))?;
-    let mut well = true;
-    for (what, listen) in [("grpc", config.grpc), ("http", config.http)] {
-        let Some(config::Listen { addr, .. }) = listen else { continue };
-        match TcpListener::bind(addr) {
-            Ok(_) => line(out, true, what, &format!("{addr} is free"))?,
-            Err(e) => {
-                well = false;
-                line(out, false, what, &format!("{addr}: {e}; is lookout running already?"))?;
-            }
+    let found = format!("{}, {} cameras", file.display(), config.cameras.len());
+    print(out, &("config".into(), Ok(found)))?;
+    let checks = [check_addresses, check_broker, check_disk, check_model, check_cameras];
+    let mut passed = true;
+    for check in checks {
+        for line in check(&config) {
+            passed &= line.1.is_ok();
+            print(out, &line)?;
         }
     }
-    if let Some(mqtt) = &config.mqtt {
-        let address = format!("{}:{}", mqtt.host, mqtt.port);
-        match reach(&address) {
-            Ok(()) => line(out, true, "mqtt", &format!("{address} answers"))?,
-            Err(e) => {
-                well = false;
-                line(out, false, "mqtt", &format!("{address}: {e}; is the broker running?"))?;
-            }
-        }
+    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::from(2) })
+}
+
+fn print(out: &mut dyn Write, (item, result): &Line) -> io::Result<()> {
+    match result {
+        Ok(found) => writeln!(out, "ok    {item:<14}  {found}")?,
+        Err(error) => writeln!(out, "FAIL  {item:<14}  {error}")?,
     }
-    if let Some(config::Disk { folder, retention, bytes }) = config.buffer.disk.clone() {
-        let bounds = disk::Bounds { retention, bytes: bytes.as_u64() };
-        let checked = disk::check(&folder, bounds);
-        well &= checked.is_ok();
-        match checked {
-            Ok(words) => line(out, true, "disk", &words)?,
-            Err(error) => line(out, false, "disk", &format!("{}: {error}", folder.display()))?,
-        }
-    }
-    for (what, checked) in check_model(&config) {
-        well &= checked.is_ok();
-        match checked {
-            Ok(words) => line(out, true, what, &words)?,
-            Err(error) => line(out, false, what, &error.to_string())?,
-        }
-    }
+    out.flush()
+}
+
+/// Checks that the addresses of gRPC and HTTP are free.
+fn check_addresses(config: &Config) -> Vec<Line> {
+    let interfaces = [("grpc", config.grpc), ("http", config.http)];
+    let interfaces = interfaces.into_iter().filter_map(|(name, listen)| Some((name, listen?.addr)));
+    let check = |(name, addr): (&str, SocketAddr)| {
+        let bound = TcpListener::bind(addr);
+        let result = bound.map(|_| format!("{addr} is free"));
+        (name.into(), result.map_err(|e| format!("{addr}: {e}; is lookout running already?")))
+    };
+    interfaces.map(check).collect()
+}
+
+/// Checks that the broker accepts connections.
+fn check_broker(config: &Config) -> Vec<Line> {
+    let Some(mqtt) = &config.mqtt else { return Vec::new() };
+    let address = format!("{}:{}", mqtt.host, mqtt.port);
+    let result = match reach(&address) {
+        Ok(()) => Ok(format!("{address} answers")),
+        Err(e) => Err(format!("{address}: {e}; is the broker running?")),
+    };
+    vec![("mqtt".into(), result)]
+}
+
+/// Checks that the folder of the disk tier can be used.
+fn check_disk(config: &Config) -> Vec<Line> {
+    let Some(config::Disk { folder, retention, bytes }) = &config.buffer.disk else {
+        return Vec::new();
+    };
+    let bounds = disk::Bounds { retention: *retention, bytes: bytes.as_u64() };
+    let result = disk::check(folder, bounds);
+    vec![("disk".into(), result.map_err(|error| format!("{}: {error}", folder.display())))]
+}
+
+/// Connects to every camera at the same time, so that ten dead cameras take as long as one.
+fn check_cameras(config: &Config) -> Vec<Line> {
     if let Err(error) = camera::init() {
-        line(out, false, "gstreamer", &error.to_string())?;
-        return Ok(ExitCode::from(2));
+        return vec![("gstreamer".into(), Err(error.to_string()))];
     }
-    // The probes run in parallel: ten dead cameras take as long as one.
-    let probes: Vec<_> = config
-        .cameras
-        .into_iter()
-        .map(|camera| {
-            std::thread::spawn(move || {
-                let probed = camera::probe(&camera, CAMERA_TIMEOUT);
-                (camera, probed)
-            })
-        })
-        .collect();
-    for probe in probes {
-        let Ok((camera, probed)) = probe.join() else { continue };
-        let what = format!("camera {}", camera.name);
-        match probed {
-            Ok(seen) => {
-                let (after, source) = (seen.first_frame_after.as_secs_f64(), &camera.source);
-                let (codec, decoder) = (&seen.codec, &seen.decoder);
-                let words = format!(
-                    "{source}: {codec} {}x{} by {decoder}, first picture after {after:.1} s",
-                    seen.width, seen.height
-                );
-                line(out, true, &what, &words)?;
-            }
-            Err(error) => {
-                well = false;
-                line(out, false, &what, &format!("{}: {error}", camera.source))?;
-            }
-        }
-    }
-    Ok(if well { ExitCode::SUCCESS } else { ExitCode::from(2) })
+    thread::scope(|scope| {
+        let probe = |camera| scope.spawn(move || check_camera(camera));
+        let probes: Vec<_> = config.cameras.iter().map(probe).collect();
+        let lines = config.cameras.iter().zip(probes).map(|(camera, probe)| {
+            let result = probe.join().unwrap_or_else(|_| Err("the check panicked".into()));
+            (format!("camera {}", camera.name), result)
+        });
+        lines.collect()
+    })
+}
+
+/// Waits for a camera's first frame.
+fn check_camera(camera: &config::Camera) -> Result<String, String> {
+    let source = &camera.source;
+    let probed =
+        camera::probe(camera, CAMERA_TIMEOUT).map_err(|error| format!("{source}: {error}"))?;
+    let camera::Probed { codec, decoder, width, height, first_frame_after } = probed;
+    let after = first_frame_after.as_secs_f64();
+    Ok(format!("{source}: {codec} {width}x{height} by {decoder}, first frame after {after:.1} s"))
 }
 
 /// Checks that a server accepts connections at this address.
@@ -113,26 +123,23 @@ fn reach(address: &str) -> io::Result<()> {
     Err(error)
 }
 
-fn line(out: &mut dyn Write, well: bool, what: &str, words: &str) -> io::Result<()> {
-    let mark = if well { "ok  " } else { "FAIL" };
-    writeln!(out, "{mark}  {what:<14}  {words}")?;
-    out.flush()
-}
-
-/// Returns the lines about the package and about what runs it.
-fn check_model(config: &Config) -> Vec<(&'static str, Result<String, ModelError>)> {
-    let package = Package::read(&config.model.package, &config.model.precision).map(|package| {
-        let plan = &config.model.plan;
-        let tokens = plan.video_tokens(plan.frames, package.vision.grid_tokens).unwrap_or(0);
-        let (name, context) = (&package.name, package.text.context);
-        format!("{name}: a window takes {tokens} tokens of a context of {context}")
-    });
-    if package.is_err() {
-        return vec![("model", package)];
-    }
+/// Loads the model package and reports what runs it.
+fn check_model(config: &Config) -> Vec<Line> {
+    let package = match Package::read(&config.model.package, &config.model.precision) {
+        Ok(package) => package,
+        Err(error) => return vec![("model".into(), Err(error.to_string()))],
+    };
+    let plan = &config.model.plan;
+    let tokens = plan.video_tokens(plan.frames, package.vision.grid_tokens).unwrap_or(0);
+    let (name, context) = (&package.name, package.text.context);
+    let model = format!("{name}: a window takes {tokens} tokens of a context of {context}");
+    let mut lines = vec![("model".into(), Ok(model))];
     let workers = match Workers::load(config) {
         Ok(workers) => workers,
-        Err(error) => return vec![("model", package), ("onnxruntime", Err(error))],
+        Err(error) => {
+            lines.push(("onnxruntime".into(), Err(error.to_string())));
+            return lines;
+        }
     };
     let (vision, language) = (config.model.vision_threads, config.model.language_threads);
     let mut device = format!("{}; threads: vision {vision}, language {language}", workers.device());
@@ -140,11 +147,12 @@ fn check_model(config: &Config) -> Vec<(&'static str, Result<String, ModelError>
         device += &format!("; {}", workers.device_reason());
     }
     let prompts = format!("by {}", workers.template());
-    vec![
-        ("model", package),
-        ("onnxruntime", Ok(workers.onnxruntime)),
-        ("device", Ok(device)),
-        ("prompts", Ok(prompts)),
-        ("memory", Ok(workers.memory)),
-    ]
+    let loaded = [
+        ("onnxruntime", workers.onnxruntime),
+        ("device", device),
+        ("prompts", prompts),
+        ("memory", workers.memory),
+    ];
+    lines.extend(loaded.map(|(item, found)| (item.into(), Ok(found))));
+    lines
 }

@@ -63,7 +63,16 @@ impl Watcher {
         manner: Manner,
     ) -> anyhow::Result<Watcher> {
         let mut grpc = Command::new(std::env::current_exe()?);
-        grpc.args(["watch", "--json", "--from", "1", "--kind", "caption", "--server", server]);
+        grpc.args([
+            "watch",
+            "--json",
+            "--from-sequence",
+            "1",
+            "--kind",
+            "caption",
+            "--server",
+            server,
+        ]);
         let mut mqtt = Command::new("mosquitto_sub");
         mqtt.args(["-p", &broker.to_string(), "-q", "1", "-t", "lookout/+/caption", "-F", "%p"]);
         Ok(Watcher {

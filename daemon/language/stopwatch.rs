@@ -1,4 +1,4 @@
-//! Measures the time of onnxruntime's own calls, for `lookout bench words`.
+//! Measures the time of onnxruntime's own calls, for `lookout bench language`.
 
 use std::time::Duration;
 

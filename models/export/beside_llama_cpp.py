@@ -1,6 +1,7 @@
 """lookout's words beside the same language model's by llama.cpp: tokens read and written a CPU-second.
 
-    python models/export/beside_llama_cpp.py LLAMA_CPP CHECKPOINT PACKAGE [--plan PLAN]... [--rounds N] [--tokens N]
+    python models/export/beside_llama_cpp.py LLAMA_CPP CHECKPOINT PACKAGE [--plan PLAN]... [--rounds N]
+        [--max-new-tokens N]
 
 LLAMA_CPP is its source, built in its folder `build`. CHECKPOINT's language model, a Qwen2, is written to
 CHECKPOINT-q4_0.gguf beside it, by llama-quantize as it does by itself: matrices Q4_0, and the table of the words, which
@@ -8,8 +9,8 @@ is also the last matrix, Q8_0. PACKAGE is lookout's of the same checkpoint, in i
 
 In each round both sides read a prompt of the same length and then write, one thread each; who begins changes with each
 round. Both are counted alike, model loaded: CPU time of the process from a phase's beginning to its end. lookout's is
-that of onnxruntime's calls (`lookout bench words --only share`); llama-bench's is its process's clock, read as it says
-which phase begins. Figures are medians of the rounds. The last column is llama-bench's own time, which is by the wall
+that of onnxruntime's calls (`lookout bench language --only share`); llama-bench's is its process's clock, read as it
+says which phase begins. Figures are medians of the rounds. The last column is llama-bench's own time, which is by the wall
 and of both phases together, beside that: above 1, something else had the core.
 """
 
@@ -32,9 +33,9 @@ def main() -> int:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("package", type=Path)
     parser.add_argument("--lookout", type=Path, default=ROOT / "target/release/lookout")
-    parser.add_argument("--plan", action="append", help="a context's length, as in `lookout bench words`")
+    parser.add_argument("--plan", action="append", help="a context's length, as in `lookout bench language`")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--tokens", type=int, default=64, help="written after each prompt")
+    parser.add_argument("--max-new-tokens", type=int, default=64, help="written after each prompt")
     parser.add_argument("--llama-bench", default="", help="more options for it, as --llama-bench='-fa 0'")
     args = parser.parse_args()
     model = args.checkpoint.with_name(args.checkpoint.name + "-q4_0.gguf")
@@ -72,8 +73,8 @@ def speeds(side: tuple[float, float]) -> str:
 def lookout(args: argparse.Namespace, plan: str) -> tuple[int, tuple[float, float]]:
     """Length of the prompt; tokens a second in it, and after it. The first that is written comes of the prompt."""
     which = ["--package", str(args.package), "--plan", plan, "--threads", "1"]
-    how = ["--only", "share", "--rounds", "1", "--tokens", str(args.tokens + 1), "--json"]
-    command = [args.lookout, "bench", "words", *which, *how]
+    how = ["--only", "share", "--rounds", "1", "--max-new-tokens", str(args.max_new_tokens + 1), "--json"]
+    command = [args.lookout, "bench", "language", *which, *how]
     share = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)["share"]
     return share["prompt_tokens"], (share["prefill_tokens_per_second"], share["decode_tokens_per_second"])
 
@@ -81,7 +82,7 @@ def lookout(args: argparse.Namespace, plan: str) -> tuple[int, tuple[float, floa
 def llama_bench(args: argparse.Namespace, model: Path, context: int, walls: list[float]) -> tuple[float, float]:
     """Its tokens a second in a prompt and after it. `walls` gets its own seconds for both beside the CPU's."""
     command = [args.llama_cpp / "build/bin/llama-bench", "-m", model, "-t", "1", "-r", "1", "--no-warmup"]
-    command += ["-p", "0", "-n", "0", "-pg", f"{context},{args.tokens}", "--progress", "-o", "jsonl", "-oe", "jsonl"]
+    command += ["-p", "0", "-n", "0", "-pg", f"{context},{args.max_new_tokens}", "--progress", "-o", "jsonl", "-oe", "jsonl"]
     command += args.llama_bench.split()
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     # The clock of another process's CPU time, as clock_getcpuclockid(3) would name it.
@@ -99,7 +100,7 @@ def llama_bench(args: argparse.Namespace, model: Path, context: int, walls: list
         raise SystemExit(f"llama-bench ended with {child.returncode} and said {said}, {begun}")
     reading, writing = begun["generation run"] - begun["prompt run"], end - begun["generation run"]
     walls.append(said["avg_ns"] / 1e9 / (reading + writing))
-    return context / reading, args.tokens / writing
+    return context / reading, args.max_new_tokens / writing
 
 
 def convert(llama_cpp: Path, folder: Path, path: Path) -> None:

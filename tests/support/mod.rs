@@ -222,7 +222,7 @@ impl Daemon {
     /// Runs `lookout watch --json` from the journal's start.
     pub fn watch(&self, folder: &Path) -> Lines {
         let mut command = Command::new(LOOKOUT);
-        command.args(["watch", "--json", "--from", "1", "--server", &self.server]);
+        command.args(["watch", "--json", "--from-sequence", "1", "--server", &self.server]);
         Lines::of("watch", &mut command, folder)
     }
 

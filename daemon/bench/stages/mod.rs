@@ -24,7 +24,7 @@ use self::vision::{EncodedOnce, Looked, Vision};
 use super::cpu::cpu_time;
 use super::loopback::Served;
 use super::median;
-use super::package::Which;
+use super::package::ModelArgs;
 use super::window::{self, Window};
 use crate::config::Config;
 use crate::demo;
@@ -40,27 +40,28 @@ const WINDOWS_MIN: usize = 5;
 #[derive(Args)]
 pub struct Options {
     #[command(flatten)]
-    which: Which,
+    model: ModelArgs,
     /// Clip to play: H.264 or H.265 in MP4, over RTSP on loopback. Default: the demo's gate.
-    #[arg(long, value_name = "FILE.mp4")]
+    #[arg(long, value_name = "FILE")]
     clip: Option<PathBuf>,
     /// Frames sampled per second.
-    #[arg(long, default_value_t = 2.0)]
+    #[arg(long, value_name = "N", default_value_t = 2.0)]
     fps: f64,
     /// Length of the window that a caption describes.
-    #[arg(long, value_name = "TIME", default_value = "8s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "8s", value_parser = humantime::parse_duration)]
     window: Duration,
     /// Time from one caption to the next.
-    #[arg(long, value_name = "TIME", default_value = "4s", value_parser = humantime::parse_duration)]
-    every: Duration,
+    #[arg(long, value_name = "DURATION", default_value = "4s", value_parser = humantime::parse_duration)]
+    caption_interval: Duration,
     /// Number of tokens in a caption, without its end token.
-    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1024))]
-    tokens: u32,
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    max_new_tokens: u32,
     /// Number of onnxruntime threads.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
     threads: u32,
-    /// Number of rounds; each figure is their median. The clip plays for --every in each.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    /// Number of rounds; each figure is their median. The clip plays for --caption-interval
+    /// in each.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
     /// Print one JSON object instead of a table.
     #[arg(long)]
@@ -97,7 +98,7 @@ struct Report {
     rounds: usize,
     fps: f64,
     window_seconds: f64,
-    every_seconds: f64,
+    caption_interval_seconds: f64,
     /// Number of frames in a caption's window.
     frames: usize,
     video_tokens: usize,
@@ -136,16 +137,16 @@ impl Bench {
         let runtime = Runtime::load(&config.model)?;
         let vision = Vision::load(&runtime, &package, &config)?;
         // One more than in a caption: the end token.
-        let tokens = options.tokens as usize + 1;
+        let tokens = options.max_new_tokens as usize + 1;
         let language = window::language(&runtime, &mut package, &config.model, tokens)?;
         Ok(Bench { clip, served, config, package, vision, language })
     }
 
     fn report(mut self, options: &Options) -> anyhow::Result<Report> {
-        let (rounds, tokens) = (options.rounds as usize, options.tokens as usize);
-        let Options { fps, window, every, .. } = *options;
+        let (rounds, tokens) = (options.rounds as usize, options.max_new_tokens as usize);
+        let Options { fps, window, caption_interval, .. } = *options;
         // Number of frames between two captions, and number of frames in a caption's window.
-        let new_frames = fps * every.as_secs_f64();
+        let new_frames = fps * caption_interval.as_secs_f64();
         let a_round = (new_frames.round() as usize).max(1);
         let plan = self.config.model.plan;
         let in_window = (fps * window.as_secs_f64()).round() as usize;
@@ -205,14 +206,14 @@ impl Bench {
             rounds,
             fps,
             window_seconds: window.as_secs_f64(),
-            every_seconds: every.as_secs_f64(),
+            caption_interval_seconds: caption_interval.as_secs_f64(),
             frames: in_window,
             video_tokens: plan.video_tokens(in_window, self.package.vision.grid_tokens)?,
             text_tokens: said.text_tokens,
             tokens,
             stages,
             caption_cpu_ms,
-            share_of_core: caption_cpu_ms / (every.as_secs_f64() * 1e3),
+            share_of_core: caption_cpu_ms / (caption_interval.as_secs_f64() * 1e3),
             encoded_once,
         })
     }
@@ -221,7 +222,7 @@ impl Bench {
 /// Builds a config from the options; the config's checks apply to them.
 fn config(options: &Options, url: &str) -> anyhow::Result<Config> {
     let threads = Value::from(i64::from(options.threads));
-    let mut model = options.which.keys()?;
+    let mut model = options.model.keys()?;
     model.insert("device".into(), "cpu".into());
     model.insert("vision_threads".into(), threads.clone());
     model.insert("language_threads".into(), threads);
@@ -231,7 +232,7 @@ fn config(options: &Options, url: &str) -> anyhow::Result<Config> {
         ("url", url.into()),
         ("fps", options.fps.into()),
         ("window", time(options.window)),
-        ("caption_interval", time(options.every)),
+        ("caption_interval", time(options.caption_interval)),
     ];
     let camera = camera.map(|(key, value): (_, Value)| (key.to_string(), value));
     let cameras = vec![Table::from_iter(camera).into()];
@@ -283,12 +284,12 @@ impl Stage {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Report { model, plan, clip, picture: [width, height], threads, rounds, .. } = self;
-        let Report { fps, window_seconds, every_seconds, frames, .. } = self;
+        let Report { fps, window_seconds, caption_interval_seconds, frames, .. } = self;
         let Report { video_tokens, text_tokens, tokens, .. } = self;
         writeln!(f, "{model}, plan {plan}; {clip}, {width}x{height}")?;
         writeln!(
             f,
-            "a caption every {every_seconds} s, of {window_seconds} s at {fps} frames/s: {frames} \
+            "a caption every {caption_interval_seconds} s, of {window_seconds} s at {fps} frames/s: {frames} \
              frames, {video_tokens} + {text_tokens} tokens read, {tokens} written"
         )?;
         writeln!(f, "CPU time, threads {threads}, medians of {rounds} rounds")?;

@@ -36,40 +36,45 @@ const PREFIX_CACHE: usize = 1 << 30;
 const LAST_ANSWERS: Duration = Duration::from_secs(30);
 
 #[derive(Args)]
-pub struct Measured {
+pub struct MeasureArgs {
     /// Model package to run. Default: the demo's.
     #[arg(long, value_name = "DIR", conflicts_with = "simulate")]
     package: Option<PathBuf>,
     /// Plan, as `model.plan` in a config.
-    #[arg(long, conflicts_with = "simulate", default_value = crate::assets::PLAN)]
+    #[arg(long, value_name = "PLAN", conflicts_with = "simulate", default_value = crate::assets::PLAN)]
     plan: String,
     /// Device, as `model.device` in a config.
-    #[arg(long, conflicts_with = "simulate", default_value = "auto")]
+    #[arg(long, value_name = "DEVICE", conflicts_with = "simulate", default_value = "auto")]
     device: String,
     /// Frames sampled per second.
-    #[arg(long, conflicts_with = "simulate", default_value_t = 2.0)]
+    #[arg(long, value_name = "N", conflicts_with = "simulate", default_value_t = 2.0)]
     fps: f64,
-    #[arg(long, value_name = "TIME", conflicts_with = "simulate", default_value = "8s",
+    /// Length of the window that a caption describes, as `window` of a camera in a config.
+    #[arg(long, value_name = "DURATION", conflicts_with = "simulate", default_value = "8s",
         value_parser = humantime::parse_duration)]
     window: Duration,
-    #[arg(long, value_name = "TIME", conflicts_with = "simulate", default_value = "4s",
+    /// Time from one caption to the next, as `caption_interval` of a camera in a config.
+    #[arg(long, value_name = "DURATION", conflicts_with = "simulate", default_value = "4s",
         value_parser = humantime::parse_duration)]
-    every: Duration,
+    caption_interval: Duration,
     /// Deadline of a caption, as `max_caption_delay` of a camera in a config. Default: the value of
-    /// --every.
-    #[arg(long, value_name = "TIME", conflicts_with = "simulate",
+    /// --caption-interval.
+    #[arg(long, value_name = "DURATION", conflicts_with = "simulate",
         value_parser = humantime::parse_duration)]
-    freshness: Option<Duration>,
-    /// Questions per minute, at random moments, about the last window of each camera in turn. 0:
-    /// none.
+    max_caption_delay: Option<Duration>,
+    /// Questions per minute; 0: none.
+    ///
+    /// They are asked at random moments, about the last window of each camera in turn.
     #[arg(long, value_name = "N", conflicts_with = "simulate", default_value_t = 6.0,
         value_parser = rate)]
     questions: f64,
-    /// Buffer length, as `buffer.token_age` in a config. Short, so that the buffers are full during
-    /// most of a run of minutes. JPEGs are kept 1.5 times as long.
-    #[arg(long, value_name = "TIME", conflicts_with = "simulate", default_value = "1m",
+    /// Age up to which frames keep their tokens, as `buffer.token_age` in a config.
+    ///
+    /// It is short, so that the buffers are full during most of a run of minutes. JPEGs are kept 1.5
+    /// times as long.
+    #[arg(long, value_name = "DURATION", conflicts_with = "simulate", default_value = "1m",
         value_parser = humantime::parse_duration)]
-    buffer: Duration,
+    token_age: Duration,
     /// Keep the JPEGs on disk as well, in a folder that is removed at the end.
     #[arg(long, conflicts_with = "simulate")]
     disk: bool,
@@ -77,18 +82,18 @@ pub struct Measured {
 
 fn rate(text: &str) -> Result<f64, String> {
     let rate = text.parse().ok().filter(|rate| (0.0..=60_000.0).contains(rate));
-    rate.ok_or_else(|| "wanted questions a minute, 0 to 60000".into())
+    rate.ok_or_else(|| "wanted 0 to 60000 questions per minute".into())
 }
 
-impl Measured {
-    fn freshness(&self) -> Duration {
-        self.freshness.unwrap_or(self.every)
+impl MeasureArgs {
+    fn max_caption_delay(&self) -> Duration {
+        self.max_caption_delay.unwrap_or(self.caption_interval)
     }
 }
 
 /// Measures each number of cameras. Returns the model and device, and one row per number.
 pub fn run(
-    options: &Measured,
+    options: &MeasureArgs,
     numbers: Vec<usize>,
     length: Duration,
     quiet: bool,
@@ -108,7 +113,7 @@ pub fn run(
 }
 
 async fn measure(
-    options: &Measured,
+    options: &MeasureArgs,
     cameras: usize,
     length: Duration,
 ) -> anyhow::Result<(String, Row)> {
@@ -137,11 +142,20 @@ async fn measure(
     children.daemon(&file, &server, 5 * START_TIMEOUT).await?;
     let daemon = children.id("run").ok_or_else(|| anyhow!("the daemon has ended"))?;
     let mut watch = Command::new(std::env::current_exe()?);
-    watch.args(["watch", "--json", "--from", "1", "--kind", "caption", "--server", &server]);
+    watch.args([
+        "watch",
+        "--json",
+        "--from-sequence",
+        "1",
+        "--kind",
+        "caption",
+        "--server",
+        &server,
+    ]);
     let mut events = children.reader("watch", watch)?;
 
     // The first windows fill while the cameras connect.
-    let begin = Instant::now() + options.window + 2 * options.every;
+    let begin = Instant::now() + options.window + 2 * options.caption_interval;
     let end = begin + length;
     let mut look = interval(memory::LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -153,7 +167,7 @@ async fn measure(
         tokio::select! {
             line = events.next_line() => {
                 let line = line?.ok_or_else(|| anyhow!("the reader of events has ended"))?;
-                heard.hear(&line, Instant::now() >= begin, options.freshness())?;
+                heard.hear(&line, Instant::now() >= begin, options.max_caption_delay())?;
             }
             true = asker.next() => {}
             () = sleep_until(question), if options.questions > 0.0 => {
@@ -181,7 +195,7 @@ async fn measure(
             writeln!(io::stderr(), "{unanswered} questions without an answer; the first: {why}");
     }
     let memory = Some(Memory::of(&samples, &held, size.wanted, heard.sequence));
-    let windows_of_each = (length.as_secs_f64() / options.every.as_secs_f64()) as usize;
+    let windows_of_each = (length.as_secs_f64() / options.caption_interval.as_secs_f64()) as usize;
     let row = Row { cameras, refused, unanswered, memory, ..Row::default() };
     Ok((heard.device.clone(), heard.count(row, windows_of_each, answers)))
 }
@@ -205,7 +219,7 @@ struct Heard {
 impl Heard {
     /// Reads a line of `lookout watch --json`. Its caption is counted only if `counts` is set, that
     /// is, after the start of the measurement.
-    fn hear(&mut self, line: &str, counts: bool, freshness: Duration) -> anyhow::Result<()> {
+    fn hear(&mut self, line: &str, counts: bool, max_delay: Duration) -> anyhow::Result<()> {
         let event: Value = serde_json::from_str(line).context("an event")?;
         if event["kind"] == "lost" {
             bail!("{} events were lost: the bench was too slow for them", event["events"]);
@@ -219,7 +233,7 @@ impl Heard {
             self.captions.push(took);
             *self.of_each.entry(word(&event["camera"])).or_default() += 1;
             self.skipped += number(&event["skipped"]) as usize;
-            self.late += usize::from(took > freshness.as_secs_f64());
+            self.late += usize::from(took > max_delay.as_secs_f64());
             self.frames_used += number(&event["coverage"]["frames_used"]);
             self.frames_expected += number(&event["coverage"]["frames_expected"]);
         }
@@ -251,13 +265,13 @@ struct Size {
 }
 
 impl Size {
-    fn of(options: &Measured, package: &Path, cameras: usize) -> anyhow::Result<Size> {
+    fn of(options: &MeasureArgs, package: &Path, cameras: usize) -> anyhow::Result<Size> {
         let Package { vision, text, .. } = Package::read(package, &Precision::default())?;
         let plan: Plan = options.plan.parse().map_err(|why: String| anyhow!("--plan: {why}"))?;
         let shape = TokenShape::of(&plan, vision.grid_tokens, text.hidden_size)?;
         let video_tokens = plan.video_tokens(plan.frames, vision.grid_tokens)?;
         let key_or_value = text.layers * text.kv_heads * text.head_dim * size_of::<f32>();
-        let hot_frames = (options.fps * options.buffer.as_secs_f64()).floor() as usize + 1;
+        let hot_frames = (options.fps * options.token_age.as_secs_f64()).floor() as usize + 1;
         Ok(Size {
             wanted: Wanted { frame_bytes: shape.frame_bytes(), hot_frames: cameras * hot_frames },
             prefix_cache: PREFIX_CACHE.min(PREFIXES * video_tokens * 2 * key_or_value),
@@ -271,7 +285,7 @@ fn clip_of(camera: usize) -> &'static str {
 
 /// Inputs of the daemon's config.
 struct Setup<'a> {
-    options: &'a Measured,
+    options: &'a MeasureArgs,
     package: PathBuf,
     prefix_cache: usize,
     /// The folder for frames on disk.
@@ -285,27 +299,27 @@ struct Setup<'a> {
 impl Setup<'_> {
     fn config(&self) -> String {
         let Setup { options, package, prefix_cache, rtsp, grpc, http, .. } = self;
-        let Measured { plan, device, fps, buffer, .. } = options;
+        let MeasureArgs { plan, device, fps, token_age, .. } = options;
         let disk =
             self.frames.as_ref().map(|frames| format!("[buffer.disk]\nfolder = {frames:?}\n"));
         let mut text = format!(
             "[model]\npackage = {package:?}\nplan = {plan:?}\ndevice = {device:?}\n\
              [generate]\nprefix_cache_bytes = \"{prefix_cache} B\"\n\
-             [buffer]\ntoken_age = {age:?}\njpeg_age = {jpeg_age:?}\n{disk}\
+             [buffer]\ntoken_age = {token_age:?}\njpeg_age = {jpeg_age:?}\n{disk}\
              [http]\nlisten = \"127.0.0.1:{http}\"\n[grpc]\nlisten = \"127.0.0.1:{grpc}\"\n",
-            age = time(*buffer),
-            jpeg_age = time(*buffer * 3 / 2),
+            token_age = time(*token_age),
+            jpeg_age = time(*token_age * 3 / 2),
             disk = disk.unwrap_or_default(),
         );
         for (number, name) in self.names.iter().enumerate() {
             text += &format!(
                 "[[camera]]\nname = \"{name}\"\nurl = \"rtsp://127.0.0.1:{rtsp}/{clip}\"\n\
                  fps = {fps}\nwindow = {window:?}\n\
-                 caption_interval = {every:?}\nmax_caption_delay = {freshness:?}\n",
+                 caption_interval = {caption_interval:?}\nmax_caption_delay = {max_caption_delay:?}\n",
                 clip = clip_of(number),
                 window = time(options.window),
-                every = time(options.every),
-                freshness = time(options.freshness()),
+                caption_interval = time(options.caption_interval),
+                max_caption_delay = time(options.max_caption_delay()),
             );
         }
         text
@@ -367,7 +381,7 @@ mod tests {
         // The other camera has no caption: all its windows were skipped.
         let row = heard.count(Row { cameras: 2, ..Row::default() }, 10, vec![0.5]);
         assert_eq!((row.published, row.skipped, row.windows, row.late), (2, 12, 14, 1));
-        assert_eq!((row.frames, row.answered, row.worst), (Some(0.75), 1, Some(0.0)));
+        assert_eq!((row.frames, row.answered, row.worst_camera_share), (Some(0.75), 1, Some(0.0)));
     }
 
     #[test]

@@ -30,23 +30,24 @@ pub struct Options {
     #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1,2,4,8",
         value_parser = clap::value_parser!(u32).range(1..=10_000))]
     cameras: Vec<u32>,
-    /// Simulate instead of measuring: run the daemon's scheduler with the device costs of this
-    /// file, such as configs/profiles/h100.toml.
-    #[arg(long, value_name = "PROFILE")]
+    /// Simulate instead of measuring, with the device costs of this file.
+    ///
+    /// The daemon's scheduler runs with these costs. configs/profiles/h100.toml is such a file.
+    #[arg(long, value_name = "FILE")]
     simulate: Option<PathBuf>,
     /// Duration for each number of cameras. A simulation finishes at once.
-    #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration,
+    #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration,
         default_value = "2m")]
     length: Duration,
     #[cfg(feature = "demo")]
     #[command(flatten)]
-    measured: measure::Measured,
+    measured: measure::MeasureArgs,
     /// Print one JSON object instead of a table.
     #[arg(long)]
     json: bool,
-    /// Write a chart: the time from a window's close to its caption, and the share of skipped
+    /// Write a chart as SVG: the time from a window's close to its caption, and the share of skipped
     /// windows.
-    #[arg(long, value_name = "FILE.svg")]
+    #[arg(long, value_name = "FILE")]
     chart: Option<PathBuf>,
 }
 
@@ -78,7 +79,7 @@ pub struct Row {
     /// Time from a question to the end of its answer.
     pub answers: Option<Times>,
     /// Captions of the camera with the fewest, divided by the mean of all cameras.
-    pub worst: Option<f64>,
+    pub worst_camera_share: Option<f64>,
     /// Shares of the device's time, if known.
     pub vision_load: Option<f64>,
     pub language_load: Option<f64>,
@@ -112,7 +113,7 @@ impl Row {
         (self.published, self.answered) = (captions.len(), answers.len());
         let mean = self.published as f64 / of_each.len().max(1) as f64;
         let fewest = of_each.iter().min().copied().unwrap_or(0) as f64;
-        self.worst = (mean > 0.0).then(|| fewest / mean);
+        self.worst_camera_share = (mean > 0.0).then(|| fewest / mean);
         self.captions = Times::of(captions);
         self.answers = Times::of(answers);
         self
@@ -150,7 +151,9 @@ pub fn run(options: Options, out: &mut dyn Write) -> anyhow::Result<()> {
         #[cfg(feature = "demo")]
         None => measure::run(&options.measured, numbers.collect(), options.length, options.json)?,
         #[cfg(not(feature = "demo"))]
-        None => anyhow::bail!("built without cameras to measure with; there is --simulate"),
+        None => {
+            anyhow::bail!("this program is built without the feature `demo`: pass --simulate FILE")
+        }
     };
     let keeps_up = rows.iter().filter(|row: &&Row| row.keeps_up()).map(|row| row.cameras).max();
     let simulated = options.simulate.is_some();
@@ -195,7 +198,7 @@ fn table(report: &Report) -> String {
             percent(skipped),
             row.late,
             percent(row.frames),
-            percent(row.worst),
+            percent(row.worst_camera_share),
             row.answered,
             seconds(&row.answers, |t| t.p50),
             seconds(&row.answers, |t| t.p95),

@@ -363,7 +363,7 @@ mod tests {
             assert!(row.skipped > row.windows / 4, "{row:?}");
             assert!(row.late * 200 <= row.published, "{row:?}");
             assert!(row.captions.as_ref().is_some_and(|times| times.p99 <= 10.0), "{row:?}");
-            assert!(row.worst.is_some_and(|worst| worst >= 0.8), "{row:?}");
+            assert!(row.worst_camera_share.is_some_and(|worst| worst >= 0.8), "{row:?}");
             // No collapse under overload: the device continues to generate captions.
             assert!(row.language_load.is_some_and(|load| load > 0.99), "{row:?}");
         }

@@ -1,4 +1,4 @@
-//! Implements `lookout model`: prints a package's contents, its memory requirements, and any reason
+//! Implements `lookout inspect`: prints a package's contents, its memory requirements, and any reason
 //! it cannot run.
 
 use std::io::{self, Write};
@@ -12,36 +12,40 @@ use toml::{Table, Value};
 use crate::bench::package::precision;
 use crate::config;
 use crate::exit::Failure;
-use crate::inspection::{Footage, GraphFile, Inspection, Model, Plan, Running, RunsOn};
+use crate::inspection::{CameraLoad, GraphFile, Inspection, Model, Plan, Running, RunsOn};
 
 #[derive(Args)]
-pub struct ModelArgs {
-    /// Folder with config.json, tokenizer.json and onnx/.
+pub struct Inspect {
+    /// Model package: the folder with config.json, tokenizer.json and onnx/.
+    #[arg(value_name = "DIR")]
     package: PathBuf,
-    /// Plan that turns a window into tokens, as model.plan in the config.
-    #[arg(long, default_value = "paper")]
+    /// Plan that turns a window into tokens, as `model.plan` in a config.
+    #[arg(long, value_name = "PLAN", default_value = "paper")]
     plan: String,
-    /// Graphs to use, by the suffix of their files: one for all, or vision=S,embed=S,decoder=S.
+    /// Graphs to use, by the suffix of their files.
+    ///
+    /// One suffix for all graphs (q4), or one for each: vision=int8,embed=fp16,decoder=q4.
     #[arg(long, value_name = "SUFFIX", value_parser = precision)]
     precision: Option<Value>,
-    /// Device to run on: cpu, cuda or auto.
+    /// Device to run on: cpu, cuda or auto, as `model.device` in a config.
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     device: String,
-    /// Room for an answer, in tokens.
+    /// Maximum number of tokens in an answer, as `generate.max_new_tokens` in a config.
     #[arg(long, value_name = "N", default_value_t = 128)]
     max_new_tokens: usize,
-    /// Frames sampled per second of a camera, and how long the buffer keeps them: for the memory
-    /// calculation.
-    #[arg(long, default_value_t = 1.0)]
+    /// Frames sampled per second of a camera, for the memory of a camera.
+    #[arg(long, value_name = "N", default_value_t = 1.0)]
     fps: f64,
+    /// Age up to which frames keep their tokens, as `buffer.token_age` in a config, for the memory
+    /// of a camera.
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = humantime::parse_duration)]
-    age: Duration,
+    token_age: Duration,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
 }
 
-pub fn model(args: ModelArgs, out: &mut dyn Write) -> Result<ExitCode, Failure> {
+pub fn inspect(args: Inspect, out: &mut dyn Write) -> Result<ExitCode, Failure> {
     let mut keys = Table::from_iter([
         ("package".to_string(), Value::from(args.package.display().to_string())),
         ("plan".into(), args.plan.into()),
@@ -49,17 +53,17 @@ pub fn model(args: ModelArgs, out: &mut dyn Write) -> Result<ExitCode, Failure> 
     ]);
     keys.extend(args.precision.map(|precision| ("precision".into(), precision)));
     let model = config::Model::of(keys).map_err(Failure::cannot_begin)?;
-    let footage = Footage { fps: args.fps, age: args.age };
-    let found = Inspection::of(&model, args.max_new_tokens, footage);
+    let camera = CameraLoad { fps: args.fps, token_age: args.token_age };
+    let found = Inspection::of(&model, args.max_new_tokens, camera);
     if args.json {
         writeln!(out, "{}", serde_json::to_string(&found)?)?;
     } else {
-        print(&found, footage, out)?;
+        print(&found, camera, out)?;
     }
     Ok(if found.refusals.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(2) })
 }
 
-fn print(found: &Inspection, footage: Footage, out: &mut dyn Write) -> io::Result<()> {
+fn print(found: &Inspection, camera: CameraLoad, out: &mut dyn Write) -> io::Result<()> {
     let mut line = |what: &str, words: String| writeln!(out, "{what:<10}  {words}");
     if let Some(Model { name, family, vision, image_size, grid_tokens, .. }) = &found.model {
         line("model", format!("{name} ({family})"))?;
@@ -104,8 +108,8 @@ fn print(found: &Inspection, footage: Footage, out: &mut dyn Write) -> io::Resul
                 "{} for {camera_frames} frames of {} ({} frames/s, {}), and their JPEGs",
                 size(*camera_bytes as u64),
                 size(*frame_bytes as u64),
-                footage.fps,
-                humantime::format_duration(footage.age),
+                camera.fps,
+                humantime::format_duration(camera.token_age),
             ),
         )?;
     }
