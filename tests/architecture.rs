@@ -8,6 +8,9 @@ mod sources;
 #[path = "architecture_rules/writing.rs"]
 mod writing;
 
+use std::fs;
+use std::path::Path;
+
 use sources::{foreign_crates, names, report, sources};
 
 /// Each foreign crate and the only places in the repository that may name it. A place is a path
@@ -197,5 +200,41 @@ fn nothing_is_left_over() {
         let banned = BANNED.iter().filter(|(words, _)| source.text.contains(words));
         banned.map(|(words, why)| format!("{}: {words}: {why}", source.path)).collect::<Vec<_>>()
     });
+    report(found);
+}
+
+/// Checks that each file or folder of the daemon has a place in ARCHITECTURE.md, and that each Rust
+/// file that the documents name exists.
+#[test]
+fn the_documents_name_the_places_there_are() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |path: &str| fs::read_to_string(root.join(path)).expect(path);
+    let architecture = read("ARCHITECTURE.md");
+    let sources = sources();
+    let places = sources.iter().filter_map(|source| {
+        let place = source.path.strip_prefix("daemon/")?;
+        Some(place.split_once('/').map_or(place.to_owned(), |(folder, _)| format!("{folder}/")))
+    });
+    let places: std::collections::BTreeSet<String> = places.collect();
+    let is_named = |place: &String| {
+        let folder_of_file = place.strip_suffix('/').map(|name| format!("`daemon/{name}.rs`"));
+        architecture.contains(&format!("`daemon/{place}`"))
+            || architecture.contains(&format!(", `{place}`"))
+            || folder_of_file.is_some_and(|file| architecture.contains(&file))
+    };
+    let unnamed = places.iter().filter(|place| !is_named(place));
+    let mut found: Vec<String> =
+        unnamed.map(|place| format!("ARCHITECTURE.md does not name daemon/{place}")).collect();
+    for document in ["ARCHITECTURE.md", "CONTRIBUTING.md"] {
+        let text = read(document);
+        let paths = text.split('`').skip(1).step_by(2).filter(|path| path.ends_with(".rs"));
+        let exists = |path: &str| {
+            let end = format!("/{path}");
+            sources.iter().any(|source| source.path == path || source.path.ends_with(&end))
+        };
+        found.extend(
+            paths.filter(|path| !exists(path)).map(|path| format!("{document}: no file {path}")),
+        );
+    }
     report(found);
 }
