@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_least_recently_used_leaves() {
+    fn the_least_recently_used_entry_is_evicted() {
         let mut kept = ByteLru::new(10);
         for (key, bytes) in [("a", 4), ("b", 4)] {
             assert_eq!(kept.make_room(bytes), Some(0));
@@ -103,7 +103,7 @@ mod tests {
     proptest! {
         /// The cache behaves like a plain list whose last element is the most recently used.
         #[test]
-        fn as_a_list_would_do(
+        fn the_cache_behaves_like_a_plain_list(
             most in 0usize..40,
             steps in prop::collection::vec((0u8..6, 1usize..16, any::<bool>()), 0..80),
         ) {

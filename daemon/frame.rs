@@ -179,7 +179,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_time_there_is_can_be_written(from in times(), to in times()) {
+        fn every_time_can_be_formatted(from in times(), to in times()) {
             let written = rfc3339::format(from);
             prop_assert_eq!(written.len(), "2026-01-01T00:00:00.000Z".len());
             let read = humantime::parse_rfc3339(&written).expect("RFC 3339");

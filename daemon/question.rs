@@ -384,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn a_question_needs_a_camera_that_there_is_and_words_of_bounded_length() {
+    fn a_question_needs_a_known_camera_and_a_bounded_text() {
         let question = asked(draft()).expect("a question");
         assert_eq!((question.camera(), question.text()), ("gate", "Is it open?"));
         assert_eq!((question.range(), question.detail()), (Range::Recent, Detail::Auto));
@@ -442,7 +442,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_time_is_refused() {
+    fn invalid_times_are_rejected() {
         for text in [
             "yesterday",
             "",
@@ -484,7 +484,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_is_one_and_runs_forwards() {
+    fn a_range_is_given_once_and_runs_forwards() {
         let (early, late) = ("2026-11-25T23:45:30Z", "2026-11-26T01:45:30+01:00");
         assert!(asked(between(early, Some(late))).is_ok());
         for (draft, said) in [
@@ -504,7 +504,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_repeats_only_the_beginning_of_what_was_sent() {
+    fn an_error_quotes_only_the_beginning_of_the_input() {
         let long = "ä".repeat(4 << 20);
         for draft in [
             Draft { camera: long.clone(), ..draft() },
@@ -517,7 +517,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_may_be_pinned_to_a_moment() {
+    fn a_recent_range_can_be_fixed_to_a_time() {
         let last = |seconds| Draft { last: Some(RawLength::Seconds(seconds)), ..draft() };
         let at = |seconds| EARLIEST + Duration::from_secs(seconds);
         let pinned = |seconds| asked(last(seconds)).expect("a question").as_of(at(100)).range();
@@ -532,7 +532,7 @@ mod tests {
     proptest! {
         /// Every value of protobuf is refused or becomes a time between 1970 and 9999.
         #[test]
-        fn every_number_makes_a_range_that_can_be_written_or_none(
+        fn every_number_gives_a_valid_range_or_an_error(
             a in seconds(), b in any::<i32>(), c in seconds(), d in any::<i32>(),
         ) {
             let bounds = EARLIEST..=latest();
@@ -555,13 +555,13 @@ mod tests {
         }
 
         #[test]
-        fn no_number_or_text_makes_a_panic(seconds in any::<f64>(), text in "\\PC*") {
+        fn no_input_causes_a_panic(seconds in any::<f64>(), text in "\\PC*") {
             let _ = asked(Draft { last: Some(RawLength::Seconds(seconds)), ..draft() });
             let _ = (last(&text), from(&text));
         }
 
         #[test]
-        fn an_offset_moves_a_time_by_just_so_much(
+        fn an_offset_shifts_a_time_exactly(
             at in 100_000_000u32..4_000_000_000, minutes in -1439i32..1440, millis in 0u32..1000,
         ) {
             let utc = EARLIEST + Duration::new(at.into(), millis * 1_000_000);

@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_is_followed_at_once_and_told_once() {
+    fn a_clock_step_is_followed_at_once_and_reported_once() {
         let mut origin = begun(7_200_000);
         assert_eq!(origin.look(seconds(10), at(7_210_000)), None);
         // The clock is set back by an hour.
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn slow_drift_is_no_step() {
+    fn slow_drift_is_not_a_step() {
         let mut origin = begun(1_000_000);
         // The drift is 500 ppm for a day, as much as NTP corrects without a step: 43 s in total.
         for minute in 1..24 * 60 {
@@ -167,7 +167,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn utc_never_goes_back_but_by_a_step(
+        fn utc_goes_back_only_by_a_step(
             looks in prop::collection::vec((1u64..100_000, -1500i64..1500, any::<bool>()), 1..100),
         ) {
             let mut origin = begun(1 << 40);

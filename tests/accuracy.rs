@@ -37,7 +37,7 @@ const FLOORS: [(Subject, f64); 9] = [
 ];
 
 #[test]
-fn the_daemon_tells_the_truth() {
+fn captions_and_answers_are_true() {
     let folder = folder();
     let dir = folder.path();
     let clips = CAMERAS.map(clip);

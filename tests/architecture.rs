@@ -137,7 +137,7 @@ fn foreign_crates_have_one_home() {
 
 /// Checks that every rule's place exists: a rule about a missing place guards nothing.
 #[test]
-fn every_rule_is_about_something() {
+fn every_rule_names_an_existing_place() {
     let sources = sources();
     let places = HOMES.iter().flat_map(|(_, homes)| homes.iter().copied());
     let places = places.chain(PURE.iter().map(|(place, _)| *place));

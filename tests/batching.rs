@@ -163,7 +163,7 @@ fn the_prefix_cache_changes_no_answer() {
 
 /// Compares logits bit by bit, after a restored prefix and after one that was just read.
 #[test]
-fn a_prefix_put_back_gives_the_same_bits() {
+fn a_restored_prefix_gives_the_same_bits() {
     for folder in packages() {
         let package = Package::read(&folder, &Default::default()).expect("a package");
         let mut decoder = Decoder::load(runtime(), &package, 1, CAPACITY).expect("a decoder");
@@ -227,7 +227,7 @@ fn together_and_alone_answers_are_the_same() {
 }
 
 #[test]
-fn whoever_leaves_at_any_turn_leaves_nothing_behind() {
+fn cancelling_at_any_step_leaves_nothing_behind() {
     for package in packages() {
         let windows = [window(&package, 1), window(&package, 2)];
         let wanted = alone(&package, &windows);
@@ -271,7 +271,7 @@ fn whoever_leaves_at_any_turn_leaves_nothing_behind() {
 /// Another pathway, camera, frame or run means other tokens, which must not be taken from the
 /// cache.
 #[test]
-fn a_prefix_is_known_by_all_that_its_rows_were_made_of() {
+fn a_prefix_is_identified_by_all_of_its_input() {
     let package = &packages()[0];
     let window = window(package, 1);
     let mut language = load(package, 1, 1 << 30);
@@ -295,7 +295,7 @@ fn a_prefix_is_known_by_all_that_its_rows_were_made_of() {
 }
 
 #[test]
-fn a_long_prompt_stops_no_answer_for_more_than_a_chunk() {
+fn a_long_prompt_delays_answers_by_at_most_a_chunk() {
     for folder in packages() {
         let model = settings(&folder);
         let mut package = Package::read(&model.package, &model.precision).expect("a package");
@@ -342,7 +342,7 @@ fn a_long_prompt_stops_no_answer_for_more_than_a_chunk() {
 /// Three askers about the same window: it is read once. Urgent prompts are read first, but after a
 /// prompt that already reads the prefix they need.
 #[test]
-fn a_window_is_read_once_for_all_who_ask() {
+fn a_window_is_read_once_for_all_questions() {
     let package = &packages()[0];
     let (one, other) = (window(package, 1), window(package, 2));
     let mut language = load(package, 4, 1 << 30);

@@ -95,7 +95,7 @@ fn every_stage_of_a_caption_is_measured() {
 }
 
 #[test]
-fn what_cannot_be_measured_is_refused_before_it_begins() {
+fn impossible_measurements_are_refused_at_the_start() {
     let folder = tempfile::tempdir().expect("a folder");
     let broken = folder.path().join("broken.mp4");
     fs::write(&broken, &fs::read(clip("gate")).expect("the clip")[..4096]).expect("write");
@@ -117,7 +117,7 @@ fn what_cannot_be_measured_is_refused_before_it_begins() {
 }
 
 #[test]
-fn what_more_questions_and_rows_cost_is_measured() {
+fn the_cost_of_more_questions_and_sequences_is_measured() {
     let report = report(&["language", "--rounds", "1", "--max-new-tokens", "2", "--json"]);
     assert!(positive(&report["prefix"]["eight_to_one"]) > 1.0, "{report}");
     positive(&report["prefix"]["cached_bytes"]);

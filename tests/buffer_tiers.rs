@@ -86,7 +86,7 @@ fn compare(what: &str, sidecars: &[(&str, Sidecar)], hot: &[Value], again: &[Val
 }
 
 #[test]
-fn the_past_is_answered_as_rightly_as_the_present() {
+fn the_past_is_answered_as_accurately_as_the_present() {
     let folder = folder();
     let dir = folder.path();
     let names = ["gate", "yard"];
@@ -185,7 +185,7 @@ fn the_past_is_answered_as_rightly_as_the_present() {
 }
 
 #[test]
-fn killed_while_writing_it_finds_every_frame_that_was_whole() {
+fn after_a_kill_every_complete_frame_is_restored() {
     let folder = folder();
     let dir = folder.path();
     let cameras = Cameras::start(dir, 0, &[("gate", &clip("gate"))], &[]);
@@ -219,7 +219,7 @@ fn killed_while_writing_it_finds_every_frame_that_was_whole() {
 }
 
 #[test]
-fn the_disk_keeps_its_bounds() {
+fn the_disk_tier_keeps_its_limits() {
     let folder = folder();
     let dir = folder.path();
     let cameras = Cameras::start(dir, 0, &[("gate", &clip("gate"))], &[]);
@@ -280,7 +280,7 @@ fn captions_go_on(daemon: &Daemon, dir: &Path) {
 }
 
 #[test]
-fn a_full_disk_harms_nothing_else() {
+fn a_full_disk_affects_nothing_else() {
     let folder = folder();
     let dir = folder.path();
     let cameras = Cameras::start(dir, 0, &[("gate", &clip("gate"))], &[]);
@@ -315,7 +315,7 @@ fn a_full_disk_harms_nothing_else() {
 }
 
 #[test]
-fn a_folder_that_cannot_be_written_harms_nothing_else() {
+fn an_unwritable_folder_affects_nothing_else() {
     let folder = folder();
     let dir = folder.path();
     let cameras = Cameras::start(dir, 0, &[("gate", &clip("gate"))], &[]);

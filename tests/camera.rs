@@ -79,7 +79,7 @@ fn check_frames(frames: &[Frame], fps: f64) {
 }
 
 #[test]
-fn half_a_frame_a_second_comes() {
+fn half_a_frame_per_second_is_delivered() {
     let server = Server::start(Serve::default());
     let rtsp = server.rtsp("h264");
     let watched = Watched::start(Camera { fps: 0.5, ..config("slow", Source::Rtsp(rtsp)) });
@@ -87,7 +87,7 @@ fn half_a_frame_a_second_comes() {
 }
 
 #[test]
-fn an_own_authority_is_trusted_and_no_other() {
+fn only_the_configured_authority_is_trusted() {
     let folder = tempfile::tempdir().unwrap();
     let right = Authority::new(folder.path(), "right");
     let wrong = Authority::new(folder.path(), "wrong");
@@ -187,7 +187,7 @@ fn a_camera_that_sends_nothing_is_noticed() {
 }
 
 #[test]
-fn what_cannot_be_had_is_named() {
+fn missing_streams_and_codecs_are_named() {
     let server = Server::start(Serve::default());
     let watched = Watched::start(config("gate", Source::Rtsp(server.rtsp("nowhere"))));
     assert_eq!(watched.state(CameraState::Refused).reason, "no such stream");
@@ -230,7 +230,7 @@ fn a_file_is_played_at_its_speed_and_again() {
 }
 
 #[test]
-fn a_deep_picture_of_odd_size_with_wide_pixels_has_its_shape_and_colours() {
+fn a_10_bit_video_of_odd_size_keeps_its_shape_and_colours() {
     gst::init().unwrap();
     let clip = tempfile::tempdir().unwrap();
     let file = clip.path().join("wide.mp4");
@@ -258,7 +258,7 @@ fn a_deep_picture_of_odd_size_with_wide_pixels_has_its_shape_and_colours() {
 }
 
 #[test]
-fn a_probe_tells_what_is_there() {
+fn a_probe_reports_the_stream() {
     let server = Server::start(Serve::default());
     let probed =
         camera::probe(&config("gate", Source::Rtsp(server.rtsp("h264"))), PATIENCE).unwrap();

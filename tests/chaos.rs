@@ -114,7 +114,7 @@ fn flood(daemon: &Daemon, broker: u16) {
 }
 
 #[test]
-fn a_daemon_survives_all_that_breaks_around_it() {
+fn the_daemon_survives_all_failures_around_it() {
     let folder = folder();
     let dir = folder.path();
     fs::set_permissions(dir, Permissions::from_mode(0o755)).expect("permissions");

@@ -104,7 +104,7 @@ fn captions_go_on_when_the_clock_is_set_and_no_footage_is_lost() {
 }
 
 #[test]
-fn a_start_in_1970_hides_nothing_of_before() {
+fn a_start_in_1970_hides_no_earlier_frame() {
     let folder = folder();
     let dir = folder.path();
     let cameras = Cameras::start(dir, 0, &[("gate", &clip("gate"))], &[]);

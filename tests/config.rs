@@ -163,7 +163,7 @@ fn refused(folder: &Path, config: &str, named: &[&str]) {
 }
 
 #[test]
-fn a_start_that_cannot_be_is_refused_in_one_sentence() {
+fn an_impossible_start_is_refused_in_one_sentence() {
     let folder = folder();
     let dir = folder.path();
     let whole = head(free_port(), free_port(), None) + &camera("gate", "rtsp://127.0.0.1:9/x", "");

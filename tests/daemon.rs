@@ -101,7 +101,7 @@ fn caption_flow() {
 
 /// Uses an `unchanged_threshold` above any change.
 #[test]
-fn where_nothing_happens_the_model_rests() {
+fn without_changes_the_model_does_not_run() {
     let folder = folder();
     let dir = folder.path();
     let cameras = Cameras::start(dir, 0, &[("gate", &clip("gate"))], &[]);
@@ -302,7 +302,7 @@ fn a_silent_camera_comes_back() {
 }
 
 #[test]
-fn a_wrong_password_is_said_and_mended() {
+fn a_wrong_password_is_reported_and_can_be_corrected() {
     let folder = folder();
     let dir = folder.path();
     let guarded =
@@ -327,7 +327,7 @@ fn a_wrong_password_is_said_and_mended() {
 }
 
 #[test]
-fn a_broker_that_is_away_delays_nothing_and_misses_nothing() {
+fn an_absent_broker_delays_nothing_and_misses_nothing() {
     let folder = folder();
     let dir = folder.path();
     let cameras = Cameras::start(dir, 0, &[("gate", &clip("gate"))], &[]);
@@ -380,7 +380,7 @@ fn in_mid_answer(dir: &Path, cameras: &Cameras) -> (Daemon, Process) {
 }
 
 #[test]
-fn a_stop_in_mid_answer_lets_it_end() {
+fn a_stop_lets_a_running_answer_finish() {
     let folder = folder();
     let dir = folder.path();
     let cameras = Cameras::start(dir, 0, &[("gate", &clip("gate"))], &[]);
@@ -395,7 +395,7 @@ fn a_stop_in_mid_answer_lets_it_end() {
 }
 
 #[test]
-fn a_long_answer_holds_up_no_short_one() {
+fn a_long_answer_does_not_delay_short_ones() {
     let folder = folder();
     let cameras = Cameras::start(folder.path(), 0, &[("gate", &clip("gate"))], &[]);
     // On a busy machine the long answer may end before the short question is asked. Then try again.
@@ -446,7 +446,7 @@ fn a_second_signal_ends_at_once() {
 }
 
 #[test]
-fn systemd_is_told_of_start_life_and_stop() {
+fn systemd_is_notified_of_start_watchdog_and_stop() {
     let folder = folder();
     let dir = folder.path();
     let cameras = Cameras::start(dir, 0, &[("gate", &clip("gate"))], &[]);

@@ -12,7 +12,7 @@ use serde_json::Value;
 use support::*;
 
 #[test]
-fn the_demo_tells_the_truth() {
+fn the_demos_captions_are_true() {
     let folder = folder();
     let port = free_port().to_string();
     let mut command = Command::new(LOOKOUT);

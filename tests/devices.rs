@@ -152,7 +152,7 @@ fn without_a_cuda_provider_auto_is_the_cpu() {
 }
 
 #[test]
-fn what_was_chosen_by_name_has_no_reason() {
+fn a_device_chosen_by_name_has_no_reason() {
     let dir = folder();
     let model = "device = \"auto\"\nvision_device = \"cpu\"";
     let reason = "language auto: this libonnxruntime has no CUDA provider";
@@ -177,7 +177,7 @@ fn bench(library: &Path, driver: Option<&Path>, arguments: &[&str]) -> (Option<i
 }
 
 #[test]
-fn the_bench_holds_the_cpu_against_itself_and_says_so() {
+fn the_bench_reports_that_it_compares_the_cpu_with_itself() {
     let (code, said) = bench(&usual_library(), None, &[]);
     assert_eq!(code, Some(0), "{said}");
     for words in [
@@ -206,7 +206,7 @@ fn the_bench_holds_the_cpu_against_itself_and_says_so() {
 }
 
 #[test]
-fn the_bench_refuses_a_device_that_is_not_there() {
+fn the_bench_refuses_a_missing_device() {
     let (code, said) = bench(&usual_library(), None, &["--device", "cuda"]);
     assert_eq!(code, Some(2), "{said}");
     assert!(said.contains("no CUDA provider") && said.trim().lines().count() == 1, "{said}");
@@ -277,7 +277,7 @@ mod cuda {
 
     /// All libraries load from the folder of libonnxruntime, and only the GPU is missing.
     #[test]
-    fn a_driver_without_a_gpu_is_refused_in_its_own_words() {
+    fn a_driver_without_a_gpu_is_refused_with_its_message() {
         let dir = folder();
         let library = cuda_folder(dir.path(), everything);
         let driver = stub_driver(dir.path());

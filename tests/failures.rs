@@ -71,7 +71,7 @@ fn ends(daemon: &mut Daemon, said: &str) {
 }
 
 #[test]
-fn logits_that_are_not_finite_are_no_caption_and_end_the_daemon_in_the_end() {
+fn non_finite_logits_give_no_caption_and_finally_end_the_daemon() {
     let folder = folder();
     let dir = folder.path();
     let weight = "model.layers.4.final_norm_layernorm.weight";
@@ -93,7 +93,7 @@ fn logits_that_are_not_finite_are_no_caption_and_end_the_daemon_in_the_end() {
 }
 
 #[test]
-fn features_that_are_not_finite_are_no_frame_and_end_the_daemon_in_the_end() {
+fn non_finite_features_give_no_frame_and_finally_end_the_daemon() {
     let folder = folder();
     let dir = folder.path();
     let weight = "vision.tower.pre_layrnorm.weight";
@@ -141,7 +141,7 @@ impl Drop for Still {
 }
 
 #[test]
-fn a_worker_that_hangs_stops_the_watchdogs_pulse_and_is_named() {
+fn a_hanging_worker_stops_the_watchdog_signal_and_is_named() {
     let folder = folder();
     let dir = folder.path();
     let cameras = Cameras::start(dir, 0, &[("gate", &clip("gate"))], &[]);

@@ -187,7 +187,7 @@ fn ready_made_kinds_of_graph_run() {
 /// Checks that quantised packages are as far from fp32 as in Python's onnxruntime, so that the
 /// daemon adds no error to that of quantisation.
 #[test]
-fn quantised_packages_lose_what_quantising_loses() {
+fn quantised_packages_lose_no_more_than_quantising_costs() {
     for name in FAMILIES {
         let family = Family::open(name);
         let wanted = family.npy(&family.reference.first_logits);

@@ -74,7 +74,7 @@ fn difference(seen: &[f64], picture: &[u8]) -> f64 {
 }
 
 #[test]
-fn real_footage_for_a_while() {
+fn real_footage_is_captioned() {
     let folder = folder();
     let dir = folder.path();
     let footage = footage(dir);

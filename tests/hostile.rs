@@ -155,7 +155,7 @@ fn question(range: Option<Range>) -> proto::AskRequest {
 }
 
 #[test]
-fn times_before_1970_and_after_9999_and_odd_limits() {
+fn extreme_times_and_limits_do_no_harm() {
     withstands(None, async |target: Target| {
         let (channel, mqtt) = (channel(target.grpc).await, publisher(target.broker).await);
         let time = |seconds, nanos| Some(prost_types::Timestamp { seconds, nanos });
@@ -240,7 +240,7 @@ async fn ask_at_length(port: u16, bytes: usize) {
 }
 
 #[test]
-fn questions_of_megabytes_and_messages_that_are_none() {
+fn oversized_questions_and_malformed_messages_do_no_harm() {
     withstands(None, async |target: Target| {
         let mut attacks = tokio::task::JoinSet::new();
         attacks.spawn(ask_at_length(target.grpc, 3_900_000));
@@ -335,7 +335,7 @@ async fn crowd(port: u16, connections: usize, text: &'static [u8]) {
 /// libraries would end the process. Clients get half of 256, in the proportion of the config's 256
 /// and 64.
 #[test]
-fn idle_and_half_open_connections_up_to_the_limit_and_beyond() {
+fn idle_and_half_open_connections_are_limited() {
     let log = withstands(Some(256), async |target: Target| {
         let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
         tokio::join!(
@@ -353,7 +353,7 @@ fn idle_and_half_open_connections_up_to_the_limit_and_beyond() {
 }
 
 #[test]
-fn two_hundred_slow_readers() {
+fn two_hundred_slow_readers_delay_nothing() {
     withstands(None, async |target: Target| {
         let mut streams = Vec::new();
         for _ in 0..5 {

@@ -25,7 +25,7 @@ fn resident() -> usize {
 }
 
 #[test]
-fn a_buffer_takes_frames_times_bytes_a_frame() {
+fn a_buffer_takes_frames_times_bytes_per_frame() {
     let plan: Plan = "paper".parse().expect("plan");
     let shape = TokenShape::of(&plan, 576, DIM).expect("shape");
     let entry = |number: u64| Entry {

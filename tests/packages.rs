@@ -104,7 +104,7 @@ fn the_demo_package_is_described() {
 }
 
 #[test]
-fn a_corrupted_graph() {
+fn a_corrupted_graph_is_named() {
     for graph in ["onnx/vision_encoder.onnx", "onnx/decoder_model_merged.onnx"] {
         let copy = Copy::of(&demo());
         copy.cut(graph);
@@ -116,7 +116,7 @@ fn a_corrupted_graph() {
 }
 
 #[test]
-fn weights_beside_a_graph_that_are_cut_off_or_gone() {
+fn truncated_or_missing_weight_files_are_named() {
     let copy = Copy::of(&repository().join("target/families/llava-vicuna/external"));
     let (code, text) = model(copy.0.path(), &[]);
     assert_eq!(code, Some(0), "{text}");
@@ -128,7 +128,7 @@ fn weights_beside_a_graph_that_are_cut_off_or_gone() {
 }
 
 #[test]
-fn a_tokenizer_of_another_model() {
+fn a_tokenizer_of_another_model_is_named() {
     let copy = Copy::of(&demo());
     let other = repository().join("tests/golden/tokenizers/llama_bos/tokenizer.json");
     fs::copy(other, copy.file("tokenizer.json")).expect("copied");
@@ -136,14 +136,14 @@ fn a_tokenizer_of_another_model() {
 }
 
 #[test]
-fn a_grid_that_is_not_the_graphs() {
+fn a_grid_that_differs_from_the_graph_is_named() {
     let copy = Copy::of(&demo());
     copy.change("config.json", "\"patch_size\": 14", "\"patch_size\": 16");
     copy.is_refused(&[], &["vision_encoder.onnx", "[1, 64, 160]", "[1, 49, 160]"]);
 }
 
 #[test]
-fn two_precisions_and_no_choice() {
+fn two_precisions_without_a_choice_are_refused() {
     let copy = Copy::of(&demo());
     let (from, to) = ("onnx/decoder_model_merged.onnx", "onnx/decoder_model_merged_q4.onnx");
     fs::copy(copy.file(from), copy.file(to)).expect("copied");
@@ -156,7 +156,7 @@ fn two_precisions_and_no_choice() {
 }
 
 #[test]
-fn a_rotation_that_is_not_known() {
+fn an_unknown_rope_scaling_is_named() {
     let copy = Copy::of(&demo());
     let rope = "\"rope_type\": \"longrope\", \"factor\": 4.0";
     copy.change("config.json", "\"rope_type\": \"default\"", rope);
@@ -164,7 +164,7 @@ fn a_rotation_that_is_not_known() {
 }
 
 #[test]
-fn a_plan_that_is_longer_than_the_context() {
+fn a_plan_longer_than_the_context_is_refused() {
     let copy = Copy::of(&demo());
     copy.is_refused(&["--plan", "paper"], &["1120 video tokens", "context of 1024 tokens"]);
 }

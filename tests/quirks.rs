@@ -18,7 +18,7 @@ use quirky::{PASSWORD, Quirks, Quirky, USER};
 use watched::{PATIENCE, Watched};
 
 #[test]
-fn a_session_is_kept_alive_while_pictures_flow() {
+fn a_session_is_kept_alive_while_frames_arrive() {
     for counts in [None, Some("OPTIONS")] {
         let camera =
             Quirky::start(Quirks { session_timeout: Some(2), counts, ..Quirks::default() });
@@ -30,7 +30,7 @@ fn a_session_is_kept_alive_while_pictures_flow() {
 }
 
 #[test]
-fn a_camera_that_counts_another_request_is_lost_once() {
+fn a_camera_with_another_keep_alive_method_is_lost_once() {
     let quirks = |counts, dies_at, says_get_parameter| Quirks {
         session_timeout: Some(2),
         counts: Some(counts),
@@ -52,7 +52,7 @@ fn a_camera_that_counts_another_request_is_lost_once() {
 }
 
 #[test]
-fn a_request_that_is_refused_or_ignored_ends_nothing() {
+fn a_refused_or_ignored_keep_alive_does_not_end_the_stream() {
     let quirks = Quirks { session_timeout: Some(4), says_get_parameter: true, ..Quirks::default() };
     let refusing = Quirky::start(Quirks { status: Some(("GET_PARAMETER", 501)), ..quirks.clone() });
     let ignoring = Quirky::start(Quirks { ignores: Some("GET_PARAMETER"), ..quirks });
@@ -65,7 +65,7 @@ fn a_request_that_is_refused_or_ignored_ends_nothing() {
 }
 
 #[test]
-fn new_ssrcs_garbage_and_early_packets_end_nothing() {
+fn new_ssrcs_garbage_and_early_packets_do_not_end_the_stream() {
     let ssrcs = Quirky::start(Quirks { new_ssrc_each_key_frame: true, ..Quirks::default() });
     let garbage = Quirky::start(Quirks { garbage: true, ..Quirks::default() });
     let early = Quirky::start(Quirks { early: true, ..Quirks::default() });
@@ -78,7 +78,7 @@ fn new_ssrcs_garbage_and_early_packets_end_nothing() {
 }
 
 #[test]
-fn a_digest_with_sha_256_is_proven_and_a_wrong_password_tried_once() {
+fn sha_256_digests_work_and_a_wrong_password_is_tried_once() {
     let camera = Quirky::start(Quirks { password: true, ..Quirks::default() });
     let right = Watched::start(camera_of(with_password(&camera, PASSWORD)));
     right.frames(2);
@@ -95,7 +95,7 @@ fn a_digest_with_sha_256_is_proven_and_a_wrong_password_tried_once() {
 }
 
 #[test]
-fn a_password_that_was_taken_before_is_not_called_wrong() {
+fn a_password_that_worked_before_is_not_reported_as_wrong() {
     let quirks =
         Quirks { password: true, closes_after: Some(Duration::from_secs(1)), ..Quirks::default() };
     let camera = Quirky::start(quirks);
@@ -109,7 +109,7 @@ fn a_password_that_was_taken_before_is_not_called_wrong() {
 }
 
 #[test]
-fn what_a_camera_answers_is_told() {
+fn the_cameras_reply_is_reported() {
     let no_video = "m=audio 0 RTP/AVP 8\r\na=control:track0\r\n";
     let cases: [(Quirks, &str, CameraState, &str); 7] = [
         (
@@ -202,7 +202,7 @@ fn a_session_is_ended_before_the_next_begins() {
 }
 
 #[test]
-fn what_is_sent_over_udp_alone_or_in_a_rare_codec_plays() {
+fn udp_only_cameras_and_rare_codecs_play() {
     let small = "videotestsrc is-live=true pattern=ball ! video/x-raw,format=I420,width=160,height=128,framerate=10/1";
     let jpeg = "jpegenc ! rtpjpegpay name=pay0 pt=26";
     let port = serve(&[

@@ -9,7 +9,7 @@ use serde_json::Value;
 use support::*;
 
 #[test]
-fn the_bench_hears_captions_and_answers_and_knows_what_memory_holds() {
+fn the_bench_receives_captions_and_answers_and_reports_memory() {
     let mut command = Command::new(LOOKOUT);
     command.args(["bench", "streams", "--cameras", "2", "--for", "32s", "--json", "--disk"]);
     command.args([

@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_differs_too_much_fails() {
+    fn large_differences_fail() {
         let cpu = [1.0, -2.0, 8.0];
         let off = |by: f32, tolerance| {
             let device = [1.0, -2.0, 8.0 + by];

@@ -455,7 +455,7 @@ mod tests {
     }
 
     #[test]
-    fn a_carrier_that_never_worked_is_changed_and_one_that_did_is_kept() {
+    fn a_transport_that_never_worked_is_changed_and_one_that_did_is_kept() {
         let stalled = || CameraError::Stalled(Duration::from_secs(15));
         let mut auto = attempt("");
         auto.learn(stalled(), false);
@@ -469,7 +469,7 @@ mod tests {
     }
 
     #[test]
-    fn pipelines_that_do_not_end_are_not_added_to_without_end() {
+    fn the_number_of_hanging_pipelines_is_bounded() {
         let mut attempt = attempt("");
         attempt.ending.store(ENDING_MAX, Ordering::Relaxed);
         let error = attempt.run_once(&Stop::default(), &mut |_| {}).unwrap_err();

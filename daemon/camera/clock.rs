@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn the_camera_is_believed_when_it_is_near() {
+    fn a_camera_clock_near_the_hosts_is_trusted() {
         let mut clock = CaptureClock::default();
         let first = stamp(&mut clock, 100, None);
         assert_eq!(
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_far_off_is_told_once_and_not_believed() {
+    fn a_camera_clock_far_off_is_logged_once_and_not_trusted() {
         let mut clock = CaptureClock::default();
         let first = stamp(&mut clock, 10_000, Some(0));
         assert_eq!((first.captured_at, first.clock), (at(10_000), Clock::Host));
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_camera_clock_that_jumps_an_hour_leaves_the_time_of_arrival() {
+    fn after_a_camera_clock_jumps_an_hour_the_time_of_arrival_is_used() {
         for jump in [3_600_000, -3_600_000] {
             let mut clock = CaptureClock::default();
             for frame in 1..100 {
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_camera_that_is_a_little_behind_its_first_frame_does_not_bunch() {
+    fn a_small_lag_behind_the_first_frame_does_not_bunch_frames() {
         let mut clock = CaptureClock::default();
         let mut last = stamp(&mut clock, 0, None);
         let mut steps = Vec::new();
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn the_host_set_beside_a_good_camera_changes_nothing() {
+    fn setting_the_host_clock_does_not_change_a_trusted_camera_clock() {
         for step in [-3000, 3000] {
             let mut clock = CaptureClock::default();
             for frame in 1..100u64 {
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_that_come_in_a_burst_keep_their_times() {
+    fn frames_that_come_in_a_burst_keep_their_times() {
         let mut clock = CaptureClock::default();
         // No frame arrives from 10 s to 13 s; then all arrive at once.
         for frame in 1..60u64 {
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn the_host_set_back_an_hour_takes_its_frames_back_at_their_own_rate() {
+    fn setting_the_host_clock_back_an_hour_keeps_the_frame_rate() {
         let mut clock = CaptureClock::default();
         let hour = 3_600_000_000_000;
         let before: Vec<_> = (1..10).map(|n| clock.stamp(run(n * 500), origin(), None)).collect();
@@ -328,7 +328,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_order_never_goes_back_and_utc_only_by_a_step(
+        fn order_never_goes_back_and_utc_goes_back_only_by_a_step(
             frames in prop::collection::vec(
                 (0u64..20_000, prop::option::of(-20_000i64..20_000), prop::option::of(-5000i64..5000)),
                 1..50,

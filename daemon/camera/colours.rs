@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn padding_at_the_ends_of_rows_is_left_out() {
+    fn row_padding_is_removed() {
         let data = [1, 2, 3, 0, 4, 5, 6];
         assert_eq!(packed(&data, 3, 2, 4).as_deref(), Some(&[1, 2, 3, 4, 5, 6][..]));
         assert_eq!(packed(&data[..6], 3, 2, 3).as_deref(), Some(&data[..6]));

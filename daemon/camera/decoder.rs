@@ -168,7 +168,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hardware_comes_first_and_software_when_it_failed() {
+    fn software_decoding_follows_a_failed_hardware_decoder() {
         let decoders = Codec::H264.decoders();
         let exists = |name: &str| matches!(name, "avdec_h264" | "vah264dec");
         assert_eq!(choose(&decoders, false, exists).unwrap().element, "vah264dec");

@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_camera_without_room_is_not_a_wrong_password() {
+    fn a_camera_with_too_many_sessions_is_not_a_wrong_password() {
         for code in [453, 503] {
             let error = CameraError::of_status("SETUP", code, "Not Now");
             assert_eq!(error.state(), CameraState::Lost);
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cause_in_brackets_is_told() {
+    fn the_cause_in_brackets_is_reported() {
         let debug =
             "gstrtspsrc.c(5428): gst_rtsp_conninfo_connect ():\nFailed to connect. (Timeout)";
         assert_eq!(words("Could not open resource.", debug), "Could not open resource: Timeout");

@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_comes_in_half_the_time_out_and_every_fifteen_seconds_at_least() {
+    fn keep_alive_is_sent_at_half_the_timeout_and_at_least_every_fifteen_seconds() {
         for (timeout, pause) in [(1, 1), (10, 5), (30, 15), (60, 15), (600, 15)] {
             let (mut alive, begun) = playing(Learnt::default(), "", timeout);
             assert_eq!(alive.due(begun + SECOND * pause - SECOND / 10), None);
@@ -174,13 +174,13 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_sent_before_it_plays() {
+    fn no_keep_alive_is_sent_before_play() {
         let now = Instant::now();
         assert_eq!(KeepAlive::new(Learnt::default(), now).due(now + SECOND * 100), None);
     }
 
     #[test]
-    fn the_other_method_is_used_after_a_refusal_silence_or_an_end() {
+    fn the_keep_alive_method_changes_after_a_refusal_silence_or_disconnect() {
         let (mut alive, begun) = playing(Learnt::default(), "OPTIONS, GET_PARAMETER", 30);
         assert_eq!(alive.due(begun + SECOND * 15), Some(Method::GetParameter));
         alive.answered(501, begun + SECOND * 16);
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_method_that_has_long_worked_is_kept() {
+    fn a_keep_alive_method_that_has_long_worked_is_kept() {
         let (mut alive, begun) = playing(Learnt::default(), "", 10);
         for at in 1..=9 {
             assert_eq!(alive.due(begun + SECOND * 5 * at), Some(Method::Options));

@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn exactly_the_wanted_rate_comes_through() {
+    fn the_configured_rate_is_delivered_exactly() {
         for (fps, wanted) in
             [(0.5, 30), (1.0, 60), (2.0, 120), (5.0, 300), (7.0, 420), (25.0, 1500)]
         {
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slower_camera_loses_nothing() {
+    fn a_slower_camera_loses_no_frame() {
         assert_eq!(admitted(10.0, 4, 60), 240);
     }
 
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_jump_back_is_a_new_beginning() {
+    fn a_jump_back_in_time_restarts_pacing() {
         let mut pace = Pace::new(1.0);
         assert!(pace.admits(on_time(100 * SECOND), true));
         assert!(pace.admits(on_time(5 * SECOND), true));
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_whose_time_stands_still_is_looked_at() {
+    fn a_stream_with_constant_timestamps_is_still_sampled() {
         let mut pace = Pace::new(2.0);
         let admitted: Vec<_> = (0..250u64)
             .map(|picture| picture * SECOND / 25)
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_from_the_network_is_spread_by_the_streams_time() {
+    fn a_network_burst_is_paced_by_stream_time() {
         let mut pace = Pace::new(5.0);
         let burst = |second: u64| {
             (0..25u64).map(move |picture| Moment {
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_of_the_time_that_decides_costs_no_frame() {
+    fn a_change_of_the_time_source_loses_no_frame() {
         for ahead in [-800_000_000i64, 0, 900_000_000] {
             let mut pace = Pace::new(2.0);
             let mut admitted = Vec::new();
@@ -171,7 +171,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn never_more_than_wanted_and_jitter_costs_none(
+        fn the_rate_is_never_exceeded_and_jitter_loses_no_frame(
             jitter in prop::collection::vec(0u64..4_000_000, 250),
             fps in 0.2f64..25.0,
         ) {

@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn packets_come_whatever_rtp_info_says() {
+    fn packets_are_accepted_with_any_rtp_info() {
         gst::init().unwrap();
         // The packets' numbers are more than half of the number range above `seqnum-base`, so they
         // seem older.

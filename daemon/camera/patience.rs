@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_camera_without_pictures_has_stalled() {
+    fn a_camera_without_frames_has_stalled() {
         assert_eq!(patience().judge(&live()), Verdict::Well);
         let silent = Signs { picture: Some(SECONDS(6)), decoded: Some(SECONDS(6)), ..live() };
         assert_eq!(patience().judge(&silent), Verdict::Stalled(SECONDS(5)));
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_frame_is_waited_for_while_packets_come() {
+    fn waiting_for_a_key_frame_is_not_a_stall() {
         let waits = |connected| Signs {
             connected: Some(SECONDS(connected)),
             packet: Some(Duration::from_millis(40)),
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn no_wait_is_without_an_end() {
+    fn every_wait_ends() {
         let mut patience = patience();
         let dies = Signs { pictures: 1, interval: Duration::ZERO, ..live() };
         for _ in 0..100 {

@@ -262,7 +262,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn key_frames_that_stay_in_the_decoder_are_counted() {
+    fn key_frames_without_decoded_output_are_counted() {
         gst::init().unwrap();
         let pipeline = gst::parse::launch(
             "videotestsrc is-live=true ! identity name=parser ! valve name=decoder drop=true \

@@ -617,7 +617,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stranger_is_not_let_through() {
+    fn a_connection_without_the_secret_is_refused() {
         let camera = TcpListener::bind("127.0.0.1:0").unwrap();
         camera.set_nonblocking(true).unwrap();
         let relay = relay_to(&camera, None);
@@ -631,7 +631,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_have_the_number_of_their_question_and_the_camera_never_sees_the_word() {
+    fn replies_keep_their_cseq_and_the_camera_never_sees_the_secret() {
         let camera = TcpListener::bind("127.0.0.1:0").unwrap();
         let relay = relay_to(&camera, None);
         let client = ask(&relay, relay.word());
@@ -647,7 +647,7 @@ mod tests {
     }
 
     #[test]
-    fn a_way_to_prove_a_password_that_is_not_known_is_told() {
+    fn an_unknown_authentication_scheme_is_reported() {
         let camera = TcpListener::bind("127.0.0.1:0").unwrap();
         let login = Login { username: "me".into(), password: "Planted".into() };
         let relay = relay_to(&camera, Some(login));

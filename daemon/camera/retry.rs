@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn each_change_is_told_once() {
+    fn each_state_change_is_reported_once() {
         let lost = || Some(CameraError::Lost("connection refused".into()));
         let mut script = Script(vec![
             (true, Some(CameraError::Stalled(Duration::from_secs(5)))),

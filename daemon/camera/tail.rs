@@ -337,7 +337,7 @@ mod tests {
     const WHITE: [u16; 3] = [235, 128, 128];
 
     #[test]
-    fn pixels_that_are_not_square_are_stretched() {
+    fn non_square_pixels_are_stretched() {
         let mut pipe = Pipe::new();
         let halves = |component: u32, x: u32, _| {
             let middle = if component == 0 { 176 } else { 88 };
@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn interlaced_pictures_are_not_combed() {
+    fn interlaced_video_is_deinterlaced() {
         let mut pipe = Pipe::new();
         // The upper field shows another moment than the lower one.
         let combed = |component: u32, _, y: u32| match component {
@@ -437,7 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_sizes_and_changes_of_size_come_whole() {
+    fn odd_sizes_and_size_changes_are_delivered_intact() {
         let mut pipe = Pipe::new();
         let colour = [145, 84, 64];
         for format in [VideoFormat::I420, VideoFormat::Nv12, VideoFormat::I42210le] {
@@ -465,7 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_is_as_old_as_its_presentation_time() {
+    fn the_age_of_a_frame_is_that_of_its_presentation_time() {
         let mut watch = watch();
         let timing = watch.judge(ms(1500), Some(ms(1000)), Some(ms(1300)));
         assert_eq!(timing, Timing { age: Duration::from_millis(500), believed: true });
@@ -479,7 +479,7 @@ mod tests {
     }
 
     #[test]
-    fn times_that_cannot_be_are_replaced_by_the_time_of_arrival() {
+    fn impossible_timestamps_are_replaced_by_the_time_of_arrival() {
         let mut watch = watch();
         watch.judge(ms(1000), Some(ms(42)), Some(ms(1000)));
         // The stream's time stands still.

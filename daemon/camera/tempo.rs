@@ -168,14 +168,14 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_was_mended_is_believed_again() {
+    fn a_corrected_clock_is_trusted_again() {
         let mut tempo = Tempo::new(false);
         assert!(!play(&mut tempo, 0.0, 5.0, 10.0, 1.0).iter().any(|(_, steady)| *steady));
         assert!(play(&mut tempo, 5.0, 10.0, 10.0, 1.0).iter().any(|(_, steady)| *steady));
     }
 
     #[test]
-    fn jumps_and_wraps_of_rtp_time_are_no_drift() {
+    fn jumps_and_wraps_of_rtp_time_are_not_drift() {
         for jump in [3600.0, -30.0, 20_000.0] {
             let mut tempo = Tempo::new(true);
             let mut steady = true;
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_that_stands_for_seconds_is_no_drift() {
+    fn a_network_pause_is_not_drift() {
         let mut tempo = Tempo::new(true);
         for picture in 0..600u64 {
             let at = picture as f64 / 20.0;
@@ -202,7 +202,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn jitter_is_no_drift(jitter in prop::collection::vec(0u64..400_000_000, 600)) {
+        fn jitter_is_not_drift(jitter in prop::collection::vec(0u64..400_000_000, 600)) {
             let mut tempo = Tempo::new(true);
             for (picture, jitter) in jitter.iter().enumerate() {
                 let at = picture as u64 * 50_000_000;
@@ -212,7 +212,7 @@ mod tests {
         }
 
         #[test]
-        fn no_packet_is_too_odd(
+        fn arbitrary_packets_are_handled(
             packets in prop::collection::vec((any::<u32>(), any::<u32>(), any::<u64>()), 200),
         ) {
             let mut tempo = Tempo::new(true);

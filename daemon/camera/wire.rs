@@ -200,7 +200,7 @@ mod tests {
     const ANSWER: &[u8] = b"RTSP/1.0 200 OK\r\nCSeq: 3\r\ncontent-length: 2\r\n\r\nhi";
 
     #[test]
-    fn a_body_of_any_length_that_is_named_is_no_message_when_too_long() {
+    fn a_message_with_a_too_long_body_is_rejected() {
         for length in [LONGEST + 1, usize::MAX - 3, usize::MAX] {
             let bytes = format!("RTSP/1.0 200 OK\r\nContent-Length: {length}\r\n\r\nv=0");
             assert!(matches!(first_piece(bytes.as_bytes(), &[]), Piece::Junk(_)), "{length}");
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn packets_and_messages_are_told_apart() {
+    fn packets_and_messages_are_distinguished() {
         assert_eq!(
             first_piece(ANSWER, &[]),
             Piece::Message { head: ANSWER.len() - 2, all: ANSWER.len() }
@@ -253,7 +253,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_taken_apart_without_an_end(bytes: Vec<u8>, channels: Vec<u8>) {
+        fn arbitrary_bytes_are_parsed_without_hanging(bytes: Vec<u8>, channels: Vec<u8>) {
             let mut rest = &bytes[..];
             while let Piece::Packet(taken)
             | Piece::Message { all: taken, .. }

@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn values_of_secret_keys_are_hidden_in_queries_and_paths() {
+    fn credentials_in_queries_and_paths_are_hidden() {
         for (text, shown) in [
             (
                 "rtsp://h/user=admin_password=tlJwpbo6_channel=1_stream=0.sdp?real_stream",

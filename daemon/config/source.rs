@@ -193,7 +193,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_secret_in_a_url_is_in_no_text_of_its_source(
+        fn a_secret_in_a_url_never_appears_in_text(
             secret in "[A-Z]{8}[^\\s\"<>=&]{0,4}[A-Z]{8}",
             frame in 0usize..4,
         ) {

@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_password_is_read_without_what_editors_add() {
+    fn a_trailing_newline_is_not_part_of_a_password() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("password");
         for (written, read) in [
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn two_machines_are_two_clients() {
+    fn client_ids_differ_between_machines() {
         assert_eq!(client_id_of("attic\n"), "lookout-attic");
         assert_eq!(client_id_of("Büro 2.example.org"), "lookout-B-ro-2");
         assert_eq!(client_id_of("\n"), "lookout");

@@ -489,7 +489,7 @@ mod tests {
     }
 
     #[test]
-    fn parameter_sets_are_cut_out_of_an_access_unit() {
+    fn parameter_sets_are_extracted_from_an_access_unit() {
         let unit =
             [0, 0, 0, 1, 0x09, 0xf0, 0, 0, 0, 1, 0x67, 1, 2, 0, 0, 1, 0x68, 3, 0, 0, 1, 0x65, 9];
         let sets = parameter_sets(&unit, Codec::H264);

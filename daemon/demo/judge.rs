@@ -422,7 +422,7 @@ mod tests {
 
     /// Compares with the windows, texts and verdicts that `models/demo/cases.py` wrote.
     #[test]
-    fn judges_as_the_trainer_does() {
+    fn verdicts_agree_with_the_trainers() {
         let file = include_str!("../../models/demo/truth-cases.json");
         let file: Value = serde_json::from_str(file).expect("JSON");
         let sidecars: Vec<Sidecar> =
@@ -457,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn captions_are_read() {
+    fn caption_claims_are_parsed() {
         let (said, after) = read(
             "First a person in a red jacket walks in from the left and stops, then a dog runs from right to left.",
         );

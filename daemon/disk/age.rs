@@ -193,7 +193,7 @@ mod tests {
     proptest! {
         /// Holds for any clocks of all runs.
         #[test]
-        fn before_the_clock_is_believed_nothing_is_older_than_it_is(
+        fn ages_are_never_overestimated_before_the_clock_is_trusted(
             runs in runs(-60 * YEAR as i64..80 * YEAR as i64),
             off in 0u64..1_000_000,
         ) {
@@ -205,7 +205,7 @@ mod tests {
 
         /// Frames of 2099 make no other frame too old.
         #[test]
-        fn a_clock_that_was_ahead_makes_nothing_older_than_it_is(
+        fn a_clock_that_was_ahead_overestimates_no_age(
             runs in runs(0..80 * YEAR as i64),
             off in 0u64..1_000_000,
         ) {
@@ -216,7 +216,7 @@ mod tests {
         }
 
         #[test]
-        fn where_all_clocks_are_right_so_are_the_ages(
+        fn with_correct_clocks_ages_are_exact(
             runs in runs(Just(0)),
             off in 0u64..1_000_000,
         ) {
@@ -226,7 +226,7 @@ mod tests {
         }
 
         #[test]
-        fn a_claim_of_more_than_a_year_is_not_believed(
+        fn a_claimed_age_above_a_year_is_not_trusted(
             runs in runs(-60 * YEAR as i64..80 * YEAR as i64),
             (off, wrong) in (0u64..1_000_000, 2 * YEAR..80 * YEAR),
         ) {
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_is_believed_when_it_has_kept_step_for_a_quarter_of_an_hour() {
+    fn a_clock_is_trusted_after_15_minutes_without_a_step() {
         let mut clock = WallClock::default();
         let mut at =
             |uptime, wall| clock.is_confirmed(Now { uptime: seconds(uptime), wall: at(wall) });
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_segment_whose_times_are_unknown_leaves_with_the_next() {
+    fn a_segment_with_unknown_times_is_deleted_with_the_next() {
         let times = |run, first, last| {
             Some(Times { run, first: seconds(first), last: seconds(last), newest: at(last) })
         };

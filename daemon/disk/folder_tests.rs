@@ -74,7 +74,7 @@ fn spoil(path: &Path, segment: u64) {
 }
 
 #[test]
-fn what_is_written_is_found_at_the_next_start() {
+fn written_frames_are_restored_at_the_next_start() {
     let dir = temporary();
     let (mut folder, found) = open(dir.path(), BOUNDS);
     assert!(found.is_empty() && !folder.more_before());
@@ -101,7 +101,7 @@ fn what_is_written_is_found_at_the_next_start() {
 }
 
 #[test]
-fn the_oldest_leave_for_room() {
+fn the_oldest_segments_are_deleted_for_space() {
     let dir = temporary();
     let small = Bounds { bytes: 64 << 10, ..BOUNDS };
     let (mut folder, _) = open(dir.path(), small);
@@ -126,7 +126,7 @@ fn the_oldest_leave_for_room() {
 }
 
 #[test]
-fn frames_leave_when_they_are_too_old_and_numbers_go_on() {
+fn expired_frames_are_deleted_and_numbering_continues() {
     let dir = temporary();
     let short = Bounds { retention: seconds(160), ..BOUNDS };
     let (mut folder, _) = open(dir.path(), short);
@@ -193,7 +193,7 @@ fn a_wrong_clock_deletes_nothing() {
 }
 
 #[test]
-fn what_has_grown_old_while_the_daemon_did_not_run_leaves_once_the_clock_is_believed() {
+fn frames_that_expired_while_stopped_are_deleted_once_the_clock_is_trusted() {
     let dir = temporary();
     let (mut folder, _) = open(dir.path(), BOUNDS);
     write(&mut folder, 0..100);
@@ -209,7 +209,7 @@ fn what_has_grown_old_while_the_daemon_did_not_run_leaves_once_the_clock_is_beli
 }
 
 #[test]
-fn a_segment_that_cannot_be_deleted_is_set_aside_and_the_next_leaves() {
+fn a_segment_that_cannot_be_deleted_is_set_aside_and_the_next_is_deleted() {
     let dir = temporary();
     let small = Bounds { bytes: 64 << 10, retention: seconds(160) };
     let (mut folder, _) = open(dir.path(), small);
@@ -239,7 +239,7 @@ fn a_segment_that_cannot_be_deleted_is_set_aside_and_the_next_leaves() {
 }
 
 #[test]
-fn what_cannot_be_deleted_at_all_keeps_the_bound_and_says_why() {
+fn if_no_segment_can_be_deleted_the_limit_holds_and_the_reason_is_reported() {
     let dir = temporary();
     let small = Bounds { bytes: 32 << 10, ..BOUNDS };
     let (mut folder, _) = open(dir.path(), small);
@@ -261,7 +261,7 @@ fn what_cannot_be_deleted_at_all_keeps_the_bound_and_says_why() {
 }
 
 #[test]
-fn a_segment_that_cannot_be_read_is_set_aside_and_the_others_are_there() {
+fn a_segment_that_cannot_be_read_is_set_aside_and_the_others_are_restored() {
     let dir = temporary();
     let small = Bounds { bytes: 64 << 10, ..BOUNDS };
     let (mut folder, _) = open(dir.path(), small);
@@ -291,7 +291,7 @@ fn a_segment_that_cannot_be_read_is_set_aside_and_the_others_are_there() {
 }
 
 #[test]
-fn of_a_complete_segment_only_the_index_is_read() {
+fn a_complete_segment_is_restored_from_its_index_alone() {
     let dir = temporary();
     let (mut folder, _) = open(dir.path(), Bounds { bytes: 64 << 10, ..BOUNDS });
     let places = write(&mut folder, 0..40);
@@ -310,7 +310,7 @@ fn of_a_complete_segment_only_the_index_is_read() {
 }
 
 #[test]
-fn a_segment_without_an_index_or_with_a_damaged_one_is_read_and_gets_one() {
+fn a_missing_or_damaged_index_is_rebuilt() {
     let dir = temporary();
     let (mut folder, _) = open(dir.path(), BOUNDS);
     write(&mut folder, 0..10);
@@ -378,7 +378,7 @@ fn a_folder_or_a_segment_that_somebody_deletes_is_noticed() {
 }
 
 #[test]
-fn damage_costs_no_more_than_it_must() {
+fn damage_loses_only_the_affected_frames() {
     let dir = temporary();
     let (mut folder, _) = open(dir.path(), BOUNDS);
     let places = write(&mut folder, 0..30);
@@ -402,7 +402,7 @@ fn damage_costs_no_more_than_it_must() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
     #[test]
-    fn a_write_cut_off_anywhere_costs_only_itself(whole in 1u64..12, cut in 0usize..2200) {
+    fn a_truncated_write_loses_only_its_own_frame(whole in 1u64..12, cut in 0usize..2200) {
         let dir = temporary();
         let (mut folder, _) = open(dir.path(), BOUNDS);
         let places = write(&mut folder, 0..whole);

@@ -179,7 +179,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read(
+        fn written_data_is_read_back(
             frames in prop::collection::vec(("[a-c]{1,2}", 0u64..1 << 30), 0..40),
         ) {
             let (builder, wanted) = built(&frames);
@@ -192,7 +192,7 @@ mod tests {
         }
 
         #[test]
-        fn one_wrong_bit_is_seen(at: prop::sample::Index, bit in 0u32..8) {
+        fn a_flipped_bit_is_detected(at: prop::sample::Index, bit in 0u32..8) {
             let (builder, _) = built(&[("gate".into(), 1), ("yard".into(), 2)]);
             let mut bytes = builder.encode(200);
             let at = at.index(bytes.len());

@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn full_means_not_written_and_the_next_record_says_so() {
+    fn a_full_queue_drops_the_record_and_the_next_one_counts_it() {
         let queue = Queue::new(2, 8);
         assert!(queue.write(write(0)) && queue.write(write(1)));
         assert!(!queue.write(write(2)));
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn closing_lets_what_waits_end() {
+    fn closing_finishes_queued_jobs() {
         let queue = Queue::new(8, 8);
         let asker = Asker::new();
         queue.write(write(0));
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn one_lookup_too_many_is_refused_and_a_question_is_not() {
+    fn excess_lookups_are_refused_and_questions_are_not() {
         let queue = Queue::new(8, 2);
         let (gone, stays) = (Asker::new(), Asker::new());
         assert!(queue.read(lookup(&gone)).is_ok() && queue.read(lookup(&stays)).is_ok());
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_waits_for_is_not_read() {
+    fn abandoned_reads_are_skipped() {
         let queue = Queue::new(8, 8);
         let (gone, stays) = (Asker::new(), Asker::new());
         assert!(queue.read(lookup(&gone)).is_ok() && queue.read(lookup(&stays)).is_ok());
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_that_cannot_be_read_is_missing_and_the_others_are_there() {
+    fn an_unreadable_frame_is_missing_and_the_others_are_returned() {
         let asker = Asker::new();
         let read = ReadRequest::question((0..3).map(wanted).collect(), Box::new(asker.clone()));
         let step =
@@ -365,7 +365,7 @@ mod tests {
     proptest! {
         /// The first queued write waits for one JPEG at most, the second for one more, and so on.
         #[test]
-        fn a_write_waits_for_one_picture_and_all_is_done_in_the_end(steps in steps()) {
+        fn a_write_waits_for_at_most_one_read_and_every_job_is_done(steps in steps()) {
             let queue = Queue::new(16, 4);
             let asker = Asker::new();
             let (mut pictures, mut asked, mut written, mut taken) = (0, 0, 0, 0);

@@ -186,7 +186,7 @@ pub mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read(
+        fn written_data_is_read_back(
             name in "[a-z0-9_-]{1,64}",
             number: u64,
             jpeg in prop::collection::vec(any::<u8>(), 0..300),
@@ -197,7 +197,7 @@ pub mod tests {
         }
 
         #[test]
-        fn one_wrong_bit_is_seen(at: prop::sample::Index, bit in 0u32..8) {
+        fn a_flipped_bit_is_detected(at: prop::sample::Index, bit in 0u32..8) {
             let mut bytes = encode(&record("gate", 3), b"a picture").expect("fits");
             let at = at.index(bytes.len());
             bytes[at] ^= 1 << bit;

@@ -61,7 +61,7 @@ fn written(number: u64) -> WriteRequest {
 }
 
 #[test]
-fn earlier_runs_are_told_in_order_and_what_was_more_is_remembered() {
+fn earlier_runs_are_reported_in_order_and_overflow_is_kept() {
     let dir = tempfile::tempdir().expect("a folder");
     let small = Bounds { bytes: 32 << 10, ..BOUNDS };
     let mut folder = Folder::open(dir.path(), small, 1, Duration::ZERO).expect("opens");
@@ -89,7 +89,7 @@ fn earlier_runs_are_told_in_order_and_what_was_more_is_remembered() {
 }
 
 #[test]
-fn a_deleted_folder_is_created_again_and_its_places_are_forgotten() {
+fn a_deleted_folder_is_created_again_and_its_frames_are_forgotten() {
     let dir = tempfile::tempdir().expect("a folder");
     let path = dir.path().join("frames");
     let disk = Disk::open(path.clone(), BOUNDS, Arc::default());

@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn many_failures_for_long_are_a_broken_model() {
+    fn many_failures_over_time_mean_a_broken_model() {
         let start = Instant::now();
         let broken = |why, seconds: &[u64]| broken(&mut Failures::default(), start, why, seconds);
         assert!(broken(DRIVER, &[0, 1, 2, 3, 5]));

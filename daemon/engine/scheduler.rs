@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn questions_first_then_the_camera_that_waited_longest_for_a_turn() {
+    fn questions_come_first_then_the_camera_that_waited_longest() {
         let mut scheduler = Scheduler::new(2);
         let caption = |s: &mut Scheduler<_, _, _>, c, n| s.caption(c, n, ms(0), ms(100));
         assert_eq!(caption(&mut scheduler, "a", 1), None);
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_be_late_is_skipped_unless_it_has_hardly_waited() {
+    fn late_captions_are_skipped_unless_they_have_barely_waited() {
         let mut scheduler: Scheduler<_, (), _> = Scheduler::new(1);
         scheduler.caption_took(ms(60));
         scheduler.caption("can be kept", (), ms(0), ms(100));
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn the_retry_delay_is_what_those_who_wait_will_take() {
+    fn the_retry_delay_is_the_time_that_the_queue_takes() {
         let mut scheduler: Scheduler<(), (), ()> = Scheduler::new(8);
         assert_eq!(scheduler.retry_after(0), ms(1000));
         scheduler.job_took(ms(300));
@@ -361,7 +361,7 @@ mod tests {
         /// would have been late are skipped. The worker never idles while a deadline could be met
         /// (otherwise captions would be left at the end), and everything comes out once.
         #[test]
-        fn nothing_that_could_be_kept_is_skipped(
+        fn no_caption_is_skipped_that_could_be_in_time(
             closes in prop::collection::vec((0u64..20_000, 0usize..9), 0..120),
             freshness in 1u64..3000,
             share in 1u64..80,
@@ -403,7 +403,7 @@ mod tests {
         /// Holds for any order of closing, starting, refusing and ending: each camera has at most
         /// one caption in progress, and its captions are finished in the order of its windows.
         #[test]
-        fn a_cameras_captions_are_never_done_out_of_order(
+        fn captions_of_a_camera_stay_in_order(
             steps in prop::collection::vec((0usize..3, 0u8..8), 0..300),
         ) {
             let mut scheduler: Scheduler<usize, (), u64> = Scheduler::new(2);
@@ -453,7 +453,7 @@ mod tests {
 
         /// Every job comes out once, is replaced once, is skipped once, or is refused.
         #[test]
-        fn nothing_is_lost_or_doubled(steps in prop::collection::vec((0usize..4, 0u8..5), 0..200)) {
+        fn no_job_is_lost_or_duplicated(steps in prop::collection::vec((0usize..4, 0u8..5), 0..200)) {
             let mut scheduler = Scheduler::new(3);
             scheduler.caption_took(ms(5));
             let (mut inside, mut out, mut now) = (0, 0, ms(0));

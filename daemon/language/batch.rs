@@ -567,7 +567,7 @@ mod tests {
 
     /// Tests every run in turn.
     #[test]
-    fn a_spoilt_run_ends_the_sequences_in_it_and_harms_no_other() {
+    fn a_failed_run_ends_only_its_own_sequences() {
         let mut language = language();
         let wanted = ask(&mut language);
         assert!(wanted.iter().all(Result::is_ok), "{wanted:?}");

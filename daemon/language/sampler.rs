@@ -83,14 +83,14 @@ mod tests {
     }
 
     #[test]
-    fn greedy_takes_the_first_of_equals() {
+    fn greedy_sampling_takes_the_first_of_equal_logits() {
         assert_eq!(greedy(&[0.5, 2.0, 2.0, -1.0]), Some(1));
     }
 
     proptest! {
         /// Tests that a logit that is NaN or infinite gives no token, at any position.
         #[test]
-        fn what_is_not_finite_is_no_token(
+        fn non_finite_logits_yield_no_token(
             mut logits in prop::collection::vec(-50.0f32..50.0, 1..60),
             at in any::<prop::sample::Index>(),
             temperature in prop::sample::select(vec![0.0f32, 0.1, 1.0]),
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn nucleus_leaves_out_the_tail() {
+    fn nucleus_sampling_excludes_the_tail() {
         let logits = [0.0, 5.0, 4.0, -3.0];
         for step in 0..100 {
             let picked = nucleus(&logits, 5.0, 1.0, 0.9, step as f32 / 100.0);
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_repeats_itself() {
+    fn the_same_seed_gives_the_same_tokens() {
         let sampling = Sampling::Nucleus { temperature: 1.0, top_p: 1.0, seed: 7 };
         let draw = || {
             let mut sampler = Sampler::new(sampling);

@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn bos_once_at_the_front() {
+    fn bos_comes_once_at_the_front() {
         let prompt = LLAMA.encode_around_image("vi<image>deo<image>").expect("text");
         assert_eq!(prompt.pieces, [vec![1, 299, 719], vec![303, 298], vec![]]);
         assert_eq!(prompt.with_markers(), [1, 299, 719, -200, 303, 298, -200]);
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn a_package_may_have_another_token_for_the_picture() {
+    fn a_package_may_have_another_image_token() {
         let tokenizer = load("chatml_nobos_legacy").with_image_token(Some(769));
         assert_eq!(tokenizer.image_token(), "<|im_end|>");
         let prompt = tokenizer.encode_around_image("a<|im_end|>b").expect("text");
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_that_the_tokenizer_gives_up_is_refused() {
+    fn a_text_that_the_tokenizer_rejects_is_refused() {
         let folder = tempfile::tempdir().expect("a folder");
         let nested = serde_json::json!({
             "version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn a_character_cut_off_at_the_end_is_not_lost() {
+    fn an_incomplete_character_at_the_end_is_not_lost() {
         let mut ids = LLAMA.encode_around_image("ok 🐱").expect("text").pieces.remove(0);
         ids.pop();
         assert_eq!(streamed(&LLAMA, &ids).concat(), LLAMA.decode(&ids).expect("decodes"));
@@ -332,7 +332,7 @@ mod tests {
 
         /// Tests arbitrary ids, like those of an untrained model.
         #[test]
-        fn whole_characters_add_up(ids in prop::collection::vec(0u32..800, 0..40)) {
+        fn streamed_pieces_are_whole_characters(ids in prop::collection::vec(0u32..800, 0..40)) {
             for tokenizer in [&*LLAMA, &*CHATML] {
                 let texts = streamed(tokenizer, &ids);
                 let whole = tokenizer.decode(&ids).expect("decodes");

@@ -424,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_square_grid_of_patches_is_refused() {
+    fn a_grid_of_patches_that_is_not_square_is_refused() {
         for (config, wanted) in [
             (r#"{"model_type": "llava_llama"}"#, "original LLaVA code"),
             (r#"{"model_type": "qwen2_vl"}"#, "\"qwen2_vl\""),

@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_there_once_is_taken() {
+    fn a_single_graph_is_selected() {
         let folder =
             package(&["vision_encoder_int8", "embed_tokens", "decoder_model_merged_q4f16"]);
         let found = chosen(folder.path(), Precision::default());
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn two_precisions_want_a_choice() {
+    fn two_precisions_require_a_choice() {
         let folder = package(&[
             "vision_encoder",
             "embed_tokens",

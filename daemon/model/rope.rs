@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn context_is_what_the_scaling_makes_of_it() {
+    fn the_context_includes_rope_scaling() {
         assert_eq!(Scaling::None.context(4096), 4096);
         assert_eq!(Scaling::Linear { factor: 2.0 }.context(4096), 8192);
         let yarn = Scaling::Yarn {

@@ -392,7 +392,7 @@ pub(super) mod tests {
 
     /// Tests the list of a whole model. The rule that refuses a session on CUDA reads such a list.
     #[test]
-    fn onnxruntime_tells_where_every_operator_runs() {
+    fn the_device_of_every_operator_is_found() {
         let (runtime, package) = on_the_cpu();
         let session = runtime
             .builder(1, &[])
@@ -412,7 +412,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_fails_on_cuda_at_its_first_run_goes_to_the_cpu_only_with_auto() {
+    fn a_first_failure_on_cuda_moves_to_the_cpu_only_with_auto() {
         let failure = "model file x.onnx: CUDA failure 209: no kernel image ; GPU=0 ; line=1";
         let load = |runtime: &Runtime| match &runtime.cuda {
             Ok(()) => Err(ModelError(failure.into())),

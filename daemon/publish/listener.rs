@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn one_connection_too_many_is_closed_until_another_leaves() {
+    async fn an_excess_connection_is_closed_until_another_ends() {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let listener = Listener::bind(Interface::Grpc, any, 2).await.unwrap();
         let addr = listener.local_addr().unwrap();

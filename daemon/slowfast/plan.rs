@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_plan_is_refused() {
+    fn invalid_plans_are_rejected() {
         for text in [
             "fast",
             "slowfast-slow_10frms_concat-fast_4x4",

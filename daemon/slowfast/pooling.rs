@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_pooled_is_refused() {
+    fn grids_that_cannot_be_pooled_are_rejected() {
         let pool = Pool::Avg2d;
         assert_eq!(pool.tokens_out(12), Err(PoolError::NotSquare { pool, tokens: 12 }));
         assert_eq!(pool.tokens_out(1), Err(PoolError::NothingLeft { pool, tokens: 1 }));

@@ -51,7 +51,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn uniform_is_ascending_and_inside(total in 0usize..5000, requested in 0usize..200) {
+        fn uniform_samples_are_ascending_and_in_range(total in 0usize..5000, requested in 0usize..200) {
             let picked = uniform(total, requested);
             proptest::prop_assert_eq!(picked.len(), total.min(requested));
             proptest::prop_assert!(picked.windows(2).all(|w| w[0] <= w[1]));
@@ -59,7 +59,7 @@ mod tests {
         }
 
         #[test]
-        fn slow_is_inside(frames in 1usize..300, count in 1usize..64) {
+        fn slow_frames_are_in_range(frames in 1usize..300, count in 1usize..64) {
             let picked = slow(frames, count);
             proptest::prop_assert_eq!(picked.len(), count);
             proptest::prop_assert!(picked.windows(2).all(|w| w[0] <= w[1]));

@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_f16_cannot_hold_is_seen() {
+    fn values_beyond_f16_are_detected() {
         let plan: Plan = "1:slowfast-slow_1frms_concat-fast_1x1".parse().expect("plan");
         let finite = |rows: &[f32]| {
             pool_frame(Grid { rows, tokens: 1, dim: 2 }, &plan).expect("square").is_finite()

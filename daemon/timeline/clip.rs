@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_window() {
+    fn a_complete_window_has_no_gap() {
         let frames: Vec<_> = (0..20).map(|i| (i, i * 500)).collect();
         let clip = clip(&ring(&frames), 2000, 6000);
         assert_eq!(clip.coverage.frames_expected, 4);
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_before_the_start_is_told_apart() {
+    fn time_before_the_start_has_its_own_cause() {
         // The run began at 0.5 s, and its first frame arrived at 4 s.
         let restarted = |frames: [u64; 2]| {
             let mut ring = Ring::new(THIRTY_SECONDS());
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_hot_is_chosen_only_where_it_can_be_encoded_again() {
+    fn frames_without_tokens_are_selected_only_for_re_encoding() {
         let size = entry(0, 0, 0).bytes();
         let mut ring = Ring::new(limits(60_000, 4 * size, 1 << 20));
         for number in 0..10 {
@@ -338,13 +338,13 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_nothing() {
+    fn an_empty_ring_has_no_clip() {
         assert!(clip_of(&ring(&[]), 0, 9000, 0, Tiers::All).is_none());
     }
 
     proptest::proptest! {
         #[test]
-        fn a_frame_is_seen_once_and_in_order(
+        fn a_frame_is_selected_once_and_in_order(
             steps in proptest::collection::vec((1u64..3000, 1u64..4), 1..80),
             (from, length) in (0u64..60_000, 1u64..60_000),
             hot in 1usize..60,

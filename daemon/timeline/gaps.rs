@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_set_on_leaves_out_times() {
+    fn a_clock_set_forward_leaves_times_out() {
         let ring = ring(&frames(20_000, |t| HOUR + t + if t < 10_000 { 0 } else { HOUR }));
         let step = (GapCause::Clock, HOUR + 9500, 2 * HOUR + 10_000);
         assert_eq!(gaps_of(&ring, between(HOUR, 2 * HOUR + 20_000)), [step]);
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_set_back_has_times_twice() {
+    fn a_clock_set_back_repeats_times() {
         let ring = ring(&frames(20_000, |t| 2 * HOUR + t - if t < 10_000 { 0 } else { HOUR }));
         let step = (GapCause::Clock, HOUR + 9500, HOUR + 10_000);
         assert_eq!(gaps_of(&ring, window(&ring, 20_000)), [step]);
@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn a_start_in_1970_shows_what_an_earlier_run_saw_and_that_the_clock_was_set() {
+    fn after_a_start_in_1970_earlier_frames_and_the_step_are_found() {
         let now = 500_000 * HOUR;
         // The earlier run ended an hour before this one began. NTP set the clock 20 s after that.
         let mut ring = ring(&frames(40_000, |t| if t < 20_000 { 7000 + t } else { now + t }));
@@ -422,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_that_were_no_pictures_are_called_so() {
+    fn undecodable_frames_are_a_gap_of_their_own() {
         let mut ring = ring(&[(0, 0, 0), (1, 500, 500), (7, 3500, 3500), (8, 4000, 4000)]);
         for number in 2..7 {
             ring.corrupt(id(number));
@@ -438,7 +438,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn each_step_is_a_gap_of_its_window_and_nothing_else_is(
+        fn each_clock_step_is_a_gap_and_nothing_else_is(
             steps in prop::collection::vec(prop::option::weighted(0.1, -100_000i64..100_000), 2..60),
         ) {
             let mut ring = keeps_all();

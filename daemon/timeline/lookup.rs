@@ -140,7 +140,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn frames_of_1970_do_not_stand_for_what_is_still_to_come_from_disk() {
+    fn frames_of_1970_do_not_replace_frames_still_on_disk() {
         let mut ring = Ring::new(limits(60_000, 1 << 20, 1 << 20));
         ring.push(entry(0, 1000, 0));
         let began = at(9_000_000);
@@ -157,7 +157,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_clock_set_on_by_two_weeks_keeps_the_hot_tier() {
+    fn a_clock_set_forward_two_weeks_keeps_the_hot_tier() {
         let mut ring = Ring::new(limits(60_000, 1 << 20, 1 << 20));
         let fortnight = 14 * 24 * 3_600_000;
         for number in 0..40 {

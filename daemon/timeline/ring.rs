@@ -450,7 +450,7 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn bounds_hold_and_nothing_is_lost_uncounted(
+        fn limits_hold_and_every_eviction_is_counted(
             steps in steps(),
             (hot_age, warm_age) in (100u64..20_000, 100u64..40_000),
             (hot_bytes, warm_bytes) in (1usize..20_000, 0usize..10_000),

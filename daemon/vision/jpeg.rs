@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn wide_pictures_shrink_and_small_ones_stay() {
+    fn large_images_are_scaled_down_and_small_ones_kept() {
         let mut codec = JpegCodec::new(32, 0, 80).expect("turbojpeg");
         for (width, height, wanted) in
             [(64, 48, (32, 24)), (20, 90, (20, 90)), (33, 7, (32, 7)), (640, 1, (32, 1))]
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn no_side_is_shorter_than_the_model_sees() {
+    fn no_side_is_shorter_than_the_models_input() {
         assert_eq!(fitted(1920, 1080, 640, 336), (640, 360));
         assert_eq!(fitted(1920, 1080, 640, 384), (683, 384));
         assert_eq!(fitted(1080, 1920, 100, 336), (336, 597));
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_picture_is_refused() {
+    fn data_that_is_not_an_image_is_rejected() {
         let mut codec = JpegCodec::new(16, 0, 90).expect("turbojpeg");
         assert!(codec.encode(&[0; 5], 2, 1).is_err());
         assert!(codec.encode(&[], 0, 0).is_err());

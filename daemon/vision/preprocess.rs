@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn clips_own_file() {
+    fn the_preprocessor_file_of_clip_is_read() {
         let clip = clip();
         assert_eq!((clip.size, clip.mean[0], clip.std[2]), (336, 0.481_454_66, 0.275_777_1));
         assert_eq!(clip.canvas_colour(), [122, 116, 104]);
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_honoured_is_refused_by_name() {
+    fn unsupported_settings_are_refused_by_name() {
         for (from, to, wanted) in [
             (r#""resample": 3"#, r#""resample": 2"#, "resample = 2; only 3 (bicubic)"),
             (r#""do_resize": true"#, r#""do_resize": false"#, "do_resize = false"),
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_of_the_models_size_is_only_normalised() {
+    fn an_image_of_the_models_size_is_only_normalised() {
         let preprocess =
             Preprocess { size: 2, mean: [0.5; 3], std: [0.5; 3], resize: Resize::Stretch };
         let mut out = [0.0; 12];

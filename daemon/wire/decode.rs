@@ -296,7 +296,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_goes_out_comes_back(
+        fn messages_survive_a_round_trip(
             run: u64,
             sequence: u64,
             published_at in times(),
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn another_version_is_named() {
+    fn a_reply_of_another_version_is_reported() {
         assert_eq!(event(proto::Event::default()), Err(Unreadable("published_at")));
     }
 }

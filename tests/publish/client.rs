@@ -116,7 +116,7 @@ async fn the_client_prints_for_people() {
 }
 
 #[tokio::test]
-async fn a_daemon_that_is_not_there_is_said() {
+async fn a_missing_daemon_is_reported() {
     let address = format!("127.0.0.1:{}", free_port());
     let error =
         lookout::client::cameras(&address, Output::Text, &mut Vec::new()).await.unwrap_err();
@@ -126,7 +126,7 @@ async fn a_daemon_that_is_not_there_is_said() {
 }
 
 #[tokio::test]
-async fn a_watch_finds_the_daemon_again() {
+async fn a_watch_reconnects_to_the_daemon() {
     let mut daemon = Daemon::start(10).await;
     daemon.caption("before");
     let mut out = Lines::until(2);

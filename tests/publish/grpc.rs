@@ -89,7 +89,7 @@ async fn numbers_out_of_range_are_refused_or_clamped_over_grpc() {
 }
 
 #[tokio::test]
-async fn an_event_of_another_run_is_not_taken_for_one_of_this() {
+async fn events_of_different_runs_are_distinguished() {
     let daemon = Daemon::start(100).await;
     for n in 1..=8 {
         daemon.caption(&format!("caption {n}"));
@@ -129,7 +129,7 @@ async fn an_event_of_another_run_is_not_taken_for_one_of_this() {
 }
 
 #[tokio::test]
-async fn a_slow_reader_is_told_its_loss_and_delays_nobody() {
+async fn a_slow_reader_receives_the_number_of_missed_events_and_delays_nobody() {
     const EVENTS: u64 = 1000;
     let daemon = Daemon::start(50).await;
     let from_first = proto::WatchRequest { from_sequence: 1, ..Default::default() };
@@ -277,7 +277,7 @@ async fn older_clients_can_reflect_too() {
 }
 
 #[tokio::test]
-async fn silent_clients_keep_nobody_out() {
+async fn silent_clients_do_not_lock_others_out() {
     let daemon = Daemon::start(10).await;
     let mut silent = Vec::new();
     for n in 0..2 * CONNECTIONS {
@@ -317,7 +317,7 @@ async fn a_client_with_a_watch_stays_connected_while_nothing_happens() {
 }
 
 #[tokio::test]
-async fn a_request_too_large_is_refused_and_its_connection_goes_on() {
+async fn an_oversized_request_is_refused_and_its_connection_stays() {
     let daemon = Daemon::start(10).await;
     let mut client = daemon.client().await;
     let question = "why? ".repeat(800_000);
@@ -338,7 +338,7 @@ async fn streams_end_when_the_daemon_stops() {
 }
 
 #[tokio::test]
-async fn an_occupied_address_is_one_sentence() {
+async fn an_occupied_address_is_reported_in_one_sentence() {
     let first = listener(Interface::Grpc, "127.0.0.1:0".parse().unwrap()).await.unwrap();
     let addr = first.local_addr().unwrap();
     let error = listener(Interface::Http, addr).await.err().unwrap();

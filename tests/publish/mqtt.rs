@@ -72,26 +72,26 @@ async fn all_but_the_third_arrive(port: u16, heard: u16) {
 }
 
 #[tokio::test]
-async fn an_event_larger_than_the_broker_takes_holds_up_nothing() {
+async fn an_event_too_large_for_the_broker_blocks_nothing() {
     let broker = Broker::start_on(free_port(), "max_packet_size 6000\n");
     all_but_the_third_arrive(broker.port, broker.port).await;
 }
 
 #[tokio::test]
-async fn an_event_that_the_broker_refuses_holds_up_nothing() {
+async fn an_event_that_the_broker_refuses_blocks_nothing() {
     let broker = Broker::start_on(free_port(), "message_size_limit 6000\n");
     all_but_the_third_arrive(broker.port, broker.port).await;
 }
 
 #[tokio::test]
-async fn an_event_at_which_an_old_broker_ends_the_connection_holds_up_nothing() {
+async fn an_event_at_which_an_old_broker_disconnects_blocks_nothing() {
     let broker = Broker::start_on(free_port(), "max_packet_size 6000\n");
     let old = Gate::of_an_old_broker(broker.port).await;
     all_but_the_third_arrive(old.port, broker.port).await;
 }
 
 #[tokio::test]
-async fn a_retained_question_of_any_size_ends_no_connection() {
+async fn a_retained_question_of_any_size_keeps_the_connection() {
     let broker = Broker::start();
     let old = Gate::of_an_old_broker(broker.port).await;
     let daemon = Daemon::start(100).await;
@@ -114,7 +114,7 @@ async fn a_retained_question_of_any_size_ends_no_connection() {
 }
 
 #[tokio::test]
-async fn a_broker_that_forgot_everything_is_told_everything() {
+async fn a_broker_that_lost_its_state_gets_everything_again() {
     let mut broker = Broker::start();
     let gate = Gate::open_to(broker.port).await;
     let daemon = Daemon::start(1000).await;
@@ -233,7 +233,7 @@ impl Write for Log {
 }
 
 #[tokio::test]
-async fn two_daemons_of_one_client_id_are_told_so() {
+async fn a_client_id_used_twice_is_logged() {
     let log = Log::default();
     let _logging = log.begin();
     let broker = Broker::start();
@@ -256,7 +256,7 @@ async fn two_daemons_of_one_client_id_are_told_so() {
 }
 
 #[tokio::test]
-async fn a_broker_may_come_late() {
+async fn a_broker_may_start_later() {
     let port = free_port();
     let daemon = Daemon::start(100).await;
     let publisher = Publisher::start(&daemon, mqtt_config(port));
@@ -329,7 +329,7 @@ async fn captions_have_a_short_state_with_attributes() {
 }
 
 #[tokio::test]
-async fn home_assistant_is_told_and_told_again() {
+async fn discovery_is_sent_to_home_assistant_and_repeated() {
     let broker = Broker::start();
     let daemon = Daemon::start(100).await;
     let publisher = Publisher::start(&daemon, mqtt_config(broker.port));
@@ -357,7 +357,7 @@ async fn home_assistant_is_told_and_told_again() {
 }
 
 #[tokio::test]
-async fn questions_come_by_mqtt_too() {
+async fn questions_are_answered_over_mqtt() {
     let broker = Broker::start();
     let daemon = Daemon::start(100).await;
     let service = daemon.service.clone();
@@ -420,7 +420,7 @@ async fn questions_come_by_mqtt_too() {
 }
 
 #[tokio::test]
-async fn the_broker_may_want_tls_and_a_password() {
+async fn a_broker_may_require_tls_and_a_password() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     let authority_key = rcgen::KeyPair::generate().unwrap();

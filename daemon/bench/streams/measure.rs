@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn captions_are_counted_from_the_begin_on() {
+    fn captions_before_the_measured_time_are_not_counted() {
         let mut heard = Heard::default();
         heard.hear(&caption("gate-0", 9.0, 3), false, FRESH).expect("a caption");
         for (seconds, skipped) in [(1.0, 0), (5.0, 2)] {
@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_bench_missed_is_an_error() {
+    fn missed_events_are_an_error() {
         let why = Heard::default().hear(r#"{"kind":"lost","events":3}"#, true, FRESH);
         assert!(why.is_err_and(|why| why.to_string().starts_with("3 events were lost")));
         assert!(Heard::default().hear("{}", true, FRESH).is_err());

@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn full_is_when_something_leaves_for_all_that_comes() {
+    fn a_buffer_is_full_once_each_new_frame_evicts_one() {
         assert!(is_full(&filled()));
         assert!(!is_full(&Held { prefix_evictions: 0, ..filled() }));
         // No prefix fits in the cache, and nothing has been looked up yet.
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn growth_counts_from_where_all_is_full() {
+    fn growth_is_measured_after_all_buffers_are_full() {
         let wanted = Wanted { frame_bytes: 100, hot_frames: 22 };
         let mut of = vec![(0.0, false), (1e6, true), (2e6, false)];
         of.extend((0..10).map(|i| (3e6 + 10.0 * f64::from(i), true)));
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn the_slope_is_that_of_the_line() {
+    fn the_slope_of_a_line_is_found() {
         let of = |values: &[f64]| {
             slope(&samples(&values.iter().map(|v| (*v, true)).collect::<Vec<_>>()))
         };
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_says_what_is_not_known() {
+    fn the_table_marks_unknown_values() {
         let wanted = Wanted { frame_bytes: 100, hot_frames: 22 };
         let row = |of: &[(f64, bool)]| {
             let memory = Some(Memory::of(&samples(of), &filled(), wanted, 3));

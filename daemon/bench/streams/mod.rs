@@ -226,7 +226,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_leaves_out_frames_does_not_keep_up() {
+    fn dropped_frames_mean_not_keeping_up() {
         let row = Row { windows: 9, published: 9, ..Row::default() };
         assert!(row.keeps_up());
         assert!(Row { frames: Some(0.97), ..row.clone() }.keeps_up());

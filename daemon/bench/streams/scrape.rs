@@ -62,7 +62,7 @@ mod tests {
     };
 
     #[test]
-    fn what_is_measured_is_read_back() {
+    fn recorded_metrics_are_read_back() {
         let usage = |bytes| Usage {
             hot: Tier { frames: 3, bytes },
             token_bytes: bytes / 2,

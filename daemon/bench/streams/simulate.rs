@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn so_many_ask_in_a_minute() {
+    fn questions_come_at_the_configured_rate() {
         let mut random = StdRng::seed_from_u64(1);
         let pauses: Vec<f64> = (0..10_000).map(|_| until_next(&mut random, 12.0)).collect();
         let mean = pauses.iter().sum::<f64>() / pauses.len() as f64;
@@ -350,14 +350,14 @@ mod tests {
     }
 
     #[test]
-    fn what_fits_is_all_in_time() {
+    fn without_overload_every_caption_is_in_time() {
         let row = simulate(&profile(), 33, 600.0, 1);
         assert_eq!((row.skipped, row.late), (0, 0), "{row:?}");
         assert!(row.windows > 33 * 55 && row.published >= row.windows - 33, "{row:?}");
     }
 
     #[test]
-    fn what_does_not_fit_is_skipped_evenly_and_the_rest_is_fresh() {
+    fn overload_skips_captions_evenly_and_the_rest_are_in_time() {
         for cameras in [64, 100, 128] {
             let row = simulate(&profile(), cameras, 1200.0, 1);
             assert!(row.skipped > row.windows / 4, "{row:?}");
@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_that_take_the_whole_device_leave_nothing() {
+    fn encoding_that_takes_the_whole_device_leaves_no_captions() {
         let row = simulate(&profile(), 1200, 60.0, 1);
         assert_eq!(row.published, 0);
         assert!(row.vision_load.is_some_and(|load| load > 1.0));

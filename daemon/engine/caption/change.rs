@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn what_moved_while_it_was_described_is_described_again() {
+    fn movement_during_a_caption_is_captioned_again() {
         let (empty, somebody) = (frame([1.0; 4]), frame([3.0, 1.0, 1.0, 1.0]));
         let still = described(&[empty.clone(), somebody]);
         assert_eq!(compare(&still, &[empty.clone(), empty.clone()]), Some((0.0, false)));
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn slow_light_adds_up() {
+    fn slow_changes_of_light_accumulate() {
         let still = described(&[frame([1.0; 4])]);
         let steps = [1.2, 1.4, 1.6, 1.8, 2.1].map(|light| frame([light; 4]));
         let unchanged = steps.map(|step| compare(&still, &[step]).is_some_and(|c| c.1));
@@ -137,7 +137,7 @@ mod tests {
     proptest! {
         /// A token that is not finite is a change, in any window, frame and cell.
         #[test]
-        fn what_cannot_be_compared_is_a_change(
+        fn incomparable_windows_count_as_a_change(
             at in 0usize..6, cell in 0usize..4, wrong in prop::sample::select(vec![
                 f32::NAN, f32::INFINITY, f32::NEG_INFINITY,
             ]),
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_camera_without_a_description_has_nothing_to_be_like() {
+    fn the_first_window_counts_as_a_change() {
         assert_eq!(compare(&ChangeDetector::default(), &[frame([1.0; 4])]), None);
     }
 }

@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn the_second_window_closes_sooner_so_that_all_later_ones_keep_the_phase() {
+    fn the_second_window_closes_early_to_reach_the_close_offset() {
         for close_offset in 0..4000 {
             let (mut windows, now) = (windows_at(close_offset), Instant::now());
             let spans = (0..60).filter_map(|frame| windows.frame(at(frame * 500), now));
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn phases_are_far_apart_however_many_there_are() {
+    fn close_offsets_are_far_apart_for_any_number_of_cameras() {
         for cameras in 1..100 {
             let mut phases: Vec<_> =
                 (0..cameras).map(|c| close_offset(c, Duration::from_secs(1))).collect();
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn time_closes_what_frames_do_not() {
+    fn a_window_without_frames_closes_by_time() {
         let (mut windows, now) = (windows(), Instant::now());
         for frame in 0..10 {
             assert_eq!(windows.frame(at(frame * 500), now), None);

@@ -263,7 +263,7 @@ fn for_turns(turns: usize) -> impl FnMut(&Arc<Engine>) + Send + 'static {
 }
 
 #[test]
-fn a_failed_run_is_told_and_counted_and_the_next_job_is_done() {
+fn a_failed_run_is_reported_and_counted_and_the_next_job_runs() {
     let engine = with_footage();
     let not_finite = Fate::Fails(Failure::NotFinite);
     let failed = Fate::Fails(Failure::Run("out of memory".into()));
@@ -315,7 +315,7 @@ fn after_a_failed_caption_a_question_goes_before_the_next_caption() {
 }
 
 #[test]
-fn when_the_model_is_broken_whoever_waits_is_told_at_once() {
+fn a_broken_model_fails_all_waiting_questions_at_once() {
     let engine = with_footage();
     let answers: Vec<_> = (0..7).map(|n| asks(&engine, &n.to_string())).collect();
     let error = work(&engine, vec![Fate::Turns(9), Fate::Breaks], |_| {}).expect_err("broken");
@@ -327,7 +327,7 @@ fn when_the_model_is_broken_whoever_waits_is_told_at_once() {
 }
 
 #[test]
-fn refused_questions_leave_turns_to_running_answers_and_captions() {
+fn refused_questions_do_not_delay_running_answers_and_captions() {
     let engine = with_footage();
     let running = asks(&engine, "Who is there?");
     closes(&engine, "yard", 10);
@@ -338,7 +338,7 @@ fn refused_questions_leave_turns_to_running_answers_and_captions() {
 }
 
 #[test]
-fn a_window_without_a_frame_at_its_turn_is_skipped_and_the_next_caption_says_so() {
+fn a_window_whose_frames_were_evicted_is_skipped_and_counted_in_the_next_caption() {
     let engine = with_footage();
     closes(&engine, "yard", FRAMES + 1000);
     let mut turn = 0;

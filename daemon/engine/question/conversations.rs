@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_silent_is_forgotten_first() {
+    fn the_longest_unused_conversation_is_dropped_first() {
         let mut held = Conversations::new(2, Duration::from_secs(60));
         let start = Instant::now();
         let later = |seconds| start + Duration::from_secs(seconds);
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_answered_meanwhile_stays() {
+    fn answers_added_in_the_meantime_are_kept() {
         let mut held = Conversations::new(2, Duration::from_secs(60));
         let (now, name) = (Instant::now(), key("a", "gate"));
         held.add(name.clone(), known(0), 0, now);
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_first_questions_at_once_the_one_answered_first_says_the_window() {
+    fn the_first_answered_question_sets_the_conversations_window() {
         let mut held = Conversations::new(2, Duration::from_secs(60));
         let (now, name) = (Instant::now(), key("a", "gate"));
         held.add(name.clone(), known(0), 0, now);

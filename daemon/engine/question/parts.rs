@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn any_yes_is_a_yes_and_says_when() {
+    fn one_yes_makes_the_answer_yes_with_its_time() {
         assert_eq!(
             combined(&["No.", "Yes.", "yes, a dog", "No", "Yes."]).as_deref(),
             Some("Yes, in 3 of 5 parts: 14:00:50–14:02:30, 14:03:20–14:04:10 UTC.")
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn yes_or_no_is_a_word_of_its_own() {
+    fn yes_and_no_are_matched_as_whole_words() {
         for yes in
             ["Yes", " yes.", "YES!", "Yes, a man came.", "Yes: two.", "Yes\nA dog.", "Yes - a dog"]
         {
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn what_takes_understanding_is_left_to_the_model() {
+    fn differing_answers_are_left_to_the_model() {
         assert_eq!(combined(&["No.", "Nothing is there."]), None);
         assert_eq!(combined(&["A dog runs.", "A car is parked."]), None);
         assert_eq!(combined(&["A dog.", "A dog."]).as_deref(), Some("A dog."));
@@ -241,7 +241,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn parts_follow_each_other_and_leave_out_no_frame(
+        fn parts_are_adjacent_and_cover_every_frame(
             length in 1u64..100_000,
             period in 10u64..5000,
             sampled in 1usize..60,

@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn generation_tags_only_mark() {
+    fn generation_tags_do_not_change_the_text() {
         let cases = [
             ("a {% generation %} b {% endgeneration %} c", "a  b  c"),
             ("a {%- generation -%} b {%- endgeneration -%} c", "abc"),
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn json_is_pythons() {
+    fn json_is_formatted_as_in_python() {
         let cases = [
             ("{{ words | tojson }}", r#""a\"<é🐱>\n""#),
             ("{{ words | tojson(ensure_ascii=true) }}", r#""a\"<\u00e9\ud83d\udc31>\n""#),
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said_with_its_line() {
+    fn template_errors_name_the_line() {
         let cases = [
             ("a\n{% if x %}\nb", "line 3: syntax error: "),
             ("a\n{{ raise_exception('no\nway') }}", "line 2: the template refuses: no way"),

@@ -463,7 +463,7 @@ mod tests {
     const PLAIN: &str = "{% for m in messages %}{{ m.role ~ ' ' ~ m.content }}.{% endfor %}";
 
     #[test]
-    fn the_first_file_that_has_one_counts() {
+    fn the_first_file_with_a_template_is_used() {
         let named =
             |name: &str| format!("{{\"chat_template\": \"{name} {{{{ messages[0].content }}}}\"}}");
         let files = ["chat_template.json", "processor_config.json", "tokenizer_config.json"];
@@ -506,7 +506,7 @@ mod tests {
     }
 
     #[test]
-    fn an_instruction_goes_where_the_template_takes_it() {
+    fn a_system_prompt_is_placed_by_the_template() {
         let brief = wording("Be brief.", "");
         let fake = Fake::new(&[("chat_template.jinja", PLAIN)]);
         assert_eq!(fake.prompt(&brief), "system Be brief..user <image>\nWho?.");
@@ -524,7 +524,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_prefix_stands_apart() {
+    fn an_answer_prefix_is_separate() {
         let fake = Fake::new(&[]);
         let prompt = |answer_prefix| fake.prompt(&wording("", answer_prefix));
         assert_eq!(prompt("Best option: ("), "USER: <image>\nWho? ASSISTANT: Best option: (");
@@ -566,7 +566,7 @@ mod tests {
     }
 
     #[test]
-    fn a_family_nobody_knows_is_told_what_to_do() {
+    fn an_unknown_family_is_refused_with_a_fix() {
         let fake = Fake::new(&[]);
         let tokenizer = Tokenizer::load(fake.0.path()).expect("tokenizer.json");
         let (family, text) = (Family::LlavaOnevision, TextKind::Llama);
@@ -588,7 +588,7 @@ mod tests {
     }
 
     #[test]
-    fn the_demos_package_is_asked_as_it_was_trained() {
+    fn the_demo_package_gets_its_training_prompt() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo/package");
         let tokenizer = Tokenizer::load(&folder).expect("tokenizer.json");
         let template = ChatTemplate::of(&folder, Family::Llava, TextKind::Llama, &tokenizer, NONE);

@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn what_ends_connections_again_and_again_is_left_out() {
+    fn a_message_that_repeatedly_ends_connections_is_dropped() {
         let mut blame = Blame::default();
         for _ in 1..TRIES {
             assert!(!blame.ended_at(&origin(7)));
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_meanwhile_is_not_blamed() {
+    fn messages_accepted_in_the_meantime_are_not_blamed() {
         let mut blame = Blame::default();
         for _ in 0..10 * TRIES {
             assert!(!blame.ended_at(&origin(7)));

@@ -71,7 +71,7 @@ mod tests {
     const SOON: Option<Duration> = Some(Duration::from_secs(2));
 
     #[test]
-    fn a_broker_that_is_away_for_a_night_is_said_once() {
+    fn a_long_broker_outage_is_logged_once() {
         let mut losses = Losses::default();
         assert_eq!(losses.connected(), Some(Line::Connected));
         assert_eq!(losses.is_good(), None);
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn the_third_quick_loss_is_said_and_then_nothing_until_a_connection_holds() {
+    fn the_third_quick_loss_is_logged_once_until_a_connection_holds() {
         let mut losses = Losses::default();
         for _ in 0..2 {
             assert_eq!(losses.connected(), Some(Line::Connected));

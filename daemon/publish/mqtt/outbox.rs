@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hole_holds_done_back() {
+    fn an_unacknowledged_entry_holds_back_the_cursor() {
         let mut outbox = Outbox::new(4, WINDOW);
         outbox.enter(5, Some(event(5)), vec![message()]);
         outbox.enter(9, Some(event(9)), vec![message()]);
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_lost_or_left_out_is_done_in_its_turn() {
+    fn lost_and_dropped_entries_are_done_in_order() {
         let mut outbox = Outbox::new(0, WINDOW);
         outbox.enter(40, None, Vec::new());
         assert_eq!(outbox.done(), 40);
@@ -266,7 +266,7 @@ mod tests {
         /// The window holds for any order of acknowledgements, and `done` never passes an entry
         /// that the broker did not take.
         #[test]
-        fn done_never_runs_ahead(choices in prop::collection::vec((0u8..3, 0usize..16), 0..400)) {
+        fn the_cursor_never_runs_ahead(choices in prop::collection::vec((0u8..3, 0usize..16), 0..400)) {
             let mut outbox = Outbox::new(0, WINDOW);
             let (mut next, mut packet) = (1, 0u16);
             let mut flying: Vec<(u16, u64)> = Vec::new();

@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn last_is_text_or_seconds() {
+    fn the_range_last_is_text_or_seconds() {
         let ten_minutes = Range::Last(Duration::from_secs(600));
         for last in [r#""10m""#, "600", "600.0", r#""600""#, r#""00:10:00""#, r#""0:10:00""#] {
             assert_eq!(range(&format!(r#""last":{last}"#)), ten_minutes, "{last}");
@@ -316,7 +316,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_payload_makes_a_panic(text in "\\PC*", bytes: Vec<u8>, id: u64) {
+        fn no_payload_causes_a_panic(text in "\\PC*", bytes: Vec<u8>, id: u64) {
             let _ = parse(text.as_bytes());
             let _ = parse(&bytes);
             let _ = parse(format!(r#"{{"id":{id},{text}}}"#).as_bytes());

@@ -154,7 +154,7 @@ async fn parts_without_frames_are_gaps_and_the_rest_is_answered() {
 }
 
 #[tokio::test]
-async fn if_no_part_has_frames_the_asker_gets_an_error() {
+async fn if_no_part_has_frames_the_question_fails() {
     let engine = engine(FRAMES);
     let answer = in_parts(&engine);
     assert!(next(&engine).await.is_none());
@@ -266,7 +266,7 @@ async fn a_part_on_which_the_model_fails_is_a_gap_and_the_rest_is_answered() {
 }
 
 #[tokio::test]
-async fn if_the_model_fails_on_every_part_the_asker_gets_the_error() {
+async fn if_the_model_fails_on_every_part_the_question_fails() {
     let engine = engine(0);
     let answer = in_parts(&engine);
     while let Some(part) = next(&engine).await {
@@ -290,7 +290,7 @@ async fn a_broken_model_ends_the_question_with_its_error() {
 
 /// The queue has room for two questions. One in parts takes one place, also while its part waits.
 #[tokio::test]
-async fn a_question_in_parts_counts_once_and_frees_its_place_when_the_asker_leaves() {
+async fn a_question_in_parts_counts_once_and_frees_its_place_when_cancelled() {
     let engine = engine(0);
     let slots = |engine: &Engine| engine.queue_slots.load(std::sync::atomic::Ordering::Relaxed);
     let long = in_parts(&engine);
