@@ -1,5 +1,7 @@
 //! Tests the example config line by line, and every config that is refused at startup.
 
+#[path = "config/reference.rs"]
+mod reference;
 mod support;
 
 use std::fs;

@@ -1,0 +1,135 @@
+//! Compares `docs/configuration.md` with the example config. With `UPDATE_DOCS=1` the file is
+//! rewritten instead.
+
+use std::fs;
+
+use super::{example, key, parse, repository};
+
+const BEGIN: &str = "<!-- generated from configs/example.toml: -->\n";
+const END: &str = "<!-- end of the generated text -->\n";
+
+/// First words of the sentence that says when to change a key.
+const CHANGES: [&str; 6] = ["Change", "Set", "Raise", "Lower", "Use", "Give"];
+
+/// A line of the example with a key, and the comments before it.
+struct Key {
+    line: usize,
+    name: String,
+    value: String,
+    commented_out: bool,
+    comments: Vec<String>,
+}
+
+/// A table of the example. The first has no header: its keys are those of the whole file.
+#[derive(Default)]
+struct Table {
+    header: String,
+    comments: Vec<String>,
+    keys: Vec<Key>,
+}
+
+#[test]
+fn the_document_lists_the_keys() {
+    let path = repository().join("docs/configuration.md");
+    let document = fs::read_to_string(&path).expect("docs/configuration.md");
+    let (before, rest) = document.split_once(BEGIN).expect("the first mark");
+    let (_, after) = rest.split_once(END).expect("the second mark");
+    let wanted = format!("{before}{BEGIN}\n{}{END}{after}", reference());
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        fs::write(&path, wanted).expect("written");
+    } else {
+        assert!(
+            document == wanted,
+            "docs/configuration.md differs from configs/example.toml; run UPDATE_DOCS=1 cargo test \
+             --test config"
+        );
+    }
+}
+
+#[test]
+fn every_key_says_what_it_is_and_when_to_change_it() {
+    for key in tables().iter().flat_map(|table| &table.keys) {
+        let (meaning, change) = meaning(&key.comments);
+        assert!(!meaning.is_empty(), "{} does not say what it is", key.name);
+        assert!(!change.is_empty(), "{} does not say when to change it", key.name);
+    }
+}
+
+fn reference() -> String {
+    tables().iter().map(section).collect()
+}
+
+fn section(table: &Table) -> String {
+    let title = if table.header.is_empty() {
+        "Whole file".to_string()
+    } else {
+        format!("`{}`", table.header)
+    };
+    let mut text = format!("## {title}\n\n");
+    if !table.comments.is_empty() {
+        text += &format!("{}\n\n", table.comments.join("\n"));
+    }
+    text += "| key | default | meaning | when to change it |\n|---|---|---|---|\n";
+    for key in &table.keys {
+        let (meaning, change) = meaning(&key.comments);
+        let cells =
+            [format!("`{}`", key.name), default_of(key), escaped(&meaning), escaped(&change)];
+        text += &format!("| {} |\n", cells.join(" | "));
+    }
+    text + "\n"
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('|', "\\|").replace("<image>", "`<image>`").replace("{prompt}", "`{prompt}`")
+}
+
+/// Splits a key's comments into its meaning and when to change it.
+fn meaning(comments: &[String]) -> (String, String) {
+    let changes = |line: &String| CHANGES.contains(&line.split(' ').next().unwrap_or_default());
+    let at = comments.iter().position(changes).unwrap_or(comments.len());
+    (comments[..at].join(" "), comments[at..].join(" "))
+}
+
+/// Returns the default as the document shows it. A key is required if the config is refused
+/// without it. If the config is another one without it, the example does not show its default.
+fn default_of(key: &Key) -> String {
+    if key.commented_out {
+        return format!("unset, e.g. `{}`", key.value);
+    }
+    let text = example();
+    let without: Vec<&str> =
+        text.lines().enumerate().filter(|(at, _)| *at != key.line).map(|(_, line)| line).collect();
+    let shown = format!("{:?}", parse(&text).expect("the example"));
+    match parse(&without.join("\n")) {
+        Err(_) => format!("required, e.g. `{}`", key.value),
+        Ok(config) if format!("{config:?}") == shown => format!("`{}`", key.value),
+        Ok(_) => format!("see meaning; e.g. `{}`", key.value),
+    }
+}
+
+fn tables() -> Vec<Table> {
+    let text = example();
+    // The introduction ends at the first empty line.
+    let introduction = text.lines().take_while(|line| !line.is_empty()).count();
+    let mut tables = vec![Table::default()];
+    let mut comments = Vec::new();
+    for (at, line) in text.lines().enumerate().skip(introduction) {
+        if let Some(name) = key(line) {
+            let (_, value) = line.split_once(" = ").expect("a value");
+            let key = Key {
+                line: at,
+                name: name.into(),
+                value: value.into(),
+                commented_out: line.starts_with('#'),
+                comments: std::mem::take(&mut comments),
+            };
+            tables.last_mut().expect("a table").keys.push(key);
+        } else if line.starts_with('[') {
+            let comments = std::mem::take(&mut comments);
+            tables.push(Table { header: line.into(), comments, keys: Vec::new() });
+        } else if let Some(comment) = line.strip_prefix("# ") {
+            comments.push(comment.to_string());
+        }
+    }
+    tables
+}
