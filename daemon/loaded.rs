@@ -1,4 +1,5 @@
-//! Loads a model package: onnxruntime and the three graphs, checked against each other.
+//! Loads a model package: onnxruntime and the three graphs, checked against each other and against
+//! the cameras' prompts.
 
 use crate::config::{self, Config, Resize, Wording};
 use crate::language::{Budget, LanguageModel, Limits};
@@ -83,7 +84,7 @@ pub fn preprocess(package: &Package, resize: Resize) -> Result<Preprocess, Model
         .map_err(|why| ModelError(format!("model package {}: {why}", package.name)))?;
     if preprocess.size != package.vision.image_size {
         return Err(ModelError(format!(
-            "{}: pictures of {} pixels a side, but config.json's vision_config says {}",
+            "{}: an image size of {} pixels, but config.json's vision_config.image_size is {}",
             package.folder.join("preprocessor_config.json").display(),
             preprocess.size,
             package.vision.image_size
