@@ -135,14 +135,7 @@ pub struct Reporter {
 
 impl Reporter {
     pub fn new(delivery: Arc<Delivery>) -> Reporter {
-        let status = CameraStatus {
-            state: CameraState::Connecting,
-            since: SystemTime::now(),
-            reason: String::new(),
-            last_frame: None,
-            reconnects: 0,
-            decoder: String::new(),
-        };
+        let status = CameraStatus::connecting(SystemTime::now());
         let reporter = Reporter { delivery, status };
         reporter.tell();
         reporter

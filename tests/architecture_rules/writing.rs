@@ -144,7 +144,7 @@ fn texts_of(source: &Source) -> Vec<(usize, String)> {
         }
         code.push_str(before.trim_start().trim_end_matches('\\'));
         // A string may go on in the next line.
-        if code.replace("\\\"", "").replace("'\"'", "").matches('"').count() % 2 == 0 {
+        if code.replace("\\\"", "").replace("'\"'", "").matches('"').count().is_multiple_of(2) {
             literals.extend(code.replace("\\\"", "").split('"').skip(1).step_by(2));
             if !literals.is_empty() {
                 texts.push((first, std::mem::take(&mut literals)));

@@ -176,17 +176,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::event::{Body, CameraState, CameraStatus};
+    use crate::event::{Body, CameraStatus};
 
     fn event(sequence: u64) -> Arc<Event> {
-        let body = Body::Camera(CameraStatus {
-            state: CameraState::Live,
-            since: SystemTime::UNIX_EPOCH,
-            reason: String::new(),
-            last_frame: None,
-            reconnects: 0,
-            decoder: String::new(),
-        });
+        let body = Body::Camera(CameraStatus::connecting(SystemTime::UNIX_EPOCH));
         let published_at = SystemTime::UNIX_EPOCH;
         Arc::new(Event { run: 1, sequence, published_at, camera: "gate".into(), body })
     }
