@@ -204,7 +204,7 @@ fn run(model: &config::Model, max_new_tokens: usize) -> Result<Running, ModelErr
         language: runs_on(devices.language),
         prompts: language.template().to_string(),
         sequence_tokens: language.capacity(),
-        kv_cache_bytes: language.row_bytes(),
+        kv_cache_bytes: language.slot_bytes(),
         load_seconds: begun.elapsed().as_secs_f64(),
         resident_bytes: resident_bytes(),
     })

@@ -42,14 +42,14 @@ impl LoadedModel {
         let size = |bytes: usize| bytesize::ByteSize(bytes as u64);
         let video = plan.video_tokens(plan.frames, self.encoder.grid_tokens()).unwrap_or(0);
         let window = language.prefix_bytes(video);
-        let cache = language.prefix_cache_room();
+        let cache = language.prefix_cache_limit();
         let windows = cache / window.max(1);
         let prefix_cache = match cache {
             0 => "off".into(),
             _ => format!("{} for {windows} windows of {}", size(cache), size(window)),
         };
-        let (rows, row) = (language.rows(), size(language.row_bytes()));
-        format!("KV cache {rows} × {row}, prefix cache {prefix_cache}")
+        let (slots, slot) = (language.slots(), size(language.slot_bytes()));
+        format!("KV cache {slots} × {slot}, prefix cache {prefix_cache}")
     }
 
     /// Checks the cameras' caption prompts, so that an unusable one is reported at startup and not

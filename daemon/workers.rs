@@ -73,7 +73,7 @@ impl Workers {
             failures: Failures::default(),
         };
         let language = LanguageWorker {
-            language,
+            backend: language,
             dim,
             model: package.name,
             device,
@@ -97,7 +97,7 @@ impl Workers {
 
     /// Describes the template that prompts are rendered with.
     pub fn template(&self) -> String {
-        self.language.language.template().to_string()
+        self.language.backend.template().to_string()
     }
 
     /// Starts the workers' threads. A worker that fails or panics reports its error to `failed`.

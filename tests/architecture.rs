@@ -105,7 +105,6 @@ const LONG: &[&str] = &[
     "daemon/camera/relay.rs",
     "daemon/disk/folder.rs",
     "daemon/engine/language_worker.rs",
-    "daemon/language/batch.rs",
     "daemon/language/template/mod.rs",
     "daemon/question.rs",
     "daemon/timeline/ring.rs",

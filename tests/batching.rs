@@ -7,8 +7,8 @@ use std::sync::{Arc, OnceLock};
 
 use lookout::config::{Model, Sampling, Wording};
 use lookout::language::{
-    Budget, Consumer, Decoder, Embedder, LanguageError, LanguageModel, Limits, Output, PrefixFrame,
-    Reply, Request, SequenceId, Turn, Urgency,
+    Budget, Decoder, Embedder, LanguageBackend, LanguageError, LanguageModel, Limits, Output,
+    PrefixFrame, Reply, Request, SequenceId, Turn, Urgency,
 };
 use lookout::model::{Package, Runtime};
 use lookout::slowfast::VideoTokens;
@@ -55,10 +55,10 @@ fn runtime() -> &'static Runtime {
     RUNTIME.get_or_init(|| Runtime::load(&settings(&packages()[0])).expect("onnxruntime"))
 }
 
-fn load(package: &Path, rows: usize, prefix_bytes: usize) -> LanguageModel {
+fn load(package: &Path, slots: usize, prefix_bytes: usize) -> LanguageModel {
     let model = settings(package);
     let package = Package::read(&model.package, &model.precision).expect("a package");
-    let budget = Budget { max_new_tokens: MOST, rows, prefix_bytes };
+    let budget = Budget { max_new_tokens: MOST, slots, prefix_bytes };
     LanguageModel::with_capacity(runtime(), &package, &model, &Wording::default(), budget, CAPACITY)
         .expect("a model")
 }
@@ -75,7 +75,7 @@ fn window(package: &Path, number: u64) -> Window {
     let mut random = StdRng::seed_from_u64(number);
     let rows = (0..VIDEO * dim).map(|_| random.random_range(-1.0..1.0)).collect();
     let prefix_frames =
-        [PrefixFrame { camera: "gate".into(), run: 1, number, slow: true, again: false }];
+        [PrefixFrame { camera: "gate".into(), run: 1, number, slow: true, reencoded: false }];
     Window { video: VideoTokens { rows, dim }, prefix_frames: prefix_frames.into() }
 }
 
@@ -95,25 +95,21 @@ fn work(
     language: &mut LanguageModel,
     texts: &mut BTreeMap<SequenceId, String>,
     turns: usize,
-    listening: impl Fn(SequenceId) -> Consumer,
 ) -> BTreeMap<SequenceId, Reply> {
     let mut replies = BTreeMap::new();
     for _ in 0..turns {
-        if language.in_work() == 0 {
+        if language.sequences() == 0 {
             break;
         }
-        let turned = language.turn(&mut |id, said| {
-            match said {
-                Output::Text(piece) => texts.entry(id).or_default().push_str(piece),
-                Output::Finished(reply) => {
-                    assert_eq!(texts[&id].trim_end(), reply.text);
-                    assert!(replies.insert(id, reply).is_none(), "finished twice");
-                }
-                Output::Failed(failure) => panic!("{failure}"),
+        let polled = language.poll(&mut |id, said| match said {
+            Output::Text(piece) => texts.entry(id).or_default().push_str(piece),
+            Output::Finished(reply) => {
+                assert_eq!(texts[&id].trim_end(), reply.text);
+                assert!(replies.insert(id, reply).is_none(), "finished twice");
             }
-            listening(id)
+            Output::Failed(failure) => panic!("{failure}"),
         });
-        turned.expect("a turn");
+        polled.expect("a step");
     }
     replies
 }
@@ -123,8 +119,8 @@ fn alone(package: &Path, windows: &[Window]) -> Vec<Vec<u32>> {
     let mut answers = Vec::new();
     for window in windows {
         for question in 0..QUESTIONS.len() {
-            let reply = language.answer(request(window, question), |_| Consumer::Connected);
-            let reply = reply.expect("an answer").expect("a listener");
+            let reply = language.answer(request(window, question), |_| {});
+            let reply = reply.expect("an answer");
             assert_eq!(reply.usage.cached_tokens, 0);
             answers.push(reply.ids);
         }
@@ -149,9 +145,8 @@ fn the_prefix_cache_changes_no_answer() {
             let mut cached = 0;
             let order = (0..8).map(|at| if in_turn { (at % 2, at / 2) } else { (at / 4, at % 4) });
             for (at, question) in order {
-                let reply =
-                    language.answer(request(&windows[at], question), |_| Consumer::Connected);
-                let reply = reply.expect("an answer").expect("a listener");
+                let reply = language.answer(request(&windows[at], question), |_| {});
+                let reply = reply.expect("an answer");
                 assert_eq!(reply.ids, wanted[at * 4 + question], "{} {bytes}", package.display());
                 cached += usize::from(reply.usage.cached_tokens as usize > VIDEO);
                 assert!(language.prefix_cache_bytes() <= bytes);
@@ -209,14 +204,15 @@ fn together_and_alone_answers_are_the_same() {
             let mut replies = BTreeMap::new();
             // The next question starts as soon as there is room, while the others are at any step.
             for at in 0..8 {
-                while language.in_work() == language.rows() {
-                    replies.extend(work(&mut language, &mut texts, 1, |_| Consumer::Connected));
+                while language.sequences() == language.slots() {
+                    replies.extend(work(&mut language, &mut texts, 1));
                 }
-                let id = language.begin(request(&windows[at / 4], at % 4)).expect("a sequence");
+                let id =
+                    language.submit(request(&windows[at / 4], at % 4)).expect("a free slot").id;
                 ids.insert(id, at);
-                replies.extend(work(&mut language, &mut texts, 3, |_| Consumer::Connected));
+                replies.extend(work(&mut language, &mut texts, 3));
             }
-            replies.extend(work(&mut language, &mut texts, 1000, |_| Consumer::Connected));
+            replies.extend(work(&mut language, &mut texts, 1000));
             assert_eq!(replies.len(), 8);
             for (id, reply) in replies {
                 let at = ids[&id];
@@ -235,32 +231,24 @@ fn cancelling_at_any_step_leaves_nothing_behind() {
         let mut language = load(&package, 3, bytes);
         let mut texts = BTreeMap::new();
         // More steps than all three answers take.
-        for turn in 0..40 {
+        for steps in 0..40 {
             for leaver in 0..3 {
                 let questions = [(0, 0), (1, 1), (0, 2)];
                 let ids = questions.map(|(at, question)| {
-                    language.begin(request(&windows[at], question)).expect("a row is free")
+                    language.submit(request(&windows[at], question)).expect("a free slot").id
                 });
-                let mut replies = work(&mut language, &mut texts, turn, |_| Consumer::Connected);
-                let before = language.in_work();
-                let gone = replies.contains_key(&ids[leaver]);
-                let left = |id| {
-                    if id == ids[leaver] { Consumer::Gone } else { Consumer::Connected }
-                };
-                if before > 0 {
-                    let more = work(&mut language, &mut texts, 1, left);
-                    assert!(!more.contains_key(&ids[leaver]), "answered nobody");
-                    let freed = before - language.in_work() - more.len();
-                    assert_eq!(freed, usize::from(!gone), "turn {turn}");
-                    replies.extend(more);
-                }
-                replies.extend(work(&mut language, &mut texts, 1000, |_| Consumer::Connected));
-                assert_eq!((language.in_work(), language.unread()), (0, 0));
+                let mut replies = work(&mut language, &mut texts, steps);
+                let before = language.sequences();
+                let had_ended = replies.contains_key(&ids[leaver]);
+                language.cancel(ids[leaver]).expect("a slot is freed");
+                assert_eq!(before - language.sequences(), usize::from(!had_ended), "step {steps}");
+                replies.extend(work(&mut language, &mut texts, 1000));
+                assert_eq!((language.sequences(), language.unread()), (0, 0));
                 assert!(language.prefix_cache_bytes() <= bytes);
                 for (id, (at, question)) in ids.into_iter().zip(questions) {
                     match replies.get(&id) {
                         Some(reply) => assert_eq!(reply.ids, wanted[at * 4 + question]),
-                        None => assert_eq!(id, ids[leaver], "turn {turn}"),
+                        None => assert_eq!(id, ids[leaver], "step {steps}"),
                     }
                 }
             }
@@ -277,21 +265,22 @@ fn a_prefix_is_identified_by_all_of_its_input() {
     let mut language = load(package, 1, 1 << 30);
     let mut cached = |seen: PrefixFrame| {
         let request = Request { prefix_frames: Some([seen].into()), ..request(&window, 0) };
-        let reply = language.answer(request, |_| Consumer::Connected).expect("an answer");
-        reply.expect("a listener").usage.cached_tokens > 0
+        let reply = language.answer(request, |_| {}).expect("an answer");
+        reply.usage.cached_tokens > 0
     };
-    let seen = PrefixFrame { camera: "gate".into(), run: 1, number: 1, slow: true, again: false };
+    let seen =
+        PrefixFrame { camera: "gate".into(), run: 1, number: 1, slow: true, reencoded: false };
     assert!(!cached(seen.clone()));
     assert!(!cached(PrefixFrame { slow: false, ..seen.clone() }));
     assert!(!cached(PrefixFrame { number: 2, ..seen.clone() }));
     assert!(!cached(PrefixFrame { run: 2, ..seen.clone() }));
-    assert!(!cached(PrefixFrame { again: true, ..seen.clone() }));
+    assert!(!cached(PrefixFrame { reencoded: true, ..seen.clone() }));
     assert!(!cached(PrefixFrame { camera: "yard".into(), ..seen.clone() }));
     assert!(cached(seen));
     // The frames behind these tokens are unknown.
     let unknown = Request { prefix_frames: None, ..request(&window, 0) };
-    let reply = language.answer(unknown, |_| Consumer::Connected).expect("an answer");
-    assert_eq!(reply.expect("a listener").usage.cached_tokens, 0);
+    let reply = language.answer(unknown, |_| {}).expect("an answer");
+    assert_eq!(reply.usage.cached_tokens, 0);
 }
 
 #[test]
@@ -300,7 +289,7 @@ fn a_long_prompt_delays_answers_by_at_most_a_chunk() {
         let model = settings(&folder);
         let mut package = Package::read(&model.package, &model.precision).expect("a package");
         package.end_tokens.clear();
-        let budget = Budget { max_new_tokens: 64, rows: 2, prefix_bytes: 0 };
+        let budget = Budget { max_new_tokens: 64, slots: 2, prefix_bytes: 0 };
         let language = LanguageModel::with_capacity(
             runtime(),
             &package,
@@ -312,28 +301,25 @@ fn a_long_prompt_delays_answers_by_at_most_a_chunk() {
         let (mut language, window) = (language.expect("a model"), window(&folder, 1));
         let limits = Limits { max_new_tokens: 64, sampling: Sampling::Greedy };
         let long = Request { limits, ..request(&window, 0) };
-        let answer = language.begin(long).expect("a row");
+        let answer = language.submit(long).expect("a free slot").id;
         while language.unread() > 0 {
-            language.turn(&mut |_, _| Consumer::Connected).expect("a turn");
+            language.poll(&mut |_, _| {}).expect("a turn");
         }
-        language.begin(request(&window, 1)).expect("a row");
-        let (mut chunks, mut waited) = (0, false);
-        while language.unread() > 0 {
-            let mut texts = 0;
-            let turned = language.turn(&mut |id, _| {
-                texts += usize::from(id == answer);
-                Consumer::Connected
+        language.submit(request(&window, 1)).expect("a free slot").id;
+        let mut chunks = 0;
+        let mut was_chunk = false;
+        let mut has_ended = false;
+        while language.unread() > 0 && !has_ended {
+            let mut tokens = 0;
+            let polled = language.poll(&mut |id, output| {
+                tokens += usize::from(id == answer);
+                has_ended |= id == answer && matches!(output, Output::Finished(_));
             });
-            turned.expect("a turn");
-            // The answer is reported once before the run, and again when it has a token.
-            match texts {
-                0 => break,
-                1 => {
-                    assert!(!waited, "{}: two chunks in a row", folder.display());
-                    (chunks, waited) = (chunks + 1, true);
-                }
-                _ => waited = false,
-            }
+            polled.expect("a step");
+            let is_chunk = tokens == 0;
+            assert!(!(is_chunk && was_chunk), "{}: two chunks in a row", folder.display());
+            chunks += usize::from(is_chunk);
+            was_chunk = is_chunk;
         }
         assert!(chunks > 1, "{}: nothing was read beside it", folder.display());
     }
@@ -348,16 +334,16 @@ fn a_window_is_read_once_for_all_questions() {
     let mut language = load(package, 4, 1 << 30);
     let mut texts = BTreeMap::new();
     let later = |window| Request { urgency: Urgency::Later, ..request(window, 0) };
-    let caption = language.begin(later(&one)).expect("a row");
+    let caption = language.submit(later(&one)).expect("a free slot").id;
     // The first chunk of the caption.
-    assert!(work(&mut language, &mut texts, 1, |_| Consumer::Connected).is_empty());
-    let asked = language.begin(request(&other, 1)).expect("a row");
-    let same = language.begin(request(&one, 3)).expect("a row");
+    assert!(work(&mut language, &mut texts, 1).is_empty());
+    let asked = language.submit(request(&other, 1)).expect("a free slot").id;
+    let same = language.submit(request(&one, 3)).expect("a free slot").id;
     let mut order = Vec::new();
     let mut cached = BTreeMap::new();
-    while language.in_work() > 0 {
-        for (id, reply) in work(&mut language, &mut texts, 1, |_| Consumer::Connected) {
-            order.push((reply.begun, id));
+    while language.sequences() > 0 {
+        for (id, reply) in work(&mut language, &mut texts, 1) {
+            order.push((reply.started, id));
             cached.insert(id, reply.usage.cached_tokens as usize);
         }
     }
@@ -378,7 +364,7 @@ fn a_conversation_sees_what_was_said_before() {
     let turns = [turn("Is the gate open?", "No."), turn("Why not?", "It is night.")];
     let mut ask = |turns: &[Turn]| {
         let request = Request { turns, ..request(&window, 0) };
-        language.answer(request, |_| Consumer::Connected).map(|reply| reply.expect("a listener"))
+        language.answer(request, |_| {})
     };
     let (first, later) = (ask(&[]).expect("an answer"), ask(&turns).expect("an answer"));
     assert_eq!(first.usage.cached_tokens, 0);
@@ -391,16 +377,42 @@ fn a_conversation_sees_what_was_said_before() {
         Err(LanguageError::BadPrompt(why)) => why,
         other => panic!("{other:?}"),
     };
-    assert_eq!(bad(&[turn("a <image>", "")]), "an earlier question cannot hold \"<image>\"");
-    assert_eq!(bad(&[turn("a", "b </s>")]), "an earlier answer cannot hold \"</s>\"");
-    let long = vec![turn("Is the gate open?", "No, it is closed, and has been all day."); 40];
-    let request = Request { turns: &long, ..request(&window, 0) };
-    match language.answer(request, |_| Consumer::Connected) {
+    assert_eq!(
+        bad(&[turn("a <image>", "")]),
+        "an earlier question must not contain the model's special token \"<image>\""
+    );
+    assert_eq!(
+        bad(&[turn("a", "b </s>")]),
+        "an earlier answer must not contain the model's special token \"</s>\""
+    );
+    // Of too many turns, the oldest are left out.
+    let many = vec![turn("Is the gate open?", "No, it is closed, and has been all day."); 40];
+    let submitted = language.submit(Request { turns: &many, ..request(&window, 0) });
+    let submitted = submitted.expect("the latest turns fit");
+    assert!((1..40).contains(&submitted.turns), "{submitted:?}");
+    language.cancel(submitted.id).expect("a slot is freed");
+    let long = "Is the gate open? ".repeat(40);
+    match language.answer(Request { prompt: &long, ..request(&window, 0) }, |_| {}) {
         Err(LanguageError::BadPrompt(why)) => {
-            assert!(why.contains("what was said before"), "{why}");
-            assert!(why.contains(&CAPACITY.to_string()), "{why}");
+            assert!(why.contains("too long") && why.contains(&CAPACITY.to_string()), "{why}");
         }
         other => panic!("{other:?}"),
     }
-    assert_eq!(language.in_work(), 0);
+    assert_eq!(language.sequences(), 0);
+}
+
+#[test]
+fn a_request_beyond_the_slots_fails_and_harms_no_other() {
+    let package = &packages()[0];
+    let window = window(package, 1);
+    let mut language = load(package, 1, 0);
+    let first = language.submit(request(&window, 0)).expect("a free slot").id;
+    match language.submit(request(&window, 1)) {
+        Err(LanguageError::Failed(failure)) => {
+            assert!(failure.to_string().contains("max_concurrent_sequences"), "{failure}");
+        }
+        other => panic!("{other:?}"),
+    }
+    let replies = work(&mut language, &mut BTreeMap::new(), 1000);
+    assert_eq!(replies.keys().collect::<Vec<_>>(), [&first]);
 }

@@ -55,7 +55,7 @@ fn a_jpegs_features_are_those_of_its_frame() {
     keys.insert("device".into(), "cpu".into());
     keys.insert("plan".into(), "8:slowfast-slow_4frms_spatial_1d_max_pool-fast_2x4".into());
     let model = config::Model::of(keys).expect("a model table");
-    let budget = Budget { max_new_tokens: 8, rows: 1, prefix_bytes: 0 };
+    let budget = Budget { max_new_tokens: 8, slots: 1, prefix_bytes: 0 };
     let LoadedModel { preprocess, mut encoder, .. } =
         LoadedModel::load(&model, &config::Wording::default(), budget).expect("the demo's model");
     let mut scratch = Scratch::default();

@@ -7,7 +7,7 @@ use anyhow::anyhow;
 
 use crate::config::{self, Sampling};
 use crate::language::{
-    Budget, Consumer, LanguageModel, Limits, Output, PrefixFrame, Reply, Request, Urgency,
+    Budget, LanguageBackend, LanguageModel, Limits, Output, PrefixFrame, Reply, Request, Urgency,
 };
 use crate::model::{Package, Runtime};
 use crate::slowfast::VideoTokens;
@@ -33,7 +33,8 @@ pub struct Window {
 impl Window {
     /// Creates a window. Equal numbers stand for the same frames.
     pub fn new(video: VideoTokens, number: u64) -> Window {
-        let seen = PrefixFrame { camera: "bench".into(), run: 0, number, slow: true, again: false };
+        let seen =
+            PrefixFrame { camera: "bench".into(), run: 0, number, slow: true, reencoded: false };
         Window { video, seen }
     }
 
@@ -63,7 +64,7 @@ pub fn language(
     let video = model.plan.video_tokens(model.plan.frames, package.vision.grid_tokens)?;
     // One window, and the template's text before it.
     let prefix_bytes = token_bytes * (video + TEXT_ROOM);
-    let budget = Budget { max_new_tokens: tokens, rows: 1, prefix_bytes };
+    let budget = Budget { max_new_tokens: tokens, slots: 1, prefix_bytes };
     Ok(LanguageModel::load(runtime, package, model, &config::Wording::default(), budget)?)
 }
 
@@ -85,16 +86,15 @@ pub fn ask(
         if let Output::Finished(finished) = said {
             reply = Some(finished);
         }
-        Consumer::Connected
     };
     let begun = clock(language);
-    language.begin(request)?;
+    language.submit(request)?;
     while language.unread() > 0 {
-        language.turn(&mut on_output)?;
+        language.poll(&mut on_output)?;
     }
     let read = clock(language);
-    while language.in_work() > 0 {
-        language.turn(&mut on_output)?;
+    while language.sequences() > 0 {
+        language.poll(&mut on_output)?;
     }
     let reply = reply.ok_or_else(|| anyhow!("no answer"))?;
     Ok(Answered { read: read - begun, written: clock(language) - read, reply })

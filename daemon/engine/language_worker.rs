@@ -30,8 +30,8 @@ use crate::event::{
 use crate::frame::{Span, rfc3339};
 use crate::heartbeat::Worker;
 use crate::language::{
-    Consumer, Failure, LanguageError, LanguageModel, Limits, Output, PrefixFrame, Reply, Request,
-    SequenceId, Turn, Urgency,
+    Failure, LanguageBackend, LanguageError, LanguageModel, Limits, Output, PrefixFrame, Reply,
+    Request, Room, SequenceId, Turn, Urgency,
 };
 use crate::metrics::{self, FailureKind, SkipReason, Stage};
 use crate::model::ModelError;
@@ -42,29 +42,9 @@ use crate::timeline::{Clip, ClipFrame};
 /// Maximum time that an idle worker sleeps, so that its heartbeat continues.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Generates answers to prompts, several at a time: the language model, or a stand-in in tests.
-///
-/// The methods are those of [`LanguageModel`].
-pub trait LanguageBackend {
-    fn rows(&self) -> usize;
-    fn in_work(&self) -> usize;
-    fn unread(&self) -> usize;
-    fn fitting<'a>(
-        &self,
-        turns: &'a [Turn],
-        prompt: &str,
-        video_tokens: usize,
-        limits: Limits,
-    ) -> &'a [Turn];
-    fn begin(&mut self, request: Request<'_>) -> Result<SequenceId, LanguageError>;
-    fn turn(&mut self, on_output: &mut OnOutput<'_>) -> Result<(), LanguageError>;
-}
-
-/// Receives the output of a sequence. Returns whether the consumer still listens.
-pub type OnOutput<'a> = dyn FnMut(SequenceId, Output<'_>) -> Consumer + 'a;
-
-pub struct LanguageWorker<W = LanguageModel> {
-    pub language: W,
+/// Runs a language back end: admits jobs and delivers their results.
+pub struct LanguageWorker<B = LanguageModel> {
+    pub backend: B,
     /// Width of an embedding.
     pub dim: usize,
     /// Names of the model and the device in events, and the reason for the choice of the device.
@@ -76,21 +56,11 @@ pub struct LanguageWorker<W = LanguageModel> {
 
 type Job = Next<Arc<str>, Asked, Window>;
 
-/// The jobs that can be admitted in addition to those in progress.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Room {
-    /// Any job. Nothing is in progress, so the worker may wait for one.
-    Idle,
-    Any,
-    Question,
-    Nothing,
-}
-
 /// State of a job after it was taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Begun {
+enum Admission {
     /// The job is in progress.
-    Works,
+    Running,
     /// The job is done without the model: a caption, made or skipped.
     Done,
     /// The job was refused or failed, but only after some work.
@@ -107,14 +77,14 @@ struct Running {
     admitted: Instant,
 }
 
-/// Jobs that ended in a turn.
+/// Jobs that ended in a step.
 #[derive(Default)]
-struct Turned {
+struct Ended {
     finished: Vec<(Running, Reply)>,
     failed: Vec<(Running, Failure)>,
 }
 
-impl<W: LanguageBackend> LanguageWorker<W> {
+impl<B: LanguageBackend> LanguageWorker<B> {
     /// Runs until the engine stops or the model is broken. In the latter case all waiting askers
     /// get an error.
     pub fn run(mut self, engine: &Engine) -> Result<(), ModelError> {
@@ -138,17 +108,18 @@ impl<W: LanguageBackend> LanguageWorker<W> {
         let mut failures = Failures::default();
         let mut last_finished = Instant::now();
         loop {
+            self.cancel_unneeded(engine, running)?;
             metrics::active_sequences(running.len());
-            match engine.next_job(self.room()) {
-                Some(job) => match self.begin(engine, job, running, &mut failures)? {
-                    Begun::Works | Begun::Done => continue,
-                    Begun::Refused if running.is_empty() => continue,
-                    Begun::Refused => {}
+            match engine.next_job(self.backend.room(), running.is_empty()) {
+                Some(job) => match self.start(engine, job, running, &mut failures)? {
+                    Admission::Running | Admission::Done => continue,
+                    Admission::Refused if running.is_empty() => continue,
+                    Admission::Refused => {}
                 },
                 None if running.is_empty() => return Ok(()),
                 None => {}
             }
-            let Turned { finished, failed } = self.turn(engine, running)?;
+            let Ended { finished, failed } = self.step(running)?;
             let mut goes_on = Ok(());
             if !finished.is_empty() {
                 failures.worked();
@@ -168,23 +139,26 @@ impl<W: LanguageBackend> LanguageWorker<W> {
         }
     }
 
-    fn room(&self) -> Room {
-        match self.language.rows() - self.language.in_work() {
-            _ if self.language.in_work() == 0 => Room::Idle,
-            0 => Room::Nothing,
-            1 => Room::Question,
-            _ if self.language.unread() > 0 => Room::Question,
-            _ => Room::Any,
+    /// Ends the sequences whose result nobody needs any more.
+    fn cancel_unneeded(
+        &mut self,
+        engine: &Engine,
+        running: &mut HashMap<SequenceId, Running>,
+    ) -> Result<(), ModelError> {
+        for (id, _) in running.extract_if(|_, one| !one.is_needed(engine)) {
+            self.backend.cancel(id).map_err(|error| ModelError(error.to_string()))?;
         }
+        Ok(())
     }
 
-    fn begin(
+    /// Starts a job that was taken from the scheduler.
+    fn start(
         &mut self,
         engine: &Engine,
         job: Job,
         running: &mut HashMap<SequenceId, Running>,
         failures: &mut Failures,
-    ) -> Result<Begun, ModelError> {
+    ) -> Result<Admission, ModelError> {
         let Some(Task { camera, prompt, turns, clip, plan, most, urgency }) = task(engine, &job)
         else {
             if let Next::Caption(camera, window) = job {
@@ -195,7 +169,7 @@ impl<W: LanguageBackend> LanguageWorker<W> {
                 );
                 engine.no_caption(&camera, SkipReason::Gone);
             }
-            return Ok(Begun::Done);
+            return Ok(Admission::Done);
         };
         if let Next::Caption(camera, window) = &job
             && let Some(unchanged) = self.unchanged(engine, camera, &clip)
@@ -206,7 +180,7 @@ impl<W: LanguageBackend> LanguageWorker<W> {
                 ids: Vec::new(),
                 finish: FinishReason::Stop,
                 usage: Usage::default(),
-                begun: Instant::now(),
+                started: Instant::now(),
                 prefill: Duration::ZERO,
                 decode: Duration::ZERO,
             };
@@ -214,47 +188,46 @@ impl<W: LanguageBackend> LanguageWorker<W> {
             let mut caption = self.describe(prompt, window.extent.span, clip, reply, timing);
             caption.unchanged = Some(unchanged);
             self.publish(engine, camera, caption);
-            return Ok(Begun::Done);
+            return Ok(Admission::Done);
         }
         let tokens: Vec<&FrameTokens> = clip.frames.iter().map(|look| &*look.tokens).collect();
-        let seen = |(frame, look): (&FrameReference, &ClipFrame)| PrefixFrame {
+        let prefix_frame = |(frame, look): (&FrameReference, &ClipFrame)| PrefixFrame {
             camera: camera.clone(),
             run: frame.run,
             number: frame.number,
             slow: frame.slow,
-            again: look.reencoded,
+            reencoded: look.reencoded,
         };
         let video = assemble(&tokens, &plan, self.dim);
         let limits = Limits { max_new_tokens: most, sampling: engine.sampling };
-        let turns = self.language.fitting(&turns, &prompt, video.len(), limits);
         // The prefix is shared only among frames of one plan: otherwise their rows differ.
         let shared = plan == engine.plan;
-        let prefix_frames = || clip.references.iter().zip(&clip.frames).map(seen).collect();
+        let prefix_frames = || clip.references.iter().zip(&clip.frames).map(prefix_frame).collect();
         let request = Request {
             video: &video,
             prefix_frames: shared.then(prefix_frames),
-            turns,
+            turns: &turns,
             prompt: &prompt,
             limits,
             urgency,
         };
-        let turns = turns.len() as u32;
-        match self.language.begin(request) {
-            Ok(id) => {
+        match self.backend.submit(request) {
+            Ok(submitted) => {
                 let admitted = Instant::now();
-                running.insert(id, Running { job, prompt, turns, clip, admitted });
-                Ok(Begun::Works)
+                let turns = submitted.turns as u32;
+                running.insert(submitted.id, Running { job, prompt, turns, clip, admitted });
+                Ok(Admission::Running)
             }
             Err(LanguageError::BadPrompt(why)) => match job {
                 Next::Caption(camera, _) => {
                     tracing::warn!(camera = &*camera, "no caption: {why}");
                     engine.no_caption(&camera, SkipReason::Refused);
-                    Ok(Begun::Done)
+                    Ok(Admission::Done)
                 }
                 Next::Question(asked) => {
                     asked.unanswerable(why);
                     engine.jobs().scheduler.refused();
-                    Ok(Begun::Refused)
+                    Ok(Admission::Refused)
                 }
             },
             Err(LanguageError::Failed(failure)) => {
@@ -263,7 +236,7 @@ impl<W: LanguageBackend> LanguageWorker<W> {
                     engine.jobs().scheduler.refused();
                 }
                 engine.fails(job, failure);
-                goes_on.map(|()| Begun::Refused)
+                goes_on.map(|()| Admission::Refused)
             }
             Err(LanguageError::Broken(why)) => {
                 if let Some(asked) = question(job) {
@@ -283,41 +256,24 @@ impl<W: LanguageBackend> LanguageWorker<W> {
         unchanged.filter(|_| limit > 0.0 && clip.coverage.gaps.is_empty())
     }
 
-    /// Runs the model once. Jobs that end in this turn are removed from `running`.
-    fn turn(
-        &mut self,
-        engine: &Engine,
-        running: &mut HashMap<SequenceId, Running>,
-    ) -> Result<Turned, ModelError> {
-        let (mut finished, mut failed, mut left) = (Vec::new(), Vec::new(), Vec::new());
-        let turned = self.language.turn(&mut |id, said| {
-            let listening = match said {
-                Output::Finished(reply) => {
-                    finished.push((id, reply));
-                    Consumer::Connected
+    /// Advances the sequences. Jobs that end are removed from `running`.
+    fn step(&mut self, running: &mut HashMap<SequenceId, Running>) -> Result<Ended, ModelError> {
+        let mut ended = Ended::default();
+        let polled = self.backend.poll(&mut |id, output| match output {
+            Output::Text(text) => {
+                if let Some(Running { job: Next::Question(asked), .. }) = running.get(&id) {
+                    asked.hear(text);
                 }
-                Output::Failed(failure) => {
-                    failed.push((id, failure));
-                    Consumer::Connected
-                }
-                Output::Text(piece) => {
-                    running.get(&id).map_or(Consumer::Gone, |one| one.on_output(engine, piece))
-                }
-            };
-            if listening == Consumer::Gone {
-                left.push(id);
             }
-            listening
+            Output::Finished(reply) => {
+                ended.finished.extend(running.remove(&id).map(|one| (one, reply)));
+            }
+            Output::Failed(failure) => {
+                ended.failed.extend(running.remove(&id).map(|one| (one, failure)));
+            }
         });
-        turned.map_err(|error| ModelError(error.to_string()))?;
-        let take = |(id, reply)| Some((running.remove(&id)?, reply));
-        let finished = finished.into_iter().filter_map(take).collect();
-        let take = |(id, failure)| Some((running.remove(&id)?, failure));
-        let failed = failed.into_iter().filter_map(take).collect();
-        for id in left {
-            running.remove(&id);
-        }
-        Ok(Turned { finished, failed })
+        polled.map_err(|error| ModelError(error.to_string()))?;
+        Ok(ended)
     }
 
     /// Delivers the result of a job.
@@ -390,13 +346,12 @@ impl<W: LanguageBackend> LanguageWorker<W> {
 }
 
 impl Running {
-    fn on_output(&self, engine: &Engine, piece: &str) -> Consumer {
-        let anybody = match &self.job {
+    fn is_needed(&self, engine: &Engine) -> bool {
+        match &self.job {
             // No caption is needed while the engine stops.
             Next::Caption(..) => !engine.jobs().stopping,
-            Next::Question(asked) => asked.hear(piece),
-        };
-        if anybody { Consumer::Connected } else { Consumer::Gone }
+            Next::Question(asked) => !asked.to.is_closed(),
+        }
     }
 }
 
@@ -460,7 +415,7 @@ fn measure(camera: &str, description: &Description) {
 
 fn timing(since: Instant, encode: Duration, reply: &Reply) -> Timing {
     Timing {
-        wait_seconds: reply.begun.saturating_duration_since(since).as_secs_f64(),
+        wait_seconds: reply.started.saturating_duration_since(since).as_secs_f64(),
         encode_seconds: encode.as_secs_f64(),
         prefill_seconds: reply.prefill.as_secs_f64(),
         decode_seconds: reply.decode.as_secs_f64(),
@@ -468,54 +423,22 @@ fn timing(since: Instant, encode: Duration, reply: &Reply) -> Timing {
     }
 }
 
-impl LanguageBackend for LanguageModel {
-    fn rows(&self) -> usize {
-        self.rows()
-    }
-
-    fn in_work(&self) -> usize {
-        self.in_work()
-    }
-
-    fn unread(&self) -> usize {
-        self.unread()
-    }
-
-    fn fitting<'a>(
-        &self,
-        turns: &'a [Turn],
-        prompt: &str,
-        video_tokens: usize,
-        limits: Limits,
-    ) -> &'a [Turn] {
-        self.fitting(turns, prompt, video_tokens, limits)
-    }
-
-    fn begin(&mut self, request: Request<'_>) -> Result<SequenceId, LanguageError> {
-        self.begin(request)
-    }
-
-    fn turn(&mut self, on_output: &mut OnOutput<'_>) -> Result<(), LanguageError> {
-        self.turn(on_output)
-    }
-}
-
 impl Engine {
-    /// Returns the next job that there is room for. If nothing is in progress, waits for one;
-    /// `None` then means that the engine stops. In any case, waiting questions get an error when
-    /// the engine stops.
-    fn next_job(&self, room: Room) -> Option<Job> {
+    /// Returns the next job that there is room for. If the worker is idle, waits for one; `None`
+    /// then means that the engine stops. In any case, waiting questions get an error when the engine
+    /// stops.
+    fn next_job(&self, room: Room, is_idle: bool) -> Option<Job> {
         let mut jobs = self.jobs();
         loop {
             self.heartbeats.beat(Worker::Language);
-            if matches!(room, Room::Idle | Room::Any) {
+            if room == Room::Any {
                 for (camera, _) in jobs.scheduler.late(self.started.elapsed()) {
                     self.skip(&camera, SkipReason::Late);
                 }
             }
             let next = match room {
                 _ if jobs.stopping => jobs.scheduler.take(),
-                Room::Idle | Room::Any => jobs.scheduler.take(),
+                Room::Any => jobs.scheduler.take(),
                 Room::Question => jobs.scheduler.next_question().map(Next::Question),
                 Room::Nothing => None,
             };
@@ -527,7 +450,7 @@ impl Engine {
                 }
                 Some(_) if jobs.stopping => {}
                 Some(next) => return Some(next),
-                None if room == Room::Idle && !jobs.stopping => {
+                None if is_idle && !jobs.stopping => {
                     let woken = self.wake.wait_timeout(jobs, TICK);
                     jobs = woken.unwrap_or_else(PoisonError::into_inner).0;
                 }

@@ -1,8 +1,8 @@
-//! Stores the keys and values of the sequences that a decoder runs, one row per sequence.
+//! Stores the keys and values of the sequences that a decoder runs, one slot per sequence.
 //!
-//! Graphs that write in place share one memory, `[part][row][head][capacity][head_dim]` with
-//! a key part and a value part for every layer, so that adjacent rows form one batch. With other
-//! graphs each row holds the outputs of its last run.
+//! Graphs that write in place share one memory, `[plane][slot][head][capacity][head_dim]` with
+//! a plane of keys and a plane of values for every layer, so that adjacent slots form one batch. With other
+//! graphs each slot holds the outputs of its last run.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,9 +12,9 @@ use ort::value::DynValue;
 
 use crate::model::Memory;
 
-/// The keys and values of at most `capacity` tokens in each row.
+/// The keys and values of at most `capacity` tokens in each slot.
 ///
-/// The cache belongs to the decoder that created it. In a row that is written in place, tokens
+/// The cache belongs to the decoder that created it. In a slot that is written in place, tokens
 /// past its length are undefined.
 pub struct KvCache {
     pub(super) store: Store,
@@ -28,20 +28,20 @@ pub(super) enum Store {
 }
 
 pub(super) struct InPlace {
-    /// Bindings by first row and number of rows. Each is bound to `memory`, so this field comes
+    /// Bindings by first slot and number of slots. Each is bound to `memory`, so this field comes
     /// first and is dropped first.
     pub bindings: HashMap<(usize, usize), IoBinding>,
     pub memory: Memory,
     pub shape: Shape,
-    /// Space for one head, used to swap rows.
+    /// Space for one head, used to swap slots.
     pub spare: Memory,
 }
 
 #[derive(Clone, Copy)]
 pub(super) struct Shape {
-    /// Number of parts: keys and values of every layer.
-    pub parts: usize,
-    pub rows: usize,
+    /// Number of planes: keys and values of every layer.
+    pub planes: usize,
+    pub slots: usize,
     pub heads: usize,
     pub capacity: usize,
     pub head_dim: usize,
@@ -49,18 +49,18 @@ pub(super) struct Shape {
 
 pub(super) struct Growing {
     pub binding: IoBinding,
-    /// The values bound as the past, in the order of the parts. They are never written to.
+    /// The values bound as the past, in the order of the planes. They are never written to.
     pub values: Arc<Vec<DynValue>>,
 }
 
-/// The keys and values of the first tokens of a row.
+/// The keys and values of the first tokens of a slot.
 pub struct Prefix {
     pub(super) len: usize,
-    pub(super) kept: Kept,
+    pub(super) storage: PrefixStorage,
 }
 
-pub(super) enum Kept {
-    /// A copy, `[part][head][len][head_dim]`.
+pub(super) enum PrefixStorage {
+    /// A copy, `[plane][head][len][head_dim]`.
     Compact(Memory),
     Shared(Arc<Vec<DynValue>>),
 }
@@ -77,31 +77,31 @@ impl Prefix {
 }
 
 impl KvCache {
-    pub fn rows(&self) -> usize {
+    pub fn slots(&self) -> usize {
         self.lengths.len()
     }
 
-    /// Returns the number of tokens in a row.
-    pub fn len(&self, row: usize) -> usize {
-        self.lengths[row]
+    /// Returns the number of tokens in a slot.
+    pub fn len(&self, slot: usize) -> usize {
+        self.lengths[slot]
     }
 
-    pub fn is_empty(&self, row: usize) -> bool {
-        self.len(row) == 0
+    pub fn is_empty(&self, slot: usize) -> bool {
+        self.len(slot) == 0
     }
 
-    /// Returns the maximum number of tokens in a row.
+    /// Returns the maximum number of tokens in a slot.
     pub fn capacity(&self) -> usize {
         self.capacity
     }
 
-    /// Swaps two rows.
+    /// Swaps two slots.
     pub(super) fn swap(&mut self, a: usize, b: usize) -> ort::Result<()> {
         if a == b {
             return Ok(());
         }
         match &mut self.store {
-            Store::Growing(rows) => rows.swap(a, b),
+            Store::Growing(slots) => slots.swap(a, b),
             Store::InPlace(InPlace { memory, spare, shape, .. }) => {
                 let (in_a, in_b) = (self.lengths[a], self.lengths[b]);
                 let numbers = in_a.max(in_b) * shape.head_dim;
@@ -125,12 +125,12 @@ impl KvCache {
 
 impl Shape {
     pub fn numbers(self) -> usize {
-        self.parts * self.part()
+        self.planes * self.plane()
     }
 
-    /// Returns the position where a part's row begins.
-    pub fn at(self, part: usize, row: usize) -> usize {
-        part * self.part() + row * self.heads * self.head()
+    /// Returns the position where a plane's slot begins.
+    pub fn at(self, plane: usize, slot: usize) -> usize {
+        plane * self.plane() + slot * self.heads * self.head()
     }
 
     /// Returns the number of values in a head.
@@ -138,14 +138,14 @@ impl Shape {
         self.capacity * self.head_dim
     }
 
-    /// Returns the positions where a row's heads begin, part by part.
-    pub fn heads_of(self, row: usize) -> impl Iterator<Item = usize> {
-        (0..self.parts).flat_map(move |part| {
-            (0..self.heads).map(move |head| self.at(part, row) + head * self.head())
+    /// Returns the positions where a slot's heads begin, plane by plane.
+    pub fn heads_of(self, slot: usize) -> impl Iterator<Item = usize> {
+        (0..self.planes).flat_map(move |plane| {
+            (0..self.heads).map(move |head| self.at(plane, slot) + head * self.head())
         })
     }
 
-    fn part(self) -> usize {
-        self.rows * self.heads * self.head()
+    fn plane(self) -> usize {
+        self.slots * self.heads * self.head()
     }
 }

@@ -6,8 +6,8 @@
 //! - without it (transformers.js exports): past and present grow, and positions are an input.
 //!
 //! If a graph takes rotary tables from initialisers, lookout's tables replace them. Embeddings,
-//! keys, values and logits may each have 32 or 16 bits. A prompt is read into one row. After that,
-//! rows run together if the cache is written in place, and one after the other if it grows.
+//! keys, values and logits may each have 32 or 16 bits. A prompt is read into one slot. After that,
+//! slots run together if the cache is written in place, and one after the other if it grows.
 //!
 //! Guarantees: errors name the file and the tensor.
 
@@ -20,7 +20,7 @@ use ort::session::IoBinding;
 use ort::value::{DynValue, Tensor, TensorElementType};
 
 use super::Stopwatch;
-use super::cache::{Growing, InPlace, Kept, KvCache, Prefix, Shape, Store};
+use super::cache::{Growing, InPlace, KvCache, Prefix, PrefixStorage, Shape, Store};
 use crate::model::{
     Component, Element, Float, GraphFacts, GraphKind, Memory, ModelError, Package, Placement,
     RotaryTables, Runtime, Scaling, Session, TensorError, TextModel, host_memory,
@@ -31,7 +31,7 @@ pub struct Decoder {
     pub(super) stopwatch: Stopwatch,
     text: TextModel,
     in_place: bool,
-    /// Maximum number of tokens in a row: the longest planned sequence.
+    /// Maximum number of tokens in a slot: the longest planned sequence.
     capacity: usize,
     embeds: Float,
     kv: Float,
@@ -62,7 +62,7 @@ pub(super) enum Spoil {
 
 fn past_names(layer: usize) -> [(String, String); 2] {
     ["key", "value"]
-        .map(|part| (format!("past_key_values.{layer}.{part}"), format!("present.{layer}.{part}")))
+        .map(|kind| (format!("past_key_values.{layer}.{kind}"), format!("present.{layer}.{kind}")))
 }
 
 impl Decoder {
@@ -154,17 +154,17 @@ impl Decoder {
         &self.session.placement
     }
 
-    /// Creates an empty cache for `rows` sequences.
-    pub fn cache(&self, rows: usize) -> Result<KvCache, TensorError> {
-        let store = if self.in_place { self.in_place(rows) } else { self.growing(rows) };
+    /// Creates an empty cache for `slots` sequences.
+    pub fn cache(&self, slots: usize) -> Result<KvCache, TensorError> {
+        let store = if self.in_place { self.in_place(slots) } else { self.growing(slots) };
         let store = store.map_err(|e| self.session.error(e))?;
-        Ok(KvCache { store, lengths: vec![0; rows], capacity: self.capacity })
+        Ok(KvCache { store, lengths: vec![0; slots], capacity: self.capacity })
     }
 
-    fn in_place(&self, rows: usize) -> ort::Result<Store> {
+    fn in_place(&self, slots: usize) -> ort::Result<Store> {
         let shape = Shape {
-            parts: 2 * self.text.layers,
-            rows,
+            planes: 2 * self.text.layers,
+            slots,
             heads: self.text.kv_heads,
             capacity: self.capacity,
             head_dim: self.text.head_dim,
@@ -177,93 +177,94 @@ impl Decoder {
         }))
     }
 
-    fn growing(&self, rows: usize) -> ort::Result<Store> {
+    fn growing(&self, slots: usize) -> ort::Result<Store> {
         let shape = [1, self.text.kv_heads, 0, self.text.head_dim];
         let none = || match self.kv {
             Float::F32 => self.session.tensor::<f32>(&shape).map(Tensor::into_dyn),
             Float::F16 => self.session.tensor::<f16>(&shape).map(Tensor::into_dyn),
         };
-        let row = |_| {
+        let slot = |_| {
             let values =
                 (0..2 * self.text.layers).map(|_| none()).collect::<Result<Vec<_>, _>>()?;
-            let mut row = Growing {
+            let mut slot = Growing {
                 binding: self.session.session.create_binding()?,
                 values: Arc::new(values),
             };
-            self.take_past(&mut row)?;
-            Ok(row)
+            self.take_past(&mut slot)?;
+            Ok(slot)
         };
-        (0..rows).map(row).collect::<ort::Result<Vec<_>>>().map(Store::Growing)
+        (0..slots).map(slot).collect::<ort::Result<Vec<_>>>().map(Store::Growing)
     }
 
-    /// Empties a row. Its memory is kept if it is written in place.
-    pub fn clear(&self, cache: &mut KvCache, row: usize) -> Result<(), TensorError> {
-        if let Store::Growing(rows) = &mut cache.store {
+    /// Empties a slot. Its memory is kept if it is written in place.
+    pub fn clear(&self, cache: &mut KvCache, slot: usize) -> Result<(), TensorError> {
+        if let Store::Growing(slots) = &mut cache.store {
             let Store::Growing(mut fresh) = self.growing(1).map_err(|e| self.session.error(e))?
             else {
                 return Ok(());
             };
-            rows[row] = fresh.remove(0);
+            slots[slot] = fresh.remove(0);
         }
-        cache.lengths[row] = 0;
+        cache.lengths[slot] = 0;
         Ok(())
     }
 
-    /// Appends tokens to a row, given as `embeddings` `[n, D]`, and returns the logits
+    /// Appends tokens to a slot, given as `embeddings` `[n, D]`, and returns the logits
     /// `[vocabulary]` after the last token.
     pub fn read(
         &mut self,
         cache: &mut KvCache,
-        row: usize,
+        slot: usize,
         embeddings: &[f32],
     ) -> Result<Vec<f32>, TensorError> {
         let new = embeddings.len() / self.text.hidden_size;
-        self.forward(cache, row, 1, new, embeddings)
+        self.forward(cache, slot, 1, new, embeddings)
     }
 
-    /// Appends one token to each of the first `rows` rows, given as `embeddings` `[rows, D]`, and
-    /// returns the logits `[rows, vocabulary]`.
+    /// Appends one token to each of the first `slots` slots, given as `embeddings` `[slots, D]`, and
+    /// returns the logits `[slots, vocabulary]`.
     pub fn step(
         &mut self,
         cache: &mut KvCache,
-        rows: usize,
+        slots: usize,
         embeddings: &[f32],
     ) -> Result<Vec<f32>, TensorError> {
         if self.in_place {
-            return self.forward(cache, 0, rows, 1, embeddings);
+            return self.forward(cache, 0, slots, 1, embeddings);
         }
-        // Running them together would require copying rows of different lengths into one tensor at
+        // Running them together would require copying slots of different lengths into one tensor at
         // each step.
         let mut logits = Vec::new();
-        for (row, embedding) in embeddings.chunks(self.text.hidden_size).enumerate() {
-            logits.extend(self.forward(cache, row, 1, 1, embedding)?);
+        for (slot, embedding) in embeddings.chunks(self.text.hidden_size).enumerate() {
+            logits.extend(self.forward(cache, slot, 1, 1, embedding)?);
         }
         Ok(logits)
     }
 
-    /// Appends `new` tokens to each of the `rows` rows from `first`, and returns the logits.
+    /// Appends `new` tokens to each of the `slots` slots from `first`, and returns the logits.
     fn forward(
         &mut self,
         cache: &mut KvCache,
         first: usize,
-        rows: usize,
+        slots: usize,
         new: usize,
         embeddings: &[f32],
     ) -> Result<Vec<f32>, TensorError> {
-        let lengths = &cache.lengths[first..first + rows];
+        let lengths = &cache.lengths[first..first + slots];
         let longest = lengths.iter().max().copied().unwrap_or(0);
         if new == 0 || longest + new > cache.capacity {
-            return Err(self
-                .session
-                .error(format!("{new} tokens on {longest} of a cache for {}", cache.capacity)));
+            return Err(self.session.error(format!(
+                "{new} tokens after {longest} do not fit in the KV cache of {} tokens",
+                cache.capacity
+            )));
         }
         #[cfg(test)]
         let spoilt = self.spoilt().map_err(|e| self.session.error(e))?;
-        let logits = self.run(cache, first, rows, new, embeddings);
+        let logits = self.run(cache, first, slots, new, embeddings);
         let logits = logits.map_err(|e| self.session.error(e))?;
         #[cfg(test)]
         let logits = if spoilt { vec![f32::NAN; logits.len()] } else { logits };
-        cache.lengths[first..first + rows].iter_mut().for_each(|length| *length += new);
+        cache.lengths[first..first + slots].iter_mut().for_each(|length| *length += new);
         Ok(logits)
     }
 
@@ -287,27 +288,27 @@ impl Decoder {
         &mut self,
         cache: &mut KvCache,
         first: usize,
-        rows: usize,
+        slots: usize,
         new: usize,
         embeddings: &[f32],
     ) -> ort::Result<Vec<f32>> {
-        let lengths = &cache.lengths[first..first + rows];
+        let lengths = &cache.lengths[first..first + slots];
         let binding = match &mut cache.store {
-            Store::InPlace(store) => self.bound(store, first, rows)?,
-            Store::Growing(rows) => &mut rows[first].binding,
+            Store::InPlace(store) => self.bound(store, first, slots)?,
+            Store::Growing(slots) => &mut slots[first].binding,
         };
-        let shape = [rows, new, self.text.hidden_size];
+        let shape = [slots, new, self.text.hidden_size];
         binding.bind_input("inputs_embeds", &self.embeds.tensor(&shape, embeddings.to_vec())?)?;
         // Rows are padded on the right; a row's sum is its length including the new tokens.
         let longest = lengths.iter().max().copied().unwrap_or(0) + new;
         let mask = lengths
             .iter()
             .flat_map(|length| (0..longest).map(move |at| i64::from(at < length + new)));
-        let mask = Tensor::from_array(([rows, longest], mask.collect::<Vec<_>>()))?;
+        let mask = Tensor::from_array(([slots, longest], mask.collect::<Vec<_>>()))?;
         binding.bind_input("attention_mask", &mask)?;
         if self.position_ids {
             let positions = lengths.iter().flat_map(|length| *length as i64..(length + new) as i64);
-            let positions = Tensor::from_array(([rows, new], positions.collect::<Vec<_>>()))?;
+            let positions = Tensor::from_array(([slots, new], positions.collect::<Vec<_>>()))?;
             binding.bind_input("position_ids", &positions)?;
         }
         if self.use_cache_branch {
@@ -333,98 +334,98 @@ impl Decoder {
                 }
             }
             let (_, logits) = self.logits.values(&outputs["logits"])?;
-            last_of_each(logits, rows, self.text.vocab_size)
+            last_of_each(logits, slots, self.text.vocab_size)
         };
-        if let Store::Growing(rows) = &mut cache.store {
-            rows[first].values = Arc::new(grown);
-            self.take_past(&mut rows[first])?;
+        if let Store::Growing(slots) = &mut cache.store {
+            slots[first].values = Arc::new(grown);
+            self.take_past(&mut slots[first])?;
         }
         Ok(logits)
     }
 
-    /// Returns the binding of some rows in the shared memory, and creates it at first use.
+    /// Returns the binding of some slots in the shared memory, and creates it at first use.
     fn bound<'a>(
         &self,
         store: &'a mut InPlace,
         first: usize,
-        rows: usize,
+        slots: usize,
     ) -> ort::Result<&'a mut IoBinding> {
         let InPlace { bindings, memory, shape, .. } = store;
-        match bindings.entry((first, rows)) {
+        match bindings.entry((first, slots)) {
             Entry::Occupied(bound) => Ok(bound.into_mut()),
             Entry::Vacant(place) => {
                 let mut binding = self.session.session.create_binding()?;
-                let whole = [rows, shape.heads, shape.capacity, shape.head_dim];
-                for (part, names) in (0..self.text.layers).flat_map(past_names).enumerate() {
+                let whole = [slots, shape.heads, shape.capacity, shape.head_dim];
+                for (plane, names) in (0..self.text.layers).flat_map(past_names).enumerate() {
                     // SAFETY: the binding is stored with the memory and dropped before it.
-                    unsafe { memory.bind(&mut binding, names, shape.at(part, first), &whole) }?;
+                    unsafe { memory.bind(&mut binding, names, shape.at(plane, first), &whole) }?;
                 }
                 Ok(place.insert(binding))
             }
         }
     }
 
-    /// Binds the row's values as the past, and the outputs to new memory on the session's device.
-    fn take_past(&self, row: &mut Growing) -> ort::Result<()> {
+    /// Binds the slot's values as the past, and the outputs to new memory on the session's device.
+    fn take_past(&self, slot: &mut Growing) -> ort::Result<()> {
         let names = (0..self.text.layers).flat_map(past_names);
-        for ((past, present), value) in names.zip(row.values.iter()) {
-            row.binding.bind_input(past, value)?;
-            row.binding.bind_output_to_device(present, &self.session.memory()?)?;
+        for ((past, present), value) in names.zip(slot.values.iter()) {
+            slot.binding.bind_input(past, value)?;
+            slot.binding.bind_output_to_device(present, &self.session.memory()?)?;
         }
         Ok(())
     }
 
-    /// Returns the content of a row as a prefix: a copy if the cache is written in place, and
+    /// Returns the content of a slot as a prefix: a copy if the cache is written in place, and
     /// shared values if it grows.
-    pub fn keep(&self, cache: &mut KvCache, row: usize) -> Result<Prefix, TensorError> {
-        let len = cache.len(row);
+    pub fn keep(&self, cache: &mut KvCache, slot: usize) -> Result<Prefix, TensorError> {
+        let len = cache.len(slot);
         let kept = match &mut cache.store {
-            Store::Growing(rows) => Kept::Shared(rows[row].values.clone()),
+            Store::Growing(slots) => PrefixStorage::Shared(slots[slot].values.clone()),
             Store::InPlace(store) => {
-                let kept = self.compact(store, row, len).map_err(|e| self.session.error(e))?;
-                Kept::Compact(kept)
+                let kept = self.compact(store, slot, len).map_err(|e| self.session.error(e))?;
+                PrefixStorage::Compact(kept)
             }
         };
-        Ok(Prefix { len, kept })
+        Ok(Prefix { len, storage: kept })
     }
 
-    fn compact(&self, store: &mut InPlace, row: usize, len: usize) -> ort::Result<Memory> {
+    fn compact(&self, store: &mut InPlace, slot: usize, len: usize) -> ort::Result<Memory> {
         let InPlace { memory, shape, .. } = store;
         let head = len * shape.head_dim;
-        let mut kept = Memory::new(&self.session, self.kv, shape.parts * shape.heads * head)?;
-        for (at, from) in shape.heads_of(row).enumerate() {
+        let mut kept = Memory::new(&self.session, self.kv, shape.planes * shape.heads * head)?;
+        for (at, from) in shape.heads_of(slot).enumerate() {
             kept.copy(at * head, memory, from, head)?;
         }
         Ok(kept)
     }
 
-    /// Sets the beginning of a row to a stored prefix.
+    /// Sets the beginning of a slot to a stored prefix.
     pub fn restore(
         &self,
         cache: &mut KvCache,
-        row: usize,
+        slot: usize,
         prefix: &mut Prefix,
     ) -> Result<(), TensorError> {
-        let restored = match (&mut cache.store, &mut prefix.kept) {
-            (Store::Growing(rows), Kept::Shared(values)) => {
-                rows[row].values = values.clone();
-                self.take_past(&mut rows[row])
+        let restored = match (&mut cache.store, &mut prefix.storage) {
+            (Store::Growing(slots), PrefixStorage::Shared(values)) => {
+                slots[slot].values = values.clone();
+                self.take_past(&mut slots[slot])
             }
-            (Store::InPlace(InPlace { memory, shape, .. }), Kept::Compact(kept)) => {
+            (Store::InPlace(InPlace { memory, shape, .. }), PrefixStorage::Compact(kept)) => {
                 let head = prefix.len * shape.head_dim;
                 shape
-                    .heads_of(row)
+                    .heads_of(slot)
                     .enumerate()
                     .try_for_each(|(at, to)| memory.copy(to, kept, at * head, head))
             }
-            _ => Err(ort::Error::new("a prefix of another graph's cache")),
+            _ => Err(ort::Error::new("the cached prefix belongs to the KV cache of another graph")),
         };
         restored.map_err(|e| self.session.error(e))?;
-        cache.lengths[row] = prefix.len;
+        cache.lengths[slot] = prefix.len;
         Ok(())
     }
 
-    /// Swaps two rows.
+    /// Swaps two slots.
     pub fn swap(&self, cache: &mut KvCache, a: usize, b: usize) -> Result<(), TensorError> {
         cache.swap(a, b).map_err(|e| self.session.error(e))
     }

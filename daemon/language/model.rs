@@ -1,15 +1,21 @@
-//! Loads the language model and builds its prompts.
+//! Loads the language model, builds its prompts and answers requests.
 //!
-//! Not here: running the prompts, which [`super::batch`] does.
+//! Not here: the steps of the decoder, which `batch.rs` runs, and their order, which `turns.rs`
+//! decides.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::batch::Batch;
+use super::sequence::{PrefixKey, Prepared};
 use super::template::{ChatTemplate, Turn};
 use super::tokenizer::{Prompt, Tokenizer};
-use super::{Decoder, Embedder, KvCache};
-use crate::config::{self, Generate, Sampling, Wording};
-use crate::event::{FinishReason, Usage};
+use super::turns::{Room, Turns};
+use super::{
+    Decoder, Embedder, Failure, KvCache, LanguageBackend, LanguageError, Limits, OnOutput, Output,
+    PrefixFrames, Reply, Request, SequenceId, Submitted, Urgency,
+};
+use crate::byte_lru::ByteLru;
+use crate::config::{self, Generate, Wording};
 use crate::model::{ModelError, Package, Placement, Runtime, TensorError};
 use crate::slowfast::{Plan, VideoTokens};
 
@@ -18,18 +24,13 @@ const TEXT_ROOM: usize = 512;
 /// Minimum number of tokens for text. A plan that leaves fewer is refused.
 const LEAST_TEXT_ROOM: usize = 32;
 
+/// The language model of a package, run in this process.
 pub struct LanguageModel {
-    pub(super) tokenizer: Tokenizer,
-    pub(super) embedder: Embedder,
-    pub(super) decoder: Decoder,
-    pub(super) batch: Batch,
+    tokenizer: Tokenizer,
     template: ChatTemplate,
-    pub(super) end_tokens: Vec<u32>,
-    pub(super) prefill_chunk: usize,
+    pub(super) batch: Batch,
     /// True if the graph accepts several tokens on a cache that already holds some.
-    pub(super) chunks: bool,
-    pub(super) dim: usize,
-    pub(super) vocabulary: usize,
+    chunks: bool,
 }
 
 /// Limits on the work and the cache of the language model.
@@ -37,120 +38,28 @@ pub struct LanguageModel {
 pub struct Budget {
     pub max_new_tokens: usize,
     /// Maximum number of sequences that run together.
-    pub rows: usize,
+    pub slots: usize,
     /// Maximum size of the cache for prefixes that prompts of a window share. 0 disables it.
     pub prefix_bytes: usize,
-}
-
-pub struct Request<'a> {
-    pub video: &'a VideoTokens,
-    /// The source of the video's rows, if other prompts may use the same video.
-    pub prefix_frames: Option<PrefixFrames>,
-    /// Earlier questions and answers about the same video, the oldest first.
-    pub turns: &'a [Turn],
-    pub prompt: &'a str,
-    pub limits: Limits,
-    pub urgency: Urgency,
-}
-
-/// The frames that a video's rows were computed from, in order. Equal frames have equal rows.
-pub type PrefixFrames = std::sync::Arc<[PrefixFrame]>;
-
-/// A frame's role in a video.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct PrefixFrame {
-    pub camera: std::sync::Arc<str>,
-    pub run: u64,
-    pub number: u64,
-    pub slow: bool,
-    /// Set when the frame was encoded again from its JPEG, which gives different tokens.
-    pub again: bool,
-}
-
-/// The priority of a prompt: which one is read first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Urgency {
-    /// A client waits for the result.
-    Now,
-    Later,
-}
-
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    pub max_new_tokens: usize,
-    pub sampling: Sampling,
-}
-
-#[derive(Clone, Debug)]
-pub struct Reply {
-    pub text: String,
-    /// The new tokens, without the end token.
-    pub ids: Vec<u32>,
-    pub finish: FinishReason,
-    pub usage: Usage,
-    /// The time at which reading of the prompt began.
-    pub begun: Instant,
-    /// Time from `begun` until the whole prompt was read; `decode` is the time from there to the
-    /// last token. Both include the turns of other sequences in between.
-    pub prefill: Duration,
-    pub decode: Duration,
-}
-
-/// Error of a sequence, or of the model itself.
-#[derive(Debug, thiserror::Error)]
-pub enum LanguageError {
-    /// The prompt is unusable, and the asker must fix it.
-    #[error("{0}")]
-    BadPrompt(String),
-    /// This sequence gets no reply. Others may get one, and so may the same one later.
-    #[error(transparent)]
-    Failed(#[from] Failure),
-    /// The model cannot be used any more.
-    #[error("{0}")]
-    Broken(String),
-}
-
-/// Reason for which a sequence ended without a reply.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum Failure {
-    /// A run of a graph ended with an error; for example, the GPU was out of memory.
-    #[error("{0}")]
-    Run(String),
-    /// A logit of the model is NaN, or the largest is infinite.
-    #[error("the model's logits are not finite")]
-    NotFinite,
-}
-
-impl From<TensorError> for Failure {
-    fn from(error: TensorError) -> Failure {
-        Failure::Run(error.to_string())
-    }
-}
-
-/// Tells whether the consumer of a sequence still reads its output.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Consumer {
-    Connected,
-    Gone,
 }
 
 impl Budget {
     pub fn of(generate: &Generate) -> Budget {
         Budget {
             max_new_tokens: generate.max_new_tokens,
-            rows: generate.max_concurrent_sequences,
+            slots: generate.max_concurrent_sequences,
             prefix_bytes: generate.prefix_cache_bytes.as_u64() as usize,
         }
     }
 
     /// Returns a budget for one sequence at a time, without a prefix cache.
     pub fn one_by_one(max_new_tokens: usize) -> Budget {
-        Budget { max_new_tokens, rows: 1, prefix_bytes: 0 }
+        Budget { max_new_tokens, slots: 1, prefix_bytes: 0 }
     }
 }
 
 impl LanguageModel {
-    /// Loads the graphs and allocates the KV cache. Each row has room for the plan's whole window,
+    /// Loads the graphs and allocates the KV cache. Each slot has room for the plan's whole window,
     /// a question and an answer. Refuses a plan that exceeds the model's context.
     pub fn load(
         runtime: &Runtime,
@@ -190,52 +99,81 @@ impl LanguageModel {
         let template = ChatTemplate::of(&package.folder, family, text, &tokenizer, wording)?;
         let mut embedder = Embedder::load(runtime, package, model.language_threads)?;
         let mut decoder = Decoder::load(runtime, package, model.language_threads, capacity)?;
-        let (cache, chunks) = rows(&mut decoder, &mut embedder, budget.rows)?;
+        let (cache, chunks) = allocate(&mut decoder, &mut embedder, budget.slots)?;
         let prefix_bytes = if chunks { budget.prefix_bytes } else { 0 };
         Ok(LanguageModel {
             tokenizer,
-            embedder,
-            decoder,
-            batch: Batch::new(cache, prefix_bytes),
             template,
-            end_tokens: package.end_tokens.clone(),
-            prefill_chunk: if chunks { model.prefill_chunk } else { capacity },
+            batch: Batch {
+                decoder,
+                embedder,
+                turns: Turns::new(cache.slots()),
+                cache,
+                prefixes: ByteLru::new(prefix_bytes),
+                prefill_chunk: if chunks { model.prefill_chunk } else { capacity },
+                end_tokens: package.end_tokens.clone(),
+                dim: package.text.hidden_size,
+                vocabulary: package.text.vocab_size,
+            },
             chunks,
-            dim: package.text.hidden_size,
-            vocabulary: package.text.vocab_size,
         })
     }
 
-    /// Returns the maximum number of tokens in a row of the KV cache: video, text and answer.
+    /// Returns the maximum number of sequences at a time.
+    pub fn slots(&self) -> usize {
+        self.batch.turns.slots()
+    }
+
+    /// Returns the number of sequences in progress.
+    pub fn sequences(&self) -> usize {
+        self.batch.turns.len()
+    }
+
+    /// Returns the number of sequences in progress whose prompt is not completely read.
+    pub fn unread(&self) -> usize {
+        self.batch.turns.unread()
+    }
+
+    /// Returns the number of bytes in the prefix cache.
+    pub fn prefix_cache_bytes(&self) -> usize {
+        self.batch.prefixes.bytes()
+    }
+
+    /// Returns the maximum number of bytes in the prefix cache.
+    pub fn prefix_cache_limit(&self) -> usize {
+        self.batch.prefixes.most()
+    }
+
+    /// Returns the maximum number of tokens in a slot of the KV cache: video, text and answer.
     pub fn capacity(&self) -> usize {
         self.batch.cache.capacity()
     }
 
-    /// Returns the bytes of one full row of the KV cache.
-    pub fn row_bytes(&self) -> usize {
-        self.decoder.token_bytes() * self.capacity()
+    /// Returns the bytes of one full slot of the KV cache.
+    pub fn slot_bytes(&self) -> usize {
+        self.batch.decoder.token_bytes() * self.capacity()
     }
 
     /// Returns the bytes that a window of `video_tokens` tokens takes in the prefix cache, without
     /// the few tokens of the template's head.
     pub fn prefix_bytes(&self, video_tokens: usize) -> usize {
-        self.decoder.token_bytes() * video_tokens
+        self.batch.decoder.token_bytes() * video_tokens
     }
 
     /// Starts to measure the time of onnxruntime's own calls by `clock`.
     pub fn time_calls(&mut self, clock: fn() -> Duration) {
-        self.decoder.stopwatch.start(clock);
-        self.embedder.stopwatch.start(clock);
+        self.batch.decoder.stopwatch.start(clock);
+        self.batch.embedder.stopwatch.start(clock);
     }
 
     /// Returns the time of these calls since the measurement started.
     pub fn calls_took(&self) -> Duration {
-        self.decoder.stopwatch.spent + self.embedder.stopwatch.spent
+        self.batch.decoder.stopwatch.spent + self.batch.embedder.stopwatch.spent
     }
 
     /// Returns the device that the decoder runs on.
     pub fn placement(&self) -> &Placement {
-        self.decoder.placement()
+        self.batch.decoder.placement()
     }
 
     /// Returns the chat template, the text around a question.
@@ -250,47 +188,44 @@ impl LanguageModel {
         video_tokens: usize,
         limits: Limits,
     ) -> Result<(), LanguageError> {
-        self.check_after(&[], prompt, video_tokens, limits)
+        let prompt = self.prompt(&[], prompt)?;
+        self.check_length(prompt.text_tokens() + video_tokens, limits)
     }
 
-    /// Returns the latest of the earlier turns, as many as fit before a prompt.
-    pub fn fitting<'a>(
-        &self,
-        turns: &'a [Turn],
-        prompt: &str,
-        video_tokens: usize,
-        limits: Limits,
-    ) -> &'a [Turn] {
-        let mut latest = (0..turns.len()).map(|from| &turns[from..]);
-        let fits = |turns: &&[Turn]| self.check_after(turns, prompt, video_tokens, limits).is_ok();
-        latest.find(fits).unwrap_or_default()
-    }
-
-    fn check_after(
+    /// Builds the prompt of a question with as many of the latest earlier turns as fit. Returns the
+    /// number of these turns as well.
+    fn fitting_prompt(
         &self,
         turns: &[Turn],
-        prompt: &str,
+        question: &str,
         video_tokens: usize,
         limits: Limits,
-    ) -> Result<(), LanguageError> {
-        let tokens = self.prompt(turns, prompt)?.text_tokens() + video_tokens;
-        self.room(tokens, limits)
+    ) -> Result<(Prompt, usize), LanguageError> {
+        let prompt = |turns: &[Turn]| {
+            let prompt = self.prompt(turns, question)?;
+            self.check_length(prompt.text_tokens() + video_tokens, limits)?;
+            Ok((prompt, turns.len()))
+        };
+        let mut latest = (0..turns.len()).map(|from| &turns[from..]);
+        latest.find_map(|turns| prompt(turns).ok()).map_or_else(|| prompt(&[]), Ok)
     }
 
     /// Renders and tokenizes a question and the earlier turns with the template. Refuses text that
     /// contains a special token.
-    pub fn prompt(&self, turns: &[Turn], words: &str) -> Result<Prompt, LanguageError> {
-        let said = turns.iter().flat_map(|turn| {
+    pub fn prompt(&self, turns: &[Turn], question: &str) -> Result<Prompt, LanguageError> {
+        let earlier = turns.iter().flat_map(|turn| {
             [("an earlier question", &*turn.question), ("an earlier answer", &*turn.answer)]
         });
-        for (what, words) in said.chain([("a question", words)]) {
-            if let Some(token) = self.tokenizer.special_token_in(words) {
-                return Err(LanguageError::BadPrompt(format!("{what} cannot hold {token:?}")));
+        for (what, text) in earlier.chain([("a question", question)]) {
+            if let Some(token) = self.tokenizer.special_token_in(text) {
+                return Err(LanguageError::BadPrompt(format!(
+                    "{what} must not contain the model's special token {token:?}"
+                )));
             }
         }
         let text = self
             .template
-            .render(turns, words)
+            .render(turns, question)
             .map_err(|e| LanguageError::BadPrompt(e.to_string()))?;
         // The text comes from the asker, so any tokenizer error is an error of the prompt.
         self.tokenizer
@@ -298,15 +233,83 @@ impl LanguageModel {
             .map_err(|e| LanguageError::BadPrompt(e.to_string()))
     }
 
-    pub(super) fn room(&self, tokens: usize, limits: Limits) -> Result<(), LanguageError> {
-        let (new, room) = (limits.max_new_tokens, self.capacity());
-        if tokens + new <= room {
+    /// Checks that a prompt of `tokens` tokens and its answer fit in a slot of the KV cache.
+    fn check_length(&self, tokens: usize, limits: Limits) -> Result<(), LanguageError> {
+        let new = limits.max_new_tokens;
+        let capacity = self.capacity();
+        if tokens + new <= capacity {
             return Ok(());
         }
         Err(LanguageError::BadPrompt(format!(
-            "video and question, with what was said before, take {tokens} tokens and the answer \
-             may take {new}; there is room for {room}"
+            "the prompt is too long: video and question take {tokens} tokens and the answer may \
+             take {new}, but the model has room for {capacity}; ask a shorter question"
         )))
+    }
+
+    fn prepare(
+        &mut self,
+        prompt: &Prompt,
+        video: &VideoTokens,
+        frames: Option<PrefixFrames>,
+        limits: Limits,
+        urgency: Urgency,
+    ) -> Result<Prepared, LanguageError> {
+        let video_tokens = if prompt.pieces.len() > 1 { video.len() } else { 0 };
+        let tokens = prompt.text_tokens() + (prompt.pieces.len() - 1) * video.len();
+        self.check_length(tokens, limits)?;
+        let prefix_tokens = match &prompt.pieces[..] {
+            // The last token of a prompt is never in the prefix, because its logits are needed.
+            [head, text] if self.chunks && !text.is_empty() => head.len() + video.len(),
+            _ => 0,
+        };
+        let key = frames
+            .filter(|_| prefix_tokens > 0)
+            .map(|frames| PrefixKey { head: prompt.pieces[0].clone(), frames });
+        let embeddings = self.embeddings(prompt, video).map_err(Failure::from)?;
+        Ok(Prepared { urgency, limits, embeddings, tokens, prefix_tokens, key, video_tokens })
+    }
+
+    /// Answers one request. `on_text` receives the text as it is generated.
+    pub fn answer(
+        &mut self,
+        request: Request<'_>,
+        on_text: impl FnMut(&str),
+    ) -> Result<Reply, LanguageError> {
+        let id = self.submit(request)?.id;
+        self.finish(id, on_text)
+    }
+
+    /// Continues a prompt, with the video's rows between its pieces.
+    pub fn complete(
+        &mut self,
+        prompt: &Prompt,
+        video: &VideoTokens,
+        limits: Limits,
+        on_text: impl FnMut(&str),
+    ) -> Result<Reply, LanguageError> {
+        let prepared = self.prepare(prompt, video, None, limits, Urgency::Now)?;
+        let id = self.batch.admit(prepared)?;
+        self.finish(id, on_text)
+    }
+
+    /// Runs the batch until a sequence has ended.
+    fn finish(
+        &mut self,
+        id: SequenceId,
+        mut on_text: impl FnMut(&str),
+    ) -> Result<Reply, LanguageError> {
+        let mut end = None;
+        loop {
+            self.poll(&mut |from, output| match output {
+                _ if from != id => {}
+                Output::Text(text) => on_text(text),
+                Output::Finished(reply) => end = Some(Ok(reply)),
+                Output::Failed(failure) => end = Some(Err(failure.into())),
+            })?;
+            if let Some(end) = end {
+                return end;
+            }
+        }
     }
 
     /// Returns the prompt's embeddings `[n, D]`, with the video's rows in their place.
@@ -320,54 +323,81 @@ impl LanguageModel {
             if at > 0 {
                 embeddings.extend_from_slice(&video.rows);
             }
-            embeddings.extend(self.embedder.embed(piece)?);
+            embeddings.extend(self.batch.embedder.embed(piece)?);
         }
         Ok(embeddings)
     }
 }
 
-/// Allocates a cache of `wanted` rows, or of fewer if memory or the graph does not allow more. The
+impl LanguageBackend for LanguageModel {
+    fn room(&self) -> Room {
+        self.batch.turns.room()
+    }
+
+    fn submit(&mut self, request: Request<'_>) -> Result<Submitted, LanguageError> {
+        let Request { video, prefix_frames, turns, prompt, limits, urgency } = request;
+        let (prompt, turns) = self.fitting_prompt(turns, prompt, video.len(), limits)?;
+        let prepared = self.prepare(&prompt, video, prefix_frames, limits, urgency)?;
+        Ok(Submitted { id: self.batch.admit(prepared)?, turns })
+    }
+
+    fn poll(&mut self, on_output: &mut OnOutput<'_>) -> Result<(), LanguageError> {
+        self.batch.step(&self.tokenizer, on_output)
+    }
+
+    fn cancel(&mut self, id: SequenceId) -> Result<(), LanguageError> {
+        self.batch.cancel(id)
+    }
+}
+
+/// Allocates a cache of `wanted` slots, or of fewer if memory or the graph does not allow more. The
 /// boolean is true if the graph accepts several tokens on a cache that already holds some.
-fn rows(
+fn allocate(
     decoder: &mut Decoder,
     embedder: &mut Embedder,
     wanted: usize,
 ) -> Result<(KvCache, bool), ModelError> {
-    let mut rows = wanted;
+    let mut slots = wanted;
     let mut cache = loop {
-        match decoder.cache(rows) {
+        match decoder.cache(slots) {
             Ok(cache) => break cache,
-            Err(error) if rows > 1 => {
+            Err(error) if slots > 1 => {
                 tracing::warn!(
-                    "generate.max_concurrent_sequences = {rows} \
-                     is more than there is memory for: {error}"
+                    "generate.max_concurrent_sequences = {slots}: not enough memory, trying one \
+                     fewer: {error}"
                 );
-                rows -= 1;
+                slots -= 1;
             }
             Err(error) => return Err(error.into()),
         }
     };
     // Some shapes in the graph are symbolic, so only a run shows if they fit.
     decoder.read(&mut cache, 0, &embedder.embed(&[0])?)?;
-    let several = decoder.read(&mut cache, 0, &embedder.embed(&[0, 0])?);
-    if let Err(error) = &several {
-        tracing::warn!("prompts are read in one piece, which takes more memory: {error}");
+    let chunk = decoder.read(&mut cache, 0, &embedder.embed(&[0, 0])?);
+    if let Err(error) = &chunk {
+        tracing::warn!(
+            "the decoder cannot read a prompt in chunks, so it reads each in one run, which takes \
+             more memory: {error}"
+        );
     }
     decoder.clear(&mut cache, 0)?;
-    if rows > 1 {
-        let together = embedder.embed(&vec![0; rows])?;
-        if let Err(error) = decoder.step(&mut cache, rows, &together) {
-            tracing::warn!("one answer is written at a time: {error}");
+    if slots > 1 {
+        let together = embedder.embed(&vec![0; slots])?;
+        if let Err(error) = decoder.step(&mut cache, slots, &together) {
+            tracing::warn!(
+                "the decoder cannot run {slots} sequences together, so it runs one at a time: \
+                 {error}"
+            );
             cache = decoder.cache(1)?;
         }
-        for row in 0..cache.rows() {
-            decoder.clear(&mut cache, row)?;
+        for slot in 0..cache.slots() {
+            decoder.clear(&mut cache, slot)?;
         }
     }
-    Ok((cache, several.is_ok()))
+    Ok((cache, chunk.is_ok()))
 }
 
-/// Returns the number of tokens in a row of the KV cache.
+/// Returns the number of tokens in a slot of the KV cache.
 fn capacity(plan: &Plan, video: usize, new: usize, context: usize) -> Result<usize, String> {
     let wanted = video + TEXT_ROOM + new;
     if video + LEAST_TEXT_ROOM + new > context {

@@ -16,6 +16,7 @@ use crate::engine::caption::windows::Closed;
 use crate::engine::question::pass::Receiver;
 use crate::frame::{Clock, Frame};
 use crate::journal::MemoryJournal;
+use crate::language::{OnOutput, Submitted};
 use crate::run_clock::RunClock;
 use crate::service::AnswerItem;
 
@@ -49,23 +50,15 @@ struct StandIn {
 }
 
 impl LanguageBackend for StandIn {
-    fn rows(&self) -> usize {
-        4
+    fn room(&self) -> Room {
+        match 4 - self.work.len() {
+            0 => Room::Nothing,
+            1 => Room::Question,
+            _ => Room::Any,
+        }
     }
 
-    fn in_work(&self) -> usize {
-        self.work.len()
-    }
-
-    fn unread(&self) -> usize {
-        0
-    }
-
-    fn fitting<'a>(&self, turns: &'a [Turn], _: &str, _: usize, _: Limits) -> &'a [Turn] {
-        turns
-    }
-
-    fn begin(&mut self, request: Request<'_>) -> Result<SequenceId, LanguageError> {
+    fn submit(&mut self, request: Request<'_>) -> Result<Submitted, LanguageError> {
         if request.prompt == TOO_LONG {
             // The asker repeats the question at once.
             self.refused.push(asks(&self.engine, TOO_LONG));
@@ -77,13 +70,13 @@ impl LanguageBackend for StandIn {
             return Err(Failure::Run("out of memory".into()).into());
         }
         self.begun += 1;
-        self.work.push((SequenceId::of(self.begun), fate));
-        Ok(SequenceId::of(self.begun))
+        let id = SequenceId::of(self.begun);
+        self.work.push((id, fate));
+        Ok(Submitted { id, turns: request.turns.len() })
     }
 
-    fn turn(&mut self, on_output: &mut OnOutput<'_>) -> Result<(), LanguageError> {
+    fn poll(&mut self, on_output: &mut OnOutput<'_>) -> Result<(), LanguageError> {
         (self.between)(&self.engine);
-        self.work.retain(|(id, _)| on_output(*id, Output::Text("")) == Consumer::Connected);
         for (id, fate) in &mut self.work {
             match fate {
                 Fate::Turns(left) => *left = left.saturating_sub(1),
@@ -91,12 +84,17 @@ impl LanguageBackend for StandIn {
                 _ => {}
             }
             match fate {
-                Fate::Turns(0) => drop(on_output(*id, Output::Finished(reply()))),
-                Fate::Fails(failure) => drop(on_output(*id, Output::Failed(failure.clone()))),
-                _ => {}
+                Fate::Turns(0) => on_output(*id, Output::Finished(reply())),
+                Fate::Fails(failure) => on_output(*id, Output::Failed(failure.clone())),
+                _ => on_output(*id, Output::Text("")),
             }
         }
         self.work.retain(|(_, fate)| matches!(fate, Fate::Turns(1..) | Fate::Breaks));
+        Ok(())
+    }
+
+    fn cancel(&mut self, id: SequenceId) -> Result<(), LanguageError> {
+        self.work.retain(|(other, _)| *other != id);
         Ok(())
     }
 }
@@ -107,7 +105,7 @@ fn reply() -> Reply {
         ids: vec![1],
         finish: FinishReason::Stop,
         usage: Usage::default(),
-        begun: Instant::now(),
+        started: Instant::now(),
         prefill: Duration::ZERO,
         decode: Duration::ZERO,
     }
@@ -205,7 +203,7 @@ fn work(
     fates: Vec<Fate>,
     between: impl FnMut(&Arc<Engine>) + Send + 'static,
 ) -> Result<(), ModelError> {
-    let language = StandIn {
+    let backend = StandIn {
         engine: engine.clone(),
         fates: fates.into(),
         work: Vec::new(),
@@ -213,15 +211,15 @@ fn work(
         refused: Vec::new(),
         between: Box::new(between),
     };
-    let words = LanguageWorker {
-        language,
+    let worker = LanguageWorker {
+        backend,
         dim: 1,
         model: "stand-in".into(),
         device: "none".into(),
         device_reason: String::new(),
         still: ChangeDetector::default(),
     };
-    words.run(engine)
+    worker.run(engine)
 }
 
 /// Returns the end of an answer, if it has one.

@@ -1,0 +1,31 @@
+//! The interface of a language back end. The worker knows a language model only by it.
+//!
+//! [`LanguageModel`](super::LanguageModel) runs the model in this process with onnxruntime. A client
+//! of another engine can implement the same methods.
+
+use super::turns::Room;
+use super::{LanguageError, OnOutput, Request, SequenceId, Submitted};
+
+/// Generates text for several requests at a time.
+///
+/// A sequence lives from [`submit`] to its [`Output::Finished`] or [`Output::Failed`], or to
+/// [`cancel`]. An error [`LanguageError::Broken`] ends all sequences.
+///
+/// [`submit`]: LanguageBackend::submit
+/// [`cancel`]: LanguageBackend::cancel
+/// [`Output::Finished`]: super::Output::Finished
+/// [`Output::Failed`]: super::Output::Failed
+pub trait LanguageBackend {
+    /// Returns which requests can be submitted now. Requests beyond it fail.
+    fn room(&self) -> Room;
+
+    /// Starts a sequence. Leaves out the oldest earlier turns if not all of them fit.
+    fn submit(&mut self, request: Request<'_>) -> Result<Submitted, LanguageError>;
+
+    /// Advances the sequences and delivers their new outputs. Returns soon: after one step of the
+    /// decoder, or after a short wait for an engine elsewhere.
+    fn poll(&mut self, on_output: &mut OnOutput<'_>) -> Result<(), LanguageError>;
+
+    /// Ends a sequence without further output. Does nothing if it has ended.
+    fn cancel(&mut self, id: SequenceId) -> Result<(), LanguageError>;
+}
