@@ -64,7 +64,7 @@ pub fn source(
     match approach.relay {
         Some(relay) => {
             source.set_property("proxy", relay.proxy());
-            source.set_property("user-agent", relay.word());
+            source.set_property("user-agent", relay.secret());
         }
         None => {
             source.set_property("user-id", rtsp.username.as_deref());

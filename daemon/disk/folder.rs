@@ -10,15 +10,18 @@
 //! A segment that cannot be read or deleted is set aside: it is reported by name, and the other
 //! segments remain in use.
 
+mod deletion;
+
 use std::collections::VecDeque;
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::age::{self, Now, Times, WallClock};
+use super::age::{Times, WallClock};
 use super::index::{self, Builder};
+use super::lock::lock;
 use super::record::{self, Names, Record};
 use super::segment::{self, End, Found, frames_file, index_file};
 use crate::frame::FrameId;
@@ -31,12 +34,6 @@ const SEGMENT_MOST: u64 = 64 << 20;
 
 /// Maximum number of frames of all cameras that can be queried. Each takes 120 bytes of memory.
 const FRAMES_MOST: u64 = 10_000_000;
-
-/// Pause before a segment that could not be deleted is tried again.
-const DELETE_AGAIN: Duration = Duration::from_secs(600);
-
-/// Maximum number of failed deletions in each of the two passes that make room for a record.
-const TRIED_MOST: usize = 8;
 
 /// Upper limit in bytes of the index of a segment with one frame.
 const INDEX_MOST: u64 = index::ROW as u64 + 100;
@@ -211,7 +208,7 @@ impl Folder {
         let frames = records.len() as u64;
         if self.left_out || self.frames + frames > self.frames_most {
             if !self.left_out {
-                self.leaves_out(number);
+                self.leave_out(number);
             }
             return Some(Vec::new());
         }
@@ -316,50 +313,6 @@ impl Folder {
         Ok(jpeg.to_vec())
     }
 
-    /// Deletes segments older than `retention`, but at most one segment of earlier runs per call.
-    pub fn expire(&mut self, now: Now) {
-        if self.unread > 0 {
-            return;
-        }
-        if self.ages == Ages::Unknown {
-            self.settle(None);
-            self.ages = Ages::Recorded;
-        }
-        if self.ages != Ages::Settled && self.wall.is_confirmed(now) {
-            let passed = now.uptime.saturating_sub(self.opened);
-            let opened_at = now.wall.checked_sub(passed);
-            // The cameras' clocks count instead if they are all behind.
-            self.settle(opened_at.map(|at| self.opened_at.map_or(at, |theirs| theirs.min(at))));
-            self.ages = Ages::Settled;
-        }
-        let mut at = 0;
-        while let Some(segment) = self.segments.get(at) {
-            let age = match segment.written {
-                Written::Before(age) => age.saturating_add(now.uptime.saturating_sub(self.opened)),
-                Written::At(first) => now.uptime.saturating_sub(first),
-            };
-            // A segment without a frame is about to be written.
-            let earlier = matches!(segment.written, Written::Before(_));
-            if (segment.bytes == 0 && !earlier) || age <= self.bounds.retention {
-                break;
-            }
-            if segment.stuck.is_some_and(|since| now.uptime < since + DELETE_AGAIN) {
-                at += 1;
-                continue;
-            }
-            if let Err(error) = self.delete(at) {
-                self.sets_aside(at, &error, now.uptime);
-                // Its frames are too old to be queried anyway.
-                self.untell(at);
-                at += 1;
-            }
-            // Segments whose age may depend on the wall clock are deleted slowly.
-            if earlier {
-                break;
-            }
-        }
-    }
-
     /// Returns false if the folder was removed or another one has replaced it.
     pub fn is_there(&self) -> bool {
         match fs::metadata(&self.path) {
@@ -420,39 +373,6 @@ impl Folder {
         }
     }
 
-    /// Deletes the oldest segments until `wanted` bytes fit. Segments that recently could not be
-    /// deleted are tried again only if the others do not make enough room.
-    fn make_room(&mut self, wanted: u64, uptime: Duration) -> io::Result<()> {
-        let mut failed = None;
-        for again in [false, true] {
-            let (mut at, mut tried) = (0, 0);
-            while self.bytes + wanted > self.bounds.bytes
-                && at < self.segments.len()
-                && tried < TRIED_MOST
-            {
-                let stuck = self.segments[at].stuck;
-                if !again && stuck.is_some_and(|since| uptime < since + DELETE_AGAIN) {
-                    at += 1;
-                    continue;
-                }
-                if let Err(error) = self.delete(at) {
-                    if error.kind() == ErrorKind::ReadOnlyFilesystem {
-                        return Err(error);
-                    }
-                    self.sets_aside(at, &error, uptime);
-                    failed = Some(error);
-                    (at, tried) = (at + 1, tried + 1);
-                }
-            }
-        }
-        if self.bytes + wanted <= self.bounds.bytes {
-            return Ok(());
-        }
-        let why = failed.map(|error| format!(": {error}")).unwrap_or_default();
-        let why = format!("all bytes that may be kept are taken by what cannot be deleted{why}");
-        Err(io::Error::new(ErrorKind::StorageFull, why))
-    }
-
     fn begin_segment(&mut self, uptime: Duration) -> io::Result<()> {
         self.close();
         let number = self.next;
@@ -475,23 +395,12 @@ impl Folder {
         let mut at = 0;
         while self.frames > self.frames_most && at < self.segments.len() {
             if self.segments[at].frames > 0 && !self.left_out {
-                self.leaves_out(self.segments[at].number);
+                self.leave_out(self.segments[at].number);
             }
-            self.untell(at);
+            self.withdraw(at);
             at += 1;
         }
         Ok(())
-    }
-
-    /// Sets the ages of earlier runs' segments. If `opened_at` is known, the wall clock counts.
-    fn settle(&mut self, opened_at: Option<SystemTime>) {
-        let earlier = |segment: &&Segment| matches!(segment.written, Written::Before(_));
-        let times: Vec<_> = self.segments.iter().filter(earlier).map(|s| s.times).collect();
-        let ages = age::at_start(&times, opened_at);
-        let earlier = self.segments.iter_mut().filter(|s| matches!(s.written, Written::Before(_)));
-        for (segment, age) in earlier.zip(ages) {
-            segment.written = Written::Before(age);
-        }
     }
 
     fn write_index(&mut self, at: usize, index: &Builder) {
@@ -508,56 +417,7 @@ impl Folder {
         segment.index = written;
     }
 
-    /// Deletes a segment's files.
-    fn delete(&mut self, at: usize) -> io::Result<()> {
-        let number = self.segments[at].number;
-        match fs::remove_file(frames_file(&self.path, number)) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let _ = fs::remove_file(index_file(&self.path, number));
-        if self.segments[at].unreadable {
-            tracing::info!(
-                "segment {number}, which could not be read, is deleted for its age or for room"
-            );
-        }
-        self.forget(at);
-        Ok(())
-    }
-
-    fn forget(&mut self, at: usize) {
-        if self.open.is_some() && at + 1 == self.segments.len() {
-            self.open = None;
-        }
-        let Some(segment) = self.segments.remove(at) else { return };
-        if at < self.unread {
-            self.unread -= 1;
-        }
-        self.bytes -= segment.bytes + segment.index;
-        self.frames -= segment.frames;
-        self.gone.push(segment.number);
-    }
-
-    /// Makes the frames of a segment unavailable for queries.
-    fn untell(&mut self, at: usize) {
-        let segment = &mut self.segments[at];
-        if segment.frames > 0 {
-            self.gone.push(segment.number);
-            self.frames -= segment.frames;
-            segment.frames = 0;
-        }
-    }
-
-    fn sets_aside(&mut self, at: usize, error: &io::Error, uptime: Duration) {
-        let segment = &mut self.segments[at];
-        if segment.stuck.is_none() {
-            let file = frames_file(&self.path, segment.number);
-            tracing::warn!("{} is set aside, since it cannot be deleted: {error}", file.display());
-        }
-        segment.stuck = Some(uptime);
-    }
-
-    fn leaves_out(&mut self, number: u64) {
+    fn leave_out(&mut self, number: u64) {
         self.left_out = true;
         let path = self.path.display();
         tracing::warn!(
@@ -568,57 +428,11 @@ impl Folder {
     }
 }
 
-fn lock(path: &Path) -> io::Result<File> {
-    let lock = OpenOptions::new().create(true).append(true).open(path.join("lock"))?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => Err(io::Error::new(
-            ErrorKind::ResourceBusy,
-            "another daemon keeps its frames in this folder",
-        )),
-        Err(TryLockError::Error(error)) => Err(error),
-    }
-}
-
 fn builder(records: &[(Record, DiskAddress)]) -> Builder {
     let mut builder = Builder::default();
     records.iter().for_each(|(record, address)| builder.push(record, *address));
     builder
 }
 
-/// The contents of a folder, for a caller that only inspects it.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Contents {
-    pub frames: u64,
-    pub bytes: u64,
-    /// True if a daemon is using the folder.
-    pub in_use: bool,
-    /// Names of files that cannot be read.
-    pub unreadable: Vec<String>,
-}
-
-/// Inspects a folder. Nothing is changed, except that the folder and its lock file are created if
-/// they do not exist.
-pub fn look(path: &Path) -> io::Result<Contents> {
-    fs::create_dir_all(path)?;
-    let mut contents = Contents::default();
-    match lock(path) {
-        Ok(lock) => drop(lock),
-        Err(error) if error.kind() == ErrorKind::ResourceBusy => contents.in_use = true,
-        Err(error) => return Err(error),
-    }
-    let mut names = Names::default();
-    for number in segment::numbers(path)?.0 {
-        let Found { records, size, end, .. } = segment::read(path, number, &mut names);
-        contents.frames += records.len() as u64;
-        contents.bytes += size;
-        if matches!(end, End::Failed(_)) || (records.is_empty() && size > 0) {
-            contents.unreadable.push(format!("{number:012}.frames"));
-        }
-    }
-    Ok(contents)
-}
-
 #[cfg(test)]
-#[path = "folder_tests.rs"]
 mod tests;

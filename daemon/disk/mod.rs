@@ -9,6 +9,8 @@
 mod age;
 mod folder;
 mod index;
+mod inspection;
+mod lock;
 mod queue;
 mod record;
 mod segment;
@@ -382,7 +384,7 @@ fn aside_messages(Aside { unreadable, undeletable }: &Aside) -> Vec<String> {
 
 /// Describes a folder for `lookout check`. The folder is created if it does not exist.
 pub fn check(path: &Path, bounds: Bounds) -> io::Result<String> {
-    let folder::Contents { frames, bytes, in_use, unreadable } = folder::look(path)?;
+    let inspection::Contents { frames, bytes, in_use, unreadable } = inspection::inspect(path)?;
     let bytes = bytesize::ByteSize(bytes);
     let mut said = format!("{}: {frames} frames, {bytes}; at most {bounds}", path.display());
     if in_use {

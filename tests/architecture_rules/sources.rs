@@ -14,9 +14,10 @@ impl Source {
         self.text.lines().filter(|line| !line.trim_start().starts_with("//"))
     }
 
-    /// Returns the lines before the tests, which are last in a file.
+    /// Returns the lines before the tests, which are last in a file. A file `tests.rs` has none.
     pub fn before_tests(&self) -> impl Iterator<Item = &str> {
-        self.code().take_while(|line| line.trim() != "#[cfg(test)]")
+        let is_test = self.path.ends_with("/tests.rs");
+        self.code().take_while(move |line| !is_test && line.trim() != "#[cfg(test)]")
     }
 
     /// Returns true if the file uses a foreign crate. In a file that imports a module of ours with

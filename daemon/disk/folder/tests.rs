@@ -4,6 +4,8 @@ use proptest::prelude::*;
 
 use super::super::record::tests::record;
 use super::*;
+use crate::disk::age::Now;
+use crate::disk::inspection::inspect;
 
 const BOUNDS: Bounds = Bounds { retention: Duration::from_secs(3600), bytes: 1 << 20 };
 const FIRST: u64 = 1_700_000_000;
@@ -82,7 +84,7 @@ fn written_frames_are_restored_at_the_next_start() {
     assert!(Folder::open(dir.path(), BOUNDS, 1, Duration::ZERO).is_err(), "two daemons");
     // Inspecting is allowed and changes nothing.
     let before = sizes(dir.path());
-    let looked = look(dir.path()).expect("looked");
+    let looked = inspect(dir.path()).expect("looked");
     assert_eq!((looked.frames, looked.in_use, looked.unreadable.len()), (100, true, 0));
     assert_eq!(sizes(dir.path()), before);
     drop(folder);
@@ -281,7 +283,7 @@ fn a_segment_that_cannot_be_read_is_set_aside_and_the_others_are_restored() {
     assert_eq!(aside.unreadable, ["000000000002.frames", "000000000003.frames"]);
     let looked = {
         drop(folder);
-        let looked = look(dir.path()).expect("looked");
+        let looked = inspect(dir.path()).expect("looked");
         (folder, _) = open(dir.path(), small);
         looked
     };

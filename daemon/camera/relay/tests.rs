@@ -1,0 +1,65 @@
+//! Tests of the relay with cameras that answer by hand.
+
+use std::io::{Read, Write};
+
+use super::*;
+
+const PATIENCE: Duration = Duration::from_secs(5);
+
+fn relay_to(camera: &TcpListener, login: Option<Login>) -> Relay {
+    let port = camera.local_addr().unwrap().port();
+    Relay::start(("127.0.0.1", port), login, Learnt::default(), PATIENCE).unwrap()
+}
+
+fn ask(relay: &Relay, word: &str) -> TcpStream {
+    let mut client = TcpStream::connect(relay.address).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    let text = format!("OPTIONS rtsp://cam/x RTSP/1.0\r\nCSeq: 7\r\nUser-Agent: {word}\r\n\r\n");
+    client.write_all(text.as_bytes()).unwrap();
+    client
+}
+
+#[test]
+fn a_connection_without_the_secret_is_refused() {
+    let camera = TcpListener::bind("127.0.0.1:0").unwrap();
+    camera.set_nonblocking(true).unwrap();
+    let relay = relay_to(&camera, None);
+    for word in ["", "lookout", AGENT] {
+        let mut answer = Vec::new();
+        // The connection was closed or reset.
+        let read = ask(&relay, word).read_to_end(&mut answer);
+        assert!(read.is_err() || answer.is_empty());
+    }
+    assert_eq!(camera.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+}
+
+#[test]
+fn replies_keep_their_cseq_and_the_camera_never_sees_the_secret() {
+    let camera = TcpListener::bind("127.0.0.1:0").unwrap();
+    let relay = relay_to(&camera, None);
+    let client = ask(&relay, relay.secret());
+    let (served, _) = camera.accept().unwrap();
+    let (head, _) = Reader::new(served.try_clone().unwrap()).message().unwrap();
+    assert_eq!(head.value("User-Agent"), Some(AGENT));
+    assert!(!String::from_utf8(head.bytes()).unwrap().contains(relay.secret()));
+    let cseq = head.value("CSeq").unwrap();
+    let answer = format!("RTSP/1.0 200 OK\r\nCSeq: {cseq}\r\nX-Odd\r\n\r\n");
+    (&served).write_all(answer.as_bytes()).unwrap();
+    let (answer, _) = Reader::new(client).message().unwrap();
+    assert_eq!(answer.bytes(), b"RTSP/1.0 200 OK\r\nCSeq: 7\r\nX-Odd\r\n\r\n");
+}
+
+#[test]
+fn an_unknown_authentication_scheme_is_reported() {
+    let camera = TcpListener::bind("127.0.0.1:0").unwrap();
+    let login = Login { username: "me".into(), password: "Planted".into() };
+    let relay = relay_to(&camera, Some(login));
+    let client = ask(&relay, relay.secret());
+    let (served, _) = camera.accept().unwrap();
+    Reader::new(served.try_clone().unwrap()).message().unwrap();
+    let answer = "RTSP/1.0 401 No\r\nCSeq: 1\r\nWWW-Authenticate: Negotiate\r\n\r\n";
+    (&served).write_all(answer.as_bytes()).unwrap();
+    Reader::new(client).message().unwrap();
+    let error = relay.error().unwrap().error().to_string();
+    assert!(error.contains("digest (MD5 or SHA-256) or basic"), "{error}");
+}
