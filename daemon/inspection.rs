@@ -119,16 +119,17 @@ impl Inspection {
         found.list_graphs(&model.package, package.as_ref().ok());
         match package {
             Ok(package) => {
-                found.plan = found.hear(plan(model, &package, camera));
+                found.plan = found.accept(plan(model, &package, camera));
                 found.model = Some(describe(&package));
-                found.running = found.hear(run(model, max_new_tokens));
+                found.running = found.accept(run(model, max_new_tokens));
             }
             Err(error) => found.refusals.push(error.to_string()),
         }
         found
     }
 
-    fn hear<T>(&mut self, outcome: Result<T, ModelError>) -> Option<T> {
+    /// Returns the value, or adds the error to the refusals.
+    fn accept<T>(&mut self, outcome: Result<T, ModelError>) -> Option<T> {
         match outcome {
             Ok(value) => Some(value),
             Err(error) => {
@@ -147,10 +148,10 @@ impl Inspection {
                 let chosen = package.is_some_and(|package| package.graph(kind).file == file);
                 let facts = GraphFacts::read(&file);
                 // Errors of graphs that will not run are ignored.
-                let facts = if chosen { self.hear(facts) } else { facts.ok() };
-                let beside = facts.map(|facts| facts.data_files).unwrap_or_default();
+                let facts = if chosen { self.accept(facts) } else { facts.ok() };
+                let data_files = facts.map(|facts| facts.data_files).unwrap_or_default();
                 let size = |file: &PathBuf| fs::metadata(file).map_or(0, |meta| meta.len());
-                let bytes = size(&file) + beside.iter().map(size).sum::<u64>();
+                let bytes = size(&file) + data_files.iter().map(size).sum::<u64>();
                 self.graphs.push(GraphFile { kind: kind.name(), file, precision, bytes, chosen });
             }
         }

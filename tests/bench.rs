@@ -35,9 +35,10 @@ fn positive(value: &Value) -> f64 {
 fn onnxruntime_does_not_call_home() {
     let cache = tempfile::tempdir().expect("a folder");
     let library = repository().join("target/onnxruntime/libonnxruntime.so");
-    let words = ["bench", "language", "--only", "share", "--rounds", "1", "--max-new-tokens", "2"];
+    let arguments =
+        ["bench", "language", "--only", "share", "--rounds", "1", "--max-new-tokens", "2"];
     let mut lookout = Command::new(LOOKOUT);
-    lookout.args(words).current_dir(repository()).env_clear().env("ORT_DYLIB_PATH", library);
+    lookout.args(arguments).current_dir(repository()).env_clear().env("ORT_DYLIB_PATH", library);
     lookout.env("HOME", cache.path()).env("XDG_CACHE_HOME", cache.path());
     let output = lookout.output().expect("lookout");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -82,7 +83,7 @@ fn every_stage_of_a_caption_is_measured() {
     assert!((positive(&report["share_of_core"]) - all / 1e3).abs() < 1e-6, "a second");
     // 12 frames: 4 slow ones of 32 tokens, and all of them as fast ones of 8.
     assert_eq!((&report["frames"], &report["video_tokens"]), (&12.into(), &224.into()));
-    assert_eq!(report["picture"], serde_json::json!([192, 144]));
+    assert_eq!(report["resolution"], serde_json::json!([192, 144]));
 
     // Only a fifth of the frames is encoded, on every machine.
     let once = &report["encoded_once"];
@@ -109,10 +110,10 @@ fn impossible_measurements_are_refused_at_the_start() {
         (["--caption-interval", "10ms"], &["caption_interval = \"10ms\"", "wanted at least"]),
     ] {
         let output = bench(&[&["stages"], &arguments[..]].concat());
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
-        assert!(wanted.iter().all(|words| said.contains(words)), "{wanted:?}: {said}");
-        assert_eq!(said.trim().lines().count(), 1, "{said}");
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {error}");
+        assert!(wanted.iter().all(|part| error.contains(part)), "{wanted:?}: {error}");
+        assert_eq!(error.trim().lines().count(), 1, "{error}");
     }
 }
 

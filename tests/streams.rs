@@ -46,7 +46,7 @@ fn the_bench_receives_captions_and_answers_and_reports_memory() {
         assert!((ratio - 1.0).abs() < 0.05, "{ratio}: {row}");
     }
     // Two cameras at 2 frames per second: 8 s hot, 4 s more as JPEGs, all of them on disk.
-    assert_eq!(memory("hot_frames_wanted"), 34.0);
+    assert_eq!(memory("hot_frames_expected"), 34.0);
     let frames = memory("hot_frames");
     assert!((28.0..=34.0).contains(&frames), "{frames} frames: {row}");
     assert!(memory("warm_frames") > 0.0 && memory("warm_jpeg_bytes") > 0.0, "{row}");

@@ -33,9 +33,9 @@ impl Served {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut process = Killed(command.spawn().context("demo-cameras")?);
         let out = process.0.stdout.take().map(BufReader::new);
-        let said = out.and_then(|out| out.lines().next()).transpose()?.unwrap_or_default();
+        let ready = out.and_then(|out| out.lines().next()).transpose()?.unwrap_or_default();
         let mut log = process.0.stderr.take().context("stderr")?;
-        let Some(port) = said.strip_prefix("ready ") else {
+        let Some(port) = ready.strip_prefix("ready ") else {
             let why = io::read_to_string(log)?;
             bail!("cannot play {}: {}", clip.display(), why.trim().trim_start_matches("lookout: "));
         };

@@ -42,8 +42,8 @@ pub struct Options {
     #[command(flatten)]
     model: ModelArgs,
     /// The device to compare with the CPU.
-    #[arg(long, value_name = "DEVICE", value_enum, default_value_t = Asked::Auto)]
-    device: Asked,
+    #[arg(long, value_name = "DEVICE", value_enum, default_value_t = DeviceArg::Auto)]
+    device: DeviceArg,
     /// Measure only the device: skip the CPU and the comparison with it.
     #[arg(long)]
     device_only: bool,
@@ -59,7 +59,7 @@ pub struct Options {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum Asked {
+enum DeviceArg {
     Cpu,
     Cuda,
     Auto,
@@ -227,7 +227,7 @@ impl Bench {
         Ok(assemble(&pooled, &self.model.plan, dim))
     }
 
-    fn answer(&self, runtime: &Runtime, video: &VideoTokens) -> anyhow::Result<Ran<Said>> {
+    fn answer(&self, runtime: &Runtime, video: &VideoTokens) -> anyhow::Result<Ran<Generated>> {
         let threads = self.model.language_threads;
         let tokenizer = Tokenizer::load(&self.package.folder).map_err(|e| anyhow!("{e}"))?;
         let mut embedder = Embedder::load(runtime, &self.package, threads)?;
@@ -263,9 +263,9 @@ impl Bench {
             Err(_) => read,
         };
         let (mut prefill, mut decode) = (Vec::new(), Vec::new());
-        let mut said = Said::default();
+        let mut generated = Generated::default();
         for _ in 0..self.rounds {
-            said = Said::default();
+            generated = Generated::default();
             decoder.clear(&mut cache, 0)?;
             let begun = Instant::now();
             let mut logits = Vec::new();
@@ -273,12 +273,12 @@ impl Bench {
                 logits = decoder.read(&mut cache, 0, chunk)?;
             }
             prefill.push(read as f64 / begun.elapsed().as_secs_f64());
-            said.logits = logits.clone();
+            generated.logits = logits.clone();
             let mut sampler = Sampler::new(Sampling::Greedy);
             let begun = Instant::now();
             for _ in 0..self.tokens {
                 let id = sampler.next(&logits).context("the decoder's logits are not finite")?;
-                said.ids.push(id);
+                generated.ids.push(id);
                 logits = decoder.read(&mut cache, 0, &embedder.embed(&[id])?)?;
             }
             decode.push(self.tokens as f64 / begun.elapsed().as_secs_f64());
@@ -287,13 +287,13 @@ impl Bench {
             prefill_tokens_per_second: median(prefill),
             decode_tokens_per_second: median(decode),
         };
-        Ok((said, decoder.placement().clone(), speed))
+        Ok((generated, decoder.placement().clone(), speed))
     }
 }
 
 /// The output of the language model.
 #[derive(Default)]
-struct Said {
+struct Generated {
     /// Logits after the prompt.
     logits: Vec<f32>,
     ids: Vec<u32>,

@@ -82,8 +82,8 @@ pub fn ask(
     clock: impl Fn(&LanguageModel) -> Duration,
 ) -> anyhow::Result<Answered> {
     let mut reply = None;
-    let mut on_output = |_, said: Output<'_>| {
-        if let Output::Finished(finished) = said {
+    let mut on_output = |_, output: Output<'_>| {
+        if let Output::Finished(finished) = output {
             reply = Some(finished);
         }
     };

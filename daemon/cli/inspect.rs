@@ -64,7 +64,7 @@ pub fn inspect(args: Inspect, out: &mut dyn Write) -> Result<ExitCode, Failure> 
 }
 
 fn print(found: &Inspection, camera: CameraLoad, out: &mut dyn Write) -> io::Result<()> {
-    let mut line = |what: &str, words: String| writeln!(out, "{what:<10}  {words}");
+    let mut line = |item: &str, text: String| writeln!(out, "{item:<10}  {text}");
     if let Some(Model { name, family, vision, image_size, grid_tokens, .. }) = &found.model {
         line("model", format!("{name} ({family})"))?;
         line(
@@ -78,7 +78,7 @@ fn print(found: &Inspection, camera: CameraLoad, out: &mut dyn Write) -> io::Res
             "language",
             format!(
                 "{language}, {layers} layers of {hidden_size}, {kv_heads} key heads of {head_dim}, \
-                 {vocab_size} words"
+                 {vocab_size} tokens in the vocabulary"
             ),
         )?;
         let Model { context, rope, rope_theta, .. } = model;

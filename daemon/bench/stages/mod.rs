@@ -20,7 +20,7 @@ use serde::Serialize;
 use toml::{Table, Value};
 
 use self::camera::Received;
-use self::vision::{EncodedOnce, Looked, Vision};
+use self::vision::{EncodedOnce, Vision, VisionCost};
 use super::cpu::cpu_time;
 use super::loopback::Served;
 use super::median;
@@ -93,7 +93,7 @@ struct Report {
     plan: String,
     clip: String,
     /// Width and height of its frames.
-    picture: [u32; 2],
+    resolution: [u32; 2],
     threads: usize,
     rounds: usize,
     fps: f64,
@@ -156,41 +156,41 @@ impl Bench {
         let Received { frames, cpu_ms: decode } = camera::receive(camera, rounds, a_round)?;
         drop(self.served);
         let repeated = |count| (0..count).map(|number| &frames[number % frames.len()]);
-        let (mut looked, mut seen) = (Vec::new(), Vec::new());
+        let (mut vision_costs, mut seen) = (Vec::new(), Vec::new());
         for round in 1..=rounds {
-            let (tokens, cost) = self.vision.look(repeated(a_round))?;
-            looked.push(cost);
+            let (tokens, cost) = self.vision.encode_frames(repeated(a_round))?;
+            vision_costs.push(cost);
             seen = tokens;
-            tracing::info!("pictures, round {round} of {rounds}: {:.2} ms a frame", cost.encode);
+            tracing::info!("vision, round {round} of {rounds}: {:.2} ms a frame", cost.encode);
         }
         let encoded_once = self.vision.encoded_once(&frames, rounds.max(WINDOWS_MIN))?;
 
         let seen: Vec<&FrameTokens> = (0..in_window).map(|at| &seen[at % seen.len()]).collect();
         let dim = self.package.text.hidden_size;
-        let mut said = Said::default();
+        let mut costs = LanguageCosts::default();
         for round in 1..=rounds {
             let (video, ms) = spent(|| assemble(&seen, &plan, dim));
-            said.assemble.push(ms);
+            costs.assemble.push(ms);
             let window = Window::new(video, round as u64);
-            said.round(&mut self.language, &window, tokens)?;
-            let read = said.prefill[round - 1];
-            tracing::info!("words, round {round} of {rounds}: {read:.1} ms to read a window");
+            costs.round(&mut self.language, &window, tokens)?;
+            let read = costs.prefill[round - 1];
+            tracing::info!("language, round {round} of {rounds}: {read:.1} ms to read a window");
         }
 
-        let vision = |of: fn(&Looked) -> f64| looked.iter().map(of).collect();
+        let vision = |of: fn(&VisionCost) -> f64| vision_costs.iter().map(of).collect();
         let mut stages = vec![
             Stage::new("decode", "frame", new_frames, decode),
             Stage::new("resize", "frame", new_frames, vision(|cost| cost.resize)),
             Stage::new("jpeg", "frame", new_frames, vision(|cost| cost.jpeg)),
             Stage::new("encode", "frame", new_frames, vision(|cost| cost.encode)),
             Stage::new("pool", "frame", new_frames, vision(|cost| cost.pool)),
-            Stage::new("assemble", "window", 1.0, said.assemble),
-            Stage::new("prefill", "window", 1.0, said.prefill),
-            Stage::new("token", "token", tokens as f64, said.token),
+            Stage::new("assemble", "window", 1.0, costs.assemble),
+            Stage::new("prefill", "window", 1.0, costs.prefill),
+            Stage::new("token", "token", tokens as f64, costs.token),
         ];
         // This stage is absent where the graph cannot continue from a prefix.
-        if !said.question.is_empty() {
-            stages.push(Stage::new("question", "question", 0.0, said.question));
+        if !costs.question.is_empty() {
+            stages.push(Stage::new("question", "question", 0.0, costs.question));
         }
         let caption_cpu_ms: f64 = stages.iter().map(|stage| stage.caption_cpu_ms).sum();
         for stage in &mut stages {
@@ -201,7 +201,7 @@ impl Bench {
             model: self.package.name.clone(),
             plan: plan.to_string(),
             clip: self.clip.display().to_string(),
-            picture: [width, height],
+            resolution: [width, height],
             threads: self.config.model.language_threads,
             rounds,
             fps,
@@ -209,7 +209,7 @@ impl Bench {
             caption_interval_seconds: caption_interval.as_secs_f64(),
             frames: in_window,
             video_tokens: plan.video_tokens(in_window, self.package.vision.grid_tokens)?,
-            text_tokens: said.text_tokens,
+            text_tokens: costs.text_tokens,
             tokens,
             stages,
             caption_cpu_ms,
@@ -243,7 +243,7 @@ fn config(options: &Options, url: &str) -> anyhow::Result<Config> {
 
 /// CPU-milliseconds of the language model, for each round.
 #[derive(Default)]
-struct Said {
+struct LanguageCosts {
     assemble: Vec<f64>,
     /// Reading the caption's whole prompt.
     prefill: Vec<f64>,
@@ -253,7 +253,7 @@ struct Said {
     text_tokens: u32,
 }
 
-impl Said {
+impl LanguageCosts {
     fn round(
         &mut self,
         language: &mut LanguageModel,
@@ -283,7 +283,7 @@ impl Stage {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Report { model, plan, clip, picture: [width, height], threads, rounds, .. } = self;
+        let Report { model, plan, clip, resolution: [width, height], threads, rounds, .. } = self;
         let Report { fps, window_seconds, caption_interval_seconds, frames, .. } = self;
         let Report { video_tokens, text_tokens, tokens, .. } = self;
         writeln!(f, "{model}, plan {plan}; {clip}, {width}x{height}")?;

@@ -28,7 +28,7 @@ pub struct Vision {
 
 /// CPU-milliseconds per frame, by stage.
 #[derive(Clone, Copy, Default)]
-pub struct Looked {
+pub struct VisionCost {
     pub resize: f64,
     pub jpeg: f64,
     pub encode: f64,
@@ -70,11 +70,11 @@ impl Vision {
     }
 
     /// Runs one round. Returns the tokens of these frames and the cost per frame.
-    pub fn look<'a>(
+    pub fn encode_frames<'a>(
         &mut self,
         frames: impl ExactSizeIterator<Item = &'a Frame>,
-    ) -> anyhow::Result<(Vec<FrameTokens>, Looked)> {
-        let (mut tokens, mut sum) = (Vec::new(), Looked::default());
+    ) -> anyhow::Result<(Vec<FrameTokens>, VisionCost)> {
+        let (mut tokens, mut sum) = (Vec::new(), VisionCost::default());
         let count = frames.len() as f64;
         for frame in frames {
             tokens.push(self.tokens(frame, &mut sum)?);
@@ -83,12 +83,12 @@ impl Vision {
             jpeg?;
             sum.jpeg += ms;
         }
-        let Looked { resize, jpeg, encode, pool } = sum;
+        let VisionCost { resize, jpeg, encode, pool } = sum;
         let [resize, jpeg, encode, pool] = [resize, jpeg, encode, pool].map(|ms| ms / count);
-        Ok((tokens, Looked { resize, jpeg, encode, pool }))
+        Ok((tokens, VisionCost { resize, jpeg, encode, pool }))
     }
 
-    fn tokens(&mut self, frame: &Frame, sum: &mut Looked) -> anyhow::Result<FrameTokens> {
+    fn tokens(&mut self, frame: &Frame, sum: &mut VisionCost) -> anyhow::Result<FrameTokens> {
         let Frame { bgrx, width, height, .. } = frame;
         let Vision { preprocess, scratch, encoder, plan, pixels, .. } = self;
         let (resized, ms) = spent(|| preprocess.pixels(scratch, bgrx, *width, *height, pixels));
@@ -113,7 +113,7 @@ impl Vision {
         let length = 5 * stride;
         let mut encode = |numbers: Range<usize>| -> anyhow::Result<(Vec<FrameTokens>, f64)> {
             let mut tokens =
-                |number| self.tokens(&frames[number % frames.len()], &mut Looked::default());
+                |number| self.tokens(&frames[number % frames.len()], &mut VisionCost::default());
             let (tokens, ms) = spent(|| numbers.map(&mut tokens).collect::<Result<_, _>>());
             Ok((tokens?, ms))
         };

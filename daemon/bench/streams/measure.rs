@@ -18,9 +18,9 @@ use tokio::task::LocalSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::Row;
-use super::memory::{self, Memory, Sample, Wanted};
+use super::memory::{self, Expected, Memory, Sample};
 use super::questions::Asker;
-use super::scrape::Held;
+use super::scrape::Contents;
 use super::simulate::until_next;
 use crate::config::Precision;
 use crate::demo::children::Children;
@@ -157,9 +157,10 @@ async fn measure(
     // The first windows fill while the cameras connect.
     let begin = Instant::now() + options.window + 2 * options.caption_interval;
     let end = begin + length;
-    let mut look = interval(memory::LOOK);
-    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut samples, mut held, mut heard) = (Vec::new(), Held::default(), Heard::default());
+    let mut sampling = interval(memory::SAMPLE_INTERVAL);
+    sampling.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut samples, mut contents, mut log) =
+        (Vec::new(), Contents::default(), EventLog::default());
     let mut random = StdRng::seed_from_u64(1);
     let mut asker = Asker::new(&server, &names, options.window);
     let mut question = begin;
@@ -167,7 +168,7 @@ async fn measure(
         tokio::select! {
             line = events.next_line() => {
                 let line = line?.ok_or_else(|| anyhow!("the reader of events has ended"))?;
-                heard.hear(&line, Instant::now() >= begin, options.max_caption_delay())?;
+                log.record(&line, Instant::now() >= begin, options.max_caption_delay())?;
             }
             true = asker.next() => {}
             () = sleep_until(question), if options.questions > 0.0 => {
@@ -175,10 +176,10 @@ async fn measure(
                 let pause = until_next(&mut random, options.questions);
                 question += Duration::from_secs_f64(pause.min(86_400.0));
             }
-            _ = look.tick() => {
-                held = Held::read(&metrics(http).await?, &names);
+            _ = sampling.tick() => {
+                contents = Contents::parse(&metrics(http).await?, &names);
                 let resident = resident_bytes(daemon);
-                samples.push(Sample { resident, full: memory::is_full(&held) });
+                samples.push(Sample { resident, full: memory::is_full(&contents) });
             }
             () = sleep_until(end) => break,
             gone = children.any_gone() => return Err(gone),
@@ -186,7 +187,7 @@ async fn measure(
     }
     asker.finish(LAST_ANSWERS).await;
     children.stop().await;
-    if heard.captions.is_empty() {
+    if log.captions.is_empty() {
         bail!("{cameras} cameras: not one caption in {} s; --for takes longer", length.as_secs());
     }
     let Asker { answers, refused, unanswered, why, .. } = asker;
@@ -194,15 +195,15 @@ async fn measure(
         let _ =
             writeln!(io::stderr(), "{unanswered} questions without an answer; the first: {why}");
     }
-    let memory = Some(Memory::of(&samples, &held, size.wanted, heard.sequence));
+    let memory = Some(Memory::of(&samples, &contents, size.expected, log.sequence));
     let windows_of_each = (length.as_secs_f64() / options.caption_interval.as_secs_f64()) as usize;
     let row = Row { cameras, refused, unanswered, memory, ..Row::default() };
-    Ok((heard.device.clone(), heard.count(row, windows_of_each, answers)))
+    Ok((log.device.clone(), log.count(row, windows_of_each, answers)))
 }
 
 /// Data collected from captions.
 #[derive(Default)]
-struct Heard {
+struct EventLog {
     /// The model and the device it runs on.
     device: String,
     /// Sequence number of the newest event.
@@ -216,10 +217,10 @@ struct Heard {
     frames_expected: u64,
 }
 
-impl Heard {
+impl EventLog {
     /// Reads a line of `lookout watch --json`. Its caption is counted only if `counts` is set, that
     /// is, after the start of the measurement.
-    fn hear(&mut self, line: &str, counts: bool, max_delay: Duration) -> anyhow::Result<()> {
+    fn record(&mut self, line: &str, counts: bool, max_delay: Duration) -> anyhow::Result<()> {
         let event: Value = serde_json::from_str(line).context("an event")?;
         if event["kind"] == "lost" {
             bail!("{} events were lost: the bench was too slow for them", event["events"]);
@@ -260,7 +261,7 @@ impl Heard {
 
 /// Memory that the daemon should need.
 struct Size {
-    wanted: Wanted,
+    expected: Expected,
     prefix_cache: usize,
 }
 
@@ -273,7 +274,10 @@ impl Size {
         let key_or_value = text.layers * text.kv_heads * text.head_dim * size_of::<f32>();
         let hot_frames = (options.fps * options.token_age.as_secs_f64()).floor() as usize + 1;
         Ok(Size {
-            wanted: Wanted { frame_bytes: shape.frame_bytes(), hot_frames: cameras * hot_frames },
+            expected: Expected {
+                frame_bytes: shape.frame_bytes(),
+                hot_frames: cameras * hot_frames,
+            },
             prefix_cache: PREFIX_CACHE.min(PREFIXES * video_tokens * 2 * key_or_value),
         })
     }
@@ -337,14 +341,14 @@ async fn metrics(port: u16) -> anyhow::Result<String> {
         let mut http = TcpStream::connect(("127.0.0.1", port)).await?;
         // HTTP/1.0: the whole response in one piece, then the connection closes.
         http.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await?;
-        let mut said = String::new();
-        http.read_to_string(&mut said).await?;
-        io::Result::Ok(said)
+        let mut output = String::new();
+        http.read_to_string(&mut output).await?;
+        io::Result::Ok(output)
     };
-    let said = timeout(Duration::from_secs(10), get).await.context("/metrics")?;
-    let said = said.context("/metrics")?;
-    ensure!(said.starts_with("HTTP/1.0 200"), "/metrics: {:?}", said.lines().next());
-    Ok(said)
+    let output = timeout(Duration::from_secs(10), get).await.context("/metrics")?;
+    let output = output.context("/metrics")?;
+    ensure!(output.starts_with("HTTP/1.0 200"), "/metrics: {:?}", output.lines().next());
+    Ok(output)
 }
 
 /// Returns the resident memory from proc(5), statm; 0 for a process that has ended.
@@ -372,22 +376,22 @@ mod tests {
 
     #[test]
     fn captions_before_the_measured_time_are_not_counted() {
-        let mut heard = Heard::default();
-        heard.hear(&caption("gate-0", 9.0, 3), false, FRESH).expect("a caption");
+        let mut log = EventLog::default();
+        log.record(&caption("gate-0", 9.0, 3), false, FRESH).expect("a caption");
         for (seconds, skipped) in [(1.0, 0), (5.0, 2)] {
-            heard.hear(&caption("gate-0", seconds, skipped), true, FRESH).expect("a caption");
+            log.record(&caption("gate-0", seconds, skipped), true, FRESH).expect("a caption");
         }
-        assert_eq!((heard.device.as_str(), heard.sequence), ("demo, cpu", 7));
+        assert_eq!((log.device.as_str(), log.sequence), ("demo, cpu", 7));
         // The other camera has no caption: all its windows were skipped.
-        let row = heard.count(Row { cameras: 2, ..Row::default() }, 10, vec![0.5]);
+        let row = log.count(Row { cameras: 2, ..Row::default() }, 10, vec![0.5]);
         assert_eq!((row.published, row.skipped, row.windows, row.late), (2, 12, 14, 1));
         assert_eq!((row.frames, row.answered, row.worst_camera_share), (Some(0.75), 1, Some(0.0)));
     }
 
     #[test]
     fn missed_events_are_an_error() {
-        let why = Heard::default().hear(r#"{"kind":"lost","events":3}"#, true, FRESH);
+        let why = EventLog::default().record(r#"{"kind":"lost","events":3}"#, true, FRESH);
         assert!(why.is_err_and(|why| why.to_string().starts_with("3 events were lost")));
-        assert!(Heard::default().hear("{}", true, FRESH).is_err());
+        assert!(EventLog::default().record("{}", true, FRESH).is_err());
     }
 }

@@ -7,10 +7,10 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::Row;
-use super::scrape::Held;
+use super::scrape::Contents;
 
 /// Time between two samples.
-pub const LOOK: Duration = Duration::from_secs(2);
+pub const SAMPLE_INTERVAL: Duration = Duration::from_secs(2);
 /// Shortest time over which growth is meaningful, in seconds.
 const LEAST_SECONDS: f64 = 30.0;
 
@@ -23,19 +23,19 @@ pub struct Sample {
 
 /// Returns true if everything bounded is full, so that each addition evicts something: the rolling
 /// buffer of each camera and the prefix cache.
-pub fn is_full(held: &Held) -> bool {
+pub fn is_full(contents: &Contents) -> bool {
     // A frame leaves memory last: it is dropped, or it remains on disk, where it already was.
-    let buffers = held.buffers.iter().all(|buffer| {
+    let buffers = contents.buffers.iter().all(|buffer| {
         buffer.evicted > 0 || buffer.disk.frames > buffer.hot.frames + buffer.warm.frames
     });
     // If one prefix is too large for the cache, none is kept.
-    let none_fits = held.prefix_lookups > 0 && held.prefix_bytes == 0;
-    buffers && (held.prefix_evictions > 0 || none_fits)
+    let none_fits = contents.prefix_lookups > 0 && contents.prefix_bytes == 0;
+    buffers && (contents.prefix_evictions > 0 || none_fits)
 }
 
 /// Calculated contents of the buffers.
 #[derive(Clone, Copy)]
-pub struct Wanted {
+pub struct Expected {
     /// Tokens of one frame under the plan, bytes.
     pub frame_bytes: usize,
     /// Number of frames with tokens, by age and fps, of all cameras.
@@ -53,7 +53,7 @@ pub struct Memory {
     pub full_seconds: f64,
     pub hot_frames: usize,
     /// Calculated number of hot frames, by age and fps.
-    pub hot_frames_wanted: usize,
+    pub hot_frames_expected: usize,
     pub token_bytes: u64,
     /// Bytes of one frame's tokens, by the plan and the model.
     pub frame_bytes: usize,
@@ -63,7 +63,7 @@ pub struct Memory {
     pub hot_jpeg_bytes: u64,
     pub warm_frames: usize,
     pub warm_jpeg_bytes: u64,
-    pub recall_bytes: u64,
+    pub reencode_cache_bytes: u64,
     pub prefix_bytes: u64,
     /// All other resident memory: the model, the KV cache, decoders, the journal.
     pub rest: f64,
@@ -76,31 +76,33 @@ pub struct Memory {
 impl Memory {
     /// Builds the report from the samples and the daemon's last metrics. `events` is the number of
     /// journal events.
-    pub fn of(samples: &[Sample], held: &Held, wanted: Wanted, events: u64) -> Memory {
+    pub fn of(samples: &[Sample], contents: &Contents, expected: Expected, events: u64) -> Memory {
         let steady = steady(samples);
-        let full_seconds = LOOK.as_secs_f64() * steady.len().saturating_sub(1) as f64;
+        let full_seconds = SAMPLE_INTERVAL.as_secs_f64() * steady.len().saturating_sub(1) as f64;
         let growth = slope(steady).filter(|_| full_seconds >= LEAST_SECONDS);
-        let sum = |of: fn(&crate::timeline::Usage) -> u64| held.buffers.iter().map(of).sum::<u64>();
+        let sum =
+            |of: fn(&crate::timeline::Usage) -> u64| contents.buffers.iter().map(of).sum::<u64>();
         let (hot_frames, hot_bytes) = (sum(|b| b.hot.frames as u64) as usize, sum(|b| b.hot.bytes));
         let (token_bytes, warm_jpeg_bytes) = (sum(|b| b.token_bytes), sum(|b| b.warm.bytes));
         let resident = samples.last().map_or(0.0, |sample| sample.resident);
-        let told = hot_bytes + warm_jpeg_bytes + held.recall_bytes + held.prefix_bytes;
-        let arithmetic = (hot_frames * wanted.frame_bytes) as f64;
+        let reported =
+            hot_bytes + warm_jpeg_bytes + contents.reencode_cache_bytes + contents.prefix_bytes;
+        let arithmetic = (hot_frames * expected.frame_bytes) as f64;
         Memory {
             resident,
-            growth: growth.map(|a_look| a_look * 60.0 / LOOK.as_secs_f64()),
+            growth: growth.map(|per_sample| per_sample * 60.0 / SAMPLE_INTERVAL.as_secs_f64()),
             full_seconds,
             hot_frames,
-            hot_frames_wanted: wanted.hot_frames,
+            hot_frames_expected: expected.hot_frames,
             token_bytes,
-            frame_bytes: wanted.frame_bytes,
+            frame_bytes: expected.frame_bytes,
             token_ratio: (arithmetic > 0.0).then(|| token_bytes as f64 / arithmetic),
             hot_jpeg_bytes: hot_bytes.saturating_sub(token_bytes),
             warm_frames: sum(|b| b.warm.frames as u64) as usize,
             warm_jpeg_bytes,
-            recall_bytes: held.recall_bytes,
-            prefix_bytes: held.prefix_bytes,
-            rest: resident - told as f64,
+            reencode_cache_bytes: contents.reencode_cache_bytes,
+            prefix_bytes: contents.prefix_bytes,
+            rest: resident - reported as f64,
             disk_frames: sum(|b| b.disk.frames as u64) as usize,
             disk_bytes: sum(|b| b.disk.bytes),
             journal_events: events.min(crate::journal::CAPACITY as u64),
@@ -133,10 +135,10 @@ pub fn table(rows: &[Row]) -> String {
     };
     let mut text = format!(
         "\nMemory at the end, MB. A frame's tokens: {} bytes by plan and model.\n\n\
-         | cameras | resident | grows/min, all full | hot frames | wanted | their tokens \
-         | of frames × bytes | their JPEGs | warm JPEGs | recall | prefixes |  rest | disk | events |\n\
-         |--------:|---------:|--------------------:|-----------:|-------:|-------------:\
-         |----------------------:|------------:|-----------:|-------:|---------:|------:|-----:|-------:|\n",
+         | cameras | resident | grows/min, all full | hot frames | expected | their tokens \
+         | of frames × bytes | their JPEGs | warm JPEGs | re-encoded | prefixes |  rest | disk | events |\n\
+         |--------:|---------:|--------------------:|-----------:|---------:|-------------:\
+         |----------------------:|------------:|-----------:|-----------:|---------:|------:|-----:|-------:|\n",
         first.frame_bytes
     );
     let mb = |bytes: u64| format!("{:.1}", bytes as f64 / 1e6);
@@ -153,15 +155,15 @@ pub fn table(rows: &[Row]) -> String {
         // Writing to a string cannot fail.
         let _ = writeln!(
             text,
-            "| {cameras:7} | {:>8.1} | {growth:>19} | {:>10} | {:>6} | {:>12} | {ratio:>21} | {:>11} \
-             | {:>10} | {:>6} | {:>8} | {:>5.1} | {:>4} | {:>6} |",
+            "| {cameras:7} | {:>8.1} | {growth:>19} | {:>10} | {:>8} | {:>12} | {ratio:>21} | {:>11} \
+             | {:>10} | {:>10} | {:>8} | {:>5.1} | {:>4} | {:>6} |",
             memory.resident / 1e6,
             memory.hot_frames,
-            memory.hot_frames_wanted,
+            memory.hot_frames_expected,
             mb(memory.token_bytes),
             mb(memory.hot_jpeg_bytes),
             mb(memory.warm_jpeg_bytes),
-            mb(memory.recall_bytes),
+            mb(memory.reencode_cache_bytes),
             mb(memory.prefix_bytes),
             memory.rest / 1e6,
             mb(memory.disk_bytes),
@@ -180,7 +182,7 @@ mod tests {
         of.iter().map(|(resident, full)| Sample { resident: *resident, full: *full }).collect()
     }
 
-    fn filled() -> Held {
+    fn filled() -> Contents {
         let buffer = Usage {
             hot: Tier { frames: 10, bytes: 1500 },
             token_bytes: 1000,
@@ -188,23 +190,23 @@ mod tests {
             evicted: 1,
             ..Usage::default()
         };
-        Held {
+        Contents {
             buffers: vec![buffer, buffer],
             prefix_bytes: 300,
             prefix_evictions: 1,
             prefix_lookups: 9,
-            ..Held::default()
+            ..Contents::default()
         }
     }
 
     #[test]
     fn a_buffer_is_full_once_each_new_frame_evicts_one() {
         assert!(is_full(&filled()));
-        assert!(!is_full(&Held { prefix_evictions: 0, ..filled() }));
+        assert!(!is_full(&Contents { prefix_evictions: 0, ..filled() }));
         // No prefix fits in the cache, and nothing has been looked up yet.
-        let none = Held { prefix_evictions: 0, prefix_bytes: 0, ..filled() };
+        let none = Contents { prefix_evictions: 0, prefix_bytes: 0, ..filled() };
         assert!(is_full(&none));
-        assert!(!is_full(&Held { prefix_lookups: 0, ..none }));
+        assert!(!is_full(&Contents { prefix_lookups: 0, ..none }));
         let mut one_fills = filled();
         one_fills.buffers[1].evicted = 0;
         assert!(!is_full(&one_fills));
@@ -217,13 +219,13 @@ mod tests {
 
     #[test]
     fn growth_is_measured_after_all_buffers_are_full() {
-        let wanted = Wanted { frame_bytes: 100, hot_frames: 22 };
+        let expected = Expected { frame_bytes: 100, hot_frames: 22 };
         let mut of = vec![(0.0, false), (1e6, true), (2e6, false)];
         of.extend((0..10).map(|i| (3e6 + 10.0 * f64::from(i), true)));
-        let short = Memory::of(&samples(&of), &filled(), wanted, 3);
+        let short = Memory::of(&samples(&of), &filled(), expected, 3);
         assert_eq!((short.full_seconds, short.growth), (18.0, None));
         of.extend((10..20).map(|i| (3e6 + 10.0 * f64::from(i), true)));
-        let memory = Memory::of(&samples(&of), &filled(), wanted, 20_000);
+        let memory = Memory::of(&samples(&of), &filled(), expected, 20_000);
         assert_eq!(memory.full_seconds, 38.0);
         // 10 bytes in 2 s.
         assert!(memory.growth.is_some_and(|growth| (growth - 300.0).abs() < 1e-6), "{memory:?}");
@@ -232,7 +234,7 @@ mod tests {
         assert_eq!(memory.rest, 3e6 + 190.0 - 3800.0);
         assert_eq!(memory.journal_events, 10_000);
         of.push((4e6, false));
-        let filling = Memory::of(&samples(&of), &filled(), wanted, 3);
+        let filling = Memory::of(&samples(&of), &filled(), expected, 3);
         assert_eq!((filling.full_seconds, filling.growth), (0.0, None));
     }
 
@@ -248,15 +250,15 @@ mod tests {
 
     #[test]
     fn the_table_marks_unknown_values() {
-        let wanted = Wanted { frame_bytes: 100, hot_frames: 22 };
+        let expected = Expected { frame_bytes: 100, hot_frames: 22 };
         let row = |of: &[(f64, bool)]| {
-            let memory = Some(Memory::of(&samples(of), &filled(), wanted, 3));
+            let memory = Some(Memory::of(&samples(of), &filled(), expected, 3));
             Row { cameras: 2, memory, ..Row::default() }
         };
         assert_eq!(table(&[Row::default()]), "");
-        let said = table(&[row(&[(1.0, false)]), row(&[(1.0, true), (1.0, true)])]);
+        let text = table(&[row(&[(1.0, false)]), row(&[(1.0, true), (1.0, true)])]);
         for cell in ["still filling |", "full for 2 s only |", " 1.000 |", " 22 |"] {
-            assert!(said.contains(cell), "{cell:?} is not in {said}");
+            assert!(text.contains(cell), "{cell:?} is not in {text}");
         }
     }
 }

@@ -10,18 +10,18 @@ use crate::timeline::{Tier, Usage};
 
 /// The contents of a daemon's buffers and caches. A value that has not been measured yet is 0.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Held {
+pub struct Contents {
     /// The cameras' rolling buffers. `frames` is 0, because no metric reports it.
     pub buffers: Vec<Usage>,
-    pub recall_bytes: u64,
+    pub reencode_cache_bytes: u64,
     pub prefix_bytes: u64,
     pub prefix_evictions: u64,
     pub prefix_lookups: u64,
 }
 
-impl Held {
+impl Contents {
     /// Parses the text of `/metrics` for these cameras.
-    pub fn read(metrics: &str, cameras: &[String]) -> Held {
+    pub fn parse(metrics: &str, cameras: &[String]) -> Contents {
         let samples: HashMap<&str, f64> = metrics
             .lines()
             .filter_map(|line| line.rsplit_once(' '))
@@ -43,9 +43,9 @@ impl Held {
         };
         let looked_up = ["hit", "miss"]
             .map(|found| format!("{}{{result=\"{found}\"}}", PREFIX_CACHE_LOOKUPS.name));
-        Held {
+        Contents {
             buffers: cameras.iter().map(usage).collect(),
-            recall_bytes: value(REENCODE_CACHE_BYTES.name),
+            reencode_cache_bytes: value(REENCODE_CACHE_BYTES.name),
             prefix_bytes: value(PREFIX_CACHE_BYTES.name),
             prefix_evictions: value(PREFIX_CACHE_EVICTIONS.name),
             prefix_lookups: looked_up.iter().map(|sample| value(sample)).sum(),
@@ -87,15 +87,15 @@ mod tests {
             }
         });
         let cameras = ["yard-1", "gate-0", "drive-2"].map(String::from);
-        let held = Held::read(&text, &cameras);
-        let wanted = Held {
+        let contents = Contents::parse(&text, &cameras);
+        let expected = Contents {
             buffers: vec![usage(200), usage(100), Usage::default()],
-            recall_bytes: 11,
+            reencode_cache_bytes: 11,
             prefix_bytes: 12,
             prefix_evictions: 13,
             prefix_lookups: 3,
         };
-        assert_eq!(held, wanted, "{text}");
-        assert_eq!(Held::read("# nothing\n", &[]), Held::default());
+        assert_eq!(contents, expected, "{text}");
+        assert_eq!(Contents::parse("# nothing\n", &[]), Contents::default());
     }
 }
