@@ -1,6 +1,5 @@
 //! Simulates the daemon's scheduler with given device costs, a given number of cameras, and a clock
-//! that jumps. The steps are those of `engine/language_worker.rs` and of the language model's batch: a prompt
-//! is read in chunks, and after each chunk the running answers get as much time as the chunk took.
+//! that jumps. The rules are the daemon's own: [`Scheduler`] and [`Turns`].
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -15,6 +14,8 @@ use serde::{Deserialize, Deserializer};
 use super::Row;
 use crate::engine::caption::windows::close_offset;
 use crate::engine::scheduler::{Next, Scheduler};
+use crate::language::Urgency;
+use crate::language::turns::{Prompt, Room, Step, Turns};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -119,8 +120,25 @@ struct Sequence {
     camera: Option<usize>,
     since: f64,
     begun: f64,
+    /// Tokens of the prompt that are read, and those that are not.
+    read: u32,
     unread: u32,
     unwritten: u32,
+}
+
+impl Prompt for Sequence {
+    fn urgency(&self) -> Urgency {
+        if self.camera.is_some() { Urgency::Later } else { Urgency::Now }
+    }
+
+    fn is_started(&self) -> bool {
+        self.read > 0
+    }
+
+    /// Every sequence is about a window of its own.
+    fn shares_prefix_read_by(&self, _: &Sequence) -> bool {
+        false
+    }
 }
 
 /// The next external event: a camera's window closes, or a question is asked.
@@ -153,7 +171,7 @@ struct Run<'a> {
     slower: f64,
     now: f64,
     scheduler: Scheduler<usize, f64, f64>,
-    work: Vec<Sequence>,
+    turns: Turns<Sequence>,
     events: BinaryHeap<Reverse<Event>>,
     random: StdRng,
     row: Row,
@@ -183,7 +201,7 @@ pub fn simulate(profile: &Profile, cameras: usize, length: f64, seed: u64) -> Ro
         slower,
         now: 0.0,
         scheduler: Scheduler::new(QUEUE),
-        work: Vec::new(),
+        turns: Turns::new(profile.language.max_concurrent_sequences),
         events,
         random,
         row: Row { cameras, vision_load: Some(vision), ..Row::default() },
@@ -195,10 +213,9 @@ pub fn simulate(profile: &Profile, cameras: usize, length: f64, seed: u64) -> Ro
     while run.now < length && vision < 1.0 {
         run.happen();
         run.admit();
-        if run.work.is_empty() {
-            run.now = run.events.peek().map_or(length, |next| next.0.at);
-        } else {
-            run.turn();
+        match run.turns.next() {
+            Some(step) => run.step(step),
+            None => run.now = run.events.peek().map_or(length, |next| next.0.at),
         }
     }
     run.row.language_load = Some(run.busy / run.now.max(1e-9));
@@ -233,21 +250,19 @@ impl Run<'_> {
         }
     }
 
-    /// Fills the batch. The last slot is reserved for a question, and a caption begins only if no
-    /// prompt is waiting.
+    /// Fills the batch.
     fn admit(&mut self) {
         let language = &self.profile.language;
         loop {
-            let free = language.max_concurrent_sequences - self.work.len();
-            let reading = self.work.iter().any(|sequence| sequence.unread > 0);
-            let any = self.work.is_empty() || (free > 1 && !reading);
-            let next = match free {
-                0 => None,
-                _ if any => {
+            let room = self.turns.room();
+            let Some(slot) = self.turns.free_slot() else { return };
+            let next = match room {
+                Room::Any => {
                     self.row.skipped += self.scheduler.late(duration(self.now)).len();
                     self.scheduler.take()
                 }
-                _ => self.scheduler.next_question().map(Next::Question),
+                Room::Question => self.scheduler.next_question().map(Next::Question),
+                Room::Nothing => None,
             };
             let unread = language.video_tokens + language.text_tokens;
             let (camera, since, unwritten) = match (next, &self.profile.questions) {
@@ -259,39 +274,37 @@ impl Run<'_> {
                 }
                 _ => return,
             };
-            self.work.push(Sequence { camera, since, begun: self.now, unread, unwritten });
+            slot.admit(Sequence { camera, since, begun: self.now, read: 0, unread, unwritten });
         }
     }
 
-    /// Reads a chunk of a prompt, questions first; then generates tokens for as long as that took.
-    fn turn(&mut self) {
+    /// Runs the decoder once.
+    fn step(&mut self, step: Step) {
         let language = &self.profile.language;
-        let unread = |s: &&mut Sequence| s.unread > 0;
-        let mut took = 0.0;
-        if let Some(reader) = self.work.iter_mut().filter(unread).min_by_key(|s| s.camera.is_some())
-        {
-            let chunk = reader.unread.min(language.prefill_chunk);
-            reader.unread -= chunk;
-            // The logits of the last chunk yield the first token.
-            reader.unwritten -= u32::from(reader.unread == 0);
-            took = f64::from(chunk) / language.prefill_per_second * self.slower;
-            self.pass(took);
-        }
-        let until = self.now + took;
-        loop {
-            let writing = self.work.iter().filter(|s| s.unread == 0 && s.unwritten > 0).count();
-            if writing == 0 {
-                return;
+        let took = match step {
+            Step::Prefill(slot) => {
+                let sequence = &mut self.turns[slot];
+                let chunk = sequence.unread.min(language.prefill_chunk);
+                sequence.read += chunk;
+                sequence.unread -= chunk;
+                if sequence.unread == 0 {
+                    // The logits of the last chunk yield the first token.
+                    sequence.unwritten -= 1;
+                    self.turns.prefilled(slot);
+                }
+                f64::from(chunk) / language.prefill_per_second
             }
-            self.pass((language.step + language.row * (writing - 1) as f64) * self.slower);
-            for sequence in self.work.iter_mut().filter(|s| s.unread == 0) {
-                sequence.unwritten = sequence.unwritten.saturating_sub(1);
+            Step::Generate => {
+                let generating = self.turns.generating();
+                for sequence in self.turns.iter_mut().take(generating) {
+                    sequence.unwritten -= 1;
+                }
+                language.step + language.row * (generating - 1) as f64
             }
-            self.finish();
-            if self.now >= until {
-                return;
-            }
-        }
+        };
+        self.pass(took * self.slower);
+        self.finish();
+        self.turns.ran(step, duration(took * self.slower));
     }
 
     fn pass(&mut self, time: f64) {
@@ -301,8 +314,11 @@ impl Run<'_> {
 
     fn finish(&mut self) {
         let now = self.now;
-        let done = self.work.extract_if(.., |s| s.unread == 0 && s.unwritten == 0);
-        for Sequence { camera, since, begun, .. } in done {
+        for slot in (0..self.turns.generating()).rev() {
+            if self.turns[slot].unwritten > 0 {
+                continue;
+            }
+            let (Sequence { camera, since, begun, .. }, _) = self.turns.remove(slot);
             match camera {
                 Some(camera) => {
                     self.scheduler.done(&camera);
