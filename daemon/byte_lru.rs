@@ -58,6 +58,16 @@ impl<K: Eq + Hash, V> ByteLru<K, V> {
         }
     }
 
+    /// Removes the entries for whose key `is_kept` returns false.
+    pub fn retain(&mut self, is_kept: impl Fn(&K) -> bool)
+    where
+        K: Clone,
+    {
+        let removed: Vec<K> =
+            self.held.iter().map(|(key, _)| key).filter(|key| !is_kept(key)).cloned().collect();
+        removed.iter().for_each(|key| self.forget(key));
+    }
+
     pub fn bytes(&self) -> usize {
         self.bytes
     }

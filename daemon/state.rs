@@ -62,16 +62,19 @@ impl Daemon {
         self.stopping.store(true, Ordering::Relaxed);
     }
 
-    /// Lists a camera, in the order of the calls.
+    /// Lists a camera, in the order of the calls, and gives it to the engine, which knows those of
+    /// the config already.
     pub fn add_camera(&self, camera: &config::Camera) {
+        self.engine.add_camera(camera);
         let name = camera.name.clone();
         let source = camera.source.to_string();
         let status = CameraStatus::connecting(SystemTime::now());
         self.listed().push(Camera { name, source, status });
     }
 
-    /// Removes a camera from the list.
+    /// Removes a camera from the list and from the engine.
     pub fn remove_camera(&self, name: &str) {
+        self.engine.remove_camera(name);
         self.listed().retain(|camera| *camera.name != *name);
         metrics::camera_live(name, false);
     }
@@ -108,8 +111,12 @@ impl Service for Daemon {
 
     fn cameras(&self) -> Vec<CameraInfo> {
         let info = |camera: &Camera| {
-            let ring = self.engine.timeline.ring(&camera.name);
-            let (usage, held) = ring.map(|ring| (ring.usage(), ring.span())).unwrap_or_default();
+            let known = self.engine.cameras.get(&camera.name);
+            let of_ring = known.map(|known| {
+                let ring = known.ring();
+                (ring.usage(), ring.span())
+            });
+            let (usage, held) = of_ring.unwrap_or_default();
             CameraInfo {
                 name: camera.name.clone(),
                 source: camera.source.clone(),

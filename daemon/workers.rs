@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use crate::config::Config;
 use crate::disk::Disk;
-use crate::engine::{ChangeDetector, Engine, Failures, LanguageWorker, VisionWorker};
+use crate::engine::{Engine, Failures, LanguageWorker, VisionWorker};
 use crate::heartbeat::Worker;
 use crate::language::Budget;
 use crate::loaded::LoadedModel;
@@ -72,14 +72,8 @@ impl Workers {
             plan,
             failures: Failures::default(),
         };
-        let language = LanguageWorker {
-            backend: language,
-            dim,
-            model: package.name,
-            device,
-            device_reason,
-            still: ChangeDetector::default(),
-        };
+        let language =
+            LanguageWorker { backend: language, dim, model: package.name, device, device_reason };
         Ok(Workers { vision, language, memory, onnxruntime })
     }
 

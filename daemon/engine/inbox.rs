@@ -109,11 +109,18 @@ impl<R> Inbox<R> {
     }
 
     /// Removes the waiting frames of a camera, and everything else that is kept about it.
-    #[cfg(test)]
     pub fn remove(&mut self, camera: &str) {
         while self.drop_oldest(camera) {}
         self.waiting.remove(camera);
         self.served.remove(camera);
+    }
+
+    /// Removes and returns the questions for which `is_unwanted` returns true.
+    pub fn extract(&mut self, mut is_unwanted: impl FnMut(&R) -> bool) -> Vec<R> {
+        let questions = std::mem::take(&mut self.questions).into_iter();
+        let (removed, kept) = questions.partition::<VecDeque<R>, _>(|one| is_unwanted(one));
+        self.questions = kept;
+        removed.into()
     }
 
     /// Returns true if there is work, or if the inbox is closed.
@@ -152,6 +159,12 @@ impl<R> Inbox<R> {
     pub fn close(&mut self) -> Vec<R> {
         self.closed = true;
         self.questions.drain(..).collect()
+    }
+
+    /// Returns true if anything is kept about the camera.
+    #[cfg(test)]
+    pub fn knows(&self, camera: &str) -> bool {
+        self.waiting.contains_key(camera) || self.served.contains_key(camera)
     }
 
     /// Takes the oldest frame of a camera. The boolean is true if more of its frames wait.

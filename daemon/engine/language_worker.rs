@@ -20,7 +20,6 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::caption::change::ChangeDetector;
 use super::failures::Failures;
 use super::scheduler::Next;
 use super::{Asked, Engine, Window};
@@ -51,7 +50,6 @@ pub struct LanguageWorker<B = LanguageModel> {
     pub model: String,
     pub device: String,
     pub device_reason: String,
-    pub still: ChangeDetector,
 }
 
 type Job = Next<Arc<str>, Asked, Window>;
@@ -250,8 +248,9 @@ impl<B: LanguageBackend> LanguageWorker<B> {
     /// Returns the captioned window that this one does not differ from. A window with gaps never
     /// counts as unchanged, because anything may have happened in them.
     fn unchanged(&self, engine: &Engine, camera: &Arc<str>, clip: &Clip) -> Option<Unchanged> {
-        let limit = engine.cameras.get(camera)?.unchanged;
-        let (change, unchanged) = self.still.compare(camera, &clip.frames, self.dim, limit)?;
+        let known = engine.cameras.get(camera)?;
+        let limit = known.settings.unchanged_threshold;
+        let (change, unchanged) = known.change().compare(&clip.frames, self.dim, limit)?;
         metrics::window_change(camera, change);
         unchanged.filter(|_| limit > 0.0 && clip.coverage.gaps.is_empty())
     }
@@ -286,8 +285,9 @@ impl<B: LanguageBackend> LanguageWorker<B> {
                 let timing = timing(window.closed, window.encode, &reply);
                 let caption = self.describe(prompt, window.extent.span, clip, reply, timing);
                 let sequence = self.publish(engine, &camera, caption).sequence;
-                if whole {
-                    self.still.described(camera, &frames, self.dim, Unchanged { since, sequence });
+                if whole && let Some(known) = engine.cameras.get(&camera) {
+                    let window = Unchanged { since, sequence };
+                    known.change().captioned(&frames, self.dim, window);
                 }
             }
             Next::Question(asked) => {
@@ -303,8 +303,8 @@ impl<B: LanguageBackend> LanguageWorker<B> {
     }
 
     fn publish(&self, engine: &Engine, camera: &Arc<str>, mut caption: Description) -> Arc<Event> {
-        if let Some(lens) = engine.cameras.get(camera) {
-            caption.skipped = lens.skipped.swap(0, Ordering::Relaxed);
+        if let Some(known) = engine.cameras.get(camera) {
+            caption.skipped = known.progress.skipped_windows.swap(0, Ordering::Relaxed);
         }
         metrics::caption(camera);
         measure(camera, &caption);
@@ -349,7 +349,9 @@ impl Running {
     fn is_needed(&self, engine: &Engine) -> bool {
         match &self.job {
             // No caption is needed while the engine stops.
-            Next::Caption(..) => !engine.jobs().stopping,
+            Next::Caption(camera, _) => {
+                !engine.jobs().stopping && engine.cameras.get(camera).is_some()
+            }
             Next::Question(asked) => !asked.to.is_closed(),
         }
     }
@@ -372,7 +374,7 @@ fn task(engine: &Engine, job: &Job) -> Option<Task> {
     Some(match job {
         Next::Caption(camera, window) => Task {
             camera: camera.clone(),
-            prompt: engine.cameras.get(camera)?.prompt.clone()?,
+            prompt: engine.cameras.get(camera)?.settings.caption_prompt.clone()?,
             turns: Arc::default(),
             clip: engine.clip(camera, window.extent)?,
             plan: engine.plan,

@@ -11,6 +11,7 @@
 //! Guarantees: only two threads compute, and a third one owns the disk. None of them waits for a
 //! camera, a broker or a client.
 
+mod cameras;
 pub mod caption;
 mod failures;
 mod inbox;
@@ -20,9 +21,8 @@ pub mod scheduler;
 mod snapshot;
 mod vision_worker;
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
@@ -35,22 +35,19 @@ use crate::heartbeat::Heartbeats;
 use crate::journal::Journal;
 use crate::language::Turn;
 use crate::metrics::{self, DropReason, SkipReason};
-use crate::run_clock::{Moment, RunClock};
+use crate::run_clock::RunClock;
 use crate::service::AskError;
 use crate::slowfast::{FrameTokens, Plan};
-use crate::sync::Waiting;
-use crate::timeline::{
-    Clip, Limits, Period, RunPosition, Selection, Tiers, TimeRange, Timeline, select,
-};
+use crate::sync::{self, Waiting};
+use crate::timeline::{Clip, Limits, RunPosition, Selection, Tiers, TimeRange, select};
 
-use caption::windows::close_offset;
+use cameras::CameraRegistry;
 use inbox::Inbox;
 use question::conversations::Conversations;
 use question::frames::FrameFetch;
 use question::pass::Asked;
 use scheduler::Scheduler;
 
-pub use caption::change::ChangeDetector;
 pub use failures::Failures;
 pub use language_worker::LanguageWorker;
 pub use vision_worker::VisionWorker;
@@ -76,15 +73,15 @@ pub struct Engine {
     queue_slots: Arc<AtomicUsize>,
     /// Questions that are answered in parts.
     in_parts: Mutex<JoinSet<()>>,
-    recalled: Mutex<ByteLru<Named, Arc<FrameTokens>>>,
+    /// Tokens of frames that were encoded again.
+    reencoded: Mutex<ByteLru<CameraFrame, Arc<FrameTokens>>>,
     jobs: Mutex<Jobs>,
     wake: Condvar,
     /// The moment from which the scheduler's times are counted.
     started: Instant,
     pub heartbeats: Heartbeats,
-    pub timeline: Timeline,
     pub journal: Arc<dyn Journal>,
-    cameras: HashMap<Arc<str>, Lens>,
+    pub cameras: CameraRegistry,
     plan: Plan,
     max_new_tokens: usize,
     sampling: Sampling,
@@ -93,26 +90,7 @@ pub struct Engine {
 }
 
 /// The key of a frame of any camera.
-type Named = (Arc<str>, FrameId);
-
-/// The engine's settings and state for a camera.
-struct Lens {
-    period: Period,
-    window: Duration,
-    every: Duration,
-    /// Offset within `every` at which the camera's windows close.
-    close_offset: Duration,
-    freshness: Duration,
-    /// Maximum change of a window that counts as unchanged. 0 disables the comparison.
-    unchanged: f32,
-    prompt: Option<String>,
-    /// The newest encoded frame: its own time, and its time of arrival.
-    newest: Mutex<Option<(Moment, Instant)>>,
-    /// Frames below this number have arrived, encoded or not.
-    came: AtomicU64,
-    /// Number of windows without a caption since the last caption.
-    skipped: AtomicU32,
-}
+type CameraFrame = (Arc<str>, FrameId);
 
 struct Jobs {
     scheduler: Scheduler<Arc<str>, Asked, Window>,
@@ -135,21 +113,6 @@ impl Engine {
         run: u64,
         clock: Arc<RunClock>,
     ) -> Arc<Engine> {
-        let lens = |(index, camera): (usize, &config::Camera)| {
-            let lens = Lens {
-                period: Period::of_rate(camera.fps),
-                window: camera.window,
-                every: camera.caption_interval,
-                close_offset: close_offset(index, camera.caption_interval),
-                freshness: camera.max_caption_delay,
-                unchanged: camera.unchanged_threshold,
-                prompt: camera.caption_prompt.clone(),
-                newest: Mutex::new(None),
-                came: AtomicU64::new(0),
-                skipped: AtomicU32::new(0),
-            };
-            (camera.name.clone(), lens)
-        };
         let buffer = &config.buffer;
         let limits = Limits {
             hot_age: buffer.token_age,
@@ -157,6 +120,10 @@ impl Engine {
             warm_age: buffer.jpeg_age,
             warm_bytes: buffer.jpeg_bytes.as_u64() as usize,
         };
+        let cameras = CameraRegistry::new(limits);
+        for camera in &config.cameras {
+            cameras.add(camera);
+        }
         Arc::new(Engine {
             run,
             clock,
@@ -164,7 +131,7 @@ impl Engine {
             restoring: AtomicBool::new(false),
             queue_slots: Arc::default(),
             in_parts: Mutex::default(),
-            recalled: Mutex::new(ByteLru::new(buffer.reencode_cache_bytes.as_u64() as usize)),
+            reencoded: Mutex::new(ByteLru::new(buffer.reencode_cache_bytes.as_u64() as usize)),
             inbox: Waiting::new(Inbox::new(INBOX_FRAMES, buffer.inbox_bytes.as_u64() as usize)),
             jobs: Mutex::new(Jobs {
                 scheduler: Scheduler::new(config.generate.max_waiting_questions),
@@ -173,9 +140,8 @@ impl Engine {
             started: Instant::now(),
             heartbeats: Heartbeats::new(config.hang_timeout),
             wake: Condvar::new(),
-            timeline: Timeline::new(config.cameras.iter().map(|c| c.name.clone()), limits),
             journal,
-            cameras: config.cameras.iter().enumerate().map(lens).collect(),
+            cameras,
             plan: config.model.plan,
             max_new_tokens: config.generate.max_new_tokens,
             sampling: config.generate.sampling,
@@ -184,12 +150,12 @@ impl Engine {
         })
     }
 
-    /// Accepts a camera's frame. Never waits; if too many frames wait, the inbox drops some.
-    pub fn frame(&self, frame: Frame) {
+    /// Accepts a camera's frame. Never waits; if too many frames wait, the inbox drops some. A frame
+    /// of a camera that was removed is dropped.
+    pub fn frame(&self, mut frame: Frame) {
+        let Some(camera) = self.cameras.get(&frame.camera) else { return };
         metrics::frame(&frame.camera);
-        if let Some(lens) = self.cameras.get(&frame.camera) {
-            lens.came.store(frame.number + 1, Ordering::Relaxed);
-        }
+        frame.number = camera.arrived(frame.number);
         let dropped = self.inbox.change(|inbox| inbox.push(frame, Instant::now()));
         for camera in dropped {
             metrics::frames_dropped(&camera, DropReason::Inbox, 1);
@@ -210,8 +176,8 @@ impl Engine {
 
     /// Counts a window that gets no caption.
     fn skip(&self, camera: &Arc<str>, reason: SkipReason) {
-        if let Some(lens) = self.cameras.get(camera) {
-            lens.skipped.fetch_add(1, Ordering::Relaxed);
+        if let Some(camera) = self.cameras.get(camera) {
+            camera.progress.skipped_windows.fetch_add(1, Ordering::Relaxed);
         }
         metrics::caption_skipped(camera, reason);
     }
@@ -230,20 +196,17 @@ impl Engine {
         extent: impl Into<TimeRange>,
         tiers: Tiers,
     ) -> Option<Selection> {
-        let lens = self.cameras.get(camera)?;
-        let next = FrameId { run: self.run, number: lens.came.load(Ordering::Relaxed) };
+        let camera = self.cameras.get(camera)?;
+        let next = FrameId { run: self.run, number: camera.progress.next_number() };
         let position = RunPosition { next, now: self.clock.now() };
-        let ring = self.timeline.ring(camera)?;
-        select(&ring, extent.into(), lens.period, position, &self.plan, tiers)
+        select(&camera.ring(), extent.into(), camera.settings.period, position, &self.plan, tiers)
     }
 
-    fn recalled(&self) -> MutexGuard<'_, ByteLru<Named, Arc<FrameTokens>>> {
-        // The map is consistent after each of its methods, so a poisoned lock is still usable.
-        self.recalled.lock().unwrap_or_else(PoisonError::into_inner)
+    fn reencoded(&self) -> MutexGuard<'_, ByteLru<CameraFrame, Arc<FrameTokens>>> {
+        sync::lock(&self.reencoded)
     }
 
     fn jobs(&self) -> MutexGuard<'_, Jobs> {
-        // The jobs are consistent after each of their methods, so a poisoned lock is still usable.
-        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.jobs)
     }
 }

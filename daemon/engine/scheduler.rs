@@ -78,6 +78,26 @@ impl<C: Clone + Eq + Hash, Q, P> Scheduler<C, Q, P> {
         self.questions.retain(waited_for);
     }
 
+    /// Removes everything that is kept about a camera, and the questions about it. Returns those
+    /// questions.
+    pub fn remove(&mut self, camera: &C, mut is_about: impl FnMut(&Q) -> bool) -> Vec<Q> {
+        self.captions.remove(camera);
+        self.busy.remove(camera);
+        self.served.remove(camera);
+        let questions = std::mem::take(&mut self.questions).into_iter();
+        let (removed, kept) = questions.partition::<VecDeque<Q>, _>(|question| is_about(question));
+        self.questions = kept;
+        removed.into()
+    }
+
+    /// Returns true if anything is kept about the camera.
+    #[cfg(test)]
+    pub fn knows(&self, camera: &C) -> bool {
+        self.captions.contains_key(camera)
+            || self.busy.contains(camera)
+            || self.served.contains_key(camera)
+    }
+
     /// Queues the caption of a window that closed at `closed`. Returns the camera's older caption,
     /// which will not be made.
     pub fn caption(

@@ -33,11 +33,11 @@ impl Engine {
     }
 
     fn look_up(&self, camera: &str, run: Option<u64>, number: u64) -> Result<Found, FrameError> {
-        let Some((name, _)) = self.cameras.get_key_value(camera) else {
+        let Some(known) = self.cameras.get(camera) else {
             return Err(FrameError::CameraNotFound(camera.into()));
         };
         let id = FrameId { run: run.unwrap_or(self.run), number };
-        let entry = self.timeline.ring(camera).and_then(|ring| ring.get(id).cloned());
+        let entry = known.ring().get(id).cloned();
         let no_such_frame = || FrameError::FrameNotFound { camera: camera.into(), number };
         let entry = entry.ok_or_else(no_such_frame)?;
         let captured_at = entry.captured_at;
@@ -51,7 +51,7 @@ impl Engine {
         let unreadable = || FrameError::Unreadable { camera: camera.into(), number };
         let disk = self.disk.as_ref().ok_or_else(unreadable)?;
         let (to, jpeg) = oneshot::channel();
-        let wanted = FrameToRead { camera: name.clone(), id, address };
+        let wanted = FrameToRead { camera: known.name.clone(), id, address };
         match disk.read(ReadRequest::lookup(wanted, Box::new(Asker(to)))) {
             Ok(()) => Ok(Found::OnDisk { captured_at, jpeg }),
             Err(ReadRefused::Full(_)) => Err(FrameError::Busy),

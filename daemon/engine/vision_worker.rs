@@ -4,11 +4,10 @@
 //! A frame on which the model fails is dropped and counted, like a corrupt one; the next frame may
 //! succeed. If none succeeds for a while, the worker ends with an error.
 
-use std::collections::HashMap;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::caption::windows::{Closed, Windows};
+use super::caption::windows::Closed;
 use super::failures::Failures;
 use super::inbox::{Arrival, Inbox, Work};
 use super::question::frames::FrameFetch;
@@ -44,24 +43,18 @@ const NOT_FINITE: &str = "the model's features are not finite";
 impl VisionWorker {
     /// Runs until the engine stops or the model is broken.
     pub fn run(mut self, engine: &Engine) -> Result<(), ModelError> {
-        let windows = |lens: &super::Lens| {
-            Windows::new(lens.period, lens.window, lens.every, lens.close_offset)
-        };
-        let mut windows: HashMap<Arc<str>, Windows> =
-            engine.cameras.iter().map(|(name, lens)| (name.clone(), windows(lens))).collect();
         let mut pixels = Vec::new();
         while let Some(work) = engine.next_work() {
             engine.heartbeats.beat(Worker::Vision);
             match work {
-                Work::Frames(arrivals) => {
-                    self.encode_new(engine, arrivals, &mut pixels, &mut windows)?
-                }
+                Work::Frames(arrivals) => self.encode_new(engine, arrivals, &mut pixels)?,
                 Work::Reencode(fetch) => self.encode_again(engine, fetch, &mut pixels)?,
             }
             let now = Instant::now();
-            for (camera, windows) in &mut windows {
-                if let Some(closed) = windows.tick(now) {
-                    engine.close(camera, closed, now, Duration::ZERO);
+            for camera in engine.cameras.all() {
+                let closed = camera.windows().tick(now);
+                if let Some(closed) = closed {
+                    engine.close(&camera.name, closed, now, Duration::ZERO);
                 }
             }
         }
@@ -75,7 +68,6 @@ impl VisionWorker {
         engine: &Engine,
         arrivals: Vec<Arrival>,
         pixels: &mut Vec<f32>,
-        windows: &mut HashMap<Arc<str>, Windows>,
     ) -> Result<(), ModelError> {
         let begun = Instant::now();
         let frame_len = self.encoder.frame_len();
@@ -124,9 +116,8 @@ impl VisionWorker {
         for arrival in &kept {
             let frame = &arrival.frame;
             metrics::stage(&frame.camera, Stage::Encode, took / kept.len() as u32);
-            let closed = windows
-                .get_mut(&frame.camera)
-                .and_then(|windows| windows.frame(frame.monotonic, arrival.at));
+            let Some(camera) = engine.cameras.get(&frame.camera) else { continue };
+            let closed = camera.windows().frame(frame.monotonic, arrival.at);
             if let Some(closed) = closed {
                 engine.close(&frame.camera, closed, arrival.at, took);
             }
@@ -235,6 +226,7 @@ impl Engine {
         came: Instant,
     ) {
         let Frame { camera, monotonic, captured_at, clock, .. } = frame;
+        let Some(known) = self.cameras.get(camera) else { return };
         let (monotonic, captured_at, clock) = (*monotonic, *captured_at, *clock);
         let id = FrameId { run: self.run, number: frame.number };
         let entry = Entry {
@@ -262,10 +254,8 @@ impl Engine {
                 self.change(camera, |ring| ring.stored(id, None));
             }
         }
-        if let Some(lens) = self.cameras.get(camera) {
-            let newest = Moment { monotonic, utc: captured_at };
-            *lens.newest.lock().unwrap_or_else(PoisonError::into_inner) = Some((newest, came));
-        }
+        let newest = Moment { monotonic, utc: captured_at };
+        known.progress.set_newest(newest, came);
     }
 
     /// Drops a frame that arrived but cannot be used.
@@ -278,7 +268,8 @@ impl Engine {
 
     /// Changes a camera's ring and updates the metrics.
     pub(super) fn change(&self, camera: &str, change: impl FnOnce(&mut Ring)) {
-        let Some(mut ring) = self.timeline.ring(camera) else { return };
+        let Some(known) = self.cameras.get(camera) else { return };
+        let mut ring = known.ring();
         let before = ring.usage().evicted;
         change(&mut ring);
         let usage = ring.usage();
@@ -303,16 +294,21 @@ impl Engine {
         closed: Instant,
         encode: Duration,
     ) {
-        let Some(lens) = self.cameras.get(camera).filter(|lens| lens.prompt.is_some()) else {
+        let Some(known) = self.cameras.get(camera) else { return };
+        if known.settings.caption_prompt.is_none() {
             return;
-        };
-        let newest = *lens.newest.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((newest, _)) = newest else { return };
+        }
+        let Some(newest) = known.progress.newest() else { return };
         let extent = TimeRange::in_run(window.to, window.length, newest);
         let window = Window { extent, closed, encode };
         let since_start = closed.saturating_duration_since(self.started);
         let mut jobs = self.jobs();
-        let older = jobs.scheduler.caption(camera.clone(), window, since_start, lens.freshness);
+        let older = jobs.scheduler.caption(
+            camera.clone(),
+            window,
+            since_start,
+            known.settings.max_caption_delay,
+        );
         if older.is_some() {
             self.skip(camera, SkipReason::Replaced);
         }

@@ -9,7 +9,6 @@
 //!
 //! The scale depends on the model: a limit is valid for the model it was measured with.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use half::f16;
@@ -18,17 +17,17 @@ use crate::event::Unchanged;
 use crate::slowfast::FrameTokens;
 use crate::timeline::ClipFrame;
 
-/// The last captioned window of each camera.
+/// The last captioned window of a camera.
 #[derive(Default)]
 pub struct ChangeDetector {
-    described: HashMap<Arc<str>, Described>,
+    captioned: Option<Captioned>,
 }
 
-struct Described {
+struct Captioned {
     first: Arc<FrameTokens>,
     /// The window's change against its own first frame.
     change: f32,
-    is: Unchanged,
+    window: Unchanged,
 }
 
 impl ChangeDetector {
@@ -37,22 +36,21 @@ impl ChangeDetector {
     /// token.
     pub fn compare(
         &self,
-        camera: &str,
         frames: &[ClipFrame],
         dim: usize,
         limit: f32,
     ) -> Option<(f32, Option<Unchanged>)> {
-        let described = self.described.get(camera)?;
-        let change = change(&described.first, frames, dim);
-        let still = described.change.max(change) <= limit;
-        Some((change, still.then(|| described.is.clone())))
+        let captioned = self.captioned.as_ref()?;
+        let change = change(&captioned.first, frames, dim);
+        let is_unchanged = captioned.change.max(change) <= limit;
+        Some((change, is_unchanged.then(|| captioned.window.clone())))
     }
 
     /// Records a captioned window.
-    pub fn described(&mut self, camera: Arc<str>, frames: &[ClipFrame], dim: usize, is: Unchanged) {
-        let Some(first) = frames.first().map(|look| look.tokens.clone()) else { return };
+    pub fn captioned(&mut self, frames: &[ClipFrame], dim: usize, window: Unchanged) {
+        let Some(first) = frames.first().map(|frame| frame.tokens.clone()) else { return };
         let change = change(&first, frames, dim);
-        self.described.insert(camera, Described { first, change, is });
+        self.captioned = Some(Captioned { first, change, window });
     }
 }
 
@@ -95,49 +93,49 @@ mod tests {
         ClipFrame { tokens, reencoded: false }
     }
 
-    fn compare(still: &ChangeDetector, frames: &[ClipFrame]) -> Option<(f32, bool)> {
-        let (change, unchanged) = still.compare("gate", frames, 2, 0.5)?;
+    fn compare(detector: &ChangeDetector, frames: &[ClipFrame]) -> Option<(f32, bool)> {
+        let (change, unchanged) = detector.compare(frames, 2, 0.5)?;
         Some((change, unchanged.is_some()))
     }
 
-    fn described(frames: &[ClipFrame]) -> ChangeDetector {
-        let mut still = ChangeDetector::default();
-        let is = Unchanged { since: SystemTime::UNIX_EPOCH, sequence: 7 };
-        still.described("gate".into(), frames, 2, is);
-        still
+    fn captioned(frames: &[ClipFrame]) -> ChangeDetector {
+        let mut detector = ChangeDetector::default();
+        let window = Unchanged { since: SystemTime::UNIX_EPOCH, sequence: 7 };
+        detector.captioned(frames, 2, window);
+        detector
     }
 
     #[test]
-    fn one_cell_of_one_frame_is_a_change() {
+    fn one_changed_cell_of_one_frame_is_a_change() {
         let empty = frame([1.0; 4]);
         let somebody = frame([1.0, 1.0, 3.0, 1.0]);
-        let still = described(&[empty.clone(), empty.clone()]);
-        assert_eq!(compare(&still, &[empty.clone(), frame([1.1; 4])]).map(|c| c.1), Some(true));
+        let detector = captioned(&[empty.clone(), empty.clone()]);
+        assert_eq!(compare(&detector, &[empty.clone(), frame([1.1; 4])]).map(|c| c.1), Some(true));
         // 2² divided by a mean squared norm of 2.
-        assert_eq!(compare(&still, &[empty.clone(), somebody, empty]), Some((2.0, false)));
+        assert_eq!(compare(&detector, &[empty.clone(), somebody, empty]), Some((2.0, false)));
     }
 
     #[test]
-    fn movement_during_a_caption_is_captioned_again() {
+    fn a_window_with_movement_does_not_count_as_unchanged_afterwards() {
         let (empty, somebody) = (frame([1.0; 4]), frame([3.0, 1.0, 1.0, 1.0]));
-        let still = described(&[empty.clone(), somebody]);
-        assert_eq!(compare(&still, &[empty.clone(), empty.clone()]), Some((0.0, false)));
-        let still = described(&[empty.clone(), empty.clone()]);
-        assert_eq!(compare(&still, &[empty]), Some((0.0, true)));
+        let detector = captioned(&[empty.clone(), somebody]);
+        assert_eq!(compare(&detector, &[empty.clone(), empty.clone()]), Some((0.0, false)));
+        let detector = captioned(&[empty.clone(), empty.clone()]);
+        assert_eq!(compare(&detector, &[empty]), Some((0.0, true)));
     }
 
     #[test]
-    fn slow_changes_of_light_accumulate() {
-        let still = described(&[frame([1.0; 4])]);
+    fn slow_changes_add_up() {
+        let detector = captioned(&[frame([1.0; 4])]);
         let steps = [1.2, 1.4, 1.6, 1.8, 2.1].map(|light| frame([light; 4]));
-        let unchanged = steps.map(|step| compare(&still, &[step]).is_some_and(|c| c.1));
+        let unchanged = steps.map(|step| compare(&detector, &[step]).is_some_and(|c| c.1));
         assert_eq!(unchanged, [true, true, true, true, false]);
     }
 
     proptest! {
         /// A token that is not finite is a change, in any window, frame and cell.
         #[test]
-        fn incomparable_windows_count_as_a_change(
+        fn tokens_that_are_not_finite_are_a_change(
             at in 0usize..6, cell in 0usize..4, wrong in prop::sample::select(vec![
                 f32::NAN, f32::INFINITY, f32::NEG_INFINITY,
             ]),
@@ -146,13 +144,13 @@ mod tests {
             frames[at][cell] = wrong;
             let frames: Vec<ClipFrame> = frames.into_iter().map(frame).collect();
             let (before, now) = frames.split_at(3);
-            let compared = described(before).compare("gate", now, 2, 1e6).expect("described");
+            let compared = captioned(before).compare(now, 2, 1e6).expect("a captioned window");
             prop_assert_eq!(compared.1, None);
         }
     }
 
     #[test]
-    fn the_first_window_counts_as_a_change() {
+    fn no_change_is_reported_before_the_first_caption() {
         assert_eq!(compare(&ChangeDetector::default(), &[frame([1.0; 4])]), None);
     }
 }

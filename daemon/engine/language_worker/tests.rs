@@ -217,7 +217,6 @@ fn work(
         model: "stand-in".into(),
         device: "none".into(),
         device_reason: String::new(),
-        still: ChangeDetector::default(),
     };
     worker.run(engine)
 }
@@ -407,7 +406,7 @@ proptest! {
             let ends: Vec<u64> = published.iter().map(|(end, _, _)| *end).collect();
             prop_assert!(ends.is_sorted_by(|a, b| a < b), "{} {:?}", camera, ends);
             let said: u32 = published.iter().map(|(_, _, skipped)| skipped).sum();
-            let unsaid = engine.cameras[camera].skipped.load(Ordering::Relaxed);
+            let unsaid = engine.cameras.get(camera).expect("known").progress.skipped_windows.load(Ordering::Relaxed);
             prop_assert_eq!(published.len() + (said + unsaid) as usize, wanted);
         }
     }

@@ -73,6 +73,11 @@ impl<T: Clone> Conversations<T> {
         }
     }
 
+    /// Removes the conversations about a camera.
+    pub fn remove(&mut self, camera: &str) {
+        self.held.retain(|((_, about), ..)| **about != *camera);
+    }
+
     fn forget(&mut self, now: Instant) {
         let age = self.age;
         self.held.retain(|(_, spoken, _)| now.saturating_duration_since(*spoken) <= age);

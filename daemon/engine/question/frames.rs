@@ -63,14 +63,14 @@ impl FrameFetch {
     pub fn encoded(&mut self, engine: &Engine, frames: Vec<(usize, FrameTokens)>, took: Duration) {
         metrics::frames_reencoded(&self.camera, frames.len() as u64);
         self.encode += took;
-        let mut recalled = engine.recalled();
+        let mut reencoded = engine.reencoded();
         for (at, tokens) in frames {
             let (name, bytes) = ((self.camera.clone(), self.chosen.frames[at].id), tokens.bytes());
             let tokens = Arc::new(tokens);
-            recalled.put(name, tokens.clone(), bytes);
+            reencoded.put(name, tokens.clone(), bytes);
             self.tokens[at] = Some(tokens);
         }
-        metrics::reencode_cache(recalled.bytes() as u64);
+        metrics::reencode_cache(reencoded.bytes() as u64);
     }
 
     pub fn is_complete(&self) -> bool {
@@ -95,7 +95,7 @@ impl Engine {
         let mut tokens = chosen.tokens();
         let missing = chosen.frames.iter().zip(&mut tokens).filter(|(_, tokens)| tokens.is_none());
         for (entry, tokens) in missing {
-            *tokens = self.recalled().get(&(camera.clone(), entry.id)).cloned();
+            *tokens = self.reencoded().get(&(camera.clone(), entry.id)).cloned();
         }
         let (mut jpegs, mut places, mut wanted) = (Vec::new(), Vec::new(), Vec::new());
         for (at, entry) in chosen.frames.iter().enumerate().filter(|(at, _)| tokens[*at].is_none())
@@ -138,6 +138,10 @@ impl Engine {
 
     fn gathered(&self, fetch: FrameFetch) {
         let FrameFetch { pass, chosen, tokens, encode, slot, .. } = fetch;
+        if self.cameras.get(&pass.question.camera).is_none() {
+            let error = AskError::CameraNotFound(pass.question.camera.to_string());
+            return pass.fail(error);
+        }
         let Some(clip) = chosen.clip(tokens, &pass.plan) else { return pass.fail_without_frames() };
         let asked = pass.with_clip(clip, encode);
         let mut jobs = self.jobs();
@@ -188,8 +192,8 @@ impl DiskEvents for Engine {
     }
 
     fn segment_gone(&self, segment: u64) {
-        for camera in self.cameras.keys() {
-            self.change(camera, |ring| ring.segment_gone(segment));
+        for camera in self.cameras.all() {
+            self.change(&camera.name, |ring| ring.segment_gone(segment));
         }
     }
 

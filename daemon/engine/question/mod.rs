@@ -14,13 +14,13 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use super::{Engine, Lens};
+use super::Engine;
+use super::cameras::Camera;
 use crate::event::{Body, Description};
 use crate::frame::{FrameId, Span, rfc3339, shift};
 use crate::language::Turn;
 use crate::metrics;
 use crate::question::{Detail, Question, Range};
-use crate::run_clock::{Moment, RunClock};
 use crate::service::{AnswerItem, AnswerStream, AskError};
 use crate::sync;
 use crate::timeline::{Tiers, TimeRange};
@@ -37,23 +37,23 @@ impl Engine {
     }
 
     fn enqueue(self: &Arc<Engine>, question: Question) -> Result<AnswerStream, AskError> {
-        let Some((camera, lens)) = self.cameras.get_key_value(question.camera()) else {
+        let Some(camera) = self.cameras.get(question.camera()) else {
             return Err(AskError::CameraNotFound(question.camera().into()));
         };
-        let known = self.known(camera, &question)?;
+        let known = self.known(&camera.name, &question)?;
         let extent = match &known {
             Some(known) => known.window.into(),
-            None => self.extent_of(camera, lens, question.range())?,
+            None => self.extent_of(&camera, question.range())?,
         };
         let window = extent.span;
-        self.is_restored(camera, window)?;
-        let chosen = self.choose(camera, extent, Tiers::All).and_then(|chosen| {
+        self.is_restored(&camera, window)?;
+        let chosen = self.choose(&camera.name, extent, Tiers::All).and_then(|chosen| {
             match known.as_ref().and_then(|known| known.frames.as_ref()) {
-                Some(frames) => chosen.just(&*self.timeline.ring(camera)?, frames),
+                Some(frames) => chosen.just(&camera.ring(), frames),
                 None => Some(chosen),
             }
         });
-        let chosen = chosen.ok_or_else(|| self.no_footage(camera, window))?;
+        let chosen = chosen.ok_or_else(|| no_footage(&camera, window))?;
         let most = question.max_new_tokens().unwrap_or(usize::MAX).min(self.max_new_tokens);
         // The channel has room for the whole answer, so a slow asker delays nothing.
         let (to, answer) = mpsc::channel(parts::MOST + most + 3);
@@ -68,15 +68,15 @@ impl Engine {
             }
             Detail::Auto | Detail::Parts => {
                 // If there is no footage at an end of the range, there is nothing to split there.
-                let (footage, half) = (chosen.footage, lens.period.0 / 2);
+                let (footage, half) = (chosen.footage, camera.settings.period.0 / 2);
                 let from = (footage.from - half).max(window.from);
                 let footage = Span { from, to: (footage.to + half).min(window.to) };
-                let parts = parts::split(footage, lens.period.0, self.plan.frames);
+                let parts = parts::split(footage, camera.settings.period.0, self.plan.frames);
                 parts.into_iter().map(|part| extent.part(part)).collect()
             }
         };
         let accepted = Accepted {
-            camera: camera.clone(),
+            camera: camera.name.clone(),
             id: question.id().into(),
             text: question.text().into(),
             conversation: question.conversation().map_or_else(new_name, Into::into),
@@ -128,7 +128,9 @@ impl Engine {
         let turn = Turn { question: prompt.clone(), answer: text.clone() };
         let known = Conversation { window: *window, frames, turns: turns.to_vec() };
         let key = (conversation.clone(), camera.clone());
-        self.conversations().add(key, known, turn, Instant::now());
+        if self.cameras.get(camera).is_some() {
+            self.conversations().add(key, known, turn, Instant::now());
+        }
         self.journal.append(camera.clone(), Body::Answer(description.clone()));
         // An asker that has gone needs no answer.
         let _ = to.try_send(AnswerItem::Finished(Box::new(description)));
@@ -173,21 +175,22 @@ impl Engine {
     /// Returns the extent of a range. Recent footage is selected by the run's clock, other footage
     /// by UTC. If frames have times that are in the future by the clock, the range can include
     /// them.
-    fn extent_of(&self, camera: &str, lens: &Lens, asked: Range) -> Result<TimeRange, AskError> {
+    fn extent_of(&self, camera: &Camera, asked: Range) -> Result<TimeRange, AskError> {
         let asked = match asked {
-            Range::Event { run, sequence } => self.window_of(camera, run, sequence)?,
+            Range::Event { run, sequence } => self.window_of(&camera.name, run, sequence)?,
             asked => asked,
         };
-        let now = lens.now(&self.clock);
+        let now = camera.now(&self.clock);
         let recent = matches!(asked, Range::Recent | Range::Last(_));
         let mut end = now.utc;
         if let Range::Between { from, to } = asked
             && from.max(to.unwrap_or(from)) >= end
-            && let Some(held) = self.timeline.ring(camera).and_then(|ring| ring.span())
+            && let Some(held) = camera.ring().span()
         {
-            end = end.max(shift(held.to, (lens.period.0 / 2).as_nanos() as i128));
+            end = end.max(shift(held.to, (camera.settings.period.0 / 2).as_nanos() as i128));
         }
-        let span = range::span(asked, end, lens.window).map_err(AskError::InvalidQuestion)?;
+        let span =
+            range::span(asked, end, camera.settings.window).map_err(AskError::InvalidQuestion)?;
         Ok(if recent { TimeRange::ending(now, span) } else { span.into() })
     }
 
@@ -212,40 +215,26 @@ impl Engine {
 
     /// Checks that the frames of the span have been read from the disk after a start. Frames that
     /// are still to come are not a gap: the question is too early and gets an error.
-    fn is_restored(&self, camera: &Arc<str>, span: Span) -> Result<(), AskError> {
+    fn is_restored(&self, camera: &Camera, span: Span) -> Result<(), AskError> {
         let began = self.clock.now().utc_at(Duration::ZERO);
-        let ring = self.timeline.ring(camera);
-        let whole = ring.is_some_and(|ring| ring.is_whole_from(span.from, self.run, began));
+        let whole = camera.ring().is_whole_from(span.from, self.run, began);
         if whole || !self.restoring.load(Ordering::Relaxed) {
             return Ok(());
         }
         let why = "frames of earlier runs are still being read from disk; ask again soon".into();
-        Err(AskError::NoFrames { camera: camera.to_string(), why })
-    }
-
-    fn no_footage(&self, camera: &Arc<str>, span: Span) -> AskError {
-        let held = self.timeline.ring(camera).and_then(|ring| ring.span());
-        let there = match held {
-            Some(Span { from, to }) => {
-                format!("there is some from {} to {}", rfc3339::format(from), rfc3339::format(to))
-            }
-            None => "no frame has come yet".into(),
-        };
-        let (from, to) = (rfc3339::format(span.from), rfc3339::format(span.to));
-        let why = format!("no footage from {from} to {to}; {there}");
-        AskError::NoFrames { camera: camera.to_string(), why }
+        Err(AskError::NoFrames { camera: camera.name.to_string(), why })
     }
 }
 
-impl Lens {
-    /// Returns the camera's current time, which is just after its newest frame. Before the first
-    /// frame, and if frames stop arriving, this is the host's time.
-    fn now(&self, clock: &RunClock) -> Moment {
-        let newest = *sync::lock(&self.newest);
-        let fresh = self.period.0.mul_f64(2.5) + Duration::from_secs(1);
-        match newest {
-            Some((newest, came)) if came.elapsed() < fresh => newest.later(self.period.0 / 2),
-            _ => clock.now(),
+fn no_footage(camera: &Camera, span: Span) -> AskError {
+    let held = camera.ring().span();
+    let there = match held {
+        Some(Span { from, to }) => {
+            format!("there is some from {} to {}", rfc3339::format(from), rfc3339::format(to))
         }
-    }
+        None => "no frame has come yet".into(),
+    };
+    let (from, to) = (rfc3339::format(span.from), rfc3339::format(span.to));
+    let why = format!("no footage from {from} to {to}; {there}");
+    AskError::NoFrames { camera: camera.name.to_string(), why }
 }

@@ -222,7 +222,7 @@ async fn if_no_summary_fits_the_parts_are_listed() {
 async fn two_questions_of_a_conversation_at_once_both_become_turns() {
     let engine = engine(0);
     let newest = Moment { monotonic: Duration::from_millis(39_500), utc: at(39_500) };
-    *engine.cameras["gate"].newest.lock().expect("a lock") = Some((newest, Instant::now()));
+    engine.cameras.get("gate").expect("known").progress.set_newest(newest, Instant::now());
     let talk = || ask(&engine, Draft { conversation: Some("a".into()), ..Draft::default() });
     let first = talk();
     say(&engine, next(&engine).await.expect("the first"), "A dog.");

@@ -1,0 +1,211 @@
+//! Owns everything that the engine keeps for a camera. Cameras can be added and removed while the
+//! engine runs.
+//!
+//! Guarantees: what is keyed by a camera's name elsewhere (waiting frames, jobs, conversations,
+//! re-encoded tokens) is removed with the camera. A frame's number is used once in a run, also if a
+//! camera of the same name is added again.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use super::Engine;
+use super::caption::change::ChangeDetector;
+use super::caption::windows::{Windows, close_offset};
+use super::inbox::Inbox;
+use crate::config;
+use crate::metrics;
+use crate::run_clock::{Moment, RunClock};
+use crate::service::AskError;
+use crate::sync;
+use crate::timeline::{Limits, Period, Ring};
+
+/// A camera's settings and everything that is known of it.
+pub struct Camera {
+    pub name: Arc<str>,
+    pub settings: CameraSettings,
+    pub progress: CameraProgress,
+    ring: Mutex<Ring>,
+    windows: Mutex<Windows>,
+    change: Mutex<ChangeDetector>,
+}
+
+pub struct CameraSettings {
+    pub period: Period,
+    pub window: Duration,
+    pub max_caption_delay: Duration,
+    /// Maximum change of a window that counts as unchanged. 0 disables the comparison.
+    pub unchanged_threshold: f32,
+    pub caption_prompt: Option<String>,
+    /// Position among the cameras, which determines when the windows close.
+    index: usize,
+    /// Number of the camera's first frame in this run.
+    first_number: u64,
+}
+
+#[derive(Default)]
+pub struct CameraProgress {
+    /// The newest encoded frame: its own time, and its time of arrival.
+    newest: Mutex<Option<(Moment, Instant)>>,
+    /// Frames below this number have arrived, encoded or not.
+    next_number: AtomicU64,
+    /// Number of windows without a caption since the last caption.
+    pub skipped_windows: AtomicU32,
+}
+
+impl Camera {
+    /// Returns the ring, locked. Keep the lock only briefly.
+    pub fn ring(&self) -> MutexGuard<'_, Ring> {
+        sync::lock(&self.ring)
+    }
+
+    pub fn windows(&self) -> MutexGuard<'_, Windows> {
+        sync::lock(&self.windows)
+    }
+
+    pub fn change(&self) -> MutexGuard<'_, ChangeDetector> {
+        sync::lock(&self.change)
+    }
+
+    /// Returns the camera's current time, which is just after its newest frame. Before the first
+    /// frame, and if frames stop arriving, this is the host's time.
+    pub fn now(&self, clock: &RunClock) -> Moment {
+        let Period(period) = self.settings.period;
+        let fresh = period.mul_f64(2.5) + Duration::from_secs(1);
+        match *sync::lock(&self.progress.newest) {
+            Some((newest, arrived)) if arrived.elapsed() < fresh => newest.later(period / 2),
+            _ => clock.now(),
+        }
+    }
+
+    /// Counts a frame that arrived. Returns its number in this run.
+    pub(super) fn arrived(&self, number: u64) -> u64 {
+        let number = self.settings.first_number + number;
+        self.progress.next_number.store(number + 1, Ordering::Relaxed);
+        number
+    }
+}
+
+impl CameraProgress {
+    pub fn newest(&self) -> Option<Moment> {
+        sync::lock(&self.newest).map(|(newest, _)| newest)
+    }
+
+    pub fn set_newest(&self, newest: Moment, arrived: Instant) {
+        *sync::lock(&self.newest) = Some((newest, arrived));
+    }
+
+    pub fn next_number(&self) -> u64 {
+        self.next_number.load(Ordering::Relaxed)
+    }
+}
+
+/// The cameras of an engine.
+pub struct CameraRegistry {
+    state: Mutex<State>,
+    limits: Limits,
+}
+
+#[derive(Default)]
+struct State {
+    cameras: HashMap<Arc<str>, Arc<Camera>>,
+    /// First number for the frames of a camera that is added.
+    first_number: u64,
+}
+
+impl CameraRegistry {
+    /// Creates a registry without cameras. `limits` are those of each camera's ring.
+    pub fn new(limits: Limits) -> CameraRegistry {
+        CameraRegistry { state: Mutex::default(), limits }
+    }
+
+    pub fn get(&self, name: &str) -> Option<Arc<Camera>> {
+        sync::lock(&self.state).cameras.get(name).cloned()
+    }
+
+    /// Returns all cameras, in the order in which they were added.
+    pub fn all(&self) -> Vec<Arc<Camera>> {
+        let mut all: Vec<_> = sync::lock(&self.state).cameras.values().cloned().collect();
+        all.sort_by_key(|camera| camera.settings.index);
+        all
+    }
+
+    /// Adds a camera. Returns false if there is one of this name.
+    pub fn add(&self, config: &config::Camera) -> bool {
+        let mut state = sync::lock(&self.state);
+        if state.cameras.contains_key(&config.name) {
+            return false;
+        }
+        let is_free =
+            |index: &usize| state.cameras.values().all(|camera| camera.settings.index != *index);
+        let index = (0..).find(is_free).unwrap_or_default();
+        let period = Period::of_rate(config.fps);
+        let (window, interval) = (config.window, config.caption_interval);
+        let windows = Windows::new(period, window, interval, close_offset(index, interval));
+        let settings = CameraSettings {
+            period,
+            window,
+            max_caption_delay: config.max_caption_delay,
+            unchanged_threshold: config.unchanged_threshold,
+            caption_prompt: config.caption_prompt.clone(),
+            index,
+            first_number: state.first_number,
+        };
+        let progress = CameraProgress::default();
+        progress.next_number.store(state.first_number, Ordering::Relaxed);
+        let camera = Camera {
+            name: config.name.clone(),
+            settings,
+            progress,
+            ring: Mutex::new(Ring::new(self.limits)),
+            windows: Mutex::new(windows),
+            change: Mutex::default(),
+        };
+        state.cameras.insert(config.name.clone(), Arc::new(camera));
+        true
+    }
+
+    /// Removes a camera. Returns it, or `None` if there is none of this name.
+    pub fn remove(&self, name: &str) -> Option<Arc<Camera>> {
+        let mut state = sync::lock(&self.state);
+        let camera = state.cameras.remove(name)?;
+        state.first_number = state.first_number.max(camera.progress.next_number());
+        Some(camera)
+    }
+}
+
+impl Engine {
+    /// Adds a camera. Returns false if there is one of this name.
+    pub fn add_camera(&self, camera: &config::Camera) -> bool {
+        self.cameras.add(camera)
+    }
+
+    /// Removes a camera and everything that is kept of it in memory. Its waiting questions get an
+    /// error. A caption in progress is not published. Frames on disk stay until they are too old,
+    /// and the journal keeps its events. Stop the camera before. Returns false if there is none of
+    /// this name.
+    pub fn remove_camera(&self, name: &str) -> bool {
+        let Some(camera) = self.cameras.remove(name) else { return false };
+        let name = &camera.name;
+        let gone = || AskError::CameraNotFound(name.to_string());
+        let fetches = self.inbox.change(|inbox: &mut Inbox<_>| {
+            inbox.remove(name);
+            inbox.extract(|fetch| fetch.camera == *name)
+        });
+        fetches.into_iter().for_each(|fetch| fetch.fail(gone()));
+        let questions = {
+            let mut jobs = self.jobs();
+            let questions = jobs.scheduler.remove(name, |question| question.camera == *name);
+            metrics::waiting_jobs(jobs.scheduler.waiting());
+            questions
+        };
+        questions.into_iter().for_each(|question| question.fails(gone()));
+        sync::lock(&self.conversations).remove(name);
+        self.reencoded().retain(|(camera, _)| camera != name);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests;
