@@ -9,7 +9,8 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use lookout::config::{Model, Precision, Resize, Sampling, Wording};
-use lookout::demo::judge::{self, Asked, Subject};
+use lookout::demo::score::judge::{self, Asked, Subject};
+use lookout::demo::score::truth::{Kind, Sidecar, Window};
 use lookout::demo::score::{Score, Source};
 use lookout::demo::truth::{Kind, Sidecar, Window};
 use lookout::language::{Budget, LanguageModel, Limits, Request, Urgency};

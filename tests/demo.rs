@@ -6,7 +6,7 @@ mod support;
 use std::process::Command;
 use std::time::Duration;
 
-use lookout::demo::judge::Subject;
+use lookout::demo::score::judge::Subject;
 use lookout::demo::score::{Score, Source};
 use serde_json::Value;
 use support::*;

@@ -4,9 +4,7 @@
 
 pub mod cameras;
 pub mod children;
-pub mod judge;
 pub mod score;
-pub mod truth;
 mod watcher;
 
 use std::fs;

@@ -12,8 +12,8 @@ use tokio::process::{ChildStdout, Command};
 use tokio::time::{Instant, sleep_until};
 
 use super::children::Children;
-use super::judge;
 use super::score::Score;
+use super::score::judge;
 
 /// Longest delay between gRPC and MQTT before a caption is shown with only one of them.
 const WIRES_APART: Duration = Duration::from_secs(3);

@@ -1,4 +1,4 @@
-"""Writes truth-cases.json: windows, words about them and verdicts, by which the tests hold daemon/demo/truth.rs and
+"""Writes truth-cases.json: windows, words about them and verdicts, by which the tests hold daemon/demo/score/truth.rs and
 judge.rs to truth.py.
 
     python models/demo/cases.py

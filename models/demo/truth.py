@@ -2,7 +2,7 @@
 
 A sidecar says of each actor when it is in the picture, and when it moves which way. What a window shows
 of an actor is judged where the window shows enough of it: an actor seen for less than a second may be
-named or not; one that moves or stands for a moment only may be said to do so or not. `daemon/demo/truth.rs`
+named or not; one that moves or stands for a moment only may be said to do so or not. `daemon/demo/score/truth.rs`
 is the same in Rust; `truth-cases.json` holds the two to each other.
 """
 

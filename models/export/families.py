@@ -6,7 +6,7 @@ Writes OUT_DIR/NAME/ for each family, anew only when this file or the exporter c
 
     checkpoint/          random weights, in the layout in which the family is published
     fp32/ int8/ int4/    packages; of KINDS_TOO also fp16/ plain/ plain-fp16/, external/ (fp32 with weights beside
-                         the graphs) and ready-made/ (ready_made.py)
+                         the graphs) and ready-made/ (tools/ready_made.py)
     reference.json       what transformers alone says: the video's tokens, the first logits, 64 token ids
 
 Every fp32 package, and the plain and fp16 ones, are run here too and must give the same ids.
@@ -199,7 +199,7 @@ def make_if_changed(name: str, folder: Path) -> int:
             print(f"{name}/{kind}: wanted {reference['ids']}, found {ids}", file=sys.stderr)
             return 1
     if name in KINDS_TOO:
-        import ready_made
+        from tools import ready_made
 
         ready_made.write(folder / "plain", folder / "ready-made")
     (folder / "reference.json").write_text(json.dumps(reference, indent=1) + "\n")
@@ -211,13 +211,15 @@ def make_if_changed(name: str, folder: Path) -> int:
 def make_demo(folder: Path) -> int:
     package = ROOT / "models/demo/package"
     files = [path for path in sorted(package.rglob("*")) if path.is_file()]
-    wanted = digest("demo", files + [HERE / name for name in ("requantise.py", "quantise.py", "requirements.txt")])
+    wanted = digest(
+        "demo", files + [HERE / name for name in ("tools/requantise.py", "quantise.py", "requirements.txt")]
+    )
     stamp = folder / "fingerprint"
     if stamp.is_file() and stamp.read_text() == wanted:
         print(f"{folder}: up to date")
         return 0
     import export
-    import requantise
+    from tools import requantise
 
     export.quiet()
     shutil.rmtree(folder, ignore_errors=True)
@@ -232,7 +234,7 @@ def fingerprint(name: str) -> str:
     from export import SOURCES
 
     tokenizers = sorted((GOLDEN / "tokenizers").rglob("tokenizer.json"))
-    sources = [HERE / source for source in [*SOURCES, "families.py", "ready_made.py"]]
+    sources = [HERE / source for source in [*SOURCES, "families.py", "tools/ready_made.py"]]
     return digest(name, sources + tokenizers + [ROOT / frame for frame in FRAMES])
 
 

@@ -34,8 +34,8 @@ from tokenizers import Tokenizer
 import attention
 import check
 import families
-import requantise
 import runtime
+from tools import requantise
 from checkpoint import Refusal, modern_name, open_checkpoint
 
 HERE = Path(__file__).resolve().parent

@@ -1,6 +1,9 @@
 //! Counts how much of the demo's output is true: by subject, separately for captions, for answers,
 //! and for answers to questions in wordings that the model was not trained on.
 
+pub mod judge;
+pub mod truth;
+
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::Path;
@@ -8,8 +11,8 @@ use std::time::UNIX_EPOCH;
 
 use serde_json::Value;
 
-use super::judge::{self, Asked, Subject, Verdict, Wording};
-use super::truth::{Sidecar, Window};
+use judge::{self, Asked, Subject, Verdict, Wording};
+use truth::{Sidecar, Window};
 
 /// Source of a text: a column of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

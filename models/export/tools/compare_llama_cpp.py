@@ -1,6 +1,6 @@
 """lookout's words beside the same language model's by llama.cpp: tokens read and written a CPU-second.
 
-    python models/export/beside_llama_cpp.py LLAMA_CPP CHECKPOINT PACKAGE [--plan PLAN]... [--rounds N]
+    python models/export/tools/compare_llama_cpp.py LLAMA_CPP CHECKPOINT PACKAGE [--plan PLAN]... [--rounds N]
         [--max-new-tokens N]
 
 LLAMA_CPP is its source, built in its folder `build`. CHECKPOINT's language model, a Qwen2, is written to
@@ -22,7 +22,7 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 # About 1,000 and 3,700 tokens with the question.
 PLANS = ["8:slowfast-slow_3frms_spatial_1d_max_pool-fast_4x4", "paper"]
 
@@ -82,7 +82,19 @@ def lookout(args: argparse.Namespace, plan: str) -> tuple[int, tuple[float, floa
 def llama_bench(args: argparse.Namespace, model: Path, context: int, walls: list[float]) -> tuple[float, float]:
     """Its tokens a second in a prompt and after it. `walls` gets its own seconds for both beside the CPU's."""
     command = [args.llama_cpp / "build/bin/llama-bench", "-m", model, "-t", "1", "-r", "1", "--no-warmup"]
-    command += ["-p", "0", "-n", "0", "-pg", f"{context},{args.max_new_tokens}", "--progress", "-o", "jsonl", "-oe", "jsonl"]
+    command += [
+        "-p",
+        "0",
+        "-n",
+        "0",
+        "-pg",
+        f"{context},{args.max_new_tokens}",
+        "--progress",
+        "-o",
+        "jsonl",
+        "-oe",
+        "jsonl",
+    ]
     command += args.llama_bench.split()
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     # The clock of another process's CPU time, as clock_getcpuclockid(3) would name it.

@@ -1,6 +1,6 @@
 """Makes a checkpoint with random weights in the size of real ones: CLIP ViT-L/14-336 and Qwen2-0.5B.
 
-    python models/export/realistic.py OUT_DIR
+    python models/export/tools/realistic.py OUT_DIR
 
 For measuring time and memory; its words mean nothing. Weights are bfloat16, 1.6 GB in four shards, made one
 tensor at a time. The output projections are small, as in trained models, so that errors do not grow
@@ -11,6 +11,8 @@ import argparse
 import json
 import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import families
 

@@ -1,6 +1,6 @@
 """What attention.py is worth: CPU time of an exported decoder beside the same without one or both of its changes.
 
-    python models/export/attention_speed.py PACKAGE [--context N]... [--steps N]
+    python models/export/tools/attention_speed.py PACKAGE [--context N]... [--steps N]
 
 All four graphs read the same noise in chunks of 512 tokens, and then single tokens at the end of it, by turns, on one
 thread; medians of ratios. What is taken back is only the look of it: answers change, costs do not.
@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime as ort
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import attention
 from runtime import graph_file, session

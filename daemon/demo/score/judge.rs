@@ -248,7 +248,7 @@ pub struct Asked {
 
 /// Returns every question that can be judged, in every wording of `models/demo/questions.json`.
 pub fn questions() -> Vec<Asked> {
-    const FILE: &str = include_str!("../../models/demo/questions.json");
+    const FILE: &str = include_str!("../../../models/demo/questions.json");
     let file: Value = serde_json::from_str(FILE).expect("questions.json is JSON");
     let mut asked = Vec::new();
     for question in Question::all() {
@@ -423,7 +423,7 @@ mod tests {
     /// Compares with the windows, texts and verdicts that `models/demo/cases.py` wrote.
     #[test]
     fn verdicts_agree_with_the_trainers() {
-        let file = include_str!("../../models/demo/truth-cases.json");
+        let file = include_str!("../../../models/demo/truth-cases.json");
         let file: Value = serde_json::from_str(file).expect("JSON");
         let sidecars: Vec<Sidecar> =
             serde_json::from_value(file["sidecars"].clone()).expect("sidecars");

@@ -1,6 +1,6 @@
 """Quantises a float32 package of this exporter, without its checkpoint.
 
-    python models/export/requantise.py PACKAGE OUT --precision int8|int4
+    python models/export/tools/requantise.py PACKAGE OUT --precision int8|int4
 
 Gives what lookout-export --precision would give of the checkpoint, for a CPU. The tests use it on the
 demo's package, the one with trained weights that is at hand everywhere. Nothing is checked: compare() of
@@ -16,6 +16,8 @@ from pathlib import Path
 
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import quantise
 from graphs import settle_weights

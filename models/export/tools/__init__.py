@@ -1,0 +1,1 @@
+"""Measurements of exported packages, and aids of the tests."""
