@@ -35,8 +35,8 @@ import attention
 import check
 import families
 import runtime
-from tools import requantise
 from checkpoint import Refusal, modern_name, open_checkpoint
+from tools import requantise
 
 HERE = Path(__file__).resolve().parent
 PLAIN = HERE.parent.parent / "tests/golden/e2e/plain"

@@ -11,7 +11,7 @@ use std::time::UNIX_EPOCH;
 
 use serde_json::Value;
 
-use judge::{self, Asked, Subject, Verdict, Wording};
+use judge::{Asked, Subject, Verdict, Wording};
 use truth::{Sidecar, Window};
 
 /// Source of a text: a column of the table.
