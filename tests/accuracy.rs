@@ -12,7 +12,6 @@ use lookout::config::{Model, Precision, Resize, Sampling, Wording};
 use lookout::demo::score::judge::{self, Asked, Subject};
 use lookout::demo::score::truth::{Kind, Sidecar, Window};
 use lookout::demo::score::{Score, Source};
-use lookout::demo::truth::{Kind, Sidecar, Window};
 use lookout::language::{Budget, LanguageModel, Limits, Request, Urgency};
 use lookout::model::{Package, Runtime};
 use lookout::slowfast::{FrameTokens, Grid, Plan, VideoTokens, assemble, pool_frame};
