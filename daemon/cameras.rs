@@ -66,6 +66,7 @@ mod tests {
     use crate::config::Config;
     use crate::disk::DiskProblem;
     use crate::engine::Engine;
+    use crate::event::Body;
     use crate::journal::MemoryJournal;
     use crate::service::Service;
 
@@ -103,6 +104,9 @@ mod tests {
         assert_eq!(listed(), ["gate", "yard"]);
         assert!(cameras.remove("gate") && !cameras.remove("gate"));
         assert_eq!(listed(), ["yard"]);
+        let newest = daemon.journal().newest(u64::MAX);
+        let removed = |body: &Body| matches!(body, Body::Camera(s) if s.reason.contains("removed"));
+        assert!(newest.iter().any(|event| &*event.camera == "gate" && removed(&event.body)));
         assert_eq!(daemon.limits().cameras, Some(vec!["yard".into()]));
         cameras.add(gate).unwrap();
         assert_eq!(listed(), ["yard", "gate"]);

@@ -68,6 +68,15 @@ pub fn camera_live(camera: &str, live: bool) {
     table::CAMERA_LIVE.gauge([camera]).set(one_if(live));
 }
 
+/// Sets the gauges of a removed camera to 0. Its counters stay.
+pub fn camera_removed(camera: &str) {
+    camera_live(camera, false);
+    for tier in [BufferTier::Hot, BufferTier::Warm, BufferTier::Disk] {
+        buffer_tier(camera, tier, 0, 0);
+    }
+    buffer_tokens(camera, 0);
+}
+
 pub fn camera_reconnect(camera: &str) {
     table::CAMERA_RECONNECTS.counter([camera]).increment(1);
 }

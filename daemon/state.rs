@@ -72,11 +72,23 @@ impl Daemon {
         self.listed().push(Camera { name, source, status });
     }
 
-    /// Removes a camera from the list and from the engine.
+    /// Removes a camera from the list and from the engine, and publishes that it is lost.
     pub fn remove_camera(&self, name: &str) {
         self.engine.remove_camera(name);
-        self.listed().retain(|camera| *camera.name != *name);
-        metrics::camera_live(name, false);
+        let removed = {
+            let mut listed = self.listed();
+            let at = listed.iter().position(|camera| *camera.name == *name);
+            at.map(|at| listed.remove(at))
+        };
+        let Some(camera) = removed else { return };
+        metrics::camera_removed(name);
+        let status = CameraStatus {
+            state: CameraState::Lost,
+            since: SystemTime::now(),
+            reason: "the camera was removed".into(),
+            ..camera.status
+        };
+        self.journal.append(camera.name, Body::Camera(status));
     }
 
     fn listed(&self) -> MutexGuard<'_, Vec<Camera>> {
