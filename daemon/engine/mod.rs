@@ -64,7 +64,7 @@ pub struct Engine {
     /// The run of this daemon, which its frames carry.
     run: u64,
     clock: Arc<RunClock>,
-    inbox: Waiting<Inbox<FrameFetch>>,
+    inbox: Waiting<Inbox<Box<FrameFetch>>>,
     /// The disk's queue, or `None` if nothing is stored on disk.
     pub disk: Option<disk::Queue>,
     /// True while frames of earlier runs are still being read from the disk.

@@ -130,7 +130,7 @@ impl VisionWorker {
     fn encode_again(
         &mut self,
         engine: &Engine,
-        mut fetch: FrameFetch,
+        mut fetch: Box<FrameFetch>,
         pixels: &mut Vec<f32>,
     ) -> Result<(), ModelError> {
         if !fetch.is_wanted() {
@@ -214,7 +214,7 @@ impl VisionWorker {
 
 impl Engine {
     /// Waits briefly for work. Returns `None` if the engine stops.
-    fn next_work(&self) -> Option<Work<FrameFetch>> {
+    fn next_work(&self) -> Option<Work<Box<FrameFetch>>> {
         self.inbox.wait(TICK, Inbox::is_ready).take(BATCH)
     }
 

@@ -112,8 +112,15 @@ impl Engine {
                 }
             }
         }
-        let fetch =
-            FrameFetch { camera, pass, chosen, tokens, jpegs, encode: Duration::ZERO, slot };
+        let fetch = Box::new(FrameFetch {
+            camera,
+            pass,
+            chosen,
+            tokens,
+            jpegs,
+            encode: Duration::ZERO,
+            slot,
+        });
         let Some(disk) = self.disk.as_ref().filter(|_| !wanted.is_empty()) else {
             return self.proceed(fetch);
         };
@@ -128,9 +135,9 @@ impl Engine {
     }
 
     /// Passes the question to the vision worker, or to the queue if nothing has to be encoded.
-    pub(in crate::engine) fn proceed(&self, fetch: FrameFetch) {
+    pub(in crate::engine) fn proceed(&self, fetch: Box<FrameFetch>) {
         if fetch.is_complete() {
-            self.gathered(fetch);
+            self.gathered(*fetch);
         } else if let Err(fetch) = self.inbox.change(|inbox| inbox.reencode(fetch)) {
             fetch.fail(AskError::Stopping);
         }
@@ -163,7 +170,7 @@ impl Engine {
 /// A question that waits for JPEGs from the disk.
 struct Reading {
     engine: Arc<Engine>,
-    fetch: FrameFetch,
+    fetch: Box<FrameFetch>,
     /// The frames' positions in the question.
     places: Vec<usize>,
 }

@@ -26,7 +26,7 @@ use crate::sync;
 use crate::timeline::{Tiers, TimeRange};
 
 use conversations::{Conversation, Conversations};
-use frames::{FrameFetch, QueueSlot};
+use frames::QueueSlot;
 use in_parts::InParts;
 use pass::{Accepted, Pass};
 
@@ -157,7 +157,7 @@ impl Engine {
     /// Reserves a place in the queue. A question in parts holds it until its end, any other
     /// question until it is in the scheduler.
     fn queue_slot(&self) -> Result<QueueSlot, AskError> {
-        self.inbox.lock().retain(FrameFetch::is_wanted);
+        self.inbox.lock().retain(|fetch| fetch.is_wanted());
         let mut jobs = self.jobs();
         if jobs.stopping {
             return Err(AskError::Stopping);
