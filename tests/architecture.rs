@@ -91,6 +91,7 @@ const PURE: &[(&str, &[&str])] = &[
     ("daemon/disk/age", &[]),
     ("daemon/disk/index", &[]),
     ("daemon/disk/queue", &[]),
+    ("daemon/disk/request", &[]),
     ("daemon/disk/record", &["crc32fast", "thiserror"]),
     ("daemon/language/sampler", &["rand"]),
 ];

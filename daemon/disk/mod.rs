@@ -13,6 +13,7 @@ mod inspection;
 mod lock;
 mod queue;
 mod record;
+mod request;
 mod segment;
 
 use std::collections::HashMap;
@@ -22,8 +23,9 @@ use std::time::{Duration, Instant, SystemTime};
 use std::{fmt, io};
 
 pub use folder::Bounds;
-pub use queue::{FrameToRead, JpegReceiver, Jpegs, Queue, ReadRefused, ReadRequest, WriteRequest};
+pub use queue::Queue;
 pub use record::Record;
+pub use request::{FrameToRead, JpegReceiver, Jpegs, ReadRefused, ReadRequest, WriteRequest};
 #[cfg(fuzzing)]
 pub use segment::fuzz_segment;
 

@@ -1,4 +1,5 @@
-//! The disk's queue of reads and writes. Pure rules, no disk access.
+//! The disk's queue of reads and writes. [`Jobs`] has the rules and no lock; [`Queue`] lets threads
+//! share it.
 //!
 //! Reads and writes alternate while both wait: after one JPEG is read, one frame is written. So no
 //! number of readers delays the incoming frames. Readers take turns of one JPEG each.
@@ -9,91 +10,12 @@
 //! because each holds a place in the queue of questions.
 
 use std::collections::{HashSet, VecDeque};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::Record;
+use super::request::{Kind, ReadRefused, ReadRequest, WriteRequest};
 use crate::frame::FrameId;
-use crate::timeline::DiskAddress;
-
-/// A frame to be written to disk.
-pub struct WriteRequest {
-    pub record: Record,
-    pub jpeg: Arc<[u8]>,
-}
-
-/// A frame to be read back.
-#[derive(Clone, Debug)]
-pub struct FrameToRead {
-    pub camera: Arc<str>,
-    pub id: FrameId,
-    /// The frame's address on disk, or `None` while it waits to be written.
-    pub address: Option<DiskAddress>,
-}
-
-/// JPEGs in the requested order; `None` for each one that could not be read.
-pub type Jpegs = Vec<Option<Arc<[u8]>>>;
-
-/// Receives the requested JPEGs.
-pub trait JpegReceiver: Send {
-    /// Returns true while the result is still wanted. Otherwise the frames are not read.
-    fn wants_jpegs(&self) -> bool;
-    fn receive(self: Box<Self>, jpegs: Jpegs);
-}
-
-/// A read request: the frames, and the receiver that receives them.
-pub struct ReadRequest {
-    wanted: VecDeque<FrameToRead>,
-    jpegs: Jpegs,
-    kind: Kind,
-    receiver: Box<dyn JpegReceiver>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Lookup,
-    Question,
-}
-
-impl ReadRequest {
-    /// Creates a request for a single frame.
-    pub fn lookup(wanted: FrameToRead, receiver: Box<dyn JpegReceiver>) -> ReadRequest {
-        ReadRequest { wanted: [wanted].into(), jpegs: Vec::new(), kind: Kind::Lookup, receiver }
-    }
-
-    /// Creates a request for the frames of a question, which holds a place in the queue of
-    /// questions.
-    pub fn question(wanted: Vec<FrameToRead>, receiver: Box<dyn JpegReceiver>) -> ReadRequest {
-        ReadRequest { wanted: wanted.into(), jpegs: Vec::new(), kind: Kind::Question, receiver }
-    }
-
-    /// Reads the next JPEG. Returns the request if more frames remain.
-    pub fn step(
-        mut self,
-        read: impl FnOnce(FrameToRead) -> Option<Arc<[u8]>>,
-    ) -> Option<ReadRequest> {
-        if let Some(wanted) = self.wanted.pop_front() {
-            self.jpegs.push(read(wanted));
-        }
-        if !self.wanted.is_empty() {
-            return Some(self);
-        }
-        self.receiver.receive(self.jpegs);
-        None
-    }
-
-    /// Ends the request: the remaining frames are delivered as unreadable.
-    pub fn give_up(mut self) {
-        self.jpegs.resize(self.jpegs.len() + self.wanted.len(), None);
-        self.receiver.receive(self.jpegs);
-    }
-}
-
-/// A read request that was refused, by reason.
-pub enum ReadRefused {
-    Full(ReadRequest),
-    Closed(ReadRequest),
-}
+use crate::sync::Waiting;
 
 pub enum Job {
     /// Read one JPEG of the request, then return the request with [`Queue::resume`].
@@ -103,15 +25,57 @@ pub enum Job {
     Idle,
 }
 
-pub struct Queue {
-    state: Mutex<State>,
-    filled: Condvar,
-    capacity: usize,
-    lookups: usize,
+/// The queue of the disk thread: the jobs behind a lock that the thread waits on.
+pub struct Queue(Waiting<Jobs>);
+
+impl Queue {
+    /// Creates a queue for at most `capacity` frames to be written and `lookups` single frames to
+    /// be read.
+    pub fn new(capacity: usize, lookups: usize) -> Queue {
+        Queue(Waiting::new(Jobs::new(capacity, lookups)))
+    }
+
+    /// Queues a frame for writing. Returns false if the queue is full or closed. The frame is then
+    /// dropped, and the camera's next record is marked.
+    pub fn write(&self, write: WriteRequest) -> bool {
+        self.0.change(|jobs| jobs.write(write))
+    }
+
+    /// Queues a read request. Returns the request if too many lookups wait or the queue is closed.
+    pub fn read(&self, read: ReadRequest) -> Result<(), ReadRefused> {
+        self.0.change(|jobs| jobs.read(read))
+    }
+
+    /// Puts a request at the end of the queue, after one of its JPEGs was read.
+    pub fn resume(&self, read: ReadRequest) {
+        self.0.lock().reads.push_back(read);
+    }
+
+    /// Records that the frame before this camera's queued frames could not be written.
+    pub fn missed(&self, camera: &Arc<str>) {
+        self.0.lock().missed(camera);
+    }
+
+    /// Returns the JPEG of a frame that waits to be written.
+    pub fn waiting(&self, camera: &str, id: FrameId) -> Option<Arc<[u8]>> {
+        self.0.lock().waiting(camera, id)
+    }
+
+    /// Waits at most `patience` for the next job. Returns `None` if the queue is closed and all
+    /// jobs are done.
+    pub fn next(&self, patience: Duration) -> Option<Job> {
+        self.0.wait(patience, Jobs::has_news).next()
+    }
+
+    pub fn close(&self) {
+        self.0.change_for_all(|jobs| jobs.closed = true);
+    }
 }
 
-#[derive(Default)]
-struct State {
+/// The waiting jobs, and the rules of their order and number.
+struct Jobs {
+    capacity: usize,
+    lookups: usize,
     /// Read requests; the next one to be served comes first.
     reads: VecDeque<ReadRequest>,
     writes: VecDeque<WriteRequest>,
@@ -122,115 +86,92 @@ struct State {
     closed: bool,
 }
 
-impl Queue {
-    pub fn new(capacity: usize, lookups: usize) -> Queue {
-        Queue { state: Mutex::default(), filled: Condvar::new(), capacity, lookups }
+impl Jobs {
+    fn new(capacity: usize, lookups: usize) -> Jobs {
+        Jobs {
+            capacity,
+            lookups,
+            reads: VecDeque::new(),
+            writes: VecDeque::new(),
+            was_read: false,
+            missing: HashSet::new(),
+            closed: false,
+        }
     }
 
-    /// Queues a frame for writing. Returns false if the queue is full or closed. The frame is then
-    /// dropped, and the camera's next record is marked.
-    pub fn write(&self, mut write: WriteRequest) -> bool {
-        let mut state = self.state();
-        if state.closed || state.writes.len() >= self.capacity {
-            state.missing.insert(write.record.camera.clone());
+    fn write(&mut self, mut write: WriteRequest) -> bool {
+        if self.closed || self.writes.len() >= self.capacity {
+            self.missing.insert(write.record.camera.clone());
             return false;
         }
-        write.record.missing_before |= state.missing.remove(&write.record.camera);
-        state.writes.push_back(write);
-        drop(state);
-        self.filled.notify_one();
+        write.record.missing_before |= self.missing.remove(&write.record.camera);
+        self.writes.push_back(write);
         true
     }
 
-    /// Queues a read request. Returns the request if too many lookups wait or the queue is closed.
-    pub fn read(&self, read: ReadRequest) -> Result<(), ReadRefused> {
-        let mut state = self.state();
-        if state.closed {
+    fn read(&mut self, read: ReadRequest) -> Result<(), ReadRefused> {
+        if self.closed {
             return Err(ReadRefused::Closed(read));
         }
-        if read.kind == Kind::Lookup && state.lookups() >= self.lookups {
-            state.reads.retain(|read| read.receiver.wants_jpegs());
-            if state.lookups() >= self.lookups {
+        if read.kind == Kind::Lookup && self.waiting_lookups() >= self.lookups {
+            self.reads.retain(|read| read.receiver.wants_jpegs());
+            if self.waiting_lookups() >= self.lookups {
                 return Err(ReadRefused::Full(read));
             }
         }
-        state.reads.push_back(read);
-        drop(state);
-        self.filled.notify_one();
+        self.reads.push_back(read);
         Ok(())
     }
 
-    /// Puts a request at the end of the queue, after one of its JPEGs was read.
-    pub fn resume(&self, read: ReadRequest) {
-        self.state().reads.push_back(read);
-    }
-
-    /// Records that the frame before this camera's queued frames could not be written.
-    pub fn missed(&self, camera: &Arc<str>) {
-        let mut state = self.state();
-        match state.writes.iter_mut().find(|write| write.record.camera == *camera) {
+    fn missed(&mut self, camera: &Arc<str>) {
+        match self.writes.iter_mut().find(|write| write.record.camera == *camera) {
             Some(next) => next.record.missing_before = true,
-            None => drop(state.missing.insert(camera.clone())),
+            None => drop(self.missing.insert(camera.clone())),
         }
     }
 
-    /// Returns the JPEG of a frame that waits to be written.
-    pub fn waiting(&self, camera: &str, id: FrameId) -> Option<Arc<[u8]>> {
-        let state = self.state();
-        let of_it =
+    fn waiting(&self, camera: &str, id: FrameId) -> Option<Arc<[u8]>> {
+        let is_frame =
             |write: &&WriteRequest| *write.record.camera == *camera && write.record.id == id;
-        state.writes.iter().find(of_it).map(|write| write.jpeg.clone())
+        self.writes.iter().find(is_frame).map(|write| write.jpeg.clone())
     }
 
-    /// Waits at most `patience` for the next job. Returns `None` if the queue is closed and all
-    /// jobs are done.
-    pub fn next(&self, patience: Duration) -> Option<Job> {
-        let state = self.state();
-        let empty =
-            |state: &mut State| state.reads.is_empty() && state.writes.is_empty() && !state.closed;
-        let (mut state, _) = self
-            .filled
-            .wait_timeout_while(state, patience, empty)
-            .unwrap_or_else(PoisonError::into_inner);
-        if !state.was_read || state.writes.is_empty() {
-            while let Some(read) = state.reads.pop_front() {
+    /// Returns true if the disk thread has something to do: a job, or the end.
+    fn has_news(&self) -> bool {
+        !self.reads.is_empty() || !self.writes.is_empty() || self.closed
+    }
+
+    /// Returns the next job, or `None` if the queue is closed and all jobs are done.
+    fn next(&mut self) -> Option<Job> {
+        if !self.was_read || self.writes.is_empty() {
+            while let Some(read) = self.reads.pop_front() {
                 if read.receiver.wants_jpegs() {
-                    state.was_read = true;
+                    self.was_read = true;
                     return Some(Job::Read(read));
                 }
             }
         }
-        state.was_read = false;
-        if let Some(write) = state.writes.pop_front() {
+        self.was_read = false;
+        if let Some(write) = self.writes.pop_front() {
             return Some(Job::Write(write));
         }
-        if state.closed { None } else { Some(Job::Idle) }
+        if self.closed { None } else { Some(Job::Idle) }
     }
 
-    pub fn close(&self) {
-        self.state().closed = true;
-        self.filled.notify_all();
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        // The state is consistent after each method, so a poisoned lock is still usable.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl State {
-    fn lookups(&self) -> usize {
+    fn waiting_lookups(&self) -> usize {
         self.reads.iter().filter(|read| read.kind == Kind::Lookup).count()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use proptest::prelude::*;
 
     use super::super::record::tests::record;
+    use super::super::request::{FrameToRead, JpegReceiver, Jpegs};
     use super::*;
 
     fn write(number: u64) -> WriteRequest {
@@ -371,7 +312,7 @@ mod tests {
             let (mut pictures, mut asked, mut written, mut taken) = (0, 0, 0, 0);
             let mut reads_in_a_row = 0;
             let mut turn = || -> Result<bool, TestCaseError> {
-                let writes = queue.state().writes.len();
+                let writes = queue.0.lock().writes.len();
                 match queue.next(Duration::ZERO) {
                     Some(Job::Read(read)) => {
                         if writes > 0 {
@@ -404,7 +345,7 @@ mod tests {
                     Step::Write => taken += usize::from(queue.write(write(0))),
                     Step::Turn => drop(turn()?),
                 }
-                prop_assert!(queue.state().lookups() <= 4);
+                prop_assert!(queue.0.lock().waiting_lookups() <= 4);
             }
             while turn()? {}
             prop_assert_eq!((pictures, written), (asked, taken));
