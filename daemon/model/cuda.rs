@@ -6,16 +6,21 @@
 //! module loads them from there by full path before the provider needs them, so that
 //! LD_LIBRARY_PATH is not needed. A library that is not there may still be installed in the system.
 //!
-//! This module has not run on a GPU. It is verified only up to the missing driver.
+//! The tests verify it only up to the missing driver. With a GPU, run `lookout bench --device cuda`.
 
 use std::path::{Path, PathBuf};
+use std::ptr::{self, NonNull};
+use std::sync::Arc;
 use std::{fs, mem};
 
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+use ort::AsPointer;
 use ort::environment::Environment;
 use ort::ep::cuda::{CUDA, ConvAlgorithmSearch};
 use ort::ep::{ArenaExtendStrategy, ExecutionProvider, ExecutionProviderDispatch};
+use ort::memory::{AllocationDevice, Allocator};
 use ort::session::builder::SessionBuilder;
+use ort::value::{DynTensor, DynTensorValueType, DynValue};
 
 use super::device::NoCuda;
 
@@ -80,6 +85,43 @@ pub fn provider(arena: Option<usize>) -> ExecutionProviderDispatch {
     }
     // Without this, onnxruntime silently continues on the CPU.
     cuda.build().error_on_failure()
+}
+
+/// An initialiser in GPU memory, which must live as long as the sessions that use it.
+pub struct GpuInitialiser {
+    /// Refers to the memory of the copy.
+    pub value: Arc<DynValue>,
+    _copy: DynTensor,
+}
+
+impl GpuInitialiser {
+    /// Copies an initialiser to GPU memory.
+    ///
+    /// onnxruntime replaces an initialiser of the graph only by one in the memory where it keeps
+    /// it; otherwise it logs a warning and uses the graph's own. It also refuses memory of its own
+    /// allocators, so the session gets a value that refers to the copy.
+    pub fn new(initialiser: &DynValue) -> ort::Result<GpuInitialiser> {
+        let tensor = initialiser.view().downcast::<DynTensorValueType>()?;
+        let copy = tensor.to(AllocationDevice::CUDA, 0)?;
+        let (shape, element) = (copy.shape(), *copy.data_type());
+        let bytes = element.byte_size(shape.num_elements()).unwrap_or(0);
+        let mut value = ptr::null_mut();
+        // SAFETY: `copy` owns the memory, has this shape and element type, and outlives the value.
+        let value = unsafe {
+            ort::Error::result_from_status((ort::api().CreateTensorWithDataAsOrtValue)(
+                copy.memory_info().ptr(),
+                copy.data_ptr().cast_mut(),
+                bytes,
+                shape.as_ptr(),
+                shape.len(),
+                element.into(),
+                &raw mut value,
+            ))?;
+            let value = NonNull::new(value).ok_or_else(|| ort::Error::new("no tensor"))?;
+            DynValue::from_ptr(value, Some(&Allocator::default()))
+        };
+        Ok(GpuInitialiser { value: Arc::new(value), _copy: copy })
+    }
 }
 
 /// Returns the first file in the folder for each of [`LIBRARIES`], in their order.

@@ -14,6 +14,7 @@ use ort::value::{
 };
 
 use super::assignment::{self, arithmetic_on_cpu, assigned};
+use super::cuda::GpuInitialiser;
 use super::device::{Component, NoCuda, Placement, Processor, place};
 use super::{Float, ModelError, cuda};
 use crate::config::{self, Device};
@@ -110,7 +111,9 @@ impl Runtime {
         let placement = place(component, asked, &found)
             .map_err(|why| ModelError(format!("model file {}: {why}", file.display())))?;
         match on_cuda {
-            Ok(Some(session)) => Ok(Session { session, file: file.into(), placement }),
+            Ok(Some((session, on_gpu))) => {
+                Ok(Session { session, file: file.into(), placement, _on_gpu: on_gpu })
+            }
             _ => self.on_cpu(file, threads, &initialisers, placement),
         }
     }
@@ -131,7 +134,7 @@ impl Runtime {
             self.builder(threads, initialisers).and_then(|mut b| b.commit_from_file(file));
         let session =
             session.map_err(|e| ModelError(format!("model file {}: {e}", file.display())))?;
-        Ok(Session { session, file: file.into(), placement })
+        Ok(Session { session, file: file.into(), placement, _on_gpu: Vec::new() })
     }
 
     /// Creates a session on CUDA. Fails if some of the model's own arithmetic would be left on the
@@ -141,17 +144,24 @@ impl Runtime {
         file: &Path,
         threads: usize,
         initialisers: &[Initialiser],
-    ) -> Result<ort::session::Session, NoCuda> {
+    ) -> Result<(ort::session::Session, Vec<GpuInitialiser>), NoCuda> {
         let build = || {
-            self.builder(threads, initialisers)?
+            let on_gpu = initialisers.iter().map(|(_, value)| GpuInitialiser::new(value));
+            let on_gpu = on_gpu.collect::<ort::Result<Vec<_>>>()?;
+            let named = initialisers.iter().zip(&on_gpu);
+            let named: Vec<Initialiser> =
+                named.map(|((name, _), on_gpu)| (name.clone(), on_gpu.value.clone())).collect();
+            let session = self
+                .builder(threads, &named)?
                 .with_execution_providers([cuda::provider(self.gpu_memory)])?
                 .with_config_entry(assignment::RECORD.0, assignment::RECORD.1)?
-                .commit_from_file(file)
+                .commit_from_file(file)?;
+            Ok((session, on_gpu))
         };
         let wrong = |e: ort::Error| cuda::refused(&e.to_string());
-        let session = build().map_err(wrong)?;
+        let (session, initialisers) = build().map_err(wrong)?;
         match arithmetic_on_cpu(&assigned(&session).map_err(wrong)?) {
-            None => Ok(session),
+            None => Ok((session, initialisers)),
             Some(operators) => {
                 let graph = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
                 Err(NoCuda::NoKernel { graph, operators })
@@ -220,6 +230,8 @@ pub struct Session {
     pub file: PathBuf,
     /// The device that the graph runs on.
     pub placement: Placement,
+    /// The initialisers that the session uses. They are freed after it.
+    _on_gpu: Vec<GpuInitialiser>,
 }
 
 /// An input or output as the graph declares it. A length of -1 means any length.
