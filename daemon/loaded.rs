@@ -85,7 +85,7 @@ pub fn preprocess(package: &Package, resize: Resize) -> Result<Preprocess, Model
     if preprocess.size != package.vision.image_size {
         return Err(ModelError(format!(
             "{}: an image size of {} pixels, but config.json's vision_config.image_size is {}",
-            package.folder.join("preprocessor_config.json").display(),
+            package.preprocessor.file.display(),
             preprocess.size,
             package.vision.image_size
         )));

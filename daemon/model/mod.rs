@@ -17,7 +17,7 @@ pub use family::{Family, TextKind, TextModel, Tower, VisionModel};
 pub use floats::Float;
 pub use graph::{Element, GraphFacts};
 pub use memory::Memory;
-pub use package::{Graph, GraphKind, Package};
+pub use package::{Graph, GraphKind, Package, PreprocessorConfig};
 pub use quiet::no_telemetry;
 pub use rope::{RotaryTables, Scaling};
 #[cfg(test)]

@@ -28,11 +28,18 @@ pub struct Package {
     pub family: Family,
     pub vision: VisionModel,
     pub text: TextModel,
-    /// The text of preprocessor_config.json, which `vision/` parses.
-    pub preprocessor: String,
+    /// The settings of the image preprocessing, which `vision/` parses.
+    pub preprocessor: PreprocessorConfig,
     /// Tokens that end an answer.
     pub end_tokens: Vec<u32>,
     graphs: [Graph; 3],
+}
+
+/// The JSON text of the image preprocessing, and the file that it comes from.
+#[derive(Clone, Debug)]
+pub struct PreprocessorConfig {
+    pub file: PathBuf,
+    pub text: String,
 }
 
 /// One of the package's ONNX files, with its precision.
@@ -153,18 +160,19 @@ impl Graph {
     }
 }
 
-/// Returns the text of `preprocessor_config.json`, or the same section of `processor_config.json`,
-/// where transformers 5 writes it.
-fn preprocessor(folder: &Path) -> Result<String, ModelError> {
+/// Reads `preprocessor_config.json`, or the same section of `processor_config.json`, where
+/// transformers 5 writes it.
+fn preprocessor(folder: &Path) -> Result<PreprocessorConfig, ModelError> {
     let own = folder.join("preprocessor_config.json");
     let whole = folder.join("processor_config.json");
     if !own.exists()
         && whole.exists()
-        && let Some(part) = parse::<Value>(&whole)?.get("image_processor")
+        && let Some(section) = parse::<Value>(&whole)?.get("image_processor")
     {
-        return Ok(part.to_string());
+        return Ok(PreprocessorConfig { file: whole, text: section.to_string() });
     }
-    read(&own)
+    let text = read(&own)?;
+    Ok(PreprocessorConfig { file: own, text })
 }
 
 /// Returns the folder's name, or its parent's name if the folder is called `package`.
@@ -213,6 +221,18 @@ mod tests {
     fn chosen(folder: &Path, precision: Precision) -> Result<Vec<String>, String> {
         let package = Package::read(folder, &precision).map_err(|e| e.to_string())?;
         Ok(GraphKind::ALL.map(|kind| package.graph(kind).precision.clone()).to_vec())
+    }
+
+    #[test]
+    fn preprocessing_comes_with_the_file_that_it_is_in() {
+        let folder = package(&["vision_encoder", "embed_tokens", "decoder_model_merged"]);
+        let read = || preprocessor(folder.path()).expect("a file");
+        let section = r#"{"image_processor": {"size": 3}}"#;
+        fs::write(folder.path().join("processor_config.json"), section).expect("written");
+        assert_eq!(read().file, folder.path().join("preprocessor_config.json"));
+        fs::remove_file(folder.path().join("preprocessor_config.json")).expect("removed");
+        assert_eq!(read().file, folder.path().join("processor_config.json"));
+        assert_eq!(read().text, r#"{"size":3}"#);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::config::Resize;
+use crate::model::PreprocessorConfig;
 
 /// The input format that the model was trained with.
 #[derive(Clone, Debug, PartialEq)]
@@ -216,14 +217,14 @@ struct File {
 }
 
 impl Preprocess {
-    /// Reads the preprocessing from the text of `preprocessor_config.json`.
+    /// Reads the preprocessing of a package. The error names the file.
     ///
     /// `do_center_crop` is ignored on purpose: SlowFast-LLaVA stretches the whole frame to the
     /// model's size (or pads it), so that nothing at the borders is lost.
-    pub fn from_config(text: &str, resize: Resize) -> Result<Preprocess, String> {
-        let file = serde_json::from_str(text).map_err(|e| e.to_string());
+    pub fn from_config(config: &PreprocessorConfig, resize: Resize) -> Result<Preprocess, String> {
+        let file = serde_json::from_str(&config.text).map_err(|e| e.to_string());
         file.and_then(|file| Preprocess::from_file(file, resize))
-            .map_err(|why| format!("preprocessor_config.json: {why}"))
+            .map_err(|why| format!("{}: {why}", config.file.display()))
     }
 
     fn from_file(file: File, resize: Resize) -> Result<Preprocess, String> {
@@ -292,8 +293,16 @@ mod tests {
         "image_std": [0.26862954, 0.26130258, 0.27577711], "resample": 3,
         "rescale_factor": 0.00392156862745098, "size": {"shortest_edge": 336}}"#;
 
+    fn in_file(file: &str, text: &str) -> PreprocessorConfig {
+        PreprocessorConfig { file: file.into(), text: text.into() }
+    }
+
+    fn read(text: &str, resize: Resize) -> Result<Preprocess, String> {
+        Preprocess::from_config(&in_file("preprocessor_config.json", text), resize)
+    }
+
     fn clip() -> Preprocess {
-        Preprocess::from_config(CLIP, Resize::Pad).expect("well formed")
+        read(CLIP, Resize::Pad).expect("well formed")
     }
 
     #[test]
@@ -303,7 +312,7 @@ mod tests {
         assert_eq!(clip.canvas_colour(), [122, 116, 104]);
         for size in ["336", r#"{"height": 336, "width": 336}"#] {
             let text = CLIP.replace(r#"{"shortest_edge": 336}"#, size);
-            assert_eq!(Preprocess::from_config(&text, Resize::Pad), Ok(clip.clone()));
+            assert_eq!(read(&text, Resize::Pad), Ok(clip.clone()));
         }
     }
 
@@ -319,10 +328,19 @@ mod tests {
             ("image_std", "other", "image_std is missing"),
             ("0.26130258", "0.0", "image_std = "),
         ] {
-            let error = Preprocess::from_config(&CLIP.replace(from, to), Resize::Stretch);
+            let error = read(&CLIP.replace(from, to), Resize::Stretch);
             let error = error.expect_err(wanted);
             assert!(error.starts_with("preprocessor_config.json: "), "{error}");
             assert!(error.contains(wanted), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_error_names_the_file_that_the_settings_come_from() {
+        for file in ["llava/preprocessor_config.json", "llava/processor_config.json"] {
+            let error = Preprocess::from_config(&in_file(file, "{}"), Resize::Pad);
+            let error = error.expect_err("no settings");
+            assert!(error.starts_with(&format!("{file}: ")), "{error}");
         }
     }
 
