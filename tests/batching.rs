@@ -305,7 +305,7 @@ fn a_long_prompt_delays_answers_by_at_most_a_chunk() {
         while language.unread() > 0 {
             language.poll(&mut |_, _| {}).expect("a turn");
         }
-        language.submit(request(&window, 1)).expect("a free slot").id;
+        language.submit(request(&window, 1)).expect("a free slot");
         let mut chunks = 0;
         let mut was_chunk = false;
         let mut has_ended = false;

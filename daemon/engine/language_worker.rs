@@ -2,22 +2,23 @@
 //! results.
 //!
 //! ```text
-//! ┌► admit what there is room for ─► one turn of the language model ─► deliver what came of it ┐
-//! └────────────────────────────────────────────────────────────────────────────────────────────┘
+//! ┌► admit the jobs that there is room for ─► one step of the back end ─► deliver the results ┐
+//! └───────────────────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
 //! Guarantees:
-//! - The last free row is reserved for a question, and a caption starts only if no prompt is being
-//!   read. So a question waits at most one turn while rows are free.
-//! - A refused question counts as a step: running answers get a turn before the next one.
-//! - If an asker leaves, its row is freed before the next turn.
+//! - [`LanguageBackend::room`] decides which jobs are admitted.
+//! - After a refused question, running answers advance by a step before the next job is taken.
+//! - If an asker leaves, its sequence is cancelled before the next step.
 //! - A job on which the model fails produces no text. An asker gets an error; a caption is skipped
 //!   and counted. The next job may succeed. If none does for a while, the worker ends with an
 //!   error.
 
+mod jobs;
+
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::failures::Failures;
@@ -27,19 +28,15 @@ use crate::event::{
     Body, Description, Event, FinishReason, FrameReference, Timing, Unchanged, Usage,
 };
 use crate::frame::{Span, rfc3339};
-use crate::heartbeat::Worker;
 use crate::language::{
     Failure, LanguageBackend, LanguageError, LanguageModel, Limits, Output, PrefixFrame, Reply,
-    Request, Room, SequenceId, Turn, Urgency,
+    Request, SequenceId, Turn, Urgency,
 };
-use crate::metrics::{self, FailureKind, SkipReason, Stage};
+use crate::metrics::{self, SkipReason, Stage};
 use crate::model::ModelError;
 use crate::service::AskError;
 use crate::slowfast::{FrameTokens, Plan, assemble};
 use crate::timeline::{Clip, ClipFrame};
-
-/// Maximum time that an idle worker sleeps, so that its heartbeat continues.
-const TICK: Duration = Duration::from_secs(1);
 
 /// Runs a language back end: admits jobs and delivers their results.
 pub struct LanguageWorker<B = LanguageModel> {
@@ -422,96 +419,6 @@ fn timing(since: Instant, encode: Duration, reply: &Reply) -> Timing {
         prefill_seconds: reply.prefill.as_secs_f64(),
         decode_seconds: reply.decode.as_secs_f64(),
         total_seconds: since.elapsed().as_secs_f64(),
-    }
-}
-
-impl Engine {
-    /// Returns the next job that there is room for. If the worker is idle, waits for one; `None`
-    /// then means that the engine stops. In any case, waiting questions get an error when the engine
-    /// stops.
-    fn next_job(&self, room: Room, is_idle: bool) -> Option<Job> {
-        let mut jobs = self.jobs();
-        loop {
-            self.heartbeats.beat(Worker::Language);
-            if room == Room::Any {
-                for (camera, _) in jobs.scheduler.late(self.started.elapsed()) {
-                    self.skip(&camera, SkipReason::Late);
-                }
-            }
-            let next = match room {
-                _ if jobs.stopping => jobs.scheduler.take(),
-                Room::Any => jobs.scheduler.take(),
-                Room::Question => jobs.scheduler.next_question().map(Next::Question),
-                Room::Nothing => None,
-            };
-            metrics::waiting_jobs(jobs.scheduler.waiting());
-            match next {
-                Some(Next::Question(asked)) if asked.to.is_closed() => {}
-                Some(Next::Question(asked)) if jobs.stopping => {
-                    asked.fails(AskError::Stopping);
-                }
-                Some(_) if jobs.stopping => {}
-                Some(next) => return Some(next),
-                None if is_idle && !jobs.stopping => {
-                    let woken = self.wake.wait_timeout(jobs, TICK);
-                    jobs = woken.unwrap_or_else(PoisonError::into_inner).0;
-                }
-                None => return None,
-            }
-        }
-    }
-
-    /// Abandons a camera's caption that was taken.
-    fn no_caption(&self, camera: &Arc<str>, reason: SkipReason) {
-        self.skip(camera, reason);
-        self.jobs().scheduler.done(camera);
-    }
-
-    /// Handles a failure of the model on one job. Other jobs continue.
-    fn fails(&self, job: Job, failure: Failure) {
-        let (kind, skipped, error) = match &failure {
-            Failure::Run(why) => (
-                FailureKind::Run,
-                SkipReason::Failed,
-                AskError::ModelFailedTemporarily(why.clone()),
-            ),
-            Failure::NotFinite => {
-                let error = AskError::ModelFailed(failure.to_string());
-                (FailureKind::NotFinite, SkipReason::NotFinite, error)
-            }
-        };
-        metrics::model_failed("language", kind);
-        match job {
-            Next::Caption(camera, _) => {
-                tracing::warn!(camera = &*camera, "no caption: {failure}");
-                self.no_caption(&camera, skipped);
-            }
-            Next::Question(asked) => {
-                tracing::warn!(camera = &*asked.camera, "no answer: {failure}");
-                asked.fails(error);
-            }
-        }
-    }
-
-    /// Stops the engine because a worker cannot continue. Waiting questions get `why` as the error.
-    pub fn broken(&self, why: &str) {
-        let mut jobs = self.jobs();
-        jobs.stopping = true;
-        let asked: Vec<Asked> = std::iter::from_fn(|| jobs.scheduler.next_question()).collect();
-        metrics::waiting_jobs(jobs.scheduler.waiting());
-        drop(jobs);
-        asked.into_iter().for_each(|asked| asked.fails(AskError::ModelFailed(why.into())));
-        self.wake.notify_all();
-    }
-
-    /// Records how long a job took. `alone` is the part of that time in which no other job was
-    /// finished.
-    fn took(&self, running: &Running, finished: Instant, alone: Duration) {
-        let scheduler = &mut self.jobs().scheduler;
-        scheduler.job_took(alone);
-        if matches!(running.job, Next::Caption(..)) {
-            scheduler.caption_took(finished - running.admitted);
-        }
     }
 }
 

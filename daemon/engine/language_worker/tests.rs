@@ -16,7 +16,7 @@ use crate::engine::caption::windows::Closed;
 use crate::engine::question::pass::Receiver;
 use crate::frame::{Clock, Frame};
 use crate::journal::MemoryJournal;
-use crate::language::{OnOutput, Submitted};
+use crate::language::{OnOutput, Room, Submitted};
 use crate::run_clock::RunClock;
 use crate::service::AnswerItem;
 
