@@ -10,6 +10,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = protox::compile(["lookout/v1/lookout.proto"], ["proto"])?;
     // The descriptor set for gRPC reflection.
     fs::write(PathBuf::from(env::var("OUT_DIR")?).join("lookout.bin"), files.encode_to_vec())?;
-    tonic_prost_build::configure().compile_fds(files)?;
+    tonic_prost_build::configure()
+        .extern_path(".google.rpc", "::tonic_types::pb")
+        .compile_fds(files)?;
     Ok(())
 }

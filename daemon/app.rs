@@ -58,7 +58,7 @@ impl App {
         camera::init()?;
         let disk_problem = Arc::<DiskProblem>::default();
         let (workers, disk) = load(&config, http.clone(), disk_problem.clone()).await?;
-        metrics::model(workers.model(), workers.device(), workers.device_reason());
+        metrics::model(workers.model(), workers.devices());
         let run = this_run(disk.as_ref());
         let journal = MemoryJournal::shared(run, journal::CAPACITY);
         let clock = Arc::new(RunClock::start());

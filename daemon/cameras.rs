@@ -105,7 +105,8 @@ mod tests {
         assert!(cameras.remove("gate") && !cameras.remove("gate"));
         assert_eq!(listed(), ["yard"]);
         let newest = daemon.journal().newest(u64::MAX);
-        let removed = |body: &Body| matches!(body, Body::Camera(s) if s.reason.contains("removed"));
+        let removed =
+            |body: &Body| matches!(body, Body::CameraStatus(s) if s.reason.contains("removed"));
         assert!(newest.iter().any(|event| &*event.camera == "gate" && removed(&event.body)));
         assert_eq!(daemon.limits().cameras, Some(vec!["yard".into()]));
         cameras.add(gate).unwrap();

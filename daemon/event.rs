@@ -9,15 +9,22 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use crate::frame::{Clock, Span, rfc3339};
+use crate::frame::{Clock, FrameId, Span, rfc3339};
 
-/// An entry of the journal, identified by run and sequence together.
+/// Identifies an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct EventId {
+    /// The run of the daemon that published the event. A later run has a greater number.
+    pub run: u64,
+    /// Number of the event. It starts at 1 in each run and has no gaps.
+    pub sequence: u64,
+}
+
+/// An entry of the journal.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Event {
-    /// The run of the daemon that published the event, as in a [`FrameReference`].
-    pub run: u64,
-    /// Number of the event. It starts at 1 in each run and has no holes.
-    pub sequence: u64,
+    #[serde(flatten)]
+    pub id: EventId,
     #[serde(with = "rfc3339")]
     pub published_at: SystemTime,
     pub camera: Arc<str>,
@@ -26,11 +33,11 @@ pub struct Event {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(tag = "kind", rename_all = "lowercase")]
+#[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Body {
-    Caption(Description),
-    Answer(Description),
-    Camera(CameraStatus),
+    Caption(Caption),
+    Answer(Answer),
+    CameraStatus(CameraStatus),
 }
 
 impl Body {
@@ -38,25 +45,67 @@ impl Body {
         match self {
             Body::Caption(_) => EventKind::Caption,
             Body::Answer(_) => EventKind::Answer,
-            Body::Camera(_) => EventKind::Camera,
+            Body::CameraStatus(_) => EventKind::CameraStatus,
+        }
+    }
+
+    /// Returns the text of a caption or an answer with its data.
+    pub fn inference(&self) -> Option<&Inference> {
+        match self {
+            Body::Caption(caption) => Some(&caption.inference),
+            Body::Answer(answer) => Some(&answer.inference),
+            Body::CameraStatus(_) => None,
         }
     }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
 pub enum EventKind {
     Caption,
     Answer,
-    Camera,
+    CameraStatus,
 }
 
-/// A caption or an answer, with everything needed to judge how far to trust it.
+/// The text about a window that the daemon generates regularly.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Description {
-    /// ID of the question, as given by its interface. Empty for captions.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub id: String,
+pub struct Caption {
+    #[serde(flatten)]
+    pub inference: Inference,
+    /// Number of the camera's windows that got no caption since its previous caption, because the
+    /// caption would have been late or for another reason.
+    pub skipped_windows: u32,
+    /// Set if the scene has not changed. The text is then "unchanged" and the model did not run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unchanged: Option<Unchanged>,
+}
+
+/// The text that answers a question.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Answer {
+    #[serde(flatten)]
+    pub inference: Inference,
+    /// ID of the question, as given by its interface.
+    pub question_id: String,
+    /// Conversation ID, with which a further question can follow this one.
+    pub conversation: String,
+    /// Number of earlier questions of the conversation that the model saw with this one.
+    pub earlier_turns: u32,
+    /// Answers about the parts of a range too long for one pass, in order of time; parts without
+    /// frames are missing. The text is combined from them, and `coverage` and `frames` describe all
+    /// of them together.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<AnswerPart>,
+    /// The method by which the text was combined from the parts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub summary_method: Option<SummaryMethod>,
+}
+
+/// A text that the model generated about frames, with everything needed to judge how far to trust
+/// it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Inference {
     /// The question or caption prompt.
     pub prompt: String,
     pub text: String,
@@ -65,36 +114,48 @@ pub struct Description {
     /// The frames that the model saw, oldest first.
     pub frames: Vec<FrameReference>,
     pub model: String,
-    /// The device that ran the model: `cpu`, `cuda`, or `vision cuda, language cpu`.
-    pub device: String,
-    /// The reason why this device was chosen. Empty if the config names the device.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub device_reason: String,
-    pub finish: FinishReason,
+    pub devices: Devices,
+    pub finish_reason: FinishReason,
     pub usage: Usage,
     pub timing: Timing,
-    /// Captions only: number of the camera's windows that got no caption since its previous
-    /// caption, because the caption would have been late or for another reason.
-    #[serde(skip_serializing_if = "is_zero")]
-    pub skipped: u32,
-    /// Captions only: set if nothing has happened. The text is then "unchanged" and the model did
-    /// not run.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub unchanged: Option<Unchanged>,
-    /// Conversation ID, with which a further question can follow this one. Empty for captions.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub conversation: String,
-    /// Number of earlier questions of the conversation that the model saw with this one.
-    #[serde(skip_serializing_if = "is_zero")]
-    pub earlier_turns: u32,
-    /// Answers about the parts of a range too long for one pass, in order of time; parts without
-    /// footage are missing. `text` is combined from them, and `coverage` and `frames` describe all
-    /// of them together.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub parts: Vec<AnswerPart>,
-    /// The way in which `text` was combined from the parts.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub summary: Option<SummaryMethod>,
+}
+
+/// The devices that ran the components of a model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Devices {
+    pub vision: Placement,
+    pub language: Placement,
+}
+
+/// The device that ran a component of a model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Placement {
+    /// `cpu` or `cuda`.
+    pub device: String,
+    /// The reason why this device was chosen. Empty if the config names the device.
+    pub reason: String,
+}
+
+impl Devices {
+    /// Returns `cpu` or `cuda`, or both with the component's name if they differ.
+    pub fn device(&self) -> String {
+        let (vision, language) = (&self.vision.device, &self.language.device);
+        if vision == language {
+            return vision.clone();
+        }
+        format!("vision {vision}, language {language}")
+    }
+
+    /// Returns the reason for the devices. Empty if the config names both.
+    pub fn reason(&self) -> String {
+        let (vision, language) = (&self.vision.reason, &self.language.reason);
+        match (vision.as_str(), language.as_str()) {
+            (same, other) if same == other => same.into(),
+            ("", language) => format!("language {language}"),
+            (vision, "") => format!("vision {vision}"),
+            (vision, language) => format!("vision {vision}; language {language}"),
+        }
+    }
 }
 
 /// The captioned window that a window does not differ from.
@@ -103,12 +164,8 @@ pub struct Unchanged {
     /// Start of the last captioned window.
     #[serde(with = "rfc3339")]
     pub since: SystemTime,
-    /// Sequence of that window's caption, an event of this run.
-    pub sequence: u64,
-}
-
-fn is_zero(number: &u32) -> bool {
-    *number == 0
+    /// The event with that window's caption.
+    pub event: EventId,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -134,11 +191,8 @@ pub enum SummaryMethod {
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct FrameReference {
-    /// The run of the daemon that took the frame; numbers restart with each run. It is the number
-    /// of milliseconds from 1970 to the run's start by the host's clock, but always greater than
-    /// that of every run on disk.
-    pub run: u64,
-    pub number: u64,
+    #[serde(flatten)]
+    pub id: FrameId,
     #[serde(with = "rfc3339")]
     pub captured_at: SystemTime,
     /// True if the model saw the frame with many tokens (slow and fast), false if only with few
@@ -155,9 +209,9 @@ pub struct Coverage {
     /// Number of distinct frames that the model saw.
     pub frames_used: u32,
     /// Span from the first to the last frame used.
-    pub covered: Option<Span>,
+    pub covered_span: Option<Span>,
     pub gaps: Vec<Gap>,
-    pub clock: Clock,
+    pub clock_source: Clock,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -232,7 +286,7 @@ pub struct CameraStatus {
     /// The reason for the state, as text. Empty if the camera is live.
     pub reason: String,
     #[serde(with = "rfc3339::option")]
-    pub last_frame: Option<SystemTime>,
+    pub last_frame_at: Option<SystemTime>,
     /// Number of times since the daemon's start that the camera was lost and the connection was
     /// retried.
     pub reconnects: u64,
@@ -247,7 +301,7 @@ impl CameraStatus {
             state: CameraState::Connecting,
             since,
             reason: String::new(),
-            last_frame: None,
+            last_frame_at: None,
             reconnects: 0,
             decoder: String::new(),
         }
@@ -285,5 +339,36 @@ impl CameraState {
             CameraState::Lost => "lost",
             CameraState::Refused => "refused",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_one_word_if_they_are_equal() {
+        let placement =
+            |device: &str, reason: &str| Placement { device: device.into(), reason: reason.into() };
+        let (cpu, cuda) = (placement("cpu", ""), placement("cuda", "auto: CUDA was found"));
+        let fallback = placement("cpu", "auto: libcuda.so.1 is missing");
+        let shown = |vision: &Placement, language: &Placement| {
+            let devices = Devices { vision: vision.clone(), language: language.clone() };
+            (devices.device(), devices.reason())
+        };
+        let expected = |device: &str, reason: &str| (device.to_owned(), reason.to_owned());
+        assert_eq!(shown(&cpu, &cpu), expected("cpu", ""));
+        assert_eq!(shown(&fallback, &fallback), expected("cpu", "auto: libcuda.so.1 is missing"));
+        assert_eq!(
+            shown(&cuda, &cpu),
+            expected("vision cuda, language cpu", "vision auto: CUDA was found")
+        );
+        assert_eq!(
+            shown(&cuda, &fallback),
+            expected(
+                "vision cuda, language cpu",
+                "vision auto: CUDA was found; language auto: libcuda.so.1 is missing"
+            )
+        );
     }
 }

@@ -28,7 +28,7 @@ pub struct Frame {
 }
 
 /// Identifies a frame of a camera across restarts of the daemon. The order is that of capture.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct FrameId {
     /// The run of the daemon that took the frame: the number of milliseconds from 1970 to its start
     /// by the host's clock, but always greater than that of every run on disk.

@@ -17,6 +17,7 @@ use std::time::Duration;
 pub use metrics_exporter_prometheus::PrometheusHandle;
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder};
 
+use crate::event::Devices;
 use crate::interface::Interface;
 
 pub use labels::{BufferTier, DropReason, FailureKind, NotWritten, SkipReason, Stage};
@@ -106,17 +107,8 @@ pub fn answer(camera: &str) {
 
 /// Counts a refused question. It has no label `camera`, because a refused question may name any
 /// camera.
-pub fn question_refused(error: &crate::service::AskError) {
-    use crate::service::AskError;
-    let reason = match error {
-        AskError::CameraNotFound(_) => "no_such_camera",
-        AskError::NoFrames { .. } => "no_footage",
-        AskError::QueueFull { .. } => "queue_full",
-        AskError::InvalidQuestion(_) => "bad_question",
-        AskError::Stopping => "stopping",
-        AskError::ModelFailedTemporarily(_) | AskError::ModelFailed(_) => "model",
-    };
-    table::QUESTIONS_REFUSED.counter([reason]).increment(1);
+pub fn question_refused(reason: &str) {
+    table::QUESTIONS_REFUSED.counter([&reason.to_ascii_lowercase()]).increment(1);
 }
 
 /// Counts a failure of a model's component, `vision` or `language`.
@@ -224,8 +216,8 @@ pub fn interface_restarted(interface: Interface) {
     table::INTERFACE_RESTARTS.counter([interface.name()]).increment(1);
 }
 
-pub fn model(model: &str, device: &str, device_reason: &str) {
-    table::MODEL_INFO.gauge([model, device, device_reason]).set(1.0);
+pub fn model(model: &str, devices: &Devices) {
+    table::MODEL_INFO.gauge([model, &devices.device(), &devices.reason()]).set(1.0);
 }
 
 fn one_if(yes: bool) -> f64 {

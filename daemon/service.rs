@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::mpsc;
 
-use crate::event::{AnswerPart, CameraStatus, Description};
+use crate::event::{AnswerPart, CameraStatus, Event};
 use crate::journal::Journal;
 use crate::metrics;
 use crate::question::{Draft, Limits, Question, QuestionError};
@@ -29,12 +29,21 @@ pub trait Service: Send + Sync + 'static {
     /// Checks the values that an interface read for a question.
     fn question(&self, draft: Draft) -> Result<Question, AskError> {
         let question = Question::new(draft, &self.limits()).map_err(AskError::from);
-        question.inspect_err(metrics::question_refused)
+        question.inspect_err(|error| metrics::question_refused(error.reason()))
     }
 
     /// Accepts a question about a range of a camera's time. Never waits: a full queue is an error.
     /// Dropping the answer's receiver cancels the question.
     fn ask(&self, question: Question) -> Result<AnswerStream, AskError>;
+
+    /// Returns an error if one of the cameras is not configured.
+    fn require_cameras(&self, names: &[String]) -> Result<(), AskError> {
+        let known = self.cameras();
+        match names.iter().find(|name| !known.iter().any(|camera| *camera.name == ***name)) {
+            Some(unknown) => Err(AskError::CameraNotFound(unknown.clone())),
+            None => Ok(()),
+        }
+    }
 
     fn readiness(&self) -> Readiness;
 
@@ -54,7 +63,7 @@ pub struct CameraInfo {
     pub buffer_bytes: u64,
     pub disk_bytes: u64,
     /// Time of the oldest frame that can be asked about.
-    pub oldest_frame: Option<SystemTime>,
+    pub oldest_frame_at: Option<SystemTime>,
 }
 
 #[derive(Clone, Debug)]
@@ -74,7 +83,7 @@ pub enum FrameError {
     FrameNotFound { camera: String, number: u64 },
     #[error("camera {camera:?}: frame {number} cannot be read from the disk; the log says why")]
     Unreadable { camera: String, number: u64 },
-    #[error("as many frames as may wait to be read from the disk wait already; ask again")]
+    #[error("too many frames wait to be read from the disk; ask again")]
     Busy,
 }
 
@@ -86,7 +95,7 @@ pub type AnswerStream = mpsc::Receiver<AnswerItem>;
 pub enum AnswerItem {
     Part(Box<AnswerPart>),
     Token(String),
-    Finished(Box<Description>),
+    Finished(Arc<Event>),
     Failed(AskError),
 }
 
@@ -96,14 +105,14 @@ pub enum AskError {
     CameraNotFound(String),
     #[error("camera {camera:?}: {why}")]
     NoFrames { camera: String, why: String },
-    #[error("{waiting} questions wait already; ask again in {} s", retry_after.as_secs().max(1))]
+    #[error("{waiting} questions are waiting already; ask again in {} s", retry_after.as_secs().max(1))]
     QueueFull { waiting: usize, retry_after: Duration },
     #[error("{0}")]
     InvalidQuestion(String),
     #[error("the daemon is stopping")]
     Stopping,
     /// The model failed on this question; the same question may succeed later.
-    #[error("the model failed this time, ask again: {0}")]
+    #[error("the model failed on this question; ask again: {0}")]
     ModelFailedTemporarily(String),
     #[error("the model failed: {0}")]
     ModelFailed(String),
@@ -114,6 +123,85 @@ impl From<QuestionError> for AskError {
         match error {
             QuestionError::NoSuchCamera(name) => AskError::CameraNotFound(name),
             QuestionError::Bad(why) => AskError::InvalidQuestion(why),
+        }
+    }
+}
+
+/// A gRPC status code. JSON uses its name too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Code {
+    NotFound,
+    OutOfRange,
+    ResourceExhausted,
+    InvalidArgument,
+    Unavailable,
+    Internal,
+}
+
+impl Code {
+    pub fn name(self) -> &'static str {
+        match self {
+            Code::NotFound => "NOT_FOUND",
+            Code::OutOfRange => "OUT_OF_RANGE",
+            Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+            Code::InvalidArgument => "INVALID_ARGUMENT",
+            Code::Unavailable => "UNAVAILABLE",
+            Code::Internal => "INTERNAL",
+        }
+    }
+}
+
+impl AskError {
+    pub fn code(&self) -> Code {
+        match self {
+            AskError::CameraNotFound(_) => Code::NotFound,
+            AskError::NoFrames { .. } => Code::OutOfRange,
+            AskError::QueueFull { .. } => Code::ResourceExhausted,
+            AskError::InvalidQuestion(_) => Code::InvalidArgument,
+            AskError::Stopping | AskError::ModelFailedTemporarily(_) => Code::Unavailable,
+            AskError::ModelFailed(_) => Code::Internal,
+        }
+    }
+
+    /// Returns the reason that programs can compare, the same on every interface. In lower case it
+    /// is the label of the metric.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            AskError::CameraNotFound(_) => "CAMERA_NOT_FOUND",
+            AskError::NoFrames { .. } => "NO_FRAMES",
+            AskError::QueueFull { .. } => "QUEUE_FULL",
+            AskError::InvalidQuestion(_) => "INVALID_QUESTION",
+            AskError::Stopping => "STOPPING",
+            AskError::ModelFailedTemporarily(_) => "MODEL_FAILED_TEMPORARILY",
+            AskError::ModelFailed(_) => "MODEL_FAILED",
+        }
+    }
+
+    /// Returns the delay, in whole seconds and at least one, after which a refused client may ask
+    /// again.
+    pub fn retry_after(&self) -> Option<Duration> {
+        let AskError::QueueFull { retry_after, .. } = self else { return None };
+        let rounded_up = retry_after.saturating_add(Duration::from_nanos(999_999_999)).as_secs();
+        Some(Duration::from_secs(rounded_up.max(1)))
+    }
+}
+
+impl FrameError {
+    pub fn code(&self) -> Code {
+        match self {
+            FrameError::CameraNotFound(_) | FrameError::FrameNotFound { .. } => Code::NotFound,
+            FrameError::Unreadable { .. } => Code::Unavailable,
+            FrameError::Busy => Code::ResourceExhausted,
+        }
+    }
+
+    /// Returns the reason that programs can compare.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            FrameError::CameraNotFound(_) => "CAMERA_NOT_FOUND",
+            FrameError::FrameNotFound { .. } => "FRAME_NOT_FOUND",
+            FrameError::Unreadable { .. } => "FRAME_UNREADABLE",
+            FrameError::Busy => "QUEUE_FULL",
         }
     }
 }

@@ -88,7 +88,7 @@ impl Daemon {
             reason: "the camera was removed".into(),
             ..camera.status
         };
-        self.journal.append(camera.name, Body::Camera(status));
+        self.journal.append(camera.name, Body::CameraStatus(status));
     }
 
     fn listed(&self) -> MutexGuard<'_, Vec<Camera>> {
@@ -99,7 +99,7 @@ impl Daemon {
 impl Sink for Daemon {
     fn frame(&self, frame: Frame) {
         if let Some(camera) = self.listed().iter_mut().find(|c| c.name == frame.camera) {
-            camera.status.last_frame = Some(frame.captured_at);
+            camera.status.last_frame_at = Some(frame.captured_at);
         }
         self.engine.frame(frame);
     }
@@ -112,7 +112,7 @@ impl Sink for Daemon {
             }
             listed.status = status.clone();
         }
-        self.journal.append(camera.clone(), Body::Camera(status));
+        self.journal.append(camera.clone(), Body::CameraStatus(status));
     }
 }
 
@@ -136,7 +136,7 @@ impl Service for Daemon {
                 buffer_frames: usage.frames as u64,
                 buffer_bytes: usage.hot.bytes + usage.warm.bytes,
                 disk_bytes: usage.disk.bytes,
-                oldest_frame: held.map(|held| held.from),
+                oldest_frame_at: held.map(|held| held.from),
             }
         };
         // The list is copied, so that it is not locked together with a ring.

@@ -13,10 +13,11 @@ use tokio::sync::mpsc;
 use crate::config::Config;
 use crate::disk::Disk;
 use crate::engine::{Engine, Failures, LanguageWorker, VisionWorker};
+use crate::event;
 use crate::heartbeat::Worker;
 use crate::language::Budget;
 use crate::loaded::LoadedModel;
-use crate::model::ModelError;
+use crate::model::{ModelError, Placement};
 use crate::vision::{jpeg, preprocess};
 
 /// Longest time that startup waits for frames of earlier runs. The remaining frames are restored
@@ -44,13 +45,16 @@ impl Workers {
             LoadedModel::load(&config.model, &config.wording, Budget::of(&config.generate))?;
         loaded.check_prompts(config)?;
         let devices = loaded.devices();
-        let (device, device_reason) = (devices.device(), devices.reason());
+        let devices = event::Devices {
+            vision: placement(devices.vision),
+            language: placement(devices.language),
+        };
         let memory = loaded.memory(&plan);
         let onnxruntime = loaded.runtime.file.display().to_string();
         tracing::info!(
             model = loaded.package.name,
-            device,
-            device_reason,
+            device = devices.device(),
+            device_reason = devices.reason(),
             %plan,
             template = loaded.language.template().to_string(),
             memory,
@@ -72,8 +76,7 @@ impl Workers {
             plan,
             failures: Failures::default(),
         };
-        let language =
-            LanguageWorker { backend: language, dim, model: package.name, device, device_reason };
+        let language = LanguageWorker { backend: language, dim, model: package.name, devices };
         Ok(Workers { vision, language, memory, onnxruntime })
     }
 
@@ -81,12 +84,8 @@ impl Workers {
         &self.language.model
     }
 
-    pub fn device(&self) -> &str {
-        &self.language.device
-    }
-
-    pub fn device_reason(&self) -> &str {
-        &self.language.device_reason
+    pub fn devices(&self) -> &event::Devices {
+        &self.language.devices
     }
 
     /// Describes the template that prompts are rendered with.
@@ -119,6 +118,10 @@ impl Workers {
         }
         Ok(threads)
     }
+}
+
+fn placement(placement: Placement) -> event::Placement {
+    event::Placement { device: placement.processor.name().into(), reason: placement.reason }
 }
 
 fn spawn(

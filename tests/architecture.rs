@@ -37,6 +37,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("tonic", &["daemon/publish/grpc", "daemon/client", "daemon/lib.rs"]),
     ("tonic_prost", &["daemon/publish/grpc", "daemon/client", "daemon/lib.rs"]),
     ("tonic_health", &["daemon/publish/grpc", "daemon/client"]),
+    ("tonic_types", &["build.rs", "daemon/publish/grpc", "daemon/client"]),
     ("tonic_reflection", &["daemon/publish/grpc", "daemon/client"]),
     (
         "prost",

@@ -146,7 +146,7 @@ fn a_killed_server_is_found_again_and_another_camera_loses_nothing() {
     let status = watched.state(CameraState::Lost);
     assert!(!status.reason.is_empty());
     assert_eq!(status.reconnects, 1);
-    assert!(status.last_frame.is_some());
+    assert!(status.last_frame_at.is_some());
 
     let _again = Server::start(Serve { port: server.port, ..Serve::default() });
     let began = Instant::now();

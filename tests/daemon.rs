@@ -39,7 +39,7 @@ fn caption_flow() {
         assert!(event["text"].as_str().is_some_and(|text| !text.is_empty()), "{event}");
         assert_eq!(event["coverage"]["frames_used"], 8, "{event}");
         assert_eq!(event["coverage"]["gaps"], Value::Array(Vec::new()), "{event}");
-        assert_eq!(event["device"], "cpu");
+        assert_eq!(event["devices"]["language"]["device"], "cpu");
         let (from, to) = (seconds(&event["window"]["from"]), seconds(&event["window"]["to"]));
         let frames = event["frames"].as_array().expect("frames");
         let numbers: Vec<u64> = frames.iter().filter_map(|f| f["number"].as_u64()).collect();

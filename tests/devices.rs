@@ -103,8 +103,8 @@ fn runs_on_the_cpu_and_says_why(dir: &Path, model: &str, library: &Path, reason:
     let daemon = Daemon::with_config(dir, &config, grpc, http);
 
     let says = |event: &Value| {
-        assert_eq!(event["device"], "cpu", "{event}");
-        assert_eq!(event["device_reason"], reason, "{event}");
+        assert_eq!(event["devices"]["vision"]["device"], "cpu", "{event}");
+        assert_eq!(event["devices"]["vision"]["reason"], reason, "{event}");
     };
     let mut seen = Vec::new();
     let mut events = daemon.watch(dir);

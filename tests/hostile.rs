@@ -10,7 +10,7 @@ use std::{fs, iter};
 
 use lookout::proto;
 use lookout::proto::ask_request::Range;
-use lookout::proto::lookout_client::LookoutClient;
+use lookout::proto::lookout_service_client::LookoutServiceClient;
 use rumqttc::{AsyncClient, MqttOptions, QoS};
 use serde_json::Value;
 use support::*;
@@ -90,7 +90,7 @@ where
     assert_no_window_missing(&seen, "gate", EVERY);
     assert_no_window_missing(&seen, "yard", EVERY);
     for event in seen.iter().filter(|event| event["kind"] == "caption") {
-        assert_eq!(event["skipped"].as_u64().unwrap_or(0), 0, "{event}");
+        assert_eq!(event["skipped_windows"].as_u64().unwrap_or(0), 0, "{event}");
     }
     let sequences: Vec<u64> = seen.iter().filter_map(|e| e["sequence"].as_u64()).collect();
     assert!(sequences.windows(2).all(|pair| pair[1] == pair[0] + 1), "{sequences:?}");
@@ -110,11 +110,11 @@ async fn channel(port: u16) -> Channel {
 
 /// Reads an answer to its end. Returns its text, or the error.
 async fn ask(channel: &Channel, request: proto::AskRequest) -> Result<String, Status> {
-    let mut client = LookoutClient::new(channel.clone());
+    let mut client = LookoutServiceClient::new(channel.clone());
     let mut answer = client.ask(request).await?.into_inner();
     let mut text = String::new();
     while let Some(reply) = answer.message().await? {
-        if let Some(proto::ask_response::Item::Token(token)) = reply.item {
+        if let Some(proto::ask_response::Item::TextDelta(token)) = reply.item {
             text += &token;
         }
     }
@@ -145,9 +145,12 @@ async fn publisher(broker: u16) -> AsyncClient {
     client
 }
 
+/// The position of the first event.
+const FIRST: Option<proto::EventId> = Some(proto::EventId { run: None, sequence: 1 });
+
 fn question(range: Option<Range>) -> proto::AskRequest {
     proto::AskRequest {
-        camera: "gate".into(),
+        cameras: vec!["gate".into()],
         question: "Is there a person?".into(),
         range,
         ..Default::default()
@@ -177,14 +180,14 @@ fn extreme_times_and_limits_do_no_harm() {
                     proto::AskRequest { max_new_tokens: Some(max_new_tokens), ..question(None) };
                 assert_said("max_new_tokens", &ask(&channel, request).await);
             }
-            for (event, event_run) in [(0, 0), (u64::MAX, 0), (1, u64::MAX), (u64::MAX, u64::MAX)] {
-                let range = Some(Range::Event(event));
-                let request = proto::AskRequest { event_run, ..question(range) };
-                assert_said("event", &ask(&channel, request).await);
-                let mut client = LookoutClient::new(channel.clone());
-                let (number, run, camera) = (event, event_run, "gate".to_owned());
-                let frame = proto::GetFrameRequest { camera, number, run };
-                let _ = client.get_frame(frame).await;
+            let most = Some(u64::MAX);
+            for (sequence, run) in [(0, None), (u64::MAX, None), (1, most), (u64::MAX, most)] {
+                let range = Some(Range::Event(proto::EventId { run, sequence }));
+                assert_said("event", &ask(&channel, question(range)).await);
+                let mut client = LookoutServiceClient::new(channel.clone());
+                let frame = Some(proto::FrameId { run, number: sequence });
+                let request = proto::GetFrameRequest { camera: "gate".to_owned(), frame };
+                let _ = client.get_frame(request).await;
             }
             for fields in [
                 r#""last":"60y""#,
@@ -359,8 +362,8 @@ fn two_hundred_slow_readers_delay_nothing() {
         for _ in 0..5 {
             let channel = channel(target.grpc).await;
             for _ in 0..40 {
-                let request = proto::WatchRequest { from_sequence: 1, ..Default::default() };
-                let mut client = LookoutClient::new(channel.clone());
+                let request = proto::WatchRequest { from: FIRST, ..Default::default() };
+                let mut client = LookoutServiceClient::new(channel.clone());
                 streams.push(client.watch(request).await.expect("a stream").into_inner());
             }
         }
@@ -368,7 +371,7 @@ fn two_hundred_slow_readers_delay_nothing() {
         let mut refused = 0;
         let channels = [channel(target.grpc).await, channel(target.grpc).await];
         for channel in iter::repeat_n(channels, 30).flatten() {
-            let mut client = LookoutClient::new(channel);
+            let mut client = LookoutServiceClient::new(channel);
             match client.watch(proto::WatchRequest::default()).await {
                 Ok(stream) => streams.push(stream.into_inner()),
                 Err(status) => {

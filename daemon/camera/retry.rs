@@ -180,8 +180,8 @@ impl Reporter {
     }
 
     fn tell(&self) {
-        let last_frame = self.delivery.last_frame();
-        self.delivery.tell(CameraStatus { last_frame, ..self.status.clone() });
+        let last_frame_at = self.delivery.last_frame();
+        self.delivery.tell(CameraStatus { last_frame_at, ..self.status.clone() });
     }
 }
 

@@ -142,9 +142,11 @@ fn check_model(config: &Config) -> Vec<Line> {
         }
     };
     let (vision, language) = (config.model.vision_threads, config.model.language_threads);
-    let mut device = format!("{}; threads: vision {vision}, language {language}", workers.device());
-    if !workers.device_reason().is_empty() {
-        device += &format!("; {}", workers.device_reason());
+    let mut device =
+        format!("{}; threads: vision {vision}, language {language}", workers.devices().device());
+    let reason = workers.devices().reason();
+    if !reason.is_empty() {
+        device += &format!("; {reason}");
     }
     let prompts = format!("by {}", workers.template());
     let loaded = [

@@ -73,11 +73,13 @@ struct Watch {
     #[arg(long)]
     kind: Vec<EventKind>,
     /// Start at the event with this sequence number. Default: new events only.
-    #[arg(long, value_name = "SEQUENCE", default_value_t = 0, hide_default_value = true)]
-    from_sequence: u64,
+    ///
+    /// 0 is the oldest event that the daemon has.
+    #[arg(long, value_name = "SEQUENCE")]
+    from_sequence: Option<u64>,
     /// The run of that event, as given in its JSON. Default: the daemon's current run.
-    #[arg(long, requires = "from_sequence", default_value_t = 0, hide_default_value = true)]
-    run: u64,
+    #[arg(long, requires = "from_sequence")]
+    run: Option<u64>,
 }
 
 #[derive(Args)]
@@ -89,8 +91,8 @@ struct Frame {
     /// Number of the frame, as in an event's `frames`.
     number: u64,
     /// The run in the event's `frames`. Needed for a frame from before the daemon's start.
-    #[arg(long, default_value_t = 0, hide_default_value = true)]
-    run: u64,
+    #[arg(long)]
+    run: Option<u64>,
     /// Output file; `-` is standard output.
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
@@ -174,7 +176,8 @@ fn output(json: bool) -> Output {
 
 async fn watch(args: Watch, out: &mut dyn Write) -> Result<(), Failure> {
     let Watch { client: Client { server, json }, camera, kind, from_sequence, run } = args;
-    let filter = client::Filter { cameras: camera, kinds: kind, from_sequence, from_run: run };
+    let from = from_sequence.map(|sequence| client::Position { run, sequence });
+    let filter = client::Filter { cameras: camera, kinds: kind, from };
     client::watch(&server, filter, output(json), OnEnd::Reconnect, out).await?;
     Ok(())
 }

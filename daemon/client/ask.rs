@@ -2,14 +2,16 @@
 
 use std::io::Write;
 
-use super::text::{self, AnswerJson};
+use tonic_types::RpcStatusExt;
+
+use super::text;
 use super::{ClientError, Daemon, Done, Output, Reader, json_line, printable, quietly};
-use crate::event::SummaryMethod;
+use crate::event::{Body, SummaryMethod};
 use crate::proto;
 use crate::proto::ask_request::Range as AskRange;
 use crate::proto::ask_response::Item;
 use crate::question::{Detail, Question, Range};
-use crate::wire::decode;
+use crate::wire::decode::{self, UnexpectedReply};
 
 /// Prints the answer's tokens as they arrive, then its coverage. If the range is answered in parts,
 /// prints each part as it arrives and the answer after them. With JSON, prints one line per camera.
@@ -34,44 +36,47 @@ pub async fn ask(
         let Some(proto::AskResponse { item, camera }) = reply else {
             return match (heard, refusal) {
                 (_, Some(refused)) => Err(refused),
-                (0, None) => Err(daemon.broken("the answer broke off".into())),
+                (0, None) => Err(daemon.broken("the answer ended early".into())),
                 (_, None) => Ok(()),
             };
         };
         let named = if several && !begun { format!("{camera}: ") } else { String::new() };
-        let written = match item.ok_or(decode::Unreadable("item"))? {
+        let written = match item.ok_or(UnexpectedReply("item"))? {
             Item::Part(part) if output == Output::Text => {
                 (begun, in_parts) = (true, true);
                 let head = if named.is_empty() { String::new() } else { format!("{camera}:\n") };
                 writeln!(out, "{head}{}", text::part(&decode::part(part)?))
             }
-            Item::Token(token) if output == Output::Text && !in_parts => {
+            Item::TextDelta(text) if output == Output::Text && !in_parts => {
                 begun = true;
-                write!(out, "{named}{}", printable(&token))
+                write!(out, "{named}{}", printable(&text))
             }
-            Item::Part(_) | Item::Token(_) => Ok(()),
-            Item::Finished(words) => {
-                let words = decode::description(words)?;
-                let told = match words.summary {
+            Item::Part(_) | Item::TextDelta(_) => Ok(()),
+            Item::Finished(event) => {
+                let event = decode::event(event)?;
+                let Body::Answer(answer) = &event.body else {
+                    return Err(UnexpectedReply("finished").into());
+                };
+                let told = match answer.summary_method {
                     // The parts are the whole answer.
                     Some(SummaryMethod::List) if in_parts => String::new(),
-                    _ if in_parts => printable(&words.text) + "\n",
+                    _ if in_parts => printable(&answer.inference.text) + "\n",
                     _ => named + "\n",
                 };
                 (heard, begun, in_parts) = (heard + 1, false, false);
                 match output {
-                    Output::Text => writeln!(out, "{told}[{}]", text::coverage(&words)),
-                    Output::Json => {
-                        let camera = &camera;
-                        json_line(out, &AnswerJson { camera, kind: "answer", words: &words })
-                    }
+                    Output::Text => writeln!(out, "{told}[{}]", text::answer_basis(answer)),
+                    Output::Json => json_line(out, &event),
                 }
             }
-            Item::Refused(proto::Refused { code, message }) => {
+            Item::Refused(proto::Refused { status }) => {
                 (begun, in_parts) = (false, false);
-                eprintln!("lookout: {message}");
-                let message = format!("camera {camera:?} gave no answer ({code})");
-                let code = tonic::Code::Unknown;
+                let status = status.ok_or(UnexpectedReply("status"))?;
+                eprintln!("lookout: {}", status.message);
+                let code = tonic::Code::from_i32(status.code);
+                let info = status.get_details_error_info();
+                let reason = info.map_or_else(|| code.to_string(), |info| info.reason);
+                let message = format!("camera {camera:?} gave no answer ({reason})");
                 refusal = Some(ClientError::Refused { code, message, retry_after: None });
                 Ok(())
             }
@@ -87,16 +92,9 @@ pub async fn ask(
 fn request(questions: &[Question]) -> Option<proto::AskRequest> {
     let question = questions.first()?;
     let detail = match question.detail() {
-        Detail::Auto => proto::Detail::Unspecified,
-        Detail::Overview => proto::Detail::Overview,
-        Detail::Parts => proto::Detail::Parts,
-    };
-    let mut cameras: Vec<String> =
-        questions.iter().map(|question| question.camera().to_owned()).collect();
-    let camera = if cameras.len() == 1 { cameras.remove(0) } else { String::new() };
-    let event_run = match question.range() {
-        Range::Event { run, .. } => run.unwrap_or(0),
-        _ => 0,
+        Detail::Auto => proto::DetailLevel::Auto,
+        Detail::Overview => proto::DetailLevel::Overview,
+        Detail::Parts => proto::DetailLevel::Parts,
     };
     let range = match question.range() {
         Range::Recent => None,
@@ -107,17 +105,15 @@ fn request(questions: &[Question]) -> Option<proto::AskRequest> {
         Range::Between { from, to } => {
             Some(AskRange::Between(proto::Span { from: Some(from.into()), to: to.map(Into::into) }))
         }
-        Range::Event { sequence, .. } => Some(AskRange::Event(sequence)),
+        Range::Event { run, sequence } => Some(AskRange::Event(proto::EventId { run, sequence })),
     };
     let most = question.max_new_tokens();
     Some(proto::AskRequest {
-        camera,
-        cameras,
+        cameras: questions.iter().map(|question| question.camera().to_owned()).collect(),
         question: question.text().to_owned(),
         max_new_tokens: most.map(|most| u32::try_from(most).unwrap_or(u32::MAX)),
         range,
         detail: detail.into(),
-        conversation: question.conversation().unwrap_or_default().to_owned(),
-        event_run,
+        conversation: question.conversation().map(str::to_owned),
     })
 }

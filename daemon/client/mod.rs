@@ -14,18 +14,19 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
+use tonic_types::StatusExt;
 
-pub use crate::wire::decode::Unreadable;
+pub use crate::wire::decode::UnexpectedReply;
 pub use ask::ask;
 
-use crate::event::EventKind;
+use crate::event::{EventId, EventKind};
 use crate::proto;
-use crate::proto::lookout_client::LookoutClient;
+use crate::proto::lookout_service_client::LookoutServiceClient;
 use crate::proto::watch_response::Item as WatchItem;
 
 use crate::service::CameraInfo;
 use crate::wire::{decode, encode};
-use text::{CameraJson, LostJson};
+use text::{CameraJson, MissedEventsJson};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -54,32 +55,38 @@ pub struct Filter {
     pub cameras: Vec<String>,
     /// Kinds to include; empty: all.
     pub kinds: Vec<EventKind>,
-    /// First event to print; 0: new events only.
-    pub from_sequence: u64,
-    /// The run of that event; 0: the run that answers.
-    pub from_run: u64,
+    /// First event to print, or `None` for new events only.
+    pub from: Option<Position>,
+}
+
+/// A position in the journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// The run of the daemon, or `None` for the run that replies.
+    pub run: Option<u64>,
+    pub sequence: u64,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     #[error("{0:?} is not the address of a daemon; wanted HOST:PORT")]
     Endpoint(String),
-    #[error("the daemon is not reachable at {address}: {why}; is `lookout run` going?")]
+    #[error("the daemon is not reachable at {address}: {why}; is the daemon running?")]
     Unreachable { address: String, why: String },
-    /// The daemon refused the request. `retry_after` is in seconds, set if waiting helps.
+    /// The daemon refused the request. `retry_after` is set if waiting helps.
     #[error("{message}")]
-    Refused { code: Code, message: String, retry_after: Option<u64> },
+    Refused { code: Code, message: String, retry_after: Option<Duration> },
     #[error("the connection to the daemon at {address} broke: {why}")]
     Broken { address: String, why: String },
     #[error(transparent)]
-    Unreadable(#[from] Unreadable),
+    UnexpectedReply(#[from] UnexpectedReply),
     #[error("cannot write {to}: {why}")]
     Write { to: String, why: io::Error },
 }
 
 impl ClientError {
     /// Returns true if the daemon's question queue is full.
-    pub fn is_no_room(&self) -> bool {
+    pub fn is_queue_full(&self) -> bool {
         matches!(self, ClientError::Refused { code: Code::ResourceExhausted, .. })
     }
 }
@@ -88,7 +95,7 @@ type Done = Result<(), ClientError>;
 
 pub async fn cameras(endpoint: &str, output: Output, out: &mut dyn Write) -> Done {
     let mut daemon = Daemon::reach(endpoint).await?;
-    let reply = daemon.client.list_cameras(proto::ListCamerasRequest {}).await;
+    let reply = daemon.client.list_cameras(proto::ListCamerasRequest::default()).await;
     let reply = reply.map_err(|status| daemon.failed(status))?.into_inner();
     let cameras: Vec<CameraInfo> =
         reply.cameras.into_iter().map(decode::camera).collect::<Result<_, _>>()?;
@@ -148,8 +155,7 @@ async fn watch_once(
     let request = proto::WatchRequest {
         cameras: filter.cameras.clone(),
         kinds: filter.kinds.iter().map(|k| encode::kind(*k).into()).collect(),
-        from_sequence: filter.from_sequence,
-        from_run: filter.from_run,
+        from: filter.from.map(|Position { run, sequence }| proto::EventId { run, sequence }),
     };
     let stream = daemon.client.watch(request).await;
     let mut stream = match stream {
@@ -158,7 +164,7 @@ async fn watch_once(
     };
     loop {
         let item = match stream.message().await {
-            Ok(Some(proto::WatchResponse { item })) => item.ok_or(Unreadable("item"))?,
+            Ok(Some(proto::WatchResponse { item })) => item.ok_or(UnexpectedReply("item"))?,
             Ok(None) => return Ok(Watched::DaemonStopped),
             Err(status) => return daemon.ended(status),
         };
@@ -166,15 +172,16 @@ async fn watch_once(
             WatchItem::Event(event) => {
                 let event = decode::event(event)?;
                 // The run tells a restarted daemon that the sequence number is of another journal.
-                (filter.from_run, filter.from_sequence) = (event.run, event.sequence + 1);
+                let EventId { run, sequence } = event.id;
+                filter.from = Some(Position { run: Some(run), sequence: sequence + 1 });
                 match output {
                     Output::Text => writeln!(out, "{}", text::event_line(&event)),
                     Output::Json => json_line(out, &event),
                 }
             }
-            WatchItem::Lost(proto::Lost { events }) => match output {
-                Output::Text => writeln!(out, "--:--:--  {}", text::lost(events)),
-                Output::Json => json_line(out, &LostJson { kind: "lost", events }),
+            WatchItem::Missed(proto::MissedEvents { count }) => match output {
+                Output::Text => writeln!(out, "--:--:--  {}", text::missed_events(count)),
+                Output::Json => json_line(out, &MissedEventsJson { kind: "missed_events", count }),
             },
         };
         if quietly(written.and_then(|()| out.flush()))? == Reader::Left {
@@ -183,17 +190,20 @@ async fn watch_once(
     }
 }
 
-/// Writes the JPEG of a frame to a file; `-` is `out`. Run 0 is the daemon's own. Returns the time
+/// Writes the JPEG of a frame to a file; `-` is `out`. A run of `None` is the daemon's current one. Returns the time
 /// of the frame's capture.
 pub async fn frame(
     endpoint: &str,
     camera: &str,
-    (run, number): (u64, u64),
+    (run, number): (Option<u64>, u64),
     path: &Path,
     out: &mut dyn Write,
 ) -> Result<SystemTime, ClientError> {
     let mut daemon = Daemon::reach(endpoint).await?;
-    let request = proto::GetFrameRequest { camera: camera.to_owned(), run, number };
+    let request = proto::GetFrameRequest {
+        camera: camera.to_owned(),
+        frame: Some(proto::FrameId { run, number }),
+    };
     let reply = daemon.client.get_frame(request).await;
     let reply = reply.map_err(|status| daemon.failed(status))?.into_inner();
     if path == Path::new("-") {
@@ -207,7 +217,7 @@ pub async fn frame(
 }
 
 struct Daemon {
-    client: LookoutClient<Channel>,
+    client: LookoutServiceClient<Channel>,
     address: String,
 }
 
@@ -230,7 +240,7 @@ impl Daemon {
                 let why = innermost(&error);
                 ClientError::Unreachable { address: address.clone(), why }
             })?;
-        let client = LookoutClient::new(channel).max_decoding_message_size(LARGEST_REPLY);
+        let client = LookoutServiceClient::new(channel).max_decoding_message_size(LARGEST_REPLY);
         Ok(Daemon { client, address })
     }
 
@@ -241,11 +251,11 @@ impl Daemon {
         if let Some(source) = std::error::Error::source(&status) {
             return self.broken(innermost(source));
         }
-        let retry_after = status.metadata().get("retry-after");
+        let retry = status.get_details_retry_info().and_then(|info| info.retry_delay);
         ClientError::Refused {
             code: status.code(),
             message: status.message().to_owned(),
-            retry_after: retry_after.and_then(|value| value.to_str().ok()?.parse().ok()),
+            retry_after: retry,
         }
     }
 

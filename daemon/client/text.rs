@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 
 use crate::event::{
-    AnswerPart, Body, CameraState, CameraStatus, Coverage, Description, Event, Gap, GapCause,
+    Answer, AnswerPart, Body, CameraState, CameraStatus, Caption, Coverage, Event, Gap, GapCause,
+    Inference, Unchanged,
 };
 use crate::service::CameraInfo;
 
@@ -16,35 +17,61 @@ const NAME_WIDTH: usize = 8;
 pub fn event_line(event: &Event) -> String {
     let camera = &event.camera;
     match &event.body {
-        Body::Caption(words) => {
-            let (time, text) = (clock_time(words.window.to), one_line(&words.text));
-            format!("{time}  {camera:NAME_WIDTH$}  {text}   [{}]", coverage(words))
+        Body::Caption(caption) => {
+            let Inference { window, text, .. } = &caption.inference;
+            let (time, text) = (clock_time(window.to), one_line(text));
+            format!("{time}  {camera:NAME_WIDTH$}  {text}   [{}]", caption_basis(caption))
         }
-        Body::Answer(words) => {
-            let time = clock_time(words.window.to);
-            let (asked, text) = (one_line(&words.prompt), one_line(&words.text));
-            format!("{time}  {camera:NAME_WIDTH$}  {asked} → {text}   [{}]", coverage(words))
+        Body::Answer(answer) => {
+            let Inference { window, prompt, text, .. } = &answer.inference;
+            let (time, prompt, text) = (clock_time(window.to), one_line(prompt), one_line(text));
+            let basis = answer_basis(answer);
+            format!("{time}  {camera:NAME_WIDTH$}  {prompt} → {text}   [{basis}]")
         }
-        Body::Camera(status) => {
+        Body::CameraStatus(status) => {
             let (time, state) = (clock_time(status.since), state(status));
             format!("{time}  {camera:NAME_WIDTH$}  camera {state}")
         }
     }
 }
 
-/// Formats the basis of an answer or a caption: frames, time, device, every gap with its cause.
-pub fn coverage(words: &Description) -> String {
-    let Coverage { frames_used, frames_expected, gaps, .. } = &words.coverage;
-    let seconds = words.timing.total_seconds;
-    let device = one_line(&words.device);
+/// Formats the basis of an answer: frames, time, device, parts, every gap with its cause.
+pub fn answer_basis(answer: &Answer) -> String {
+    let mut line = basis(&answer.inference);
+    if !answer.parts.is_empty() {
+        line += &format!(", in {} parts", answer.parts.len());
+    }
+    line + &gaps(&answer.inference)
+}
+
+fn caption_basis(caption: &Caption) -> String {
+    let mut line = basis(&caption.inference) + &gaps(&caption.inference);
+    if let Some(Unchanged { since, event }) = &caption.unchanged {
+        line += &format!(", unchanged since {} (event {})", clock_time(*since), event.sequence);
+    }
+    match caption.skipped_windows {
+        0 => {}
+        1 => line += ", 1 window before it skipped",
+        more => line += &format!(", {more} windows before it skipped"),
+    }
+    line
+}
+
+fn basis(inference: &Inference) -> String {
+    let Coverage { frames_used, frames_expected, .. } = inference.coverage;
+    let seconds = inference.timing.total_seconds;
+    let (device, reason) = (inference.devices.device(), inference.devices.reason());
+    let device = one_line(&device);
     let mut line = format!("{frames_used}/{frames_expected} frames, {seconds:.2} s, {device}");
-    if !words.device_reason.is_empty() {
-        line += &format!(" ({})", one_line(&words.device_reason));
+    if !reason.is_empty() {
+        line += &format!(" ({})", one_line(&reason));
     }
-    if !words.parts.is_empty() {
-        line += &format!(", in {} parts", words.parts.len());
-    }
-    for Gap { span, cause } in gaps {
+    line
+}
+
+/// Formats every gap with its cause, each with a comma before it.
+fn gaps(inference: &Inference) -> String {
+    let gap = |Gap { span, cause }: &Gap| {
         let cause = match cause {
             GapCause::CameraDown => "camera down",
             GapCause::Overload => "overload",
@@ -54,19 +81,9 @@ pub fn coverage(words: &Description) -> String {
             GapCause::Corrupt => "unusable frames",
             GapCause::ModelFailed => "the model failed",
         };
-        let (from, to) = (clock_time(span.from), clock_time(span.to));
-        line += &format!(", gap {from}–{to} ({cause})");
-    }
-    if let Some(unchanged) = &words.unchanged {
-        let (since, sequence) = (clock_time(unchanged.since), unchanged.sequence);
-        line += &format!(", since {since} as event {sequence} says");
-    }
-    match words.skipped {
-        0 => {}
-        1 => line += ", 1 window before it skipped",
-        more => line += &format!(", {more} windows before it skipped"),
-    }
-    line
+        format!(", gap {}–{} ({cause})", clock_time(span.from), clock_time(span.to))
+    };
+    inference.coverage.gaps.iter().map(gap).collect()
 }
 
 /// Formats the answer of one part, without a line end.
@@ -81,11 +98,11 @@ pub fn camera_table(cameras: &[CameraInfo], now: SystemTime) -> String {
     let mut rows = vec![head.map(String::from)];
     rows.extend(cameras.iter().map(|camera| {
         let status = &camera.status;
-        let last_frame = match status.last_frame {
+        let last_frame_at = match status.last_frame_at {
             Some(time) => format!("{} ago", short(now, time)),
             None => "never".into(),
         };
-        let mut buffer = match camera.oldest_frame {
+        let mut buffer = match camera.oldest_frame_at {
             Some(oldest) => format!("{}, ", short(now, oldest)),
             None => String::new(),
         };
@@ -97,7 +114,7 @@ pub fn camera_table(cameras: &[CameraInfo], now: SystemTime) -> String {
             camera.name.to_string(),
             status.state.name().to_owned(),
             short(now, status.since),
-            last_frame,
+            last_frame_at,
             buffer,
             status.reconnects.to_string(),
             camera.source.clone(),
@@ -120,15 +137,6 @@ pub fn camera_table(cameras: &[CameraInfo], now: SystemTime) -> String {
     table
 }
 
-/// The JSON of an answer: that of its event, without the fields that only the journal sets.
-#[derive(Serialize)]
-pub struct AnswerJson<'a> {
-    pub camera: &'a str,
-    pub kind: &'static str,
-    #[serde(flatten)]
-    pub words: &'a Description,
-}
-
 #[derive(Serialize)]
 pub struct CameraJson<'a> {
     name: &'a str,
@@ -139,7 +147,7 @@ pub struct CameraJson<'a> {
     buffer_bytes: u64,
     disk_bytes: u64,
     #[serde(with = "crate::frame::rfc3339::option")]
-    oldest_frame: Option<SystemTime>,
+    oldest_frame_at: Option<SystemTime>,
 }
 
 impl<'a> From<&'a CameraInfo> for CameraJson<'a> {
@@ -151,25 +159,25 @@ impl<'a> From<&'a CameraInfo> for CameraJson<'a> {
             buffer_frames: camera.buffer_frames,
             buffer_bytes: camera.buffer_bytes,
             disk_bytes: camera.disk_bytes,
-            oldest_frame: camera.oldest_frame,
+            oldest_frame_at: camera.oldest_frame_at,
         }
     }
 }
 
-/// The line printed where events are missing, without a line end.
-pub fn lost(events: Option<u64>) -> String {
-    match events {
-        Some(events) => format!("{events} events missed: read too slowly"),
-        None => "the daemon was started again: events may be missing".into(),
+/// Formats the line printed where events are missing, without a line end.
+pub fn missed_events(count: Option<u64>) -> String {
+    match count {
+        Some(count) => format!("{count} events missed: read too slowly"),
+        None => "the daemon was restarted: events may be missing".into(),
     }
 }
 
 /// The JSON line printed where events are missing.
 #[derive(Serialize)]
-pub struct LostJson {
+pub struct MissedEventsJson {
     pub kind: &'static str,
     /// Number of missing events; `null` if unknown because the daemon was restarted.
-    pub events: Option<u64>,
+    pub count: Option<u64>,
 }
 
 /// Formats hours, minutes and seconds in the reader's time zone.

@@ -25,7 +25,8 @@ use super::failures::Failures;
 use super::scheduler::Next;
 use super::{Asked, Engine, Window};
 use crate::event::{
-    Body, Description, Event, FinishReason, FrameReference, Timing, Unchanged, Usage,
+    Body, Caption, Devices, Event, FinishReason, FrameReference, Inference, Timing, Unchanged,
+    Usage,
 };
 use crate::frame::{Span, rfc3339};
 use crate::language::{
@@ -43,10 +44,9 @@ pub struct LanguageWorker<B = LanguageModel> {
     pub backend: B,
     /// Width of an embedding.
     pub dim: usize,
-    /// Names of the model and the device in events, and the reason for the choice of the device.
+    /// Name of the model in events.
     pub model: String,
-    pub device: String,
-    pub device_reason: String,
+    pub devices: Devices,
 }
 
 type Job = Next<Arc<str>, Asked, Window>;
@@ -180,16 +180,15 @@ impl<B: LanguageBackend> LanguageWorker<B> {
                 decode: Duration::ZERO,
             };
             let timing = timing(window.closed, window.encode, &reply);
-            let mut caption = self.describe(prompt, window.extent.span, clip, reply, timing);
-            caption.unchanged = Some(unchanged);
-            self.publish(engine, camera, caption);
+            let caption = self.inference(prompt, window.extent.span, clip, reply, timing);
+            self.publish(engine, camera, caption, Some(unchanged));
             return Ok(Admission::Done);
         }
         let tokens: Vec<&FrameTokens> = clip.frames.iter().map(|look| &*look.tokens).collect();
         let prefix_frame = |(frame, look): (&FrameReference, &ClipFrame)| PrefixFrame {
             camera: camera.clone(),
-            run: frame.run,
-            number: frame.number,
+            run: frame.id.run,
+            number: frame.id.number,
             slow: frame.slow,
             reencoded: look.reencoded,
         };
@@ -280,64 +279,62 @@ impl<B: LanguageBackend> LanguageWorker<B> {
                 let frames = clip.frames.clone();
                 let (since, whole) = (window.extent.span.from, clip.coverage.gaps.is_empty());
                 let timing = timing(window.closed, window.encode, &reply);
-                let caption = self.describe(prompt, window.extent.span, clip, reply, timing);
-                let sequence = self.publish(engine, &camera, caption).sequence;
+                let caption = self.inference(prompt, window.extent.span, clip, reply, timing);
+                let event = self.publish(engine, &camera, caption, None).id;
                 if whole && let Some(known) = engine.cameras.get(&camera) {
-                    let window = Unchanged { since, sequence };
+                    let window = Unchanged { since, event };
                     known.change().captioned(&frames, self.dim, window);
                 }
             }
             Next::Question(asked) => {
                 let timing = timing(asked.came, asked.encode, &reply);
                 let text = asked.text.clone();
-                let mut description = self.describe(text, asked.window, clip, reply, timing);
-                description.id = asked.id.clone();
-                description.earlier_turns = turns;
-                measure(&asked.camera, &description);
-                asked.answered(engine, description);
+                let inference = self.inference(text, asked.window, clip, reply, timing);
+                measure(&asked.camera, &inference);
+                asked.answered(engine, inference, turns);
             }
         }
     }
 
-    fn publish(&self, engine: &Engine, camera: &Arc<str>, mut caption: Description) -> Arc<Event> {
-        if let Some(known) = engine.cameras.get(camera) {
-            caption.skipped = known.progress.skipped_windows.swap(0, Ordering::Relaxed);
-        }
+    fn publish(
+        &self,
+        engine: &Engine,
+        camera: &Arc<str>,
+        inference: Inference,
+        unchanged: Option<Unchanged>,
+    ) -> Arc<Event> {
+        let skipped_windows = engine
+            .cameras
+            .get(camera)
+            .map_or(0, |known| known.progress.skipped_windows.swap(0, Ordering::Relaxed));
         metrics::caption(camera);
-        measure(camera, &caption);
+        measure(camera, &inference);
+        let caption = Caption { inference, skipped_windows, unchanged };
         let event = engine.journal.append(camera.clone(), Body::Caption(caption));
         // This comes after publishing, so that the camera's next caption cannot overtake this one.
         engine.jobs().scheduler.done(camera);
         event
     }
 
-    fn describe(
+    fn inference(
         &self,
         prompt: String,
         window: Span,
         clip: Clip,
         reply: Reply,
         timing: Timing,
-    ) -> Description {
-        Description {
-            id: String::new(),
+    ) -> Inference {
+        Inference {
             prompt,
             text: reply.text,
             window,
             coverage: clip.coverage,
             frames: clip.references,
             model: self.model.clone(),
-            device: self.device.clone(),
-            device_reason: self.device_reason.clone(),
-            finish: reply.finish,
+            devices: self.devices.clone(),
+            finish_reason: reply.finish,
             usage: reply.usage,
             timing,
-            skipped: 0,
-            unchanged: None,
-            conversation: String::new(),
-            earlier_turns: 0,
-            parts: Vec::new(),
-            summary: None,
         }
     }
 }
@@ -398,8 +395,8 @@ fn question(job: Job) -> Option<Asked> {
     }
 }
 
-fn measure(camera: &str, description: &Description) {
-    let timing = &description.timing;
+fn measure(camera: &str, inference: &Inference) {
+    let timing = &inference.timing;
     for (stage, seconds) in [
         (Stage::Wait, timing.wait_seconds),
         (Stage::Prefill, timing.prefill_seconds),
@@ -407,7 +404,7 @@ fn measure(camera: &str, description: &Description) {
     ] {
         metrics::stage(camera, stage, Duration::from_secs_f64(seconds));
     }
-    let usage = description.usage;
+    let usage = inference.usage;
     let seen = u64::from(usage.video_tokens) + u64::from(usage.text_tokens);
     metrics::tokens(camera, seen, u64::from(usage.new_tokens));
 }

@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use tokio::sync::watch;
 
 use super::{Cursor, Journal, Read};
-use crate::event::{Body, Event, EventKind};
+use crate::event::{Body, Event, EventId, EventKind};
 use crate::sync::lock;
 
 /// Number of events that the daemon's journal holds for readers that connect late.
@@ -54,7 +54,7 @@ impl Journal for MemoryJournal {
 
     fn append(&self, camera: Arc<str>, body: Body) -> Arc<Event> {
         let event = self.0.ring().append(self.0.run, camera, body);
-        self.0.newest.send_replace(event.sequence);
+        self.0.newest.send_replace(event.id.sequence);
         event
     }
 
@@ -86,7 +86,7 @@ impl Journal for MemoryJournal {
             .events
             .iter()
             .rev()
-            .skip_while(|event| event.sequence > up_to)
+            .skip_while(|event| event.id.sequence > up_to)
             .filter(|event| event.body.kind() != EventKind::Answer)
             .filter(|event| seen.insert((event.camera.clone(), event.body.kind())))
             .cloned()
@@ -105,7 +105,12 @@ impl Shared {
 impl Ring {
     fn append(&mut self, run: u64, camera: Arc<str>, body: Body) -> Arc<Event> {
         let published_at = SystemTime::now();
-        let event = Arc::new(Event { run, sequence: self.next, published_at, camera, body });
+        let event = Arc::new(Event {
+            id: EventId { run, sequence: self.next },
+            published_at,
+            camera,
+            body,
+        });
         self.next += 1;
         if self.events.len() == self.capacity {
             self.events.pop_front();
@@ -182,12 +187,12 @@ mod tests {
     const RUN: u64 = 1_760_000_000_000;
 
     fn body() -> Body {
-        Body::Camera(CameraStatus::connecting(SystemTime::UNIX_EPOCH))
+        Body::CameraStatus(CameraStatus::connecting(SystemTime::UNIX_EPOCH))
     }
 
     fn sequence(read: Option<Read>) -> Option<u64> {
         match read {
-            Some(Read::Event(event)) => Some(event.sequence),
+            Some(Read::Event(event)) => Some(event.id.sequence),
             _ => None,
         }
     }
@@ -233,8 +238,8 @@ mod tests {
         }
         let mut cursor = journal.read_from(Some(RUN), 5);
         assert_eq!(sequence(cursor.try_next()), Some(5));
-        assert_eq!(journal.get(Some(RUN), 5).map(|event| event.run), Some(RUN));
-        assert_eq!(journal.get(None, 5).map(|event| event.sequence), Some(5));
+        assert_eq!(journal.get(Some(RUN), 5).map(|event| event.id.run), Some(RUN));
+        assert_eq!(journal.get(None, 5).map(|event| event.id.sequence), Some(5));
         // A reader that has read everything waits for the next event.
         assert_eq!(journal.read_from(Some(RUN), 9).try_next(), None);
     }
@@ -245,7 +250,8 @@ mod tests {
         for camera in ["gate", "yard", "gate", "gate", "yard"] {
             journal.append(camera.into(), body());
         }
-        let newest = |up_to| journal.newest(up_to).iter().map(|e| e.sequence).collect::<Vec<_>>();
+        let newest =
+            |up_to| journal.newest(up_to).iter().map(|e| e.id.sequence).collect::<Vec<_>>();
         assert_eq!(newest(5), [4, 5]);
         assert_eq!(newest(3), [2, 3]);
         assert_eq!(newest(1), [1]);

@@ -71,12 +71,13 @@ pub const RESULT: Label = Label::listed(
 pub const REFUSAL: Label = Label::listed(
     "reason",
     &[
-        ("no_such_camera", "no camera has this name"),
-        ("no_footage", "the buffer has no frame of the range"),
+        ("camera_not_found", "no camera has this name"),
+        ("no_frames", "the buffer has no frame of the range"),
         ("queue_full", "too many questions were waiting"),
-        ("bad_question", "the question was not valid"),
+        ("invalid_question", "the question was not valid"),
         ("stopping", "the daemon was stopping"),
-        ("model", "the model failed"),
+        ("model_failed_temporarily", "the model failed on this question"),
+        ("model_failed", "the model failed"),
     ],
 );
 pub const SET_ASIDE: Label = Label::listed(

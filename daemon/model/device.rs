@@ -124,28 +124,6 @@ pub struct Devices {
     pub language: Placement,
 }
 
-impl Devices {
-    /// Returns `cpu` or `cuda`, or both with the component's name if they differ.
-    pub fn device(&self) -> String {
-        let (vision, language) = (self.vision.processor, self.language.processor);
-        if vision == language {
-            return vision.name().into();
-        }
-        format!("vision {}, language {}", vision.name(), language.name())
-    }
-
-    /// Returns the reason for the devices. Empty if the config names both.
-    pub fn reason(&self) -> String {
-        let (vision, language) = (&self.vision.reason, &self.language.reason);
-        match (vision.as_str(), language.as_str()) {
-            (same, other) if same == other => same.into(),
-            ("", language) => format!("language {language}"),
-            (vision, "") => format!("vision {vision}"),
-            (vision, language) => format!("vision {vision}; language {language}"),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -192,34 +170,5 @@ mod tests {
             assert!(said.contains(named) && said.contains(mend), "{said}");
             assert!(said.contains("language") && !said.contains('\n'), "{said}");
         }
-    }
-
-    #[test]
-    fn parts_that_differ_are_both_said() {
-        let placed = |asked, cuda: &Result<(), NoCuda>| {
-            place(Component::Vision, asked, cuda).expect("a placement")
-        };
-        let driver = missing("libcuda.so.1");
-        let said = |vision: &Placement, language: &Placement| {
-            let devices = Devices { vision: vision.clone(), language: language.clone() };
-            (devices.device(), devices.reason())
-        };
-        let auto_cpu = placed(Device::Auto, &driver);
-        let auto_cuda = placed(Device::Auto, &Ok(()));
-        let cpu = Placement::CPU_BY_NAME;
-        let words = |device: &str, reason: &str| (device.to_string(), reason.to_string());
-        assert_eq!(said(&cpu, &cpu), words("cpu", ""));
-        assert_eq!(said(&auto_cpu, &auto_cpu), words("cpu", "auto: libcuda.so.1 is missing"));
-        assert_eq!(
-            said(&auto_cuda, &cpu),
-            words("vision cuda, language cpu", "vision auto: CUDA was found")
-        );
-        assert_eq!(
-            said(&auto_cuda, &auto_cpu),
-            words(
-                "vision cuda, language cpu",
-                "vision auto: CUDA was found; language auto: libcuda.so.1 is missing"
-            )
-        );
     }
 }

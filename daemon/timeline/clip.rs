@@ -169,8 +169,7 @@ impl Selection {
         let slow: HashSet<usize> =
             sampling::slow(seen.len(), plan.slow_frames).into_iter().collect();
         let reference = |(at, (entry, _)): (usize, &(Entry, _))| FrameReference {
-            run: entry.id.run,
-            number: entry.id.number,
+            id: entry.id,
             captured_at: entry.captured_at,
             slow: slow.contains(&at),
         };
@@ -178,9 +177,9 @@ impl Selection {
         let coverage = Coverage {
             frames_expected: self.frames_expected,
             frames_used: seen.len() as u32,
-            covered: Some(covered),
+            covered_span: Some(covered),
             gaps: self.gaps,
-            clock: if from_camera { Clock::Camera } else { Clock::Host },
+            clock_source: if from_camera { Clock::Camera } else { Clock::Host },
         };
         let references = seen.iter().enumerate().map(reference).collect();
         let look =
@@ -242,7 +241,7 @@ mod tests {
         let clip = clip(&ring(&frames), 2000, 6000);
         assert_eq!(clip.coverage.frames_expected, 4);
         assert_eq!(clip.coverage.gaps, []);
-        let numbers: Vec<_> = clip.references.iter().map(|f| (f.number, f.slow)).collect();
+        let numbers: Vec<_> = clip.references.iter().map(|f| (f.id.number, f.slow)).collect();
         assert_eq!(numbers, [(5, true), (7, false), (8, true), (10, false)]);
     }
 

@@ -3,68 +3,101 @@
 use std::time::SystemTime;
 
 use crate::event::{
-    AnswerPart, Body, CameraState, CameraStatus, Coverage, Description, Event, EventKind,
-    FinishReason, FrameReference, Gap, GapCause, SummaryMethod, Timing, Usage,
+    Answer, AnswerPart, Body, CameraState, CameraStatus, Caption, Coverage, Devices, Event,
+    EventId, EventKind, FinishReason, FrameReference, Gap, GapCause, Inference, Placement,
+    SummaryMethod, Timing, Unchanged, Usage,
 };
-use crate::frame::{Clock, Span, clamped};
+use crate::frame::{Clock, FrameId, Span, clamped};
 use crate::proto;
 use crate::service::CameraInfo;
 
 pub fn event(event: &Event) -> proto::Event {
     proto::Event {
-        run: event.run,
-        sequence: event.sequence,
+        id: Some(event_id(event.id)),
         published_at: time(event.published_at),
         camera: event.camera.to_string(),
         body: Some(match &event.body {
-            Body::Caption(words) => proto::event::Body::Caption(description(words)),
-            Body::Answer(words) => proto::event::Body::Answer(description(words)),
-            Body::Camera(status) => proto::event::Body::Status(camera_status(status)),
+            Body::Caption(from) => proto::event::Body::Caption(caption(from)),
+            Body::Answer(from) => proto::event::Body::Answer(answer(from)),
+            Body::CameraStatus(from) => proto::event::Body::CameraStatus(camera_status(from)),
         }),
     }
 }
 
-pub fn description(from: &Description) -> proto::Description {
-    proto::Description {
-        id: from.id.clone(),
+pub fn event_id(EventId { run, sequence }: EventId) -> proto::EventId {
+    proto::EventId { run: Some(run), sequence }
+}
+
+pub fn frame_id(FrameId { run, number }: FrameId) -> proto::FrameId {
+    proto::FrameId { run: Some(run), number }
+}
+
+fn caption(from: &Caption) -> proto::Caption {
+    proto::Caption {
+        inference: Some(inference(&from.inference)),
+        skipped_windows: from.skipped_windows,
+        unchanged: from.unchanged.as_ref().map(unchanged),
+    }
+}
+
+fn unchanged(from: &Unchanged) -> proto::Unchanged {
+    proto::Unchanged { since: time(from.since), event: Some(event_id(from.event)) }
+}
+
+fn answer(from: &Answer) -> proto::Answer {
+    proto::Answer {
+        inference: Some(inference(&from.inference)),
+        question_id: from.question_id.clone(),
+        conversation: from.conversation.clone(),
+        earlier_turns: from.earlier_turns,
+        parts: from.parts.iter().map(part).collect(),
+        summary_method: match from.summary_method {
+            None => proto::SummaryMethod::Unspecified,
+            Some(SummaryMethod::YesNo) => proto::SummaryMethod::YesNo,
+            Some(SummaryMethod::Same) => proto::SummaryMethod::Same,
+            Some(SummaryMethod::Model) => proto::SummaryMethod::Model,
+            Some(SummaryMethod::List) => proto::SummaryMethod::List,
+        }
+        .into(),
+    }
+}
+
+fn inference(from: &Inference) -> proto::Inference {
+    proto::Inference {
         prompt: from.prompt.clone(),
         text: from.text.clone(),
         window: Some(span(from.window)),
         coverage: Some(coverage(&from.coverage)),
-        frames: from.frames.iter().map(frame_ref).collect(),
+        frames: from.frames.iter().map(frame_reference).collect(),
         model: from.model.clone(),
-        device: from.device.clone(),
-        device_reason: from.device_reason.clone(),
-        skipped: from.skipped,
-        unchanged: from.unchanged.as_ref().map(|unchanged| proto::Unchanged {
-            since: time(unchanged.since),
-            sequence: unchanged.sequence,
-        }),
-        finish: match from.finish {
-            FinishReason::Stop => proto::Finish::Stop,
-            FinishReason::Length => proto::Finish::Length,
+        devices: Some(devices(&from.devices)),
+        finish_reason: match from.finish_reason {
+            FinishReason::Stop => proto::FinishReason::Stop,
+            FinishReason::Length => proto::FinishReason::Length,
         }
         .into(),
         usage: Some(usage(from.usage)),
         timing: Some(timing(from.timing)),
-        conversation: from.conversation.clone(),
-        earlier_turns: from.earlier_turns,
-        parts: from.parts.iter().map(part).collect(),
-        summary: match from.summary {
-            None => proto::Summary::Unspecified,
-            Some(SummaryMethod::YesNo) => proto::Summary::YesNo,
-            Some(SummaryMethod::Same) => proto::Summary::Same,
-            Some(SummaryMethod::Model) => proto::Summary::Model,
-            Some(SummaryMethod::List) => proto::Summary::List,
-        }
-        .into(),
     }
 }
 
-pub fn part(from: &AnswerPart) -> proto::Part {
-    let AnswerPart { window, text, coverage: of_it } = from;
-    let (window, text) = (Some(span(*window)), text.clone());
-    proto::Part { window, text, coverage: Some(coverage(of_it)) }
+fn devices(from: &Devices) -> proto::Devices {
+    let placement = |Placement { device, reason }: &Placement| proto::Placement {
+        device: device.clone(),
+        reason: reason.clone(),
+    };
+    proto::Devices {
+        vision: Some(placement(&from.vision)),
+        language: Some(placement(&from.language)),
+    }
+}
+
+pub fn part(from: &AnswerPart) -> proto::AnswerPart {
+    proto::AnswerPart {
+        window: Some(span(from.window)),
+        text: from.text.clone(),
+        coverage: Some(coverage(&from.coverage)),
+    }
 }
 
 pub fn camera(from: &CameraInfo) -> proto::Camera {
@@ -75,15 +108,15 @@ pub fn camera(from: &CameraInfo) -> proto::Camera {
         buffer_frames: from.buffer_frames,
         buffer_bytes: from.buffer_bytes,
         disk_bytes: from.disk_bytes,
-        oldest_frame: from.oldest_frame.and_then(time),
+        oldest_frame_at: from.oldest_frame_at.and_then(time),
     }
 }
 
-pub fn kind(kind: EventKind) -> proto::Kind {
+pub fn kind(kind: EventKind) -> proto::EventKind {
     match kind {
-        EventKind::Caption => proto::Kind::Caption,
-        EventKind::Answer => proto::Kind::Answer,
-        EventKind::Camera => proto::Kind::Camera,
+        EventKind::Caption => proto::EventKind::Caption,
+        EventKind::Answer => proto::EventKind::Answer,
+        EventKind::CameraStatus => proto::EventKind::CameraStatus,
     }
 }
 
@@ -98,13 +131,13 @@ fn span(from: Span) -> proto::Span {
 
 fn coverage(from: &Coverage) -> proto::Coverage {
     proto::Coverage {
-        frames_wanted: from.frames_expected,
+        frames_expected: from.frames_expected,
         frames_used: from.frames_used,
-        covered: from.covered.map(span),
+        covered_span: from.covered_span.map(span),
         gaps: from.gaps.iter().map(gap).collect(),
-        clock: match from.clock {
-            Clock::Camera => proto::Clock::Camera,
-            Clock::Host => proto::Clock::Host,
+        clock_source: match from.clock_source {
+            Clock::Camera => proto::ClockSource::Camera,
+            Clock::Host => proto::ClockSource::Host,
         }
         .into(),
     }
@@ -120,12 +153,15 @@ fn gap(from: &Gap) -> proto::Gap {
         GapCause::Corrupt => proto::GapCause::Corrupt,
         GapCause::ModelFailed => proto::GapCause::ModelFailed,
     };
-    proto::Gap { from: time(from.span.from), to: time(from.span.to), cause: cause.into() }
+    proto::Gap { span: Some(span(from.span)), cause: cause.into() }
 }
 
-fn frame_ref(from: &FrameReference) -> proto::FrameRef {
-    let FrameReference { run, number, captured_at, slow } = *from;
-    proto::FrameRef { run, number, captured_at: time(captured_at), slow }
+fn frame_reference(from: &FrameReference) -> proto::FrameReference {
+    proto::FrameReference {
+        id: Some(frame_id(from.id)),
+        captured_at: time(from.captured_at),
+        slow: from.slow,
+    }
 }
 
 fn usage(from: Usage) -> proto::Usage {
@@ -141,17 +177,17 @@ fn timing(from: Timing) -> proto::Timing {
 
 fn camera_status(from: &CameraStatus) -> proto::CameraStatus {
     let state = match from.state {
-        CameraState::Connecting => proto::Phase::Connecting,
-        CameraState::Live => proto::Phase::Live,
-        CameraState::Stalled => proto::Phase::Stalled,
-        CameraState::Lost => proto::Phase::Lost,
-        CameraState::Refused => proto::Phase::Refused,
+        CameraState::Connecting => proto::CameraState::Connecting,
+        CameraState::Live => proto::CameraState::Live,
+        CameraState::Stalled => proto::CameraState::Stalled,
+        CameraState::Lost => proto::CameraState::Lost,
+        CameraState::Refused => proto::CameraState::Refused,
     };
     proto::CameraStatus {
-        phase: state.into(),
+        state: state.into(),
         since: time(from.since),
         reason: from.reason.clone(),
-        last_frame: from.last_frame.and_then(time),
+        last_frame_at: from.last_frame_at.and_then(time),
         reconnects: from.reconnects,
         decoder: from.decoder.clone(),
     }

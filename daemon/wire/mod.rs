@@ -3,3 +3,5 @@
 
 pub(crate) mod decode;
 pub(crate) mod encode;
+#[cfg(test)]
+mod tests;

@@ -13,7 +13,7 @@ async fn the_client_prints_for_people() {
 
     daemon.caption("A red car\ndrives.");
     let mut out = Lines::until(1);
-    let filter = Filter { from_sequence: 1, ..Filter::default() };
+    let filter = Filter { from: Some(FIRST), ..Filter::default() };
     lookout::client::watch(&daemon.grpc, filter, Output::Text, OnEnd::Return, &mut out)
         .await
         .unwrap();
@@ -24,11 +24,11 @@ async fn the_client_prints_for_people() {
     assert!(line.ends_with(" (camera down)]"), "{line}");
 
     daemon.service.answers_with(|question| {
-        let (to, answer) = mpsc::channel(4);
+        let (to, items) = mpsc::channel(4);
         to.try_send(AnswerItem::Token("Ye".into())).unwrap();
         to.try_send(AnswerItem::Token("s.".into())).unwrap();
-        to.try_send(AnswerItem::Finished(Box::new(words(question.id(), "Yes.")))).unwrap();
-        Ok(answer)
+        to.try_send(finished(answer(question.id(), "Yes."))).unwrap();
+        Ok(items)
     });
     let asked = |cameras: &[&str]| -> Vec<Question> {
         let draft = |camera: &str| Draft {
@@ -48,20 +48,20 @@ async fn the_client_prints_for_people() {
     lookout::client::ask(&daemon.grpc, &asked(&["gate"]), Output::Json, &mut out).await.unwrap();
     let json: Value = serde_json::from_slice(&out).unwrap();
     assert_eq!((&json["kind"], &json["camera"]), (&"answer".into(), &"gate".into()));
-    assert!(json["id"].as_str().unwrap().starts_with("grpc-"));
+    assert!(json["question_id"].as_str().unwrap().starts_with("grpc-"));
 
     // If one of several cameras has no answer, this is reported, and the other answers anyway.
     let both = || asked(&["gate", "yard"]);
-    let no_footage = AskError::NoFrames { camera: "gate".into(), why: "no footage".into() };
+    let no_frames = AskError::NoFrames { camera: "gate".into(), why: "no frames".into() };
     let failed = AskError::ModelFailedTemporarily("out of memory".into());
-    for (refusal, code) in [(no_footage, "OUT_OF_RANGE"), (failed, "UNAVAILABLE")] {
+    for (refusal, reason) in [(no_frames, "NO_FRAMES"), (failed, "MODEL_FAILED_TEMPORARILY")] {
         daemon.service.answers_with(move |question| match question.camera() {
             "gate" => Err(refusal.clone()),
             _ => {
-                let (to, answer) = mpsc::channel(4);
+                let (to, items) = mpsc::channel(4);
                 to.try_send(AnswerItem::Token("No.".into())).unwrap();
-                to.try_send(AnswerItem::Finished(Box::new(words(question.id(), "No.")))).unwrap();
-                Ok(answer)
+                to.try_send(finished(answer(question.id(), "No."))).unwrap();
+                Ok(items)
             }
         });
         let mut out = Vec::new();
@@ -69,7 +69,7 @@ async fn the_client_prints_for_people() {
             lookout::client::ask(&daemon.grpc, &both(), Output::Text, &mut out).await.unwrap_err();
         let text = String::from_utf8(out).unwrap();
         assert!(text.starts_with("yard: No.\n[2/4 frames"), "{text}");
-        assert_eq!(error.to_string(), format!("camera \"gate\" gave no answer ({code})"));
+        assert_eq!(error.to_string(), format!("camera \"gate\" gave no answer ({reason})"));
     }
     let unknown = asked(&["gate", "gaet"]);
     let error = lookout::client::ask(&daemon.grpc, &unknown, Output::Text, &mut Vec::new()).await;
@@ -77,19 +77,19 @@ async fn the_client_prints_for_people() {
 
     // Parts are printed as they arrive, and the answer after them. An answer that only lists the
     // parts is not printed again.
-    for (summary, answer) in
+    for (method, printed) in
         [(SummaryMethod::YesNo, "Yes, in 1 of 2 parts.\n"), (SummaryMethod::List, "")]
     {
         daemon.service.answers_with(move |question| {
-            let mut whole = words(question.id(), "Yes, in 1 of 2 parts.");
-            (whole.summary, whole.parts) = (Some(summary), vec![part("No."), part("Yes.")]);
-            let (to, answer) = mpsc::channel(4);
+            let mut whole = answer(question.id(), "Yes, in 1 of 2 parts.");
+            (whole.summary_method, whole.parts) = (Some(method), vec![part("No."), part("Yes.")]);
+            let (to, items) = mpsc::channel(4);
             for part in whole.parts.clone() {
                 to.try_send(AnswerItem::Part(Box::new(part))).unwrap();
             }
-            to.try_send(AnswerItem::Token(whole.text.clone())).unwrap();
-            to.try_send(AnswerItem::Finished(Box::new(whole))).unwrap();
-            Ok(answer)
+            to.try_send(AnswerItem::Token(whole.inference.text.clone())).unwrap();
+            to.try_send(finished(whole)).unwrap();
+            Ok(items)
         });
         let mut out = Vec::new();
         lookout::client::ask(&daemon.grpc, &both(), Output::Text, &mut out).await.unwrap();
@@ -99,7 +99,7 @@ async fn the_client_prints_for_people() {
         for (camera, lines) in [("gate:\n", &lines[..of_yard]), ("yard:\n", &lines[of_yard..])] {
             assert_eq!(lines[0], camera);
             assert!(lines[1].ends_with("  No.\n") && lines[2].ends_with("  Yes.\n"), "{text}");
-            assert_eq!(lines[3..lines.len() - 1].concat(), answer);
+            assert_eq!(lines[3..lines.len() - 1].concat(), printed);
             assert!(lines.last().is_some_and(|line| line.contains(", in 2 parts")), "{text}");
         }
         let mut out = Vec::new();
@@ -111,7 +111,7 @@ async fn the_client_prints_for_people() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("frame.jpg");
     let mut out = Vec::new();
-    lookout::client::frame(&daemon.grpc, "gate", (0, 7), &path, &mut out).await.unwrap();
+    lookout::client::frame(&daemon.grpc, "gate", (None, 7), &path, &mut out).await.unwrap();
     assert_eq!(std::fs::read(&path).unwrap(), b"a jpeg");
 }
 
@@ -122,7 +122,7 @@ async fn a_missing_daemon_is_reported() {
         lookout::client::cameras(&address, Output::Text, &mut Vec::new()).await.unwrap_err();
     assert!(matches!(error, ClientError::Unreachable { .. }));
     let text = error.to_string();
-    assert!(text.contains(&address) && text.contains("is `lookout run` going?"), "{text}");
+    assert!(text.contains(&address) && text.contains("is the daemon running?"), "{text}");
 }
 
 #[tokio::test]
@@ -130,7 +130,7 @@ async fn a_watch_reconnects_to_the_daemon() {
     let mut daemon = Daemon::start(10).await;
     daemon.caption("before");
     let mut out = Lines::until(2);
-    let filter = Filter { from_sequence: 1, ..Filter::default() };
+    let filter = Filter { from: Some(FIRST), ..Filter::default() };
     let endpoint = daemon.grpc.clone();
     let watching =
         lookout::client::watch(&endpoint, filter, Output::Json, OnEnd::Reconnect, &mut out);

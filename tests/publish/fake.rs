@@ -37,7 +37,7 @@ impl Service for Fake {
                 buffer_frames: 3,
                 buffer_bytes: 4096,
                 disk_bytes: 0,
-                oldest_frame: None,
+                oldest_frame_at: None,
             })
             .into()
     }
@@ -105,11 +105,11 @@ impl Daemon {
 
     pub fn yard_is(&self, state: CameraState) {
         *self.service.yard.lock().unwrap() = state;
-        self.service.journal.append("yard".into(), Body::Camera(status(state)));
+        self.service.journal.append("yard".into(), Body::CameraStatus(status(state)));
     }
 
     pub fn caption(&self, text: &str) -> Arc<Event> {
-        self.service.journal.append("gate".into(), Body::Caption(words("", text)))
+        self.service.journal.append("gate".into(), caption(text))
     }
 
     pub async fn channel(&self) -> Channel {
@@ -117,8 +117,8 @@ impl Daemon {
         Channel::from_shared(uri).unwrap().connect().await.unwrap()
     }
 
-    pub async fn client(&self) -> LookoutClient<Channel> {
-        LookoutClient::new(self.channel().await)
+    pub async fn client(&self) -> LookoutServiceClient<Channel> {
+        LookoutServiceClient::new(self.channel().await)
     }
 
     pub async fn ask(
@@ -126,7 +126,8 @@ impl Daemon {
         camera: &str,
     ) -> Result<tonic::Streaming<proto::AskResponse>, tonic::Status> {
         let question = "Is it open?".into();
-        let request = proto::AskRequest { camera: camera.into(), question, ..Default::default() };
+        let request =
+            proto::AskRequest { cameras: vec![camera.into()], question, ..Default::default() };
         Ok(self.client().await.ask(request).await?.into_inner())
     }
 }
@@ -138,43 +139,63 @@ pub async fn listener(interface: Interface, addr: SocketAddr) -> Result<Listener
     Ok(Listener::bind(interface, addr, CONNECTIONS).await?.with_timeouts(timeouts))
 }
 
-pub fn words(id: &str, text: &str) -> Description {
+pub fn caption(text: &str) -> Body {
+    Body::Caption(Caption { inference: inference(text), skipped_windows: 0, unchanged: None })
+}
+
+pub fn answer(question_id: &str, text: &str) -> Answer {
+    Answer {
+        inference: inference(text),
+        question_id: question_id.into(),
+        conversation: "c1".into(),
+        earlier_turns: 0,
+        parts: Vec::new(),
+        summary_method: None,
+    }
+}
+
+/// Returns an answer as an event that is in no journal.
+pub fn finished(answer: Answer) -> AnswerItem {
+    AnswerItem::Finished(Arc::new(Event {
+        id: EventId { run: RUN, sequence: 1 },
+        published_at: SystemTime::now(),
+        camera: "gate".into(),
+        body: Body::Answer(answer),
+    }))
+}
+
+pub fn part(text: &str) -> AnswerPart {
+    let Inference { window, coverage, .. } = inference("");
+    AnswerPart { window, text: text.into(), coverage }
+}
+
+fn inference(text: &str) -> Inference {
     let at = |s: u64| SystemTime::UNIX_EPOCH + Duration::from_millis(1_760_000_000_123 + s * 1000);
     let gap = Span { from: at(0), to: at(2) };
-    Description {
-        id: id.into(),
+    let frame = |number, captured_at, slow| FrameReference {
+        id: FrameId { run: 1, number },
+        captured_at,
+        slow,
+    };
+    let cpu = Placement { device: "cpu".into(), reason: "auto: libcuda.so.1 is missing".into() };
+    Inference {
         prompt: "What happens?".into(),
         text: text.into(),
         window: Span { from: at(0), to: at(8) },
         coverage: Coverage {
             frames_expected: 4,
             frames_used: 2,
-            covered: Some(Span { from: at(2), to: at(6) }),
+            covered_span: Some(Span { from: at(2), to: at(6) }),
             gaps: vec![Gap { span: gap, cause: GapCause::CameraDown }],
-            clock: Clock::Camera,
+            clock_source: Clock::Camera,
         },
-        frames: vec![
-            FrameReference { run: 1, number: 4, captured_at: at(2), slow: true },
-            FrameReference { run: 1, number: 6, captured_at: at(6), slow: false },
-        ],
+        frames: vec![frame(4, at(2), true), frame(6, at(6), false)],
         model: "tiny".into(),
-        device: "cpu".into(),
-        device_reason: "auto: libcuda.so.1 is missing".into(),
-        finish: FinishReason::Stop,
+        devices: Devices { vision: cpu.clone(), language: cpu },
+        finish_reason: FinishReason::Stop,
         usage: Usage { video_tokens: 320, text_tokens: 20, new_tokens: 9, cached_tokens: 300 },
         timing: Timing { total_seconds: 0.21, prefill_seconds: 0.1, ..Timing::default() },
-        skipped: 0,
-        unchanged: None,
-        conversation: String::new(),
-        earlier_turns: 0,
-        parts: Vec::new(),
-        summary: None,
     }
-}
-
-pub fn part(text: &str) -> AnswerPart {
-    let Description { window, coverage, .. } = words("", "");
-    AnswerPart { window, text: text.into(), coverage }
 }
 
 pub fn status(state: CameraState) -> CameraStatus {
@@ -182,7 +203,7 @@ pub fn status(state: CameraState) -> CameraStatus {
         state,
         since: SystemTime::UNIX_EPOCH + Duration::from_secs(1_760_000_000),
         reason: if state == CameraState::Live { String::new() } else { "no route".into() },
-        last_frame: None,
+        last_frame_at: None,
         reconnects: 2,
         decoder: "avdec_h264".into(),
     }

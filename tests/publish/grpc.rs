@@ -1,5 +1,7 @@
 //! Tests gRPC with a real client.
 
+use tonic_types::StatusExt;
+
 use super::*;
 
 #[tokio::test]
@@ -11,12 +13,12 @@ async fn an_event_is_the_same_on_both_interfaces() {
     heard.until("lookout/available", "online").await;
 
     let caption = daemon.caption("A red car drives from left to right.");
-    let answer = daemon.service.journal.append("gate".into(), Body::Answer(words("q", "Yes.")));
+    let answer = daemon.service.journal.append("gate".into(), Body::Answer(answer("q", "Yes.")));
     let status =
-        daemon.service.journal.append("gate".into(), Body::Camera(status(CameraState::Lost)));
+        daemon.service.journal.append("gate".into(), Body::CameraStatus(status(CameraState::Lost)));
 
     let mut out = Lines::until(3);
-    let filter = Filter { from_sequence: 1, ..Filter::default() };
+    let filter = Filter { from: Some(FIRST), ..Filter::default() };
     let watching =
         lookout::client::watch(&daemon.grpc, filter, Output::Json, OnEnd::Return, &mut out);
     timeout(SOON, watching).await.unwrap().unwrap();
@@ -49,7 +51,7 @@ async fn numbers_out_of_range_are_refused_or_clamped_over_grpc() {
     let last = |seconds, nanos| Some(Asked::Last(prost_types::Duration { seconds, nanos }));
     let (low, high, least, most) = (i64::MIN, i64::MAX, i32::MIN, i32::MAX);
     let request = |range| proto::AskRequest {
-        camera: "gate".into(),
+        cameras: vec!["gate".into()],
         question: "Open?".into(),
         range,
         ..Default::default()
@@ -66,8 +68,8 @@ async fn numbers_out_of_range_are_refused_or_clamped_over_grpc() {
         (request(span(time(-1, 0), None)), Code::Internal, "tv_sec: 0,"),
         (request(span(time(low, 0), time(-5, most))), Code::InvalidArgument, "no length"),
         (request(span(time(high, 0), time(0, least))), Code::InvalidArgument, "backwards"),
-        (request(span(None, time(1, 0))), Code::InvalidArgument, "needs its from"),
-        (request(span(None, None)), Code::InvalidArgument, "needs its from"),
+        (request(span(None, time(1, 0))), Code::InvalidArgument, "between has no from"),
+        (request(span(None, None)), Code::InvalidArgument, "between has no from"),
         (zero, Code::InvalidArgument, "max_new_tokens is 0"),
         (detail, Code::InvalidArgument, "detail is \"17\""),
         (long, Code::InvalidArgument, "at most 8192 bytes"),
@@ -79,7 +81,7 @@ async fn numbers_out_of_range_are_refused_or_clamped_over_grpc() {
     }
     let both = |range| {
         let cameras = vec!["gate".to_string(), "yard".to_string()];
-        proto::AskRequest { camera: String::new(), cameras, ..request(range) }
+        proto::AskRequest { cameras, ..request(range) }
     };
     for range in [last(high, most), span(time(high, most), None)] {
         let mut answers = daemon.client().await.ask(both(range)).await.unwrap().into_inner();
@@ -94,21 +96,24 @@ async fn events_of_different_runs_are_distinguished() {
     for n in 1..=8 {
         daemon.caption(&format!("caption {n}"));
     }
-    let watch = async |from_run, from_sequence| {
-        let request = proto::WatchRequest { from_run, from_sequence, ..Default::default() };
+    let watch = async |run, sequence| {
+        let from = Some(proto::EventId { run, sequence });
+        let request = proto::WatchRequest { from, ..Default::default() };
         let mut events = daemon.client().await.watch(request).await.unwrap().into_inner();
         let mut next =
             async || timeout(SOON, events.message()).await.unwrap().unwrap().unwrap().item.unwrap();
         (next().await, next().await)
     };
-    use proto::watch_response::Item::{Event, Lost};
+    use proto::watch_response::Item::{Event, Missed};
     // The reader saw 4 events of the previous run; the daemon has appended 8 of its own since.
-    let (Lost(lost), Event(first)) = watch(RUN - 1, 5).await else { panic!("nothing was said") };
-    assert_eq!((lost.events, first.run, first.sequence), (None, RUN, 1));
-    for run in [0, RUN] {
+    let (Missed(missed), Event(first)) = watch(Some(RUN - 1), 5).await else {
+        panic!("no missed events were reported")
+    };
+    let id = |sequence| Some(proto::EventId { run: Some(RUN), sequence });
+    assert_eq!((missed.count, first.id), (None, id(1)));
+    for run in [None, Some(RUN)] {
         let (Event(first), Event(second)) = watch(run, 5).await else { panic!("a loss") };
-        assert_eq!([first.sequence, second.sequence], [5, 6]);
-        assert_eq!([first.run, second.run], [RUN, RUN]);
+        assert_eq!([first.id, second.id], [id(5), id(6)]);
     }
     // A question about an event carries the event's run.
     daemon
@@ -132,7 +137,8 @@ async fn events_of_different_runs_are_distinguished() {
 async fn a_slow_reader_receives_the_number_of_missed_events_and_delays_nobody() {
     const EVENTS: u64 = 1000;
     let daemon = Daemon::start(50).await;
-    let from_first = proto::WatchRequest { from_sequence: 1, ..Default::default() };
+    let from = Some(proto::EventId { run: None, sequence: 1 });
+    let from_first = proto::WatchRequest { from, ..Default::default() };
     let mut slow = daemon.client().await.watch(from_first.clone()).await.unwrap().into_inner();
     let mut quick = daemon.client().await.watch(from_first).await.unwrap().into_inner();
     let text = "long ".repeat(4000);
@@ -143,7 +149,7 @@ async fn a_slow_reader_receives_the_number_of_missed_events_and_delays_nobody() 
         for n in 1..=10 {
             let item = timeout(SOON, quick.message()).await.unwrap().unwrap().unwrap().item;
             let Some(proto::watch_response::Item::Event(event)) = item else { panic!("{item:?}") };
-            assert_eq!(event.sequence, batch * 10 + n);
+            assert_eq!(sequence_of(&event), batch * 10 + n);
         }
     }
     let (mut lost, mut sequence) = (0, 0);
@@ -151,11 +157,11 @@ async fn a_slow_reader_receives_the_number_of_missed_events_and_delays_nobody() 
         match timeout(SOON, slow.message()).await.unwrap().unwrap().unwrap().item.unwrap() {
             proto::watch_response::Item::Event(event) => {
                 sequence += 1;
-                assert_eq!(event.sequence, sequence, "a loss that nobody told");
+                assert_eq!(sequence_of(&event), sequence, "a loss that nobody told");
             }
-            proto::watch_response::Item::Lost(n) => {
-                lost += n.events();
-                sequence += n.events();
+            proto::watch_response::Item::Missed(missed) => {
+                lost += missed.count();
+                sequence += missed.count();
             }
         }
     }
@@ -182,8 +188,10 @@ async fn refused_questions_have_their_status() {
         let status = daemon.ask("gate").await.unwrap_err();
         assert_eq!(status.code(), code);
         assert_eq!(status.message(), error.to_string());
-        let retry_after = status.metadata().get("retry-after").map(|v| v.to_str().unwrap());
-        assert_eq!(retry_after, (code == Code::ResourceExhausted).then_some("3"));
+        let info = status.get_details_error_info().expect("a reason");
+        assert_eq!((info.domain.as_str(), info.reason.as_str()), ("lookout", error.reason()));
+        let delay = status.get_details_retry_info().and_then(|info| info.retry_delay);
+        assert_eq!(delay, (code == Code::ResourceExhausted).then_some(Duration::from_secs(3)));
 
         // The same for a failure during the answer.
         daemon.service.answers_with(move |_| {
@@ -198,10 +206,11 @@ async fn refused_questions_have_their_status() {
     }
     let unknown = proto::WatchRequest { cameras: vec!["gaet".into()], ..Default::default() };
     assert_eq!(daemon.client().await.watch(unknown).await.unwrap_err().code(), Code::NotFound);
-    let frame = proto::GetFrameRequest { camera: "gate".into(), number: 9, run: 0 };
-    assert_eq!(daemon.client().await.get_frame(frame).await.unwrap_err().code(), Code::NotFound);
-    let frame = proto::GetFrameRequest { camera: "gate".into(), number: 8, run: 0 };
-    let refused = daemon.client().await.get_frame(frame).await.unwrap_err();
+    let frame = |number| Some(proto::FrameId { run: None, number });
+    let request = proto::GetFrameRequest { camera: "gate".into(), frame: frame(9) };
+    assert_eq!(daemon.client().await.get_frame(request).await.unwrap_err().code(), Code::NotFound);
+    let request = proto::GetFrameRequest { camera: "gate".into(), frame: frame(8) };
+    let refused = daemon.client().await.get_frame(request).await.unwrap_err();
     assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
 }
 
@@ -235,7 +244,7 @@ async fn health_and_reflection_answer() {
 
     let daemon = Daemon::start(10).await;
     let mut health = HealthClient::new(daemon.channel().await);
-    let request = HealthCheckRequest { service: "lookout.v1.Lookout".into() };
+    let request = HealthCheckRequest { service: "lookout.v1.LookoutService".into() };
     let mut statuses = health.watch(request).await.unwrap().into_inner();
     let first = timeout(SOON, statuses.message()).await.unwrap().unwrap().unwrap();
     assert_eq!(first.status(), ServingStatus::Serving);
@@ -252,7 +261,7 @@ async fn health_and_reflection_answer() {
     let ServerReflectionResponse { message_response, .. } =
         replies.into_inner().message().await.unwrap().unwrap();
     let Some(MessageResponse::ListServicesResponse(list)) = message_response else { panic!() };
-    assert!(list.service.iter().any(|s| s.name == "lookout.v1.Lookout"), "{list:?}");
+    assert!(list.service.iter().any(|s| s.name == "lookout.v1.LookoutService"), "{list:?}");
 }
 
 #[tokio::test]
@@ -273,7 +282,7 @@ async fn older_clients_can_reflect_too() {
     let Some(MessageResponse::ListServicesResponse(list)) = reply.message_response else {
         panic!("{reply:?}")
     };
-    assert!(list.service.iter().any(|s| s.name == "lookout.v1.Lookout"), "{list:?}");
+    assert!(list.service.iter().any(|s| s.name == "lookout.v1.LookoutService"), "{list:?}");
 }
 
 #[tokio::test]
@@ -292,7 +301,7 @@ async fn silent_clients_do_not_lock_others_out() {
         to_its_end(stream).await;
     }
     let mut client = daemon.client().await;
-    client.list_cameras(proto::ListCamerasRequest {}).await.unwrap();
+    client.list_cameras(proto::ListCamerasRequest::default()).await.unwrap();
 }
 
 #[tokio::test]
@@ -321,10 +330,11 @@ async fn an_oversized_request_is_refused_and_its_connection_stays() {
     let daemon = Daemon::start(10).await;
     let mut client = daemon.client().await;
     let question = "why? ".repeat(800_000);
-    let request = proto::AskRequest { camera: "gate".into(), question, ..Default::default() };
+    let request =
+        proto::AskRequest { cameras: vec!["gate".into()], question, ..Default::default() };
     let refused = client.ask(request).await.unwrap_err();
     assert_eq!(refused.code(), Code::OutOfRange, "{refused}");
-    client.list_cameras(proto::ListCamerasRequest {}).await.unwrap();
+    client.list_cameras(proto::ListCamerasRequest::default()).await.unwrap();
 }
 
 #[tokio::test]
@@ -347,4 +357,31 @@ async fn an_occupied_address_is_reported_in_one_sentence() {
         "{addr} is in use by another program; stop it, or choose another address in the config"
     );
     assert_eq!(error.to_string(), wanted);
+}
+
+fn sequence_of(event: &proto::Event) -> u64 {
+    event.id.map_or(0, |id| id.sequence)
+}
+
+#[tokio::test]
+async fn cameras_are_listed_in_pages() {
+    let daemon = Daemon::start(10).await;
+    let list = async |page_size, page_token: &str| {
+        let request = proto::ListCamerasRequest { page_size, page_token: page_token.into() };
+        daemon.client().await.list_cameras(request).await.map(|reply| {
+            let proto::ListCamerasResponse { cameras, next_page_token } = reply.into_inner();
+            let names: Vec<String> = cameras.into_iter().map(|camera| camera.name).collect();
+            (names.join(","), next_page_token)
+        })
+    };
+    assert_eq!(list(0, "").await.unwrap(), ("gate,yard".into(), String::new()));
+    assert_eq!(list(2, "").await.unwrap(), ("gate,yard".into(), String::new()));
+    let (first, token) = list(1, "").await.unwrap();
+    assert_eq!(first, "gate");
+    assert_eq!(list(1, &token).await.unwrap(), ("yard".into(), String::new()));
+    for (size, token, field) in [(-1, "", "page_size"), (1, "nowhere", "page_token")] {
+        let status = list(size, token).await.unwrap_err();
+        let request = status.get_details_bad_request().expect("a field");
+        assert_eq!(request.field_violations[0].field, field);
+    }
 }

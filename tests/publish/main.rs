@@ -15,14 +15,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use lookout::client::{ClientError, Filter, OnEnd, Output};
+use lookout::client::{ClientError, Filter, OnEnd, Output, Position};
 use lookout::config::{Mqtt, MqttTls, Secret};
 use lookout::event::*;
-use lookout::frame::{Clock, Span};
+use lookout::frame::{Clock, FrameId, Span};
 use lookout::interface::Interface;
 use lookout::journal::{Journal, MemoryJournal};
 use lookout::proto;
-use lookout::proto::lookout_client::LookoutClient;
+use lookout::proto::lookout_service_client::LookoutServiceClient;
 use lookout::publish::{self, Listener, PublishError, Timeouts};
 use lookout::question::{Draft, Limits, Question};
 use lookout::service::*;
@@ -42,6 +42,9 @@ use fake::*;
 
 /// The run of the fake daemon.
 const RUN: u64 = 1_760_000_000_000;
+
+/// The position of the first event.
+const FIRST: Position = Position { run: None, sequence: 1 };
 
 const SOON: Duration = Duration::from_secs(20);
 

@@ -51,7 +51,7 @@ async fn a_broker_that_dies_loses_nothing() {
 async fn all_but_the_third_arrive(port: u16, heard: u16) {
     let daemon = Daemon::start(100).await;
     let mut captions = Subscriber::connect(heard, "lookout/gate/caption").await;
-    let mut states = Subscriber::connect(heard, "lookout/gate/state").await;
+    let mut states = Subscriber::connect(heard, "lookout/gate/last_caption_text").await;
     let publisher = Publisher::start(&daemon, mqtt_config(port));
     for n in 1..=6 {
         daemon.caption(&if n == 3 { "long ".repeat(2000) } else { format!("caption {n}") });
@@ -62,9 +62,9 @@ async fn all_but_the_third_arrive(port: u16, heard: u16) {
     sequences.dedup();
     assert_eq!(sequences, [1, 2, 4, 5, 6]);
     // Its short state arrives.
-    states.until("lookout/gate/state", "caption 2").await;
+    states.until("lookout/gate/last_caption_text", "caption 2").await;
     while !states.next().await.payload.starts_with("long long") {}
-    states.until("lookout/gate/state", "caption 6").await;
+    states.until("lookout/gate/last_caption_text", "caption 6").await;
     // The connection works again.
     daemon.caption("caption 7");
     captions.sequences_to(7, &mut sequences).await;
@@ -122,7 +122,7 @@ async fn a_broker_that_lost_its_state_gets_everything_again() {
     let mut heard = Subscriber::connect(broker.port, "#").await;
     daemon.caption("the last words");
     daemon.yard_is(CameraState::Refused);
-    heard.until("lookout/gate/state", "the last words").await;
+    heard.until("lookout/gate/last_caption_text", "the last words").await;
     heard.next_on("lookout/yard/status").await;
     heard.until("lookout/yard/available", "offline").await;
     tokio::time::sleep(Duration::from_millis(200)).await;
@@ -136,9 +136,9 @@ async fn a_broker_that_lost_its_state_gets_everything_again() {
     let wanted = [
         "homeassistant/device/lookout-test/config",
         "lookout/available",
-        "lookout/gate/attributes",
         "lookout/gate/available",
-        "lookout/gate/state",
+        "lookout/gate/last_caption",
+        "lookout/gate/last_caption_text",
         "lookout/yard/available",
         "lookout/yard/status",
     ];
@@ -171,7 +171,7 @@ async fn availability_does_not_flap_when_old_events_are_sent_late() {
         match message.topic.as_str() {
             "lookout/yard/available" => assert_eq!(message.payload, "online"),
             "lookout/yard/status" => statuses += 1,
-            "lookout/gate/state" => break,
+            "lookout/gate/last_caption_text" => break,
             _ => {}
         }
     }
@@ -238,7 +238,7 @@ async fn a_client_id_used_twice_is_logged() {
     let _logging = log.begin();
     let broker = Broker::start();
     let (one, other) = (Daemon::start(100).await, Daemon::start(100).await);
-    let mut heard = Subscriber::connect(broker.port, "lookout/gate/state").await;
+    let mut heard = Subscriber::connect(broker.port, "lookout/gate/last_caption_text").await;
     let publisher = Publisher::start(&one, mqtt_config(broker.port));
     let second = Publisher::start(&other, mqtt_config(broker.port));
     timeout(SOON, async {
@@ -251,7 +251,7 @@ async fn a_client_id_used_twice_is_logged() {
     // When one of them stops, the other keeps the broker and has lost nothing.
     second.stop().await;
     one.caption("here");
-    heard.until("lookout/gate/state", "here").await;
+    heard.until("lookout/gate/last_caption_text", "here").await;
     publisher.stop().await;
 }
 
@@ -265,7 +265,7 @@ async fn a_broker_may_start_later() {
     let _broker = Broker::start_on(port, "");
     let mut heard = Subscriber::connect(port, "lookout/#").await;
     // The state is retained, whichever side connected first.
-    let state = heard.next_on("lookout/gate/state").await;
+    let state = heard.next_on("lookout/gate/last_caption_text").await;
     assert_eq!(state.payload, "early");
     publisher.stop().await;
 }
@@ -314,8 +314,8 @@ async fn captions_have_a_short_state_with_attributes() {
     let publisher = Publisher::start(&daemon, mqtt_config(broker.port));
     let event = daemon.caption(&"ä".repeat(400));
     let caption = heard.next_on("lookout/gate/caption").await;
-    let attributes = heard.next_on("lookout/gate/attributes").await;
-    let state = heard.next_on("lookout/gate/state").await;
+    let attributes = heard.next_on("lookout/gate/last_caption").await;
+    let state = heard.next_on("lookout/gate/last_caption_text").await;
     assert_eq!(caption.payload, serde_json::to_string(&*event).unwrap());
     assert_eq!(attributes.payload, caption.payload);
     assert_eq!(state.payload.chars().count(), 255);
@@ -323,7 +323,8 @@ async fn captions_have_a_short_state_with_attributes() {
     let mut retained =
         vec![late.next().await.topic, late.next().await.topic, late.next().await.topic];
     retained.sort();
-    let wanted = ["lookout/gate/attributes", "lookout/gate/available", "lookout/gate/state"];
+    let wanted =
+        ["lookout/gate/available", "lookout/gate/last_caption", "lookout/gate/last_caption_text"];
     assert_eq!(retained, wanted);
     publisher.stop().await;
 }
@@ -342,8 +343,8 @@ async fn discovery_is_sent_to_home_assistant_and_repeated() {
     }
     let caption = &config["cmps"]["gate_caption"];
     assert_eq!(caption["p"], "sensor");
-    assert_eq!(caption["state_topic"], "lookout/gate/state");
-    assert_eq!(caption["json_attributes_topic"], "lookout/gate/attributes");
+    assert_eq!(caption["state_topic"], "lookout/gate/last_caption_text");
+    assert_eq!(caption["json_attributes_topic"], "lookout/gate/last_caption");
     let connection = &config["cmps"]["yard_connection"];
     assert_eq!(connection["p"], "binary_sensor");
     assert_eq!(connection["device_class"], "connectivity");
@@ -362,7 +363,7 @@ async fn questions_are_answered_over_mqtt() {
     let daemon = Daemon::start(100).await;
     let service = daemon.service.clone();
     daemon.service.answers_with(move |question| {
-        let (to, answer) = mpsc::channel(4);
+        let (to, items) = mpsc::channel(4);
         match question.text() {
             "full?" => {
                 let retry_after = Duration::from_secs(4);
@@ -372,42 +373,57 @@ async fn questions_are_answered_over_mqtt() {
                 to.try_send(AnswerItem::Failed(AskError::ModelFailed("nan".into()))).unwrap()
             }
             text => {
-                let answer = words(question.id(), &format!("{text} Yes."));
-                service.journal.append("gate".into(), Body::Answer(answer.clone()));
-                to.try_send(AnswerItem::Finished(Box::new(answer))).unwrap();
+                let answer = Body::Answer(answer(question.id(), &format!("{text} Yes.")));
+                let event = service.journal.append("gate".into(), answer);
+                to.try_send(AnswerItem::Finished(event)).unwrap();
             }
         }
-        Ok(answer)
+        Ok(items)
     });
     let publisher = Publisher::start(&daemon, mqtt_config(broker.port));
     let mut heard = Subscriber::connect(broker.port, "lookout/#").await;
     heard.until("lookout/available", "online").await;
 
-    heard.say("lookout/gate/ask", r#"{"id":"q1","question":"Open?"}"#).await;
+    heard.say("lookout/gate/ask", r#"{"question_id":"q1","question":"Open?"}"#).await;
     let answer = heard.json_on("lookout/gate/answer").await;
-    assert_eq!((&answer["id"], &answer["text"]), (&"q1".into(), &"Open? Yes.".into()));
+    assert_eq!((&answer["question_id"], &answer["text"]), (&"q1".into(), &"Open? Yes.".into()));
     assert_eq!((&answer["camera"], &answer["kind"]), (&"gate".into(), &"answer".into()));
 
     // A template turns an id that looks like a number into one.
-    heard.say("lookout/gate/ask", r#"{"id":1795649810620,"question":"Open?"}"#).await;
-    assert_eq!(heard.json_on("lookout/gate/answer").await["id"], "1795649810620");
+    heard.say("lookout/gate/ask", r#"{"question_id":1795649810620,"question":"Open?"}"#).await;
+    assert_eq!(heard.json_on("lookout/gate/answer").await["question_id"], "1795649810620");
 
     heard.say("lookout/gate/ask", "Plain?").await;
     let answer = heard.json_on("lookout/gate/answer").await;
     assert_eq!(answer["text"], "Plain? Yes.");
 
     for (topic, question, id, code) in [
-        ("lookout/gate/ask", r#"{"id":"q2","question":"full?"}"#, "q2", "RESOURCE_EXHAUSTED"),
-        ("lookout/gate/ask", r#"{"id":"q3","question":"broken?"}"#, "q3", "INTERNAL"),
-        ("lookout/gate/ask", r#"{"id":"q4"}"#, "q4", "INVALID_ARGUMENT"),
+        (
+            "lookout/gate/ask",
+            r#"{"question_id":"q2","question":"full?"}"#,
+            "q2",
+            "RESOURCE_EXHAUSTED",
+        ),
+        ("lookout/gate/ask", r#"{"question_id":"q3","question":"broken?"}"#, "q3", "INTERNAL"),
+        ("lookout/gate/ask", r#"{"question_id":"q4"}"#, "q4", "INVALID_ARGUMENT"),
         ("lookout/gate/ask", "{nonsense", "", "INVALID_ARGUMENT"),
-        ("lookout/gate/ask", r#"{"id":6,"question":"Open?","last":-1}"#, "6", "INVALID_ARGUMENT"),
-        ("lookout/nowhere/ask", r#"{"id":"q5","question":"Open?"}"#, "q5", "NOT_FOUND"),
+        (
+            "lookout/gate/ask",
+            r#"{"question_id":6,"question":"Open?","last":-1}"#,
+            "6",
+            "INVALID_ARGUMENT",
+        ),
+        ("lookout/nowhere/ask", r#"{"question_id":"q5","question":"Open?"}"#, "q5", "NOT_FOUND"),
     ] {
         heard.say(topic, question).await;
         let refusal = heard.json_on(&topic.replace("/ask", "/answer")).await;
-        assert_eq!((&refusal["id"], &refusal["code"]), (&id.into(), &code.into()), "{refusal}");
-        assert!(!refusal["error"].as_str().unwrap().is_empty());
+        assert_eq!(
+            (&refusal["question_id"], &refusal["code"]),
+            (&id.into(), &code.into()),
+            "{refusal}"
+        );
+        assert_eq!(refusal["kind"], "refused");
+        assert!(!refusal["message"].as_str().unwrap().is_empty());
         let retry_after = refusal["retry_after_seconds"].as_u64();
         assert_eq!(retry_after, (code == "RESOURCE_EXHAUSTED").then_some(4));
     }

@@ -342,7 +342,7 @@ pub fn is_caption(event: &Value, camera: &str) -> bool {
 }
 
 pub fn is_state(event: &Value, camera: &str, state: &str) -> bool {
-    event["kind"] == "camera" && event["camera"] == camera && event["state"] == state
+    event["kind"] == "camera_status" && event["camera"] == camera && event["state"] == state
 }
 
 /// Converts an RFC 3339 time to seconds since 1970.

@@ -222,18 +222,19 @@ impl EventLog {
     /// is, after the start of the measurement.
     fn record(&mut self, line: &str, counts: bool, max_delay: Duration) -> anyhow::Result<()> {
         let event: Value = serde_json::from_str(line).context("an event")?;
-        if event["kind"] == "lost" {
-            bail!("{} events were lost: the bench was too slow for them", event["events"]);
+        if event["kind"] == "missed_events" {
+            bail!("{} events were missed: the bench read too slowly", event["count"]);
         }
         let word = |value: &Value| value.as_str().unwrap_or("?").to_string();
-        self.device = ["model", "device"].map(|key| word(&event[key])).join(", ");
+        let device = &event["devices"]["language"]["device"];
+        self.device = [&event["model"], device].map(word).join(", ");
         let number = |value: &Value| value.as_u64().unwrap_or(0);
         self.sequence = number(&event["sequence"]);
         if counts {
             let took = event["timing"]["total_seconds"].as_f64().context("total_seconds")?;
             self.captions.push(took);
             *self.of_each.entry(word(&event["camera"])).or_default() += 1;
-            self.skipped += number(&event["skipped"]) as usize;
+            self.skipped += number(&event["skipped_windows"]) as usize;
             self.late += usize::from(took > max_delay.as_secs_f64());
             self.frames_used += number(&event["coverage"]["frames_used"]);
             self.frames_expected += number(&event["coverage"]["frames_expected"]);
@@ -368,8 +369,9 @@ mod tests {
     fn caption(camera: &str, seconds: f64, skipped: u64) -> String {
         let coverage = serde_json::json!({"frames_used": 12, "frames_expected": 16});
         let event = serde_json::json!({
-            "kind": "caption", "camera": camera, "sequence": 7, "model": "demo", "device": "cpu",
-            "timing": {"total_seconds": seconds}, "skipped": skipped, "coverage": coverage,
+            "kind": "caption", "camera": camera, "sequence": 7, "model": "demo",
+            "devices": {"vision": {"device": "cpu"}, "language": {"device": "cpu"}},
+            "timing": {"total_seconds": seconds}, "skipped_windows": skipped, "coverage": coverage,
         });
         event.to_string()
     }
@@ -390,8 +392,8 @@ mod tests {
 
     #[test]
     fn missed_events_are_an_error() {
-        let why = EventLog::default().record(r#"{"kind":"lost","events":3}"#, true, FRESH);
-        assert!(why.is_err_and(|why| why.to_string().starts_with("3 events were lost")));
+        let why = EventLog::default().record(r#"{"kind":"missed_events","count":3}"#, true, FRESH);
+        assert!(why.is_err_and(|why| why.to_string().starts_with("3 events were missed")));
         assert!(EventLog::default().record("{}", true, FRESH).is_err());
     }
 }

@@ -72,7 +72,7 @@ impl Asker {
         let Some(answer) = self.asked.join_next().await else { return false };
         match answer {
             Ok(Ok(took)) => self.answers.push(took),
-            Ok(Err(refused)) if refused.is_no_room() => self.refused += 1,
+            Ok(Err(refused)) if refused.is_queue_full() => self.refused += 1,
             Ok(Err(why)) => self.without_answer(1, why.to_string()),
             Err(why) => self.without_answer(1, why.to_string()),
         }

@@ -10,7 +10,7 @@ use super::*;
 use crate::config::Config;
 use crate::engine::caption::windows::Closed;
 use crate::engine::scheduler::Next;
-use crate::event::Unchanged;
+use crate::event::{EventId, Unchanged};
 use crate::frame::{Clock, Frame};
 use crate::journal::MemoryJournal;
 use crate::language::Turn;
@@ -66,7 +66,8 @@ fn use_everywhere(engine: &Arc<Engine>, camera: &str) -> mpsc::Receiver<AnswerIt
     }
     let known = engine.cameras.get(camera).expect("known");
     assert_eq!(known.windows().frame(Duration::from_secs(3), Instant::now()), None);
-    let window = Unchanged { since: SystemTime::UNIX_EPOCH, sequence: 1 };
+    let window =
+        Unchanged { since: SystemTime::UNIX_EPOCH, event: EventId { run: RUN, sequence: 1 } };
     let clip = {
         let closed = Closed { length: Duration::from_secs(2), to: Duration::from_secs(4) };
         engine.close(&name, closed, Instant::now(), Duration::ZERO);
@@ -83,7 +84,7 @@ fn use_everywhere(engine: &Arc<Engine>, camera: &str) -> mpsc::Receiver<AnswerIt
     let id = crate::frame::FrameId { run: RUN, number: 0 };
     engine.reencoded().put((name.clone(), id), Arc::new(tokens()), 4);
     let known = crate::engine::question::conversations::Conversation {
-        window: clip.coverage.covered.expect("frames"),
+        window: clip.coverage.covered_span.expect("frames"),
         frames: None,
         turns: Vec::new(),
     };

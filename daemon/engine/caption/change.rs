@@ -85,6 +85,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::event::EventId;
 
     /// Creates a frame of four cells, each of two values.
     fn frame(cells: [f32; 4]) -> ClipFrame {
@@ -100,7 +101,8 @@ mod tests {
 
     fn captioned(frames: &[ClipFrame]) -> ChangeDetector {
         let mut detector = ChangeDetector::default();
-        let window = Unchanged { since: SystemTime::UNIX_EPOCH, sequence: 7 };
+        let event = EventId { run: 1, sequence: 7 };
+        let window = Unchanged { since: SystemTime::UNIX_EPOCH, event };
         detector.captioned(frames, 2, window);
         detector
     }

@@ -14,6 +14,7 @@ use super::*;
 use crate::config::Config;
 use crate::engine::caption::windows::Closed;
 use crate::engine::question::pass::Receiver;
+use crate::event::Placement;
 use crate::frame::{Clock, Frame};
 use crate::journal::MemoryJournal;
 use crate::language::{OnOutput, Room, Submitted};
@@ -211,12 +212,12 @@ fn work(
         refused: Vec::new(),
         between: Box::new(between),
     };
+    let device = Placement { device: "none".into(), reason: String::new() };
     let worker = LanguageWorker {
         backend,
         dim: 1,
         model: "stand-in".into(),
-        device: "none".into(),
-        device_reason: String::new(),
+        devices: Devices { vision: device.clone(), language: device },
     };
     worker.run(engine)
 }
@@ -241,8 +242,12 @@ fn captions(engine: &Engine, camera: &str) -> Vec<(u64, String, u32)> {
         if let Body::Caption(caption) = &event.body
             && *event.camera == *camera
         {
-            let since = caption.window.to.duration_since(at(0)).expect("later");
-            captions.push((since.as_secs(), caption.text.clone(), caption.skipped));
+            let since = caption.inference.window.to.duration_since(at(0)).expect("later");
+            captions.push((
+                since.as_secs(),
+                caption.inference.text.clone(),
+                caption.skipped_windows,
+            ));
         }
     }
     captions

@@ -18,8 +18,8 @@ use super::pass::{Accepted, Pass, Receiver};
 use crate::config;
 use crate::engine::Engine;
 use crate::event::{
-    AnswerPart, Coverage, Description, FinishReason, FrameReference, Gap, GapCause, SummaryMethod,
-    Timing, Usage,
+    Answer, AnswerPart, Coverage, FinishReason, FrameReference, Gap, GapCause, Inference,
+    SummaryMethod, Timing, Usage,
 };
 use crate::frame::{Clock, Span};
 use crate::service::{AnswerItem, AskError};
@@ -46,7 +46,7 @@ pub struct InParts {
 #[derive(Default)]
 struct Answered {
     parts: Vec<AnswerPart>,
-    passes: Vec<Description>,
+    passes: Vec<Inference>,
     /// Parts that were not answered.
     gaps: Vec<Gap>,
 }
@@ -68,21 +68,21 @@ impl InParts {
         }
     }
 
-    async fn answer(&self) -> Result<Description, AskError> {
+    async fn answer(&self) -> Result<Answer, AskError> {
         let Answered { parts, passes, gaps } = self.answer_parts().await?;
         let of_parts = parts.iter().flat_map(|part| part.coverage.gaps.iter().cloned());
         let gaps = parts::gaps(self.overview.gaps(), of_parts.chain(gaps));
-        let (text, summary, summarised) = match parts::combine(&parts) {
-            Some((text, summary)) => (text, summary, None),
+        let (text, summary_method, summarised) = match parts::combine(&parts) {
+            Some((text, method)) => (text, method, None),
             None => match self.summarise(&parts).await {
-                Some(pass) => (pass.text.clone(), SummaryMethod::Model, Some(pass)),
+                Some(pass) => (pass.inference.text.clone(), SummaryMethod::Model, Some(pass)),
                 None => (parts::list(&parts), SummaryMethod::List, None),
             },
         };
         if summarised.is_none() {
             let _ = self.question.to.try_send(AnswerItem::Token(text.clone()));
         }
-        self.combine(Combined { text, summary, summarised, parts, passes, gaps })
+        self.combine(Combined { text, summary_method, summarised, parts, passes, gaps })
     }
 
     /// Asks each part. Returns an error if none was answered.
@@ -99,11 +99,12 @@ impl InParts {
             };
             match self.pass(frames, window, text.clone(), self.engine.plan, false).await {
                 Ok(pass) => {
-                    let coverage = pass.coverage.clone();
-                    let part = AnswerPart { window, text: pass.text.clone(), coverage };
+                    let Inference { text, coverage, .. } = &pass.inference;
+                    let part =
+                        AnswerPart { window, text: text.clone(), coverage: coverage.clone() };
                     let _ = to.try_send(AnswerItem::Part(Box::new(part.clone())));
                     answered.parts.push(part);
-                    answered.passes.push(pass);
+                    answered.passes.push(pass.inference);
                 }
                 Err(AskError::NoFrames { .. }) => missing(GapCause::Evicted),
                 Err(error @ (AskError::ModelFailedTemporarily(_) | AskError::ModelFailed(_))) => {
@@ -124,7 +125,7 @@ impl InParts {
 
     /// Generates a summary of the parts with the model. Returns `None` if the parts are to be
     /// listed instead.
-    async fn summarise(&self, parts: &[AnswerPart]) -> Option<Description> {
+    async fn summarise(&self, parts: &[AnswerPart]) -> Option<Answer> {
         if self.engine.summary == config::Summary::List {
             return None;
         }
@@ -158,7 +159,7 @@ impl InParts {
         prompt: String,
         plan: Plan,
         streams: bool,
-    ) -> Result<Description, AskError> {
+    ) -> Result<Answer, AskError> {
         let (result, pass) = oneshot::channel();
         let receiver = Receiver::InParts { result, streams };
         let question = self.question.clone();
@@ -168,42 +169,43 @@ impl InParts {
     }
 
     /// Combines the passes to one answer.
-    fn combine(&self, combined: Combined) -> Result<Description, AskError> {
-        let Combined { text, summary, summarised, parts, passes, gaps } = combined;
+    fn combine(&self, combined: Combined) -> Result<Answer, AskError> {
+        let Combined { text, summary_method, summarised, parts, passes, gaps } = combined;
         let question = &self.question;
         let earlier_turns = summarised.as_ref().map_or(0, |pass| pass.earlier_turns);
-        let passes: Vec<Description> = passes.into_iter().chain(summarised).collect();
+        let summary = summarised.map(|pass| pass.inference);
+        let passes: Vec<Inference> = passes.into_iter().chain(summary).collect();
         let last = passes.last().ok_or_else(|| question.no_frames_left())?;
         let frames = frames_of(&passes);
-        let from_camera = passes.iter().all(|pass| pass.coverage.clock == Clock::Camera);
-        let was_cut = passes.iter().any(|pass| pass.finish == FinishReason::Length);
+        let from_camera = passes.iter().all(|pass| pass.coverage.clock_source == Clock::Camera);
+        let was_cut = passes.iter().any(|pass| pass.finish_reason == FinishReason::Length);
         let times = || frames.iter().map(|frame| frame.captured_at);
-        let covered = times().min().zip(times().max()).map(|(from, to)| Span { from, to });
-        Ok(Description {
-            id: question.id.clone(),
+        let covered_span = times().min().zip(times().max()).map(|(from, to)| Span { from, to });
+        let inference = Inference {
             prompt: question.text.clone(),
             text,
             window: question.window,
             coverage: Coverage {
                 frames_expected: parts.iter().map(|part| part.coverage.frames_expected).sum(),
                 frames_used: frames.len() as u32,
-                covered,
+                covered_span,
                 gaps,
-                clock: if from_camera { Clock::Camera } else { Clock::Host },
+                clock_source: if from_camera { Clock::Camera } else { Clock::Host },
             },
             frames,
             model: last.model.clone(),
-            device: last.device.clone(),
-            device_reason: last.device_reason.clone(),
-            finish: if was_cut { FinishReason::Length } else { FinishReason::Stop },
+            devices: last.devices.clone(),
+            finish_reason: if was_cut { FinishReason::Length } else { FinishReason::Stop },
             usage: usage_of(&passes),
             timing: timing_of(&passes, question.asked_at.elapsed().as_secs_f64()),
+        };
+        Ok(Answer {
+            inference,
+            question_id: question.id.clone(),
             conversation: question.conversation.clone(),
             earlier_turns,
             parts,
-            summary: Some(summary),
-            skipped: 0,
-            unchanged: None,
+            summary_method: Some(summary_method),
         })
     }
 }
@@ -211,25 +213,25 @@ impl InParts {
 /// The parts of an answer, before they are combined.
 struct Combined {
     text: String,
-    summary: SummaryMethod,
+    summary_method: SummaryMethod,
     /// The model's summary, if there is one.
-    summarised: Option<Description>,
+    summarised: Option<Answer>,
     parts: Vec<AnswerPart>,
-    passes: Vec<Description>,
+    passes: Vec<Inference>,
     gaps: Vec<Gap>,
 }
 
 /// Returns every frame once, in order. A frame is slow if any pass used it as a slow one.
-fn frames_of(passes: &[Description]) -> Vec<FrameReference> {
+fn frames_of(passes: &[Inference]) -> Vec<FrameReference> {
     let mut frames = BTreeMap::new();
     for frame in passes.iter().flat_map(|pass| &pass.frames) {
-        let known = frames.entry((frame.run, frame.number)).or_insert_with(|| frame.clone());
+        let known = frames.entry(frame.id).or_insert_with(|| frame.clone());
         known.slow |= frame.slow;
     }
     frames.into_values().collect()
 }
 
-fn usage_of(passes: &[Description]) -> Usage {
+fn usage_of(passes: &[Inference]) -> Usage {
     passes.iter().fold(Usage::default(), |sum, pass| Usage {
         video_tokens: sum.video_tokens + pass.usage.video_tokens,
         text_tokens: sum.text_tokens + pass.usage.text_tokens,
@@ -239,7 +241,7 @@ fn usage_of(passes: &[Description]) -> Usage {
 }
 
 /// Returns the timing of all passes together. What is not spent in the model is waiting.
-fn timing_of(passes: &[Description], total_seconds: f64) -> Timing {
+fn timing_of(passes: &[Inference], total_seconds: f64) -> Timing {
     let sum = |seconds: fn(&Timing) -> f64| passes.iter().map(|pass| seconds(&pass.timing)).sum();
     let prefill_seconds: f64 = sum(|timing| timing.prefill_seconds);
     let decode_seconds: f64 = sum(|timing| timing.decode_seconds);

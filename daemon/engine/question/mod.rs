@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 
 use super::Engine;
 use super::cameras::Camera;
-use crate::event::{Body, Description};
+use crate::event::{Answer, Body, Inference};
 use crate::frame::{FrameId, Span, rfc3339, shift};
 use crate::language::Turn;
 use crate::metrics;
@@ -33,7 +33,7 @@ use pass::{Accepted, Pass};
 impl Engine {
     /// Accepts a question, or returns the reason for a refusal.
     pub fn ask(self: &Arc<Engine>, question: Question) -> Result<AnswerStream, AskError> {
-        self.enqueue(question).inspect_err(metrics::question_refused)
+        self.enqueue(question).inspect_err(|error| metrics::question_refused(error.reason()))
     }
 
     fn enqueue(self: &Arc<Engine>, question: Question) -> Result<AnswerStream, AskError> {
@@ -121,19 +121,20 @@ impl Engine {
         turns: &[Turn],
         frames: Option<Vec<FrameId>>,
         to: &mpsc::Sender<AnswerItem>,
-        description: Description,
+        answer: Answer,
     ) {
         metrics::answer(camera);
-        let Description { prompt, text, window, conversation, .. } = &description;
+        let Answer { inference: Inference { prompt, text, window, .. }, conversation, .. } =
+            &answer;
         let turn = Turn { question: prompt.clone(), answer: text.clone() };
         let known = Conversation { window: *window, frames, turns: turns.to_vec() };
         let key = (conversation.clone(), camera.clone());
         if self.cameras.get(camera).is_some() {
             self.conversations().add(key, known, turn, Instant::now());
         }
-        self.journal.append(camera.clone(), Body::Answer(description.clone()));
+        let event = self.journal.append(camera.clone(), Body::Answer(answer));
         // An asker that has gone needs no answer.
-        let _ = to.try_send(AnswerItem::Finished(Box::new(description)));
+        let _ = to.try_send(AnswerItem::Finished(event));
     }
 
     fn conversations(&self) -> MutexGuard<'_, Conversations<Turn>> {
@@ -203,12 +204,12 @@ impl Engine {
             };
             return Err(AskError::NoFrames { camera: camera.into(), why });
         };
-        match &event.body {
-            Body::Caption(words) | Body::Answer(words) => {
-                Ok(Range::Between { from: words.window.from, to: Some(words.window.to) })
+        match event.body.inference() {
+            Some(Inference { window, .. }) => {
+                Ok(Range::Between { from: window.from, to: Some(window.to) })
             }
-            Body::Camera(_) => Err(AskError::InvalidQuestion(format!(
-                "event {sequence} tells of a camera's state and has no window"
+            None => Err(AskError::InvalidQuestion(format!(
+                "event {sequence} is a change of a camera's state and has no window"
             ))),
         }
     }

@@ -166,9 +166,9 @@ mod tests {
                 coverage: Coverage {
                     frames_expected: 0,
                     frames_used: 0,
-                    covered: None,
+                    covered_span: None,
                     gaps: Vec::new(),
-                    clock: Clock::Host,
+                    clock_source: Clock::Host,
                 },
             }
         };

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::engine::Engine;
-use crate::event::{Description, FrameReference};
-use crate::frame::{FrameId, Span};
+use crate::event::{Answer, Inference};
+use crate::frame::Span;
 use crate::language::Turn;
 use crate::service::{AnswerItem, AskError};
 use crate::slowfast::Plan;
@@ -48,7 +48,7 @@ pub enum Receiver {
     /// The result is the question's answer. It is published, and its tokens are streamed.
     Asker,
     /// The result is part of a larger answer. Its tokens are streamed if `streams` is true.
-    InParts { result: oneshot::Sender<Result<Description, AskError>>, streams: bool },
+    InParts { result: oneshot::Sender<Result<Answer, AskError>>, streams: bool },
 }
 
 impl Receiver {
@@ -154,14 +154,21 @@ impl Asked {
         !self.to.is_closed()
     }
 
-    pub fn answered(self, engine: &Engine, mut description: Description) {
-        description.conversation = self.conversation;
+    /// Delivers the result. The model saw `earlier_turns` questions of the conversation with it.
+    pub fn answered(self, engine: &Engine, inference: Inference, earlier_turns: u32) {
+        let answer = Answer {
+            inference,
+            question_id: self.id,
+            conversation: self.conversation,
+            earlier_turns,
+            parts: Vec::new(),
+            summary_method: None,
+        };
         match self.receiver {
-            Receiver::InParts { result, .. } => drop(result.send(Ok(description))),
+            Receiver::InParts { result, .. } => drop(result.send(Ok(answer))),
             Receiver::Asker => {
-                let id = |frame: &FrameReference| FrameId { run: frame.run, number: frame.number };
-                let frames = Some(description.frames.iter().map(id).collect());
-                engine.publish(&self.camera, &self.turns, frames, &self.to, description);
+                let frames = answer.inference.frames.iter().map(|frame| frame.id).collect();
+                engine.publish(&self.camera, &self.turns, Some(frames), &self.to, answer);
             }
         }
     }

@@ -11,13 +11,12 @@ use std::time::SystemTime;
 use tokio::sync::mpsc;
 use tonic::Status;
 
-use super::refusal;
+use super::errors;
 use crate::proto;
 use crate::proto::ask_request::Range as AskRange;
 use crate::proto::ask_response::Item;
-use crate::publish::Code;
 use crate::question::{Detail, Draft, Question, RawLength, RawTime};
-use crate::service::{AnswerItem, AnswerStream, AskError, Service};
+use crate::service::{AnswerItem, AnswerStream, AskError, Code, Service};
 use crate::wire::encode;
 
 type To = mpsc::Sender<Result<proto::AskResponse, Status>>;
@@ -33,34 +32,29 @@ pub struct Asked {
 /// Reads and checks a request. Returns INVALID_ARGUMENT or NOT_FOUND if the request itself is
 /// wrong.
 pub fn read(service: &dyn Service, mut request: proto::AskRequest) -> Result<Asked, Status> {
-    let bad = |why: &str| Status::invalid_argument(why);
     let cameras = std::mem::take(&mut request.cameras);
-    let cameras = match (cameras.is_empty(), request.camera.is_empty()) {
-        (true, _) => vec![std::mem::take(&mut request.camera)],
-        (false, true) if cameras.len() <= CAMERAS => cameras,
-        (false, true) => {
-            return Err(bad(&format!("at most {CAMERAS} cameras can be asked at once")));
-        }
-        (false, false) => return Err(bad("camera and cameras are given: wanted one")),
-    };
+    if !(1..=CAMERAS).contains(&cameras.len()) {
+        let why = format!("cameras has {} names: wanted 1 to {CAMERAS}", cameras.len());
+        return Err(errors::invalid("cameras", &why));
+    }
     // A draft cannot express this error: a range without either end.
     if let Some(AskRange::Between(proto::Span { from: None, .. })) = request.range {
-        return Err(bad("a range needs its from, too"));
+        return Err(errors::invalid("between.from", "between has no from"));
     }
     let draft = draft(request);
     let question = |camera| {
         let id = format!("grpc-{:016x}", rand::random::<u64>());
-        service.question(Draft { camera, id, ..draft.clone() }).map_err(|e| refusal(&e))
+        service.question(Draft { camera, id, ..draft.clone() }).map_err(|e| errors::of_question(&e))
     };
     Ok(Asked { questions: cameras.into_iter().map(question).collect::<Result<_, _>>()? })
 }
 
 /// Converts everything but the cameras.
 fn draft(request: proto::AskRequest) -> Draft {
-    let detail = match proto::Detail::try_from(request.detail) {
-        Ok(proto::Detail::Unspecified) => None,
-        Ok(proto::Detail::Overview) => Some(Detail::Overview.name().into()),
-        Ok(proto::Detail::Parts) => Some(Detail::Parts.name().into()),
+    let detail = match proto::DetailLevel::try_from(request.detail) {
+        Ok(proto::DetailLevel::Unspecified | proto::DetailLevel::Auto) => None,
+        Ok(proto::DetailLevel::Overview) => Some(Detail::Overview.name().into()),
+        Ok(proto::DetailLevel::Parts) => Some(Detail::Parts.name().into()),
         Err(_) => Some(request.detail.to_string()),
     };
     let time =
@@ -68,7 +62,7 @@ fn draft(request: proto::AskRequest) -> Draft {
     let mut draft = Draft {
         text: request.question,
         detail,
-        conversation: Some(request.conversation).filter(|name| !name.is_empty()),
+        conversation: request.conversation,
         max_new_tokens: request.max_new_tokens.map(u64::from),
         ..Draft::default()
     };
@@ -80,9 +74,8 @@ fn draft(request: proto::AskRequest) -> Draft {
         Some(AskRange::Between(span)) => {
             (draft.from, draft.to) = (span.from.map(time), span.to.map(time));
         }
-        Some(AskRange::Event(sequence)) => {
-            draft.event = Some(sequence);
-            draft.run = (request.event_run > 0).then_some(request.event_run);
+        Some(AskRange::Event(proto::EventId { run, sequence })) => {
+            (draft.event, draft.run) = (Some(sequence), run);
         }
     }
     draft
@@ -100,7 +93,7 @@ pub struct Asking {
 /// status.
 pub fn begin(service: Arc<dyn Service>, mut asked: Asked) -> Result<Asking, Status> {
     if let [question] = &asked.questions[..] {
-        let first = service.ask(question.clone()).map_err(|e| refusal(&e))?;
+        let first = service.ask(question.clone()).map_err(|e| errors::of_question(&e))?;
         return Ok(Asking { service, asked, first: Some(first) });
     }
     let now = SystemTime::now();
@@ -131,10 +124,9 @@ impl Asking {
                 // An invalid question is invalid for all cameras, and a daemon that stops answers
                 // none of them.
                 Err(Refused::Answer(Failure::Said(error)))
-                    if error == AskError::Stopping
-                        || matches!(Code::from(&error), Code::InvalidArgument) =>
+                    if error == AskError::Stopping || error.code() == Code::InvalidArgument =>
                 {
-                    let _ = to.send(Err(refusal(&error))).await;
+                    let _ = to.send(Err(errors::of_question(&error))).await;
                     return;
                 }
                 Err(Refused::Answer(error)) => {
@@ -160,17 +152,15 @@ enum Failure {
 impl Failure {
     fn status(&self) -> Status {
         match self {
-            Failure::Said(error) => refusal(error),
-            Failure::BrokeOff => Status::internal("the answer broke off"),
+            Failure::Said(error) => errors::of_question(error),
+            Failure::BrokeOff => {
+                errors::status(Code::Internal, "MODEL_FAILED", "the answer ended early")
+            }
         }
     }
 
     fn refused(&self) -> proto::Refused {
-        let code = match self {
-            Failure::Said(error) => Code::from(error),
-            Failure::BrokeOff => Code::Internal,
-        };
-        proto::Refused { code: code.name().into(), message: self.status().message().into() }
+        proto::Refused { status: Some(errors::to_message(&self.status())) }
     }
 }
 
@@ -179,10 +169,8 @@ async fn follow(mut answer: AnswerStream, camera: &str, to: &To) -> Result<(), R
     loop {
         let (item, last) = match answer.recv().await {
             Some(AnswerItem::Part(part)) => (Item::Part(encode::part(&part)), false),
-            Some(AnswerItem::Token(token)) => (Item::Token(token), false),
-            Some(AnswerItem::Finished(words)) => {
-                (Item::Finished(encode::description(&words)), true)
-            }
+            Some(AnswerItem::Token(token)) => (Item::TextDelta(token), false),
+            Some(AnswerItem::Finished(event)) => (Item::Finished(encode::event(&event)), true),
             Some(AnswerItem::Failed(error)) => return Err(Refused::Answer(Failure::Said(error))),
             None => return Err(Refused::Answer(Failure::BrokeOff)),
         };

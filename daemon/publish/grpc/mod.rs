@@ -1,4 +1,4 @@
-//! Serves gRPC: `lookout.v1.Lookout`, with health and reflection.
+//! Serves gRPC: `lookout.v1.LookoutService`, with health and reflection.
 //!
 //! Guarantees: a stream buffers at most `STREAM_BUFFER` messages. A watcher that falls behind
 //! receives the number of events it missed. An Ask is cancelled when its client disconnects. When
@@ -7,6 +7,7 @@
 
 mod ask;
 mod connections;
+mod errors;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,20 +17,19 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use super::{Code, Listener, PublishError, retry_after_seconds};
+use super::{Listener, PublishError};
 use crate::event::{Event, EventKind};
 use crate::interface::Interface;
 use crate::journal::{Cursor, Read};
 use crate::metrics;
 use crate::proto;
-use crate::proto::lookout_server::{Lookout, LookoutServer};
+use crate::proto::lookout_service_server::{LookoutService, LookoutServiceServer};
 use crate::proto::watch_response::Item as WatchItem;
-use crate::service::{AskError, FrameError, Readiness, Service};
+use crate::service::{AskError, CameraInfo, Code, Readiness, Service};
 use crate::wire::encode;
 
 /// Number of messages buffered per stream while the client's flow-control window is closed. Further
@@ -91,7 +91,7 @@ pub async fn serve(
         .http2_max_header_list_size(LARGEST_HEADERS)
         .timeout(REQUEST)
         .layer(connections::CountCalls)
-        .add_service(LookoutServer::new(lookout).max_decoding_message_size(LARGEST_REQUEST))
+        .add_service(LookoutServiceServer::new(lookout).max_decoding_message_size(LARGEST_REQUEST))
         .add_service(health)
         .add_service(reflection_v1)
         .add_service(reflection_v1alpha)
@@ -138,7 +138,10 @@ async fn report_health(reporter: &HealthReporter, readiness: &Readiness) {
     };
     reporter.set_service_status("", status).await;
     reporter
-        .set_service_status(<LookoutServer<Server> as tonic::server::NamedService>::NAME, status)
+        .set_service_status(
+            <LookoutServiceServer<Server> as tonic::server::NamedService>::NAME,
+            status,
+        )
         .await;
 }
 
@@ -151,13 +154,13 @@ struct Server {
 type Reply<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
-impl Lookout for Server {
+impl LookoutService for Server {
     async fn list_cameras(
         &self,
-        _request: Request<proto::ListCamerasRequest>,
+        request: Request<proto::ListCamerasRequest>,
     ) -> Result<Response<proto::ListCamerasResponse>, Status> {
-        let cameras = self.service.cameras().iter().map(encode::camera).collect();
-        Ok(Response::new(proto::ListCamerasResponse { cameras }))
+        let cameras = self.service.cameras();
+        page(&cameras, &request.into_inner()).map(Response::new)
     }
 
     type WatchStream = Reply<proto::WatchResponse>;
@@ -168,12 +171,10 @@ impl Lookout for Server {
     ) -> Result<Response<Self::WatchStream>, Status> {
         let request = request.into_inner();
         let filter = self.filter(&request)?;
-        let cursor = match request.from_sequence {
-            0 => self.service.journal().read_new(),
-            sequence => {
-                let run = (request.from_run > 0).then_some(request.from_run);
-                self.service.journal().read_from(run, sequence)
-            }
+        let journal = self.service.journal();
+        let cursor = match request.from {
+            None => journal.read_new(),
+            Some(proto::EventId { run, sequence }) => journal.read_from(run, sequence),
         };
         self.stream(|to| watch(cursor, filter, to))
     }
@@ -192,15 +193,12 @@ impl Lookout for Server {
         &self,
         request: Request<proto::GetFrameRequest>,
     ) -> Result<Response<proto::GetFrameResponse>, Status> {
-        let proto::GetFrameRequest { camera, number, run } = request.into_inner();
-        let frame = self.service.frame_jpeg(&camera, (run > 0).then_some(run), number).await;
-        let frame = frame.map_err(|e| match e {
-            FrameError::CameraNotFound(_) | FrameError::FrameNotFound { .. } => {
-                Status::not_found(e.to_string())
-            }
-            FrameError::Unreadable { .. } => Status::unavailable(e.to_string()),
-            FrameError::Busy => Status::resource_exhausted(e.to_string()),
-        })?;
+        let proto::GetFrameRequest { camera, frame } = request.into_inner();
+        let Some(proto::FrameId { run, number }) = frame else {
+            return Err(errors::invalid("frame", "frame is not set"));
+        };
+        let frame = self.service.frame_jpeg(&camera, run, number).await;
+        let frame = frame.map_err(|error| errors::of_frame(&error))?;
         Ok(Response::new(proto::GetFrameResponse {
             jpeg: frame.jpeg.to_vec(),
             captured_at: encode::time(frame.captured_at),
@@ -219,7 +217,11 @@ impl Server {
         F: Future<Output = ()> + Send + 'static,
     {
         let permit = self.streams.clone().try_acquire_owned().map_err(|_| {
-            Status::resource_exhausted(format!("{STREAMS} streams are open already"))
+            errors::status(
+                Code::ResourceExhausted,
+                "TOO_MANY_STREAMS",
+                format!("all {STREAMS} streams are open; close one, or ask again later"),
+            )
         })?;
         let (to, from) = mpsc::channel(STREAM_BUFFER);
         let work = work(to.clone());
@@ -233,7 +235,7 @@ impl Server {
                 () = to.closed() => {}
                 () = stop.cancelled() => {
                     // A reader with a full channel sees the stop as the end of the connection.
-                    let _ = to.try_send(Err(refusal(&AskError::Stopping)));
+                    let _ = to.try_send(Err(errors::of_question(&AskError::Stopping)));
                 }
             }
         });
@@ -241,19 +243,17 @@ impl Server {
     }
 
     fn filter(&self, request: &proto::WatchRequest) -> Result<Filter, Status> {
-        let known = self.service.cameras();
         // A misspelt name would silently match no event.
-        for name in &request.cameras {
-            if !known.iter().any(|camera| *camera.name == **name) {
-                return Err(refusal(&AskError::CameraNotFound(name.clone())));
-            }
-        }
-        let kinds = request.kinds.iter().map(|kind| match proto::Kind::try_from(*kind) {
-            Ok(proto::Kind::Caption) => Ok(EventKind::Caption),
-            Ok(proto::Kind::Answer) => Ok(EventKind::Answer),
-            Ok(proto::Kind::Camera) => Ok(EventKind::Camera),
-            Ok(proto::Kind::Unspecified) | Err(_) => {
-                Err(Status::invalid_argument(format!("{kind} is not a kind of event")))
+        self.service
+            .require_cameras(&request.cameras)
+            .map_err(|error| errors::of_question(&error))?;
+        let kinds = request.kinds.iter().map(|kind| match proto::EventKind::try_from(*kind) {
+            Ok(proto::EventKind::Caption) => Ok(EventKind::Caption),
+            Ok(proto::EventKind::Answer) => Ok(EventKind::Answer),
+            Ok(proto::EventKind::CameraStatus) => Ok(EventKind::CameraStatus),
+            Ok(proto::EventKind::Unspecified) | Err(_) => {
+                let why = format!("{kind} is not a kind of event: wanted 1, 2 or 3");
+                Err(errors::invalid("kinds", &why))
             }
         });
         Ok(Filter { cameras: request.cameras.clone(), kinds: kinds.collect::<Result<_, _>>()? })
@@ -288,7 +288,9 @@ async fn watch(
             }
             Read::Event(_) => continue,
             // The contents of the lost events are unknown, so no filter applies.
-            Read::Missed(events) => (WatchItem::Lost(proto::Lost { events }), None),
+            Read::Missed(events) => {
+                (WatchItem::Missed(proto::MissedEvents { count: events }), None)
+            }
         };
         if to.send(Ok(proto::WatchResponse { item: Some(item) })).await.is_err() {
             return;
@@ -301,19 +303,28 @@ async fn watch(
     }
 }
 
-/// Converts a refusal to a status. All refusals go through this function.
-fn refusal(error: &AskError) -> Status {
-    let code = match Code::from(error) {
-        Code::NotFound => tonic::Code::NotFound,
-        Code::OutOfRange => tonic::Code::OutOfRange,
-        Code::ResourceExhausted => tonic::Code::ResourceExhausted,
-        Code::InvalidArgument => tonic::Code::InvalidArgument,
-        Code::Unavailable => tonic::Code::Unavailable,
-        Code::Internal => tonic::Code::Internal,
+/// Returns the page of the cameras that a request names.
+fn page(
+    cameras: &[CameraInfo],
+    request: &proto::ListCamerasRequest,
+) -> Result<proto::ListCamerasResponse, Status> {
+    let size = match usize::try_from(request.page_size) {
+        Ok(0) => usize::MAX,
+        Ok(size) => size,
+        Err(_) => return Err(errors::invalid("page_size", "page_size is negative")),
     };
-    let mut status = Status::new(code, error.to_string());
-    if let Some(seconds) = retry_after_seconds(error) {
-        status.metadata_mut().insert("retry-after", MetadataValue::from(seconds));
-    }
-    status
+    // A token is the name of the page's first camera, so that it stays valid if cameras are added.
+    let named = |camera: &CameraInfo| *camera.name == *request.page_token;
+    let start = match request.page_token.as_str() {
+        "" => 0,
+        _ => cameras.iter().position(named).ok_or_else(|| {
+            errors::invalid("page_token", "page_token is not one that ListCameras returned")
+        })?,
+    };
+    let rest = cameras.get(start..).unwrap_or_default();
+    let (page, next) = rest.split_at(size.min(rest.len()));
+    Ok(proto::ListCamerasResponse {
+        cameras: page.iter().map(encode::camera).collect(),
+        next_page_token: next.first().map_or_else(String::new, |camera| camera.name.to_string()),
+    })
 }

@@ -268,13 +268,13 @@ impl Connection<'_> {
     /// Returns the messages of an event, or none if making them panicked before.
     fn messages(&mut self, event: &Event) -> Vec<Message> {
         let publisher = &mut *self.publisher;
-        if publisher.unsayable.contains(&event.sequence) {
+        if publisher.unsayable.contains(&event.id.sequence) {
             return Vec::new();
         }
         // If this panics, the next run leaves the event out.
-        publisher.saying = Some(event.sequence);
+        publisher.saying = Some(event.id.sequence);
         let state = match &event.body {
-            Body::Camera(_) => {
+            Body::CameraStatus(_) => {
                 let cameras = publisher.service.cameras().into_iter();
                 cameras.filter(|c| c.name == event.camera).map(|c| c.status.state).next()
             }
@@ -308,7 +308,7 @@ impl Connection<'_> {
     }
 
     fn enter(&mut self, event: Arc<Event>) {
-        let sequence = event.sequence;
+        let sequence = event.id.sequence;
         let mut messages = self.messages(&event);
         messages.retain(|message| self.will_be_taken(message, Some(sequence)));
         self.outbox.enter(sequence, Some(event), messages);
@@ -363,7 +363,10 @@ impl Connection<'_> {
         let topic = self.publisher.topics.camera(&refusal.camera, "answer");
         let message = Message { topic, payload, retain: false };
         if self.will_be_taken(&message, None) && !self.outbox.note(message) {
-            tracing::warn!(id = refusal.id, "MQTT: too many refused questions; one is not told");
+            tracing::warn!(
+                question_id = refusal.question_id,
+                "MQTT: too many refused questions; one is not told"
+            );
         }
     }
 

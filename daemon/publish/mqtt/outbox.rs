@@ -176,12 +176,17 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::event::{Body, CameraStatus};
+    use crate::event::{Body, CameraStatus, EventId};
 
     fn event(sequence: u64) -> Arc<Event> {
-        let body = Body::Camera(CameraStatus::connecting(SystemTime::UNIX_EPOCH));
+        let body = Body::CameraStatus(CameraStatus::connecting(SystemTime::UNIX_EPOCH));
         let published_at = SystemTime::UNIX_EPOCH;
-        Arc::new(Event { run: 1, sequence, published_at, camera: "gate".into(), body })
+        Arc::new(Event {
+            id: EventId { run: 1, sequence },
+            published_at,
+            camera: "gate".into(),
+            body,
+        })
     }
 
     fn message() -> Message {
@@ -195,7 +200,7 @@ mod tests {
         while outbox.hand().is_some() {}
         outbox.sent(1);
         outbox.sent(2);
-        let done = |answered: Option<Answered>| Some(answered?.event?.sequence);
+        let done = |answered: Option<Answered>| Some(answered?.event?.id.sequence);
         assert_eq!(done(outbox.answered(1)), None);
         assert_eq!(outbox.done(), 0);
         assert_eq!(done(outbox.answered(2)), Some(1));

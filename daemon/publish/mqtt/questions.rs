@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
@@ -12,7 +13,6 @@ use serde_json::{Map, Value};
 use tokio::task::JoinSet;
 
 use crate::metrics;
-use crate::publish::{Code, retry_after_seconds};
 use crate::question::{Draft, RawLength, RawTime, start_of};
 use crate::service::{AnswerItem, AnswerStream, AskError, Service};
 
@@ -20,7 +20,7 @@ use crate::service::{AnswerItem, AnswerStream, AskError, Service};
 /// shorter and refuses earlier.
 const AT_ONCE: usize = 64;
 
-const WANTED: &str = r#"wanted {"id", "question", "max_new_tokens", "detail", "conversation", and "last": "10m", or "from" and "to", or "event" and its "run"}"#;
+const WANTED: &str = r#"wanted {"question_id", "question", "max_new_tokens", "detail", "conversation", and "last": "10m", or "from" and "to", or "event" and its "run"}"#;
 
 /// The questions in progress. Dropping this value cancels them.
 #[derive(Default)]
@@ -30,12 +30,15 @@ pub struct Questions {
 
 /// The JSON that `<camera>/answer` carries instead of an answer.
 #[derive(Debug, PartialEq, Serialize)]
+#[serde(tag = "kind", rename = "refused")]
 pub struct Refusal {
-    #[serde(skip)]
     pub camera: String,
-    pub id: String,
-    pub error: String,
+    pub question_id: String,
+    pub message: String,
+    /// Name of the gRPC status code.
     pub code: &'static str,
+    /// The reason that programs can compare.
+    pub reason: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_after_seconds: Option<u64>,
 }
@@ -47,20 +50,14 @@ impl Questions {
         camera: &str,
         payload: &[u8],
     ) -> Result<(), Refusal> {
-        let draft = draft(camera, payload).inspect_err(|_| {
-            metrics::question_refused(&AskError::InvalidQuestion(String::new()));
-        })?;
+        let draft = draft(camera, payload)
+            .inspect_err(|refusal| metrics::question_refused(refusal.reason))?;
         let id = draft.id.clone();
         let refuse = |error: AskError| Refusal::new(camera, &id, &error);
         let question = service.question(draft).map_err(refuse)?;
         if self.under_way.len() >= AT_ONCE {
-            return Err(Refusal {
-                camera: camera.to_owned(),
-                id: id.clone(),
-                error: format!("{AT_ONCE} questions are being answered already"),
-                code: Code::ResourceExhausted.name(),
-                retry_after_seconds: Some(1),
-            });
+            let retry_after = Duration::from_secs(1);
+            return Err(refuse(AskError::QueueFull { waiting: AT_ONCE, retry_after }));
         }
         let answer = service.ask(question).map_err(refuse)?;
         self.under_way.spawn(follow(answer, camera.to_owned(), id));
@@ -88,7 +85,7 @@ async fn follow(mut answer: AnswerStream, camera: String, id: String) -> Option<
             Some(AnswerItem::Finished(_)) => return None,
             Some(AnswerItem::Failed(error)) => return Some(Refusal::new(&camera, &id, &error)),
             None => {
-                let error = AskError::ModelFailed("the answer broke off".into());
+                let error = AskError::ModelFailed("the answer ended early".into());
                 return Some(Refusal::new(&camera, &id, &error));
             }
         }
@@ -108,7 +105,7 @@ fn draft(camera: &str, payload: &[u8]) -> Result<Draft, Refusal> {
         let mut reader = serde_json::Deserializer::from_str(text);
         let read = Fields(&mut fields).deserialize(&mut reader).and_then(|()| reader.end());
         // The id lets the client match a refusal, even one of a malformed question.
-        let id = fields.get("id").and_then(name).unwrap_or_default();
+        let id = fields.get("question_id").and_then(name).unwrap_or_default();
         read.map_err(|e| refuse(&id, format!("{WANTED}: {e}")))?;
         for (field, value) in fields {
             fill(&mut draft, &field, value).map_err(|why| refuse(&id, why))?;
@@ -134,7 +131,7 @@ fn fill(draft: &mut Draft, field: &str, value: Value) -> Result<(), String> {
     let count = |value: Value| value.as_u64().ok_or_else(|| wanted("a whole number", &value));
     match field {
         _ if value.is_null() => {}
-        "id" => match name(&value) {
+        "question_id" => match name(&value) {
             Some(id) => draft.id = id,
             None => return Err(wanted("text or a number", &value)),
         },
@@ -196,10 +193,11 @@ impl Refusal {
     fn new(camera: &str, id: &str, error: &AskError) -> Refusal {
         Refusal {
             camera: camera.to_owned(),
-            id: id.to_owned(),
-            error: error.to_string(),
-            code: Code::from(error).name(),
-            retry_after_seconds: retry_after_seconds(error),
+            question_id: id.to_owned(),
+            message: error.to_string(),
+            code: error.code().name(),
+            reason: error.reason(),
+            retry_after_seconds: error.retry_after().map(|delay| delay.as_secs()),
         }
     }
 }
@@ -217,7 +215,7 @@ pub fn fuzz_question(payload: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, SystemTime};
+    use std::time::SystemTime;
 
     use proptest::prelude::*;
 
@@ -257,10 +255,10 @@ mod tests {
 
     #[test]
     fn an_id_may_be_a_number_and_is_echoed_as_text() {
-        let asked = parse(br#"{"id":1795649810620,"question":"Open?"}"#).unwrap();
+        let asked = parse(br#"{"question_id":1795649810620,"question":"Open?"}"#).unwrap();
         assert_eq!(asked.id(), "1795649810620");
-        let refused = parse(br#"{"question":"Open?","last":"soon","id":1795649810620}"#);
-        assert_eq!(refused.unwrap_err().id, "1795649810620");
+        let refused = parse(br#"{"question":"Open?","last":"soon","question_id":1795649810620}"#);
+        assert_eq!(refused.unwrap_err().question_id, "1795649810620");
     }
 
     #[test]
@@ -284,8 +282,9 @@ mod tests {
             r#""question":"Op"#,
         ] {
             for id in ["7", r#""7""#] {
-                let refusal = parse(format!(r#"{{"id":{id},{fields}}}"#).as_bytes()).unwrap_err();
-                let told = (refusal.id.as_str(), refusal.code);
+                let refusal =
+                    parse(format!(r#"{{"question_id":{id},{fields}}}"#).as_bytes()).unwrap_err();
+                let told = (refusal.question_id.as_str(), refusal.code);
                 assert_eq!(told, ("7", "INVALID_ARGUMENT"), "{fields}");
             }
         }
@@ -295,7 +294,7 @@ mod tests {
     fn a_broken_field_is_named() {
         for (payload, named) in [
             (r#"{"question":1}"#, "question is 1; wanted text"),
-            (r#"{"id":[],"question":"Open?"}"#, "id is []"),
+            (r#"{"question_id":[],"question":"Open?"}"#, "question_id is []"),
             (r#"{"question":"Open?","event":-3}"#, "event is -3"),
             (r#"{"question":"Open?","max_new_tokens":"3"}"#, "max_new_tokens is \"3\""),
             (r#"{"question":"Open?","max_new_tokens":0}"#, "max_new_tokens is 0"),
@@ -305,13 +304,13 @@ mod tests {
             (r#"{"x":1}"#, "unknown field \"x\""),
             ("{}", "the question is empty"),
             ("", "the question is empty"),
-            ("{", "wanted {\"id\""),
+            ("{", "wanted {\"question_id\""),
         ] {
             let refusal = parse(payload.as_bytes()).unwrap_err();
             assert_eq!(refusal.code, "INVALID_ARGUMENT", "{refusal:?}");
-            assert!(refusal.error.contains(named), "{payload}: {}", refusal.error);
+            assert!(refusal.message.contains(named), "{payload}: {}", refusal.message);
         }
-        assert!(parse(b"\xff").unwrap_err().error.contains("UTF-8"));
+        assert!(parse(b"\xff").unwrap_err().message.contains("UTF-8"));
     }
 
     proptest! {
@@ -319,8 +318,8 @@ mod tests {
         fn no_payload_causes_a_panic(text in "\\PC*", bytes: Vec<u8>, id: u64) {
             let _ = parse(text.as_bytes());
             let _ = parse(&bytes);
-            let _ = parse(format!(r#"{{"id":{id},{text}}}"#).as_bytes());
-            let _ = parse(format!(r#"{{"id":{id},"question":"Open?","last":{text}}}"#).as_bytes());
+            let _ = parse(format!(r#"{{"question_id":{id},{text}}}"#).as_bytes());
+            let _ = parse(format!(r#"{{"question_id":{id},"question":"Open?","last":{text}}}"#).as_bytes());
         }
     }
 }

@@ -11,6 +11,9 @@ use crate::event::{Body, CameraState, Event};
 /// Maximum number of characters of a state in Home Assistant.
 const STATE_CHARACTERS: usize = 255;
 
+const LAST_CAPTION: &str = "last_caption";
+const LAST_CAPTION_TEXT: &str = "last_caption_text";
+
 pub const ONLINE: &str = "online";
 pub const OFFLINE: &str = "offline";
 
@@ -67,13 +70,13 @@ impl Topics {
         match &event.body {
             // The attributes are sent before the state, so that they are current for anything
             // triggered by the state.
-            Body::Caption(words) => vec![
+            Body::Caption(caption) => vec![
                 message("caption", json.clone(), false),
-                message("attributes", json, true),
-                message("state", short_text(&words.text).into_bytes(), true),
+                message(LAST_CAPTION, json, true),
+                message(LAST_CAPTION_TEXT, short_text(&caption.inference.text).into_bytes(), true),
             ],
             Body::Answer(_) => vec![message("answer", json, false)],
-            Body::Camera(_) => {
+            Body::CameraStatus(_) => {
                 vec![message("status", json, true), self.camera_available(&event.camera, state)]
             }
         }
@@ -101,8 +104,8 @@ impl Topics {
                     "unique_id": format!("{id}_{camera}_caption"),
                     "name": format!("{camera} caption"),
                     "icon": "mdi:message-video",
-                    "state_topic": self.camera(camera, "state"),
-                    "json_attributes_topic": self.camera(camera, "attributes"),
+                    "state_topic": self.camera(camera, LAST_CAPTION_TEXT),
+                    "json_attributes_topic": self.camera(camera, LAST_CAPTION),
                 });
                 let connection = json!({
                     "p": "binary_sensor",
@@ -139,8 +142,8 @@ impl Topics {
 pub fn event_json(event: &Event) -> Vec<u8> {
     // Events contain only strings, numbers and times after 1970, all of which JSON can represent.
     serde_json::to_vec(event).unwrap_or_else(|e| {
-        tracing::error!(sequence = event.sequence, "an event has no JSON: {e}");
-        format!(r#"{{"sequence":{}}}"#, event.sequence).into_bytes()
+        tracing::error!(sequence = event.id.sequence, "an event has no JSON: {e}");
+        format!(r#"{{"sequence":{}}}"#, event.id.sequence).into_bytes()
     })
 }
 

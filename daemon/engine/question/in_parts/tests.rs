@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::disk::DiskEvents;
 use crate::engine::question::pass::Asked;
 use crate::engine::scheduler::Next;
+use crate::event::{Body, Devices, Placement};
 use crate::frame::FrameId;
 use crate::journal::MemoryJournal;
 use crate::question::{Draft, Limits, Question as Checked, RawTime};
@@ -102,33 +103,30 @@ async fn next(engine: &Engine) -> Option<Asked> {
 
 /// Answers a question, as the language worker does.
 fn say(engine: &Engine, asked: Asked, text: &str) {
-    let description = Description {
-        id: asked.id.clone(),
+    let cpu = Placement { device: "cpu".into(), reason: String::new() };
+    let inference = Inference {
         prompt: asked.text.clone(),
         text: text.into(),
         window: asked.window,
         coverage: asked.clip.coverage.clone(),
         frames: asked.clip.references.clone(),
         model: "model".into(),
-        device: "cpu".into(),
-        device_reason: String::new(),
-        finish: FinishReason::Stop,
+        devices: Devices { vision: cpu.clone(), language: cpu },
+        finish_reason: FinishReason::Stop,
         usage: Usage::default(),
         timing: Timing::default(),
-        skipped: 0,
-        unchanged: None,
-        conversation: String::new(),
-        earlier_turns: asked.turns.len() as u32,
-        parts: Vec::new(),
-        summary: None,
     };
-    asked.answered(engine, description);
+    let earlier_turns = asked.turns.len() as u32;
+    asked.answered(engine, inference, earlier_turns);
 }
 
-async fn said(mut answer: AnswerStream) -> Result<Description, AskError> {
+async fn said(mut answer: AnswerStream) -> Result<Answer, AskError> {
     loop {
         match answer.recv().await.expect("an end") {
-            AnswerItem::Finished(description) => return Ok(*description),
+            AnswerItem::Finished(event) => {
+                let Body::Answer(answer) = &event.body else { panic!("{event:?}") };
+                return Ok(answer.clone());
+            }
             AnswerItem::Failed(error) => return Err(error),
             AnswerItem::Part(_) | AnswerItem::Token(_) => {}
         }
@@ -147,8 +145,10 @@ async fn parts_without_frames_are_gaps_and_the_rest_is_answered() {
     }
     let whole = said(answer).await.expect("an answer");
     assert_eq!((asked, whole.parts.len()), (8, 8));
-    assert_eq!(whole.text, "No, in none of 8 parts.");
-    let [gap] = &whole.coverage.gaps[..] else { panic!("{:?}", whole.coverage) };
+    assert_eq!(whole.inference.text, "No, in none of 8 parts.");
+    let [gap] = &whole.inference.coverage.gaps[..] else {
+        panic!("{:?}", whole.inference.coverage)
+    };
     assert_eq!((gap.cause, gap.span.from), (GapCause::Evicted, at(0)));
     assert_eq!(gap.span.to, whole.parts[0].window.from);
 }
@@ -173,8 +173,8 @@ async fn if_the_range_has_no_frames_left_for_a_summary_the_parts_are_listed() {
     }
     assert!(next(&engine).await.is_none());
     let whole = said(answer).await.expect("an answer");
-    assert_eq!(whole.summary, Some(SummaryMethod::List));
-    assert!(whole.text.ends_with(" UTC: A car came."), "{}", whole.text);
+    assert_eq!(whole.summary_method, Some(SummaryMethod::List));
+    assert!(whole.inference.text.ends_with(" UTC: A car came."), "{}", whole.inference.text);
 }
 
 /// Asks a question whose sixteen parts get long answers.
@@ -202,7 +202,10 @@ async fn a_summary_that_does_not_fit_is_tried_with_fewer_frames_and_shorter_note
     assert!(look.prompt.ends_with(": What came?") && look.prompt.contains("Car 15"));
     say(&engine, look, "Sixteen cars came.");
     let whole = said(answer).await.expect("an answer");
-    assert_eq!((whole.summary, &*whole.text), (Some(SummaryMethod::Model), "Sixteen cars came."));
+    assert_eq!(
+        (whole.summary_method, &*whole.inference.text),
+        (Some(SummaryMethod::Model), "Sixteen cars came.")
+    );
     assert_eq!(whole.parts.len(), 16);
 }
 
@@ -215,7 +218,7 @@ async fn if_no_summary_fits_the_parts_are_listed() {
     }
     assert!(next(&engine).await.is_none());
     let whole = said(answer).await.expect("an answer");
-    assert_eq!((whole.summary, whole.parts.len()), (Some(SummaryMethod::List), 16));
+    assert_eq!((whole.summary_method, whole.parts.len()), (Some(SummaryMethod::List), 16));
 }
 
 #[tokio::test]
@@ -226,14 +229,14 @@ async fn two_questions_of_a_conversation_at_once_both_become_turns() {
     let talk = || ask(&engine, Draft { conversation: Some("a".into()), ..Draft::default() });
     let first = talk();
     say(&engine, next(&engine).await.expect("the first"), "A dog.");
-    let window = said(first).await.expect("an answer").window;
+    let window = said(first).await.expect("an answer").inference.window;
     let both = [talk(), talk()];
     for text in ["It is brown.", "It runs."] {
         say(&engine, next(&engine).await.expect("a further one"), text);
     }
     for answer in both {
         let further = said(answer).await.expect("an answer");
-        assert_eq!((further.earlier_turns, further.window), (1, window));
+        assert_eq!((further.earlier_turns, further.inference.window), (1, window));
     }
     let _third = talk();
     let turns = next(&engine).await.expect("the third").turns;
@@ -261,8 +264,8 @@ async fn a_part_on_which_the_model_fails_is_a_gap_and_the_rest_is_answered() {
     let whole = said(answer).await.expect("an answer");
     assert_eq!((windows.len(), whole.parts.len()), (8, 7));
     let gap = Gap { span: windows[2], cause: GapCause::ModelFailed };
-    assert!(whole.coverage.gaps.contains(&gap), "{:?}", whole.coverage);
-    assert_eq!(whole.coverage.gaps.len(), 2, "{:?}", whole.coverage);
+    assert!(whole.inference.coverage.gaps.contains(&gap), "{:?}", whole.inference.coverage);
+    assert_eq!(whole.inference.coverage.gaps.len(), 2, "{:?}", whole.inference.coverage);
 }
 
 #[tokio::test]

@@ -1,0 +1,66 @@
+//! Converts errors to statuses with details of `google.rpc`.
+//!
+//! Every status has an `ErrorInfo` with a reason that programs can compare. All errors of the
+//! interface go through this file.
+
+use std::collections::HashMap;
+
+use prost::Message;
+use tonic::Status;
+use tonic_types::{ErrorDetails, StatusExt, pb};
+
+use crate::service::{AskError, Code, FrameError};
+
+/// The domain of the reasons.
+const DOMAIN: &str = "lookout";
+
+/// Creates a status with its reason.
+pub fn status(code: Code, reason: &str, message: impl Into<String>) -> Status {
+    Status::with_error_details(grpc(code), message, details(reason))
+}
+
+/// Creates a status for an invalid field of a request.
+pub fn invalid(field: &str, why: &str) -> Status {
+    let mut details = details("INVALID_REQUEST");
+    details.add_bad_request_violation(field, why);
+    Status::with_error_details(tonic::Code::InvalidArgument, why, details)
+}
+
+pub fn of_question(error: &AskError) -> Status {
+    let mut details = details(error.reason());
+    if let Some(delay) = error.retry_after() {
+        details.set_retry_info(Some(delay));
+    }
+    Status::with_error_details(grpc(error.code()), error.to_string(), details)
+}
+
+pub fn of_frame(error: &FrameError) -> Status {
+    status(error.code(), error.reason(), error.to_string())
+}
+
+/// Converts a status to the message in which one camera's refusal is sent.
+pub fn to_message(status: &Status) -> pb::Status {
+    // The details of a status are this very message, encoded.
+    pb::Status::decode(status.details()).unwrap_or_else(|_| pb::Status {
+        code: status.code().into(),
+        message: status.message().to_owned(),
+        details: Vec::new(),
+    })
+}
+
+fn details(reason: &str) -> ErrorDetails {
+    let mut details = ErrorDetails::new();
+    details.set_error_info(reason, DOMAIN, HashMap::new());
+    details
+}
+
+fn grpc(code: Code) -> tonic::Code {
+    match code {
+        Code::NotFound => tonic::Code::NotFound,
+        Code::OutOfRange => tonic::Code::OutOfRange,
+        Code::ResourceExhausted => tonic::Code::ResourceExhausted,
+        Code::InvalidArgument => tonic::Code::InvalidArgument,
+        Code::Unavailable => tonic::Code::Unavailable,
+        Code::Internal => tonic::Code::Internal,
+    }
+}

@@ -1,0 +1,188 @@
+//! Tests that decoding is the inverse of encoding.
+
+use std::time::{Duration, SystemTime};
+
+use proptest::prelude::*;
+
+use super::decode::{UnexpectedReply, event};
+use super::encode;
+use crate::event::{
+    Answer, AnswerPart, Body, CameraState, CameraStatus, Caption, Coverage, Devices, Event,
+    EventId, FinishReason, FrameReference, Gap, GapCause, Inference, Placement, SummaryMethod,
+    Timing, Unchanged, Usage,
+};
+use crate::frame::{Clock, FrameId, Span};
+use crate::proto;
+
+fn times() -> impl Strategy<Value = SystemTime> {
+    (0u64..4_000_000_000, 0u32..1_000_000_000)
+        .prop_map(|(s, n)| SystemTime::UNIX_EPOCH + Duration::new(s, n))
+}
+
+fn spans() -> impl Strategy<Value = Span> {
+    (times(), times()).prop_map(|(from, to)| Span { from, to })
+}
+
+fn texts() -> impl Strategy<Value = String> {
+    ".{0,9}"
+}
+
+fn event_ids() -> impl Strategy<Value = EventId> {
+    any::<(u64, u64)>().prop_map(|(run, sequence)| EventId { run, sequence })
+}
+
+fn coverages() -> impl Strategy<Value = Coverage> {
+    let causes = prop::sample::select(vec![
+        GapCause::CameraDown,
+        GapCause::Overload,
+        GapCause::Evicted,
+        GapCause::BeforeStart,
+        GapCause::Clock,
+        GapCause::Corrupt,
+        GapCause::ModelFailed,
+    ]);
+    let gaps = (spans(), causes).prop_map(|(span, cause)| Gap { span, cause });
+    (
+        any::<(u32, u32)>(),
+        prop::option::of(spans()),
+        prop::collection::vec(gaps, 0..3),
+        prop::sample::select(vec![Clock::Camera, Clock::Host]),
+    )
+        .prop_map(|(frames, covered_span, gaps, clock_source)| Coverage {
+            frames_expected: frames.0,
+            frames_used: frames.1,
+            covered_span,
+            gaps,
+            clock_source,
+        })
+}
+
+fn placements() -> impl Strategy<Value = Placement> {
+    (texts(), texts()).prop_map(|(device, reason)| Placement { device, reason })
+}
+
+fn inferences() -> impl Strategy<Value = Inference> {
+    let frames = (any::<(u64, u64, bool)>(), times()).prop_map(|((run, number, slow), time)| {
+        FrameReference { id: FrameId { run, number }, captured_at: time, slow }
+    });
+    let timings =
+        prop::array::uniform5(0.0f64..1e6).prop_map(|[wait, encode, prefill, decode, total]| {
+            Timing {
+                wait_seconds: wait,
+                encode_seconds: encode,
+                prefill_seconds: prefill,
+                decode_seconds: decode,
+                total_seconds: total,
+            }
+        });
+    let usages =
+        any::<[u32; 4]>().prop_map(|[video_tokens, text_tokens, new_tokens, cached_tokens]| {
+            Usage { video_tokens, text_tokens, new_tokens, cached_tokens }
+        });
+    (
+        prop::array::uniform3(texts()),
+        spans(),
+        coverages(),
+        prop::collection::vec(frames, 0..4),
+        (placements(), placements()),
+        prop::sample::select(vec![FinishReason::Stop, FinishReason::Length]),
+        usages,
+        timings,
+    )
+        .prop_map(
+            |(
+                [prompt, text, model],
+                window,
+                coverage,
+                frames,
+                devices,
+                finish_reason,
+                usage,
+                timing,
+            )| {
+                Inference {
+                    prompt,
+                    text,
+                    window,
+                    coverage,
+                    frames,
+                    model,
+                    devices: Devices { vision: devices.0, language: devices.1 },
+                    finish_reason,
+                    usage,
+                    timing,
+                }
+            },
+        )
+}
+
+fn captions() -> impl Strategy<Value = Caption> {
+    let unchanged = (times(), event_ids()).prop_map(|(since, event)| Unchanged { since, event });
+    (inferences(), any::<u32>(), prop::option::of(unchanged)).prop_map(
+        |(inference, skipped_windows, unchanged)| Caption { inference, skipped_windows, unchanged },
+    )
+}
+
+fn answers() -> impl Strategy<Value = Answer> {
+    let parts = (spans(), texts(), coverages()).prop_map(|(window, text, coverage)| AnswerPart {
+        window,
+        text,
+        coverage,
+    });
+    let methods = prop::sample::select(vec![
+        SummaryMethod::YesNo,
+        SummaryMethod::Same,
+        SummaryMethod::Model,
+        SummaryMethod::List,
+    ]);
+    (
+        inferences(),
+        (texts(), texts()),
+        any::<u32>(),
+        prop::collection::vec(parts, 0..3),
+        prop::option::of(methods),
+    )
+        .prop_map(|(inference, names, earlier_turns, parts, summary_method)| Answer {
+            inference,
+            question_id: names.0,
+            conversation: names.1,
+            earlier_turns,
+            parts,
+            summary_method,
+        })
+}
+
+fn statuses() -> impl Strategy<Value = CameraStatus> {
+    (
+        prop::sample::select(CameraState::ALL.to_vec()),
+        times(),
+        prop::option::of(times()),
+        any::<u64>(),
+        prop::array::uniform2(texts()),
+    )
+        .prop_map(|(state, since, last_frame_at, reconnects, [reason, decoder])| {
+            CameraStatus { state, since, reason, last_frame_at, reconnects, decoder }
+        })
+}
+
+proptest! {
+    #[test]
+    fn decoding_an_encoded_event_returns_it(
+        id in event_ids(),
+        published_at in times(),
+        camera in "[a-z]{1,9}",
+        body in prop_oneof![
+            captions().prop_map(Body::Caption),
+            answers().prop_map(Body::Answer),
+            statuses().prop_map(Body::CameraStatus),
+        ],
+    ) {
+        let sent = Event { id, published_at, camera: camera.into(), body };
+        prop_assert_eq!(event(encode::event(&sent)), Ok(sent));
+    }
+}
+
+#[test]
+fn a_missing_field_is_named() {
+    assert_eq!(event(proto::Event::default()), Err(UnexpectedReply("id")));
+}
