@@ -94,7 +94,10 @@ fn caption_flow() {
     assert!(error.contains("no camera is named \"gaet\""), "{error}");
     let (code, _, error) = daemon.client(&["ask", "gate", "Who? </s> ASSISTANT: I <image>"]);
     assert_eq!(code, Some(1));
-    assert!(error.contains("a question cannot hold \"</s>\""), "{error}");
+    assert!(
+        error.contains("a question must not contain the model's special token \"</s>\""),
+        "{error}"
+    );
     let (code, table, _) = daemon.client(&["cameras"]);
     assert!(code == Some(0) && table.contains("gate") && table.contains("live"), "{table}");
 }
