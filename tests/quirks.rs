@@ -128,7 +128,7 @@ fn the_cameras_reply_is_reported() {
             Quirks { status: Some(("PLAY", 454)), ..Quirks::default() },
             "live",
             CameraState::Lost,
-            "the camera refuses PLAY (454 No)",
+            "the camera rejected PLAY (454 No)",
         ),
         (
             Quirks { status: Some(("DESCRIBE", 404)), ..Quirks::default() },

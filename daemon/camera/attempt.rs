@@ -155,7 +155,7 @@ impl CameraAttempt {
 
     fn play(&mut self, stop: &Stop, tell: &mut dyn FnMut(News<'_>)) -> Result<End, CameraError> {
         if self.ending.load(Ordering::Relaxed) >= ENDING_MAX {
-            return Err(CameraError::Lost(format!(
+            return Err(CameraError::Failed(format!(
                 "{ENDING_MAX} old connections do not end, because a driver or a decoder hangs; \
                  restart lookout if this persists"
             )));
@@ -244,11 +244,7 @@ impl CameraAttempt {
                     && self.doubts < DOUBTS_MAX =>
             {
                 self.doubts += 1;
-                return CameraError::Lost(
-                    "the camera refuses the password that it took before: are all its \
-                     connections taken?"
-                        .into(),
-                );
+                return CameraError::PasswordDoubted;
             }
             _ => {}
         }
@@ -298,7 +294,7 @@ impl CameraAttempt {
             if !progress.is_connected()
                 && relay.as_ref().is_some_and(|relay| relay.error() == Some(RelayError::Closed))
             {
-                return Err(RelayError::Closed.error());
+                return Err(RelayError::Closed.into());
             }
             self.check_stall(started, progress, tell)?;
         }
@@ -311,10 +307,8 @@ impl CameraAttempt {
         tell: &mut dyn FnMut(News<'_>),
     ) -> Result<(), CameraError> {
         if !progress.is_connected() {
-            return match started.elapsed() > self.answer_timeout * CONNECT_ANSWERS {
-                true => Err(CameraError::NoAnswer),
-                false => Ok(()),
-            };
+            let is_late = started.elapsed() > self.answer_timeout * CONNECT_ANSWERS;
+            return if is_late { Err(CameraError::NoAnswer) } else { Ok(()) };
         }
         match self.patience.judge(&progress.signs()) {
             Verdict::Well => {}
@@ -326,9 +320,9 @@ impl CameraAttempt {
 
     fn ended(&self, playing: &Playing) -> Result<End, CameraError> {
         match self.config.source {
-            Source::Rtsp(_) => Err(CameraError::Lost("the connection was closed".into())),
+            Source::Rtsp(_) => Err(CameraError::ConnectionClosed),
             Source::File(_) if playing.progress.has_shown() => Ok(End::EndOfFile),
-            Source::File(_) => Err(CameraError::Lost("the file holds no picture".into())),
+            Source::File(_) => Err(CameraError::Failed("the file contains no frame".into())),
         }
     }
 
@@ -349,7 +343,7 @@ impl CameraAttempt {
         };
         match playing.relay.as_ref().and_then(|relay| relay.error()) {
             Some(RelayError::Status { code: 461, .. }) => return self.other_transport(),
-            Some(trouble) => return trouble.error(),
+            Some(error) => return error.into(),
             None => {}
         }
         // rtspsrc also reports these errors for streams that were not selected and for a transport
@@ -364,7 +358,7 @@ impl CameraAttempt {
         {
             let usual = if rtsp.url.scheme() == "rtsps" { 322 } else { 554 };
             if let Some(why) = reach::why_not(host, rtsp.url.port().unwrap_or(usual)) {
-                return CameraError::Lost(why);
+                return CameraError::Unreachable(why);
             }
         }
         CameraError::of(message, rtsp.username.is_some())

@@ -135,7 +135,7 @@ impl Codec {
             gst::ElementFactory::find(element).is_some()
         })
         .ok_or_else(|| {
-            CameraError::Lost(format!("there is no decoder of {} on this machine", self.name()))
+            CameraError::Failed(format!("there is no decoder of {} on this machine", self.name()))
         })
     }
 }

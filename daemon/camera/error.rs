@@ -1,5 +1,4 @@
-//! Describes why a camera delivers no frames, in the words shown to users, and translates
-//! GStreamer's errors.
+//! Describes why a camera delivers no frames, as users read it, and translates GStreamer's errors.
 //!
 //! Guarantees: no text made here contains a user name or a password. GStreamer receives locations
 //! without them, and its output is masked anyway.
@@ -33,9 +32,24 @@ pub enum CameraError {
     Transport { asked: &'static str, other: &'static str },
     #[error("no frame for {} s", _0.as_secs_f64())]
     Stalled(Duration),
-    /// The connection broke or cannot be made.
+    #[error("the connection was closed")]
+    ConnectionClosed,
+    /// No connection can be made, with the address and the reason.
     #[error("{0}")]
-    Lost(String),
+    Unreachable(String),
+    #[error("the camera serves no further viewer ({status}): close one, or wait")]
+    TooManyViewers { status: String },
+    /// The camera answered a request with an error status.
+    #[error("the camera rejected {method} ({status})")]
+    Rejected { method: String, status: String },
+    /// A password that worked before is rejected.
+    #[error(
+        "the camera rejects the password that it accepted before: are all its connections taken?"
+    )]
+    PasswordDoubted,
+    /// GStreamer failed, or something on this machine is missing.
+    #[error("{0}")]
+    Failed(String),
     /// The decoder failed before its first frame.
     #[error("decoder {name} failed: {why}")]
     Decoder { name: String, why: String },
@@ -51,9 +65,14 @@ impl CameraError {
             | CameraError::NoVideo
             | CameraError::Transport { .. } => CameraState::Refused,
             CameraError::Stalled(_) => CameraState::Stalled,
-            CameraError::Lost(_) | CameraError::NoAnswer | CameraError::Decoder { .. } => {
-                CameraState::Lost
-            }
+            CameraError::ConnectionClosed
+            | CameraError::Unreachable(_)
+            | CameraError::TooManyViewers { .. }
+            | CameraError::Rejected { .. }
+            | CameraError::PasswordDoubted
+            | CameraError::Failed(_)
+            | CameraError::NoAnswer
+            | CameraError::Decoder { .. } => CameraState::Lost,
         }
     }
 
@@ -70,20 +89,18 @@ impl CameraError {
     /// Returns the error for a camera's response to a request.
     pub(super) fn of_status(method: &str, code: u16, reason: &str) -> CameraError {
         let shown: String = reason.chars().filter(|c| !c.is_control()).take(60).collect();
-        let status = masked(format!("{code} {shown}").trim_end());
+        let status = masked(format!("{code} {shown}").trim_end()).to_string();
         match code {
             404 => CameraError::NoSuchStream,
-            453 | 503 => CameraError::Lost(format!(
-                "the camera serves no further viewer ({status}): close one, or wait"
-            )),
+            453 | 503 => CameraError::TooManyViewers { status },
             403 => CameraError::Refused(format!("the camera forbids {method} ({status})")),
-            _ => CameraError::Lost(format!("the camera refuses {method} ({status})")),
+            _ => CameraError::Rejected { method: method.to_string(), status },
         }
     }
 
     /// Returns the error for a fault of this machine, such as a missing element or property.
     pub(super) fn internal(error: impl std::fmt::Display) -> CameraError {
-        CameraError::Lost(error.to_string())
+        CameraError::Failed(error.to_string())
     }
 
     pub(super) fn of(message: &gst::message::Error, with_user: bool) -> CameraError {
@@ -104,7 +121,10 @@ impl CameraError {
             Some(gst::ResourceError::Read) if is_rtsp(message) => CameraError::NoAnswer,
             _ => {
                 let debug = message.debug();
-                CameraError::Lost(words(error.message(), debug.as_deref().unwrap_or_default()))
+                CameraError::Failed(with_cause(
+                    error.message(),
+                    debug.as_deref().unwrap_or_default(),
+                ))
             }
         }
     }
@@ -120,7 +140,7 @@ pub(super) fn is_rtsp(message: &gst::message::Error) -> bool {
 
 /// Returns GStreamer's message and, if there is one, the cause that the debug text ends with, in
 /// brackets.
-fn words(message: &str, debug: &str) -> String {
+fn with_cause(message: &str, debug: &str) -> String {
     let cause = debug
         .trim_end()
         .strip_suffix(')')
@@ -148,7 +168,7 @@ mod tests {
         }
         assert_eq!(
             CameraError::of_status("PLAY", 454, "").to_string(),
-            "the camera refuses PLAY (454)"
+            "the camera rejected PLAY (454)"
         );
     }
 
@@ -156,8 +176,11 @@ mod tests {
     fn the_cause_in_brackets_is_reported() {
         let debug =
             "gstrtspsrc.c(5428): gst_rtsp_conninfo_connect ():\nFailed to connect. (Timeout)";
-        assert_eq!(words("Could not open resource.", debug), "Could not open resource: Timeout");
-        assert_eq!(words("Broken.", "x (Generic error)"), "Broken");
-        assert_eq!(words("Broken.", ""), "Broken");
+        assert_eq!(
+            with_cause("Could not open resource.", debug),
+            "Could not open resource: Timeout"
+        );
+        assert_eq!(with_cause("Broken.", "x (Generic error)"), "Broken");
+        assert_eq!(with_cause("Broken.", ""), "Broken");
     }
 }

@@ -172,7 +172,7 @@ pub fn probe(config: &config::Camera, timeout: Duration) -> Result<Probed, Camer
     let mut waits = None;
     let outcome = attempt.run_once(&stop, &mut |news| {
         if let News::Waiting(reason) = news {
-            waits = Some(CameraError::Lost(reason.into()));
+            waits = Some(CameraError::Failed(reason.into()));
         }
     });
     match seen.try_recv() {

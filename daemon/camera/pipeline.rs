@@ -72,7 +72,7 @@ impl Head {
                 let complete = match head.progress.opened().codec.as_str() {
                     "" => head.complete_rtsp(&pipeline, &funnel, codec),
                     known if known == codec.name() => Ok(()),
-                    known => Err(CameraError::Lost(format!(
+                    known => Err(CameraError::Failed(format!(
                         "the camera has changed from {known} to {}",
                         codec.name()
                     ))),
@@ -216,7 +216,7 @@ pub(super) fn make(element: &'static str, name: &str) -> Result<gst::Element, Ca
     gst::ElementFactory::make(element)
         .name(name)
         .build()
-        .map_err(|_| CameraError::Lost(format!("GStreamer lacks the element {element}")))
+        .map_err(|_| CameraError::Failed(format!("GStreamer lacks the element {element}")))
 }
 
 fn source_pad(element: &gst::Element) -> Result<gst::Pad, CameraError> {

@@ -230,7 +230,7 @@ mod tests {
 
     #[test]
     fn each_state_change_is_reported_once() {
-        let lost = || Some(CameraError::Lost("connection refused".into()));
+        let lost = || Some(CameraError::Failed("connection refused".into()));
         let mut script = Script(vec![
             (true, Some(CameraError::Stalled(Duration::from_secs(5)))),
             (false, lost()),
@@ -266,7 +266,7 @@ mod tests {
         let told = Arc::new(Told::default());
         let mut reporter = Reporter::new(Arc::new(delivery(told)));
         let stop = Stop::after(Duration::from_millis(50));
-        let mut script = Script(vec![(false, Some(CameraError::Lost("off".into())))]);
+        let mut script = Script(vec![(false, Some(CameraError::Failed("off".into())))]);
         let began = Instant::now();
         // The pause of 0.25 s or more is one wait, and the deadline is checked at its end.
         run(&mut script, Duration::from_secs(60), &stop, &mut reporter);

@@ -85,7 +85,7 @@ pub fn source(
         source.connect("accept-certificate", false, move |values| {
             let flaws = values.get(3)?.get::<gio::TlsCertificateFlags>().ok()?;
             let why = format!("the camera's certificate {}", untrusted(flaws));
-            progress.note(CameraError::Lost(why));
+            progress.note(CameraError::Failed(why));
             Some(false.to_value())
         });
     }
@@ -109,13 +109,13 @@ pub fn source(
 
 fn set_tls(source: &gst::Element, tls: &RtspTls) -> Result<(), CameraError> {
     if !gio::TlsBackend::default().supports_tls() {
-        return Err(CameraError::Lost("rtsps needs glib-networking, which is missing".into()));
+        return Err(CameraError::Failed("rtsps needs glib-networking, which is missing".into()));
     }
     match tls {
         RtspTls::System => {}
         RtspTls::Authority(path) => {
             let authority = gio::TlsFileDatabase::new(path).map_err(|error| {
-                CameraError::Lost(format!("authority {}: {error}", path.display()))
+                CameraError::Failed(format!("authority {}: {error}", path.display()))
             })?;
             source.set_property("tls-database", &authority);
         }

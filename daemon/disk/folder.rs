@@ -185,7 +185,7 @@ impl Folder {
                 return Some(Vec::new());
             }
             End::Damaged(bytes, why) => {
-                tracing::warn!("{name}: {bytes} bytes are an incomplete frame: {why}");
+                tracing::warn!("{name}: {bytes} bytes are skipped: {why}");
             }
             End::Failed(error) => {
                 tracing::warn!("{name} is set aside, since it cannot be read: {error}");
@@ -308,7 +308,7 @@ impl Folder {
         };
         let (record, jpeg) = record::decode(&bytes).map_err(|e| bad(&e))?;
         if *record.camera != *camera || record.id != id {
-            return Err(bad(&"another frame stands there"));
+            return Err(bad(&"the record is of another frame"));
         }
         Ok(jpeg.to_vec())
     }

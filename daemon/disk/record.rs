@@ -65,13 +65,13 @@ impl Names {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Damaged {
-    #[error("no record begins there")]
+    #[error("no record at this offset")]
     NoHeader,
-    #[error("the header's checksum is another")]
+    #[error("header checksum mismatch")]
     Header,
-    #[error("the picture's checksum is another")]
-    Picture,
-    #[error("the record is cut off")]
+    #[error("JPEG checksum mismatch")]
+    Jpeg,
+    #[error("incomplete record")]
     CutOff,
 }
 
@@ -139,13 +139,13 @@ pub fn decode(bytes: &[u8]) -> Result<(Record, &[u8]), Damaged> {
     let (name, rest) = rest.split_at_checked(lengths.name).ok_or(Damaged::CutOff)?;
     let jpeg = rest.get(..lengths.jpeg).ok_or(Damaged::CutOff)?;
     let record = read_header(header, name, &mut Names::default())?;
-    picture_is_whole(header, jpeg)?;
+    check_jpeg(header, jpeg)?;
     Ok((record, jpeg))
 }
 
-pub fn picture_is_whole(header: &[u8; HEADER], jpeg: &[u8]) -> Result<(), Damaged> {
+pub fn check_jpeg(header: &[u8; HEADER], jpeg: &[u8]) -> Result<(), Damaged> {
     let whole = crc32fast::hash(jpeg) == u32_at(header, 44);
-    if whole { Ok(()) } else { Err(Damaged::Picture) }
+    if whole { Ok(()) } else { Err(Damaged::Jpeg) }
 }
 
 pub fn checksum(bytes: &[u8]) -> u32 {

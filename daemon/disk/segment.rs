@@ -151,7 +151,7 @@ fn next_record(
     };
     let mut jpeg = vec![0; lengths.jpeg];
     reader.read_exact(&mut jpeg).map_err(io)?;
-    Ok((record, length, record::picture_is_whole(&header, &jpeg)))
+    Ok((record, length, record::check_jpeg(&header, &jpeg)))
 }
 
 /// Writes the index of a segment of `size` bytes and returns the index's length in bytes. The write

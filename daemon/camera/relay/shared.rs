@@ -34,10 +34,10 @@ pub enum RelayError {
     Closed,
 }
 
-impl RelayError {
-    pub fn error(self) -> CameraError {
-        match self {
-            RelayError::Unreachable(why) => CameraError::Lost(why),
+impl From<RelayError> for CameraError {
+    fn from(error: RelayError) -> CameraError {
+        match error {
+            RelayError::Unreachable(why) => CameraError::Unreachable(why),
             RelayError::WrongPassword => CameraError::WrongPassword,
             RelayError::PasswordWanted => CameraError::PasswordWanted,
             RelayError::UnknownScheme => CameraError::Refused(
@@ -51,7 +51,7 @@ impl RelayError {
             RelayError::Status { method, code, reason } => {
                 CameraError::of_status(&method, code, &reason)
             }
-            RelayError::Closed => CameraError::Lost("the connection was closed".into()),
+            RelayError::Closed => CameraError::ConnectionClosed,
         }
     }
 }

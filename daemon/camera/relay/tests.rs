@@ -60,6 +60,6 @@ fn an_unknown_authentication_scheme_is_reported() {
     let answer = "RTSP/1.0 401 No\r\nCSeq: 1\r\nWWW-Authenticate: Negotiate\r\n\r\n";
     (&served).write_all(answer.as_bytes()).unwrap();
     Reader::new(client).message().unwrap();
-    let error = relay.error().unwrap().error().to_string();
+    let error = crate::camera::CameraError::from(relay.error().unwrap()).to_string();
     assert!(error.contains("digest (MD5 or SHA-256) or basic"), "{error}");
 }
