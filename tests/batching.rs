@@ -168,25 +168,25 @@ fn a_restored_prefix_gives_the_same_bits() {
         decoder.read(&mut cache, 0, &window.video.rows).expect("logits");
         let mut prefix = decoder.keep(&mut cache, 0).expect("a prefix");
         let wanted = decoder.read(&mut cache, 0, &words).expect("logits");
-        for row in [0, 2, 1] {
+        for slot in [0, 2, 1] {
             // The old contents of the slot must not affect the prefix.
-            decoder.read(&mut cache, row, &words).expect("logits");
-            decoder.restore(&mut cache, row, &mut prefix).expect("room");
-            assert_eq!(decoder.read(&mut cache, row, &words).expect("logits"), wanted);
+            decoder.read(&mut cache, slot, &words).expect("logits");
+            decoder.restore(&mut cache, slot, &mut prefix).expect("room");
+            assert_eq!(decoder.read(&mut cache, slot, &words).expect("logits"), wanted);
         }
         // Slots with sequences of different lengths are swapped.
-        decoder.clear(&mut cache, 1).expect("a row");
+        decoder.clear(&mut cache, 1).expect("a free slot");
         decoder.read(&mut cache, 1, &words).expect("logits");
         for (a, b) in [(0, 1), (2, 1)] {
-            decoder.swap(&mut cache, a, b).expect("two rows");
+            decoder.swap(&mut cache, a, b).expect("two slots");
         }
-        assert_eq!([0, 1, 2].map(|row| cache.len(row)), [5, VIDEO + 5, VIDEO + 5]);
+        assert_eq!([0, 1, 2].map(|slot| cache.len(slot)), [5, VIDEO + 5, VIDEO + 5]);
         let [short, mut long] =
-            [0, 1].map(|row| decoder.read(&mut cache, row, &words).expect("logits"));
+            [0, 1].map(|slot| decoder.read(&mut cache, slot, &words).expect("logits"));
         decoder.restore(&mut cache, 0, &mut prefix).expect("room");
         decoder.read(&mut cache, 0, &words).expect("logits");
         assert_eq!(decoder.read(&mut cache, 0, &words).expect("logits"), long);
-        decoder.clear(&mut cache, 0).expect("a row");
+        decoder.clear(&mut cache, 0).expect("a free slot");
         decoder.read(&mut cache, 0, &words).expect("logits");
         long = decoder.read(&mut cache, 0, &words).expect("logits");
         assert_eq!(long, short);
@@ -198,8 +198,8 @@ fn together_and_alone_answers_are_the_same() {
     for package in packages() {
         let windows = [window(&package, 1), window(&package, 2)];
         let wanted = alone(&package, &windows);
-        for (rows, bytes) in [(1, 0), (2, 1 << 30), (8, 0), (8, 1 << 30)] {
-            let mut language = load(&package, rows, bytes);
+        for (slots, bytes) in [(1, 0), (2, 1 << 30), (8, 0), (8, 1 << 30)] {
+            let mut language = load(&package, slots, bytes);
             let (mut texts, mut ids) = (BTreeMap::new(), BTreeMap::new());
             let mut replies = BTreeMap::new();
             // The next question starts as soon as there is room, while the others are at any step.
@@ -216,7 +216,7 @@ fn together_and_alone_answers_are_the_same() {
             assert_eq!(replies.len(), 8);
             for (id, reply) in replies {
                 let at = ids[&id];
-                assert_eq!(reply.ids, wanted[at], "{} {rows} rows, {at}", package.display());
+                assert_eq!(reply.ids, wanted[at], "{} {slots} slots, {at}", package.display());
             }
         }
     }
@@ -303,7 +303,7 @@ fn a_long_prompt_delays_answers_by_at_most_a_chunk() {
         let long = Request { limits, ..request(&window, 0) };
         let answer = language.submit(long).expect("a free slot").id;
         while language.unread() > 0 {
-            language.poll(&mut |_, _| {}).expect("a turn");
+            language.poll(&mut |_, _| {}).expect("a step");
         }
         language.submit(request(&window, 1)).expect("a free slot");
         let mut chunks = 0;

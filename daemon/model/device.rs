@@ -107,9 +107,9 @@ pub fn place(
         (Device::Auto, Err(why)) => (Processor::Cpu, format!("auto: {why}")),
         (Device::Cuda, Err(why)) => {
             let component = component.name();
-            let fix = why.fix().map_or_else(String::new, |fix| format!("{fix}, or "));
+            let fix = why.fix().map_or_else(String::new, |fix| format!(" ({fix})"));
             return Err(format!(
-                "device \"cuda\" is not available for {component}: {why}; {fix}take the CPU by \
+                "CUDA is not available for {component}: {why}{fix}. To use the CPU, set \
                  model.{component}_device = \"cpu\" or \"auto\""
             ));
         }
@@ -146,8 +146,8 @@ mod tests {
         assert_eq!(of(Device::Auto, &driver), cpu("auto: libcuda.so.1 is missing"));
         assert_eq!(
             of(Device::Cuda, &driver),
-            Err("device \"cuda\" is not available for vision: libcuda.so.1 is missing; NVIDIA's \
-                 driver brings it, or take the CPU by model.vision_device = \"cpu\" or \"auto\""
+            Err("CUDA is not available for vision: libcuda.so.1 is missing (NVIDIA's driver brings it). \
+                 To use the CPU, set model.vision_device = \"cpu\" or \"auto\""
                 .into())
         );
     }

@@ -30,14 +30,14 @@ const TOO_LONG: &str = "too long";
 /// The fate of a prompt in the stand-in.
 #[derive(Clone)]
 enum Fate {
-    /// The prompt is answered after this many turns.
-    Turns(usize),
+    /// The prompt is answered after this many steps.
+    Steps(usize),
     FailsAtOnce,
     Fails(Failure),
     Breaks,
 }
 
-/// A callback before each turn of the stand-in.
+/// A callback before each step of the stand-in.
 type Happening = Box<dyn FnMut(&Arc<Engine>) + Send>;
 
 struct StandIn {
@@ -66,7 +66,7 @@ impl LanguageBackend for StandIn {
             assert!(self.refused.len() < 100, "nobody else has a turn");
             return Err(LanguageError::BadPrompt("too long".into()));
         }
-        let fate = self.fates.pop_front().unwrap_or(Fate::Turns(1));
+        let fate = self.fates.pop_front().unwrap_or(Fate::Steps(1));
         if matches!(fate, Fate::FailsAtOnce) {
             return Err(Failure::Run("out of memory".into()).into());
         }
@@ -80,17 +80,17 @@ impl LanguageBackend for StandIn {
         (self.between)(&self.engine);
         for (id, fate) in &mut self.work {
             match fate {
-                Fate::Turns(left) => *left = left.saturating_sub(1),
-                Fate::Breaks => return Err(LanguageError::Broken("rows are lost".into())),
+                Fate::Steps(left) => *left = left.saturating_sub(1),
+                Fate::Breaks => return Err(LanguageError::Broken("slots are lost".into())),
                 _ => {}
             }
             match fate {
-                Fate::Turns(0) => on_output(*id, Output::Finished(reply())),
+                Fate::Steps(0) => on_output(*id, Output::Finished(reply())),
                 Fate::Fails(failure) => on_output(*id, Output::Failed(failure.clone())),
                 _ => on_output(*id, Output::Text("")),
             }
         }
-        self.work.retain(|(_, fate)| matches!(fate, Fate::Turns(1..) | Fate::Breaks));
+        self.work.retain(|(_, fate)| matches!(fate, Fate::Steps(1..) | Fate::Breaks));
         Ok(())
     }
 
@@ -198,7 +198,7 @@ fn asks(engine: &Engine, text: &str) -> mpsc::Receiver<AnswerItem> {
     answer
 }
 
-/// Runs the worker. `between` is called before each turn, until it stops the engine.
+/// Runs the worker. `between` is called before each step, until it stops the engine.
 fn work(
     engine: &Arc<Engine>,
     fates: Vec<Fate>,
@@ -253,12 +253,12 @@ fn captions(engine: &Engine, camera: &str) -> Vec<(u64, String, u32)> {
     captions
 }
 
-/// Stops the engine before this many turns have passed.
-fn for_turns(turns: usize) -> impl FnMut(&Arc<Engine>) + Send + 'static {
+/// Stops the engine before this many steps have passed.
+fn for_steps(steps: usize) -> impl FnMut(&Arc<Engine>) + Send + 'static {
     let mut passed = 0;
     move |engine| {
         passed += 1;
-        if passed == turns {
+        if passed == steps {
             engine.jobs().stopping = true;
         }
     }
@@ -277,13 +277,13 @@ fn a_failed_run_is_reported_and_counted_and_the_next_job_runs() {
         not_finite,
         Fate::FailsAtOnce,
         failed,
-        Fate::Turns(2),
-        Fate::Turns(20),
+        Fate::Steps(2),
+        Fate::Steps(20),
     ];
-    let mut turn = 0;
+    let mut step = 0;
     let between = move |engine: &Arc<Engine>| {
-        turn += 1;
-        match turn {
+        step += 1;
+        match step {
             4 => closes(engine, "yard", 20),
             8 => engine.jobs().stopping = true,
             _ => {}
@@ -310,8 +310,8 @@ fn after_a_failed_caption_a_question_goes_before_the_next_caption() {
     let question = asks(&engine, "a");
     closes(&engine, "gate", 10);
     closes(&engine, "yard", 10);
-    let fates = vec![Fate::Turns(20), Fate::FailsAtOnce, Fate::Fails(Failure::NotFinite)];
-    assert!(work(&engine, fates, for_turns(6)).is_ok());
+    let fates = vec![Fate::Steps(20), Fate::FailsAtOnce, Fate::Fails(Failure::NotFinite)];
+    assert!(work(&engine, fates, for_steps(6)).is_ok());
     let not_finite = AskError::ModelFailed("the model's logits are not finite".into());
     assert_eq!(last(question), Some(Err(not_finite)));
 }
@@ -320,10 +320,10 @@ fn after_a_failed_caption_a_question_goes_before_the_next_caption() {
 fn a_broken_model_fails_all_waiting_questions_at_once() {
     let engine = with_footage();
     let answers: Vec<_> = (0..7).map(|n| asks(&engine, &n.to_string())).collect();
-    let error = work(&engine, vec![Fate::Turns(9), Fate::Breaks], |_| {}).expect_err("broken");
-    assert_eq!(error.to_string(), "rows are lost");
+    let error = work(&engine, vec![Fate::Steps(9), Fate::Breaks], |_| {}).expect_err("broken");
+    assert_eq!(error.to_string(), "slots are lost");
     for answer in answers {
-        assert_eq!(last(answer), Some(Err(AskError::ModelFailed("rows are lost".into()))));
+        assert_eq!(last(answer), Some(Err(AskError::ModelFailed("slots are lost".into()))));
     }
     assert!(engine.jobs().stopping, "nothing more is taken");
 }
@@ -334,7 +334,7 @@ fn refused_questions_do_not_delay_running_answers_and_captions() {
     let running = asks(&engine, "Who is there?");
     closes(&engine, "yard", 10);
     let _asking = [TOO_LONG; 3].map(|text| asks(&engine, text));
-    assert!(work(&engine, vec![Fate::Turns(6)], for_turns(5)).is_ok());
+    assert!(work(&engine, vec![Fate::Steps(6)], for_steps(5)).is_ok());
     assert_eq!(last(running), Some(Ok(())));
     assert_eq!(captions(&engine, "yard").len(), 1);
 }
@@ -343,17 +343,17 @@ fn refused_questions_do_not_delay_running_answers_and_captions() {
 fn a_window_whose_frames_were_evicted_is_skipped_and_counted_in_the_next_caption() {
     let engine = with_footage();
     closes(&engine, "yard", FRAMES + 1000);
-    let mut turn = 0;
+    let mut step = 0;
     let _listening = asks(&engine, "Who?");
     let between = move |engine: &Arc<Engine>| {
-        turn += 1;
-        match turn {
+        step += 1;
+        match step {
             2 => closes(engine, "yard", 10),
             6 => engine.jobs().stopping = true,
             _ => {}
         }
     };
-    assert!(work(&engine, vec![Fate::Turns(20)], between).is_ok());
+    assert!(work(&engine, vec![Fate::Steps(20)], between).is_ok());
     assert_eq!(captions(&engine, "yard"), [(10, "A dog runs.".into(), 1)]);
 }
 
@@ -387,13 +387,13 @@ proptest! {
         }
         // The question keeps the worker from waiting for this thread's actions.
         let _listening = asks(&engine, "Who?");
-        let fate = |turns: usize| match turns {
+        let fate = |steps: usize| match steps {
             0 => Fate::Fails(Failure::Run("out of memory".into())),
-            turns => Fate::Turns(turns),
+            steps => Fate::Steps(steps),
         };
-        let fates = [Fate::Turns(1000)].into_iter().chain(fates.into_iter().map(fate)).collect();
+        let fates = [Fate::Steps(1000)].into_iter().chain(fates.into_iter().map(fate)).collect();
         let mut seconds = (2..).zip(closing.clone());
-        let mut rest = for_turns(60);
+        let mut rest = for_steps(60);
         let between = move |engine: &Arc<Engine>| match seconds.next() {
             Some((second, (gate, yard))) => {
                 for camera in [gate.then_some("gate"), yard.then_some("yard")].into_iter().flatten() {

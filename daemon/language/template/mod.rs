@@ -104,7 +104,9 @@ impl ChatTemplate {
             ("generate.answer_prefix", &wording.answer_prefix),
         ] {
             if let Some(token) = tokenizer.special_token_in(words) {
-                return Err(ModelError(format!("{key} cannot hold {token:?}")));
+                return Err(ModelError(format!(
+                    "{key} must not contain the model's special token {token:?}"
+                )));
             }
         }
         let image = tokenizer.image_token();

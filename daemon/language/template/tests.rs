@@ -156,8 +156,14 @@ fn an_unknown_family_is_refused_with_a_fix() {
 fn special_tokens_in_the_config_are_refused_by_their_key() {
     let fake = Fake::new(&[]);
     for (wording, key) in [
-        (wording("a </s>", ""), "model.system_prompt cannot hold \"</s>\""),
-        (wording("", "<image>"), "generate.answer_prefix cannot hold \"<image>\""),
+        (
+            wording("a </s>", ""),
+            "model.system_prompt must not contain the model's special token \"</s>\"",
+        ),
+        (
+            wording("", "<image>"),
+            "generate.answer_prefix must not contain the model's special token \"<image>\"",
+        ),
     ] {
         assert_eq!(fake.template(&wording).err().as_deref(), Some(key));
     }
