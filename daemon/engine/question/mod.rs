@@ -2,6 +2,7 @@
 //! the queue.
 
 pub mod conversations;
+mod event_range;
 pub mod frames;
 mod in_parts;
 mod parts;
@@ -29,6 +30,7 @@ use conversations::{Conversation, Conversations};
 use frames::QueueSlot;
 use in_parts::InParts;
 use pass::{Accepted, Pass};
+use range::ClockRange;
 
 impl Engine {
     /// Accepts a question, or returns the reason for a refusal.
@@ -43,7 +45,7 @@ impl Engine {
         let known = self.known(&camera.name, &question)?;
         let extent = match &known {
             Some(known) => known.window.into(),
-            None => self.extent_of(&camera, question.range())?,
+            None => self.time_range(&camera, question.range())?,
         };
         let window = extent.span;
         self.is_restored(&camera, window)?;
@@ -173,45 +175,61 @@ impl Engine {
         Ok(QueueSlot::take(&self.queue_slots))
     }
 
-    /// Returns the extent of a range. Recent footage is selected by the run's clock, other footage
-    /// by UTC. If frames have times that are in the future by the clock, the range can include
-    /// them.
-    fn extent_of(&self, camera: &Camera, asked: Range) -> Result<TimeRange, AskError> {
-        let asked = match asked {
-            Range::Event { run, sequence } => self.window_of(&camera.name, run, sequence)?,
-            asked => asked,
+    /// Returns the footage that a range means. Recent footage is selected by the run's clock, other
+    /// footage by UTC. If frames have times that are in the future by the clock, the range can
+    /// include them.
+    fn time_range(&self, camera: &Camera, range: Range) -> Result<TimeRange, AskError> {
+        let range = match range {
+            Range::Recent => ClockRange::Last(camera.settings.window),
+            Range::Last(length) => ClockRange::Last(length),
+            Range::Between { from, to } => ClockRange::Between { from, to },
+            Range::Event { run, sequence } => {
+                let (window, in_run) = self.window_of(camera, run, sequence)?;
+                if let Some(in_run) = in_run {
+                    return Ok(in_run);
+                }
+                ClockRange::Between { from: window.from, to: Some(window.to) }
+            }
         };
         let now = camera.now(&self.clock);
-        let recent = matches!(asked, Range::Recent | Range::Last(_));
         let mut end = now.utc;
-        if let Range::Between { from, to } = asked
+        if let ClockRange::Between { from, to } = range
             && from.max(to.unwrap_or(from)) >= end
             && let Some(held) = camera.ring().span()
         {
             end = end.max(shift(held.to, (camera.settings.period.0 / 2).as_nanos() as i128));
         }
-        let span =
-            range::span(asked, end, camera.settings.window).map_err(AskError::InvalidQuestion)?;
-        Ok(if recent { TimeRange::ending(now, span) } else { span.into() })
+        let span = range::span(range, end).map_err(AskError::InvalidQuestion)?;
+        Ok(match range {
+            ClockRange::Last(_) => TimeRange::ending(now, span),
+            ClockRange::Between { .. } => span.into(),
+        })
     }
 
-    fn window_of(&self, camera: &str, run: Option<u64>, sequence: u64) -> Result<Range, AskError> {
+    /// Returns the window of an event, in UTC and, if possible, as a range of the run's clock.
+    fn window_of(
+        &self,
+        camera: &Camera,
+        run: Option<u64>,
+        sequence: u64,
+    ) -> Result<(Span, Option<TimeRange>), AskError> {
         let Some(event) = self.journal.get(run, sequence) else {
             let this = self.journal.run();
             let why = match run.filter(|run| *run != this) {
                 Some(run) => format!("event {sequence} of run {run} is gone: this is run {this}"),
                 None => format!("event {sequence} is not in the journal"),
             };
-            return Err(AskError::NoFrames { camera: camera.into(), why });
+            return Err(AskError::NoFrames { camera: camera.name.to_string(), why });
         };
-        match event.body.inference() {
-            Some(Inference { window, .. }) => {
-                Ok(Range::Between { from: window.from, to: Some(window.to) })
-            }
-            None => Err(AskError::InvalidQuestion(format!(
+        let Some(inference) = event.body.inference() else {
+            return Err(AskError::InvalidQuestion(format!(
                 "event {sequence} is a change of a camera's state and has no window"
-            ))),
-        }
+            )));
+        };
+        let is_caption = matches!(event.body, Body::Caption(_));
+        let in_run = (event.camera == camera.name)
+            .then(|| event_range::in_run(inference, is_caption, &camera.ring(), self.run));
+        Ok((inference.window, in_run.flatten()))
     }
 
     /// Checks that the frames of the span have been read from the disk after a start. Frames that

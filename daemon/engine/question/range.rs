@@ -3,16 +3,22 @@
 use std::time::{Duration, SystemTime};
 
 use crate::frame::{Span, rfc3339};
-use crate::question::{Range, earlier};
+use crate::question::earlier;
 
-/// Returns the span of a range, or an error message for the asker. `now` is the camera's time, and
-/// `window` is the length of recent footage. An end in the future becomes `now`. An event must have
-/// been replaced by its window before.
-pub fn span(range: Range, now: SystemTime, window: Duration) -> Result<Span, String> {
+/// A range of time, relative to now or in UTC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClockRange {
+    /// This length of time, up to now.
+    Last(Duration),
+    /// An explicit range. If `to` is `None` or in the future, it ends now.
+    Between { from: SystemTime, to: Option<SystemTime> },
+}
+
+/// Returns the span of a range, or an error message for the asker. `now` is the camera's time.
+pub fn span(range: ClockRange, now: SystemTime) -> Result<Span, String> {
     let (from, to) = match range {
-        Range::Recent | Range::Event { .. } => (earlier(now, window), now),
-        Range::Last(length) => (earlier(now, length), now),
-        Range::Between { from, to } => (from, to.map_or(now, |to| to.min(now))),
+        ClockRange::Last(length) => (earlier(now, length), now),
+        ClockRange::Between { from, to } => (from, to.map_or(now, |to| to.min(now))),
     };
     let show = rfc3339::format;
     if from >= now {
@@ -34,12 +40,12 @@ mod tests {
         SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
     }
 
-    fn between(from: u64, to: u64) -> Range {
-        Range::Between { from: at(from), to: Some(at(to)) }
+    fn between(from: u64, to: u64) -> ClockRange {
+        ClockRange::Between { from: at(from), to: Some(at(to)) }
     }
 
-    fn spanned(range: Range) -> Result<(u64, u64), String> {
-        let span = span(range, at(1000), Duration::from_secs(50))?;
+    fn spanned(range: ClockRange) -> Result<(u64, u64), String> {
+        let span = span(range, at(1000))?;
         let seconds = |time: SystemTime| {
             time.duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs()
         };
@@ -48,17 +54,16 @@ mod tests {
 
     #[test]
     fn ranges_become_spans() {
-        assert_eq!(spanned(Range::Recent), Ok((950, 1000)));
-        assert_eq!(spanned(Range::Last(Duration::from_secs(600))), Ok((400, 1000)));
-        assert_eq!(spanned(Range::Last(Duration::MAX)), Ok((0, 1000)));
+        assert_eq!(spanned(ClockRange::Last(Duration::from_secs(600))), Ok((400, 1000)));
+        assert_eq!(spanned(ClockRange::Last(Duration::MAX)), Ok((0, 1000)));
         assert_eq!(spanned(between(100, 200)), Ok((100, 200)));
         assert_eq!(spanned(between(900, 2000)), Ok((900, 1000)));
-        assert_eq!(spanned(Range::Between { from: at(900), to: None }), Ok((900, 1000)));
+        assert_eq!(spanned(ClockRange::Between { from: at(900), to: None }), Ok((900, 1000)));
     }
 
     #[test]
     fn future_ranges_are_rejected() {
-        for range in [between(1000, 2000), Range::Between { from: at(2000), to: None }] {
+        for range in [between(1000, 2000), ClockRange::Between { from: at(2000), to: None }] {
             let refused = spanned(range).expect_err("still to come");
             assert!(refused.contains("still to come"), "{range:?}: {refused}");
         }
@@ -70,8 +75,8 @@ mod tests {
     fn a_span_never_begins_before_1970() {
         let week = Duration::from_secs(7 * 86_400);
         for now in [at(5), at(1), SystemTime::UNIX_EPOCH - week] {
-            for range in [Range::Recent, Range::Last(week), Range::Last(Duration::MAX)] {
-                let span = span(range, now, week);
+            for range in [ClockRange::Last(week), ClockRange::Last(Duration::MAX)] {
+                let span = span(range, now);
                 assert!(span.is_err() || span.is_ok_and(|span| span.from == at(0)), "{range:?}");
             }
         }

@@ -310,3 +310,41 @@ async fn a_question_in_parts_counts_once_and_frees_its_place_when_cancelled() {
     assert!(try_ask(&engine, whole()).is_ok());
     engine.finish_in_parts().await;
 }
+
+/// Sets the clock back by 20 s after the event, so that the times of its frames occur twice.
+#[tokio::test]
+async fn a_question_about_an_event_finds_its_frames_after_the_clock_was_set_back() {
+    let engine = engine(0);
+    let first = ask(&engine, Draft { detail: Some("overview".into()), ..Draft::default() });
+    let asked = next(&engine).await.expect("the question");
+    let seen = asked.clip.references.clone();
+    say(&engine, asked, "A dog.");
+    let event = said(first).await.expect("an answer");
+    for number in FRAMES..FRAMES + 40 {
+        let [slow, fast] = [8, 2].map(|count| vec![f16::ZERO; count].into());
+        let residency =
+            Residency::Hot { tokens: Arc::new(FrameTokens { slow, fast }), jpeg: Arc::new([0]) };
+        let entry = Entry {
+            id: FrameId { run: RUN, number },
+            monotonic: Duration::from_millis(number * 500),
+            captured_at: at(number * 500 - 20_000),
+            clock: Clock::Camera,
+            residency,
+            disk_state: DiskState::Absent,
+            evicted_before: false,
+        };
+        engine.change("gate", |ring| ring.push(entry));
+    }
+    let draft = Draft {
+        camera: "gate".into(),
+        text: "What colour?".into(),
+        event: Some(1),
+        detail: Some("overview".into()),
+        ..Draft::default()
+    };
+    let question = Checked::new(draft, &Limits::unknown()).expect("a question");
+    let _answer = engine.ask(question).expect("accepted");
+    let asked = next(&engine).await.expect("the question");
+    assert_eq!(asked.window, event.inference.window);
+    assert_eq!(asked.clip.references, seen);
+}
