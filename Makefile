@@ -2,12 +2,13 @@
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-clips demo-model demo-score test check setup setup-cuda setup-test golden \
-	families test-export soak chaos fuzz release export-env install
+	families test-export soak chaos fuzz release export-env install check-breaking
 
 PYTHON = target/export-env/bin/python
 # Pinned, and installed beside the build.
 RUFF = target/tools/ruff-0.17.6/bin/ruff
 DENY = target/tools/cargo-deny-0.20.2/bin/cargo-deny
+BUF = target/tools/buf-1.75.0/node_modules/.bin/buf
 FUZZ = target/tools/cargo-fuzz-0.13.2/bin/cargo-fuzz
 
 help: ## list the commands
@@ -33,13 +34,19 @@ demo-clips: export-env ## render the clips of the demo cameras
 test: golden families test-export ## run every test, against real parts
 	cargo test
 
-check: setup $(RUFF) $(DENY) ## check formatting, lints, docs and licences
+check: setup $(RUFF) $(DENY) $(BUF) ## check formatting, lints, docs, licences and the schema
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
 	$(RUFF) check -q
 	$(RUFF) format -q --check
 	$(DENY) check licenses bans sources
+	$(BUF) lint
+
+# Nothing is released yet, so there is no default for BASELINE.
+check-breaking: $(BUF) ## compare the gRPC schema with BASELINE, a tag
+	@test -n "$(BASELINE)" || { echo "name a tag: make check-breaking BASELINE=v0.1.0"; exit 1; }
+	$(BUF) breaking --against '.git#tag=$(BASELINE)'
 
 setup: ## install what the daemon and the demo need
 	@.ci/setup
@@ -111,6 +118,12 @@ $(RUFF): | setup-test
 # A debug build: it runs for three seconds, and a release build takes minutes.
 $(DENY):
 	cargo install -q cargo-deny --version 0.20.2 --locked --debug --root $(patsubst %/bin/cargo-deny,%,$@)
+
+# buf is distributed by npm. Node.js is needed for nothing else.
+$(BUF):
+	@command -v npm >/dev/null || { echo "buf needs npm: apt-get install npm"; exit 1; }
+	npm install --silent --no-fund --no-audit --prefix $(patsubst %/node_modules/.bin/buf,%,$@) \
+		@bufbuild/buf@1.75.0
 
 $(FUZZ):
 	cargo install -q cargo-fuzz --version 0.13.2 --locked --root $(patsubst %/bin/cargo-fuzz,%,$@)
