@@ -7,6 +7,7 @@ mod fake;
 mod grpc;
 mod http;
 mod mqtt;
+mod reference;
 
 use std::io::{self, ErrorKind, Write};
 use std::net::SocketAddr;

@@ -20,6 +20,7 @@ mod outbox;
 mod questions;
 mod topics;
 
+pub use questions::QUESTION_FIELDS;
 #[cfg(fuzzing)]
 pub use questions::fuzz_question;
 
@@ -42,6 +43,7 @@ use link::{Break, Cause, Version};
 use losses::{GOOD, Line, Losses};
 use questions::Questions;
 use topics::Topics;
+pub use topics::{TOPICS, Topic};
 
 /// Maximum number of remembered events whose conversion to messages panicked.
 const UNSAYABLE: usize = 64;

@@ -22,6 +22,20 @@ const AT_ONCE: usize = 64;
 
 const WANTED: &str = r#"wanted {"question_id", "question", "max_new_tokens", "detail", "conversation", and "last": "10m", or "from" and "to", or "event" and its "run"}"#;
 
+/// The fields of a question in JSON with their meaning, for the documentation.
+pub const QUESTION_FIELDS: &[(&str, &str)] = &[
+    ("question", "The question. Required."),
+    ("question_id", "Text or a number, returned as text with the answer. Default: a generated ID."),
+    ("last", "The length of time up to now: `\"10m\"`, `\"00:10:00\"` or seconds."),
+    ("from", "Start of the range in RFC 3339. Without an offset it is UTC."),
+    ("to", "End of the range in RFC 3339. Default: now."),
+    ("event", "Sequence of an event whose window is used."),
+    ("run", "The run of that event. Default: the current run."),
+    ("detail", "`auto` (default), `overview` or `parts`."),
+    ("conversation", "Conversation of an earlier answer."),
+    ("max_new_tokens", "Maximum number of tokens of the answer."),
+];
+
 /// The questions in progress. Dropping this value cancels them.
 #[derive(Default)]
 pub struct Questions {
@@ -232,6 +246,19 @@ mod tests {
 
     fn range(fields: &str) -> Range {
         parse(format!(r#"{{"question":"Open?",{fields}}}"#).as_bytes()).unwrap().range()
+    }
+
+    #[test]
+    fn the_listed_fields_are_those_that_are_read() {
+        for (field, _) in QUESTION_FIELDS.iter().filter(|(field, _)| *field != "question") {
+            let question = format!(r#"{{"question":"Open?","{field}":null}}"#);
+            assert!(parse(question.as_bytes()).is_ok(), "{field}");
+            assert!(WANTED.contains(&format!("\"{field}\"")), "{field}");
+            // A value of a wrong type is refused by name, so the field is read.
+            let question = format!(r#"{{"question":"Open?","{field}":[]}}"#);
+            let refusal = parse(question.as_bytes()).unwrap_err();
+            assert!(refusal.message.starts_with(&format!("{field} is []")), "{}", refusal.message);
+        }
     }
 
     #[test]

@@ -11,8 +11,51 @@ use crate::event::{Body, CameraState, Event};
 /// Maximum number of characters of a state in Home Assistant.
 const STATE_CHARACTERS: usize = 255;
 
+const CAPTION: &str = "caption";
 const LAST_CAPTION: &str = "last_caption";
 const LAST_CAPTION_TEXT: &str = "last_caption_text";
+const ANSWER: &str = "answer";
+const STATUS: &str = "status";
+
+/// A topic, for the documentation.
+pub struct Topic {
+    /// The levels after the prefix. `CAMERA` stands for a camera's name.
+    pub name: &'static str,
+    pub retained: bool,
+    pub content: &'static str,
+}
+
+/// All topics below the prefix.
+pub const TOPICS: &[Topic] = &[
+    Topic {
+        name: "available",
+        retained: true,
+        content: "`online` while the daemon is connected, else `offline` (last will)",
+    },
+    Topic { name: "CAMERA/caption", retained: false, content: "each caption, as JSON" },
+    Topic { name: "CAMERA/last_caption", retained: true, content: "the last caption, as JSON" },
+    Topic {
+        name: "CAMERA/last_caption_text",
+        retained: true,
+        content: "the text of the last caption, at most 255 characters",
+    },
+    Topic {
+        name: "CAMERA/answer",
+        retained: false,
+        content: "each answer, and each refused question, as JSON",
+    },
+    Topic { name: "CAMERA/status", retained: true, content: "the camera's state, as JSON" },
+    Topic {
+        name: "CAMERA/available",
+        retained: true,
+        content: "`online` while the camera is live, else `offline`",
+    },
+    Topic {
+        name: "CAMERA/ask",
+        retained: false,
+        content: "questions, which clients publish: text or JSON",
+    },
+];
 
 pub const ONLINE: &str = "online";
 pub const OFFLINE: &str = "offline";
@@ -71,13 +114,13 @@ impl Topics {
             // The attributes are sent before the state, so that they are current for anything
             // triggered by the state.
             Body::Caption(caption) => vec![
-                message("caption", json.clone(), false),
+                message(CAPTION, json.clone(), false),
                 message(LAST_CAPTION, json, true),
                 message(LAST_CAPTION_TEXT, short_text(&caption.inference.text).into_bytes(), true),
             ],
-            Body::Answer(_) => vec![message("answer", json, false)],
+            Body::Answer(_) => vec![message(ANSWER, json, false)],
             Body::CameraStatus(_) => {
-                vec![message("status", json, true), self.camera_available(&event.camera, state)]
+                vec![message(STATUS, json, true), self.camera_available(&event.camera, state)]
             }
         }
     }
@@ -165,6 +208,7 @@ fn identifier(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::{CameraStatus, EventId};
 
     #[test]
     fn a_long_state_is_cut_between_characters() {
@@ -174,6 +218,29 @@ mod tests {
         let cut = short_text(&"ü".repeat(256));
         assert_eq!(cut.chars().count(), 255);
         assert!(cut.ends_with("ü…"));
+    }
+
+    #[test]
+    fn every_message_has_a_listed_topic() {
+        let topics = Topics { prefix: "p".into(), discovery: None, client_id: "c".into() };
+        let status = CameraStatus::connecting(std::time::SystemTime::UNIX_EPOCH);
+        let event = Event {
+            id: EventId { run: 1, sequence: 1 },
+            published_at: std::time::SystemTime::UNIX_EPOCH,
+            camera: "gate".into(),
+            body: Body::CameraStatus(status),
+        };
+        let mut messages = topics.messages(&event, CameraState::Live);
+        messages.push(topics.daemon_available(ONLINE));
+        for message in messages {
+            let name = message.topic.replacen("p/", "", 1).replacen("gate", "CAMERA", 1);
+            let listed = TOPICS.iter().find(|topic| topic.name == name).expect("a listed topic");
+            assert_eq!(listed.retained, message.retain, "{name}");
+        }
+        for name in [CAPTION, LAST_CAPTION, LAST_CAPTION_TEXT, ANSWER] {
+            assert!(TOPICS.iter().any(|topic| topic.name == format!("CAMERA/{name}")), "{name}");
+        }
+        assert_eq!(topics.questions(), "p/+/ask");
     }
 
     #[test]
