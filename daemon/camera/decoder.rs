@@ -33,6 +33,15 @@ pub struct Decoder {
 }
 
 impl Codec {
+    /// Returns the codec of a video stream's RTP caps, or `None` for other media and codecs.
+    pub fn of_caps(caps: &gst::CapsRef) -> Option<Codec> {
+        let structure = caps.structure(0)?;
+        if structure.get::<&str>("media").ok()? != "video" {
+            return None;
+        }
+        Codec::from_encoding_name(structure.get::<&str>("encoding-name").ok()?)
+    }
+
     /// Returns the codec for an SDP encoding name (RFC 6184, RFC 7798, RFC 2435, RFC 6416, RFC
     /// 7741, RFC 9628).
     pub fn from_encoding_name(name: &str) -> Option<Codec> {

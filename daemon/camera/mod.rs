@@ -19,6 +19,7 @@ mod clock;
 mod colours;
 mod decoder;
 mod delivery;
+mod element;
 mod error;
 mod keepalive;
 mod pace;

@@ -9,6 +9,7 @@ use gst::prelude::*;
 
 use super::decoder::{Codec, Kind};
 use super::delivery::Delivery;
+use super::element::{make, source_pad};
 use super::error::CameraError;
 use super::packets::{self, RtpClock};
 use super::progress::{Opened, Progress};
@@ -66,7 +67,7 @@ impl Head {
         let entrances = rtsp::Entrances::new(&funnel, &source);
         let head = self;
         source.connect_pad_added(move |_, pad| {
-            let codec = pad.current_caps().and_then(|caps| rtsp::codec_of(&caps));
+            let codec = pad.current_caps().and_then(|caps| Codec::of_caps(&caps));
             if let (Some(codec), Some(pipeline)) = (codec, head.pipeline.upgrade()) {
                 head.progress.connected();
                 let complete = match head.progress.opened().codec.as_str() {

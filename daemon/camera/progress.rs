@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use gst::prelude::*;
 
+use super::decoder::Codec;
 use super::error::CameraError;
 use super::patience::Signs;
-use super::rtsp::codec_of;
 
 /// The stream found at the URL.
 #[derive(Clone, Debug, Default)]
@@ -149,7 +149,7 @@ impl Progress {
             }
         };
         if found.selected.is_none()
-            && codec_of(caps).is_some()
+            && Codec::of_caps(caps).is_some()
             && wanted.is_none_or(|wanted| wanted == index)
         {
             found.selected = Some(id);

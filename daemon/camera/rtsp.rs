@@ -7,9 +7,8 @@ use std::time::Duration;
 use gio::prelude::*;
 use gst::prelude::*;
 
-use super::decoder::Codec;
+use super::element::make;
 use super::error::CameraError;
-use super::pipeline::make;
 use super::progress::Progress;
 use super::relay::Relay;
 use crate::config::{Rtsp, RtspTls};
@@ -182,12 +181,4 @@ pub fn keep_alive(source: &gst::Element) {
     // The answer is ignored; a camera that refuses keeps playing.
     let promise = gst::Promise::new();
     source.emit_by_name::<bool>("get-parameter", &[&"ping", &None::<&str>, &promise]);
-}
-
-pub fn codec_of(caps: &gst::CapsRef) -> Option<Codec> {
-    let structure = caps.structure(0)?;
-    if structure.get::<&str>("media").ok()? != "video" {
-        return None;
-    }
-    Codec::from_encoding_name(structure.get::<&str>("encoding-name").ok()?)
 }

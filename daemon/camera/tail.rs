@@ -15,10 +15,10 @@ use gst::prelude::*;
 
 use super::colours;
 use super::delivery::{Delivery, Timing};
+use super::element::{make, missing_pad};
 use super::error::CameraError;
 use super::pace::{Moment, Pace};
 use super::packets::{self, RtpClock};
-use super::pipeline::{make, missing_pad};
 use super::progress::Progress;
 
 /// Maximum delay against the presentation time. A frame with a larger delay has a wrong time.

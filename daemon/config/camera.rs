@@ -1,15 +1,14 @@
 //! A `[[camera]]` table: where its frames come from, and how it is captioned.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
-use url::Url;
 
+use super::ConfigError;
 use super::rules::{at_least, in_range, plain_name, required};
-use super::{ConfigError, Secret, masked, source};
+use super::source::{self, Source, Transport};
 
 /// The level of MQTT topics at which the daemon publishes its own state.
 const RESERVED: &str = "available";
@@ -35,64 +34,6 @@ pub struct Camera {
     pub stall_timeout: Duration,
     /// Maximum pause between two attempts to connect.
     pub max_reconnect_delay: Duration,
-}
-
-#[derive(Clone, Debug)]
-pub enum Source {
-    Rtsp(Rtsp),
-    /// A file, played at its own speed and repeated at its end.
-    File(PathBuf),
-}
-
-impl fmt::Display for Source {
-    /// Writes the source without users, passwords and tokens, in any part of a URL.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Source::Rtsp(rtsp) => f.write_str(&masked(rtsp.url.as_str())),
-            Source::File(path) => path.display().fmt(f),
-        }
-    }
-}
-
-#[derive(Clone)]
-pub struct Rtsp {
-    /// URL without user and password. Its path and query may contain some, so it is shown only
-    /// [`masked`].
-    pub url: Url,
-    pub username: Option<String>,
-    pub password: Option<Secret>,
-    pub transport: Transport,
-    /// Index of the camera's video stream, from 0, or `None` for the first that can be decoded.
-    pub stream: Option<usize>,
-    pub tls: RtspTls,
-}
-
-impl fmt::Debug for Rtsp {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&masked(self.url.as_str()))
-    }
-}
-
-/// The transport protocol of the camera's stream.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Transport {
-    /// TCP, or UDP if the camera does not send over TCP.
-    #[default]
-    Auto,
-    Tcp,
-    Udp,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RtspTls {
-    /// The certificate is checked against the system's authorities.
-    System,
-    /// The certificate is checked against the authority in this PEM file.
-    Authority(PathBuf),
-    /// The connection is encrypted, but the certificate is not checked: anyone may be at the other
-    /// end.
-    Unchecked,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]

@@ -20,12 +20,13 @@ use std::path::Path;
 use std::time::Duration;
 
 pub use buffer::{Buffer, Disk};
-pub use camera::{Camera, DecodeFrames, Rtsp, RtspTls, Source, Transport};
+pub use camera::{Camera, DecodeFrames};
 pub use generate::{Generate, Sampling, Summary};
 pub use listen::Listen;
 pub use mask::masked;
 pub use model::{Device, Model, Precision, Resize, Wording};
 pub use mqtt::{Mqtt, MqttTls};
+pub use source::{Rtsp, RtspTls, Source, Transport};
 pub use values::{Bytes, Secret};
 
 #[derive(Clone, Debug)]

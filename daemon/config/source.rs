@@ -1,11 +1,71 @@
-//! Checks the source of a camera's frames: its URL and the keys that belong to it.
+//! The source of a camera's frames: its URL and the keys that belong to it, checked.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
+use serde::Deserialize;
 use url::Url;
 
 use super::mask::splits_userinfo;
-use super::{ConfigError, Rtsp, RtspTls, Secret, Source, Transport};
+use super::{ConfigError, Secret, masked};
+
+#[derive(Clone, Debug)]
+pub enum Source {
+    Rtsp(Rtsp),
+    /// A file, played at its own speed and repeated at its end.
+    File(PathBuf),
+}
+
+impl fmt::Display for Source {
+    /// Writes the source without users, passwords and tokens, in any part of a URL.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::Rtsp(rtsp) => f.write_str(&masked(rtsp.url.as_str())),
+            Source::File(path) => path.display().fmt(f),
+        }
+    }
+}
+
+#[derive(Clone)]
+pub struct Rtsp {
+    /// URL without user and password. Its path and query may contain some, so it is shown only
+    /// [`masked`].
+    pub url: Url,
+    pub username: Option<String>,
+    pub password: Option<Secret>,
+    pub transport: Transport,
+    /// Index of the camera's video stream, from 0, or `None` for the first that can be decoded.
+    pub stream: Option<usize>,
+    pub tls: RtspTls,
+}
+
+impl fmt::Debug for Rtsp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&masked(self.url.as_str()))
+    }
+}
+
+/// The transport protocol of the camera's stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// TCP, or UDP if the camera does not send over TCP.
+    #[default]
+    Auto,
+    Tcp,
+    Udp,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RtspTls {
+    /// The certificate is checked against the system's authorities.
+    System,
+    /// The certificate is checked against the authority in this PEM file.
+    Authority(PathBuf),
+    /// The connection is encrypted, but the certificate is not checked: anyone may be at the other
+    /// end.
+    Unchecked,
+}
 
 /// The source keys of a `[[camera]]`, as written.
 pub struct Keys {

@@ -2,42 +2,13 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use super::gaps::gaps;
-use super::{Entry, Ring, TimeRange};
+use super::{Entry, Period, Ring, RunPosition, Tiers, TimeRange};
 use crate::event::{Coverage, FrameReference, Gap, GapCause};
 use crate::frame::{Clock, FrameId, Span, shift};
-use crate::run_clock::Moment;
 use crate::slowfast::{FrameTokens, Plan, sampling};
-
-/// Time between two frames at the camera's rate.
-#[derive(Clone, Copy, Debug)]
-pub struct Period(pub Duration);
-
-impl Period {
-    pub fn of_rate(fps: f64) -> Period {
-        Period(Duration::from_secs_f64(1.0 / fps))
-    }
-
-    /// Returns the longest time between two frames that is not a gap: one late frame is jitter.
-    pub(super) fn gap(self) -> Duration {
-        self.0.mul_f64(2.5)
-    }
-
-    /// Returns the number of frames in `length` at this rate.
-    fn frames_in(self, length: Duration) -> usize {
-        (length.as_secs_f64() / self.0.as_secs_f64()).round().max(1.0) as usize
-    }
-}
-
-/// The frames that may be selected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tiers {
-    /// Frames whose tokens are in memory, so nothing has to be encoded again.
-    Hot,
-    All,
-}
 
 /// The sampled frames of a span. Some may have to be encoded again.
 #[derive(Clone, Debug)]
@@ -69,15 +40,6 @@ pub struct Clip {
     pub frames: Vec<ClipFrame>,
     pub references: Vec<FrameReference>,
     pub coverage: Coverage,
-}
-
-/// The current position of a run.
-#[derive(Clone, Copy, Debug)]
-pub struct RunPosition {
-    /// The next frame to arrive. All frames of its run with lower numbers have arrived, including
-    /// those that are not in the ring.
-    pub next: FrameId,
-    pub now: Moment,
 }
 
 /// Samples the plan's frames evenly from the range (arXiv 2407.15841, section 3.2). Returns `None`
@@ -191,10 +153,13 @@ impl Selection {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::super::Limits;
     use super::super::ring::tests::{at, entry, id, limits};
     use super::super::ring::{DiskAddress, DiskState, Residency};
     use super::*;
+    use crate::run_clock::Moment;
 
     /// Limits for a ring that keeps the last 30 s hot and nothing older.
     const THIRTY_SECONDS: fn() -> Limits = || limits(30_000, 1 << 20, 1 << 20);

@@ -8,9 +8,11 @@
 mod clip;
 mod gaps;
 mod lookup;
+mod query;
 mod ring;
 mod time_range;
 
-pub use clip::{Clip, ClipFrame, Period, RunPosition, Selection, Tiers, select};
+pub use clip::{Clip, ClipFrame, Selection, select};
+pub use query::{Period, RunPosition, Tiers};
 pub use ring::{DiskAddress, DiskState, Entry, Limits, Residency, Ring, Tier, Usage};
 pub use time_range::TimeRange;
