@@ -12,8 +12,8 @@ use super::generate::GenerateTable;
 use super::listen::ListenTable;
 use super::model::ModelTable;
 use super::mqtt::MqttTable;
-use super::rules::at_least;
-use super::{Camera, Config, ConfigError, Wording, masked};
+use super::rules::{at_least, toml_error};
+use super::{Camera, Config, ConfigError, Wording};
 
 /// The whole file, as written.
 #[derive(Deserialize)]
@@ -52,17 +52,9 @@ impl Default for File {
 pub fn parse(text: &str, folder: &Path) -> Result<Config, ConfigError> {
     let file: File = toml::from_str(text).map_err(|error| {
         let place = error.span().map(|span| place(text, span.start)).unwrap_or_default();
-        // A value at the wrong key may be a URL.
-        ConfigError(format!("{place}{}", masked(&explain(error.message()))))
+        ConfigError(format!("{place}{}", toml_error(error.message())))
     })?;
     file.check(folder)
-}
-
-/// Parses a `[model]` table alone.
-pub fn parse_model(keys: toml::Table) -> Result<ModelTable, ConfigError> {
-    keys.try_into().map_err(|error: toml::de::Error| {
-        ConfigError(format!("[model]: {}", masked(&explain(error.message()))))
-    })
 }
 
 impl File {
@@ -102,23 +94,6 @@ fn cameras(tables: Vec<CameraTable>, folder: &Path) -> Result<Vec<Camera>, Confi
         Ok(camera)
     };
     tables.into_iter().map(check).collect()
-}
-
-/// Shortens serde's message about an unknown key: names the nearest known key instead of all.
-fn explain(message: &str) -> String {
-    let message = message.replace('\n', " ");
-    let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
-    let (Some((unknown, known)), true) =
-        (quoted.split_first(), message.starts_with("unknown field"))
-    else {
-        return message;
-    };
-    let likeness = |key: &str| strsim::jaro_winkler(unknown, key);
-    let nearest = known.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
-    match nearest {
-        Some(nearest) => format!("unknown key `{unknown}`; the nearest known key is `{nearest}`"),
-        None => message.clone(),
-    }
 }
 
 /// Describes a place in the file, as in `line 12, [buffer] token_age: `.

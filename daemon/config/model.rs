@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::rules::{in_range, required, size_at_least};
-use super::{Bytes, ConfigError, file};
+use super::rules::{in_range, required, size_at_least, toml_error};
+use super::{Bytes, ConfigError};
 use crate::slowfast::Plan;
 
 /// Maximum number of threads of a session.
@@ -73,7 +73,10 @@ impl Model {
     /// Creates the model settings from the keys of a `[model]` table. Relative paths start at the
     /// current folder.
     pub fn of(keys: toml::Table) -> Result<Model, ConfigError> {
-        file::parse_model(keys)?.check(Path::new(""))
+        let table: ModelTable = keys.try_into().map_err(|error: toml::de::Error| {
+            ConfigError(format!("[model]: {}", toml_error(error.message())))
+        })?;
+        table.check(Path::new(""))
     }
 
     /// Returns the default numbers of threads for vision and language: a quarter and half of the

@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::{Bytes, ConfigError};
+use super::{Bytes, ConfigError, masked};
 
 /// Maximum duration of a key, ten years. Sums of several stay within the range of every clock.
 const LONGEST: Duration = Duration::from_secs(3650 * 24 * 3600);
@@ -64,4 +64,26 @@ pub fn required<T>(key: &str, value: Option<T>, wanted: &str) -> Result<T, Confi
 /// Shows a duration as it is written in the file.
 pub fn shown(duration: Duration) -> String {
     format!("\"{}\"", humantime::format_duration(duration))
+}
+
+/// Returns serde's message about a table, with credentials hidden: a value at the wrong key may be
+/// a URL. About an unknown key, it names the nearest known key instead of all.
+pub fn toml_error(message: &str) -> String {
+    masked(&shortened(message))
+}
+
+fn shortened(message: &str) -> String {
+    let message = message.replace('\n', " ");
+    let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+    let (Some((unknown, known)), true) =
+        (quoted.split_first(), message.starts_with("unknown field"))
+    else {
+        return message;
+    };
+    let likeness = |key: &str| strsim::jaro_winkler(unknown, key);
+    let nearest = known.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+    match nearest {
+        Some(nearest) => format!("unknown key `{unknown}`; the nearest known key is `{nearest}`"),
+        None => message.clone(),
+    }
 }
