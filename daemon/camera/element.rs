@@ -9,7 +9,7 @@ pub fn make(element: &'static str, name: &str) -> Result<gst::Element, CameraErr
     gst::ElementFactory::make(element)
         .name(name)
         .build()
-        .map_err(|_| CameraError::Lost(format!("GStreamer lacks the element {element}")))
+        .map_err(|_| CameraError::Failed(format!("GStreamer lacks the element {element}")))
 }
 
 pub fn source_pad(element: &gst::Element) -> Result<gst::Pad, CameraError> {

@@ -212,18 +212,3 @@ fn tame(decoder: &gst::Element) {
         decoder.set_property("output-corrupt", false);
     }
 }
-
-pub(super) fn make(element: &'static str, name: &str) -> Result<gst::Element, CameraError> {
-    gst::ElementFactory::make(element)
-        .name(name)
-        .build()
-        .map_err(|_| CameraError::Failed(format!("GStreamer lacks the element {element}")))
-}
-
-fn source_pad(element: &gst::Element) -> Result<gst::Pad, CameraError> {
-    element.static_pad("src").ok_or_else(|| missing_pad(element))
-}
-
-pub(super) fn missing_pad(element: &gst::Element) -> CameraError {
-    CameraError::internal(format!("{} lacks a pad", element.name()))
-}
