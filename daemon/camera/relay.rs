@@ -157,6 +157,7 @@ fn serve(client: TcpStream, shared: &Arc<Shared>) -> io::Result<()> {
         })?
     };
     let forwarded = connection.forward_from_client(from_client, first, body);
+    connection.client_leaves();
     let _ = camera.shutdown(Shutdown::Both);
     let _ = client.shutdown(Shutdown::Both);
     let _ = from_camera.join();

@@ -28,6 +28,8 @@ pub(super) struct Connection {
     camera_ip: IpAddr,
     /// True while a PLAY request waits for its answer.
     play_asked: AtomicBool,
+    /// True once `rtspsrc` has ended the connection. The camera did not close it then.
+    client_left: AtomicBool,
     session: Mutex<Session>,
 }
 
@@ -68,6 +70,7 @@ impl Connection {
             shared,
             camera_ip: camera.peer_addr()?.ip(),
             play_asked: AtomicBool::new(false),
+            client_left: AtomicBool::new(false),
             session: Mutex::new(Session {
                 camera: camera.try_clone()?,
                 alive: KeepAlive::new(learnt, Instant::now()),
@@ -83,6 +86,11 @@ impl Connection {
 
     fn session(&self) -> MutexGuard<'_, Session> {
         sync::lock(&self.session)
+    }
+
+    /// Records that `rtspsrc` ends the connection.
+    pub fn client_leaves(&self) {
+        self.client_left.store(true, Ordering::Relaxed);
     }
 
     /// Forwards messages from `rtspsrc` to the camera.
@@ -231,7 +239,7 @@ impl Connection {
                     let mut state = self.shared.lock();
                     state.learnt = session.alive.learnt();
                     // After a redirect, rtspsrc connects again.
-                    if state.redirects == 0 {
+                    if state.redirects == 0 && !self.client_left.load(Ordering::Relaxed) {
                         state.error.get_or_insert(RelayError::Closed);
                     }
                     return Ok(());

@@ -63,3 +63,28 @@ fn an_unknown_authentication_scheme_is_reported() {
     let error = crate::camera::CameraError::from(relay.error().unwrap()).to_string();
     assert!(error.contains("digest (MD5 or SHA-256) or basic"), "{error}");
 }
+
+/// The time-out for answers grows only if the camera counts as silent, not as gone.
+#[test]
+fn a_client_that_gives_up_waiting_does_not_count_as_a_closed_camera() {
+    let camera = TcpListener::bind("127.0.0.1:0").unwrap();
+    let relay = relay_to(&camera, None);
+    let client = ask(&relay, relay.secret());
+    let (mut served, _) = camera.accept().unwrap();
+    Reader::new(served.try_clone().unwrap()).message().unwrap();
+    drop(client);
+    served.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert_eq!(served.read(&mut [0; 1]).unwrap(), 0, "the relay closes the connection");
+    // The relay has finished with the connection once it accepts the next one.
+    let next = ask(&relay, relay.secret());
+    let (served, _) = camera.accept().unwrap();
+    assert_eq!(relay.error(), None);
+    // A camera that closes does.
+    drop(served);
+    let _ = (&next).read(&mut [0; 1]);
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while relay.error() != Some(RelayError::Closed) {
+        assert!(std::time::Instant::now() < deadline, "{:?}", relay.error());
+        thread::sleep(Duration::from_millis(5));
+    }
+}
