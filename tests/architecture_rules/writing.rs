@@ -14,19 +14,29 @@ const FRAGMENTS: &[&str] = &[
 ];
 
 #[test]
-fn item_docs_begin_with_what_the_item_is_or_does() {
-    let found = sources().into_iter().flat_map(|source| {
-        let doc =
-            |line: &str| line.trim_start().strip_prefix("///").map(|doc| doc.trim().to_owned());
-        let lines: Vec<_> = source.text.lines().map(doc).collect();
-        let first = |at: usize| at == 0 || lines[at - 1].is_none();
-        let firsts = lines.iter().enumerate().filter(|(at, _)| first(*at));
-        let docs = firsts.filter_map(|(at, doc)| Some((at, doc.as_deref()?)));
-        docs.filter(|(_, doc)| FRAGMENTS.contains(&doc.split(' ').next().unwrap_or_default()))
-            .map(|(at, doc)| format!("{}:{}: {doc}", source.path, at + 1))
-            .collect::<Vec<_>>()
-    });
-    report(found);
+fn docs_begin_with_what_the_item_is_or_does() {
+    let sources = sources();
+    let docs: Vec<_> = sources.iter().flat_map(first_lines).collect();
+    let begins = |doc: &str| doc.split(' ').next().unwrap_or_default().to_owned();
+    let fragments: Vec<_> =
+        docs.iter().filter(|(_, doc)| FRAGMENTS.contains(&begins(doc).as_str())).collect();
+    println!("{} docs of items and files, {} begin with a fragment", docs.len(), fragments.len());
+    report(fragments.into_iter().map(|(place, doc)| format!("{place}: {doc}")));
+}
+
+/// Returns the place and the first line of every doc comment of a file.
+fn first_lines(source: &Source) -> Vec<(String, String)> {
+    let lines: Vec<&str> = source.text.lines().map(str::trim_start).collect();
+    let mut found = Vec::new();
+    for (at, line) in lines.iter().enumerate() {
+        for marker in ["///", "//!"] {
+            let begins = at == 0 || !lines[at - 1].starts_with(marker);
+            if let Some(doc) = line.strip_prefix(marker).filter(|_| begins) {
+                found.push((format!("{}:{}", source.path, at + 1), doc.trim().to_owned()));
+            }
+        }
+    }
+    found
 }
 
 /// Phrases that a reader has to decode, with the plain ones.
