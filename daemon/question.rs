@@ -83,9 +83,10 @@ impl Limits {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QuestionError {
     #[error("no camera is named {0:?}")]
-    NoSuchCamera(String),
-    #[error("{0}")]
-    Bad(String),
+    CameraNotFound(String),
+    /// A field of the request is not valid.
+    #[error("{why}")]
+    InvalidField { field: &'static str, why: String },
 }
 
 /// A checked question. The engine checks later if there is footage and room in the queue.
@@ -130,39 +131,45 @@ pub enum Range {
 impl Question {
     /// Checks a draft. The error names the field and the expected value.
     pub fn new(draft: Draft, limits: &Limits) -> Result<Question, QuestionError> {
-        let range = range(&draft).map_err(QuestionError::Bad)?;
+        let range = range(&draft)?;
         let Draft { camera, id, text, detail, conversation, max_new_tokens, .. } = draft;
-        let refuse = |why: String| Err(QuestionError::Bad(why));
+        let refuse = |field, why| Err(invalid(field, why));
         if let Some(known) = &limits.cameras
             && !known.iter().any(|known| **known == *camera)
         {
-            return Err(QuestionError::NoSuchCamera(start_of(&camera)));
+            return Err(QuestionError::CameraNotFound(start_of(&camera)));
         }
         if id.len() > NAME_MOST {
-            return refuse(format!("an id has at most {NAME_MOST} bytes"));
+            return refuse("question_id", format!("an id has at most {NAME_MOST} bytes"));
         }
         if text.len() > limits.text_bytes {
             let (most, is) = (limits.text_bytes, text.len());
-            return refuse(format!("a question has at most {most} bytes; this one has {is}"));
+            return refuse(
+                "question",
+                format!("a question has at most {most} bytes; this one has {is}"),
+            );
         }
         let text = text.trim();
         if text.is_empty() {
-            return refuse("the question is empty".into());
+            return refuse("question", "the question is empty".into());
         }
         if let Some(name) = &conversation
             && (name.is_empty() || name.len() > NAME_MOST)
         {
-            return refuse(format!("a conversation's name has 1 to {NAME_MOST} bytes"));
+            return refuse(
+                "conversation",
+                format!("a conversation's name has 1 to {NAME_MOST} bytes"),
+            );
         }
         let detail = match detail.as_deref() {
             None => Detail::default(),
             Some(name) => Detail::named(name).ok_or_else(|| {
                 let wanted = "wanted auto, overview or parts";
-                QuestionError::Bad(format!("detail is {:?}; {wanted}", start_of(name)))
+                invalid("detail", format!("detail is {:?}; {wanted}", start_of(name)))
             })?,
         };
         if max_new_tokens == Some(0) {
-            return refuse("max_new_tokens is 0; wanted at least 1".into());
+            return refuse("max_new_tokens", "max_new_tokens is 0; wanted at least 1".into());
         }
         // A larger number has the same effect as the daemon's own limit.
         let max_new_tokens = max_new_tokens.map(|most| usize::try_from(most).unwrap_or(usize::MAX));
@@ -229,14 +236,18 @@ pub fn earlier(now: SystemTime, length: Duration) -> SystemTime {
     now.checked_sub(length).map_or(EARLIEST, clamped)
 }
 
+fn invalid(field: &'static str, why: String) -> QuestionError {
+    QuestionError::InvalidField { field, why }
+}
+
 /// Reads the range: at most one of `last`, `from` (with or without `to`) and `event`.
-fn range(draft: &Draft) -> Result<Range, String> {
-    let named = |field: &str, why: String| format!("{field} is {why}");
+fn range(draft: &Draft) -> Result<Range, QuestionError> {
+    let named = |field, why: String| invalid(field, format!("{field} is {why}"));
     let time = |raw: &Option<RawTime>, field| {
         raw.as_ref().map(time).transpose().map_err(|why| named(field, why))
     };
     if draft.run.is_some() && draft.event.is_none() {
-        return Err("a run needs its event, too".into());
+        return Err(invalid("run", "a run needs its event, too".into()));
     }
     match (&draft.last, &draft.from, &draft.to, draft.event) {
         (None, None, None, None) => Ok(Range::Recent),
@@ -249,15 +260,21 @@ fn range(draft: &Draft) -> Result<Range, String> {
             let show = rfc3339::format;
             match to {
                 Some(to) if from > to => {
-                    Err(format!("the range runs backwards, from {} to {}", show(from), show(to)))
+                    let (from, to) = (show(from), show(to));
+                    Err(invalid("to", format!("the range runs backwards, from {from} to {to}")))
                 }
-                Some(to) if from == to => Err(format!("the range at {} has no length", show(from))),
+                Some(to) if from == to => {
+                    Err(invalid("to", format!("the range at {} has no length", show(from))))
+                }
                 to => Ok(Range::Between { from, to }),
             }
         }
         (None, None, None, Some(sequence)) => Ok(Range::Event { run: draft.run, sequence }),
-        (None, None, Some(_), None) => Err("a range needs its from, too".into()),
-        _ => Err("wanted one range: last, or from and to, or event".into()),
+        (None, None, Some(_), None) => Err(invalid("from", "a range needs its from, too".into())),
+        _ => {
+            let why = "wanted one range: last, or from and to, or event";
+            Err(invalid("range", why.into()))
+        }
     }
 }
 

@@ -109,6 +109,9 @@ pub enum AskError {
     QueueFull { waiting: usize, retry_after: Duration },
     #[error("{0}")]
     InvalidQuestion(String),
+    /// A field of the question is not valid.
+    #[error("{why}")]
+    InvalidField { field: &'static str, why: String },
     #[error("the daemon is stopping")]
     Stopping,
     /// The model failed on this question; the same question may succeed later.
@@ -121,8 +124,8 @@ pub enum AskError {
 impl From<QuestionError> for AskError {
     fn from(error: QuestionError) -> AskError {
         match error {
-            QuestionError::NoSuchCamera(name) => AskError::CameraNotFound(name),
-            QuestionError::Bad(why) => AskError::InvalidQuestion(why),
+            QuestionError::CameraNotFound(name) => AskError::CameraNotFound(name),
+            QuestionError::InvalidField { field, why } => AskError::InvalidField { field, why },
         }
     }
 }
@@ -157,7 +160,7 @@ impl AskError {
             AskError::CameraNotFound(_) => Code::NotFound,
             AskError::NoFrames { .. } => Code::OutOfRange,
             AskError::QueueFull { .. } => Code::ResourceExhausted,
-            AskError::InvalidQuestion(_) => Code::InvalidArgument,
+            AskError::InvalidQuestion(_) | AskError::InvalidField { .. } => Code::InvalidArgument,
             AskError::Stopping | AskError::ModelFailedTemporarily(_) => Code::Unavailable,
             AskError::ModelFailed(_) => Code::Internal,
         }
@@ -170,7 +173,7 @@ impl AskError {
             AskError::CameraNotFound(_) => "CAMERA_NOT_FOUND",
             AskError::NoFrames { .. } => "NO_FRAMES",
             AskError::QueueFull { .. } => "QUEUE_FULL",
-            AskError::InvalidQuestion(_) => "INVALID_QUESTION",
+            AskError::InvalidQuestion(_) | AskError::InvalidField { .. } => "INVALID_QUESTION",
             AskError::Stopping => "STOPPING",
             AskError::ModelFailedTemporarily(_) => "MODEL_FAILED_TEMPORARILY",
             AskError::ModelFailed(_) => "MODEL_FAILED",

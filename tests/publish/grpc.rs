@@ -77,6 +77,10 @@ async fn numbers_out_of_range_are_refused_or_clamped_over_grpc() {
         let asked = (request.range, request.max_new_tokens);
         let status = daemon.client().await.ask(request).await.unwrap_err();
         assert_eq!(status.code(), code, "{asked:?}: {}", status.message());
+        let has_field = status.get_details_bad_request().is_some_and(|bad| {
+            bad.field_violations.len() == 1 && !bad.field_violations[0].field.is_empty()
+        });
+        assert_eq!(has_field, code == Code::InvalidArgument, "{asked:?}");
         assert!(status.message().contains(said), "{asked:?}: {}", status.message());
     }
     let both = |range| {

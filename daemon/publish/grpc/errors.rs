@@ -31,11 +31,24 @@ pub fn of_question(error: &AskError) -> Status {
     if let Some(delay) = error.retry_after() {
         details.set_retry_info(Some(delay));
     }
+    if let AskError::InvalidField { field, why } = error {
+        details.add_bad_request_violation(path_of(field), why);
+    }
     Status::with_error_details(grpc(error.code()), error.to_string(), details)
 }
 
 pub fn of_frame(error: &FrameError) -> Status {
     status(error.code(), error.reason(), error.to_string())
+}
+
+/// Returns the path of a question's field in an `AskRequest`.
+fn path_of(field: &str) -> &str {
+    match field {
+        "from" => "between.from",
+        "to" => "between.to",
+        "run" => "event.run",
+        field => field,
+    }
 }
 
 /// Converts a status to the message in which one camera's refusal is sent.
