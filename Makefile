@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-clips demo-model demo-score test check setup setup-cuda setup-test golden \
-	families test-export soak chaos fuzz release export-env install check-breaking
+	families test-export test-ha soak chaos fuzz release export-env install check-breaking
 
 PYTHON = target/export-env/bin/python
 # Pinned, and installed beside the build.
@@ -71,6 +71,19 @@ families: setup-test export-env ## make small checkpoints and packages of every 
 
 test-export: export-env ## test the exporter
 	$(PYTHON) models/export/test_export.py
+
+# Home Assistant 2025.4.4 needs Python 3.13, here from PYTHON_HA, and 500 MB.
+PYTHON_HA ?= python3.13
+HOME_ASSISTANT = target/home-assistant-env/bin/python
+test-ha: setup-test $(HOME_ASSISTANT) ## test the devices and entities in the real Home Assistant
+	LOOKOUT_HOME_ASSISTANT=$(abspath $(HOME_ASSISTANT)) cargo test --test publish home_assistant
+
+# uv installs it in half a minute, pip in five.
+$(HOME_ASSISTANT): | setup-test
+	python3 -m venv target/tools/uv-0.9.11
+	target/tools/uv-0.9.11/bin/pip install -q uv==0.9.11
+	target/tools/uv-0.9.11/bin/uv venv -q --allow-existing --python $(PYTHON_HA) target/home-assistant-env
+	target/tools/uv-0.9.11/bin/uv pip install -q --python $@ homeassistant==2025.4.4 paho-mqtt==2.1.0
 
 soak: setup-test ## watch real footage for ten minutes: rate, memory, frames
 	LOOKOUT_SOAK=600 cargo test --test footage -- --nocapture

@@ -34,8 +34,9 @@ pub trait Journal: Send + Sync + 'static {
     /// Returns a cursor that reads the events appended from now on.
     fn read_new(&self) -> Box<dyn Cursor>;
 
-    /// Returns each camera's newest caption and newest change of state among the events of this run
-    /// up to a sequence, in order.
+    /// Returns each camera's newest caption that is not `unchanged`, and its newest change of state,
+    /// among the events of this run up to a sequence, in order. They are found even if the journal
+    /// no longer holds them otherwise.
     fn newest(&self, up_to: u64) -> Vec<Arc<Event>>;
 }
 

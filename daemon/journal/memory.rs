@@ -2,7 +2,8 @@
 //!
 //! Each run of the daemon begins an empty journal.
 
-use std::collections::{HashSet, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
@@ -29,6 +30,9 @@ struct Shared {
 
 struct Ring {
     events: VecDeque<Arc<Event>>,
+    /// What [`Journal::newest`] returns of the events that have left the ring: each camera's newest
+    /// caption and newest change of state.
+    left: HashMap<(Arc<str>, EventKind), Arc<Event>>,
     capacity: usize,
     next: u64,
 }
@@ -36,7 +40,12 @@ struct Ring {
 impl MemoryJournal {
     /// Creates the journal of a run. It holds the newest `capacity` (at least 1) events.
     pub fn shared(run: u64, capacity: usize) -> Arc<dyn Journal> {
-        let ring = Ring { events: VecDeque::new(), capacity: capacity.max(1), next: 1 };
+        let ring = Ring {
+            events: VecDeque::new(),
+            left: HashMap::new(),
+            capacity: capacity.max(1),
+            next: 1,
+        };
         let newest = watch::Sender::new(0);
         Arc::new(MemoryJournal(Arc::new(Shared { run, ring: Mutex::new(ring), newest })))
     }
@@ -81,13 +90,17 @@ impl Journal for MemoryJournal {
 
     fn newest(&self, up_to: u64) -> Vec<Arc<Event>> {
         let ring = self.0.ring();
+        let mut left: Vec<&Arc<Event>> =
+            ring.left.values().filter(|event| event.id.sequence <= up_to).collect();
+        left.sort_by_key(|event| Reverse(event.id.sequence));
         let mut seen = HashSet::new();
         let mut newest: Vec<Arc<Event>> = ring
             .events
             .iter()
             .rev()
             .skip_while(|event| event.id.sequence > up_to)
-            .filter(|event| event.body.kind() != EventKind::Answer)
+            .chain(left)
+            .filter(|event| shows_a_camera(&event.body))
             .filter(|event| seen.insert((event.camera.clone(), event.body.kind())))
             .cloned()
             .collect();
@@ -112,8 +125,11 @@ impl Ring {
             body,
         });
         self.next += 1;
-        if self.events.len() == self.capacity {
-            self.events.pop_front();
+        if self.events.len() == self.capacity
+            && let Some(event) = self.events.pop_front()
+            && shows_a_camera(&event.body)
+        {
+            self.left.insert((event.camera.clone(), event.body.kind()), event);
         }
         self.events.push_back(event.clone());
         event
@@ -126,6 +142,15 @@ impl Ring {
     fn get(&self, sequence: u64) -> Option<&Arc<Event>> {
         let at = sequence.checked_sub(self.oldest())?;
         self.events.get(usize::try_from(at).ok()?)
+    }
+}
+
+/// Returns true for an event that shows how a camera is, until the next one of its kind.
+fn shows_a_camera(body: &Body) -> bool {
+    match body {
+        Body::Caption(caption) => caption.unchanged.is_none(),
+        Body::CameraStatus(_) => true,
+        Body::Answer(_) => false,
     }
 }
 

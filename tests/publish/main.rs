@@ -7,6 +7,7 @@ mod fake;
 mod grpc;
 mod http;
 mod mqtt;
+mod real_home_assistant;
 mod reference;
 
 use std::io::{self, ErrorKind, Write};

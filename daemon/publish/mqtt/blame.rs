@@ -23,6 +23,15 @@ pub struct Origin {
     pub size: usize,
 }
 
+impl Origin {
+    /// Returns true for the same message. A message that belongs to no event is replaced by one of
+    /// another size on the same topic, for example a camera's next frame.
+    fn is_same_as(&self, other: &Origin) -> bool {
+        let same = self.sequence == other.sequence && self.topic == other.topic;
+        same && (self.sequence.is_none() || self.size == other.size)
+    }
+}
+
 #[derive(Debug, Default)]
 pub struct Blame {
     suspect: Option<(Origin, u32)>,
@@ -38,7 +47,7 @@ impl Blame {
     pub fn ended_at(&mut self, unanswered: &Origin) -> bool {
         self.careful = true;
         let times = match &self.suspect {
-            Some((suspect, times)) if suspect == unanswered => times + 1,
+            Some((suspect, times)) if suspect.is_same_as(unanswered) => times + 1,
             _ => 1,
         };
         let guilty = times >= TRIES;
@@ -53,7 +62,7 @@ impl Blame {
 
     /// Records that the broker acknowledged or refused a message.
     pub fn answered(&mut self, origin: &Origin) {
-        if self.suspect.as_ref().is_some_and(|(suspect, _)| suspect == origin) {
+        if self.suspect.as_ref().is_some_and(|(suspect, _)| suspect.is_same_as(origin)) {
             self.suspect = None;
         }
     }
@@ -132,5 +141,16 @@ mod tests {
             assert!(!blame.ended_at(&origin(7)));
             assert!(!blame.ended_at(&origin(8)));
         }
+    }
+
+    #[test]
+    fn frames_of_different_sizes_are_one_message() {
+        let mut blame = Blame::default();
+        let frame = |size| Origin { sequence: None, topic: "lookout/gate/last_frame".into(), size };
+        for size in 1..TRIES as usize {
+            assert!(!blame.ended_at(&frame(size)));
+        }
+        assert!(blame.ended_at(&frame(900)));
+        assert!(blame.leaves_out(&frame(7)) && !blame.leaves_out(&origin(7)));
     }
 }

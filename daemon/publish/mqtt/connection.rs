@@ -17,8 +17,9 @@ use super::link::{self, Break, Cause, Client, Heard, Loop};
 use super::losses::GOOD;
 use super::options::Access;
 use super::outbox::{Message, Outbox, WINDOW};
+use super::pictures::Pictures;
 use super::questions::Refusal;
-use super::topics::{OFFLINE, ONLINE};
+use super::topics::{ANSWER, OFFLINE, ONLINE};
 use crate::event::{Body, CameraState, Event};
 use crate::interface::Interface;
 use crate::journal::{Cursor, Read};
@@ -80,8 +81,14 @@ impl Publisher {
         let since = Instant::now();
         self.is_connected();
         let window = if self.blame.is_careful() { 1 } else { WINDOW };
-        let mut connection =
-            Connection { client, outbox: Outbox::new(self.done, window), largest, publisher: self };
+        let mut connection = Connection {
+            client,
+            outbox: Outbox::new(self.done, window),
+            pictures: Pictures::default(),
+            must_announce: true,
+            largest,
+            publisher: self,
+        };
         let (to, mut heard) = mpsc::channel(HEARD);
         let over = tokio::select! {
             broke = drive(&mut turns, to) => Over::Broke(broke),
@@ -121,12 +128,15 @@ impl Publisher {
 }
 
 /// A connected publisher.
-struct Connection<'a> {
+pub struct Connection<'a> {
     client: Client,
-    outbox: Outbox,
+    pub outbox: Outbox,
+    pub pictures: Pictures,
+    /// True while the cameras must be announced.
+    must_announce: bool,
     /// Largest packet in bytes that the broker takes, if it reported one.
     largest: Option<usize>,
-    publisher: &'a mut Publisher,
+    pub publisher: &'a mut Publisher,
 }
 
 impl Connection<'_> {
@@ -141,16 +151,13 @@ impl Connection<'_> {
         self.greet();
         let journal = self.publisher.service.journal().clone();
         let mut cursor = journal.read_from(None, self.outbox.done() + 1);
-        let mut announce = Announce::Now;
         let good = tokio::time::sleep(GOOD);
         let mut good = std::pin::pin!(good);
         let mut is_good = false;
         while !stop.is_cancelled() {
-            if announce == Announce::Now && self.outbox.has_room() {
-                if let Some(message) = self.discovery() {
-                    self.post(message);
-                }
-                announce = Announce::Done;
+            if self.must_announce && self.outbox.has_room() {
+                self.announce();
+                self.must_announce = false;
             }
             if self.publisher.blame.is_careful() && self.outbox.is_idle() && cursor.is_at_end() {
                 self.publisher.blame.relax();
@@ -167,13 +174,14 @@ impl Connection<'_> {
                 }
                 event = heard.recv() => match event {
                     Some(Heard::Publish { topic, payload, retain }) => {
-                        announce = announce.or(self.hear(&topic, &payload, retain));
+                        self.hear(&topic, &payload, retain);
                     }
                     Some(event) => self.note_progress(event),
                     None => return broke("the client ended".into()),
                 },
                 read = cursor.next(), if self.outbox.has_room() => self.take(read, &*cursor),
                 refusal = self.publisher.questions.failed() => self.refuse(&refusal),
+                picture = self.pictures.next() => self.publish_picture(&picture),
             }
         }
         self.farewell(heard, cursor).await
@@ -241,53 +249,30 @@ impl Connection<'_> {
             }
             None => self.client.subscribe(publisher.topics.questions())?,
         }
-        if let Some(topic) = publisher.topics.discovery_status() {
-            self.client.subscribe(topic)?;
+        if let Some(discovery) = &publisher.discovery {
+            self.client.subscribe(discovery.birth())?;
+            self.client.subscribe(discovery.devices())?;
         }
         Ok(())
     }
 
-    /// Publishes all retained messages again with their current contents. The broker may hold those
-    /// of an earlier run, or may have restarted and hold none. Unacknowledged events follow from
-    /// the journal.
-    fn greet(&mut self) {
-        self.post(self.publisher.topics.daemon_available(ONLINE));
-        self.cameras_available();
-        for event in self.publisher.service.journal().newest(self.outbox.done()) {
-            let messages = self.messages(&event);
-            messages.into_iter().filter(|message| message.retain).for_each(|m| self.post(m));
-        }
-    }
-
-    fn cameras_available(&mut self) {
-        for camera in self.publisher.service.cameras() {
-            self.post(self.publisher.topics.camera_available(&camera.name, camera.status.state));
-        }
-    }
-
-    /// Returns the messages of an event, or none if making them panicked before.
-    fn messages(&mut self, event: &Event) -> Vec<Message> {
+    /// Returns the messages of an event, or none if making them panicked before. Nothing is retained
+    /// for a camera that was removed.
+    pub fn messages(&mut self, event: &Event) -> Vec<Message> {
         let publisher = &mut *self.publisher;
         if publisher.unsayable.contains(&event.id.sequence) {
             return Vec::new();
         }
         // If this panics, the next run leaves the event out.
         publisher.saying = Some(event.id.sequence);
-        let state = match &event.body {
-            Body::CameraStatus(_) => {
-                let cameras = publisher.service.cameras().into_iter();
-                cameras.filter(|c| c.name == event.camera).map(|c| c.status.state).next()
-            }
-            Body::Caption(_) | Body::Answer(_) => None,
-        };
-        let messages = publisher.topics.messages(event, state.unwrap_or(CameraState::Lost));
+        let mut cameras = publisher.service.cameras().into_iter();
+        let state = cameras.find(|c| c.name == event.camera).map(|c| c.status.state);
+        let mut messages = publisher.topics.messages(event, state.unwrap_or(CameraState::Lost));
+        if state.is_none() {
+            messages.iter_mut().for_each(|message| message.retain = false);
+        }
         publisher.saying = None;
         messages
-    }
-
-    fn discovery(&self) -> Option<Message> {
-        let cameras = self.publisher.service.cameras().into_iter().map(|c| c.name);
-        self.publisher.topics.discovery(&cameras.collect::<Vec<Arc<str>>>())
     }
 
     fn take(&mut self, read: Read, cursor: &dyn Cursor) {
@@ -301,8 +286,9 @@ impl Connection<'_> {
                 metrics::mqtt_events_missed(events);
                 // The events are counted once, even if the connection breaks again.
                 self.outbox.enter(cursor.position() - 1, None, Vec::new());
-                // A camera's last change may be among them.
+                // A camera's last change, its addition or its removal may be among them.
                 self.cameras_available();
+                self.must_announce = true;
             }
         }
     }
@@ -310,19 +296,24 @@ impl Connection<'_> {
     fn enter(&mut self, event: Arc<Event>) {
         let sequence = event.id.sequence;
         let mut messages = self.messages(&event);
+        if self.publisher.discovery.is_some() {
+            self.pictures.look_up(&self.publisher.service, &event);
+        }
+        let shows_camera = matches!(event.body, Body::CameraStatus(_));
         messages.retain(|message| self.will_be_taken(message, Some(sequence)));
         self.outbox.enter(sequence, Some(event), messages);
         self.publisher.done = self.outbox.done();
+        self.must_announce |= shows_camera && self.cameras_changed();
     }
 
-    fn post(&mut self, message: Message) {
+    pub fn post(&mut self, message: Message) {
         if self.will_be_taken(&message, None) {
             self.outbox.post(message);
         }
     }
 
     /// Returns false for a message that the broker is known not to take.
-    fn will_be_taken(&mut self, message: &Message, sequence: Option<u64>) -> bool {
+    pub fn will_be_taken(&mut self, message: &Message, sequence: Option<u64>) -> bool {
         let (topic, size) = (message.topic.clone(), message.payload.len());
         let origin = Origin { sequence, topic, size };
         if self.publisher.blame.leaves_out(&origin) {
@@ -339,28 +330,38 @@ impl Connection<'_> {
         }
     }
 
-    fn hear(&mut self, topic: &str, payload: &[u8], retain: bool) -> Announce {
-        let topics = &self.publisher.topics;
-        if Some(topic) == topics.discovery_status().as_deref() {
-            let started = payload.trim_ascii() == ONLINE.as_bytes();
-            // A retained `online` is old: the announcement of this connection is sent after it.
-            return if started && !retain { Announce::Now } else { Announce::Done };
+    fn hear(&mut self, topic: &str, payload: &[u8], retain: bool) {
+        if let Some(discovery) = &self.publisher.discovery {
+            if topic == discovery.birth() {
+                // A retained `online` is old: this connection announces everything anyway.
+                if payload.trim_ascii() == ONLINE.as_bytes() && !retain {
+                    self.must_announce = true;
+                    self.publish_last_events();
+                }
+                return;
+            }
+            if let Some(camera) = discovery.camera(topic) {
+                // What is not retained are the messages of this connection.
+                if retain && !payload.is_empty() && self.found_device(camera) {
+                    self.must_announce = true;
+                }
+                return;
+            }
         }
-        let Some(camera) = topics.asked(topic) else { return Announce::Done };
+        let Some(camera) = self.publisher.topics.asked(topic) else { return };
         if retain {
             tracing::warn!(topic, "a retained question would be asked again on every connection");
-            return Announce::Done;
+            return;
         }
         let publisher = &mut *self.publisher;
         if let Err(refusal) = publisher.questions.ask(&publisher.service, camera, payload) {
             self.refuse(&refusal);
         }
-        Announce::Done
     }
 
     fn refuse(&mut self, refusal: &Refusal) {
         let Ok(payload) = serde_json::to_vec(refusal) else { return };
-        let topic = self.publisher.topics.camera(&refusal.camera, "answer");
+        let topic = self.publisher.topics.camera(&refusal.camera, ANSWER);
         let message = Message { topic, payload, retain: false };
         if self.will_be_taken(&message, None) && !self.outbox.note(message) {
             tracing::warn!(
@@ -401,19 +402,6 @@ impl Connection<'_> {
             }
             (None, None) => {}
         }
-    }
-}
-
-/// The state of the announcement to Home Assistant.
-#[derive(Clone, Copy, PartialEq)]
-enum Announce {
-    Now,
-    Done,
-}
-
-impl Announce {
-    fn or(self, other: Announce) -> Announce {
-        if self == Announce::Now { self } else { other }
     }
 }
 

@@ -16,7 +16,7 @@ use super::options::{self, Access, LARGEST_PACKET};
 use super::outbox::{Message, WINDOW};
 use super::topics::Topics;
 
-/// Maximum number of queued requests: the window, two subscriptions and the DISCONNECT.
+/// Maximum number of queued requests: the window, three subscriptions and the DISCONNECT.
 const REQUESTS: usize = WINDOW + 4;
 
 /// Additional time for a ping beyond twice the keep-alive.

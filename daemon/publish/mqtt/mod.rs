@@ -11,12 +11,15 @@
 //! the messages after it arrive. A broker that is unreachable delays nothing; events that leave the
 //! journal in the meantime are counted as lost.
 
+mod announcement;
 mod blame;
 mod connection;
+mod discovery;
 mod link;
 mod losses;
 mod options;
 mod outbox;
+mod pictures;
 mod questions;
 mod topics;
 
@@ -39,6 +42,7 @@ use crate::metrics;
 use crate::service::Service;
 use blame::Blame;
 use connection::Ended;
+use discovery::Discovery;
 use link::{Break, Cause, Version};
 use losses::{GOOD, Line, Losses};
 use questions::Questions;
@@ -80,6 +84,10 @@ pub async fn run(
 pub struct Publisher {
     config: Mqtt,
     topics: Topics,
+    /// Makes the messages for Home Assistant, if the config enables it.
+    discovery: Option<Discovery>,
+    /// Cameras that were announced, and those of earlier runs.
+    announced: BTreeSet<Arc<str>>,
     service: Arc<dyn Service>,
     /// Protocol version that the broker speaks, as far as is known.
     version: Version,
@@ -101,6 +109,8 @@ impl Publisher {
     pub fn shared(config: Mqtt, service: Arc<dyn Service>) -> Arc<Mutex<Publisher>> {
         Arc::new(Mutex::new(Publisher {
             topics: Topics::new(&config),
+            discovery: Discovery::new(&config),
+            announced: BTreeSet::new(),
             config,
             service,
             version: Version::V5,

@@ -30,6 +30,13 @@ pub struct Message {
     pub retain: bool,
 }
 
+impl Message {
+    /// Deletes what is retained on a topic.
+    pub fn removal(topic: String) -> Message {
+        Message { topic, payload: Vec::new(), retain: true }
+    }
+}
+
 pub struct Outbox {
     window: usize,
     waiting: VecDeque<(Message, Tag)>,

@@ -1,21 +1,21 @@
 //! Converts events to messages and defines the topics.
 
-use std::sync::Arc;
-
-use serde_json::{Value, json};
-
 use super::outbox::Message;
 use crate::config::Mqtt;
 use crate::event::{Body, CameraState, Event};
 
-/// Maximum number of characters of a state in Home Assistant.
+/// Maximum number of characters of the short text, which is that of a state in Home Assistant.
 const STATE_CHARACTERS: usize = 255;
 
-const CAPTION: &str = "caption";
-const LAST_CAPTION: &str = "last_caption";
-const LAST_CAPTION_TEXT: &str = "last_caption_text";
-const ANSWER: &str = "answer";
-const STATUS: &str = "status";
+/// The last levels of a camera's topics.
+pub const CAPTION: &str = "caption";
+pub const LAST_CAPTION: &str = "last_caption";
+pub const LAST_CAPTION_TEXT: &str = "last_caption_text";
+pub const LAST_FRAME: &str = "last_frame";
+pub const STATUS: &str = "status";
+pub const AVAILABLE: &str = "available";
+pub const ASK: &str = "ask";
+pub const ANSWER: &str = "answer";
 
 /// A topic, for the documentation.
 pub struct Topic {
@@ -33,11 +33,20 @@ pub const TOPICS: &[Topic] = &[
         content: "`online` while the daemon is connected, else `offline` (last will)",
     },
     Topic { name: "CAMERA/caption", retained: false, content: "each caption, as JSON" },
-    Topic { name: "CAMERA/last_caption", retained: true, content: "the last caption, as JSON" },
+    Topic {
+        name: "CAMERA/last_caption",
+        retained: true,
+        content: "the last caption that is not `unchanged`, as JSON",
+    },
     Topic {
         name: "CAMERA/last_caption_text",
         retained: true,
-        content: "the text of the last caption, at most 255 characters",
+        content: "the text of that caption, at most 255 characters",
+    },
+    Topic {
+        name: "CAMERA/last_frame",
+        retained: true,
+        content: "with `home_assistant = true`: the JPEG of that caption's last slow frame",
     },
     Topic {
         name: "CAMERA/answer",
@@ -62,22 +71,16 @@ pub const OFFLINE: &str = "offline";
 
 pub struct Topics {
     prefix: String,
-    discovery: Option<String>,
-    client_id: String,
 }
 
 impl Topics {
     pub fn new(config: &Mqtt) -> Topics {
-        Topics {
-            prefix: config.topic_prefix.clone(),
-            discovery: config.discovery.clone(),
-            client_id: config.client_id.clone(),
-        }
+        Topics { prefix: config.topic_prefix.clone() }
     }
 
     /// Returns the topic of the daemon's availability. The last will publishes `offline` there.
     pub fn available(&self) -> String {
-        format!("{}/available", self.prefix)
+        format!("{}/{AVAILABLE}", self.prefix)
     }
 
     pub fn camera(&self, camera: &str, what: &str) -> String {
@@ -87,17 +90,12 @@ impl Topics {
     /// Returns the filter for questions to any camera. It includes unknown cameras, so that a
     /// question about one gets a refusal.
     pub fn questions(&self) -> String {
-        format!("{}/+/ask", self.prefix)
+        self.camera("+", ASK)
     }
 
     /// Returns the camera that a question's topic names.
     pub fn asked<'a>(&self, topic: &'a str) -> Option<&'a str> {
-        topic.strip_prefix(&self.prefix)?.strip_prefix('/')?.strip_suffix("/ask")
-    }
-
-    /// Returns the topic on which Home Assistant announces that it has started.
-    pub fn discovery_status(&self) -> Option<String> {
-        Some(format!("{}/status", self.discovery.as_ref()?))
+        topic.strip_prefix(&self.prefix)?.strip_prefix('/')?.strip_suffix(ASK)?.strip_suffix('/')
     }
 
     /// Returns the messages of an event in the order of sending. `state` is the current state of
@@ -111,8 +109,10 @@ impl Topics {
             retain,
         };
         match &event.body {
-            // The attributes are sent before the state, so that they are current for anything
-            // triggered by the state.
+            // A window without a change does not replace the caption of the last one with a change.
+            Body::Caption(caption) if caption.unchanged.is_some() => {
+                vec![message(CAPTION, json, false)]
+            }
             Body::Caption(caption) => vec![
                 message(CAPTION, json.clone(), false),
                 message(LAST_CAPTION, json, true),
@@ -127,58 +127,21 @@ impl Topics {
 
     pub fn camera_available(&self, camera: &str, state: CameraState) -> Message {
         let payload = if state == CameraState::Live { ONLINE } else { OFFLINE };
-        Message { topic: self.camera(camera, "available"), payload: payload.into(), retain: true }
+        Message { topic: self.camera(camera, AVAILABLE), payload: payload.into(), retain: true }
+    }
+
+    pub fn last_frame(&self, camera: &str, jpeg: &[u8]) -> Message {
+        Message { topic: self.camera(camera, LAST_FRAME), payload: jpeg.into(), retain: true }
     }
 
     pub fn daemon_available(&self, payload: &str) -> Message {
         Message { topic: self.available(), payload: payload.into(), retain: true }
     }
 
-    /// Returns the message that announces one device with two entities per camera to Home
-    /// Assistant.
-    pub fn discovery(&self, cameras: &[Arc<str>]) -> Option<Message> {
-        let discovery = self.discovery.as_ref()?;
-        let id = identifier(&self.client_id);
-        let components: serde_json::Map<String, Value> = cameras
-            .iter()
-            .flat_map(|camera| {
-                let caption = json!({
-                    "p": "sensor",
-                    "unique_id": format!("{id}_{camera}_caption"),
-                    "name": format!("{camera} caption"),
-                    "icon": "mdi:message-video",
-                    "state_topic": self.camera(camera, LAST_CAPTION_TEXT),
-                    "json_attributes_topic": self.camera(camera, LAST_CAPTION),
-                });
-                let connection = json!({
-                    "p": "binary_sensor",
-                    "unique_id": format!("{id}_{camera}_connection"),
-                    "name": format!("{camera} connection"),
-                    "device_class": "connectivity",
-                    "entity_category": "diagnostic",
-                    "state_topic": self.camera(camera, "available"),
-                    "payload_on": ONLINE,
-                    "payload_off": OFFLINE,
-                });
-                [
-                    (format!("{camera}_caption"), caption),
-                    (format!("{camera}_connection"), connection),
-                ]
-            })
-            .collect();
-        let version = env!("CARGO_PKG_VERSION");
-        let config = json!({
-            "dev": { "ids": [id], "name": self.client_id, "mf": "lookout", "sw": version },
-            "o": { "name": "lookout", "sw": version },
-            "availability": [{ "topic": self.available() }],
-            "qos": 1,
-            "cmps": components,
-        });
-        Some(Message {
-            topic: format!("{discovery}/device/{id}/config"),
-            payload: config.to_string().into_bytes(),
-            retain: true,
-        })
+    /// Returns the messages that delete what is retained for a camera.
+    pub fn removals(&self, camera: &str) -> [Message; 5] {
+        [AVAILABLE, STATUS, LAST_CAPTION, LAST_CAPTION_TEXT, LAST_FRAME]
+            .map(|what| Message::removal(self.camera(camera, what)))
     }
 }
 
@@ -198,13 +161,6 @@ fn short_text(text: &str) -> String {
     text.chars().take(STATE_CHARACTERS - 1).chain(['…']).collect()
 }
 
-/// Returns the text with every character that Home Assistant does not allow in topics replaced by
-/// `_`. Allowed are letters, digits, `_` and `-`.
-fn identifier(text: &str) -> String {
-    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-    text.chars().map(|c| if allowed(c) { c } else { '_' }).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -222,7 +178,7 @@ mod tests {
 
     #[test]
     fn every_message_has_a_listed_topic() {
-        let topics = Topics { prefix: "p".into(), discovery: None, client_id: "c".into() };
+        let topics = Topics { prefix: "p".into() };
         let status = CameraStatus::connecting(std::time::SystemTime::UNIX_EPOCH);
         let event = Event {
             id: EventId { run: 1, sequence: 1 },
@@ -232,6 +188,8 @@ mod tests {
         };
         let mut messages = topics.messages(&event, CameraState::Live);
         messages.push(topics.daemon_available(ONLINE));
+        messages.push(topics.last_frame("gate", b"jpeg"));
+        messages.extend(topics.removals("gate"));
         for message in messages {
             let name = message.topic.replacen("p/", "", 1).replacen("gate", "CAMERA", 1);
             let listed = TOPICS.iter().find(|topic| topic.name == name).expect("a listed topic");
@@ -245,11 +203,9 @@ mod tests {
 
     #[test]
     fn a_question_names_its_camera() {
-        let topics =
-            Topics { prefix: "lookout".into(), discovery: None, client_id: "my box".into() };
+        let topics = Topics { prefix: "lookout".into() };
         assert_eq!(topics.asked("lookout/gate/ask"), Some("gate"));
         assert_eq!(topics.asked("lookout/gate/answer"), None);
         assert_eq!(topics.asked("lookouts/gate/ask"), None);
-        assert_eq!(identifier(&topics.client_id), "my_box");
     }
 }
