@@ -283,6 +283,19 @@ mod tests {
         assert!(newest(0).is_empty());
     }
 
+    #[test]
+    fn the_newest_of_each_camera_outlives_the_ring() {
+        let journal = MemoryJournal::shared(RUN, 2);
+        for camera in ["yard", "gate", "yard", "gate", "gate", "gate"] {
+            journal.append(camera.into(), body());
+        }
+        let newest =
+            |up_to| journal.newest(up_to).iter().map(|e| e.id.sequence).collect::<Vec<_>>();
+        assert_eq!(newest(6), [3, 6]);
+        assert_eq!(newest(4), [3, 4]);
+        assert!(newest(2).is_empty());
+    }
+
     #[tokio::test]
     async fn a_waiting_reader_wakes() {
         let journal = MemoryJournal::shared(RUN, 10);

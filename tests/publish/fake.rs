@@ -7,7 +7,8 @@ pub type Ask = Box<dyn Fn(Question) -> Result<AnswerStream, AskError> + Send>;
 pub struct Fake {
     pub journal: Arc<dyn Journal>,
     pub ready: AtomicBool,
-    pub yard: Mutex<CameraState>,
+    /// The state of the camera `yard`, or `None` if it was removed.
+    pub yard: Mutex<Option<CameraState>>,
     /// Set to make the next query of the cameras panic.
     pub panics: AtomicBool,
     pub ask: Mutex<Ask>,
@@ -29,7 +30,10 @@ impl Service for Fake {
 
     fn cameras(&self) -> Vec<CameraInfo> {
         assert!(!self.panics.swap(false, Ordering::Relaxed), "wanted by a test");
-        [("gate", CameraState::Live), ("yard", *self.yard.lock().unwrap())]
+        let yard = *self.yard.lock().unwrap();
+        [("gate", Some(CameraState::Live)), ("yard", yard)]
+            .into_iter()
+            .filter_map(|(name, state)| Some((name, state?)))
             .map(|(name, state)| CameraInfo {
                 name: name.into(),
                 source: "rtsp://camera.example/1".into(),
@@ -39,13 +43,16 @@ impl Service for Fake {
                 disk_bytes: 0,
                 oldest_frame_at: None,
             })
-            .into()
+            .collect()
     }
 
     fn frame_jpeg(&self, camera: &str, run: Option<u64>, number: u64) -> FrameLookup {
         let found = match number {
             7 if run.is_none() => {
                 Ok(FrameJpeg { jpeg: b"a jpeg"[..].into(), captured_at: SystemTime::now() })
+            }
+            4 if run == Some(1) => {
+                Ok(FrameJpeg { jpeg: b"jpeg 4"[..].into(), captured_at: SystemTime::now() })
             }
             8 => Err(FrameError::Busy),
             _ => Err(FrameError::FrameNotFound { camera: camera.into(), number }),
@@ -85,7 +92,7 @@ impl Daemon {
         let service = Arc::new(Fake {
             journal: MemoryJournal::shared(RUN, journal),
             ready: AtomicBool::new(true),
-            yard: Mutex::new(CameraState::Lost),
+            yard: Mutex::new(Some(CameraState::Lost)),
             panics: AtomicBool::new(false),
             ask: Mutex::new(Box::new(|_| Err(AskError::Stopping))),
         });
@@ -104,12 +111,26 @@ impl Daemon {
     }
 
     pub fn yard_is(&self, state: CameraState) {
-        *self.service.yard.lock().unwrap() = state;
+        *self.service.yard.lock().unwrap() = Some(state);
         self.service.journal.append("yard".into(), Body::CameraStatus(status(state)));
     }
 
     pub fn caption(&self, text: &str) -> Arc<Event> {
         self.service.journal.append("gate".into(), caption(text))
+    }
+
+    /// Publishes that the scene has not changed since an event.
+    pub fn unchanged_since(&self, event: EventId) {
+        let Body::Caption(mut same) = caption("unchanged") else { unreachable!() };
+        same.unchanged = Some(Unchanged { since: SystemTime::now(), event });
+        self.service.journal.append("gate".into(), Body::Caption(same));
+    }
+
+    /// Removes the camera `yard` as the daemon does.
+    pub fn remove_yard(&self) {
+        *self.service.yard.lock().unwrap() = None;
+        let removed = status(CameraState::Lost);
+        self.service.journal.append("yard".into(), Body::CameraStatus(removed));
     }
 
     pub async fn channel(&self) -> Channel {

@@ -5,6 +5,7 @@ mod broker;
 mod client;
 mod fake;
 mod grpc;
+mod home_assistant;
 mod http;
 mod mqtt;
 mod real_home_assistant;

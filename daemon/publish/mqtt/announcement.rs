@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::connection::Connection;
 use super::pictures::Picture;
 use super::topics::ONLINE;
+use crate::event::Event;
 
 /// Maximum number of cameras of earlier runs whose messages are deleted at a time.
 const EARLIER_CAMERAS: usize = 256;
@@ -27,7 +28,7 @@ impl Connection<'_> {
     }
 
     /// Publishes the last caption and the status of each camera again. Returns their events.
-    pub fn publish_last_events(&mut self) -> Vec<Arc<crate::event::Event>> {
+    pub fn publish_last_events(&mut self) -> Vec<Arc<Event>> {
         let events = self.publisher.service.journal().newest(self.outbox.done());
         for event in &events {
             let messages = self.messages(event);
@@ -76,7 +77,7 @@ impl Connection<'_> {
 
     pub fn publish_picture(&mut self, picture: &Picture) {
         let message = self.publisher.topics.last_frame(&picture.camera, &picture.jpeg);
-        if self.publisher.announced.contains(&picture.camera)
+        if self.camera_names().contains(&picture.camera)
             && self.will_be_taken(&message, None)
             && !self.outbox.note(message)
         {

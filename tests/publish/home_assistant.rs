@@ -1,0 +1,155 @@
+//! Tests what Home Assistant sees of the daemon over a real mosquitto.
+
+use std::collections::BTreeMap;
+
+use super::*;
+
+const GATE: &str = "homeassistant/device/lookout-test/gate/config";
+const YARD: &str = "homeassistant/device/lookout-test/yard/config";
+
+/// Returns what the broker retains, once `is_complete` of it.
+async fn retained(
+    port: u16,
+    is_complete: impl Fn(&BTreeMap<String, String>) -> bool,
+) -> BTreeMap<String, String> {
+    let mut last = BTreeMap::new();
+    for _ in 0..200 {
+        let mut heard = Subscriber::connect(port, "#").await;
+        let mut messages = BTreeMap::new();
+        while let Ok(Some(message)) =
+            timeout(Duration::from_millis(100), heard.messages.recv()).await
+        {
+            if message.retain {
+                messages.insert(message.topic, message.payload);
+            }
+        }
+        if is_complete(&messages) {
+            return messages;
+        }
+        last = messages;
+    }
+    panic!("the broker retains {last:#?}");
+}
+
+#[tokio::test]
+async fn cameras_are_announced_and_again_when_home_assistant_starts() {
+    let broker = Broker::start();
+    let daemon = Daemon::start(100).await;
+    let mut heard = Subscriber::connect(broker.port, "#").await;
+    let publisher = Publisher::start(&daemon, mqtt_config(broker.port));
+    let device = heard.json_on("homeassistant/device/lookout-test/config").await;
+    let gate = heard.next_on(GATE).await;
+    heard.next_on(YARD).await;
+    daemon.caption("calm");
+    heard.until("lookout/gate/last_frame", "jpeg 4").await;
+    let config: Value = serde_json::from_str(&gate.payload).unwrap();
+    assert_eq!(config["device"]["via_device"], device["device"]["identifiers"][0]);
+
+    // The entities' topics are those that the daemon publishes to.
+    let caption = &config["components"]["caption"];
+    assert_eq!(caption["state_topic"], "lookout/gate/last_caption");
+    assert_eq!(config["components"]["frame"]["image_topic"], "lookout/gate/last_frame");
+    while heard.messages.try_recv().is_ok() {}
+
+    heard.say("homeassistant/status", "offline").await;
+    heard.say("homeassistant/status", "online").await;
+    heard.until("lookout/gate/last_caption_text", "calm").await;
+    assert_eq!(heard.next_on(GATE).await.payload, gate.payload);
+    assert!(Subscriber::connect(broker.port, GATE).await.next().await.retain);
+    publisher.stop().await;
+}
+
+#[tokio::test]
+async fn the_last_caption_and_its_frame_outlive_unchanged_windows_and_the_broker() {
+    let mut broker = Broker::start();
+    let daemon = Daemon::start(5).await;
+    let publisher = Publisher::start(&daemon, mqtt_config(broker.port));
+    let mut heard = Subscriber::connect(broker.port, "lookout/gate/#").await;
+    let event = daemon.caption("a red car stops");
+    heard.until("lookout/gate/last_frame", "jpeg 4").await;
+    // More than the journal holds.
+    for sequence in 2..=12 {
+        daemon.unchanged_since(event.id);
+        let caption = heard.json_on("lookout/gate/caption").await;
+        assert_eq!(caption["sequence"], sequence);
+    }
+    let is_there = |messages: &BTreeMap<String, String>| {
+        let payload = |topic: &str| messages.get(topic).map(String::as_str);
+        payload("lookout/gate/last_caption_text") == Some("a red car stops")
+            && payload("lookout/gate/last_caption").is_some_and(|json| json.contains("a red car"))
+            && payload("lookout/gate/last_frame") == Some("jpeg 4")
+    };
+    retained(broker.port, is_there).await;
+    broker.kill();
+    broker.start_again();
+    retained(broker.port, is_there).await;
+    publisher.stop().await;
+}
+
+#[tokio::test]
+async fn a_camera_removed_while_the_daemon_runs_leaves_nothing() {
+    let broker = Broker::start();
+    let daemon = Daemon::start(100).await;
+    let publisher = Publisher::start(&daemon, mqtt_config(broker.port));
+    daemon.yard_is(CameraState::Live);
+    daemon.caption("calm");
+    let of_yard = |messages: &BTreeMap<String, String>| {
+        messages.keys().filter(|topic| topic.contains("yard")).count()
+    };
+    retained(broker.port, |messages| of_yard(messages) == 3).await;
+    daemon.remove_yard();
+    retained(broker.port, |messages| of_yard(messages) == 0 && messages.contains_key(GATE)).await;
+    publisher.stop().await;
+
+    // A new connection does not bring it back.
+    let publisher = Publisher::start(&daemon, mqtt_config(broker.port));
+    daemon.caption("still calm");
+    let shows_gate = |messages: &BTreeMap<String, String>| {
+        messages.get("lookout/gate/last_caption_text").is_some_and(|text| text == "still calm")
+    };
+    let messages = retained(broker.port, shows_gate).await;
+    assert_eq!(of_yard(&messages), 0, "{messages:#?}");
+    publisher.stop().await;
+}
+
+#[tokio::test]
+async fn a_camera_of_an_earlier_run_is_removed() {
+    let broker = Broker::start();
+    let daemon = Daemon::start(100).await;
+    let publisher = Publisher::start(&daemon, mqtt_config(broker.port));
+    daemon.yard_is(CameraState::Live);
+    retained(broker.port, |messages| messages.contains_key("lookout/yard/status")).await;
+    publisher.stop().await;
+    let mut heard = Subscriber::connect(broker.port, "homeassistant/#").await;
+    // Another daemon's camera of the same name stays.
+    let other = "homeassistant/device/other/yard/config";
+    heard.client.publish(other, QoS::AtLeastOnce, true, "{}").await.unwrap();
+
+    let daemon = Daemon::start(100).await;
+    *daemon.service.yard.lock().unwrap() = None;
+    let publisher = Publisher::start(&daemon, mqtt_config(broker.port));
+    heard.until(YARD, "").await;
+    let messages = retained(broker.port, |messages| {
+        messages.contains_key(GATE) && !messages.keys().any(|topic| topic.contains("lookout/yard"))
+    })
+    .await;
+    assert!(messages.contains_key(other) && !messages.contains_key(YARD), "{messages:#?}");
+    publisher.stop().await;
+}
+
+#[tokio::test]
+async fn without_home_assistant_there_are_no_devices_and_no_frames() {
+    let broker = Broker::start();
+    let daemon = Daemon::start(100).await;
+    let publisher = Publisher::start(&daemon, Mqtt { discovery: None, ..mqtt_config(broker.port) });
+    let mut heard = Subscriber::connect(broker.port, "#").await;
+    daemon.caption("calm");
+    heard.until("lookout/gate/last_caption_text", "calm").await;
+    daemon.caption("still calm");
+    heard.until("lookout/gate/last_caption_text", "still calm").await;
+    let messages = retained(broker.port, |messages| messages.len() >= 5).await;
+    for topic in messages.keys() {
+        assert!(topic.starts_with("lookout/") && !topic.ends_with("last_frame"), "{topic}");
+    }
+    publisher.stop().await;
+}
