@@ -12,6 +12,7 @@ import asyncio
 import json
 import logging
 import pathlib
+import socket
 import sys
 
 from homeassistant import auth, config_entries, loader
@@ -70,7 +71,8 @@ async def start(port, folder):
         await registry.async_load(hass)
     await restore_state.async_load(hass)
     hass.auth = await auth.auth_manager_from_config(hass, [], [])
-    http = {"server_host": "127.0.0.1", "server_port": 0}
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        http = {"server_host": "127.0.0.1", "server_port": free.getsockname()[1]}
     assert await async_setup_component(hass, "http", {"http": http})
     await hass.async_start()
     if not hass.config_entries.async_entries("mqtt"):

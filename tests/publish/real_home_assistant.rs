@@ -93,7 +93,7 @@ async fn home_assistant_shows_cameras_captions_and_answers() {
     home.until("binary_sensor.gate_connection", "on").await;
     home.until("sensor.yard_caption", "unavailable").await;
     let status = home.until("binary_sensor.yard_connection", "off").await;
-    assert_eq!((&status["state"], &status["reason"]), (&"lost".into(), &"no route".into()));
+    assert_eq!((&status["camera_state"], &status["reason"]), (&"lost".into(), &"no route".into()));
     let devices = home.ask("devices");
     let wanted = json!({ "lookout-test": null, "Gate": "lookout-test", "Yard": "lookout-test" });
     assert_eq!(devices, wanted);

@@ -36,7 +36,8 @@ const ANSWER_ATTRIBUTES: &str = "{{ {'question_id': value_json.question_id, \
      'question': value_json.prompt | default('') | truncate(255, true), \
      'text': value_json.text | default(value_json.message) | default('')} | to_json }}";
 
-const STATUS_ATTRIBUTES: &str = "{{ {'state': value_json.state, 'reason': value_json.reason, \
+/// Home Assistant drops an attribute named `state`.
+const STATUS_ATTRIBUTES: &str = "{{ {'camera_state': value_json.state, 'reason': value_json.reason, \
      'since': value_json.since, 'last_frame_at': value_json.last_frame_at, \
      'reconnects': value_json.reconnects} | to_json }}";
 
