@@ -49,8 +49,13 @@ impl Connection<'_> {
         let cameras = self.camera_names();
         let publisher = &mut *self.publisher;
         let mut messages = Vec::new();
-        let removed: Vec<Arc<str>> = publisher.announced.difference(&cameras).cloned().collect();
-        for camera in &removed {
+        publisher.removed.extend(publisher.announced.difference(&cameras).cloned());
+        publisher.removed.retain(|camera| !cameras.contains(camera));
+        while publisher.removed.len() > EARLIER_CAMERAS {
+            publisher.removed.pop_first();
+        }
+        // They are removed again each time: Home Assistant may have been away.
+        for camera in &publisher.removed {
             messages.extend(publisher.discovery.as_ref().map(|d| d.removal(camera)));
             messages.extend(publisher.topics.removals(camera));
         }

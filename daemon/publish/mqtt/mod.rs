@@ -88,6 +88,8 @@ pub struct Publisher {
     discovery: Option<Discovery>,
     /// Cameras that were announced, and those of earlier runs.
     announced: BTreeSet<Arc<str>>,
+    /// Cameras that were announced and no longer exist.
+    removed: BTreeSet<Arc<str>>,
     service: Arc<dyn Service>,
     /// Protocol version that the broker speaks, as far as is known.
     version: Version,
@@ -111,6 +113,7 @@ impl Publisher {
             topics: Topics::new(&config),
             discovery: Discovery::new(&config),
             announced: BTreeSet::new(),
+            removed: BTreeSet::new(),
             config,
             service,
             version: Version::V5,
