@@ -30,8 +30,8 @@ struct Shared {
 
 struct Ring {
     events: VecDeque<Arc<Event>>,
-    /// What [`Journal::newest`] returns of the events that have left the ring: each camera's newest
-    /// caption and newest change of state.
+    /// Each camera's newest caption and newest change of state among the events that have left the
+    /// ring, for [`Journal::newest`].
     left: HashMap<(Arc<str>, EventKind), Arc<Event>>,
     capacity: usize,
     next: u64,

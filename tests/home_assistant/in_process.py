@@ -81,6 +81,8 @@ async def start(port, folder):
         broker = {"broker": "127.0.0.1", "port": port}
         flow = await flows.async_configure(flow["flow_id"], broker)
         assert flow["type"] == "create_entry", flow
+    else:
+        assert await async_setup_component(hass, "mqtt", {})
     return hass
 
 

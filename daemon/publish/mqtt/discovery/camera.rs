@@ -14,7 +14,8 @@ use crate::publish::mqtt::topics::{
 const CAPTION_TEXT: &str = "{{ value_json.text if value_json.text | length <= 255 \
      else value_json.text[:254] ~ '…' }}";
 
-/// What is recorded with each caption, without its text. Home Assistant stores it for every state.
+/// The attributes of a caption. They omit its text, because Home Assistant stores them for every
+/// state.
 const CAPTION_ATTRIBUTES: &str = "{{ {'from': value_json.window.from, \
      'to': value_json.window.to, 'run': value_json.run, 'sequence': value_json.sequence, \
      'frames_used': value_json.coverage.frames_used, \

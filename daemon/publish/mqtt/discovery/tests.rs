@@ -1,3 +1,5 @@
+//! Tests what the devices say to Home Assistant.
+
 use std::collections::BTreeMap;
 
 use super::*;
