@@ -158,7 +158,7 @@ impl CameraRegistry {
             name: config.name.clone(),
             settings,
             progress,
-            ring: Mutex::new(Ring::new(self.limits)),
+            ring: Mutex::new(Ring::with_usual_step(self.limits, period.gap())),
             windows: Mutex::new(windows),
             change: Mutex::default(),
         };

@@ -53,15 +53,19 @@ pub fn select(
     tiers: Tiers,
 ) -> Option<Selection> {
     let run = position.next.run;
-    let section = ring.entries_in(&range, run);
-    let wanted = |entry: &&Entry| tiers == Tiers::All || entry.tokens().is_some();
-    let inside: Vec<&Entry> = section.inside().filter(wanted).collect();
-    let picked = sampling::pick(inside.len(), plan.frames);
-    let frames: Vec<Entry> = picked.into_iter().map(|i| inside[i].clone()).collect();
-    let footage = around(inside.iter().map(|entry| range.time_of(entry, run)))?;
-    let gaps = gaps(ring, &range, &section, period, position, tiers);
+    let all = ring.entries_in(&range, run);
+    let skips_first = tiers == Tiers::Hot
+        && all.ranges().first().is_some_and(|range| range.start < ring.first_hot());
+    let section = match tiers {
+        Tiers::All => all,
+        Tiers::Hot => all.starting_at(ring.first_hot()),
+    };
+    let available = section.len();
+    let picked = sampling::pick(available, plan.frames);
+    let frames: Vec<Entry> = picked.into_iter().filter_map(|i| section.nth(i)).cloned().collect();
+    let footage = around(section.ends().map(|entry| range.time_of(entry, run)))?;
+    let gaps = gaps(ring, &range, &section, period, position, skips_first);
     let frames_expected = period.frames_in(range.span.length()).min(plan.frames) as u32;
-    let available = inside.len();
     Some(Selection { frames, available, footage, range, run, gaps, frames_expected })
 }
 

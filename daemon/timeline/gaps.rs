@@ -4,18 +4,20 @@
 use std::time::{Duration, SystemTime};
 
 use super::lookup::RangeEntries;
-use super::{Entry, Period, Ring, RunPosition, Tiers, TimeRange};
+use super::ring::{between, clock_was_set};
+use super::{Entry, Period, Ring, RunPosition, TimeRange};
 use crate::event::{Gap, GapCause};
-use crate::frame::{CLOCK_STEP, FrameId, Span, difference, shift};
+use crate::frame::{FrameId, Span, difference, shift};
 
-/// Returns the gaps in order of time.
+/// Returns the gaps in order of time. `skips_first` is true if frames before the section were left
+/// out, because they are not hot.
 pub(super) fn gaps(
     ring: &Ring,
     range: &TimeRange,
     section: &RangeEntries<'_>,
     period: Period,
     position: RunPosition,
-    tiers: Tiers,
+    skips_first: bool,
 ) -> Vec<Gap> {
     let mut walk = Walk {
         ring,
@@ -29,15 +31,20 @@ pub(super) fn gaps(
         follows: false,
         edge: range.span.from,
         seen: None,
-        skipped: false,
+        skipped: skips_first,
     };
-    for at in section.positions() {
-        match tiers {
-            Tiers::Hot if section.get(at).is_some_and(|entry| entry.tokens().is_none()) => {
-                walk.skipped = true;
-            }
-            Tiers::Hot | Tiers::All => walk.arrive(at),
+    let is_indexed = ring.usual_step <= period.gap();
+    for range in section.ranges() {
+        walk.arrive(range.start);
+        if !is_indexed {
+            (range.start + 1..range.end).for_each(|at| walk.arrive(at));
+            continue;
         }
+        for at in ring.breaks_in(range) {
+            walk.pass_to(at - 1);
+            walk.arrive(at);
+        }
+        walk.pass_to(range.end - 1);
     }
     walk.leave();
     let mut gaps = walk.gaps;
@@ -120,6 +127,17 @@ impl Walk<'_> {
             _ => self.there.push(Span { from: to, to }),
         }
         (self.edge, self.seen, self.skipped) = (to, Some(at), false);
+    }
+
+    /// Moves on to this entry. Nothing is missing between it and the edge.
+    fn pass_to(&mut self, at: usize) {
+        let Some(entry) = self.section.get(at).filter(|_| self.seen != Some(at)) else { return };
+        let to = self.time_of(entry);
+        match self.there.last_mut() {
+            Some(there) => there.to = there.to.max(to),
+            None => self.there.push(Span { from: to, to }),
+        }
+        (self.edge, self.seen) = (to, Some(at));
     }
 
     /// Examines the time from the edge to the range's end.
@@ -256,17 +274,6 @@ impl Walk<'_> {
     }
 }
 
-/// Returns true if the clock of the entries' UTC was set between them, or replaced by another one.
-pub(super) fn clock_was_set(before: &Entry, next: &Entry) -> bool {
-    let utc = difference(before.captured_at, next.captured_at);
-    (utc - between(before, next)).unsigned_abs() > CLOCK_STEP.as_nanos()
-}
-
-/// Returns the nanoseconds between two entries by the run's clock.
-fn between(before: &Entry, next: &Entry) -> i128 {
-    next.monotonic.saturating_sub(before.monotonic).as_nanos() as i128
-}
-
 /// Returns the start of the entry's run, by the clock that shows `time` for the entry.
 fn began(entry: &Entry, time: SystemTime) -> SystemTime {
     shift(time, -(entry.monotonic.as_nanos() as i128))
@@ -278,7 +285,7 @@ mod tests {
 
     use super::super::ring::tests::{RUN, at, entry, id, limits};
     use super::super::ring::{DiskAddress, DiskState, Residency};
-    use super::super::select;
+    use super::super::{Tiers, select};
     use super::*;
     use crate::run_clock::Moment;
 

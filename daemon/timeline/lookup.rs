@@ -24,6 +24,40 @@ impl<'a> RangeEntries<'a> {
         self.ranges.clone().into_iter().flatten()
     }
 
+    /// Returns the positions as ranges, in order; none is empty.
+    pub fn ranges(&self) -> &[Range<usize>] {
+        &self.ranges
+    }
+
+    /// Leaves out the entries before this position.
+    pub fn starting_at(mut self, first: usize) -> RangeEntries<'a> {
+        self.ranges.iter_mut().for_each(|range| range.start = range.start.max(first));
+        self.ranges.retain(|range| !range.is_empty());
+        self
+    }
+
+    /// Returns the number of entries.
+    pub fn len(&self) -> usize {
+        self.ranges.iter().map(ExactSizeIterator::len).sum()
+    }
+
+    /// Returns the entry of this index, counted from the first one inside.
+    pub fn nth(&self, mut index: usize) -> Option<&'a Entry> {
+        for range in &self.ranges {
+            if index < range.len() {
+                return self.entries.get(range.start + index);
+            }
+            index -= range.len();
+        }
+        None
+    }
+
+    /// Returns the first and the last entry of each range.
+    pub fn ends(&self) -> impl Iterator<Item = &'a Entry> {
+        let ends = self.ranges.iter().flat_map(|range| [range.start, range.end - 1]);
+        ends.filter_map(|at| self.entries.get(at))
+    }
+
     /// Returns the entry at any position of the ring.
     pub fn get(&self, at: usize) -> Option<&'a Entry> {
         self.entries.get(at)
@@ -81,6 +115,15 @@ impl Ring {
         }
         ranges.retain(|range| !range.is_empty());
         RangeEntries { entries: &self.entries, ranges }
+    }
+
+    /// Returns the positions after the first one of the range before which something may be missing.
+    pub(super) fn breaks_in(&self, range: &Range<usize>) -> impl Iterator<Item = usize> {
+        let id = |at: usize| self.entries.get(at).map(|entry| entry.id);
+        let (first, last) = (id(range.start), id(range.end - 1));
+        let from = self.breaks.partition_point(|id| Some(*id) <= first);
+        let to = self.breaks.partition_point(|id| Some(*id) <= last);
+        (from..to.max(from)).filter_map(|at| self.position(*self.breaks.get(at)?))
     }
 
     /// Returns the stretches in order; none is empty.

@@ -16,3 +16,6 @@ pub use clip::{Clip, ClipFrame, Selection, select};
 pub use query::{Period, RunPosition, Tiers};
 pub use ring::{DiskAddress, DiskState, Entry, Limits, Residency, Ring, Tier, Usage};
 pub use time_range::TimeRange;
+
+#[cfg(test)]
+mod tests;

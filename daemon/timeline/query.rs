@@ -15,7 +15,7 @@ impl Period {
     }
 
     /// Returns the longest time between two frames that is not a gap: one late frame is jitter.
-    pub(super) fn gap(self) -> Duration {
+    pub fn gap(self) -> Duration {
         self.0.mul_f64(2.5)
     }
 

@@ -18,7 +18,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::frame::{Clock, FrameId};
+use crate::frame::{CLOCK_STEP, Clock, FrameId, difference};
 use crate::slowfast::FrameTokens;
 
 /// A frame that was encoded once, and what remains of it.
@@ -137,6 +137,10 @@ pub struct Ring {
     pub(super) entries: VecDeque<Entry>,
     /// The first frame of every stretch except the first one. Such a frame may have left.
     pub(super) stretches: VecDeque<FrameId>,
+    /// The frames before which something may be missing, or a clock was set. Every other frame
+    /// follows the one before it within `usual_step`. Such a frame may have left.
+    pub(super) breaks: VecDeque<FrameId>,
+    pub(super) usual_step: Duration,
     /// Frames that arrived and could not be used, the newest last.
     corrupt: VecDeque<FrameId>,
     hot: Tier,
@@ -149,10 +153,18 @@ pub struct Ring {
 
 impl Ring {
     pub fn new(limits: Limits) -> Ring {
+        Ring::with_usual_step(limits, Duration::ZERO)
+    }
+
+    /// Creates a ring that indexes the frames which follow the one before them after more than
+    /// `usual_step`. So gaps in a long range are found without a look at every frame.
+    pub fn with_usual_step(limits: Limits, usual_step: Duration) -> Ring {
         let empty = Tier::default();
         Ring {
             entries: VecDeque::new(),
             stretches: VecDeque::new(),
+            breaks: VecDeque::new(),
+            usual_step,
             corrupt: VecDeque::new(),
             hot: empty,
             token_bytes: 0,
@@ -170,6 +182,9 @@ impl Ring {
         debug_assert!(self.entries.back().is_none_or(|last| last.id < entry.id));
         if self.entries.back().is_some_and(|last| last.captured_at >= entry.captured_at) {
             self.stretches.push_back(entry.id);
+        }
+        if self.entries.back().is_some_and(|last| self.is_break(last, &entry)) {
+            self.breaks.push_back(entry.id);
         }
         let now = (entry.id.run, entry.monotonic);
         self.hot.frames += 1;
@@ -203,6 +218,10 @@ impl Ring {
             if matches!(entry.residency, Residency::Cool) && entry.on_disk() > 0 && fits {
                 if let Some((id, _)) = next.filter(|(_, at)| entry.captured_at >= *at) {
                     self.stretches.push_front(id);
+                }
+                if let Some(next) = self.entries.front().filter(|next| self.is_break(&entry, next))
+                {
+                    self.breaks.push_front(next.id);
                 }
                 self.disk.frames += 1;
                 self.disk.bytes += entry.on_disk();
@@ -326,8 +345,14 @@ impl Ring {
             tier.bytes -= bytes;
         }
         self.evicted += 1;
+        if let Ok(at) = self.breaks.binary_search(&entry.id) {
+            self.breaks.remove(at);
+        }
         if let Some(next) = self.entries.get_mut(at) {
             next.evicted_before = true;
+            if let Err(at) = self.breaks.binary_search(&next.id) {
+                self.breaks.insert(at, next.id);
+            }
         }
         let oldest = self.entries.front().map(|entry| entry.id);
         while self.stretches.front().is_some_and(|id| oldest.is_none_or(|oldest| *id <= oldest)) {
@@ -338,9 +363,35 @@ impl Ring {
         }
     }
 
-    fn position(&self, id: FrameId) -> Option<usize> {
+    /// Returns true if something may be missing between two frames that follow each other, or a
+    /// clock was set.
+    fn is_break(&self, before: &Entry, next: &Entry) -> bool {
+        before.id.run != next.id.run
+            || next.evicted_before
+            || before.captured_at >= next.captured_at
+            || clock_was_set(before, next)
+            || next.monotonic.saturating_sub(before.monotonic) > self.usual_step
+    }
+
+    /// Returns the position of the first frame in the hot tier.
+    pub(super) fn first_hot(&self) -> usize {
+        self.entries.len() - self.hot.frames
+    }
+
+    pub(super) fn position(&self, id: FrameId) -> Option<usize> {
         self.entries.binary_search_by_key(&id, |entry| entry.id).ok()
     }
+}
+
+/// Returns true if the clock of the entries' UTC was set between them, or replaced by another one.
+pub(super) fn clock_was_set(before: &Entry, next: &Entry) -> bool {
+    let utc = difference(before.captured_at, next.captured_at);
+    (utc - between(before, next)).unsigned_abs() > CLOCK_STEP.as_nanos()
+}
+
+/// Returns the nanoseconds between two entries by the run's clock.
+pub(super) fn between(before: &Entry, next: &Entry) -> i128 {
+    next.monotonic.saturating_sub(before.monotonic).as_nanos() as i128
 }
 
 #[cfg(test)]
