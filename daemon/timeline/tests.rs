@@ -134,7 +134,7 @@ fn the_time_to_select_does_not_grow_with_the_range() {
         let found = reported(&ring, range, position, Tiers::All);
         (started.elapsed(), found)
     };
-    // An index of longer steps than those sought is of no use, so every frame is looked at.
+    // An index of longer steps than those looked for is of no use, so every frame is looked at.
     let (every, found) = took(Ring::with_usual_step(limits, PERIOD.gap() * 2));
     let (indexed, also) = took(Ring::with_usual_step(limits, PERIOD.gap()));
     assert_eq!(found, also);
