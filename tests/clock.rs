@@ -77,7 +77,7 @@ fn captions_go_on_when_the_clock_is_set_and_no_footage_is_lost() {
         assert!((window - 4.0).abs() < 0.002, "{caption}");
         assert_eq!(caption["coverage"]["frames_used"], 8, "{caption}");
         assert!(causes(caption).iter().all(|cause| *cause == "clock"), "{caption}");
-        assert_eq!(caption["skipped"].as_u64().unwrap_or(0), 0, "{caption}");
+        assert_eq!(caption["skipped_windows"].as_u64().unwrap_or(0), 0, "{caption}");
     }
     // Windows of 4 s every 2 s: each step lies in two windows.
     let with_step = captions.iter().filter(|(_, caption)| !causes(caption).is_empty()).count();

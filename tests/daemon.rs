@@ -118,7 +118,7 @@ fn without_changes_the_model_does_not_run() {
     for _ in 0..2 {
         let later = next();
         assert_eq!(later["text"], "unchanged", "{later}");
-        assert_eq!(later["unchanged"]["sequence"], first["sequence"], "{later}");
+        assert_eq!(later["unchanged"]["event"]["sequence"], first["sequence"], "{later}");
         assert_eq!(later["unchanged"]["since"], first["window"]["from"], "{later}");
         assert_eq!(later["usage"]["new_tokens"], 0, "{later}");
     }
@@ -218,7 +218,7 @@ fn any_range_of_the_buffer_can_be_asked_about() {
             let line = mqtt.next(SECONDS(20))?;
             let (topic, payload) = line.split_once(' ')?;
             let answer: Value = serde_json::from_str(payload).ok()?;
-            (topic == "lookout/gate/answer" && answer["id"] == id).then_some(answer)
+            (topic == "lookout/gate/answer" && answer["question_id"] == id).then_some(answer)
         })
     };
     let past = by_mqtt("past", &format!(r#""event":{sequence}"#));

@@ -44,7 +44,7 @@ fn a_long_range_is_answered_part_by_part() {
     let whole = ask(&daemon, question, &["--last", "38s"]);
     let parts = list(&whole, "parts");
     assert_eq!(parts.len(), 10, "{whole}");
-    assert_eq!(whole["summary"], "yes_no");
+    assert_eq!(whole["summary_method"], "yes_no");
     assert!(whole["timing"]["encode_seconds"].as_f64() > Some(0.0), "{whole}");
 
     // Each part is right about its own time, and the parts follow each other.
@@ -88,7 +88,7 @@ fn a_long_range_is_answered_part_by_part() {
     let more = daemon.metric(again) - before;
     assert!(before >= 50.0 && more <= before / 2.0, "{before} frames, then {more} more");
     assert_eq!(list(&told, "parts").len(), 10);
-    assert_eq!(told["summary"], "model", "{told}");
+    assert_eq!(told["summary_method"], "model", "{told}");
     let (code, text, _) = daemon.client(&["ask", "gate", question, "--last", "38s"]);
     let lines: Vec<&str> = text.lines().collect();
     let [parts @ .., answer, grounds] = &lines[..] else { panic!("{text}") };
@@ -125,7 +125,7 @@ fn the_model_sums_up_sixteen_long_parts() {
     assert_eq!(parts.len(), 16, "{told}");
     let letters: usize = parts.iter().map(|part| part["text"].as_str().map_or(0, str::len)).sum();
     assert!(letters > 3000, "{letters} letters are no long answers: {told}");
-    assert_eq!(told["summary"], "model", "{told}");
+    assert_eq!(told["summary_method"], "model", "{told}");
 }
 
 #[test]
