@@ -88,7 +88,7 @@ fn flood(daemon: &Daemon, broker: u16) {
     let mut asked = Vec::new();
     for (at, last) in ["10s", "60y", "0s", "24h"].into_iter().cycle().take(24).enumerate() {
         let question =
-            format!(r#"{{"id":"{at}","question":"Is there a person?","last":"{last}"}}"#);
+            format!(r#"{{"question_id":"{at}","question":"Is there a person?","last":"{last}"}}"#);
         let mut command = Command::new("mosquitto_pub");
         command.args([
             "-p",

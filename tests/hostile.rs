@@ -272,7 +272,7 @@ fn oversized_questions_and_malformed_messages_do_no_harm() {
                     b"\xff\xfe\x00".to_vec(),
                     "[".repeat(60_000).into_bytes(),
                     format!(r#"{{"question":{}"#, r#"{"a":"#.repeat(9_000)).into_bytes(),
-                    br#"{"question":["Is it open?"],"id":{"a":1}}"#.to_vec(),
+                    br#"{"question":["Is it open?"],"question_id":{"a":1}}"#.to_vec(),
                     vec![b'x'; 200_000],
                     vec![b'x'; 3_000_000],
                 ];
