@@ -210,7 +210,8 @@ fn any_range_of_the_buffer_can_be_asked_about() {
     // The same over MQTT, and a range longer than the buffer.
     let port = broker.port.to_string();
     let mut by_mqtt = |id: &str, range: &str| {
-        let question = format!(r#"{{"question_id":"{id}","question":"Is there a person?",{range}}}"#);
+        let question =
+            format!(r#"{{"question_id":"{id}","question":"Is there a person?",{range}}}"#);
         let mut publish = Command::new("mosquitto_pub");
         publish.args(["-p", &port, "-t", "lookout/gate/ask", "-m", &question]);
         assert!(publish.status().expect("mosquitto_pub").success());

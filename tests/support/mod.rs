@@ -244,6 +244,8 @@ impl Daemon {
 pub fn subscribe(broker: u16, folder: &Path) -> Lines {
     let mut command = Command::new("mosquitto_sub");
     command.args(["-p", &broker.to_string(), "-q", "1", "-t", "#", "-F", "%t %p"]);
+    // These are JPEGs, not lines.
+    command.args(["-T", "+/+/last_frame"]);
     Lines::of("mosquitto_sub", &mut command, folder)
 }
 
