@@ -69,7 +69,7 @@ impl Workers {
                 .map_err(|e| ModelError(format!("JPEG encoder: {e}")))?;
         let dim = encoder.dim();
         let vision = VisionWorker {
-            encoder,
+            backend: encoder,
             preprocess,
             scratch: preprocess::Scratch::default(),
             jpeg_codec,

@@ -23,13 +23,13 @@ use crate::slowfast::{FrameTokens, Grid, Plan, pool_frame};
 use crate::timeline::{DiskState, Entry, Residency, Ring, TimeRange};
 use crate::vision::jpeg::{JpegCodec, Picture};
 use crate::vision::preprocess::{PictureError, Preprocess, Scratch};
-use crate::vision::{BATCH, Encoder};
+use crate::vision::{BATCH, Encoder, VisionBackend};
 
 /// Maximum time that the worker sleeps if no frame arrives, so that windows close anyway.
 const TICK: Duration = Duration::from_millis(200);
 
-pub struct VisionWorker {
-    pub encoder: Encoder,
+pub struct VisionWorker<B = Encoder> {
+    pub backend: B,
     pub preprocess: Preprocess,
     pub scratch: Scratch,
     pub jpeg_codec: JpegCodec,
@@ -40,7 +40,7 @@ pub struct VisionWorker {
 /// The error for a frame whose features are not finite or too large for f16.
 const NOT_FINITE: &str = "the model's features are not finite";
 
-impl VisionWorker {
+impl<B: VisionBackend> VisionWorker<B> {
     /// Runs until the engine stops or the model is broken.
     pub fn run(mut self, engine: &Engine) -> Result<(), ModelError> {
         let mut pixels = Vec::new();
@@ -70,7 +70,7 @@ impl VisionWorker {
         pixels: &mut Vec<f32>,
     ) -> Result<(), ModelError> {
         let begun = Instant::now();
-        let frame_len = self.encoder.frame_len();
+        let frame_len = self.backend.frame_len();
         let mut good = Vec::with_capacity(arrivals.len());
         pixels.clear();
         for mut arrival in arrivals {
@@ -137,7 +137,7 @@ impl VisionWorker {
             return Ok(());
         }
         let begun = Instant::now();
-        let frame_len = self.encoder.frame_len();
+        let frame_len = self.backend.frame_len();
         let mut good = Vec::new();
         pixels.clear();
         for (at, jpeg) in fetch.next(BATCH) {
@@ -174,8 +174,8 @@ impl VisionWorker {
     /// Encodes `pixels`, `[B, 3, size, size]`, and pools each frame's features. A frame whose
     /// features are not finite becomes `None`.
     fn encode(&mut self, pixels: &[f32]) -> Result<Vec<Option<FrameTokens>>, ModelError> {
-        let encoded = self.encoder.encode(pixels)?;
-        let (tokens, dim) = (self.encoder.grid_tokens(), self.encoder.dim());
+        let encoded = self.backend.encode(pixels)?;
+        let (tokens, dim) = (self.backend.grid_tokens(), self.backend.dim());
         let pool = |rows: &[f32]| {
             let pooled = pool_frame(Grid { rows, tokens, dim }, &self.plan)
                 .map_err(|e| ModelError(e.to_string()))?;
@@ -317,3 +317,6 @@ impl Engine {
         self.wake.notify_one();
     }
 }
+
+#[cfg(test)]
+mod tests;
