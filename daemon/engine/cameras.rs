@@ -200,7 +200,7 @@ impl Engine {
             metrics::waiting_jobs(jobs.scheduler.waiting());
             questions
         };
-        questions.into_iter().for_each(|question| question.fails(gone()));
+        questions.into_iter().for_each(|question| question.fail(gone()));
         sync::lock(&self.conversations).remove(name);
         self.reencoded().retain(|(camera, _)| camera != name);
         true

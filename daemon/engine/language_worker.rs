@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use super::failures::Failures;
 use super::scheduler::Next;
-use super::{Asked, Engine, Window};
+use super::{Engine, PendingQuestion, Window};
 use crate::event::{
     Body, Caption, Devices, Event, FinishReason, FrameReference, Inference, Timing, Unchanged,
     Usage,
@@ -49,7 +49,7 @@ pub struct LanguageWorker<B = LanguageModel> {
     pub devices: Devices,
 }
 
-type Job = Next<Arc<str>, Asked, Window>;
+type Job = Next<Arc<str>, PendingQuestion, Window>;
 
 /// State of a job after it was taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,7 +89,7 @@ impl<B: LanguageBackend> LanguageWorker<B> {
             let why = error.to_string();
             let jobs = running.into_values().map(|running: Running| running.job);
             jobs.filter_map(question)
-                .for_each(|asked| asked.fails(AskError::ModelFailed(why.clone())));
+                .for_each(|asked| asked.fail(AskError::ModelFailed(why.clone())));
             engine.broken(&why);
         }
         worked
@@ -122,7 +122,7 @@ impl<B: LanguageBackend> LanguageWorker<B> {
                 goes_on = failures.failed(Instant::now(), failure);
             }
             for (running, failure) in failed {
-                engine.fails(running.job, failure);
+                engine.fail_job(running.job, failure);
             }
             for (running, reply) in finished {
                 let since = running.admitted.max(last_finished);
@@ -157,7 +157,7 @@ impl<B: LanguageBackend> LanguageWorker<B> {
         let Some(Task { camera, prompt, turns, clip, plan, most, urgency }) = task(engine, &job)
         else {
             if let Next::Caption(camera, window) = job {
-                let to = rfc3339::format(window.extent.span.to);
+                let to = rfc3339::format(window.range.span.to);
                 tracing::info!(
                     camera = &*camera,
                     "no caption of the window to {to}: no frame left"
@@ -180,7 +180,7 @@ impl<B: LanguageBackend> LanguageWorker<B> {
                 decode: Duration::ZERO,
             };
             let timing = timing(window.closed, window.encode, &reply);
-            let caption = self.inference(prompt, window.extent.span, clip, reply, timing);
+            let caption = self.inference(prompt, window.range.span, clip, reply, timing);
             self.publish(engine, camera, caption, Some(unchanged));
             return Ok(Admission::Done);
         }
@@ -219,7 +219,7 @@ impl<B: LanguageBackend> LanguageWorker<B> {
                     Ok(Admission::Done)
                 }
                 Next::Question(asked) => {
-                    asked.unanswerable(why);
+                    asked.reject(why);
                     engine.jobs().scheduler.refused();
                     Ok(Admission::Refused)
                 }
@@ -229,12 +229,12 @@ impl<B: LanguageBackend> LanguageWorker<B> {
                 if matches!(job, Next::Question(_)) {
                     engine.jobs().scheduler.refused();
                 }
-                engine.fails(job, failure);
+                engine.fail_job(job, failure);
                 goes_on.map(|()| Admission::Refused)
             }
             Err(LanguageError::Broken(why)) => {
                 if let Some(asked) = question(job) {
-                    asked.fails(AskError::ModelFailed(why.clone()));
+                    asked.fail(AskError::ModelFailed(why.clone()));
                 }
                 Err(ModelError(why))
             }
@@ -257,7 +257,7 @@ impl<B: LanguageBackend> LanguageWorker<B> {
         let polled = self.backend.poll(&mut |id, output| match output {
             Output::Text(text) => {
                 if let Some(Running { job: Next::Question(asked), .. }) = running.get(&id) {
-                    asked.hear(text);
+                    asked.stream(text);
                 }
             }
             Output::Finished(reply) => {
@@ -277,9 +277,9 @@ impl<B: LanguageBackend> LanguageWorker<B> {
         match job {
             Next::Caption(camera, window) => {
                 let frames = clip.frames.clone();
-                let (since, whole) = (window.extent.span.from, clip.coverage.gaps.is_empty());
+                let (since, whole) = (window.range.span.from, clip.coverage.gaps.is_empty());
                 let timing = timing(window.closed, window.encode, &reply);
-                let caption = self.inference(prompt, window.extent.span, clip, reply, timing);
+                let caption = self.inference(prompt, window.range.span, clip, reply, timing);
                 let event = self.publish(engine, &camera, caption, None).id;
                 if whole && let Some(known) = engine.cameras.get(&camera) {
                     let window = Unchanged { since, event };
@@ -287,11 +287,11 @@ impl<B: LanguageBackend> LanguageWorker<B> {
                 }
             }
             Next::Question(asked) => {
-                let timing = timing(asked.came, asked.encode, &reply);
+                let timing = timing(asked.asked_at, asked.encode, &reply);
                 let text = asked.text.clone();
                 let inference = self.inference(text, asked.window, clip, reply, timing);
                 measure(&asked.camera, &inference);
-                asked.answered(engine, inference, turns);
+                asked.finish(engine, inference, turns);
             }
         }
     }
@@ -370,7 +370,7 @@ fn task(engine: &Engine, job: &Job) -> Option<Task> {
             camera: camera.clone(),
             prompt: engine.cameras.get(camera)?.settings.caption_prompt.clone()?,
             turns: Arc::default(),
-            clip: engine.clip(camera, window.extent)?,
+            clip: engine.clip(camera, window.range)?,
             plan: engine.plan,
             most: engine.max_new_tokens,
             urgency: Urgency::Later,
@@ -388,7 +388,7 @@ fn task(engine: &Engine, job: &Job) -> Option<Task> {
 }
 
 /// Returns the question of a job, if it is one.
-fn question(job: Job) -> Option<Asked> {
+fn question(job: Job) -> Option<PendingQuestion> {
     match job {
         Next::Caption(..) => None,
         Next::Question(asked) => Some(asked),

@@ -2,10 +2,10 @@
 //! questions.
 //!
 //! ```text
-//!  camera ─► Inbox ─► vision worker ─► Timeline ─► Scheduler ─► language worker ─► Journal
-//!              ▲        Windows ─ a window closes ──┘  ▲                    └────► asker
-//!              │                              ask() ───┤ all its frames are hot
-//!              └──────── disk ◄─ ask() some are not: Recall ─► encoded again ─► Scheduler
+//!  camera ─► Inbox ─► vision worker ─► Ring ─► Scheduler ─► language worker ─► Journal
+//!              ▲        Windows ─ a window closes ──┘ ▲                    └────► asker
+//!              │                             ask() ───┤ all its frames are hot
+//!              └──────── disk ◄─ ask() some are not: FrameFetch ─► encoded again ─► Scheduler
 //! ```
 //!
 //! Guarantees: only two threads compute, and a third one owns the disk. None of them waits for a
@@ -45,7 +45,7 @@ use cameras::CameraRegistry;
 use inbox::Inbox;
 use question::conversations::Conversations;
 use question::frames::FrameFetch;
-use question::pass::Asked;
+use question::pass::PendingQuestion;
 use scheduler::Scheduler;
 
 pub use failures::Failures;
@@ -93,13 +93,13 @@ pub struct Engine {
 type CameraFrame = (Arc<str>, FrameId);
 
 struct Jobs {
-    scheduler: Scheduler<Arc<str>, Asked, Window>,
+    scheduler: Scheduler<Arc<str>, PendingQuestion, Window>,
     stopping: bool,
 }
 
 /// A closed window that is to be captioned.
 struct Window {
-    extent: TimeRange,
+    range: TimeRange,
     closed: Instant,
     /// Model time of the window's last frame.
     encode: Duration,
@@ -182,24 +182,19 @@ impl Engine {
         metrics::caption_skipped(camera, reason);
     }
 
-    /// Samples an extent of a camera's footage among the frames whose tokens are in memory. Returns
+    /// Samples an range of a camera's footage among the frames whose tokens are in memory. Returns
     /// `None` if there are none.
-    fn clip(&self, camera: &str, extent: TimeRange) -> Option<Clip> {
-        let chosen = self.choose(camera, extent, Tiers::Hot)?;
-        let tokens = chosen.tokens();
-        chosen.clip(tokens, &self.plan)
+    fn clip(&self, camera: &str, range: TimeRange) -> Option<Clip> {
+        let selection = self.select(camera, range, Tiers::Hot)?;
+        let tokens = selection.tokens();
+        selection.clip(tokens, &self.plan)
     }
 
-    fn choose(
-        &self,
-        camera: &str,
-        extent: impl Into<TimeRange>,
-        tiers: Tiers,
-    ) -> Option<Selection> {
+    fn select(&self, camera: &str, range: impl Into<TimeRange>, tiers: Tiers) -> Option<Selection> {
         let camera = self.cameras.get(camera)?;
         let next = FrameId { run: self.run, number: camera.progress.next_number() };
         let position = RunPosition { next, now: self.clock.now() };
-        select(&camera.ring(), extent.into(), camera.settings.period, position, &self.plan, tiers)
+        select(&camera.ring(), range.into(), camera.settings.period, position, &self.plan, tiers)
     }
 
     fn reencoded(&self) -> MutexGuard<'_, ByteLru<CameraFrame, Arc<FrameTokens>>> {

@@ -2,9 +2,9 @@
 //!
 //! Guarantees:
 //! - Questions come before captions, in the order asked. At most `capacity` questions wait.
-//! - A caption's deadline is its window's close plus the camera's freshness. A caption that would
+//! - A caption's deadline is its window's close plus the camera's maximum delay. A caption that would
 //!   miss its deadline even if started now is skipped. The duration is estimated from earlier
-//!   captions. A caption that has waited less than a fifth of its freshness is started anyway, so
+//!   captions. A caption that has waited less than a fifth of its maximum delay is started anyway, so
 //!   that an overloaded model still produces some captions.
 //! - At most one caption per camera waits: a newer window replaces an older one.
 //! - At most one caption per camera is in progress, and the next one waits for it. So a camera's
@@ -38,7 +38,7 @@ pub struct Scheduler<C, Q, P> {
 struct Waiting<P> {
     /// Position in the order of arrival.
     came: u64,
-    freshness: Duration,
+    max_delay: Duration,
     deadline: Duration,
     caption: P,
 }
@@ -105,11 +105,11 @@ impl<C: Clone + Eq + Hash, Q, P> Scheduler<C, Q, P> {
         camera: C,
         caption: P,
         closed: Duration,
-        freshness: Duration,
+        max_delay: Duration,
     ) -> Option<P> {
         self.clock += 1;
-        let deadline = closed.saturating_add(freshness);
-        let waiting = Waiting { came: self.clock, freshness, deadline, caption };
+        let deadline = closed.saturating_add(max_delay);
+        let waiting = Waiting { came: self.clock, max_delay, deadline, caption };
         self.captions.insert(camera, waiting).map(|older| older.caption)
     }
 
@@ -120,7 +120,7 @@ impl<C: Clone + Eq + Hash, Q, P> Scheduler<C, Q, P> {
     pub fn late(&mut self, now: Duration) -> Vec<(C, P)> {
         let expected = self.caption_takes.expected();
         let late = self.captions.extract_if(|_, waiting| {
-            let takes = expected.min(waiting.freshness * 4 / 5);
+            let takes = expected.min(waiting.max_delay * 4 / 5);
             now.saturating_add(takes) > waiting.deadline
         });
         late.map(|(camera, waiting)| (camera, waiting.caption)).collect()
@@ -320,7 +320,7 @@ mod tests {
         closed: usize,
     }
 
-    fn serve(closes: &[(Duration, usize)], freshness: Duration, cost: Duration) -> Served {
+    fn serve(closes: &[(Duration, usize)], max_delay: Duration, cost: Duration) -> Served {
         let mut scheduler: Scheduler<usize, (), Duration> = Scheduler::new(1);
         scheduler.caption_took(cost);
         let mut served = Served {
@@ -335,7 +335,7 @@ mod tests {
         loop {
             while let Some((at, camera)) = closes.next_if(|(at, _)| *at <= now) {
                 served.replaced +=
-                    usize::from(scheduler.caption(*camera, *at, *at, freshness).is_some());
+                    usize::from(scheduler.caption(*camera, *at, *at, max_delay).is_some());
             }
             let late = scheduler.late(now);
             served.skipped.extend(late.into_iter().map(|(camera, at)| (camera, at, now)));
@@ -356,7 +356,7 @@ mod tests {
     }
 
     /// Checks that captions are shared evenly. There is one camera per phase, its windows close
-    /// every second, and the freshness is one second. All values are in milliseconds.
+    /// every second, and the maximum delay is one second. All values are in milliseconds.
     fn shared_evenly(cost: u64, phases: &[u64]) -> Result<(), TestCaseError> {
         let cameras = phases.len();
         let mut closes: Vec<_> = (0..200u64)
@@ -383,18 +383,18 @@ mod tests {
         #[test]
         fn no_caption_is_skipped_that_could_be_in_time(
             closes in prop::collection::vec((0u64..20_000, 0usize..9), 0..120),
-            freshness in 1u64..3000,
+            max_delay in 1u64..3000,
             share in 1u64..80,
         ) {
             let mut closes: Vec<_> = closes.into_iter().map(|(at, c)| (ms(at), c)).collect();
             closes.sort();
-            let (freshness, cost) = (ms(freshness), ms(freshness * share / 100));
-            let served = serve(&closes, freshness, cost);
+            let (max_delay, cost) = (ms(max_delay), ms(max_delay * share / 100));
+            let served = serve(&closes, max_delay, cost);
             for (_, closed, published) in &served.published {
-                prop_assert!(*published <= *closed + freshness);
+                prop_assert!(*published <= *closed + max_delay);
             }
             for (_, closed, skipped) in &served.skipped {
-                prop_assert!(*skipped + cost > *closed + freshness);
+                prop_assert!(*skipped + cost > *closed + max_delay);
             }
             let out = served.published.len() + served.skipped.len() + served.replaced;
             prop_assert_eq!((out, served.waiting), (served.closed, 0));

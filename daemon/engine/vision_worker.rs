@@ -106,7 +106,7 @@ impl<B: VisionBackend> VisionWorker<B> {
         for ((arrival, jpeg), tokens) in good.into_iter().zip(encoded) {
             match tokens {
                 Some(tokens) => {
-                    engine.remember(&arrival.frame, tokens, jpeg, arrival.at);
+                    engine.store(&arrival.frame, tokens, jpeg, arrival.at);
                     kept.push(arrival);
                 }
                 None => engine.unusable(&arrival.frame, DropReason::NotFinite, &NOT_FINITE),
@@ -147,7 +147,10 @@ impl<B: VisionBackend> VisionWorker<B> {
                 Ok(()) => good.push(at),
                 Err(error) => {
                     pixels.truncate(start);
-                    tracing::warn!(camera = &*fetch.camera, "a kept frame is unusable: {error}");
+                    tracing::warn!(
+                        camera = &*fetch.camera,
+                        "a stored frame cannot be used: {error}"
+                    );
                 }
             }
         }
@@ -218,12 +221,12 @@ impl Engine {
         self.inbox.wait(TICK, Inbox::is_ready).take(BATCH)
     }
 
-    pub(super) fn remember(
+    pub(super) fn store(
         &self,
         frame: &Frame,
         tokens: FrameTokens,
         jpeg: Arc<[u8]>,
-        came: Instant,
+        arrived: Instant,
     ) {
         let Frame { camera, monotonic, captured_at, clock, .. } = frame;
         let Some(known) = self.cameras.get(camera) else { return };
@@ -238,7 +241,7 @@ impl Engine {
             disk_state: if self.disk.is_some() { DiskState::Pending } else { DiskState::Absent },
             evicted_before: false,
         };
-        self.change(camera, |ring| ring.push(entry));
+        self.change_ring(camera, |ring| ring.push(entry));
         // The entry is added first, because the disk may finish before this thread continues.
         if let Some(disk) = &self.disk {
             let record = Record {
@@ -251,11 +254,11 @@ impl Engine {
             };
             if !disk.write(WriteRequest { record, jpeg }) {
                 metrics::frame_not_written(camera, NotWritten::Queue);
-                self.change(camera, |ring| ring.stored(id, None));
+                self.change_ring(camera, |ring| ring.stored(id, None));
             }
         }
         let newest = Moment { monotonic, utc: captured_at };
-        known.progress.set_newest(newest, came);
+        known.progress.set_newest(newest, arrived);
     }
 
     /// Drops a frame that arrived but cannot be used.
@@ -263,11 +266,11 @@ impl Engine {
         metrics::frames_dropped(&frame.camera, reason, 1);
         tracing::warn!(camera = &*frame.camera, "frame {} dropped: {why}", frame.number);
         let id = FrameId { run: self.run, number: frame.number };
-        self.change(&frame.camera, |ring| ring.corrupt(id));
+        self.change_ring(&frame.camera, |ring| ring.corrupt(id));
     }
 
     /// Changes a camera's ring and updates the metrics.
-    pub(super) fn change(&self, camera: &str, change: impl FnOnce(&mut Ring)) {
+    pub(super) fn change_ring(&self, camera: &str, change: impl FnOnce(&mut Ring)) {
         let Some(known) = self.cameras.get(camera) else { return };
         let mut ring = known.ring();
         let before = ring.usage().evicted;
@@ -299,8 +302,8 @@ impl Engine {
             return;
         }
         let Some(newest) = known.progress.newest() else { return };
-        let extent = TimeRange::in_run(window.to, window.length, newest);
-        let window = Window { extent, closed, encode };
+        let range = TimeRange::in_run(window.to, window.length, newest);
+        let window = Window { range, closed, encode };
         let since_start = closed.saturating_duration_since(self.started);
         let mut jobs = self.jobs();
         let older = jobs.scheduler.caption(

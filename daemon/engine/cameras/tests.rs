@@ -62,7 +62,7 @@ fn use_everywhere(engine: &Arc<Engine>, camera: &str) -> mpsc::Receiver<AnswerIt
     let name: Arc<str> = camera.into();
     for number in 0..4 {
         engine.frame(frame(camera, number));
-        engine.remember(&frame(camera, number), tokens(), [].into(), Instant::now());
+        engine.store(&frame(camera, number), tokens(), [].into(), Instant::now());
     }
     let known = engine.cameras.get(camera).expect("known");
     assert_eq!(known.windows().frame(Duration::from_secs(3), Instant::now()), None);
@@ -128,7 +128,7 @@ fn nothing_remains_of_a_removed_camera_and_the_others_are_untouched() {
     assert_eq!(ask(&engine, "gate").expect_err("gone"), gone);
     // What is still on its way leaves nothing behind.
     engine.frame(frame("gate", 9));
-    engine.remember(&frame("gate", 8), tokens(), [].into(), Instant::now());
+    engine.store(&frame("gate", 8), tokens(), [].into(), Instant::now());
     let closed = Closed { length: Duration::from_secs(2), to: Duration::from_secs(9) };
     engine.close(&"gate".into(), closed, Instant::now(), Duration::ZERO);
     assert_eq!(kept(&engine, "gate"), [""; 0]);

@@ -5,9 +5,9 @@
 //! after the window's end. So no window waits for a frame of the next one. If frames fail to
 //! arrive, the elapsed time closes the window slightly later.
 //!
-//! Each camera's windows close at its own offset within `every`, so cameras that start together do
+//! Each camera's windows close at its own offset within `interval`, so cameras that start together do
 //! not all need captions at once. The first window closes as soon as it is full. The second closes
-//! early, which moves the camera to its own offset within `every`.
+//! early, which moves the camera to its own offset within `interval`.
 
 use std::time::{Duration, Instant};
 
@@ -16,8 +16,8 @@ use crate::timeline::Period;
 pub struct Windows {
     period: Period,
     window: Duration,
-    every: Duration,
-    /// Offset from a multiple of `every`, in the run's time, at which windows are to close. `None`
+    interval: Duration,
+    /// Offset from a multiple of `interval`, in the run's time, at which windows are to close. `None`
     /// once they do.
     close_offset: Option<Duration>,
     /// The end of the next window, or `None` before the first frame.
@@ -38,13 +38,13 @@ impl Windows {
     pub fn new(
         period: Period,
         window: Duration,
-        every: Duration,
+        interval: Duration,
         close_offset: Duration,
     ) -> Windows {
         Windows {
             period,
             window,
-            every,
+            interval,
             close_offset: Some(close_offset),
             next_end: None,
             newest: None,
@@ -52,8 +52,8 @@ impl Windows {
     }
 
     /// Records a frame of this time. Returns the window that it closes.
-    pub fn frame(&mut self, monotonic: Duration, came: Instant) -> Option<Closed> {
-        self.newest = Some((monotonic, came));
+    pub fn frame(&mut self, monotonic: Duration, arrived: Instant) -> Option<Closed> {
+        self.newest = Some((monotonic, arrived));
         let half = self.period.0 / 2;
         let first = (monotonic + self.window).saturating_sub(half);
         let end = *self.next_end.get_or_insert(first);
@@ -62,9 +62,9 @@ impl Windows {
 
     /// Returns a window that ended some time ago and that no frame has closed.
     pub fn tick(&mut self, now: Instant) -> Option<Closed> {
-        let (monotonic, came) = self.newest?;
+        let (monotonic, arrived) = self.newest?;
         let patience = self.period.0.mul_f64(1.5) + Duration::from_secs(1);
-        let time = monotonic + now.saturating_duration_since(came);
+        let time = monotonic + now.saturating_duration_since(arrived);
         self.close(time.checked_sub(patience)?, self.next_end?)
     }
 
@@ -75,25 +75,25 @@ impl Windows {
         let next = self
             .close_offset
             .take()
-            .map_or(self.every, |close_offset| self.until(close_offset, end));
+            .map_or(self.interval, |close_offset| self.until(close_offset, end));
         let mut next = end + next;
         if let Some(beyond) = since.checked_sub(next - end) {
-            let more = beyond.as_nanos() / self.every.as_nanos();
-            end = next + nanoseconds(more * self.every.as_nanos());
-            next = end + self.every;
+            let more = beyond.as_nanos() / self.interval.as_nanos();
+            end = next + nanoseconds(more * self.interval.as_nanos());
+            next = end + self.interval;
         }
         self.next_end = Some(next);
         Some(Closed { length: self.window, to: end })
     }
 
-    /// Returns the time from `end` to the next close: a whole number of frames, at most `every`,
+    /// Returns the time from `end` to the next close: a whole number of frames, at most `interval`,
     /// chosen to close as near to `close_offset` as possible.
     fn until(&self, close_offset: Duration, end: Duration) -> Duration {
-        let beyond = (end + self.every - close_offset).as_nanos() % self.every.as_nanos();
-        let wanted = self.every.as_secs_f64() - beyond as f64 / 1e9;
+        let beyond = (end + self.interval - close_offset).as_nanos() % self.interval.as_nanos();
+        let wanted = self.interval.as_secs_f64() - beyond as f64 / 1e9;
         match (wanted / self.period.0.as_secs_f64()).round() {
-            0.0 => self.every,
-            frames => self.period.0.mul_f64(frames).min(self.every),
+            0.0 => self.interval,
+            frames => self.period.0.mul_f64(frames).min(self.interval),
         }
     }
 }
@@ -102,11 +102,11 @@ fn nanoseconds(count: u128) -> Duration {
     Duration::from_nanos(u64::try_from(count).unwrap_or(u64::MAX))
 }
 
-/// Returns the offset at which the windows close of the camera with this index, counted from 0. It is as far from the earlier
-/// ones as possible without knowing how many follow (van der Corput sequence: 0, 1/2, 1/4, 3/4, 1/8
-/// … of `every`).
-pub fn close_offset(index: usize, every: Duration) -> Duration {
-    every.mul_f64((index as u32).reverse_bits() as f64 / 2f64.powi(32))
+/// Returns the offset at which the windows of the camera with this index close, counted from 0. It
+/// is as far from the earlier ones as possible without knowing how many follow (van der Corput
+/// sequence: 0, 1/2, 1/4, 3/4, 1/8 … of `interval`).
+pub fn close_offset(index: usize, interval: Duration) -> Duration {
+    interval.mul_f64((index as u32).reverse_bits() as f64 / 2f64.powi(32))
 }
 
 #[cfg(test)]
@@ -123,8 +123,8 @@ mod tests {
     }
 
     fn windows_at(close_offset: u64) -> Windows {
-        let (window, every) = (Duration::from_secs(8), Duration::from_secs(4));
-        Windows::new(Period::of_rate(2.0), window, every, Duration::from_millis(close_offset))
+        let (window, interval) = (Duration::from_secs(8), Duration::from_secs(4));
+        Windows::new(Period::of_rate(2.0), window, interval, Duration::from_millis(close_offset))
     }
 
     #[test]
@@ -191,17 +191,17 @@ mod tests {
 
     #[test]
     fn a_gap_of_years_is_one_step() {
-        let every = Duration::from_millis(500);
+        let interval = Duration::from_millis(500);
         let (period, window) = (Period::of_rate(2.0), Duration::from_secs(8));
         let (mut windows, now) =
-            (Windows::new(period, window, every, Duration::ZERO), Instant::now());
+            (Windows::new(period, window, interval, Duration::ZERO), Instant::now());
         assert_eq!(windows.frame(Duration::ZERO, now), None);
         let years = Duration::from_secs(100 * 365 * 24 * 3600);
         let begun = Instant::now();
         let closed = windows.frame(years, now).expect("closed");
         assert!(begun.elapsed() < Duration::from_secs(1));
-        assert!(closed.to <= years + period.0 / 2 && closed.to + every > years + period.0 / 2);
-        let next = windows.frame(years + every, now).expect("closed");
-        assert_eq!(next.to, closed.to + every);
+        assert!(closed.to <= years + period.0 / 2 && closed.to + interval > years + period.0 / 2);
+        let next = windows.frame(years + interval, now).expect("closed");
+        assert_eq!(next.to, closed.to + interval);
     }
 }

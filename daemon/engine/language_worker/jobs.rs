@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::{Job, Running};
 use crate::engine::scheduler::Next;
-use crate::engine::{Asked, Engine};
+use crate::engine::{Engine, PendingQuestion};
 use crate::heartbeat::Worker;
 use crate::language::{Failure, Room};
 use crate::metrics::{self, FailureKind, SkipReason};
@@ -37,7 +37,7 @@ impl Engine {
             match next {
                 Some(Next::Question(asked)) if asked.to.is_closed() => {}
                 Some(Next::Question(asked)) if jobs.stopping => {
-                    asked.fails(AskError::Stopping);
+                    asked.fail(AskError::Stopping);
                 }
                 Some(_) if jobs.stopping => {}
                 Some(next) => return Some(next),
@@ -57,7 +57,7 @@ impl Engine {
     }
 
     /// Handles a failure of the model on one job. Other jobs continue.
-    pub(super) fn fails(&self, job: Job, failure: Failure) {
+    pub(super) fn fail_job(&self, job: Job, failure: Failure) {
         let (kind, skipped, error) = match &failure {
             Failure::Run(why) => (
                 FailureKind::Run,
@@ -77,7 +77,7 @@ impl Engine {
             }
             Next::Question(asked) => {
                 tracing::warn!(camera = &*asked.camera, "no answer: {failure}");
-                asked.fails(error);
+                asked.fail(error);
             }
         }
     }
@@ -86,10 +86,11 @@ impl Engine {
     pub fn broken(&self, why: &str) {
         let mut jobs = self.jobs();
         jobs.stopping = true;
-        let asked: Vec<Asked> = std::iter::from_fn(|| jobs.scheduler.next_question()).collect();
+        let asked: Vec<PendingQuestion> =
+            std::iter::from_fn(|| jobs.scheduler.next_question()).collect();
         metrics::waiting_jobs(jobs.scheduler.waiting());
         drop(jobs);
-        asked.into_iter().for_each(|asked| asked.fails(AskError::ModelFailed(why.into())));
+        asked.into_iter().for_each(|asked| asked.fail(AskError::ModelFailed(why.into())));
         self.wake.notify_all();
     }
 

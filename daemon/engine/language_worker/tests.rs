@@ -155,7 +155,7 @@ fn shows(engine: &Engine, camera: &str, number: u64, light: f32) {
     };
     let row = || [f16::from_f32(light)].into();
     let tokens = FrameTokens { slow: row(), fast: row() };
-    engine.remember(&frame, tokens, [].into(), Instant::now());
+    engine.store(&frame, tokens, [].into(), Instant::now());
 }
 
 fn with_footage() -> Arc<Engine> {
@@ -178,7 +178,7 @@ fn closes(engine: &Engine, camera: &str, second: u64) {
 fn asks(engine: &Engine, text: &str) -> mpsc::Receiver<AnswerItem> {
     let (to, answer) = mpsc::channel(8);
     let window = Span { from: at(0), to: at(4) };
-    let asked = Asked {
+    let asked = PendingQuestion {
         camera: "yard".into(),
         id: String::new(),
         text: text.into(),
@@ -190,7 +190,7 @@ fn asks(engine: &Engine, text: &str) -> mpsc::Receiver<AnswerItem> {
         plan: engine.plan,
         clip: engine.clip("yard", window.into()).expect("footage"),
         encode: Duration::ZERO,
-        came: Instant::now(),
+        asked_at: Instant::now(),
         to,
         receiver: Receiver::Asker,
     };

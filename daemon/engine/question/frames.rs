@@ -38,7 +38,7 @@ impl Drop for QueueSlot {
 pub struct FrameFetch {
     pub camera: Arc<str>,
     pass: Pass,
-    chosen: Selection,
+    selection: Selection,
     /// The tokens of each selected frame, where they are available.
     tokens: Vec<Option<Arc<FrameTokens>>>,
     /// The frames that are still to be encoded: position and JPEG.
@@ -65,7 +65,8 @@ impl FrameFetch {
         self.encode += took;
         let mut reencoded = engine.reencoded();
         for (at, tokens) in frames {
-            let (name, bytes) = ((self.camera.clone(), self.chosen.frames[at].id), tokens.bytes());
+            let (name, bytes) =
+                ((self.camera.clone(), self.selection.frames[at].id), tokens.bytes());
             let tokens = Arc::new(tokens);
             reencoded.put(name, tokens.clone(), bytes);
             self.tokens[at] = Some(tokens);
@@ -87,18 +88,20 @@ impl Engine {
     /// Starts collecting the missing tokens of the selected frames.
     pub(super) fn fetch_frames(
         self: &Arc<Engine>,
-        chosen: Selection,
+        selection: Selection,
         pass: Pass,
         slot: Option<QueueSlot>,
     ) {
         let camera = pass.question.camera.clone();
-        let mut tokens = chosen.tokens();
-        let missing = chosen.frames.iter().zip(&mut tokens).filter(|(_, tokens)| tokens.is_none());
+        let mut tokens = selection.tokens();
+        let missing =
+            selection.frames.iter().zip(&mut tokens).filter(|(_, tokens)| tokens.is_none());
         for (entry, tokens) in missing {
             *tokens = self.reencoded().get(&(camera.clone(), entry.id)).cloned();
         }
         let (mut jpegs, mut places, mut wanted) = (Vec::new(), Vec::new(), Vec::new());
-        for (at, entry) in chosen.frames.iter().enumerate().filter(|(at, _)| tokens[*at].is_none())
+        for (at, entry) in
+            selection.frames.iter().enumerate().filter(|(at, _)| tokens[*at].is_none())
         {
             match (entry.jpeg(), entry.disk_state) {
                 (Some(jpeg), _) => jpegs.push((at, jpeg.clone())),
@@ -115,7 +118,7 @@ impl Engine {
         let fetch = Box::new(FrameFetch {
             camera,
             pass,
-            chosen,
+            selection,
             tokens,
             jpegs,
             encode: Duration::ZERO,
@@ -137,29 +140,31 @@ impl Engine {
     /// Passes the question to the vision worker, or to the queue if nothing has to be encoded.
     pub(in crate::engine) fn proceed(&self, fetch: Box<FrameFetch>) {
         if fetch.is_complete() {
-            self.gathered(*fetch);
+            self.queue(*fetch);
         } else if let Err(fetch) = self.inbox.change(|inbox| inbox.reencode(fetch)) {
             fetch.fail(AskError::Stopping);
         }
     }
 
-    fn gathered(&self, fetch: FrameFetch) {
-        let FrameFetch { pass, chosen, tokens, encode, slot, .. } = fetch;
+    fn queue(&self, fetch: FrameFetch) {
+        let FrameFetch { pass, selection, tokens, encode, slot, .. } = fetch;
         if self.cameras.get(&pass.question.camera).is_none() {
             let error = AskError::CameraNotFound(pass.question.camera.to_string());
             return pass.fail(error);
         }
-        let Some(clip) = chosen.clip(tokens, &pass.plan) else { return pass.fail_without_frames() };
+        let Some(clip) = selection.clip(tokens, &pass.plan) else {
+            return pass.fail_without_frames();
+        };
         let asked = pass.with_clip(clip, encode);
         let mut jobs = self.jobs();
         // The reserved place is exchanged for one in the queue under the same lock, so there is
         // room.
         drop(slot);
         if jobs.stopping {
-            return asked.fails(AskError::Stopping);
+            return asked.fail(AskError::Stopping);
         }
         if let Err(asked) = jobs.scheduler.ask(asked) {
-            return asked.fails(AskError::Stopping);
+            return asked.fail(AskError::Stopping);
         }
         metrics::waiting_jobs(jobs.scheduler.waiting());
         drop(jobs);
@@ -195,18 +200,18 @@ impl DiskEvents for Engine {
     }
 
     fn stored(&self, camera: &str, id: FrameId, address: Option<DiskAddress>) {
-        self.change(camera, |ring| ring.stored(id, address));
+        self.change_ring(camera, |ring| ring.stored(id, address));
     }
 
     fn segment_gone(&self, segment: u64) {
         for camera in self.cameras.all() {
-            self.change(&camera.name, |ring| ring.segment_gone(segment));
+            self.change_ring(&camera.name, |ring| ring.segment_gone(segment));
         }
     }
 
     fn restored(&self, camera: &str, entries: Vec<Entry>) {
         let earlier = entries.into_iter().filter(|entry| entry.id.run < self.run).collect();
-        self.change(camera, |ring| ring.restore(earlier));
+        self.change_ring(camera, |ring| ring.restore(earlier));
     }
 
     fn restoring(&self, more: bool) {

@@ -90,10 +90,10 @@ impl InParts {
         let Accepted { camera, text, to, .. } = &self.question;
         let mut answered = Answered::default();
         let mut failure = None;
-        for extent in &self.parts {
-            let window = extent.span;
+        for range in &self.parts {
+            let window = range.span;
             let mut missing = |cause| answered.gaps.push(Gap { span: window, cause });
-            let Some(frames) = self.engine.choose(camera, *extent, Tiers::All) else {
+            let Some(frames) = self.engine.select(camera, *range, Tiers::All) else {
                 missing(GapCause::Evicted);
                 continue;
             };

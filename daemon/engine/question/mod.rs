@@ -43,38 +43,38 @@ impl Engine {
             return Err(AskError::CameraNotFound(question.camera().into()));
         };
         let known = self.known(&camera.name, &question)?;
-        let extent = match &known {
+        let range = match &known {
             Some(known) => known.window.into(),
             None => self.time_range(&camera, question.range())?,
         };
-        let window = extent.span;
+        let window = range.span;
         self.is_restored(&camera, window)?;
-        let chosen = self.choose(&camera.name, extent, Tiers::All).and_then(|chosen| {
+        let selection = self.select(&camera.name, range, Tiers::All).and_then(|selection| {
             match known.as_ref().and_then(|known| known.frames.as_ref()) {
-                Some(frames) => chosen.just(&camera.ring(), frames),
-                None => Some(chosen),
+                Some(frames) => selection.just(&camera.ring(), frames),
+                None => Some(selection),
             }
         });
-        let chosen = chosen.ok_or_else(|| no_footage(&camera, window))?;
+        let selection = selection.ok_or_else(|| no_footage(&camera, window))?;
         let most = question.max_new_tokens().unwrap_or(usize::MAX).min(self.max_new_tokens);
         // The channel has room for the whole answer, so a slow asker delays nothing.
-        let (to, answer) = mpsc::channel(parts::MOST + most + 3);
+        let (to, answer) = mpsc::channel(parts::MAX_PARTS + most + 3);
         let slot = self.queue_slot()?;
         let new_name = || format!("c-{:016x}", rand::random::<u64>());
         let parts = match question.detail() {
             Detail::Overview => Vec::new(),
             // A further question uses the same frames as the first.
             Detail::Auto if known.is_some() => Vec::new(),
-            Detail::Auto if parts::one_pass_is_enough(chosen.available, self.plan.frames) => {
+            Detail::Auto if parts::one_pass_is_enough(selection.available, self.plan.frames) => {
                 Vec::new()
             }
             Detail::Auto | Detail::Parts => {
                 // If there is no footage at an end of the range, there is nothing to split there.
-                let (footage, half) = (chosen.footage, camera.settings.period.0 / 2);
+                let (footage, half) = (selection.footage, camera.settings.period.0 / 2);
                 let from = (footage.from - half).max(window.from);
                 let footage = Span { from, to: (footage.to + half).min(window.to) };
                 let parts = parts::split(footage, camera.settings.period.0, self.plan.frames);
-                parts.into_iter().map(|part| extent.part(part)).collect()
+                parts.into_iter().map(|part| range.part(part)).collect()
             }
         };
         let accepted = Accepted {
@@ -90,10 +90,10 @@ impl Engine {
         };
         if parts.len() > 1 {
             let engine = self.clone();
-            let in_parts = InParts { engine, question: accepted, parts, overview: chosen };
+            let in_parts = InParts { engine, question: accepted, parts, overview: selection };
             self.spawn(in_parts.run(slot));
         } else {
-            self.fetch_frames(chosen, Pass::only(accepted, self.plan), Some(slot));
+            self.fetch_frames(selection, Pass::only(accepted, self.plan), Some(slot));
         }
         Ok(answer)
     }

@@ -3,7 +3,7 @@
 //!
 //! One pass samples the plan's frames over the whole range. If they would lie more than [`FAIR`]
 //! times as far apart as the camera's own frames, events between them are missed. The range is then
-//! answered in parts: as many as are needed to leave out no frame, at most [`MOST`].
+//! answered in parts: as many as are needed to leave out no frame, at most [`MAX_PARTS`].
 
 use std::time::Duration;
 
@@ -16,18 +16,18 @@ pub const FAIR: usize = 4;
 
 /// Maximum number of parts. Each part is read like a window; more parts would block the model for
 /// all others.
-pub const MOST: usize = 16;
+pub const MAX_PARTS: usize = 16;
 
 /// Returns true if one pass that samples `sampled` of the range's `frames` frames is enough.
 pub fn one_pass_is_enough(frames: usize, sampled: usize) -> bool {
     frames <= FAIR * sampled
 }
 
-/// Splits the span into equal parts, in order and at most [`MOST`]. Each is short enough for
+/// Splits the span into equal parts, in order and at most [`MAX_PARTS`]. Each is short enough for
 /// `sampled` frames of the period to leave out none, unless that limit is reached.
 pub fn split(span: Span, period: Duration, sampled: usize) -> Vec<Span> {
     let look = period.as_secs_f64() * sampled as f64;
-    let count = (span.length().as_secs_f64() / look).ceil().clamp(1.0, MOST as f64) as u32;
+    let count = (span.length().as_secs_f64() / look).ceil().clamp(1.0, MAX_PARTS as f64) as u32;
     let part = span.length() / count;
     let edge = |i: u32| if i == count { span.to } else { span.from + part * i };
     (0..count).map(|i| Span { from: edge(i), to: edge(i + 1) }).collect()
@@ -96,12 +96,12 @@ pub fn gaps(whole: &[Gap], parts: impl IntoIterator<Item = Gap>) -> Vec<Gap> {
     gaps
 }
 
-/// Builds the prompt for a summary: the first `letters` characters of each part's answer, then the
+/// Builds the prompt for a summary: the first `max_characters` characters of each part's answer, then the
 /// question. The model sees it with a sparse pass over the whole range.
-pub fn prompt(parts: &[AnswerPart], letters: usize, question: &str) -> String {
+pub fn prompt(parts: &[AnswerPart], max_characters: usize, question: &str) -> String {
     let dated = is_dated(parts);
     let line = |part: &AnswerPart| {
-        let words: String = part.text.chars().take(letters).collect();
+        let words: String = part.text.chars().take(max_characters).collect();
         format!("{}: {}\n", part.window.clock(dated), words.replace('\n', " "))
     };
     format!(
@@ -249,12 +249,12 @@ mod tests {
             let span = Span { from: at(7), to: at(7) + Duration::from_millis(length) };
             let period = Duration::from_millis(period);
             let parts = split(span, period, sampled);
-            prop_assert!(!parts.is_empty() && parts.len() <= MOST);
+            prop_assert!(!parts.is_empty() && parts.len() <= MAX_PARTS);
             prop_assert_eq!(parts.first().map(|p| p.from), Some(span.from));
             prop_assert_eq!(parts.last().map(|p| p.to), Some(span.to));
             prop_assert!(parts.windows(2).all(|pair| pair[0].to == pair[1].from));
             let look = period.as_secs_f64() * sampled as f64;
-            if parts.len() < MOST {
+            if parts.len() < MAX_PARTS {
                 prop_assert!(parts.iter().all(|p| p.length().as_secs_f64() <= look * 1.001 + 1e-6));
             }
         }

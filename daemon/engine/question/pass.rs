@@ -82,10 +82,10 @@ impl Pass {
     }
 
     /// Adds the frames, so that the model can answer.
-    pub fn with_clip(self, clip: Clip, encode: Duration) -> Asked {
+    pub fn with_clip(self, clip: Clip, encode: Duration) -> PendingQuestion {
         let Pass { question, window, prompt, plan, receiver } = self;
         let turns = if receiver.streams() { question.turns } else { Arc::default() };
-        Asked {
+        PendingQuestion {
             camera: question.camera,
             id: question.id,
             text: question.text,
@@ -97,7 +97,7 @@ impl Pass {
             clip,
             plan,
             encode,
-            came: question.asked_at,
+            asked_at: question.asked_at,
             to: question.to,
             receiver,
         }
@@ -116,7 +116,7 @@ impl Pass {
 }
 
 /// A question with the frames of one pass, ready for the model.
-pub struct Asked {
+pub struct PendingQuestion {
     pub camera: Arc<str>,
     pub id: String,
     /// The question as it was asked.
@@ -133,19 +133,19 @@ pub struct Asked {
     pub plan: Plan,
     /// Model time of encoding frames again.
     pub encode: Duration,
-    pub came: Instant,
+    pub asked_at: Instant,
     pub to: mpsc::Sender<AnswerItem>,
     pub receiver: Receiver,
 }
 
-impl Asked {
+impl PendingQuestion {
     /// Returns true for a pass of a question in parts, which holds its queue slot until its end.
     pub fn is_part(&self) -> bool {
         matches!(self.receiver, Receiver::InParts { .. })
     }
 
     /// Sends a piece of the answer, which may be empty. Returns true while the asker still listens.
-    pub fn hear(&self, piece: &str) -> bool {
+    pub fn stream(&self, piece: &str) -> bool {
         if self.receiver.streams() && !piece.is_empty() {
             // The channel has room for the whole answer, so sending fails only if the asker has
             // left.
@@ -155,7 +155,7 @@ impl Asked {
     }
 
     /// Delivers the result. The model saw `earlier_turns` questions of the conversation with it.
-    pub fn answered(self, engine: &Engine, inference: Inference, earlier_turns: u32) {
+    pub fn finish(self, engine: &Engine, inference: Inference, earlier_turns: u32) {
         let answer = Answer {
             inference,
             question_id: self.id,
@@ -174,13 +174,13 @@ impl Asked {
     }
 
     /// Fails the question with an error that the asker did not cause.
-    pub fn fails(self, error: AskError) {
+    pub fn fail(self, error: AskError) {
         fail(self.receiver, &self.to, error);
     }
 
     /// Rejects the question, because the model cannot process it. `why` is the reason.
-    pub fn unanswerable(self, why: String) {
-        self.fails(AskError::InvalidQuestion(why));
+    pub fn reject(self, why: String) {
+        self.fail(AskError::InvalidQuestion(why));
     }
 }
 

@@ -9,7 +9,7 @@ use half::f16;
 use super::*;
 use crate::config::Config;
 use crate::disk::DiskEvents;
-use crate::engine::question::pass::Asked;
+use crate::engine::question::pass::PendingQuestion;
 use crate::engine::scheduler::Next;
 use crate::event::{Body, Devices, Placement};
 use crate::frame::FrameId;
@@ -62,7 +62,7 @@ fn engine(lost: u64) -> Arc<Engine> {
         let tokens = Arc::new(FrameTokens { slow, fast });
         let residency = Residency::Hot { tokens, jpeg: Arc::new([0]) };
         let entry = Entry { residency, disk_state: DiskState::Absent, ..entry(number) };
-        engine.change("gate", |ring| ring.push(entry));
+        engine.change_ring("gate", |ring| ring.push(entry));
     }
     engine
 }
@@ -89,7 +89,7 @@ fn in_parts(engine: &Arc<Engine>) -> AnswerStream {
 
 /// Takes the next pass from the queue. Returns `None` if the question has ended, or waits for
 /// nothing that the test can give.
-async fn next(engine: &Engine) -> Option<Asked> {
+async fn next(engine: &Engine) -> Option<PendingQuestion> {
     for _ in 0..100 {
         let next = engine.jobs().scheduler.take();
         match next {
@@ -102,7 +102,7 @@ async fn next(engine: &Engine) -> Option<Asked> {
 }
 
 /// Answers a question, as the language worker does.
-fn say(engine: &Engine, asked: Asked, text: &str) {
+fn say(engine: &Engine, asked: PendingQuestion, text: &str) {
     let cpu = Placement { device: "cpu".into(), reason: String::new() };
     let inference = Inference {
         prompt: asked.text.clone(),
@@ -117,7 +117,7 @@ fn say(engine: &Engine, asked: Asked, text: &str) {
         timing: Timing::default(),
     };
     let earlier_turns = asked.turns.len() as u32;
-    asked.answered(engine, inference, earlier_turns);
+    asked.finish(engine, inference, earlier_turns);
 }
 
 async fn said(mut answer: AnswerStream) -> Result<Answer, AskError> {
@@ -180,7 +180,7 @@ async fn if_the_range_has_no_frames_left_for_a_summary_the_parts_are_listed() {
 /// Asks a question whose sixteen parts get long answers.
 async fn with_sixteen_parts(engine: &Arc<Engine>) -> AnswerStream {
     let answer = in_parts(engine);
-    for number in 0..parts::MOST {
+    for number in 0..parts::MAX_PARTS {
         let part = next(engine).await.expect("a part");
         say(engine, part, &format!("Car {number}: {}", "it drives by. ".repeat(30)));
     }
@@ -195,7 +195,7 @@ async fn a_summary_that_does_not_fit_is_tried_with_fewer_frames_and_shorter_note
     for _ in 1..SUMMARY_SETTINGS.len() {
         let look = next(&engine).await.expect("a look at the whole");
         tried.push((look.clip.frames.len(), look.plan.slow_frames, look.prompt.len() / 100));
-        look.unanswerable("no room".into());
+        look.reject("no room".into());
     }
     assert_eq!(tried, [(4, 2, 36), (2, 1, 36), (1, 1, 20)]);
     let look = next(&engine).await.expect("the last look");
@@ -214,7 +214,7 @@ async fn if_no_summary_fits_the_parts_are_listed() {
     let engine = engine(0);
     let answer = with_sixteen_parts(&engine).await;
     for _ in 0..SUMMARY_SETTINGS.len() {
-        next(&engine).await.expect("a look at the whole").unanswerable("no room".into());
+        next(&engine).await.expect("a look at the whole").reject("no room".into());
     }
     assert!(next(&engine).await.is_none());
     let whole = said(answer).await.expect("an answer");
@@ -244,8 +244,8 @@ async fn two_questions_of_a_conversation_at_once_both_become_turns() {
     assert_eq!(told, ["A dog.", "It is brown.", "It runs."]);
 }
 
-fn fail(asked: Asked, why: &str) {
-    asked.fails(AskError::ModelFailedTemporarily(why.into()));
+fn fail(asked: PendingQuestion, why: &str) {
+    asked.fail(AskError::ModelFailedTemporarily(why.into()));
 }
 
 #[tokio::test]
@@ -285,7 +285,7 @@ async fn a_broken_model_ends_the_question_with_its_error() {
     let answer = in_parts(&engine);
     let part = next(&engine).await.expect("a part");
     engine.broken("no GPU");
-    part.fails(AskError::ModelFailed("no GPU".into()));
+    part.fail(AskError::ModelFailed("no GPU".into()));
     assert!(next(&engine).await.is_none());
     let error = said(answer).await.expect_err("the model is broken");
     assert_eq!(error, AskError::ModelFailed("no GPU".into()));
@@ -333,7 +333,7 @@ async fn a_question_about_an_event_finds_its_frames_after_the_clock_was_set_back
             disk_state: DiskState::Absent,
             evicted_before: false,
         };
-        engine.change("gate", |ring| ring.push(entry));
+        engine.change_ring("gate", |ring| ring.push(entry));
     }
     let draft = Draft {
         camera: "gate".into(),
