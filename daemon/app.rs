@@ -14,9 +14,10 @@ use crate::cameras::Cameras;
 use crate::config::{self, Config};
 use crate::disk::{self, Disk, DiskProblem};
 use crate::engine::Engine;
+use crate::event_store::{self, EventStore};
 use crate::file_limit;
 use crate::interface::Interface;
-use crate::journal::{self, MemoryJournal};
+use crate::journal::{self, Journal, MemoryJournal};
 use crate::metrics::{self, PrometheusHandle};
 use crate::publish::{self, Listener, grpc, http, mqtt};
 use crate::run_clock::RunClock;
@@ -29,6 +30,7 @@ use crate::workers::Workers;
 pub struct App {
     config: Config,
     daemon: Arc<Daemon>,
+    journal: Arc<dyn Journal>,
     clock: Arc<RunClock>,
     workers: Workers,
     disk: Option<Disk>,
@@ -57,14 +59,21 @@ impl App {
         let http = bind(Interface::Http, http).await?;
         camera::init()?;
         let disk_problem = Arc::<DiskProblem>::default();
-        let (workers, disk) = load(&config, http.clone(), disk_problem.clone()).await?;
+        let (workers, disk, store) = load(&config, http.clone(), disk_problem.clone()).await?;
         metrics::model(workers.model(), workers.devices());
-        let run = this_run(disk.as_ref());
-        let journal = MemoryJournal::shared(run, journal::CAPACITY);
+        let newest_runs = [
+            disk.as_ref().and_then(Disk::newest_run),
+            store.as_ref().and_then(EventStore::newest_run),
+        ];
+        let run = this_run(newest_runs.into_iter().flatten().max());
+        let journal = match store {
+            Some(store) => store.journal(run).context("journal")?,
+            None => MemoryJournal::shared(run, journal::CAPACITY),
+        };
         let clock = Arc::new(RunClock::start());
         let engine = Engine::new(&config, journal.clone(), run, clock.clone());
-        let daemon = Arc::new(Daemon::new(&config, engine, journal, disk_problem));
-        Ok(App { config, daemon, clock, workers, disk, grpc, http, metrics })
+        let daemon = Arc::new(Daemon::new(&config, engine, journal.clone(), disk_problem));
+        Ok(App { config, daemon, journal, clock, workers, disk, grpc, http, metrics })
     }
 
     /// Runs until `signals` asks to stop, or a module that the others need fails.
@@ -122,6 +131,8 @@ impl App {
             });
             let _ = drained.await;
             questions.finish_in_parts().await;
+            // Readers see the last events once they are stored.
+            let _ = tokio::task::spawn_blocking(move || self.journal.flush()).await;
             stop.cancel();
             while interfaces.join_next().await.is_some() {}
         };
@@ -147,19 +158,19 @@ async fn bind(
     Ok(Some(Listener::bind(interface, addr, connections).await?))
 }
 
-/// Loads the model and opens the disk tier. In the meantime HTTP reports that the model is loading.
+/// Loads the model, and opens the disk tier and the journal. In the meantime HTTP reports that the model is loading.
 async fn load(
     config: &Config,
     http: Option<Listener>,
     disk_problem: Arc<DiskProblem>,
-) -> anyhow::Result<(Workers, Option<Disk>)> {
+) -> anyhow::Result<(Workers, Option<Disk>, Option<EventStore>)> {
     let model_loaded = CancellationToken::new();
     let _guard = model_loaded.clone().drop_guard();
     let page = http.map(|http| tokio::spawn(http::serve_loading(http, model_loaded.clone())));
     let config = config.clone();
     let load = move || {
         let workers = Workers::load(&config)?;
-        anyhow::Ok((workers, open_disk(&config, disk_problem)))
+        anyhow::Ok((workers, open_disk(&config, disk_problem), open_store(&config)))
     };
     let loaded = tokio::task::spawn_blocking(load).await.context("loading")??;
     model_loaded.cancel();
@@ -174,10 +185,14 @@ fn open_disk(config: &Config, disk_problem: Arc<DiskProblem>) -> Option<Disk> {
     Some(Disk::open(folder, disk::Bounds { retention, bytes: bytes.as_u64() }, disk_problem))
 }
 
+fn open_store(config: &Config) -> Option<EventStore> {
+    let config::Journal { folder, retention, bytes } = config.journal.clone()?;
+    Some(EventStore::open(event_store::Settings { folder, retention, bytes: bytes.as_u64() }))
+}
+
 /// Returns the number of this run, which names its frames: milliseconds since 1970 by the host's
-/// clock, but always more than every run on disk, whatever that clock shows.
-fn this_run(disk: Option<&Disk>) -> u64 {
+/// clock, but always more than `newest`, the newest run on disk, whatever that clock shows.
+fn this_run(newest: Option<u64>) -> u64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let newest = disk.and_then(Disk::newest_run).unwrap_or(0);
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX).max(newest.saturating_add(1))
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX).max(newest.unwrap_or(0).saturating_add(1))
 }

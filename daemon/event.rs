@@ -11,8 +11,8 @@ use serde::Serialize;
 
 use crate::frame::{Clock, FrameId, Span, rfc3339};
 
-/// Identifies an event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+/// Identifies an event. The order is that of publication.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct EventId {
     /// The run of the daemon that published the event. A later run has a greater number.
     pub run: u64,

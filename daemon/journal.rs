@@ -7,13 +7,16 @@
 //! it missed. A reader with a position in another run of the daemon is notified.
 
 mod memory;
+mod query;
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use crate::event::{Body, Event};
 
 pub use memory::{CAPACITY, MemoryJournal};
+pub use query::{EventFilter, EventPage, Pending, Query, QueryError, SearchHit, SearchPage};
 
 /// Numbered events, appended by the daemon and read by the interfaces.
 pub trait Journal: Send + Sync + 'static {
@@ -38,6 +41,30 @@ pub trait Journal: Send + Sync + 'static {
     /// among the events of this run up to a sequence, in order. They are found even if the journal
     /// no longer holds them otherwise.
     fn newest(&self, up_to: u64) -> Vec<Arc<Event>>;
+
+    /// Returns a cursor that starts at the first event published at or after a time.
+    fn read_since(&self, time: SystemTime) -> Box<dyn Cursor>;
+
+    /// Returns events from the newest to the oldest.
+    fn list(&self, query: Query) -> Pending<'_, EventPage>;
+
+    /// Returns the captions and answers that contain all words, the best match first, without the
+    /// first `offset` ones.
+    fn search(
+        &self,
+        words: String,
+        filter: EventFilter,
+        offset: usize,
+        limit: usize,
+    ) -> Pending<'_, SearchPage>;
+
+    /// Waits until every event is stored, or cannot be. Returns at once if nothing is stored.
+    fn flush(&self) {}
+
+    /// Returns the reason why events are not stored although they should be.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
 }
 
 /// The position of a reader in a journal.

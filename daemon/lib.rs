@@ -16,6 +16,7 @@ pub mod demo;
 pub mod disk;
 pub mod engine;
 pub mod event;
+pub mod event_store;
 mod exit;
 mod file_limit;
 pub mod frame;

@@ -187,6 +187,23 @@ pub fn prefix_cache(bytes: usize, prefixes: usize, evicted: usize) {
     table::PREFIX_CACHE_EVICTIONS.counter([]).increment(evicted as u64);
 }
 
+pub fn journal_events_stored(events: u64) {
+    table::JOURNAL_EVENTS_STORED.counter([]).increment(events);
+}
+
+pub fn journal_events_not_stored(events: u64) {
+    table::JOURNAL_EVENTS_NOT_STORED.counter([]).increment(events);
+}
+
+pub fn journal_failing(failing: bool) {
+    table::JOURNAL_FAILING.gauge([]).set(one_if(failing));
+}
+
+/// Sets the size of the database of events.
+pub fn journal_bytes(bytes: u64) {
+    table::JOURNAL_BYTES.gauge([]).set(bytes as f64);
+}
+
 pub fn mqtt_connected(connected: bool) {
     table::MQTT_CONNECTED.gauge([]).set(one_if(connected));
 }

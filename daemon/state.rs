@@ -149,7 +149,7 @@ impl Service for Daemon {
     }
 
     fn troubles(&self) -> Vec<String> {
-        self.disk_problem.get().into_iter().collect()
+        self.disk_problem.get().into_iter().chain(self.journal.trouble()).collect()
     }
 
     fn limits(&self) -> question::Limits {

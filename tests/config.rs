@@ -94,6 +94,8 @@ fn wrong_values_are_refused_by_their_key() {
         ("token_bytes = \"1 GiB\"", "token_bytes = \"1 KiB\"", "buffer.token_bytes"),
         ("hang_timeout = \"2m\"", "hang_timeout = \"1s\"", "wanted at least \"2s\""),
         ("inbox_bytes = \"512 MiB\"", "inbox_bytes = \"1 MiB\"", "buffer.inbox_bytes"),
+        ("retention = \"30d\"", "retention = \"1s\"", "journal.retention"),
+        ("bytes = \"2 GiB\"", "bytes = \"2 KiB\"", "journal.bytes"),
         ("top_p = 1.0", "top_p = 2.0", "generate.top_p = 2"),
         ("question_bytes = \"8 KiB\"", "question_bytes = \"0 B\"", "wanted \"1 B\" to \"64 KiB\""),
         ("plan = \"16:", "plan = \"0:", "model.plan"),

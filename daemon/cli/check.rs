@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::camera;
 use crate::config::{self, Config};
 use crate::disk;
+use crate::event_store;
 use crate::exit::Failure;
 use crate::model::Package;
 use crate::workers::Workers;
@@ -33,7 +34,8 @@ pub fn check(file: &Path, out: &mut dyn Write) -> Result<ExitCode, Failure> {
     };
     let found = format!("{}, {} cameras", file.display(), config.cameras.len());
     print(out, &("config".into(), Ok(found)))?;
-    let checks = [check_addresses, check_broker, check_disk, check_model, check_cameras];
+    let checks =
+        [check_addresses, check_broker, check_disk, check_journal, check_model, check_cameras];
     let mut passed = true;
     for check in checks {
         for line in check(&config) {
@@ -83,6 +85,14 @@ fn check_disk(config: &Config) -> Vec<Line> {
     let bounds = disk::Bounds { retention: *retention, bytes: bytes.as_u64() };
     let result = disk::check(folder, bounds);
     vec![("disk".into(), result.map_err(|error| format!("{}: {error}", folder.display())))]
+}
+
+/// Checks that the folder of the journal can be used.
+fn check_journal(config: &Config) -> Vec<Line> {
+    let Some(config::Journal { folder, .. }) = &config.journal else {
+        return Vec::new();
+    };
+    vec![("journal".into(), event_store::check(folder))]
 }
 
 /// Connects to every camera at the same time, so that ten dead cameras take as long as one.

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use super::buffer::BufferTable;
 use super::camera::CameraTable;
 use super::generate::GenerateTable;
+use super::journal::JournalTable;
 use super::listen::ListenTable;
 use super::model::ModelTable;
 use super::mqtt::MqttTable;
@@ -26,6 +27,7 @@ struct File {
     model: ModelTable,
     generate: GenerateTable,
     buffer: BufferTable,
+    journal: JournalTable,
     grpc: ListenTable,
     http: ListenTable,
     mqtt: Option<MqttTable>,
@@ -40,6 +42,7 @@ impl Default for File {
             model: ModelTable::default(),
             generate: GenerateTable::default(),
             buffer: BufferTable::default(),
+            journal: JournalTable::default(),
             grpc: ListenTable::default(),
             http: ListenTable::default(),
             mqtt: None,
@@ -70,6 +73,7 @@ impl File {
             wording,
             generate: self.generate.check()?,
             buffer: self.buffer.check(&cameras, folder)?,
+            journal: self.journal.check(folder)?,
             grpc: self.grpc.check("grpc", 50051, 256)?,
             http: self.http.check("http", 9090, 64)?,
             mqtt: self.mqtt.map(|mqtt| mqtt.check(folder)).transpose()?,

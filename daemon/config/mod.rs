@@ -8,6 +8,7 @@ mod buffer;
 mod camera;
 mod file;
 mod generate;
+mod journal;
 mod listen;
 mod mask;
 mod model;
@@ -22,6 +23,7 @@ use std::time::Duration;
 pub use buffer::{Buffer, Disk};
 pub use camera::{Camera, DecodeFrames};
 pub use generate::{Generate, Sampling, Summary};
+pub use journal::Journal;
 pub use listen::Listen;
 pub use mask::masked;
 pub use model::{Device, Model, Precision, Resize, Wording};
@@ -35,6 +37,8 @@ pub struct Config {
     pub wording: Wording,
     pub generate: Generate,
     pub buffer: Buffer,
+    /// The journal on disk, or `None` for one in memory.
+    pub journal: Option<Journal>,
     pub grpc: Option<Listen>,
     pub http: Option<Listen>,
     pub mqtt: Option<Mqtt>,

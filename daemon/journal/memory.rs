@@ -1,23 +1,33 @@
 //! A journal in memory: a ring of the newest events.
 //!
-//! Each run of the daemon begins an empty journal.
+//! Each run of the daemon begins an empty journal. The ring can hold events back from its readers
+//! until they are stored on disk, within [`HELD_MAX`] and [`HELD_FOR`].
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 
-use super::{Cursor, Journal, Read};
+use super::{
+    Cursor, EventFilter, EventPage, Journal, Pending, Query, QueryError, Read, SearchPage,
+};
 use crate::event::{Body, Event, EventId, EventKind};
 use crate::sync::lock;
 
 /// Number of events that the daemon's journal holds for readers that connect late.
 pub const CAPACITY: usize = 10_000;
 
+/// Maximum number of events that are held back from readers.
+const HELD_MAX: u64 = 1_024;
+
+/// Age of an event above which the next event releases everything.
+const HELD_FOR: Duration = Duration::from_secs(1);
+
 /// A journal that holds a fixed number of events.
+#[derive(Clone)]
 pub struct MemoryJournal(Arc<Shared>);
 
 /// State shared by the journal and its cursors.
@@ -35,19 +45,93 @@ struct Ring {
     left: HashMap<(Arc<str>, EventKind), Arc<Event>>,
     capacity: usize,
     next: u64,
+    /// Sequence of the newest event that readers may see.
+    released: u64,
+    /// True if new events are held back until they are released.
+    holds_back: bool,
+    /// Time of the first event that is held back.
+    held_since: Option<Instant>,
 }
 
 impl MemoryJournal {
     /// Creates the journal of a run. It holds the newest `capacity` (at least 1) events.
     pub fn shared(run: u64, capacity: usize) -> Arc<dyn Journal> {
+        Arc::new(MemoryJournal::new(run, capacity))
+    }
+
+    pub fn new(run: u64, capacity: usize) -> MemoryJournal {
         let ring = Ring {
             events: VecDeque::new(),
             left: HashMap::new(),
             capacity: capacity.max(1),
             next: 1,
+            released: 0,
+            holds_back: false,
+            held_since: None,
         };
         let newest = watch::Sender::new(0);
-        Arc::new(MemoryJournal(Arc::new(Shared { run, ring: Mutex::new(ring), newest })))
+        MemoryJournal(Arc::new(Shared { run, ring: Mutex::new(ring), newest }))
+    }
+
+    /// Sets whether new events wait for [`MemoryJournal::release`] before readers see them. False
+    /// releases all.
+    pub fn hold_back(&self, holds_back: bool) {
+        let newest = {
+            let mut ring = self.0.ring();
+            ring.holds_back = holds_back;
+            ring.next - 1
+        };
+        if !holds_back {
+            self.release(newest);
+        }
+    }
+
+    /// Lets readers see the events up to a sequence, and holds back the later ones.
+    pub fn hold_back_after(&self, up_to: u64) {
+        self.0.ring().holds_back = true;
+        self.release(up_to);
+    }
+
+    /// Lets readers see the events up to a sequence.
+    pub fn release(&self, up_to: u64) {
+        let released = {
+            let mut ring = self.0.ring();
+            ring.release(up_to);
+            ring.released
+        };
+        self.0.newest.send_replace(released);
+    }
+
+    /// Returns the oldest events after a sequence, at most `limit`, and the number of events
+    /// between that were dropped.
+    pub fn after(&self, sequence: u64, limit: usize) -> (Vec<Arc<Event>>, u64) {
+        let ring = self.0.ring();
+        let first = (sequence + 1).max(ring.oldest());
+        let skipped = usize::try_from(first - ring.oldest()).unwrap_or(usize::MAX);
+        let events = ring.events.iter().skip(skipped).take(limit).cloned().collect();
+        (events, first - (sequence + 1))
+    }
+
+    /// Returns the sequence of the oldest event that is held.
+    pub fn oldest(&self) -> u64 {
+        self.0.ring().oldest()
+    }
+
+    /// Returns the sequence of the newest event that readers may see.
+    pub fn released(&self) -> u64 {
+        self.0.ring().released
+    }
+
+    /// Waits until readers may see an event.
+    pub async fn wait_for(&self, sequence: u64) {
+        let mut newest = self.0.newest.subscribe();
+        // The sender is in this journal and cannot be gone.
+        let _ = newest.wait_for(|newest| *newest >= sequence).await;
+    }
+
+    /// Returns the sequence of the newest event.
+    pub fn newest_sequence(&self) -> u64 {
+        self.0.ring().next - 1
     }
 
     fn cursor(&self, next: u64, is_of_another_run: bool) -> Box<dyn Cursor> {
@@ -62,8 +146,12 @@ impl Journal for MemoryJournal {
     }
 
     fn append(&self, camera: Arc<str>, body: Body) -> Arc<Event> {
-        let event = self.0.ring().append(self.0.run, camera, body);
-        self.0.newest.send_replace(event.id.sequence);
+        let (event, released) = {
+            let mut ring = self.0.ring();
+            let event = ring.append(self.0.run, camera, body);
+            (event, ring.released)
+        };
+        self.0.newest.send_replace(released);
         event
     }
 
@@ -107,6 +195,40 @@ impl Journal for MemoryJournal {
         newest.reverse();
         newest
     }
+
+    fn read_since(&self, time: SystemTime) -> Box<dyn Cursor> {
+        let ring = self.0.ring();
+        let first = ring.events.iter().find(|event| event.published_at >= time);
+        let next = first.map_or(ring.next, |event| event.id.sequence);
+        drop(ring);
+        self.cursor(next, false)
+    }
+
+    fn list(&self, query: Query) -> Pending<'_, EventPage> {
+        let page = {
+            let ring = self.0.ring();
+            let wanted = ring.events.iter().rev().filter(|event| {
+                event.id.sequence <= ring.released
+                    && query.before.is_none_or(|before| event.id < before)
+                    && query.filter.wants(event)
+            });
+            let mut events: Vec<_> = wanted.take(query.limit.saturating_add(1)).cloned().collect();
+            let more = events.len() > query.limit;
+            events.truncate(query.limit);
+            EventPage { events, more }
+        };
+        Box::pin(std::future::ready(Ok(page)))
+    }
+
+    fn search(
+        &self,
+        _words: String,
+        _filter: EventFilter,
+        _offset: usize,
+        _limit: usize,
+    ) -> Pending<'_, SearchPage> {
+        Box::pin(std::future::ready(Err(QueryError::NoStore)))
+    }
 }
 
 impl Shared {
@@ -132,7 +254,18 @@ impl Ring {
             self.left.insert((event.camera.clone(), event.body.kind()), event);
         }
         self.events.push_back(event.clone());
+        let held_since = *self.held_since.get_or_insert_with(Instant::now);
+        let is_full = event.id.sequence - self.released > HELD_MAX;
+        if !self.holds_back || is_full || held_since.elapsed() > HELD_FOR {
+            self.release(event.id.sequence);
+        }
         event
+    }
+
+    fn release(&mut self, up_to: u64) {
+        self.released = self.released.max(up_to);
+        let holds_more = self.released < self.next - 1;
+        self.held_since = holds_more.then(Instant::now);
     }
 
     fn oldest(&self) -> u64 {
@@ -169,7 +302,7 @@ impl Cursor for MemoryCursor {
     }
 
     fn is_at_end(&self) -> bool {
-        self.next >= self.shared.ring().next
+        self.next > self.shared.ring().released
     }
 
     fn next(&mut self) -> Pin<Box<dyn Future<Output = Read> + Send + '_>> {
@@ -198,7 +331,7 @@ impl Cursor for MemoryCursor {
             self.next = oldest;
             return Some(Read::Missed(Some(missed)));
         }
-        let event = ring.get(self.next)?.clone();
+        let event = ring.get(self.next).filter(|event| event.id.sequence <= ring.released)?.clone();
         self.next += 1;
         Some(Read::Event(event))
     }
@@ -207,7 +340,7 @@ impl Cursor for MemoryCursor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::CameraStatus;
+    use crate::event::{CameraStatus, EventId};
 
     const RUN: u64 = 1_760_000_000_000;
 
@@ -294,6 +427,44 @@ mod tests {
         assert_eq!(newest(6), [3, 6]);
         assert_eq!(newest(4), [3, 4]);
         assert!(newest(2).is_empty());
+    }
+
+    #[tokio::test]
+    async fn events_are_held_back_until_they_are_released() {
+        let journal = MemoryJournal::new(RUN, 10_000);
+        journal.hold_back(true);
+        let mut cursor = journal.read_from(None, 1);
+        journal.append("gate".into(), body());
+        journal.append("gate".into(), body());
+        assert!(cursor.is_at_end() && cursor.try_next().is_none());
+        let (waiting, missed) = journal.after(0, 10);
+        assert_eq!((waiting.len(), missed), (2, 0));
+        journal.release(1);
+        assert_eq!(sequence(Some(cursor.next().await)), Some(1));
+        assert_eq!(cursor.try_next(), None);
+        journal.hold_back(false);
+        assert_eq!(sequence(cursor.try_next()), Some(2));
+        journal.hold_back(true);
+        for _ in 0..=HELD_MAX {
+            journal.append("gate".into(), body());
+        }
+        assert_eq!(sequence(cursor.try_next()), Some(3), "too many events were held back");
+    }
+
+    #[tokio::test]
+    async fn events_are_listed_from_the_newest() {
+        let journal = MemoryJournal::new(RUN, 10);
+        for camera in ["gate", "yard", "gate", "gate"] {
+            journal.append(camera.into(), body());
+        }
+        let filter = EventFilter { cameras: vec!["gate".into()], ..EventFilter::default() };
+        let query = |before| Query { filter: filter.clone(), before, limit: 2 };
+        let page = journal.list(query(None)).await.unwrap();
+        assert_eq!(page.events.iter().map(|e| e.id.sequence).collect::<Vec<_>>(), [4, 3]);
+        assert!(page.more);
+        let page = journal.list(query(Some(EventId { run: RUN, sequence: 3 }))).await.unwrap();
+        assert_eq!(page.events.iter().map(|e| e.id.sequence).collect::<Vec<_>>(), [1]);
+        assert!(!page.more);
     }
 
     #[tokio::test]

@@ -117,6 +117,16 @@ metrics! {
         PREFIX_CACHE_ENTRIES: Gauge "lookout_prefix_cache_entries" []
             "Windows whose prefix is in the cache",
     }
+    "The journal on disk" {
+        JOURNAL_EVENTS_STORED: Counter "lookout_journal_events_stored_total" []
+            "Events written to disk",
+        JOURNAL_EVENTS_NOT_STORED: Counter "lookout_journal_events_not_stored_total" []
+            "Events that left memory before they could be written to disk",
+        JOURNAL_FAILING: Gauge "lookout_journal_failing" []
+            "1 while no event can be written to disk, else 0",
+        JOURNAL_BYTES: Gauge "lookout_journal_bytes" []
+            "Size of the database of events",
+    }
     "Interfaces" {
         MQTT_CONNECTED: Gauge "lookout_mqtt_connected" []
             "1 while the broker is connected, else 0",

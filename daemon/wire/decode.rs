@@ -6,6 +6,8 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use prost::Message;
+
 use crate::event::{
     Answer, AnswerPart, Body, CameraState, CameraStatus, Caption, Coverage, Devices, Event,
     EventId, FinishReason, FrameReference, Gap, GapCause, Inference, Placement, SummaryMethod,
@@ -20,6 +22,11 @@ use crate::service::CameraInfo;
 pub struct UnexpectedReply(pub &'static str);
 
 type Read<T> = Result<T, UnexpectedReply>;
+
+/// Decodes an event from the message `lookout.v1.Event`.
+pub fn event_bytes(bytes: &[u8]) -> Read<Event> {
+    event(proto::Event::decode(bytes).map_err(|_| UnexpectedReply("event"))?)
+}
 
 pub fn event(from: proto::Event) -> Read<Event> {
     Ok(Event {

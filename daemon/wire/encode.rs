@@ -2,6 +2,8 @@
 
 use std::time::SystemTime;
 
+use prost::Message;
+
 use crate::event::{
     Answer, AnswerPart, Body, CameraState, CameraStatus, Caption, Coverage, Devices, Event,
     EventId, EventKind, FinishReason, FrameReference, Gap, GapCause, Inference, Placement,
@@ -22,6 +24,11 @@ pub fn event(event: &Event) -> proto::Event {
             Body::CameraStatus(from) => proto::event::Body::CameraStatus(camera_status(from)),
         }),
     }
+}
+
+/// Encodes an event as the message `lookout.v1.Event`.
+pub fn event_bytes(from: &Event) -> Vec<u8> {
+    event(from).encode_to_vec()
 }
 
 pub fn event_id(EventId { run, sequence }: EventId) -> proto::EventId {

@@ -1,0 +1,270 @@
+//! The journal on disk: events in SQLite, which outlive the daemon.
+//!
+//! Guarantees: appending never waits for the disk. Readers see an event once it is stored, or once
+//! storing has failed or takes too long. A database that is full, read-only or locked is tried
+//! again; until then events are in memory only, `trouble` says so, and what memory still holds is
+//! stored later. A corrupt database is set aside by name, and a new one takes its place.
+//!
+//! Not here: what an event contains (`event`), and the ring of the newest events
+//! (`journal/memory`), from which readers that keep up are served.
+
+mod cursor;
+mod database;
+mod open;
+mod read;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime};
+
+use crate::event::{Body, Event, EventId};
+use crate::journal::{
+    self, Cursor, EventFilter, EventPage, Journal, MemoryJournal, Pending, Query, QueryError,
+    SearchPage,
+};
+use crate::sync::{Waiting, lock};
+use cursor::{Start, StoreCursor};
+use database::StoreError;
+use open::Opened;
+use read::Readers;
+use writer::Writer;
+
+/// Longest wait for the last events to be stored when the daemon stops.
+const FLUSH: Duration = Duration::from_secs(1);
+
+/// Location and limits of the journal on disk.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub folder: PathBuf,
+    /// Maximum age of an event.
+    pub retention: Duration,
+    /// Maximum size of the database.
+    pub bytes: u64,
+}
+
+/// The database before the number of this run is known.
+pub struct EventStore {
+    settings: Settings,
+    opened: Result<Opened, StoreError>,
+}
+
+impl EventStore {
+    /// Opens or creates the database. One that cannot be used is tried again later.
+    pub fn open(settings: Settings) -> EventStore {
+        let opened = open::open(&settings.folder);
+        EventStore { settings, opened }
+    }
+
+    /// Returns the newest run that has an event.
+    pub fn newest_run(&self) -> Option<u64> {
+        self.opened.as_ref().ok().and_then(|opened| opened.newest_run)
+    }
+
+    /// Starts the journal of a run, and its thread.
+    pub fn journal(self, run: u64) -> std::io::Result<Arc<dyn Journal>> {
+        let memory = MemoryJournal::new(run, journal::CAPACITY);
+        let shared = Arc::new(Shared {
+            memory,
+            readers: Arc::new(Readers::new(&self.settings.folder)),
+            settings: self.settings,
+            state: Waiting::default(),
+            problem: Mutex::default(),
+            is_corrupt: AtomicBool::new(false),
+        });
+        let writer = Writer::new(shared.clone(), self.opened);
+        let thread = std::thread::Builder::new().name("journal".into());
+        let thread = thread.spawn(move || writer.run())?;
+        Ok(Arc::new(StoredJournal { shared, thread: Some(thread) }))
+    }
+}
+
+/// Checks that a folder can be used: returns what it contains.
+pub fn check(folder: &Path) -> Result<String, String> {
+    let shown = folder.display();
+    let file = folder.join(database::FILE);
+    if file.exists() {
+        let bytes = file.metadata().map_or(0, |metadata| metadata.len());
+        let probe = |connection: &rusqlite::Connection| read::has_run(connection, 0);
+        return match Readers::new(folder).read_here(probe) {
+            Ok(_) => Ok(format!("{shown}: {bytes} bytes of events")),
+            Err(error) => Err(format!("{shown}: {error}; `lookout run` sets a corrupt one aside")),
+        };
+    }
+    let existing = folder.ancestors().find(|folder| folder.is_dir());
+    match existing.map(tempfile::tempfile_in) {
+        Some(Ok(_)) => Ok(format!("{shown}: can be written, and has no events yet")),
+        Some(Err(error)) => Err(format!("{shown}: {error}; allow lookout to write there")),
+        None => Err(format!("{shown}: no such folder")),
+    }
+}
+
+/// State shared by the journal, its writer and its cursors.
+struct Shared {
+    memory: MemoryJournal,
+    readers: Arc<Readers>,
+    settings: Settings,
+    state: Waiting<WriterState>,
+    /// The reason why events are not stored, or that something was set aside. Empty if all is well.
+    problem: Mutex<String>,
+    /// True if a reader found the database corrupt.
+    is_corrupt: AtomicBool,
+}
+
+#[derive(Default)]
+struct WriterState {
+    /// True if events wait for the writer.
+    has_work: bool,
+    stop: bool,
+    /// Sequence up to which every event is stored, or was given up.
+    written: u64,
+}
+
+impl Shared {
+    /// Waits for events, for `timeout` at most. Returns true if the journal was dropped.
+    fn wait(&self, timeout: Duration) -> bool {
+        let mut state = self.state.wait(timeout, |state| state.has_work || state.stop);
+        state.has_work = false;
+        state.stop
+    }
+
+    fn set_written(&self, up_to: u64) {
+        self.state.change_for_all(|state| state.written = up_to);
+    }
+
+    /// Returns true if the problem is a new one.
+    fn set_problem(&self, problem: String) -> bool {
+        let mut known = lock(&self.problem);
+        let is_new = *known != problem;
+        *known = problem;
+        is_new
+    }
+
+    fn take_corrupt(&self) -> bool {
+        self.is_corrupt.swap(false, Ordering::Relaxed)
+    }
+
+    /// Converts an error of a read, and has the writer look at a corrupt database.
+    fn unreadable(&self, error: StoreError) -> QueryError {
+        if matches!(error, StoreError::Corrupt(_)) {
+            self.is_corrupt.store(true, Ordering::Relaxed);
+        }
+        QueryError::Unreadable(error.to_string())
+    }
+}
+
+/// A journal in memory and on disk.
+struct StoredJournal {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl StoredJournal {
+    fn cursor(&self, start: Start) -> Box<dyn Cursor> {
+        Box::new(StoreCursor::new(self.shared.clone(), start))
+    }
+}
+
+impl Journal for StoredJournal {
+    fn run(&self) -> u64 {
+        self.shared.memory.run()
+    }
+
+    fn append(&self, camera: Arc<str>, body: Body) -> Arc<Event> {
+        let event = self.shared.memory.append(camera, body);
+        self.shared.state.change_for_all(|state| state.has_work = true);
+        event
+    }
+
+    fn get(&self, run: Option<u64>, sequence: u64) -> Option<Arc<Event>> {
+        if let Some(event) = self.shared.memory.get(run, sequence) {
+            return Some(event);
+        }
+        let id = EventId { run: run.unwrap_or(self.run()), sequence };
+        match self.shared.readers.read_here(|connection| read::get(connection, id)) {
+            Ok(event) => event.map(Arc::new),
+            Err(error) => {
+                tracing::warn!("{}", self.shared.unreadable(error));
+                None
+            }
+        }
+    }
+
+    fn read_from(&self, run: Option<u64>, sequence: u64) -> Box<dyn Cursor> {
+        if run.is_none() && sequence == 0 {
+            return self.cursor(Start::Oldest);
+        }
+        let position = EventId { run: run.unwrap_or(self.run()), sequence };
+        if position.run == self.run() && sequence > self.shared.memory.newest_sequence() + 1 {
+            return self.cursor(Start::Unknown);
+        }
+        self.cursor(Start::At(position))
+    }
+
+    fn read_new(&self) -> Box<dyn Cursor> {
+        let sequence = self.shared.memory.newest_sequence() + 1;
+        self.cursor(Start::At(EventId { run: self.run(), sequence }))
+    }
+
+    fn newest(&self, up_to: u64) -> Vec<Arc<Event>> {
+        self.shared.memory.newest(up_to)
+    }
+
+    fn read_since(&self, time: SystemTime) -> Box<dyn Cursor> {
+        self.cursor(Start::Since(time))
+    }
+
+    fn list(&self, query: Query) -> Pending<'_, EventPage> {
+        Box::pin(async move {
+            let stored = query.clone();
+            let read = self.shared.readers.read(move |connection| read::list(connection, &stored));
+            match read.await {
+                Ok(page) => Ok(page),
+                // The newest events are still in memory.
+                Err(error) => {
+                    tracing::warn!("{}", self.shared.unreadable(error));
+                    self.shared.memory.list(query).await
+                }
+            }
+        })
+    }
+
+    fn search(
+        &self,
+        words: String,
+        filter: EventFilter,
+        offset: usize,
+        limit: usize,
+    ) -> Pending<'_, SearchPage> {
+        Box::pin(async move {
+            let matching = read::matching(&words)?;
+            let read = self.shared.readers.read(move |connection| {
+                read::search(connection, &matching, &filter, offset, limit)
+            });
+            read.await.map_err(|error| self.shared.unreadable(error))
+        })
+    }
+
+    fn flush(&self) {
+        let newest = self.shared.memory.newest_sequence();
+        drop(self.shared.state.wait(FLUSH, |state| state.written >= newest));
+    }
+
+    fn trouble(&self) -> Option<String> {
+        let problem = lock(&self.shared.problem);
+        (!problem.is_empty()).then(|| format!("journal: {problem}"))
+    }
+}
+
+impl Drop for StoredJournal {
+    fn drop(&mut self) {
+        self.shared.state.change_for_all(|state| state.stop = true);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! The thread that writes events to the database, in batches, and deletes old ones.
+//!
+//! Events wait in the memory journal, which holds them back from readers until they are stored. If
+//! storing fails, events are published at once from memory, and writing is tried again every
+//! [`RETRY`]: what the memory journal still holds is then stored late.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::Shared;
+use super::database::{Database, StoreError};
+use super::open::{self, Opened};
+use crate::event::Event;
+use crate::frame::difference;
+use crate::journal::Journal;
+use crate::metrics;
+
+/// Maximum number of events in one transaction.
+const BATCH: usize = 512;
+
+const RETRY: Duration = Duration::from_secs(5);
+
+/// Time between two steps of the retention, and within which a file that somebody removed is
+/// noticed.
+const UPKEEP: Duration = Duration::from_secs(1);
+
+/// Time for which the host's clock must have kept step before it deletes events for their age.
+const CLOCK_PROVEN: Duration = Duration::from_secs(15 * 60);
+
+/// Difference between the host's clock and elapsed time above which the clock was set.
+const CLOCK_SET: Duration = Duration::from_secs(2);
+
+pub struct Writer {
+    shared: Arc<Shared>,
+    opened: Option<Opened>,
+    /// Sequence up to which every event is stored or given up.
+    written: u64,
+    next_try: Instant,
+    next_upkeep: Instant,
+    /// Times of both clocks since which they have kept step.
+    in_step_since: (Instant, SystemTime),
+}
+
+impl Writer {
+    pub fn new(shared: Arc<Shared>, opened: Result<Opened, StoreError>) -> Writer {
+        let now = Instant::now();
+        let mut writer = Writer {
+            shared,
+            opened: None,
+            written: 0,
+            next_try: now + RETRY,
+            next_upkeep: now,
+            in_step_since: (now, SystemTime::now()),
+        };
+        match opened {
+            Ok(opened) => {
+                writer.shared.memory.hold_back(true);
+                writer.opened = Some(opened);
+                writer.report();
+            }
+            Err(error) => writer.fail(&error),
+        }
+        writer
+    }
+
+    /// Writes until the journal is dropped and nothing waits.
+    pub fn run(mut self) {
+        loop {
+            let stop = self.shared.wait(UPKEEP);
+            self.open_if_due();
+            self.write_waiting();
+            if Instant::now() >= self.next_upkeep {
+                self.next_upkeep = Instant::now() + UPKEEP;
+                self.keep_up();
+            }
+            if stop {
+                return;
+            }
+        }
+    }
+
+    fn open_if_due(&mut self) {
+        if self.shared.take_corrupt()
+            && let Some(opened) = self.opened.take()
+        {
+            drop(opened);
+            self.fail(&StoreError::Corrupt("a reader found a damaged page".into()));
+            self.next_try = Instant::now();
+        }
+        if self.opened.is_some() || Instant::now() < self.next_try {
+            return;
+        }
+        self.next_try = Instant::now() + RETRY;
+        match open::open(&self.shared.settings.folder) {
+            Ok(opened) => {
+                if opened.newest_run.is_some_and(|newest| newest > self.shared.memory.run()) {
+                    let why = "the journal has events of a later run; restart lookout".to_owned();
+                    return self.fail(&StoreError::Failed(why));
+                }
+                // What memory still holds is stored late, or again in a new file.
+                self.written = self.written.min(self.shared.memory.oldest() - 1);
+                self.opened = Some(opened);
+                self.shared.readers.forget();
+            }
+            Err(error) => self.fail(&error),
+        }
+    }
+
+    fn write_waiting(&mut self) {
+        while let Some(opened) = &mut self.opened {
+            let (events, dropped) = self.shared.memory.after(self.written, BATCH);
+            if dropped > 0 {
+                metrics::journal_events_not_stored(dropped);
+                self.written += dropped;
+            }
+            let Some(last) = events.last().map(|event| event.id.sequence) else { break };
+            if let Err(error) = opened.database.append(events.iter().map(|event| &**event)) {
+                self.opened = None;
+                self.fail(&error);
+                if matches!(error, StoreError::Corrupt(_)) {
+                    self.next_try = Instant::now();
+                    self.open_if_due();
+                    continue;
+                }
+                break;
+            }
+            self.stored(&events, last);
+        }
+        let newest = self.shared.memory.newest_sequence();
+        if self.opened.is_none() {
+            self.shared.memory.release(newest);
+            self.shared.set_written(newest);
+        }
+    }
+
+    fn stored(&mut self, events: &[Arc<Event>], last: u64) {
+        metrics::journal_events_stored(events.len() as u64);
+        self.written = last;
+        self.shared.memory.hold_back_after(last);
+        self.shared.set_written(last);
+        self.report();
+    }
+
+    /// Reports the state: what was set aside, or no problem.
+    fn report(&self) {
+        let notice = self.opened.as_ref().and_then(|opened| opened.notice.clone());
+        if self.shared.set_problem(notice.unwrap_or_default()) {
+            tracing::info!("journal: events are stored on disk");
+        }
+        metrics::journal_failing(false);
+    }
+
+    fn fail(&mut self, error: &StoreError) {
+        self.opened = None;
+        self.shared.memory.hold_back(false);
+        metrics::journal_failing(true);
+        let folder = self.shared.settings.folder.display();
+        let why = format!("{folder}: events are not stored: {error}");
+        if self.shared.set_problem(why.clone()) {
+            tracing::error!("journal: {why}; retrying every {RETRY:?}, events stay in memory");
+        }
+    }
+
+    fn keep_up(&mut self) {
+        let is_proven = self.clock_is_proven();
+        let Some(opened) = &self.opened else { return };
+        if let Err(error) = self.retain(&opened.database, is_proven) {
+            return self.fail(&error);
+        }
+        let file = self.shared.settings.folder.join(super::database::FILE);
+        if !file.exists() {
+            self.fail(&StoreError::Failed("the database was removed".into()));
+            self.next_try = Instant::now();
+        }
+    }
+
+    /// Returns true if the host's clock has kept step long enough to delete by it.
+    fn clock_is_proven(&mut self) -> bool {
+        let (since, then) = self.in_step_since;
+        let now = SystemTime::now();
+        let difference = difference(then + since.elapsed(), now).unsigned_abs();
+        if difference > CLOCK_SET.as_nanos() {
+            self.in_step_since = (Instant::now(), now);
+        }
+        difference <= CLOCK_SET.as_nanos() && since.elapsed() >= CLOCK_PROVEN
+    }
+
+    /// Deletes what is too old or too much, one step at a time.
+    fn retain(&self, database: &Database, clock_is_proven: bool) -> Result<(), StoreError> {
+        let settings = &self.shared.settings;
+        let limit = SystemTime::now().checked_sub(settings.retention);
+        if let Some(limit) = limit.filter(|_| clock_is_proven) {
+            database.delete_before(limit)?;
+        }
+        database.delete_over(settings.bytes)?;
+        metrics::journal_bytes(database.bytes()?);
+        Ok(())
+    }
+}
