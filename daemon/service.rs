@@ -137,6 +137,7 @@ pub enum Code {
     OutOfRange,
     ResourceExhausted,
     InvalidArgument,
+    FailedPrecondition,
     Unavailable,
     Internal,
 }
@@ -148,6 +149,7 @@ impl Code {
             Code::OutOfRange => "OUT_OF_RANGE",
             Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
             Code::InvalidArgument => "INVALID_ARGUMENT",
+            Code::FailedPrecondition => "FAILED_PRECONDITION",
             Code::Unavailable => "UNAVAILABLE",
             Code::Internal => "INTERNAL",
         }

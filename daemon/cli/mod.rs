@@ -2,13 +2,14 @@
 
 mod ask;
 mod check;
+mod events;
 mod inspect;
 mod run;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -45,6 +46,12 @@ enum Command {
     Cameras(Client),
     /// Print captions, answers and camera state changes as they happen.
     Watch(Watch),
+    /// List the events that the daemon's journal holds.
+    Events(events::Events),
+    /// Search the captions and answers of the journal for words.
+    ///
+    /// Example: lookout search "red car" --last 24h
+    Search(events::Search),
     /// Ask about a camera's most recent window, or a range of time in its buffer.
     ///
     /// Example: lookout ask gate "Did anyone come to the gate?" --last 10m
@@ -80,6 +87,10 @@ struct Watch {
     /// The run of that event, as given in its JSON. Default: the daemon's current run.
     #[arg(long, requires = "from_sequence")]
     run: Option<u64>,
+    /// Start at the first event from this time on, such as 2026-03-01T14:05:00Z, or from this long
+    /// ago, such as 2h.
+    #[arg(long, value_name = "TIME", conflicts_with = "from_sequence", value_parser = events::moment)]
+    since: Option<SystemTime>,
 }
 
 #[derive(Args)]
@@ -145,6 +156,8 @@ fn execute(command: Command) -> Result<ExitCode, Failure> {
             runtime.block_on(success(client::cameras(&server, output(json), out)))
         }
         Command::Watch(args) => runtime.block_on(success(watch(args, out))),
+        Command::Events(args) => runtime.block_on(success(events::events(args, out))),
+        Command::Search(args) => runtime.block_on(success(events::search(args, out))),
         Command::Ask(args) => runtime.block_on(success(ask::ask(args, out))),
         Command::Frame(Frame { client, camera, number, run, output }) => {
             let frame = client::frame(&client.server, &camera, (run, number), &output, out);
@@ -175,9 +188,9 @@ fn output(json: bool) -> Output {
 }
 
 async fn watch(args: Watch, out: &mut dyn Write) -> Result<(), Failure> {
-    let Watch { client: Client { server, json }, camera, kind, from_sequence, run } = args;
+    let Watch { client: Client { server, json }, camera, kind, from_sequence, run, since } = args;
     let from = from_sequence.map(|sequence| client::Position { run, sequence });
-    let filter = client::Filter { cameras: camera, kinds: kind, from };
+    let filter = client::Filter { cameras: camera, kinds: kind, from, since };
     client::watch(&server, filter, output(json), OnEnd::Reconnect, out).await?;
     Ok(())
 }

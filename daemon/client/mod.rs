@@ -5,6 +5,7 @@
 //! to exit codes.
 
 mod ask;
+mod events;
 mod text;
 
 use std::io::{self, ErrorKind, Write};
@@ -18,6 +19,7 @@ use tonic_types::StatusExt;
 
 pub use crate::wire::decode::UnexpectedReply;
 pub use ask::ask;
+pub use events::{list_events, search_events};
 
 use crate::event::{EventId, EventKind};
 use crate::proto;
@@ -55,8 +57,10 @@ pub struct Filter {
     pub cameras: Vec<String>,
     /// Kinds to include; empty: all.
     pub kinds: Vec<EventKind>,
-    /// First event to print, or `None` for new events only.
+    /// First event to print. If neither this nor `since` is set: new events only.
     pub from: Option<Position>,
+    /// Time of publication of the first event to print, until `from` is known.
+    pub since: Option<SystemTime>,
 }
 
 /// A position in the journal.
@@ -156,6 +160,7 @@ async fn watch_once(
         cameras: filter.cameras.clone(),
         kinds: filter.kinds.iter().map(|k| encode::kind(*k).into()).collect(),
         from: filter.from.map(|Position { run, sequence }| proto::EventId { run, sequence }),
+        since: filter.since.filter(|_| filter.from.is_none()).and_then(encode::time),
     };
     let stream = daemon.client.watch(request).await;
     let mut stream = match stream {

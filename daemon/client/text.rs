@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 
 use crate::event::{
-    Answer, AnswerPart, Body, CameraState, CameraStatus, Caption, Coverage, Event, Gap, GapCause,
-    Inference, Unchanged,
+    Answer, AnswerPart, Body, CameraState, CameraStatus, Caption, Coverage, Event, EventId, Gap,
+    GapCause, Inference, Unchanged,
 };
 use crate::service::CameraInfo;
 
@@ -33,6 +33,24 @@ pub fn event_line(event: &Event) -> String {
             format!("{time}  {camera:NAME_WIDTH$}  camera {state}")
         }
     }
+}
+
+/// Formats an event as one line with its date, without a line end.
+pub fn dated_event_line(event: &Event) -> String {
+    let time = match &event.body {
+        Body::CameraStatus(status) => status.since,
+        body => body.inference().map_or(event.published_at, |inference| inference.window.to),
+    };
+    format!("{} {}", date(time), event_line(event))
+}
+
+/// Formats a result of a search as one line, without a line end.
+pub fn hit_line(event: &Event, snippet: &str) -> String {
+    let time = event.body.inference().map_or(event.published_at, |i| i.window.to);
+    let (date, clock, snippet) = (date(time), clock_time(time), one_line(snippet));
+    let EventId { run, sequence } = event.id;
+    let camera = &event.camera;
+    format!("{date} {clock}  {camera:NAME_WIDTH$}  {snippet}   [event {sequence} of run {run}]")
 }
 
 /// Formats the basis of an answer: frames, time, device, parts, every gap with its cause.
@@ -182,17 +200,24 @@ pub struct MissedEventsJson {
 
 /// Formats hours, minutes and seconds in the reader's time zone.
 fn clock_time(time: SystemTime) -> String {
+    let Some(local) = local_time(time) else { return "--:--:--".into() };
+    format!("{:02}:{:02}:{:02}", local.tm_hour, local.tm_min, local.tm_sec)
+}
+
+/// Formats the date in the reader's time zone.
+fn date(time: SystemTime) -> String {
+    let Some(local) = local_time(time) else { return "----------".into() };
+    format!("{:04}-{:02}-{:02}", local.tm_year + 1900, local.tm_mon + 1, local.tm_mday)
+}
+
+fn local_time(time: SystemTime) -> Option<libc::tm> {
     let seconds = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     let seconds = libc::time_t::try_from(seconds).unwrap_or(libc::time_t::MAX);
     // SAFETY: all zeros is a valid `tm` (integers, and a pointer that may be null); localtime_r
     // reads the one pointer and writes the other, and both outlive the call.
-    let (found, local) = unsafe {
+    unsafe {
         let mut local: libc::tm = std::mem::zeroed();
-        (!libc::localtime_r(&seconds, &mut local).is_null(), local)
-    };
-    match found {
-        true => format!("{:02}:{:02}:{:02}", local.tm_hour, local.tm_min, local.tm_sec),
-        false => "--:--:--".into(),
+        (!libc::localtime_r(&seconds, &mut local).is_null()).then_some(local)
     }
 }
 

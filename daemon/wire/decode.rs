@@ -140,7 +140,7 @@ fn optional_time(
     from.map(|from| time(Some(from), field)).transpose()
 }
 
-fn span(from: Option<proto::Span>, field: &'static str) -> Read<Span> {
+pub fn span(from: Option<proto::Span>, field: &'static str) -> Read<Span> {
     let from = from.ok_or(UnexpectedReply(field))?;
     Ok(Span { from: time(from.from, field)?, to: time(from.to, field)? })
 }

@@ -132,7 +132,7 @@ pub fn time(time: SystemTime) -> Option<prost_types::Timestamp> {
     Some(clamped(time).into())
 }
 
-fn span(from: Span) -> proto::Span {
+pub fn span(from: Span) -> proto::Span {
     proto::Span { from: time(from.from), to: time(from.to) }
 }
 

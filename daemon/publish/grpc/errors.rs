@@ -9,6 +9,7 @@ use prost::Message;
 use tonic::Status;
 use tonic_types::{ErrorDetails, StatusExt, pb};
 
+use crate::journal::QueryError;
 use crate::service::{AskError, Code, FrameError};
 
 /// The domain of the reasons.
@@ -51,6 +52,16 @@ fn path_of(field: &str) -> &str {
     }
 }
 
+pub fn of_query(error: &QueryError) -> Status {
+    match error {
+        QueryError::NoStore => status(Code::FailedPrecondition, "NO_STORE", error.to_string()),
+        QueryError::NoWord => invalid("query", &error.to_string()),
+        QueryError::Unreadable(_) => {
+            status(Code::Unavailable, "JOURNAL_UNREADABLE", error.to_string())
+        }
+    }
+}
+
 /// Converts a status to the message in which one camera's refusal is sent.
 pub fn to_message(status: &Status) -> pb::Status {
     // The details of a status are this very message, encoded.
@@ -73,6 +84,7 @@ fn grpc(code: Code) -> tonic::Code {
         Code::OutOfRange => tonic::Code::OutOfRange,
         Code::ResourceExhausted => tonic::Code::ResourceExhausted,
         Code::InvalidArgument => tonic::Code::InvalidArgument,
+        Code::FailedPrecondition => tonic::Code::FailedPrecondition,
         Code::Unavailable => tonic::Code::Unavailable,
         Code::Internal => tonic::Code::Internal,
     }

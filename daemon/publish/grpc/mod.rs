@@ -8,6 +8,7 @@
 mod ask;
 mod connections;
 mod errors;
+mod events;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -22,9 +23,8 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use super::{Listener, PublishError};
-use crate::event::{Event, EventKind};
 use crate::interface::Interface;
-use crate::journal::{Cursor, Read};
+use crate::journal::{Cursor, EventFilter, Read};
 use crate::metrics;
 use crate::proto;
 use crate::proto::lookout_service_server::{LookoutService, LookoutServiceServer};
@@ -172,11 +172,30 @@ impl LookoutService for Server {
         let request = request.into_inner();
         let filter = self.filter(&request)?;
         let journal = self.service.journal();
-        let cursor = match request.from {
-            None => journal.read_new(),
-            Some(proto::EventId { run, sequence }) => journal.read_from(run, sequence),
+        let since = request.since.map(|since| events::time("since", since)).transpose()?;
+        let cursor = match (request.from, since) {
+            (None, None) => journal.read_new(),
+            (Some(proto::EventId { run, sequence }), None) => journal.read_from(run, sequence),
+            (None, Some(since)) => journal.read_since(since),
+            (Some(_), Some(_)) => {
+                return Err(errors::invalid("since", "from and since are both set: set one"));
+            }
         };
         self.stream(|to| watch(cursor, filter, to))
+    }
+
+    async fn list_events(
+        &self,
+        request: Request<proto::ListEventsRequest>,
+    ) -> Result<Response<proto::ListEventsResponse>, Status> {
+        events::list(&**self.service.journal(), request.into_inner()).await.map(Response::new)
+    }
+
+    async fn search_events(
+        &self,
+        request: Request<proto::SearchEventsRequest>,
+    ) -> Result<Response<proto::SearchEventsResponse>, Status> {
+        events::search(&**self.service.journal(), request.into_inner()).await.map(Response::new)
     }
 
     type AskStream = Reply<proto::AskResponse>;
@@ -242,42 +261,19 @@ impl Server {
         Ok(Response::new(Box::pin(ReceiverStream::new(from))))
     }
 
-    fn filter(&self, request: &proto::WatchRequest) -> Result<Filter, Status> {
+    fn filter(&self, request: &proto::WatchRequest) -> Result<EventFilter, Status> {
         // A misspelt name would silently match no event.
         self.service
             .require_cameras(&request.cameras)
             .map_err(|error| errors::of_question(&error))?;
-        let kinds = request.kinds.iter().map(|kind| match proto::EventKind::try_from(*kind) {
-            Ok(proto::EventKind::Caption) => Ok(EventKind::Caption),
-            Ok(proto::EventKind::Answer) => Ok(EventKind::Answer),
-            Ok(proto::EventKind::CameraStatus) => Ok(EventKind::CameraStatus),
-            Ok(proto::EventKind::Unspecified) | Err(_) => {
-                let why = format!("{kind} is not a kind of event: wanted 1, 2 or 3");
-                Err(errors::invalid("kinds", &why))
-            }
-        });
-        Ok(Filter { cameras: request.cameras.clone(), kinds: kinds.collect::<Result<_, _>>()? })
-    }
-}
-
-struct Filter {
-    /// The names of the cameras; empty means all.
-    cameras: Vec<String>,
-    /// The kinds of events; empty means all.
-    kinds: Vec<EventKind>,
-}
-
-impl Filter {
-    fn wants(&self, event: &Event) -> bool {
-        let camera = self.cameras.is_empty() || self.cameras.iter().any(|c| **c == *event.camera);
-        let kind = self.kinds.is_empty() || self.kinds.contains(&event.body.kind());
-        camera && kind
+        let kinds = events::kinds("kinds", &request.kinds)?;
+        Ok(EventFilter { cameras: request.cameras.clone(), kinds, ..EventFilter::default() })
     }
 }
 
 async fn watch(
     mut cursor: Box<dyn Cursor>,
-    filter: Filter,
+    filter: EventFilter,
     to: mpsc::Sender<Result<proto::WatchResponse, Status>>,
 ) {
     let begun = SystemTime::now();

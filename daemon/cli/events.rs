@@ -1,0 +1,110 @@
+//! Implements `lookout events` and `lookout search`.
+
+use std::io::Write;
+use std::time::SystemTime;
+
+use clap::Args;
+
+use super::{Client, output};
+use crate::client;
+use crate::event::EventKind;
+use crate::exit::Failure;
+use crate::journal::EventFilter;
+
+#[derive(Args)]
+pub struct Events {
+    #[command(flatten)]
+    client: Client,
+    #[command(flatten)]
+    filter: Filter,
+    /// Maximum number of events; the newest are printed.
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    limit: u32,
+}
+
+#[derive(Args)]
+pub struct Search {
+    #[command(flatten)]
+    client: Client,
+    /// Words that the text must all contain, such as "red car".
+    ///
+    /// A word finds its forms, such as car and cars. Words in double quotes must follow each other.
+    query: String,
+    #[command(flatten)]
+    filter: Filter,
+    /// Maximum number of results; the best are printed.
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=200))]
+    limit: u32,
+}
+
+#[derive(Args)]
+struct Filter {
+    /// Include only this camera; may be repeated.
+    #[arg(long, value_name = "NAME")]
+    camera: Vec<String>,
+    /// Include only events of this kind; may be repeated.
+    #[arg(long)]
+    kind: Vec<EventKind>,
+    /// Include this much time up to now, such as 24h. Default: all.
+    #[arg(long, value_name = "DURATION", conflicts_with = "since", value_parser = ago)]
+    last: Option<SystemTime>,
+    /// Include events published from this time on, such as 2026-03-01T14:05:00Z.
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    since: Option<SystemTime>,
+    /// Include events published before this time.
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    until: Option<SystemTime>,
+}
+
+impl Filter {
+    fn read(self) -> EventFilter {
+        EventFilter {
+            cameras: self.camera,
+            kinds: self.kind,
+            since: self.since.or(self.last),
+            until: self.until,
+        }
+    }
+}
+
+pub async fn events(args: Events, out: &mut dyn Write) -> Result<(), Failure> {
+    let Client { server, json } = args.client;
+    let (filter, limit) = (args.filter.read(), args.limit as usize);
+    client::list_events(&server, &filter, limit, output(json), out).await?;
+    Ok(())
+}
+
+pub async fn search(args: Search, out: &mut dyn Write) -> Result<(), Failure> {
+    let Client { server, json } = args.client;
+    let (filter, limit) = (args.filter.read(), args.limit as usize);
+    client::search_events(&server, &args.query, &filter, limit, output(json), out).await?;
+    Ok(())
+}
+
+/// Parses a time, or a duration before now.
+pub fn moment(text: &str) -> Result<SystemTime, String> {
+    humantime::parse_rfc3339_weak(text).or_else(|_| ago(text)).map_err(|_| {
+        "wanted a time such as 2026-03-01T14:05:00Z, or a duration such as 2h".to_owned()
+    })
+}
+
+fn ago(text: &str) -> Result<SystemTime, String> {
+    let length = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    SystemTime::now().checked_sub(length).ok_or_else(|| "the duration is too long".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_moment_is_a_time_or_a_duration() {
+        let time = moment("1970-01-01T00:01:00Z").unwrap();
+        assert_eq!(time, SystemTime::UNIX_EPOCH + Duration::from_secs(60));
+        let elapsed = moment("2h").unwrap().elapsed().unwrap();
+        assert!((7_200..7_210).contains(&elapsed.as_secs()), "{elapsed:?}");
+        assert!(moment("yesterday").unwrap_err().contains("wanted a time"));
+    }
+}

@@ -1,0 +1,110 @@
+//! Lists and searches the journal's events, in pages.
+
+use std::time::SystemTime;
+
+use tonic::Status;
+
+use super::errors;
+use crate::event::{EventId, EventKind};
+use crate::journal::{EventFilter, Journal, Query, SearchHit};
+use crate::proto;
+use crate::wire::{decode, encode};
+
+const PAGE: usize = 50;
+
+/// Maximum number of events in a reply, which keeps it below the usual limit of 4 MiB.
+const LARGEST_PAGE: usize = 200;
+
+/// Maximum number of results of a search that a client can page through.
+const RESULTS: usize = 10_000;
+
+pub async fn list(
+    journal: &dyn Journal,
+    request: proto::ListEventsRequest,
+) -> Result<proto::ListEventsResponse, Status> {
+    let limit = page_size(request.page_size)?;
+    let before = match request.page_token.as_str() {
+        "" => None,
+        token => Some(position(token).ok_or_else(wrong_token)?),
+    };
+    let query = Query { filter: filter(request.filter)?, before, limit };
+    let page = journal.list(query).await.map_err(|error| errors::of_query(&error))?;
+    let last = page.events.last().filter(|_| page.more);
+    Ok(proto::ListEventsResponse {
+        next_page_token: last
+            .map_or_else(String::new, |event| format!("{}.{}", event.id.run, event.id.sequence)),
+        events: page.events.iter().map(|event| encode::event(event)).collect(),
+    })
+}
+
+pub async fn search(
+    journal: &dyn Journal,
+    request: proto::SearchEventsRequest,
+) -> Result<proto::SearchEventsResponse, Status> {
+    let limit = page_size(request.page_size)?;
+    let offset = match request.page_token.as_str() {
+        "" => 0,
+        token => token.parse().ok().filter(|offset| *offset < RESULTS).ok_or_else(wrong_token)?,
+    };
+    let filter = filter(request.filter)?;
+    let page = journal.search(request.query, filter, offset, limit).await;
+    let page = page.map_err(|error| errors::of_query(&error))?;
+    let next = offset + page.hits.len();
+    let result = |SearchHit { event, snippet, score }| proto::SearchResult {
+        event: Some(encode::event(&event)),
+        snippet,
+        score,
+    };
+    Ok(proto::SearchEventsResponse {
+        results: page.hits.into_iter().map(result).collect(),
+        searched: page.searched.map(encode::span),
+        next_page_token: if page.more && next < RESULTS { next.to_string() } else { String::new() },
+    })
+}
+
+/// Reads the kinds of a request's field.
+pub fn kinds(field: &str, from: &[i32]) -> Result<Vec<EventKind>, Status> {
+    let kinds = from.iter().map(|kind| match proto::EventKind::try_from(*kind) {
+        Ok(proto::EventKind::Caption) => Ok(EventKind::Caption),
+        Ok(proto::EventKind::Answer) => Ok(EventKind::Answer),
+        Ok(proto::EventKind::CameraStatus) => Ok(EventKind::CameraStatus),
+        Ok(proto::EventKind::Unspecified) | Err(_) => {
+            let why = format!("{kind} is not a kind of event: wanted 1, 2 or 3");
+            Err(errors::invalid(field, &why))
+        }
+    });
+    kinds.collect()
+}
+
+/// Reads the time of a request's field.
+pub fn time(field: &'static str, from: prost_types::Timestamp) -> Result<SystemTime, Status> {
+    decode::time(Some(from), field)
+        .map_err(|_| errors::invalid(field, &format!("{field} is not a time")))
+}
+
+fn filter(from: Option<proto::EventFilter>) -> Result<EventFilter, Status> {
+    let proto::EventFilter { cameras, kinds: wanted, since, until } = from.unwrap_or_default();
+    Ok(EventFilter {
+        cameras,
+        kinds: kinds("filter.kinds", &wanted)?,
+        since: since.map(|since| time("filter.since", since)).transpose()?,
+        until: until.map(|until| time("filter.until", until)).transpose()?,
+    })
+}
+
+fn page_size(from: i32) -> Result<usize, Status> {
+    match usize::try_from(from) {
+        Ok(0) => Ok(PAGE),
+        Ok(size) => Ok(size.min(LARGEST_PAGE)),
+        Err(_) => Err(errors::invalid("page_size", "page_size is negative")),
+    }
+}
+
+fn position(token: &str) -> Option<EventId> {
+    let (run, sequence) = token.split_once('.')?;
+    Some(EventId { run: run.parse().ok()?, sequence: sequence.parse().ok()? })
+}
+
+fn wrong_token() -> Status {
+    errors::invalid("page_token", "page_token is not one that the daemon returned")
+}
