@@ -1,4 +1,4 @@
-//! Finds where frames are missing in an range, and why. The frames before and after a gap show the
+//! Finds where frames are missing in a range, and why. The frames before and after a gap show the
 //! cause.
 
 use std::time::{Duration, SystemTime};

@@ -1,4 +1,4 @@
-//! Selects the entries of a ring that belong to an range, whatever the clocks did.
+//! Selects the entries of a ring that belong to a range, whatever the clocks did.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -8,7 +8,7 @@ use super::time_range::RunRange;
 use super::{Entry, Ring, TimeRange};
 use crate::frame::Span;
 
-/// The entries of an range, in order: ranges of the ring, none of them empty.
+/// The entries of a range, in order: ranges of the ring, none of them empty.
 pub struct RangeEntries<'a> {
     entries: &'a VecDeque<Entry>,
     ranges: Vec<Range<usize>>,
@@ -88,7 +88,7 @@ impl Ring {
         time >= began || self.entries.front().is_some_and(reaches)
     }
 
-    /// Returns the entries of an range. `run` is the current run.
+    /// Returns the entries of a range. `run` is the current run.
     pub fn entries_in(&self, range: &TimeRange, run: u64) -> RangeEntries<'_> {
         let TimeRange { span, in_run } = *range;
         let mut ranges: Vec<Range<usize>> = Vec::new();

@@ -2,7 +2,7 @@
 //!
 //! "The last ten minutes" and a caption's window are selected by the run's clock, so they are
 //! correct even if the host's clock changes in the meantime. They are reported in UTC by the clock
-//! at the range's end. So all times of an range rise, and its length is the real one. Frames keep
+//! at the range's end. So all times of a range rise, and its length is the real one. Frames keep
 //! the UTC with which they were captured.
 
 use std::time::{Duration, SystemTime};
