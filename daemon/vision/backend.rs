@@ -14,7 +14,7 @@ pub trait VisionBackend {
     /// Returns the width of a feature, which is that of the language model's embeddings.
     fn dim(&self) -> usize;
 
-    /// Encodes `pixels` `[B, 3, size, size]`, with B from 1 to [`BATCH`].
+    /// Encodes `pixels` `[B, 3, size, size]`, with B from 1 to [`BATCH`](super::encoder::BATCH).
     fn encode(&mut self, pixels: &[f32]) -> Result<Encoded, ModelError>;
 }
 
