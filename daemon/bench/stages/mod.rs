@@ -308,12 +308,19 @@ impl fmt::Display for Report {
         }
         let (all, core) = (self.caption_cpu_ms, self.share_of_core * 100.0);
         writeln!(f, "a caption {:>42.2}           {core:.1} % of one core", all)?;
-        let EncodedOnce { frames, stride, windows, once_cpu_ms, anew_cpu_ms, ratio, same_tokens } =
-            &self.encoded_once;
+        let EncodedOnce {
+            frames,
+            stride,
+            windows,
+            new_frames_cpu_ms,
+            all_frames_cpu_ms,
+            ratio,
+            same_tokens,
+        } = &self.encoded_once;
         writeln!(
             f,
             "\nencoded once: {windows} windows of {frames} frames, {stride} of them new: \
-             {once_cpu_ms:.1} ms a window; all {frames} again: {anew_cpu_ms:.1} ms; {ratio:.3} of it, \
+             {new_frames_cpu_ms:.1} ms a window; all {frames} again: {all_frames_cpu_ms:.1} ms; {ratio:.3} of it, \
              {}",
             if *same_tokens { "for the same tokens" } else { "but OTHER TOKENS" }
         )

@@ -46,8 +46,8 @@ pub struct EncodedOnce {
     /// Number of consecutive windows, after the first.
     pub windows: usize,
     /// Medians of the windows.
-    pub once_cpu_ms: f64,
-    pub anew_cpu_ms: f64,
+    pub new_frames_cpu_ms: f64,
+    pub all_frames_cpu_ms: f64,
     /// Median of the windows' ratios.
     pub ratio: f64,
     /// True if both sides had bitwise equal tokens in every window.
@@ -118,7 +118,7 @@ impl Vision {
             Ok((tokens?, ms))
         };
         let mut kept: VecDeque<FrameTokens> = encode(0..length)?.0.into();
-        let (mut onces, mut anews, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut new_times, mut all_times, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
         let mut same_tokens = true;
         for window in 1..=windows {
             let end = window * stride + length;
@@ -127,13 +127,22 @@ impl Vision {
             kept.extend(new);
             let (all, again) = encode(end - length..end)?;
             same_tokens &= kept == all;
-            onces.push(once);
-            anews.push(again);
+            new_times.push(once);
+            all_times.push(again);
             ratios.push(once / again);
             tracing::info!("window {window} of {windows}: {once:.1} ms against {again:.1} ms");
         }
-        let (once_cpu_ms, anew_cpu_ms, ratio) = (median(onces), median(anews), median(ratios));
+        let (new_frames_cpu_ms, all_frames_cpu_ms, ratio) =
+            (median(new_times), median(all_times), median(ratios));
         let frames = length;
-        Ok(EncodedOnce { frames, stride, windows, once_cpu_ms, anew_cpu_ms, ratio, same_tokens })
+        Ok(EncodedOnce {
+            frames,
+            stride,
+            windows,
+            new_frames_cpu_ms,
+            all_frames_cpu_ms,
+            ratio,
+            same_tokens,
+        })
     }
 }

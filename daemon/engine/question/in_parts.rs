@@ -29,7 +29,7 @@ use crate::timeline::{Selection, Tiers, TimeRange};
 /// Settings for a summary, tried in order until the notes of all parts fit into the model's context
 /// together with the pass over the whole range. Each has the factor by which the number of frames
 /// is divided, and the maximum number of characters of each part's answer.
-const SUMMARY_SETTINGS: [(usize, usize); 4] = [(1, 200), (2, 200), (4, 100), (8, 50)];
+const SUMMARY_SETTINGS: [(usize, usize); 5] = [(1, 200), (2, 200), (4, 100), (8, 50), (8, 20)];
 
 /// A question about a long range.
 pub struct InParts {

@@ -197,7 +197,7 @@ async fn a_summary_that_does_not_fit_is_tried_with_fewer_frames_and_shorter_note
         tried.push((look.clip.frames.len(), look.plan.slow_frames, look.prompt.len() / 100));
         look.reject("no room".into());
     }
-    assert_eq!(tried, [(4, 2, 36), (2, 1, 36), (1, 1, 20)]);
+    assert_eq!(tried, [(4, 2, 36), (2, 1, 36), (1, 1, 20), (1, 1, 12)]);
     let look = next(&engine).await.expect("the last look");
     assert!(look.prompt.ends_with(": What came?") && look.prompt.contains("Car 15"));
     say(&engine, look, "Sixteen cars came.");
