@@ -12,6 +12,7 @@ mod cursor;
 mod database;
 mod open;
 mod read;
+mod search;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -241,9 +242,9 @@ impl Journal for StoredJournal {
         limit: usize,
     ) -> Pending<'_, SearchPage> {
         Box::pin(async move {
-            let matching = read::matching(&words)?;
+            let matching = search::matching(&words)?;
             let read = self.shared.readers.read(move |connection| {
-                read::search(connection, &matching, &filter, offset, limit)
+                search::search(connection, &matching, &filter, offset, limit)
             });
             read.await.map_err(|error| self.shared.unreadable(error))
         })

@@ -1,4 +1,4 @@
-//! Reading the database: events from a position, pages, and the full-text search.
+//! Reads the database: events from a position, and pages.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -10,16 +10,12 @@ use tokio::sync::Semaphore;
 
 use super::database::{FILE, StoreError, integer, kind_number, milliseconds};
 use crate::event::{Event, EventId};
-use crate::frame::Span;
-use crate::journal::{EventFilter, EventPage, Query, QueryError, SearchHit, SearchPage};
+use crate::journal::{EventFilter, EventPage, Query};
 use crate::sync::lock;
 use crate::wire::decode;
 
 /// Maximum number of reads at a time; further ones wait.
 const READS: usize = 4;
-
-/// Number of words around the found ones in a snippet.
-const SNIPPET_WORDS: i64 = 24;
 
 /// Connections that read.
 pub struct Readers {
@@ -169,76 +165,14 @@ pub fn list(connection: &Connection, query: &Query) -> Result<EventPage, StoreEr
     Ok(page)
 }
 
-/// Finds the texts that contain all words.
-pub fn search(
-    connection: &Connection,
-    matching: &str,
-    filter: &EventFilter,
-    offset: usize,
-    limit: usize,
-) -> Result<SearchPage, StoreError> {
-    let Condition { sql, values } = Condition::of(filter, "events");
-    let mut all: Vec<Value> = vec![SNIPPET_WORDS.into(), matching.to_owned().into()];
-    all.extend(values);
-    all.extend([integer(limit as u64 + 1).into(), integer(offset as u64).into()]);
-    let mut select = connection.prepare_cached(&format!(
-        "SELECT events.body, snippet(texts, 0, '[', ']', '…', ?), texts.rank \
-         FROM texts CROSS JOIN events ON events.id = texts.rowid \
-         WHERE texts MATCH ? AND {sql} ORDER BY texts.rank LIMIT ? OFFSET ?"
-    ))?;
-    let mut rows = select.query(params_from_iter(all))?;
-    let mut page = SearchPage { searched: searched(connection, filter)?, ..SearchPage::default() };
-    while let Some(row) = rows.next()? {
-        if page.hits.len() == limit {
-            page.more = true;
-            break;
-        }
-        let Ok(event) = decode::event_bytes(row.get_ref(0)?.as_blob().unwrap_or_default()) else {
-            continue;
-        };
-        let rank: f64 = row.get(2)?;
-        page.hits.push(SearchHit { event: Arc::new(event), snippet: row.get(1)?, score: -rank });
-    }
-    Ok(page)
-}
-
-/// Returns the span that a search with this filter covers: no longer than the journal reaches back.
-fn searched(connection: &Connection, filter: &EventFilter) -> Result<Option<Span>, StoreError> {
-    let (oldest, newest): (Option<i64>, Option<i64>) = connection.query_row(
-        "SELECT (SELECT min(published_ms) FROM events), (SELECT max(published_ms) FROM events)",
-        [],
-        |row| Ok((row.get(0)?, row.get(1)?)),
-    )?;
-    let (Some(oldest), Some(newest)) = (oldest, newest) else { return Ok(None) };
-    let time = |ms: i64| crate::frame::shift(SystemTime::UNIX_EPOCH, i128::from(ms) * 1_000_000);
-    let from = filter.since.map_or(time(oldest), |since| since.max(time(oldest)));
-    let end = SystemTime::now().max(time(newest));
-    let to = filter.until.map_or(end, |until| until.min(end));
-    Ok((from < to).then_some(Span { from, to }))
-}
-
-/// Converts words and "phrases in quotes" to a query of FTS5 in which none of them is an operator.
-pub fn matching(words: &str) -> Result<String, QueryError> {
-    let mut terms = Vec::new();
-    for (at, piece) in words.split('"').enumerate() {
-        let is_phrase = at % 2 == 1;
-        let of_piece: Vec<&str> =
-            if is_phrase { vec![piece.trim()] } else { piece.split_whitespace().collect() };
-        // A term without a letter or a digit would match nothing.
-        let said = of_piece.into_iter().filter(|term| term.chars().any(char::is_alphanumeric));
-        terms.extend(said.map(|term| format!("\"{term}\"")));
-    }
-    if terms.is_empty() { Err(QueryError::NoWord) } else { Ok(terms.join(" ")) }
-}
-
 /// A condition of SQL with its values.
-struct Condition {
-    sql: String,
-    values: Vec<Value>,
+pub struct Condition {
+    pub sql: String,
+    pub values: Vec<Value>,
 }
 
 impl Condition {
-    fn of(filter: &EventFilter, table: &str) -> Condition {
+    pub fn of(filter: &EventFilter, table: &str) -> Condition {
         let mut condition = Condition { sql: "TRUE".into(), values: Vec::new() };
         let places = |count: usize| vec!["?"; count].join(", ");
         if !filter.cameras.is_empty() {

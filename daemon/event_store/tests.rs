@@ -222,7 +222,7 @@ fn old_events_and_their_texts_are_deleted() {
     let readers = Readers::new(&settings(&folder).folder);
     let found = |words: &'static str| {
         let read =
-            |c: &rusqlite::Connection| read::search(c, words, &EventFilter::default(), 0, 10);
+            |c: &rusqlite::Connection| search::search(c, words, &EventFilter::default(), 0, 10);
         readers.read_here(read).unwrap().hits.len()
     };
     assert_eq!((found("old"), found("young")), (0, 10));
