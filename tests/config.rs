@@ -104,6 +104,9 @@ fn wrong_values_are_refused_by_their_key() {
         ("url = \"rtsp:", "url = \"http:", "wanted rtsp, rtsps or file"),
         ("url = \"rtsp://", "url = \"rtsp://admin:12/34@", "write / as %2F"),
         ("broker = \"mqtt:", "broker = \"amqp:", "mqtt.broker"),
+        ("#ca_file", "ca_file", "mqtt.ca_file needs mqtts://"),
+        ("#client_cert_file", "client_cert_file", "needs mqtt.client_key_file"),
+        ("#client_key_file", "client_key_file", "needs mqtt.client_cert_file"),
         ("transport = \"auto\"", "transport = \"smoke\"", "smoke"),
         ("listen = \"127.0.0.1:9090\"", "listen = \"9090\"", "socket address"),
         (

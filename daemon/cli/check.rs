@@ -13,6 +13,7 @@ use crate::disk;
 use crate::event_store;
 use crate::exit::Failure;
 use crate::model::Package;
+use crate::publish;
 use crate::workers::Workers;
 
 /// Longest wait for a camera's first frame.
@@ -66,15 +67,15 @@ fn check_addresses(config: &Config) -> Vec<Line> {
     interfaces.map(check).collect()
 }
 
-/// Checks that the broker accepts connections.
+/// Checks that the broker accepts a login with the configured password and certificates.
 fn check_broker(config: &Config) -> Vec<Line> {
     let Some(mqtt) = &config.mqtt else { return Vec::new() };
     let address = format!("{}:{}", mqtt.host, mqtt.port);
     let result = match reach(&address) {
-        Ok(()) => Ok(format!("{address} answers")),
-        Err(e) => Err(format!("{address}: {e}; is the broker running?")),
+        Ok(()) => publish::mqtt::check(mqtt).map(|version| format!("{address}: {version}")),
+        Err(e) => Err(format!("{e}; is the broker running?")),
     };
-    vec![("mqtt".into(), result)]
+    vec![("mqtt".into(), result.map_err(|why| format!("{address}: {why}")))]
 }
 
 /// Checks that the folder of the disk tier can be used.

@@ -27,7 +27,7 @@ pub use journal::Journal;
 pub use listen::Listen;
 pub use mask::masked;
 pub use model::{Device, Model, Precision, Resize, Wording};
-pub use mqtt::{Mqtt, MqttTls};
+pub use mqtt::{ClientCertificate, Mqtt, MqttTls};
 pub use source::{Rtsp, RtspTls, Source, Transport};
 pub use values::{Bytes, Secret};
 

@@ -30,6 +30,15 @@ pub struct MqttTls {
     /// PEM file of the authority that signed the broker's certificate, or `None` for the system's
     /// authorities.
     pub ca_file: Option<PathBuf>,
+    /// The certificate with which the daemon identifies itself to the broker.
+    pub client: Option<ClientCertificate>,
+}
+
+/// PEM files of a certificate (with its chain) and its private key.
+#[derive(Clone, Debug)]
+pub struct ClientCertificate {
+    pub cert_file: PathBuf,
+    pub key_file: PathBuf,
 }
 
 /// The table as written.
@@ -40,6 +49,8 @@ pub struct MqttTable {
     username: Option<String>,
     password_file: Option<PathBuf>,
     ca_file: Option<PathBuf>,
+    client_cert_file: Option<PathBuf>,
+    client_key_file: Option<PathBuf>,
     client_id: String,
     topic_prefix: String,
     home_assistant: bool,
@@ -53,6 +64,8 @@ impl Default for MqttTable {
             username: None,
             password_file: None,
             ca_file: None,
+            client_cert_file: None,
+            client_key_file: None,
             client_id: client_id(),
             topic_prefix: "lookout".into(),
             home_assistant: true,
@@ -77,10 +90,14 @@ impl MqttTable {
             return Err(ConfigError("mqtt.password_file needs mqtt.username".into()));
         }
         let ca_file = self.ca_file.map(|path| folder.join(path));
+        let client = client_certificate(self.client_cert_file, self.client_key_file, folder)?;
         let (tls, port) = match url.scheme() {
             "mqtt" if ca_file.is_some() => return Err(bad("mqtt.ca_file needs mqtts://")),
+            "mqtt" if client.is_some() => {
+                return Err(bad("mqtt.client_cert_file needs mqtts://"));
+            }
             "mqtt" => (None, 1883),
-            "mqtts" => (Some(MqttTls { ca_file }), 8883),
+            "mqtts" => (Some(MqttTls { ca_file, client }), 8883),
             _ => return Err(bad("unknown scheme")),
         };
         plain_name("mqtt.client_id", &self.client_id)?;
@@ -96,5 +113,25 @@ impl MqttTable {
             topic_prefix: self.topic_prefix,
             discovery: self.home_assistant.then_some(self.home_assistant_prefix),
         })
+    }
+}
+
+fn client_certificate(
+    cert_file: Option<PathBuf>,
+    key_file: Option<PathBuf>,
+    folder: &Path,
+) -> Result<Option<ClientCertificate>, ConfigError> {
+    match (cert_file, key_file) {
+        (Some(cert_file), Some(key_file)) => Ok(Some(ClientCertificate {
+            cert_file: folder.join(cert_file),
+            key_file: folder.join(key_file),
+        })),
+        (None, None) => Ok(None),
+        (Some(_), None) => {
+            Err(ConfigError("mqtt.client_cert_file needs mqtt.client_key_file".into()))
+        }
+        (None, Some(_)) => {
+            Err(ConfigError("mqtt.client_key_file needs mqtt.client_cert_file".into()))
+        }
     }
 }

@@ -8,6 +8,7 @@ mod grpc;
 mod home_assistant;
 mod http;
 mod mqtt;
+mod mqtt_tls;
 mod real_home_assistant;
 mod reference;
 
@@ -19,7 +20,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use lookout::client::{ClientError, Filter, OnEnd, Output, Position};
-use lookout::config::{Mqtt, MqttTls, Secret};
+use lookout::config::{ClientCertificate, Mqtt, MqttTls, Secret};
 use lookout::event::*;
 use lookout::frame::{Clock, FrameId, Span};
 use lookout::interface::Interface;

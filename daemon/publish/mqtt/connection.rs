@@ -68,7 +68,7 @@ impl Publisher {
                 return Ended::Broke { broke: Break { why, cause: Cause::Other }, lasted: None };
             }
         };
-        let (client, mut turns) = link::open(self.version, access, &self.topics);
+        let (client, mut turns) = link::open(self.version, access);
         let largest = tokio::select! {
             // The first turn connects. It returns an error if the broker refuses.
             connected = turns.turn() => match connected {

@@ -14,7 +14,6 @@ use rumqttc::{Outgoing, Packet, QoS};
 
 use super::options::{self, Access, LARGEST_PACKET};
 use super::outbox::{Message, WINDOW};
-use super::topics::Topics;
 
 /// Maximum number of queued requests: the window, three subscriptions and the DISCONNECT.
 const REQUESTS: usize = WINDOW + 4;
@@ -91,15 +90,14 @@ pub enum Loop {
 }
 
 /// Creates a client with a clean session. It connects at the first [`Loop::turn`].
-pub fn open(version: Version, access: Access, topics: &Topics) -> (Client, Loop) {
+pub fn open(version: Version, access: Access) -> (Client, Loop) {
     match version {
         Version::V5 => {
-            let (client, turns) = v5::AsyncClient::new(options::v5(access, topics), REQUESTS);
+            let (client, turns) = v5::AsyncClient::new(options::v5(access), REQUESTS);
             (Client::V5(client), Loop::V5(Box::new(turns)))
         }
         Version::V3 => {
-            let (client, mut turns) =
-                rumqttc::AsyncClient::new(options::v3(access, topics), REQUESTS);
+            let (client, mut turns) = rumqttc::AsyncClient::new(options::v3(access), REQUESTS);
             turns.set_network_options(options::network());
             (Client::V3(client), Loop::V3(Box::new(turns)))
         }

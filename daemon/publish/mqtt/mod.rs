@@ -13,6 +13,7 @@
 
 mod announcement;
 mod blame;
+mod check;
 mod connection;
 mod discovery;
 mod link;
@@ -21,8 +22,10 @@ mod options;
 mod outbox;
 mod pictures;
 mod questions;
+mod tls;
 mod topics;
 
+pub use check::check;
 pub use questions::QUESTION_FIELDS;
 #[cfg(fuzzing)]
 pub use questions::fuzz_question;

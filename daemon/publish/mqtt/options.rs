@@ -7,13 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rumqttc::{NetworkOptions, QoS, TlsConfiguration, Transport, v5};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, RootCertStore};
 
 use super::outbox::WINDOW;
+use super::tls::client_config;
 use super::topics::{OFFLINE, Topics};
-use crate::config::{Mqtt, MqttTls};
+use crate::config::Mqtt;
 
 /// Keep-alive interval. A broker that is silent for twice as long counts as gone.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
@@ -32,6 +30,8 @@ pub struct Access {
     port: u16,
     credentials: Option<(String, String)>,
     tls: Option<TlsConfiguration>,
+    /// Topic at which the broker publishes `offline` when the connection ends, if it is to.
+    will: Option<String>,
 }
 
 impl Access {
@@ -56,7 +56,16 @@ impl Access {
             .await
             .map_err(|e| format!("reading password and certificates: {e}"))??;
         let (client_id, port) = (config.client_id.clone(), config.port);
-        Ok(Access { client_id, host, port, credentials, tls })
+        let will = Some(Topics::new(config).available());
+        Ok(Access { client_id, host, port, credentials, tls, will })
+    }
+
+    /// Returns the data of a client that does not disturb a running daemon: with another ID, and
+    /// without a last will.
+    pub fn for_a_check(mut self) -> Access {
+        self.client_id.push_str("-check");
+        self.will = None;
+        self
     }
 }
 
@@ -67,19 +76,20 @@ pub fn network() -> NetworkOptions {
     network
 }
 
-pub fn v5(access: Access, topics: &Topics) -> v5::MqttOptions {
+pub fn v5(access: Access) -> v5::MqttOptions {
     use v5::mqttbytes::QoS;
     use v5::mqttbytes::v5::LastWill;
     let mut options = v5::MqttOptions::new(access.client_id, access.host, access.port);
-    let will = LastWill::new(topics.available(), OFFLINE, QoS::AtLeastOnce, true, None);
     options
         .set_clean_start(true)
         .set_keep_alive(KEEP_ALIVE)
         .set_connection_timeout(CONNECT_TIMEOUT)
         .set_network_options(network())
         .set_outgoing_inflight_upper_limit(WINDOW as u16)
-        .set_max_packet_size(Some(LARGEST_PACKET))
-        .set_last_will(will);
+        .set_max_packet_size(Some(LARGEST_PACKET));
+    if let Some(topic) = access.will {
+        options.set_last_will(LastWill::new(topic, OFFLINE, QoS::AtLeastOnce, true, None));
+    }
     if let Some((username, password)) = access.credentials {
         options.set_credentials(username, password);
     }
@@ -89,16 +99,17 @@ pub fn v5(access: Access, topics: &Topics) -> v5::MqttOptions {
     options
 }
 
-pub fn v3(access: Access, topics: &Topics) -> rumqttc::MqttOptions {
+pub fn v3(access: Access) -> rumqttc::MqttOptions {
     let mut options = rumqttc::MqttOptions::new(access.client_id, access.host, access.port);
-    let will = rumqttc::LastWill::new(topics.available(), OFFLINE, QoS::AtLeastOnce, true);
     options
         .set_clean_session(true)
         .set_keep_alive(KEEP_ALIVE)
         .set_inflight(WINDOW as u16)
         // The outgoing limit is that of MQTT itself, because the broker's limit is decisive.
-        .set_max_packet_size(LARGEST_PACKET as usize, 256 << 20)
-        .set_last_will(will);
+        .set_max_packet_size(LARGEST_PACKET as usize, 256 << 20);
+    if let Some(topic) = access.will {
+        options.set_last_will(rumqttc::LastWill::new(topic, OFFLINE, QoS::AtLeastOnce, true));
+    }
     if let Some((username, password)) = access.credentials {
         options.set_credentials(username, password);
     }
@@ -106,38 +117,4 @@ pub fn v3(access: Access, topics: &Topics) -> rumqttc::MqttOptions {
         options.set_transport(Transport::tls_with_config(tls));
     }
     options
-}
-
-fn client_config(tls: &MqttTls) -> Result<ClientConfig, String> {
-    let mut roots = RootCertStore::empty();
-    match &tls.ca_file {
-        Some(file) => {
-            let failed = |e: String| format!("CA file {}: {e}", file.display());
-            let certificates =
-                CertificateDer::pem_file_iter(file).map_err(|e| failed(e.to_string()))?;
-            for certificate in certificates {
-                let certificate = certificate.map_err(|e| failed(e.to_string()))?;
-                roots.add(certificate).map_err(|e| failed(e.to_string()))?;
-            }
-            if roots.is_empty() {
-                return Err(failed("holds no certificate".into()));
-            }
-        }
-        None => {
-            // Systems contain unusual certificates; an unreadable one is not a reason to refuse the
-            // others.
-            let found = rustls_native_certs::load_native_certs();
-            roots.add_parsable_certificates(found.certs);
-            if roots.is_empty() {
-                return Err("the system has no certificate authorities; name a CA file".into());
-            }
-        }
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|e| e.to_string())?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(config)
 }
