@@ -152,3 +152,30 @@ fn a_device_is_measured_without_the_cpu() {
         assert!(measured["device"].get("parity").is_none(), "{measured}");
     }
 }
+
+#[test]
+fn the_journal_is_measured() {
+    let report = report(&["journal", "--events", "3000", "--json"]);
+    for (part, figure) in [
+        ("append", "events_per_second"),
+        ("append", "bytes_per_event"),
+        ("replay", "events_per_second"),
+        ("replay", "live"),
+        ("list", "p95"),
+    ] {
+        positive(&report[part][figure]);
+    }
+    positive(&report["delay"]["memory"]["p50"]);
+    positive(&report["delay"]["disk"]["p95"]);
+    positive(&report["search"]["all"]["p95"]);
+    for query in report["search"]["queries"].as_array().expect("queries") {
+        match query["query"].as_str() {
+            Some("car" | "red car") => assert_eq!(query["hits"], 50, "{query}"),
+            Some("giraffe") => assert_eq!(query["hits"], 0, "{query}"),
+            _ => {}
+        }
+    }
+    let output = bench(&["journal", "--events", "1000", "--folder", "/proc/nothing"]);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && error.contains("/proc/nothing"), "{error}");
+}

@@ -5,6 +5,7 @@ mod clip;
 mod cpu;
 #[cfg(feature = "demo")]
 mod ingest;
+mod journal;
 mod language;
 #[cfg(feature = "demo")]
 mod loopback;
@@ -14,6 +15,7 @@ mod parity;
 #[cfg(feature = "demo")]
 mod stages;
 mod streams;
+mod times;
 mod window;
 
 use std::io::Write;
@@ -46,6 +48,10 @@ enum Benchmark {
     /// Also compares encoding each frame once with encoding the frames of every window again.
     #[cfg(feature = "demo")]
     Stages(stages::Options),
+    /// Measure the journal on disk: appending, replaying, listing and searching events.
+    ///
+    /// Also compares when readers see an event of a journal on disk and of one in memory.
+    Journal(journal::Options),
     /// Measure the CPU time of receiving, decoding and sampling one camera.
     ///
     /// It is compared with a bare gst-launch-1.0 pipeline.
@@ -64,6 +70,7 @@ pub fn run(bench: Bench, out: &mut dyn Write) -> Result<ExitCode, Failure> {
         Benchmark::Language(options) => language::run(&options, out),
         #[cfg(feature = "demo")]
         Benchmark::Stages(options) => stages::run(&options, out),
+        Benchmark::Journal(options) => Ok(journal::run(&options, out).map(|()| ExitCode::SUCCESS)?),
         #[cfg(feature = "demo")]
         Benchmark::Ingest(ingest) => Ok(ingest::compare(ingest, out).map(|()| ExitCode::SUCCESS)?),
         #[cfg(feature = "demo")]

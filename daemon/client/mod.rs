@@ -6,6 +6,7 @@
 
 mod ask;
 mod events;
+mod replay;
 mod text;
 
 use std::io::{self, ErrorKind, Write};
@@ -20,6 +21,7 @@ use tonic_types::StatusExt;
 pub use crate::wire::decode::UnexpectedReply;
 pub use ask::ask;
 pub use events::{list_events, search_events};
+pub use replay::{Replayed, replay};
 
 use crate::event::{EventId, EventKind};
 use crate::proto;
