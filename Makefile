@@ -86,10 +86,10 @@ $(HOME_ASSISTANT): | setup-test
 	target/tools/uv-0.9.11/bin/uv pip install -q --python $@ homeassistant==2025.4.4 paho-mqtt==2.1.0
 
 soak: setup-test ## watch real footage for ten minutes: rate, memory, frames
-	LOOKOUT_SOAK=600 cargo test --test footage -- --nocapture
+	LOOKOUT_SOAK=600 cargo test --test daemon footage -- --nocapture
 
 chaos: setup-test ## break everything around a daemon for ten minutes: clock, disk, broker, clients
-	LOOKOUT_CHAOS=600 cargo test --test chaos -- --nocapture
+	LOOKOUT_CHAOS=600 cargo test --test daemon chaos -- --nocapture
 
 # The first run compiles everything with coverage, which takes minutes.
 FUZZ_SECONDS ?= 60

@@ -1,5 +1,5 @@
 //! Tests that the rolling buffer takes as many bytes as it reports, in each memory tier: frames
-//! times bytes per frame, within 5 %. Not here: the disk tier, see `tests/buffer_tiers.rs`.
+//! times bytes per frame, within 5 %. Not here: the disk tier, see `tests/daemon/buffer_tiers.rs`.
 
 use std::fs;
 use std::sync::Arc;

@@ -1,17 +1,13 @@
 //! Tests the whole daemon on a host whose clock is set while it runs, and on one that starts in
 //! 1970.
 
-#[path = "support/host_clock.rs"]
-mod host_clock;
-mod support;
-
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use host_clock::HostClock;
+use crate::host_clock::HostClock;
+use crate::support::*;
 use serde_json::Value;
-use support::*;
 
 const SECONDS: fn(u64) -> Duration = Duration::from_secs;
 

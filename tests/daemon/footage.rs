@@ -4,15 +4,13 @@
 //! Runs for two minutes by default; `LOOKOUT_SOAK` sets another number of seconds (`make soak`:
 //! 600).
 
-mod support;
-
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 use std::{env, fs};
 
+use crate::support::*;
 use serde_json::Value;
-use support::*;
 
 const CLIP_FPS: f64 = 10.0;
 const CLIP_FRAMES: usize = 795;

@@ -1,8 +1,6 @@
 //! Tests the whole daemon with real components: RTSP server, broker and model, each broken on
 //! purpose.
 
-mod support;
-
 use std::collections::HashMap;
 use std::fs;
 use std::io::Read;
@@ -11,8 +9,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::support::*;
 use serde_json::Value;
-use support::*;
 
 const SECONDS: fn(u64) -> Duration = Duration::from_secs;
 

@@ -6,10 +6,6 @@
 //! One round takes 40 s, which is the default; `LOOKOUT_CHAOS` sets another number of seconds
 //! (`make chaos`: 600).
 
-#[path = "support/host_clock.rs"]
-mod host_clock;
-mod support;
-
 use std::env;
 use std::fs::{self, File, Permissions};
 use std::io::{ErrorKind, Write};
@@ -18,9 +14,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use host_clock::HostClock;
+use crate::host_clock::HostClock;
+use crate::support::*;
 use serde_json::Value;
-use support::*;
 
 const CAMERAS: [&str; 2] = ["gate", "yard"];
 const WINDOW: f64 = 4.0;

@@ -1,13 +1,11 @@
 //! Tests long ranges, answered part by part, and conversations: the whole daemon with the demo's
 //! model.
 
-mod support;
-
 use std::time::Duration;
 
+use crate::support::truth::{Sidecar, Verdict};
+use crate::support::*;
 use serde_json::Value;
-use support::truth::{Sidecar, Verdict};
-use support::*;
 
 const SECONDS: fn(u64) -> Duration = Duration::from_secs;
 

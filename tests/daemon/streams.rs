@@ -1,12 +1,10 @@
 //! Tests `lookout bench streams`, measured: a daemon of its own, real cameras, real questions, and
 //! its memory report compared with the calculated sizes.
 
-mod support;
-
 use std::process::Command;
 
+use crate::support::*;
 use serde_json::Value;
-use support::*;
 
 #[test]
 fn the_bench_receives_captions_and_answers_and_reports_memory() {

@@ -2,16 +2,14 @@
 //! daemon: their JPEGs still answer them. Uses a real camera, a real disk, and every way in which
 //! the disk fails.
 
-mod support;
-
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::support::truth::{Sidecar, Verdict};
+use crate::support::*;
 use serde_json::Value;
-use support::truth::{Sidecar, Verdict};
-use support::*;
 
 const SECONDS: fn(u64) -> Duration = Duration::from_secs;
 

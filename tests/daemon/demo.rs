@@ -1,15 +1,13 @@
 //! Tests `lookout demo` as a new user runs it: its output, and that most of it is true.
-//! `tests/accuracy.rs` measures how much is true, by subject.
-
-mod support;
+//! `tests/daemon/accuracy.rs` measures how much is true, by subject.
 
 use std::process::Command;
 use std::time::Duration;
 
+use crate::support::*;
 use lookout::demo::score::judge::Subject;
 use lookout::demo::score::{Score, Source};
 use serde_json::Value;
-use support::*;
 
 #[test]
 fn the_demos_captions_are_true() {

@@ -1,13 +1,12 @@
 //! Tests that the output is true: captions and answers about the demo's cameras, through the whole
 //! daemon. Also tests that a loss of frames, colours or a pathway would be noticed.
 
-mod support;
-
 use std::fs;
 use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use crate::support::*;
 use lookout::config::{Model, Precision, Resize, Sampling, Wording};
 use lookout::demo::score::judge::{self, Asked, Subject};
 use lookout::demo::score::truth::{Kind, Sidecar, Window};
@@ -18,7 +17,6 @@ use lookout::slowfast::{FrameTokens, Grid, Plan, VideoTokens, assemble, pool_fra
 use lookout::vision::Encoder;
 use lookout::vision::preprocess::{Preprocess, Scratch};
 use serde_json::Value;
-use support::*;
 
 const CAMERAS: [&str; 3] = ["drive", "gate", "yard"];
 

@@ -1,7 +1,5 @@
 //! Tests failures inside the daemon: a model with non-finite outputs, and a worker that hangs.
 
-mod support;
-
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::net::UnixDatagram;
@@ -10,8 +8,8 @@ use std::process::{Command, Stdio};
 use std::ptr::null_mut;
 use std::time::{Duration, Instant};
 
+use crate::support::*;
 use prost::Message;
-use support::*;
 
 const SECONDS: fn(u64) -> Duration = Duration::from_secs;
 

@@ -1,0 +1,19 @@
+//! Tests the whole daemon: real cameras over RTSP, the demo's model, a real broker and a real disk.
+//!
+//! Most of these tests wait for cameras. They are one program, so that they wait at the same time.
+
+#[path = "../support/host_clock.rs"]
+mod host_clock;
+#[path = "../support/mod.rs"]
+mod support;
+
+mod accuracy;
+mod buffer_tiers;
+mod chaos;
+mod clock;
+mod demo;
+mod failures;
+mod footage;
+mod long_questions;
+mod outages;
+mod streams;
