@@ -186,7 +186,7 @@ fn open_disk(config: &Config, disk_problem: Arc<DiskProblem>) -> Option<Disk> {
 }
 
 fn open_store(config: &Config) -> Option<EventStore> {
-    let config::Journal { folder, retention, bytes } = config.journal.clone()?;
+    let config::Journal { folder, retention, bytes, .. } = config.journal.clone()?;
     Some(EventStore::open(event_store::Settings { folder, retention, bytes: bytes.as_u64() }))
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde::Serialize;
+use uuid::{NoContext, Timestamp, Uuid};
 
 use crate::frame::{Clock, FrameId, Span, rfc3339};
 
@@ -25,11 +26,22 @@ pub struct EventId {
 pub struct Event {
     #[serde(flatten)]
     pub id: EventId,
+    /// Identifies the event among those of all daemons (UUIDv7).
+    pub uuid: Uuid,
     #[serde(with = "rfc3339")]
     pub published_at: SystemTime,
     pub camera: Arc<str>,
     #[serde(flatten)]
     pub body: Body,
+}
+
+impl Event {
+    /// Creates an event with a new UUID.
+    pub fn new(id: EventId, published_at: SystemTime, camera: Arc<str>, body: Body) -> Event {
+        let since = published_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let time = Timestamp::from_unix(NoContext, since.as_secs(), since.subsec_nanos());
+        Event { id, uuid: Uuid::new_v7(time), published_at, camera, body }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]

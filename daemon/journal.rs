@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::event::{Body, Event};
+use crate::frame::FrameId;
 
 pub use memory::{CAPACITY, MemoryJournal};
 pub use query::{EventFilter, EventPage, Pending, Query, QueryError, SearchHit, SearchPage};
@@ -24,7 +25,18 @@ pub trait Journal: Send + Sync + 'static {
     fn run(&self) -> u64;
 
     /// Appends an event with the next sequence. Never waits for a reader or a disk.
-    fn append(&self, camera: Arc<str>, body: Body) -> Arc<Event>;
+    fn append(&self, camera: Arc<str>, body: Body) -> Arc<Event> {
+        self.append_with_jpegs(camera, body, Vec::new())
+    }
+
+    /// Appends an event as [`Journal::append`] does, with JPEGs of its frames. A journal on disk
+    /// stores them with the event, as far as its disk keeps up.
+    fn append_with_jpegs(&self, camera: Arc<str>, body: Body, jpegs: Vec<EventJpeg>) -> Arc<Event>;
+
+    /// Returns the stored JPEG of a frame.
+    fn jpeg(&self, _camera: String, _frame: FrameId) -> Pending<'_, Option<Vec<u8>>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
 
     /// Returns an event while the journal holds it. A `run` of `None` is this run.
     fn get(&self, run: Option<u64>, sequence: u64) -> Option<Arc<Event>>;
@@ -65,6 +77,13 @@ pub trait Journal: Send + Sync + 'static {
     fn trouble(&self) -> Option<String> {
         None
     }
+}
+
+/// The JPEG of a frame that an event lists.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EventJpeg {
+    pub frame: FrameId,
+    pub jpeg: Arc<[u8]>,
 }
 
 /// The position of a reader in a journal.

@@ -20,7 +20,7 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder};
 use crate::event::Devices;
 use crate::interface::Interface;
 
-pub use labels::{BufferTier, DropReason, FailureKind, NotWritten, SkipReason, Stage};
+pub use labels::{BufferTier, DropReason, FailureKind, JpegLoss, NotWritten, SkipReason, Stage};
 
 /// Histogram buckets in seconds, from a publish of a few milliseconds to a caption on a small CPU.
 const SECONDS: [f64; 15] =
@@ -197,6 +197,20 @@ pub fn journal_events_not_stored(events: u64) {
 
 pub fn journal_failing(failing: bool) {
     table::JOURNAL_FAILING.gauge([]).set(one_if(failing));
+}
+
+pub fn journal_jpegs_stored(frames: u64) {
+    table::JOURNAL_JPEGS_STORED.counter([]).increment(frames);
+}
+
+pub fn journal_jpegs_not_stored(reason: JpegLoss, frames: u64) {
+    table::JOURNAL_JPEGS_NOT_STORED.counter([reason.value()]).increment(frames);
+}
+
+/// Sets the number and the bytes of the frames in the database of events.
+pub fn journal_jpegs(frames: u64, bytes: u64) {
+    table::JOURNAL_JPEGS.gauge([]).set(frames as f64);
+    table::JOURNAL_JPEG_BYTES.gauge([]).set(bytes as f64);
 }
 
 /// Sets the size of the database of events.

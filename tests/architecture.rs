@@ -33,7 +33,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("turbojpeg", &["daemon/vision/"]),
     ("crc32fast", &["daemon/disk/record"]),
     ("rusqlite", &["daemon/event_store/"]),
-    ("uuid", &["daemon/event_store/"]),
+    ("uuid", &["daemon/event.rs"]),
     ("sha2", &["daemon/event_store/"]),
     ("lru", &["daemon/byte_lru"]),
     ("plotters", &["daemon/bench/streams/chart"]),
@@ -79,7 +79,7 @@ const HOMES: &[(&str, &[&str])] = &[
 /// tests. A name that ends in `::` is one module of a crate.
 const PURE: &[(&str, &[&str])] = &[
     ("daemon/frame.rs", &["serde", "humantime", "bytes"]),
-    ("daemon/event.rs", &["serde", "serde_json", "clap"]),
+    ("daemon/event.rs", &["serde", "serde_json", "clap", "uuid"]),
     ("daemon/question", &["clap", "humantime", "jiff", "thiserror"]),
     ("daemon/byte_lru.rs", &["lru"]),
     ("daemon/heartbeat.rs", &[]),

@@ -23,7 +23,7 @@ use std::time::Duration;
 pub use buffer::{Buffer, Disk};
 pub use camera::{Camera, DecodeFrames};
 pub use generate::{Generate, Sampling, Summary};
-pub use journal::Journal;
+pub use journal::{Journal, Jpegs};
 pub use listen::Listen;
 pub use mask::masked;
 pub use model::{Device, Model, Precision, Resize, Wording};

@@ -29,6 +29,7 @@ use crate::event::{
     Usage,
 };
 use crate::frame::{Span, rfc3339};
+use crate::journal::EventJpeg;
 use crate::language::{
     Failure, LanguageBackend, LanguageError, LanguageModel, Limits, Output, PrefixFrame, Reply,
     Request, SequenceId, Turn, Urgency,
@@ -181,7 +182,8 @@ impl<B: LanguageBackend> LanguageWorker<B> {
             };
             let timing = timing(window.closed, window.encode, &reply);
             let caption = self.inference(prompt, window.range.span, clip, reply, timing);
-            self.publish(engine, camera, caption, Some(unchanged));
+            // The model did not run: no frame is stored.
+            self.publish(engine, camera, caption, Vec::new(), Some(unchanged));
             return Ok(Admission::Done);
         }
         let tokens: Vec<&FrameTokens> = clip.frames.iter().map(|look| &*look.tokens).collect();
@@ -279,8 +281,9 @@ impl<B: LanguageBackend> LanguageWorker<B> {
                 let frames = clip.frames.clone();
                 let (since, whole) = (window.range.span.from, clip.coverage.gaps.is_empty());
                 let timing = timing(window.closed, window.encode, &reply);
+                let jpegs = engine.jpegs_of(&clip);
                 let caption = self.inference(prompt, window.range.span, clip, reply, timing);
-                let event = self.publish(engine, &camera, caption, None).id;
+                let event = self.publish(engine, &camera, caption, jpegs, None).id;
                 if whole && let Some(known) = engine.cameras.get(&camera) {
                     let window = Unchanged { since, event };
                     known.change().captioned(&frames, self.dim, window);
@@ -289,9 +292,10 @@ impl<B: LanguageBackend> LanguageWorker<B> {
             Next::Question(asked) => {
                 let timing = timing(asked.asked_at, asked.encode, &reply);
                 let text = asked.text.clone();
+                let jpegs = engine.jpegs_of(&clip);
                 let inference = self.inference(text, asked.window, clip, reply, timing);
                 measure(&asked.camera, &inference);
-                asked.finish(engine, inference, turns);
+                asked.finish(engine, inference, jpegs, turns);
             }
         }
     }
@@ -301,6 +305,7 @@ impl<B: LanguageBackend> LanguageWorker<B> {
         engine: &Engine,
         camera: &Arc<str>,
         inference: Inference,
+        jpegs: Vec<EventJpeg>,
         unchanged: Option<Unchanged>,
     ) -> Arc<Event> {
         let skipped_windows = engine
@@ -310,7 +315,7 @@ impl<B: LanguageBackend> LanguageWorker<B> {
         metrics::caption(camera);
         measure(camera, &inference);
         let caption = Caption { inference, skipped_windows, unchanged };
-        let event = engine.journal.append(camera.clone(), Body::Caption(caption));
+        let event = engine.journal.append_with_jpegs(camera.clone(), Body::Caption(caption), jpegs);
         // This comes after publishing, so that the camera's next caption cannot overtake this one.
         engine.jobs().scheduler.done(camera);
         event

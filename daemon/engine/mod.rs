@@ -30,16 +30,19 @@ use tokio::task::JoinSet;
 use crate::byte_lru::ByteLru;
 use crate::config::{self, Sampling};
 use crate::disk;
+use crate::event::FrameReference;
 use crate::frame::{Frame, FrameId};
 use crate::heartbeat::Heartbeats;
-use crate::journal::Journal;
+use crate::journal::{EventJpeg, Journal};
 use crate::language::Turn;
 use crate::metrics::{self, DropReason, SkipReason};
 use crate::run_clock::RunClock;
 use crate::service::AskError;
-use crate::slowfast::{FrameTokens, Plan};
+use crate::slowfast::Plan;
 use crate::sync::{self, Waiting};
-use crate::timeline::{Clip, Limits, RunPosition, Selection, Tiers, TimeRange, select};
+use crate::timeline::{
+    Clip, ClipFrame, FrameData, Limits, RunPosition, Selection, Tiers, TimeRange, select,
+};
 
 use cameras::CameraRegistry;
 use inbox::Inbox;
@@ -73,8 +76,8 @@ pub struct Engine {
     queue_slots: Arc<AtomicUsize>,
     /// Questions that are answered in parts.
     in_parts: Mutex<JoinSet<()>>,
-    /// Tokens of frames that were encoded again.
-    reencoded: Mutex<ByteLru<CameraFrame, Arc<FrameTokens>>>,
+    /// Tokens of frames that were encoded again, with the frames' JPEGs.
+    reencoded: Mutex<ByteLru<CameraFrame, FrameData>>,
     jobs: Mutex<Jobs>,
     wake: Condvar,
     /// The moment from which the scheduler's times are counted.
@@ -86,6 +89,8 @@ pub struct Engine {
     max_new_tokens: usize,
     sampling: Sampling,
     summary: config::Summary,
+    /// The frames whose JPEGs are stored with an event.
+    journal_jpegs: config::Jpegs,
     conversations: Mutex<Conversations<Turn>>,
 }
 
@@ -146,6 +151,7 @@ impl Engine {
             max_new_tokens: config.generate.max_new_tokens,
             sampling: config.generate.sampling,
             summary: config.generate.summary,
+            journal_jpegs: config.journal.as_ref().map_or(config::Jpegs::None, |j| j.jpegs),
             conversations: Mutex::new(Conversations::new(CONVERSATIONS, CONVERSATION_AGE)),
         })
     }
@@ -186,8 +192,22 @@ impl Engine {
     /// `None` if there are none.
     fn clip(&self, camera: &str, range: TimeRange) -> Option<Clip> {
         let selection = self.select(camera, range, Tiers::Hot)?;
-        let tokens = selection.tokens();
-        selection.clip(tokens, &self.plan)
+        let data = selection.data();
+        selection.clip(data, &self.plan)
+    }
+
+    /// Returns the JPEGs of a clip that are stored with its event.
+    fn jpegs_of(&self, clip: &Clip) -> Vec<EventJpeg> {
+        let frames = clip.references.iter().zip(&clip.frames);
+        let stored = frames.filter(|(reference, _)| match self.journal_jpegs {
+            config::Jpegs::All => true,
+            config::Jpegs::Slow => reference.slow,
+            config::Jpegs::None => false,
+        });
+        let jpeg = |(reference, frame): (&FrameReference, &ClipFrame)| {
+            Some(EventJpeg { frame: reference.id, jpeg: frame.jpeg.clone()? })
+        };
+        stored.filter_map(jpeg).collect()
     }
 
     fn select(&self, camera: &str, range: impl Into<TimeRange>, tiers: Tiers) -> Option<Selection> {
@@ -197,7 +217,7 @@ impl Engine {
         select(&camera.ring(), range.into(), camera.settings.period, position, &self.plan, tiers)
     }
 
-    fn reencoded(&self) -> MutexGuard<'_, ByteLru<CameraFrame, Arc<FrameTokens>>> {
+    fn reencoded(&self) -> MutexGuard<'_, ByteLru<CameraFrame, FrameData>> {
         sync::lock(&self.reencoded)
     }
 

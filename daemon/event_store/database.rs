@@ -1,58 +1,29 @@
-//! The SQLite file: its schema, and what the writer does with it. `read` has the queries.
-//!
-//! `events` has a row per event, with its columns for filters and the whole event as the protobuf
-//! message `lookout.v1.Event`. `texts` is the full-text index over the texts of captions and
-//! answers; captions that say "unchanged" are not in it.
+//! The SQLite file, opened for writing: appends events, and deletes old ones. `schema` has the
+//! tables, `read` the queries.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 use sha2::{Digest, Sha256};
-use uuid::{NoContext, Timestamp, Uuid};
 
+use super::{jpegs, schema};
 use crate::event::{Body, Event, EventKind, Inference};
+use crate::journal::EventJpeg;
 use crate::wire::encode;
 
 /// Name of the file in the journal's folder.
 pub const FILE: &str = "events.sqlite";
 
-/// The schema's version, in SQLite's `user_version`.
-const VERSION: i64 = MIGRATIONS.len() as i64;
-
-/// The step from each version to the next, beginning with an empty file (version 0).
-const MIGRATIONS: &[&str] = &["
-    CREATE TABLE events (
-        id INTEGER PRIMARY KEY,
-        run INTEGER NOT NULL,
-        sequence INTEGER NOT NULL,
-        uuid BLOB NOT NULL,
-        published_ms INTEGER NOT NULL,
-        camera TEXT NOT NULL,
-        kind INTEGER NOT NULL,
-        window_from_ms INTEGER,
-        window_to_ms INTEGER,
-        text TEXT,
-        prompt_hash BLOB,
-        body BLOB NOT NULL
-    );
-    CREATE UNIQUE INDEX events_position ON events (run, sequence);
-    CREATE INDEX events_published ON events (published_ms);
-    CREATE INDEX events_camera ON events (camera);
-    CREATE VIRTUAL TABLE texts USING fts5 (
-        text, content = 'events', content_rowid = 'id', tokenize = 'porter unicode61'
-    );
-    CREATE TRIGGER texts_insert AFTER INSERT ON events WHEN new.text IS NOT NULL BEGIN
-        INSERT INTO texts (rowid, text) VALUES (new.id, new.text);
-    END;
-    CREATE TRIGGER texts_delete AFTER DELETE ON events WHEN old.text IS NOT NULL BEGIN
-        INSERT INTO texts (texts, rowid, text) VALUES ('delete', old.id, old.text);
-    END;
-"];
-
 /// Number of events that one step of the retention deletes.
 const DELETED_AT_ONCE: i64 = 1_000;
+
+/// Number of events whose JPEGs are deleted together.
+const STRIPPED_AT_ONCE: i64 = 16;
+
+/// Longest time for making the database smaller, so that events do not wait longer to be stored.
+const STEP: Duration = Duration::from_millis(250);
 
 /// A reason why the database cannot be used.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -92,7 +63,7 @@ impl Database {
         connection.pragma_update(None, "synchronous", "NORMAL")?;
         connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
         let mut database = Database { connection };
-        database.migrate()?;
+        schema::migrate(&mut database.connection)?;
         // Reads both ends of the table, so that a file cut short is noticed at once.
         database.newest_run()?;
         database.connection.query_row(
@@ -103,25 +74,6 @@ impl Database {
         Ok(database)
     }
 
-    fn migrate(&mut self) -> Result<(), StoreError> {
-        let version: i64 =
-            self.connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-        if version > VERSION {
-            return Err(StoreError::Failed(format!(
-                "the journal has version {version} of a newer lookout; this one reads version \
-                 {VERSION}: update lookout, or configure another journal.folder"
-            )));
-        }
-        let done = usize::try_from(version).unwrap_or(0);
-        for (step, to) in MIGRATIONS.iter().zip(1..).skip(done) {
-            let transaction = self.connection.transaction()?;
-            transaction.execute_batch(step)?;
-            transaction.pragma_update(None, "user_version", to)?;
-            transaction.commit()?;
-        }
-        Ok(())
-    }
-
     /// Returns the newest run that has an event.
     pub fn newest_run(&self) -> Result<Option<u64>, StoreError> {
         let run: Option<i64> =
@@ -129,12 +81,13 @@ impl Database {
         Ok(run.and_then(|run| u64::try_from(run).ok()))
     }
 
-    /// Stores events, all or none of them.
+    /// Stores events with their JPEGs, all or none of them. Returns the number of new frames.
     pub fn append<'a>(
         &mut self,
-        events: impl Iterator<Item = &'a Event>,
-    ) -> Result<(), StoreError> {
+        events: impl Iterator<Item = (&'a Event, Vec<EventJpeg>)>,
+    ) -> Result<u64, StoreError> {
         let transaction = self.connection.transaction()?;
+        let mut frames = 0;
         {
             // An event that is stored already (it was written twice after an error) stays as it is.
             let mut insert = transaction.prepare_cached(
@@ -142,13 +95,13 @@ impl Database {
                  window_from_ms, window_to_ms, text, prompt_hash, body) \
                  VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             )?;
-            for event in events {
+            for (event, jpegs) in events {
                 let inference = event.body.inference();
                 let window = inference.map(|inference| inference.window);
-                insert.execute(params![
+                let is_new = insert.execute(params![
                     integer(event.id.run),
                     integer(event.id.sequence),
-                    uuid(event.published_at).as_bytes(),
+                    event.uuid.as_bytes(),
                     milliseconds(event.published_at),
                     &*event.camera,
                     kind_number(event.body.kind()),
@@ -157,11 +110,15 @@ impl Database {
                     searchable(&event.body).map(|inference| inference.text.as_str()),
                     inference.map(|inference| prompt_hash(&inference.prompt)),
                     encode::event_bytes(event),
-                ])?;
+                ])? > 0;
+                if is_new && !jpegs.is_empty() {
+                    let id = transaction.last_insert_rowid();
+                    frames += jpegs::insert(&transaction, id, &event.camera, &jpegs)?;
+                }
             }
         }
         transaction.commit()?;
-        Ok(())
+        Ok(frames)
     }
 
     /// Deletes the oldest events published before a time, at most [`DELETED_AT_ONCE`] of them.
@@ -186,13 +143,24 @@ impl Database {
         Ok(deleted)
     }
 
-    /// Deletes the oldest events if the database is larger than `bytes`. Returns their number.
+    /// Makes the database smaller if it is larger than `bytes`: deletes the JPEGs of the oldest
+    /// events and, if there are none, those events. Ends after [`STEP`] at the latest. Returns the
+    /// number of events that were deleted.
     pub fn delete_over(&self, bytes: u64) -> Result<usize, StoreError> {
-        if self.bytes()? <= bytes {
-            return Ok(0);
+        let (begun, mut deleted) = (Instant::now(), 0);
+        while self.bytes()? > bytes && begun.elapsed() < STEP {
+            let stripped = self.connection.execute(
+                "DELETE FROM event_jpegs WHERE event IN \
+                 (SELECT DISTINCT event FROM event_jpegs ORDER BY event LIMIT ?)",
+                [STRIPPED_AT_ONCE],
+            )?;
+            let gone = if stripped == 0 { self.delete_oldest()? } else { 0 };
+            deleted += gone;
+            if stripped + gone == 0 {
+                break;
+            }
+            self.give_back(stripped + gone)?;
         }
-        let deleted = self.delete_oldest()?;
-        self.give_back(deleted)?;
         Ok(deleted)
     }
 
@@ -211,6 +179,11 @@ impl Database {
             while rows.next()?.is_some() {}
         }
         Ok(())
+    }
+
+    /// Returns the number and the bytes of the stored frames.
+    pub fn jpeg_totals(&self) -> Result<(u64, u64), StoreError> {
+        jpegs::totals(&self.connection)
     }
 
     /// Returns the bytes of all pages in use.
@@ -265,11 +238,6 @@ pub fn milliseconds(time: SystemTime) -> i64 {
 /// Returns a number as SQLite stores it. Runs and sequences are far below the limit.
 pub fn integer(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
-}
-
-fn uuid(time: SystemTime) -> Uuid {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Uuid::new_v7(Timestamp::from_unix(NoContext, since.as_secs(), since.subsec_nanos()))
 }
 
 /// Returns the first 16 bytes of a prompt's SHA-256.

@@ -10,8 +10,10 @@
 
 mod cursor;
 mod database;
+mod jpegs;
 mod open;
 mod read;
+mod schema;
 mod search;
 #[cfg(test)]
 mod tests;
@@ -24,13 +26,15 @@ use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
 use crate::event::{Body, Event, EventId};
+use crate::frame::FrameId;
 use crate::journal::{
-    self, Cursor, EventFilter, EventPage, Journal, MemoryJournal, Pending, Query, QueryError,
-    SearchPage,
+    self, Cursor, EventFilter, EventJpeg, EventPage, Journal, MemoryJournal, Pending, Query,
+    QueryError, SearchPage,
 };
 use crate::sync::{Waiting, lock};
 use cursor::{Start, StoreCursor};
 use database::StoreError;
+use jpegs::JpegQueue;
 use open::Opened;
 use read::Readers;
 use writer::Writer;
@@ -71,6 +75,7 @@ impl EventStore {
         let memory = MemoryJournal::new(run, journal::CAPACITY);
         let shared = Arc::new(Shared {
             memory,
+            jpegs: Mutex::new(JpegQueue::new(jpegs::QUEUE_BYTES)),
             readers: Arc::new(Readers::new(&self.settings.folder)),
             settings: self.settings,
             state: Waiting::default(),
@@ -107,6 +112,7 @@ pub fn check(folder: &Path) -> Result<String, String> {
 /// State shared by the journal, its writer and its cursors.
 struct Shared {
     memory: MemoryJournal,
+    jpegs: Mutex<JpegQueue>,
     readers: Arc<Readers>,
     settings: Settings,
     state: Waiting<WriterState>,
@@ -175,8 +181,12 @@ impl Journal for StoredJournal {
         self.shared.memory.run()
     }
 
-    fn append(&self, camera: Arc<str>, body: Body) -> Arc<Event> {
+    fn append_with_jpegs(&self, camera: Arc<str>, body: Body, jpegs: Vec<EventJpeg>) -> Arc<Event> {
+        // The queue is locked first, so that the writer does not find the event without its JPEGs.
+        let mut queue = lock(&self.shared.jpegs);
         let event = self.shared.memory.append(camera, body);
+        queue.push(event.id.sequence, jpegs);
+        drop(queue);
         self.shared.state.change_for_all(|state| state.has_work = true);
         event
     }
@@ -246,6 +256,14 @@ impl Journal for StoredJournal {
             let read = self.shared.readers.read(move |connection| {
                 search::search(connection, &matching, &filter, offset, limit)
             });
+            read.await.map_err(|error| self.shared.unreadable(error))
+        })
+    }
+
+    fn jpeg(&self, camera: String, frame: FrameId) -> Pending<'_, Option<Vec<u8>>> {
+        Box::pin(async move {
+            let read =
+                self.shared.readers.read(move |connection| jpegs::get(connection, &camera, frame));
             read.await.map_err(|error| self.shared.unreadable(error))
         })
     }

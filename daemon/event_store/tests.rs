@@ -1,5 +1,8 @@
 //! The journal on disk, with real files.
 
+mod jpegs;
+mod migration;
+
 use std::fs;
 use std::time::{Duration, SystemTime};
 
@@ -216,7 +219,7 @@ fn old_events_and_their_texts_are_deleted() {
     let limit = SystemTime::now();
     let events: Vec<_> =
         (0..2_000).map(|_| memory.append("gate".into(), caption("young"))).collect();
-    database.append(events.iter().map(|event| &**event)).unwrap();
+    database.append(events.iter().map(|event| (&**event, Vec::new()))).unwrap();
     assert_eq!(database.delete_before(limit), Ok(2));
     assert_eq!(database.delete_before(limit), Ok(0));
     let readers = Readers::new(&settings(&folder).folder);

@@ -13,7 +13,8 @@ use super::open::{self, Opened};
 use crate::event::Event;
 use crate::frame::difference;
 use crate::journal::Journal;
-use crate::metrics;
+use crate::metrics::{self, JpegLoss};
+use crate::sync::lock;
 
 /// Maximum number of events in one transaction.
 const BATCH: usize = 512;
@@ -112,19 +113,29 @@ impl Writer {
             if dropped > 0 {
                 metrics::journal_events_not_stored(dropped);
                 self.written += dropped;
+                let jpegs = lock(&self.shared.jpegs).remove(self.written) as u64;
+                metrics::journal_jpegs_not_stored(JpegLoss::Event, jpegs);
             }
             let Some(last) = events.last().map(|event| event.id.sequence) else { break };
-            if let Err(error) = opened.database.append(events.iter().map(|event| &**event)) {
-                self.opened = None;
-                self.fail(&error);
-                if matches!(error, StoreError::Corrupt(_)) {
+            let with_jpegs = events.iter().map(|event| {
+                let jpegs = lock(&self.shared.jpegs).of(event.id.sequence);
+                (&**event, jpegs)
+            });
+            match opened.database.append(with_jpegs) {
+                Ok(frames) => {
+                    metrics::journal_jpegs_stored(frames);
+                    self.stored(&events, last);
+                }
+                Err(error) => {
+                    self.opened = None;
+                    self.fail(&error);
+                    if !matches!(error, StoreError::Corrupt(_)) {
+                        break;
+                    }
                     self.next_try = Instant::now();
                     self.open_if_due();
-                    continue;
                 }
-                break;
             }
-            self.stored(&events, last);
         }
         let newest = self.shared.memory.newest_sequence();
         if self.opened.is_none() {
@@ -136,6 +147,7 @@ impl Writer {
     fn stored(&mut self, events: &[Arc<Event>], last: u64) {
         metrics::journal_events_stored(events.len() as u64);
         self.written = last;
+        lock(&self.shared.jpegs).remove(last);
         self.shared.memory.hold_back_after(last);
         self.shared.set_written(last);
         self.report();
@@ -194,6 +206,8 @@ impl Writer {
         }
         database.delete_over(settings.bytes)?;
         metrics::journal_bytes(database.bytes()?);
+        let (frames, bytes) = database.jpeg_totals()?;
+        metrics::journal_jpegs(frames, bytes);
         Ok(())
     }
 }

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::watch;
 
 use super::{
-    Cursor, EventFilter, EventPage, Journal, Pending, Query, QueryError, Read, SearchPage,
+    Cursor, EventFilter, EventJpeg, EventPage, Journal, Pending, Query, QueryError, Read,
+    SearchPage,
 };
 use crate::event::{Body, Event, EventId, EventKind};
 use crate::sync::lock;
@@ -145,7 +146,12 @@ impl Journal for MemoryJournal {
         self.0.run
     }
 
-    fn append(&self, camera: Arc<str>, body: Body) -> Arc<Event> {
+    fn append_with_jpegs(
+        &self,
+        camera: Arc<str>,
+        body: Body,
+        _jpegs: Vec<EventJpeg>,
+    ) -> Arc<Event> {
         let (event, released) = {
             let mut ring = self.0.ring();
             let event = ring.append(self.0.run, camera, body);
@@ -239,13 +245,8 @@ impl Shared {
 
 impl Ring {
     fn append(&mut self, run: u64, camera: Arc<str>, body: Body) -> Arc<Event> {
-        let published_at = SystemTime::now();
-        let event = Arc::new(Event {
-            id: EventId { run, sequence: self.next },
-            published_at,
-            camera,
-            body,
-        });
+        let id = EventId { run, sequence: self.next };
+        let event = Arc::new(Event::new(id, SystemTime::now(), camera, body));
         self.next += 1;
         if self.events.len() == self.capacity
             && let Some(event) = self.events.pop_front()

@@ -156,6 +156,16 @@ label_values! {
 }
 
 label_values! {
+    /// Reasons for not storing a JPEG with its event.
+    pub enum JpegLoss, JPEG_LOSS = "reason" {
+        /// Too many JPEGs are waiting: the disk is too slow or failing.
+        Queue = "queue_full",
+        /// The event left memory before it could be stored.
+        Event = "event_not_stored",
+    }
+}
+
+label_values! {
     /// Kinds of model failures.
     pub enum FailureKind, FAILURE_KIND = "kind" {
         /// A run ended with an error.

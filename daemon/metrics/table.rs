@@ -4,7 +4,7 @@ use metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
 
 use super::labels::{
     CAMERA, COMPONENT, DEVICE, DEVICE_REASON, DIRECTION, DROP_REASON, FAILURE_KIND, INTERFACE,
-    Label, MODEL, NOT_WRITTEN, REFUSAL, RESULT, SET_ASIDE, SKIP_REASON, STAGE, TIER,
+    JPEG_LOSS, Label, MODEL, NOT_WRITTEN, REFUSAL, RESULT, SET_ASIDE, SKIP_REASON, STAGE, TIER,
 };
 
 /// A metric: its name, type, labels and meaning.
@@ -126,6 +126,14 @@ metrics! {
             "1 while no event can be written to disk, else 0",
         JOURNAL_BYTES: Gauge "lookout_journal_bytes" []
             "Size of the database of events",
+        JOURNAL_JPEGS: Gauge "lookout_journal_jpegs" []
+            "Frames stored with events; a frame of several events counts once",
+        JOURNAL_JPEG_BYTES: Gauge "lookout_journal_jpeg_bytes" []
+            "Size of these frames' JPEGs, a part of lookout_journal_bytes",
+        JOURNAL_JPEGS_STORED: Counter "lookout_journal_jpegs_stored_total" []
+            "Frames written to disk with events",
+        JOURNAL_JPEGS_NOT_STORED: Counter "lookout_journal_jpegs_not_stored_total" [JPEG_LOSS]
+            "Frames of events that were not written to disk",
     }
     "Interfaces" {
         MQTT_CONNECTED: Gauge "lookout_mqtt_connected" []

@@ -25,10 +25,18 @@ pub struct Selection {
     frames_expected: u32,
 }
 
+/// A selected frame's tokens and its JPEG, as far as they are in memory.
+#[derive(Clone, Debug, Default)]
+pub struct FrameData {
+    pub tokens: Option<Arc<FrameTokens>>,
+    pub jpeg: Option<Arc<[u8]>>,
+}
+
 /// A frame's tokens for the model.
 #[derive(Clone, Debug)]
 pub struct ClipFrame {
     pub tokens: Arc<FrameTokens>,
+    pub jpeg: Option<Arc<[u8]>>,
     /// True if the frame was re-encoded from its JPEG. The tokens differ slightly from the
     /// original.
     pub reencoded: bool,
@@ -95,27 +103,31 @@ impl Selection {
         self
     }
 
-    /// Returns the tokens of each frame, where they are in memory.
-    pub fn tokens(&self) -> Vec<Option<Arc<FrameTokens>>> {
-        self.frames.iter().map(|entry| entry.tokens().cloned()).collect()
+    /// Returns what is in memory of each frame.
+    pub fn data(&self) -> Vec<FrameData> {
+        let data = |entry: &Entry| FrameData {
+            tokens: entry.tokens().cloned(),
+            jpeg: entry.jpeg().cloned(),
+        };
+        self.frames.iter().map(data).collect()
     }
 
-    /// Builds the clip from the tokens of each frame, in the order of `frames`. Frames without
+    /// Builds the clip from the data of each frame, in the order of `frames`. Frames without
     /// tokens have left the buffer in the meantime, which is a gap. Returns `None` if no frame has
     /// tokens.
-    pub fn clip(mut self, tokens: Vec<Option<Arc<FrameTokens>>>, plan: &Plan) -> Option<Clip> {
+    pub fn clip(mut self, data: Vec<FrameData>, plan: &Plan) -> Option<Clip> {
         let (range, run) = (self.range, self.run);
         let Span { from: mut edge, to } = range.span;
         // Span of the frames without tokens since the last frame that has them.
         let mut missing: Option<Span> = None;
-        let mut seen = Vec::with_capacity(tokens.len());
+        let mut seen = Vec::with_capacity(data.len());
         let mut gap = |missing: Option<Span>, edge: SystemTime, to: SystemTime| {
             let Some(there) = missing else { return };
             // A clock was set back in between, so the missing frames are not between the other two.
             let span = if edge < to { Span { from: edge, to } } else { there };
             self.gaps.push(Gap { span, cause: GapCause::Evicted });
         };
-        for (entry, tokens) in self.frames.into_iter().zip(tokens) {
+        for (entry, FrameData { tokens, jpeg }) in self.frames.into_iter().zip(data) {
             let at = range.time_of(&entry, run);
             let Some(tokens) = tokens else {
                 let here = Span { from: at, to: shift(at, 1_000_000) };
@@ -127,7 +139,8 @@ impl Selection {
             };
             gap(missing.take(), edge, at);
             edge = at;
-            seen.push((entry, tokens));
+            let reencoded = entry.tokens().is_none();
+            seen.push((entry, ClipFrame { tokens, jpeg, reencoded }));
         }
         gap(missing, edge, to);
         self.gaps.sort_by_key(|gap| gap.span.from);
@@ -148,9 +161,7 @@ impl Selection {
             clock_source: if from_camera { Clock::Camera } else { Clock::Host },
         };
         let references = seen.iter().enumerate().map(reference).collect();
-        let look =
-            |(entry, tokens): (Entry, _)| ClipFrame { reencoded: entry.tokens().is_none(), tokens };
-        let frames = seen.into_iter().map(look).collect();
+        let frames = seen.into_iter().map(|(_, frame)| frame).collect();
         Some(Clip { frames, references, coverage })
     }
 }
@@ -191,8 +202,8 @@ mod tests {
         let span = Span { from: at(from), to: at(to) };
         let selection =
             select(ring, span.into(), Period::of_rate(2.0), position_at(position), &plan(), tiers)?;
-        let tokens = selection.tokens();
-        selection.clip(tokens, &plan())
+        let data = selection.data();
+        selection.clip(data, &plan())
     }
 
     fn clip(ring: &Ring, from: u64, to: u64) -> Clip {
@@ -294,12 +305,13 @@ mod tests {
         assert_eq!(numbers(&hot), [6, 7, 8, 9]);
         assert_eq!(hot.gaps, [gap(GapCause::Evicted, 1000, 3000)]);
         // Frames that could not be encoded again are missing, and a gap reports it.
-        let tokens = all.tokens();
+        let data = all.data();
         assert_eq!(
-            tokens.iter().map(Option::is_some).collect::<Vec<_>>(),
+            data.iter().map(|data| data.tokens.is_some()).collect::<Vec<_>>(),
             [false, false, true, true]
         );
-        let clip = all.clip(tokens, &plan()).expect("two frames");
+        let clip = all.clip(data, &plan()).expect("two frames");
+        assert!(clip.frames.iter().all(|frame| frame.jpeg.is_some()));
         assert_eq!(clip.coverage.gaps, [gap(GapCause::Evicted, 1000, 3000)]);
         assert_eq!((clip.coverage.frames_used, clip.coverage.frames_expected), (2, 4));
         assert_eq!(clip.references.len(), clip.frames.len());

@@ -12,7 +12,7 @@ mod query;
 mod ring;
 mod time_range;
 
-pub use clip::{Clip, ClipFrame, Selection, select};
+pub use clip::{Clip, ClipFrame, FrameData, Selection, select};
 pub use query::{Period, RunPosition, Tiers};
 pub use ring::{DiskAddress, DiskState, Entry, Limits, Residency, Ring, Tier, Usage};
 pub use time_range::TimeRange;

@@ -31,6 +31,7 @@ pub fn event_bytes(bytes: &[u8]) -> Read<Event> {
 pub fn event(from: proto::Event) -> Read<Event> {
     Ok(Event {
         id: event_id(from.id, "id")?,
+        uuid: from.uuid.parse().map_err(|_| UnexpectedReply("uuid"))?,
         published_at: time(from.published_at, "published_at")?,
         camera: from.camera.into(),
         body: match from.body.ok_or(UnexpectedReply("body"))? {

@@ -16,6 +16,7 @@ use crate::service::CameraInfo;
 pub fn event(event: &Event) -> proto::Event {
     proto::Event {
         id: Some(event_id(event.id)),
+        uuid: event.uuid.to_string(),
         published_at: time(event.published_at),
         camera: event.camera.to_string(),
         body: Some(match &event.body {

@@ -177,7 +177,7 @@ proptest! {
             statuses().prop_map(Body::CameraStatus),
         ],
     ) {
-        let sent = Event { id, published_at, camera: camera.into(), body };
+        let sent = Event::new(id, published_at, camera.into(), body);
         prop_assert_eq!(event(encode::event(&sent)), Ok(sent));
     }
 }

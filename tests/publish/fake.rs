@@ -177,12 +177,9 @@ pub fn answer(question_id: &str, text: &str) -> Answer {
 
 /// Returns an answer as an event that is in no journal.
 pub fn finished(answer: Answer) -> AnswerItem {
-    AnswerItem::Finished(Arc::new(Event {
-        id: EventId { run: RUN, sequence: 1 },
-        published_at: SystemTime::now(),
-        camera: "gate".into(),
-        body: Body::Answer(answer),
-    }))
+    let id = EventId { run: RUN, sequence: 1 };
+    let event = Event::new(id, SystemTime::now(), "gate".into(), Body::Answer(answer));
+    AnswerItem::Finished(Arc::new(event))
 }
 
 pub fn part(text: &str) -> AnswerPart {

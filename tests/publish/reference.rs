@@ -71,7 +71,9 @@ async fn payloads() -> String {
     let at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_760_000_009_000);
     let event = |sequence, body| {
         let id = EventId { run: RUN, sequence };
-        let event = Event { id, published_at: at, camera: "gate".into(), body };
+        let uuid =
+            uuid::Uuid::from_u128(0x0199_c8a2_b428_7000_8000_0000_0000_0000 | u128::from(sequence));
+        let event = Event { id, uuid, published_at: at, camera: "gate".into(), body };
         serde_json::to_string_pretty(&event).unwrap()
     };
     let mut text = String::new();

@@ -17,6 +17,7 @@ use crate::language::Turn;
 use crate::question::{Draft, Limits as QuestionLimits, Question};
 use crate::service::AnswerItem;
 use crate::slowfast::FrameTokens;
+use crate::timeline::FrameData;
 
 const RUN: u64 = 7;
 
@@ -82,7 +83,8 @@ fn use_everywhere(engine: &Arc<Engine>, camera: &str) -> mpsc::Receiver<AnswerIt
     };
     known.change().captioned(&clip.frames, 1, window);
     let id = crate::frame::FrameId { run: RUN, number: 0 };
-    engine.reencoded().put((name.clone(), id), Arc::new(tokens()), 4);
+    let data = FrameData { tokens: Some(Arc::new(tokens())), jpeg: None };
+    engine.reencoded().put((name.clone(), id), data, 4);
     let known = crate::engine::question::conversations::Conversation {
         window: clip.coverage.covered_span.expect("frames"),
         frames: None,

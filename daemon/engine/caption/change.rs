@@ -91,7 +91,7 @@ mod tests {
     fn frame(cells: [f32; 4]) -> ClipFrame {
         let fast = cells.iter().flat_map(|v| [f16::from_f32(*v), f16::from_f32(1.0)]).collect();
         let tokens = Arc::new(FrameTokens { slow: Box::default(), fast });
-        ClipFrame { tokens, reencoded: false }
+        ClipFrame { tokens, jpeg: None, reencoded: false }
     }
 
     fn compare(detector: &ChangeDetector, frames: &[ClipFrame]) -> Option<(f32, bool)> {

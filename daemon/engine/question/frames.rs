@@ -16,7 +16,7 @@ use crate::heartbeat::Worker;
 use crate::metrics;
 use crate::service::AskError;
 use crate::slowfast::FrameTokens;
-use crate::timeline::{DiskAddress, DiskState, Entry, Selection};
+use crate::timeline::{DiskAddress, DiskState, Entry, FrameData, Selection};
 
 /// A place in the queue that is reserved before it is used.
 pub struct QueueSlot(Arc<AtomicUsize>);
@@ -39,8 +39,8 @@ pub struct FrameFetch {
     pub camera: Arc<str>,
     pass: Pass,
     selection: Selection,
-    /// The tokens of each selected frame, where they are available.
-    tokens: Vec<Option<Arc<FrameTokens>>>,
+    /// The data of each selected frame, as far as it is available.
+    data: Vec<FrameData>,
     /// The frames that are still to be encoded: position and JPEG.
     jpegs: Vec<(usize, Arc<[u8]>)>,
     encode: Duration,
@@ -65,11 +65,11 @@ impl FrameFetch {
         self.encode += took;
         let mut reencoded = engine.reencoded();
         for (at, tokens) in frames {
-            let (name, bytes) =
-                ((self.camera.clone(), self.selection.frames[at].id), tokens.bytes());
-            let tokens = Arc::new(tokens);
-            reencoded.put(name, tokens.clone(), bytes);
-            self.tokens[at] = Some(tokens);
+            let name = (self.camera.clone(), self.selection.frames[at].id);
+            let data = &mut self.data[at];
+            let bytes = tokens.bytes() + data.jpeg.as_ref().map_or(0, |jpeg| jpeg.len());
+            data.tokens = Some(Arc::new(tokens));
+            reencoded.put(name, data.clone(), bytes);
         }
         metrics::reencode_cache(reencoded.bytes() as u64);
     }
@@ -93,15 +93,17 @@ impl Engine {
         slot: Option<QueueSlot>,
     ) {
         let camera = pass.question.camera.clone();
-        let mut tokens = selection.tokens();
+        let mut data = selection.data();
         let missing =
-            selection.frames.iter().zip(&mut tokens).filter(|(_, tokens)| tokens.is_none());
-        for (entry, tokens) in missing {
-            *tokens = self.reencoded().get(&(camera.clone(), entry.id)).cloned();
+            selection.frames.iter().zip(&mut data).filter(|(_, data)| data.tokens.is_none());
+        for (entry, data) in missing {
+            if let Some(known) = self.reencoded().get(&(camera.clone(), entry.id)) {
+                *data = known.clone();
+            }
         }
         let (mut jpegs, mut places, mut wanted) = (Vec::new(), Vec::new(), Vec::new());
         for (at, entry) in
-            selection.frames.iter().enumerate().filter(|(at, _)| tokens[*at].is_none())
+            selection.frames.iter().enumerate().filter(|(at, _)| data[*at].tokens.is_none())
         {
             match (entry.jpeg(), entry.disk_state) {
                 (Some(jpeg), _) => jpegs.push((at, jpeg.clone())),
@@ -119,7 +121,7 @@ impl Engine {
             camera,
             pass,
             selection,
-            tokens,
+            data,
             jpegs,
             encode: Duration::ZERO,
             slot,
@@ -147,12 +149,12 @@ impl Engine {
     }
 
     fn queue(&self, fetch: FrameFetch) {
-        let FrameFetch { pass, selection, tokens, encode, slot, .. } = fetch;
+        let FrameFetch { pass, selection, data, encode, slot, .. } = fetch;
         if self.cameras.get(&pass.question.camera).is_none() {
             let error = AskError::CameraNotFound(pass.question.camera.to_string());
             return pass.fail(error);
         }
-        let Some(clip) = selection.clip(tokens, &pass.plan) else {
+        let Some(clip) = selection.clip(data, &pass.plan) else {
             return pass.fail_without_frames();
         };
         let asked = pass.with_clip(clip, encode);
@@ -187,8 +189,11 @@ impl JpegReceiver for Reading {
 
     fn receive(self: Box<Self>, jpegs: Jpegs) {
         let Reading { engine, mut fetch, places } = *self;
-        let read = places.into_iter().zip(jpegs);
-        fetch.jpegs.extend(read.filter_map(|(at, jpeg)| Some((at, jpeg?))));
+        for (at, jpeg) in places.into_iter().zip(jpegs) {
+            let Some(jpeg) = jpeg else { continue };
+            fetch.data[at].jpeg = Some(jpeg.clone());
+            fetch.jpegs.push((at, jpeg));
+        }
         fetch.jpegs.sort_by_key(|(at, _)| *at);
         engine.proceed(fetch);
     }

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use super::frames::QueueSlot;
 use super::parts;
-use super::pass::{Accepted, Pass, Receiver};
+use super::pass::{Accepted, AnswerWithJpegs, Pass, Receiver};
 use crate::config;
 use crate::engine::Engine;
 use crate::event::{
@@ -22,6 +22,7 @@ use crate::event::{
     SummaryMethod, Timing, Usage,
 };
 use crate::frame::{Clock, Span};
+use crate::journal::EventJpeg;
 use crate::service::{AnswerItem, AskError};
 use crate::slowfast::Plan;
 use crate::timeline::{Selection, Tiers, TimeRange};
@@ -47,6 +48,7 @@ pub struct InParts {
 struct Answered {
     parts: Vec<AnswerPart>,
     passes: Vec<Inference>,
+    jpegs: Vec<EventJpeg>,
     /// Parts that were not answered.
     gaps: Vec<Gap>,
 }
@@ -68,21 +70,25 @@ impl InParts {
         }
     }
 
-    async fn answer(&self) -> Result<Answer, AskError> {
-        let Answered { parts, passes, gaps } = self.answer_parts().await?;
+    async fn answer(&self) -> Result<AnswerWithJpegs, AskError> {
+        let Answered { parts, passes, mut jpegs, gaps } = self.answer_parts().await?;
         let of_parts = parts.iter().flat_map(|part| part.coverage.gaps.iter().cloned());
         let gaps = parts::gaps(self.overview.gaps(), of_parts.chain(gaps));
         let (text, summary_method, summarised) = match parts::combine(&parts) {
             Some((text, method)) => (text, method, None),
             None => match self.summarise(&parts).await {
-                Some(pass) => (pass.inference.text.clone(), SummaryMethod::Model, Some(pass)),
+                Some(AnswerWithJpegs { answer: pass, jpegs: more }) => {
+                    jpegs.extend(more);
+                    (pass.inference.text.clone(), SummaryMethod::Model, Some(pass))
+                }
                 None => (parts::list(&parts), SummaryMethod::List, None),
             },
         };
         if summarised.is_none() {
             let _ = self.question.to.try_send(AnswerItem::Token(text.clone()));
         }
-        self.combine(Combined { text, summary_method, summarised, parts, passes, gaps })
+        let parts = Combined { text, summary_method, summarised, parts, passes, gaps };
+        Ok(AnswerWithJpegs { answer: self.combine(parts)?, jpegs })
     }
 
     /// Asks each part. Returns an error if none was answered.
@@ -98,13 +104,14 @@ impl InParts {
                 continue;
             };
             match self.pass(frames, window, text.clone(), self.engine.plan, false).await {
-                Ok(pass) => {
+                Ok(AnswerWithJpegs { answer: pass, jpegs }) => {
                     let Inference { text, coverage, .. } = &pass.inference;
                     let part =
                         AnswerPart { window, text: text.clone(), coverage: coverage.clone() };
                     let _ = to.try_send(AnswerItem::Part(Box::new(part.clone())));
                     answered.parts.push(part);
                     answered.passes.push(pass.inference);
+                    answered.jpegs.extend(jpegs);
                 }
                 Err(AskError::NoFrames { .. }) => missing(GapCause::Evicted),
                 Err(error @ (AskError::ModelFailedTemporarily(_) | AskError::ModelFailed(_))) => {
@@ -125,7 +132,7 @@ impl InParts {
 
     /// Generates a summary of the parts with the model. Returns `None` if the parts are to be
     /// listed instead.
-    async fn summarise(&self, parts: &[AnswerPart]) -> Option<Answer> {
+    async fn summarise(&self, parts: &[AnswerPart]) -> Option<AnswerWithJpegs> {
         if self.engine.summary == config::Summary::List {
             return None;
         }
@@ -159,7 +166,7 @@ impl InParts {
         prompt: String,
         plan: Plan,
         streams: bool,
-    ) -> Result<Answer, AskError> {
+    ) -> Result<AnswerWithJpegs, AskError> {
         let (result, pass) = oneshot::channel();
         let receiver = Receiver::InParts { result, streams };
         let question = self.question.clone();

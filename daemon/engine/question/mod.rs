@@ -29,7 +29,7 @@ use crate::timeline::{Tiers, TimeRange};
 use conversations::{Conversation, Conversations};
 use frames::QueueSlot;
 use in_parts::InParts;
-use pass::{Accepted, Pass};
+use pass::{Accepted, AnswerWithJpegs, Pass};
 use range::ClockRange;
 
 impl Engine {
@@ -123,7 +123,7 @@ impl Engine {
         turns: &[Turn],
         frames: Option<Vec<FrameId>>,
         to: &mpsc::Sender<AnswerItem>,
-        answer: Answer,
+        AnswerWithJpegs { answer, jpegs }: AnswerWithJpegs,
     ) {
         metrics::answer(camera);
         let Answer { inference: Inference { prompt, text, window, .. }, conversation, .. } =
@@ -134,7 +134,7 @@ impl Engine {
         if self.cameras.get(camera).is_some() {
             self.conversations().add(key, known, turn, Instant::now());
         }
-        let event = self.journal.append(camera.clone(), Body::Answer(answer));
+        let event = self.journal.append_with_jpegs(camera.clone(), Body::Answer(answer), jpegs);
         // An asker that has gone needs no answer.
         let _ = to.try_send(AnswerItem::Finished(event));
     }

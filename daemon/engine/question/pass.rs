@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::engine::Engine;
 use crate::event::{Answer, Inference};
 use crate::frame::Span;
+use crate::journal::EventJpeg;
 use crate::language::Turn;
 use crate::service::{AnswerItem, AskError};
 use crate::slowfast::Plan;
@@ -48,7 +49,13 @@ pub enum Receiver {
     /// The result is the question's answer. It is published, and its tokens are streamed.
     Asker,
     /// The result is part of a larger answer. Its tokens are streamed if `streams` is true.
-    InParts { result: oneshot::Sender<Result<Answer, AskError>>, streams: bool },
+    InParts { result: oneshot::Sender<Result<AnswerWithJpegs, AskError>>, streams: bool },
+}
+
+/// An answer with the JPEGs of its frames that are stored with it.
+pub struct AnswerWithJpegs {
+    pub answer: Answer,
+    pub jpegs: Vec<EventJpeg>,
 }
 
 impl Receiver {
@@ -155,7 +162,13 @@ impl PendingQuestion {
     }
 
     /// Delivers the result. The model saw `earlier_turns` questions of the conversation with it.
-    pub fn finish(self, engine: &Engine, inference: Inference, earlier_turns: u32) {
+    pub fn finish(
+        self,
+        engine: &Engine,
+        inference: Inference,
+        jpegs: Vec<EventJpeg>,
+        earlier_turns: u32,
+    ) {
         let answer = Answer {
             inference,
             question_id: self.id,
@@ -165,10 +178,13 @@ impl PendingQuestion {
             summary_method: None,
         };
         match self.receiver {
-            Receiver::InParts { result, .. } => drop(result.send(Ok(answer))),
+            Receiver::InParts { result, .. } => {
+                drop(result.send(Ok(AnswerWithJpegs { answer, jpegs })))
+            }
             Receiver::Asker => {
                 let frames = answer.inference.frames.iter().map(|frame| frame.id).collect();
-                engine.publish(&self.camera, &self.turns, Some(frames), &self.to, answer);
+                let answered = AnswerWithJpegs { answer, jpegs };
+                engine.publish(&self.camera, &self.turns, Some(frames), &self.to, answered);
             }
         }
     }

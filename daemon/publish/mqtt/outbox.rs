@@ -187,13 +187,8 @@ mod tests {
 
     fn event(sequence: u64) -> Arc<Event> {
         let body = Body::CameraStatus(CameraStatus::connecting(SystemTime::UNIX_EPOCH));
-        let published_at = SystemTime::UNIX_EPOCH;
-        Arc::new(Event {
-            id: EventId { run: 1, sequence },
-            published_at,
-            camera: "gate".into(),
-            body,
-        })
+        let id = EventId { run: 1, sequence };
+        Arc::new(Event::new(id, SystemTime::UNIX_EPOCH, "gate".into(), body))
     }
 
     fn message() -> Message {

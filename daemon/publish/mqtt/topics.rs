@@ -180,12 +180,9 @@ mod tests {
     fn every_message_has_a_listed_topic() {
         let topics = Topics { prefix: "p".into() };
         let status = CameraStatus::connecting(std::time::SystemTime::UNIX_EPOCH);
-        let event = Event {
-            id: EventId { run: 1, sequence: 1 },
-            published_at: std::time::SystemTime::UNIX_EPOCH,
-            camera: "gate".into(),
-            body: Body::CameraStatus(status),
-        };
+        let id = EventId { run: 1, sequence: 1 };
+        let epoch = std::time::SystemTime::UNIX_EPOCH;
+        let event = Event::new(id, epoch, "gate".into(), Body::CameraStatus(status));
         let mut messages = topics.messages(&event, CameraState::Live);
         messages.push(topics.daemon_available(ONLINE));
         messages.push(topics.last_frame("gate", b"jpeg"));

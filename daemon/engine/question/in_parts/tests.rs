@@ -117,7 +117,8 @@ fn say(engine: &Engine, asked: PendingQuestion, text: &str) {
         timing: Timing::default(),
     };
     let earlier_turns = asked.turns.len() as u32;
-    asked.finish(engine, inference, earlier_turns);
+    let jpegs = engine.jpegs_of(&asked.clip);
+    asked.finish(engine, inference, jpegs, earlier_turns);
 }
 
 async fn said(mut answer: AnswerStream) -> Result<Answer, AskError> {

@@ -1,0 +1,103 @@
+//! The schema of the SQLite file, and the steps from each version of it to the next.
+//!
+//! `events` has a row per event, with its columns for filters and the whole event as the protobuf
+//! message `lookout.v1.Event`. `texts` is the full-text index over the texts of captions and
+//! answers; captions that say "unchanged" are not in it. `jpegs` has each stored frame once,
+//! `event_jpegs` says which events need it, and `jpeg_totals` sums the frames up. Triggers delete
+//! what no event needs any more.
+
+use rusqlite::Connection;
+
+use super::database::StoreError;
+
+/// The newest version, in SQLite's `user_version`.
+const VERSION: i64 = MIGRATIONS.len() as i64;
+
+/// The step from each version to the next, beginning with an empty file (version 0).
+pub const MIGRATIONS: &[&str] = &[
+    "
+    CREATE TABLE events (
+        id INTEGER PRIMARY KEY,
+        run INTEGER NOT NULL,
+        sequence INTEGER NOT NULL,
+        uuid BLOB NOT NULL,
+        published_ms INTEGER NOT NULL,
+        camera TEXT NOT NULL,
+        kind INTEGER NOT NULL,
+        window_from_ms INTEGER,
+        window_to_ms INTEGER,
+        text TEXT,
+        prompt_hash BLOB,
+        body BLOB NOT NULL
+    );
+    CREATE UNIQUE INDEX events_position ON events (run, sequence);
+    CREATE INDEX events_published ON events (published_ms);
+    CREATE INDEX events_camera ON events (camera);
+    CREATE VIRTUAL TABLE texts USING fts5 (
+        text, content = 'events', content_rowid = 'id', tokenize = 'porter unicode61'
+    );
+    CREATE TRIGGER texts_insert AFTER INSERT ON events WHEN new.text IS NOT NULL BEGIN
+        INSERT INTO texts (rowid, text) VALUES (new.id, new.text);
+    END;
+    CREATE TRIGGER texts_delete AFTER DELETE ON events WHEN old.text IS NOT NULL BEGIN
+        INSERT INTO texts (texts, rowid, text) VALUES ('delete', old.id, old.text);
+    END;
+    ",
+    // The body gets the field `uuid` (4, a string of 36 bytes): protobuf messages that follow each
+    // other are one message.
+    "
+    UPDATE events SET body = CAST(body || x'2224' || lower(
+        substr(hex(uuid), 1, 8) || '-' || substr(hex(uuid), 9, 4) || '-' ||
+        substr(hex(uuid), 13, 4) || '-' || substr(hex(uuid), 17, 4) || '-' ||
+        substr(hex(uuid), 21)
+    ) AS BLOB);
+    CREATE TABLE jpegs (
+        id INTEGER PRIMARY KEY,
+        camera TEXT NOT NULL,
+        run INTEGER NOT NULL,
+        number INTEGER NOT NULL,
+        jpeg BLOB NOT NULL
+    );
+    CREATE UNIQUE INDEX jpegs_frame ON jpegs (camera, run, number);
+    CREATE TABLE event_jpegs (
+        event INTEGER NOT NULL,
+        jpeg INTEGER NOT NULL,
+        PRIMARY KEY (event, jpeg)
+    ) WITHOUT ROWID;
+    CREATE INDEX event_jpegs_jpeg ON event_jpegs (jpeg);
+    CREATE TABLE jpeg_totals (frames INTEGER NOT NULL, bytes INTEGER NOT NULL);
+    INSERT INTO jpeg_totals VALUES (0, 0);
+    CREATE TRIGGER events_delete_jpegs AFTER DELETE ON events BEGIN
+        DELETE FROM event_jpegs WHERE event = old.id;
+    END;
+    CREATE TRIGGER event_jpegs_delete AFTER DELETE ON event_jpegs
+        WHEN NOT EXISTS (SELECT 1 FROM event_jpegs WHERE jpeg = old.jpeg) BEGIN
+        DELETE FROM jpegs WHERE id = old.jpeg;
+    END;
+    CREATE TRIGGER jpegs_insert AFTER INSERT ON jpegs BEGIN
+        UPDATE jpeg_totals SET frames = frames + 1, bytes = bytes + length(new.jpeg);
+    END;
+    CREATE TRIGGER jpegs_delete AFTER DELETE ON jpegs BEGIN
+        UPDATE jpeg_totals SET frames = frames - 1, bytes = bytes - length(old.jpeg);
+    END;
+    ",
+];
+
+/// Brings a database to the newest version.
+pub fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
+    let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    if version > VERSION {
+        return Err(StoreError::Failed(format!(
+            "the journal has version {version} of a newer lookout; this one reads version \
+             {VERSION}: update lookout, or configure another journal.folder"
+        )));
+    }
+    let done = usize::try_from(version).unwrap_or(0);
+    for (step, to) in MIGRATIONS.iter().zip(1..).skip(done) {
+        let transaction = connection.transaction()?;
+        transaction.execute_batch(step)?;
+        transaction.pragma_update(None, "user_version", to)?;
+        transaction.commit()?;
+    }
+    Ok(())
+}
