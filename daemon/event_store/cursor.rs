@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::database::StoreError;
+use super::values::StoreError;
 use super::{Shared, read};
 use crate::event::{Event, EventId};
 use crate::journal::{Cursor, Journal, Read};

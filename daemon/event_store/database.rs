@@ -5,11 +5,12 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, params};
 use sha2::{Digest, Sha256};
 
+use super::values::{StoreError, integer, kind_number, milliseconds};
 use super::{jpegs, schema};
-use crate::event::{Body, Event, EventKind, Inference};
+use crate::event::{Body, Event, Inference};
 use crate::journal::EventJpeg;
 use crate::wire::encode;
 
@@ -24,27 +25,6 @@ const STRIPPED_AT_ONCE: i64 = 16;
 
 /// Longest time for making the database smaller, so that events do not wait longer to be stored.
 const STEP: Duration = Duration::from_millis(250);
-
-/// A reason why the database cannot be used.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum StoreError {
-    /// The file is not a usable database. It is set aside.
-    #[error("the database is corrupt: {0}")]
-    Corrupt(String),
-    #[error("{0}")]
-    Failed(String),
-}
-
-impl From<rusqlite::Error> for StoreError {
-    fn from(error: rusqlite::Error) -> StoreError {
-        match error.sqlite_error_code() {
-            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
-                StoreError::Corrupt(error.to_string())
-            }
-            _ => StoreError::Failed(error.to_string()),
-        }
-    }
-}
 
 /// The database, opened for writing.
 pub struct Database {
@@ -222,22 +202,6 @@ fn searchable(body: &Body) -> Option<&Inference> {
         Body::Caption(caption) if caption.unchanged.is_some() => None,
         body => body.inference(),
     }
-}
-
-/// Returns the number of a kind: that of the protobuf enum.
-pub fn kind_number(kind: EventKind) -> i32 {
-    encode::kind(kind).into()
-}
-
-/// Returns the milliseconds since 1970, negative before.
-pub fn milliseconds(time: SystemTime) -> i64 {
-    let nanoseconds = crate::frame::difference(SystemTime::UNIX_EPOCH, time);
-    i64::try_from(nanoseconds.div_euclid(1_000_000)).unwrap_or(i64::MAX)
-}
-
-/// Returns a number as SQLite stores it. Runs and sequences are far below the limit.
-pub fn integer(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 /// Returns the first 16 bytes of a prompt's SHA-256.

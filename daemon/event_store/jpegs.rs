@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
-use super::database::{StoreError, integer};
+use super::values::{StoreError, integer};
 use crate::frame::FrameId;
 use crate::journal::EventJpeg;
 use crate::metrics::{self, JpegLoss};

@@ -17,6 +17,7 @@ mod schema;
 mod search;
 #[cfg(test)]
 mod tests;
+mod values;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -33,10 +34,10 @@ use crate::journal::{
 };
 use crate::sync::{Waiting, lock};
 use cursor::{Start, StoreCursor};
-use database::StoreError;
 use jpegs::JpegQueue;
 use open::Opened;
 use read::Readers;
+use values::StoreError;
 use writer::Writer;
 
 /// Longest wait for the last events to be stored when the daemon stops.

@@ -4,7 +4,8 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::path::Path;
 use std::time::SystemTime;
 
-use super::database::{self, Database, StoreError};
+use super::database::{self, Database};
+use super::values::StoreError;
 
 /// A database in use.
 pub struct Opened {

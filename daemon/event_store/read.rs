@@ -8,7 +8,8 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params, params_from_iter};
 use tokio::sync::Semaphore;
 
-use super::database::{FILE, StoreError, integer, kind_number, milliseconds};
+use super::database::FILE;
+use super::values::{StoreError, integer, kind_number, milliseconds};
 use crate::event::{Event, EventId};
 use crate::journal::{EventFilter, EventPage, Query};
 use crate::sync::lock;

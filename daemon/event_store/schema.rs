@@ -8,7 +8,7 @@
 
 use rusqlite::Connection;
 
-use super::database::StoreError;
+use super::values::StoreError;
 
 /// The newest version, in SQLite's `user_version`.
 const VERSION: i64 = MIGRATIONS.len() as i64;

@@ -6,8 +6,8 @@ use std::time::SystemTime;
 use rusqlite::types::Value;
 use rusqlite::{Connection, params_from_iter};
 
-use super::database::{StoreError, integer};
 use super::read::Condition;
+use super::values::{StoreError, integer};
 use crate::frame::Span;
 use crate::journal::{EventFilter, QueryError, SearchHit, SearchPage};
 use crate::wire::decode;

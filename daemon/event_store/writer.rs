@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::Shared;
-use super::database::{Database, StoreError};
+use super::database::Database;
 use super::open::{self, Opened};
+use super::values::StoreError;
 use crate::event::Event;
 use crate::frame::difference;
 use crate::journal::Journal;

@@ -25,7 +25,7 @@ fn first_version(folder: &TempDir, texts: &[&str]) {
                     event.id.run as i64,
                     event.id.sequence as i64,
                     [event.id.sequence as u8; 16],
-                    super::super::database::milliseconds(event.published_at),
+                    super::super::values::milliseconds(event.published_at),
                     text,
                     body,
                 ],
