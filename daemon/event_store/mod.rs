@@ -18,6 +18,7 @@ mod search;
 #[cfg(test)]
 mod tests;
 mod values;
+mod words;
 mod writer;
 
 use std::path::{Path, PathBuf};

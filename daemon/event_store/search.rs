@@ -3,11 +3,10 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use rusqlite::types::Value;
-use rusqlite::{Connection, params_from_iter};
+use rusqlite::{Connection, params};
 
-use super::read::Condition;
-use super::values::{StoreError, integer};
+use super::values::StoreError;
+use super::words::{self, Match};
 use crate::frame::Span;
 use crate::journal::{EventFilter, QueryError, SearchHit, SearchPage};
 use crate::wire::decode;
@@ -23,29 +22,32 @@ pub fn search(
     offset: usize,
     limit: usize,
 ) -> Result<SearchPage, StoreError> {
-    let Condition { sql, values } = Condition::of(filter, "events");
-    let mut all: Vec<Value> = vec![SNIPPET_WORDS.into(), matching.to_owned().into()];
-    all.extend(values);
-    all.extend([integer(limit as u64 + 1).into(), integer(offset as u64).into()]);
-    let mut select = connection.prepare_cached(&format!(
-        "SELECT events.body, snippet(texts, 0, '[', ']', '…', ?), texts.rank \
-         FROM texts CROSS JOIN events ON events.id = texts.rowid \
-         WHERE texts MATCH ? AND {sql} ORDER BY texts.rank LIMIT ? OFFSET ?"
-    ))?;
-    let mut rows = select.query(params_from_iter(all))?;
+    let found = words::find(connection, matching, filter, offset + limit + 1)?;
     let mut page = SearchPage { searched: searched(connection, filter)?, ..SearchPage::default() };
-    while let Some(row) = rows.next()? {
-        if page.hits.len() == limit {
-            page.more = true;
-            break;
-        }
-        let Ok(event) = decode::event_bytes(row.get_ref(0)?.as_blob().unwrap_or_default()) else {
-            continue;
-        };
-        let rank: f64 = row.get(2)?;
-        page.hits.push(SearchHit { event: Arc::new(event), snippet: row.get(1)?, score: -rank });
+    page.more = found.len() > offset + limit;
+    for found in found.iter().skip(offset).take(limit) {
+        page.hits.extend(hit(connection, matching, found)?);
     }
     Ok(page)
+}
+
+/// Reads the event of a match. Returns `None` if it was deleted in the meantime.
+fn hit(
+    connection: &Connection,
+    matching: &str,
+    found: &Match,
+) -> Result<Option<SearchHit>, StoreError> {
+    let mut select = connection.prepare_cached(
+        "SELECT events.body, snippet(texts, 0, '[', ']', '…', ?) \
+         FROM texts CROSS JOIN events ON events.id = texts.rowid \
+         WHERE texts MATCH ? AND texts.rowid = ?",
+    )?;
+    let mut rows = select.query(params![SNIPPET_WORDS, matching, found.id])?;
+    let Some(row) = rows.next()? else { return Ok(None) };
+    let event = decode::event_bytes(row.get_ref(0)?.as_blob().unwrap_or_default());
+    let hit =
+        |event| Ok(SearchHit { event: Arc::new(event), snippet: row.get(1)?, score: found.score });
+    event.ok().map(hit).transpose()
 }
 
 /// Returns the span that a search with this filter covers: no longer than the journal reaches back.

@@ -210,6 +210,36 @@ async fn texts_are_found_by_their_words() {
     assert_eq!(none, Err(QueryError::NoWord));
 }
 
+#[tokio::test]
+async fn pages_of_a_common_word_contain_every_match_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let texts: Vec<String> = (0..2_300)
+        .map(|number| match number % 7 {
+            0 => "A car, a red car and a blue car.".into(),
+            1 => "A dog.".into(),
+            _ => format!("A car drives past number {number}."),
+        })
+        .collect();
+    write(&folder, RUN, &texts.iter().map(String::as_str).collect::<Vec<_>>());
+    let journal = begin(&folder, RUN + 1);
+    let mut found = Vec::new();
+    let mut more = true;
+    while more {
+        let offset = found.len();
+        let page = journal.search("car".into(), EventFilter::default(), offset, 190).await.unwrap();
+        more = page.more;
+        found.extend(page.hits.iter().map(|hit| (hit.event.id.sequence, hit.score)));
+    }
+    let mut ids: Vec<u64> = found.iter().map(|(id, _)| *id).collect();
+    // The best of the newest thousand come first, the newest of them before the others.
+    let newest = (1..=2_300).rev().find(|id| (id - 1) % 7 == 0).unwrap();
+    assert_eq!(ids[..2], [newest, newest - 7]);
+    assert!(found.is_sorted_by(|a, b| a.1 >= b.1), "{found:?}");
+    assert!(ids[..1_000].iter().all(|id| *id > 1_000), "{ids:?}");
+    ids.sort_unstable();
+    assert_eq!(ids, (1..=2_300).filter(|id| (id - 1) % 7 != 1).collect::<Vec<_>>());
+}
+
 #[test]
 fn old_events_and_their_texts_are_deleted() {
     let folder = tempfile::tempdir().unwrap();
