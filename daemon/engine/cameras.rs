@@ -196,7 +196,7 @@ impl Engine {
         fetches.into_iter().for_each(|fetch| fetch.fail(gone()));
         let questions = {
             let mut jobs = self.jobs();
-            let questions = jobs.scheduler.remove(name, |question| question.camera == *name);
+            let questions = jobs.scheduler.remove(name);
             metrics::waiting_jobs(jobs.scheduler.waiting());
             questions
         };

@@ -21,9 +21,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use super::Engine;
 use super::failures::Failures;
-use super::scheduler::Next;
-use super::{Engine, PendingQuestion, Window};
+use super::job::Job;
+use super::scheduler::Purpose;
 use crate::event::{
     Body, Caption, Devices, Event, FinishReason, FrameReference, Inference, Timing, Unchanged,
     Usage,
@@ -49,8 +50,6 @@ pub struct LanguageWorker<B = LanguageModel> {
     pub model: String,
     pub devices: Devices,
 }
-
-type Job = Next<Arc<str>, PendingQuestion, Window>;
 
 /// State of a job after it was taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,8 +88,7 @@ impl<B: LanguageBackend> LanguageWorker<B> {
         if let Err(error) = &worked {
             let why = error.to_string();
             let jobs = running.into_values().map(|running: Running| running.job);
-            jobs.filter_map(question)
-                .for_each(|asked| asked.fail(AskError::ModelFailed(why.clone())));
+            jobs.for_each(|job| job.fail(AskError::ModelFailed(why.clone())));
             engine.broken(&why);
         }
         worked
@@ -157,20 +155,20 @@ impl<B: LanguageBackend> LanguageWorker<B> {
     ) -> Result<Admission, ModelError> {
         let Some(Task { camera, prompt, turns, clip, plan, most, urgency }) = task(engine, &job)
         else {
-            if let Next::Caption(camera, window) = job {
+            if let Job::Caption(window) = job {
                 let to = rfc3339::format(window.range.span.to);
                 tracing::info!(
-                    camera = &*camera,
+                    camera = &*window.camera,
                     "no caption of the window to {to}: no frame left"
                 );
-                engine.no_caption(&camera, SkipReason::Gone);
+                engine.no_caption(&window, SkipReason::Gone);
             }
             return Ok(Admission::Done);
         };
-        if let Next::Caption(camera, window) = &job
-            && let Some(unchanged) = self.unchanged(engine, camera, &clip)
+        if let Job::Caption(window) = &job
+            && let Some(unchanged) = self.unchanged(engine, &camera, &clip)
         {
-            metrics::caption_unchanged(camera);
+            metrics::caption_unchanged(&camera);
             let reply = Reply {
                 text: "unchanged".into(),
                 ids: Vec::new(),
@@ -183,7 +181,7 @@ impl<B: LanguageBackend> LanguageWorker<B> {
             let timing = timing(window.closed, window.encode, &reply);
             let caption = self.inference(prompt, window.range.span, clip, reply, timing);
             // The model did not run: no frame is stored.
-            self.publish(engine, camera, caption, Vec::new(), Some(unchanged));
+            self.publish(engine, &camera, caption, Vec::new(), Some(unchanged));
             return Ok(Admission::Done);
         }
         let tokens: Vec<&FrameTokens> = clip.frames.iter().map(|look| &*look.tokens).collect();
@@ -215,12 +213,12 @@ impl<B: LanguageBackend> LanguageWorker<B> {
                 Ok(Admission::Running)
             }
             Err(LanguageError::BadPrompt(why)) => match job {
-                Next::Caption(camera, _) => {
+                Job::Caption(window) => {
                     tracing::warn!(camera = &*camera, "no caption: {why}");
-                    engine.no_caption(&camera, SkipReason::Refused);
+                    engine.no_caption(&window, SkipReason::Refused);
                     Ok(Admission::Done)
                 }
-                Next::Question(asked) => {
+                Job::Question(asked) => {
                     asked.reject(why);
                     engine.jobs().scheduler.refused();
                     Ok(Admission::Refused)
@@ -228,16 +226,14 @@ impl<B: LanguageBackend> LanguageWorker<B> {
             },
             Err(LanguageError::Failed(failure)) => {
                 let goes_on = failures.failed(Instant::now(), &failure);
-                if matches!(job, Next::Question(_)) {
+                if matches!(job, Job::Question(_)) {
                     engine.jobs().scheduler.refused();
                 }
                 engine.fail_job(job, failure);
                 goes_on.map(|()| Admission::Refused)
             }
             Err(LanguageError::Broken(why)) => {
-                if let Some(asked) = question(job) {
-                    asked.fail(AskError::ModelFailed(why.clone()));
-                }
+                job.fail(AskError::ModelFailed(why.clone()));
                 Err(ModelError(why))
             }
         }
@@ -258,7 +254,7 @@ impl<B: LanguageBackend> LanguageWorker<B> {
         let mut ended = Ended::default();
         let polled = self.backend.poll(&mut |id, output| match output {
             Output::Text(text) => {
-                if let Some(Running { job: Next::Question(asked), .. }) = running.get(&id) {
+                if let Some(Running { job: Job::Question(asked), .. }) = running.get(&id) {
                     asked.stream(text);
                 }
             }
@@ -277,7 +273,8 @@ impl<B: LanguageBackend> LanguageWorker<B> {
     fn finish(&mut self, engine: &Engine, running: Running, reply: Reply) {
         let Running { job, prompt, turns, clip, .. } = running;
         match job {
-            Next::Caption(camera, window) => {
+            Job::Caption(window) => {
+                let camera = window.camera;
                 let frames = clip.frames.clone();
                 let (since, whole) = (window.range.span.from, clip.coverage.gaps.is_empty());
                 let timing = timing(window.closed, window.encode, &reply);
@@ -289,7 +286,7 @@ impl<B: LanguageBackend> LanguageWorker<B> {
                     known.change().captioned(&frames, self.dim, window);
                 }
             }
-            Next::Question(asked) => {
+            Job::Question(asked) => {
                 let timing = timing(asked.asked_at, asked.encode, &reply);
                 let text = asked.text.clone();
                 let jpegs = engine.jpegs_of(&clip);
@@ -317,7 +314,7 @@ impl<B: LanguageBackend> LanguageWorker<B> {
         let caption = Caption { inference, skipped_windows, unchanged };
         let event = engine.journal.append_with_jpegs(camera.clone(), Body::Caption(caption), jpegs);
         // This comes after publishing, so that the camera's next caption cannot overtake this one.
-        engine.jobs().scheduler.done(camera);
+        engine.jobs().scheduler.done(camera, Purpose::Caption);
         event
     }
 
@@ -348,10 +345,10 @@ impl Running {
     fn is_needed(&self, engine: &Engine) -> bool {
         match &self.job {
             // No caption is needed while the engine stops.
-            Next::Caption(camera, _) => {
-                !engine.jobs().stopping && engine.cameras.get(camera).is_some()
+            Job::Caption(window) => {
+                !engine.jobs().stopping && engine.cameras.get(&window.camera).is_some()
             }
-            Next::Question(asked) => !asked.to.is_closed(),
+            Job::Question(_) => self.job.is_wanted(),
         }
     }
 }
@@ -371,16 +368,16 @@ struct Task {
 /// Returns the task of a job, or `None` if the camera has no captions or no frames are left.
 fn task(engine: &Engine, job: &Job) -> Option<Task> {
     Some(match job {
-        Next::Caption(camera, window) => Task {
-            camera: camera.clone(),
-            prompt: engine.cameras.get(camera)?.settings.caption_prompt.clone()?,
+        Job::Caption(window) => Task {
+            camera: window.camera.clone(),
+            prompt: engine.cameras.get(&window.camera)?.settings.caption_prompt.clone()?,
             turns: Arc::default(),
-            clip: engine.clip(camera, window.range)?,
+            clip: engine.clip(&window.camera, window.range)?,
             plan: engine.plan,
             most: engine.max_new_tokens,
             urgency: Urgency::Later,
         },
-        Next::Question(asked) => Task {
+        Job::Question(asked) => Task {
             camera: asked.camera.clone(),
             prompt: asked.prompt.clone(),
             turns: asked.turns.clone(),
@@ -390,14 +387,6 @@ fn task(engine: &Engine, job: &Job) -> Option<Task> {
             urgency: Urgency::Now,
         },
     })
-}
-
-/// Returns the question of a job, if it is one.
-fn question(job: Job) -> Option<PendingQuestion> {
-    match job {
-        Next::Caption(..) => None,
-        Next::Question(asked) => Some(asked),
-    }
 }
 
 fn measure(camera: &str, inference: &Inference) {

@@ -15,6 +15,7 @@ mod cameras;
 pub mod caption;
 mod failures;
 mod inbox;
+mod job;
 mod language_worker;
 mod question;
 pub mod scheduler;
@@ -46,9 +47,9 @@ use crate::timeline::{
 
 use cameras::CameraRegistry;
 use inbox::Inbox;
+use job::Job;
 use question::conversations::Conversations;
 use question::frames::FrameFetch;
-use question::pass::PendingQuestion;
 use scheduler::Scheduler;
 
 pub use failures::Failures;
@@ -98,16 +99,8 @@ pub struct Engine {
 type CameraFrame = (Arc<str>, FrameId);
 
 struct Jobs {
-    scheduler: Scheduler<Arc<str>, PendingQuestion, Window>,
+    scheduler: Scheduler<Job>,
     stopping: bool,
-}
-
-/// A closed window that is to be captioned.
-struct Window {
-    range: TimeRange,
-    closed: Instant,
-    /// Model time of the window's last frame.
-    encode: Duration,
 }
 
 impl Engine {

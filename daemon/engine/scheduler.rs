@@ -1,5 +1,7 @@
 //! Decides what the language worker does next. Pure rules, no model and no clock of its own.
 //!
+//! Each job has a [`Purpose`], which determines its priority and how it waits.
+//!
 //! Guarantees:
 //! - Questions come before captions, in the order asked. At most `capacity` questions wait.
 //! - A caption's deadline is its window's close plus the camera's maximum delay. A caption that would
@@ -16,56 +18,73 @@
 //! A question counts as refused if it fails before the model runs for it. Times are durations since
 //! an arbitrary moment: the daemon's start, or a simulation's.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::hash::Hash;
 use std::time::Duration;
 
-pub struct Scheduler<C, Q, P> {
-    questions: VecDeque<Q>,
+/// The reason to run the model. More urgent purposes come first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Purpose {
+    /// A client waits for an answer. Jobs wait in the order of their arrival.
+    Question,
+    /// A caption of a window. Per camera, the job of the newest window waits, until its deadline.
+    Caption,
+}
+
+/// Work for the language worker.
+pub trait Job {
+    type Camera: Clone + Eq + Hash;
+
+    fn camera(&self) -> &Self::Camera;
+
+    fn purpose(&self) -> Purpose;
+}
+
+pub struct Scheduler<J: Job> {
+    questions: VecDeque<J>,
     capacity: usize,
-    captions: HashMap<C, Waiting<P>>,
-    /// Cameras with a caption in progress.
-    busy: HashSet<C>,
-    /// True if a question was refused and no caption has been started since.
-    caption_first: bool,
-    /// Value of `clock` when each camera's caption was last started.
-    served: HashMap<C, u64>,
+    /// Jobs about the newest closed windows.
+    windows: HashMap<Key<J>, Waiting<J>>,
+    /// Jobs about windows that are in progress.
+    busy: HashSet<Key<J>>,
+    /// True if a question was refused and no job about a window has been started since.
+    window_first: bool,
+    /// Value of `clock` when the last job of each key was started.
+    served: HashMap<Key<J>, u64>,
     clock: u64,
-    caption_takes: Estimate,
+    /// The duration of a job about a window, from its start to its end.
+    window_takes: BTreeMap<Purpose, Estimate>,
     job_takes: Estimate,
 }
 
-struct Waiting<P> {
+/// The key of the jobs that replace each other, and of which one at a time is in progress.
+type Key<J> = (<J as Job>::Camera, Purpose);
+
+struct Waiting<J> {
     /// Position in the order of arrival.
     came: u64,
     max_delay: Duration,
     deadline: Duration,
-    caption: P,
+    job: J,
 }
 
-#[derive(Debug, PartialEq)]
-pub enum Next<C, Q, P> {
-    Question(Q),
-    Caption(C, P),
-}
-
-impl<C: Clone + Eq + Hash, Q, P> Scheduler<C, Q, P> {
+impl<J: Job> Scheduler<J> {
     pub fn new(capacity: usize) -> Self {
         Scheduler {
             questions: VecDeque::new(),
             capacity,
-            captions: HashMap::new(),
+            windows: HashMap::new(),
             busy: HashSet::new(),
-            caption_first: false,
+            window_first: false,
             served: HashMap::new(),
             clock: 0,
-            caption_takes: Estimate::default(),
+            window_takes: BTreeMap::new(),
             job_takes: Estimate::default(),
         }
     }
 
     /// Queues a question. Returns it if the queue is full.
-    pub fn ask(&mut self, question: Q) -> Result<(), Q> {
+    pub fn ask(&mut self, question: J) -> Result<(), J> {
         if self.questions.len() >= self.capacity {
             return Err(question);
         }
@@ -74,104 +93,99 @@ impl<C: Clone + Eq + Hash, Q, P> Scheduler<C, Q, P> {
     }
 
     /// Removes questions that no client waits for any more.
-    pub fn retain(&mut self, waited_for: impl FnMut(&Q) -> bool) {
+    pub fn retain(&mut self, waited_for: impl FnMut(&J) -> bool) {
         self.questions.retain(waited_for);
     }
 
     /// Removes everything that is kept about a camera, and the questions about it. Returns those
     /// questions.
-    pub fn remove(&mut self, camera: &C, mut is_about: impl FnMut(&Q) -> bool) -> Vec<Q> {
-        self.captions.remove(camera);
-        self.busy.remove(camera);
-        self.served.remove(camera);
+    pub fn remove(&mut self, camera: &J::Camera) -> Vec<J> {
+        self.windows.retain(|(other, _), _| other != camera);
+        self.busy.retain(|(other, _)| other != camera);
+        self.served.retain(|(other, _), _| other != camera);
         let questions = std::mem::take(&mut self.questions).into_iter();
-        let (removed, kept) = questions.partition::<VecDeque<Q>, _>(|question| is_about(question));
+        let (removed, kept) = questions.partition::<VecDeque<J>, _>(|job| job.camera() == camera);
         self.questions = kept;
         removed.into()
     }
 
     /// Returns true if anything is kept about the camera.
     #[cfg(test)]
-    pub fn knows(&self, camera: &C) -> bool {
-        self.captions.contains_key(camera)
-            || self.busy.contains(camera)
-            || self.served.contains_key(camera)
+    pub fn knows(&self, camera: &J::Camera) -> bool {
+        let mut keys =
+            self.windows.keys().chain(&self.busy).chain(self.served.keys()).map(|(known, _)| known);
+        keys.any(|known| known == camera)
+            || self.questions.iter().any(|question| question.camera() == camera)
     }
 
-    /// Queues the caption of a window that closed at `closed`. Returns the camera's older caption,
-    /// which will not be made.
-    pub fn caption(
-        &mut self,
-        camera: C,
-        caption: P,
-        closed: Duration,
-        max_delay: Duration,
-    ) -> Option<P> {
+    /// Queues a job about a window that closed at `closed`. Returns the camera's older job of the
+    /// same purpose, which will not be done.
+    pub fn window(&mut self, job: J, closed: Duration, max_delay: Duration) -> Option<J> {
         self.clock += 1;
         let deadline = closed.saturating_add(max_delay);
-        let waiting = Waiting { came: self.clock, max_delay, deadline, caption };
-        self.captions.insert(camera, waiting).map(|older| older.caption)
+        let key = key(&job);
+        let waiting = Waiting { came: self.clock, max_delay, deadline, job };
+        self.windows.insert(key, waiting).map(|older| older.job)
     }
 
-    /// Removes and returns the captions that would be late if they were started now. Call it before
-    /// [`take`].
+    /// Removes and returns the jobs about windows that would be late if they were started now. Call
+    /// it before [`take`].
     ///
     /// [`take`]: Scheduler::take
-    pub fn late(&mut self, now: Duration) -> Vec<(C, P)> {
-        let expected = self.caption_takes.expected();
-        let late = self.captions.extract_if(|_, waiting| {
+    pub fn late(&mut self, now: Duration) -> Vec<J> {
+        let takes = &self.window_takes;
+        let late = self.windows.extract_if(|(_, purpose), waiting| {
+            let expected = takes.get(purpose).map_or(Duration::ZERO, Estimate::expected);
             let takes = expected.min(waiting.max_delay * 4 / 5);
             now.saturating_add(takes) > waiting.deadline
         });
-        late.map(|(camera, waiting)| (camera, waiting.caption)).collect()
+        late.map(|(_, waiting)| waiting.job).collect()
     }
 
-    /// Takes the next job. A caption's camera is busy until [`done`](Scheduler::done).
-    pub fn take(&mut self) -> Option<Next<C, Q, P>> {
-        if std::mem::take(&mut self.caption_first)
-            && let Some(caption) = self.next_caption()
+    /// Takes the next job. For a job about a window, the camera is busy until
+    /// [`done`](Scheduler::done).
+    pub fn take(&mut self) -> Option<J> {
+        if std::mem::take(&mut self.window_first)
+            && let Some(job) = self.take_window()
         {
-            return Some(caption);
+            return Some(job);
         }
-        match self.next_question() {
-            Some(question) => Some(Next::Question(question)),
-            None => self.next_caption(),
-        }
+        self.take_question().or_else(|| self.take_window())
     }
 
-    fn next_caption(&mut self) -> Option<Next<C, Q, P>> {
-        let turn = |camera: &C| self.served.get(camera).copied().unwrap_or(0);
-        let idle = self.captions.iter().filter(|(camera, _)| !self.busy.contains(camera));
-        let (camera, _) = idle.min_by_key(|(c, w)| (turn(c), w.came))?;
-        let camera = camera.clone();
+    /// Takes the next question, for use when there is no room for other jobs.
+    pub fn take_question(&mut self) -> Option<J> {
+        self.questions.pop_front()
+    }
+
+    fn take_window(&mut self) -> Option<J> {
+        let served = |key: &Key<J>| self.served.get(key).copied().unwrap_or(0);
+        let idle = self.windows.iter().filter(|(key, _)| !self.busy.contains(key));
+        let (key, _) = idle.min_by_key(|(key, waiting)| (key.1, served(key), waiting.came))?;
+        let key = key.clone();
         self.clock += 1;
-        self.served.insert(camera.clone(), self.clock);
-        let waiting = self.captions.remove(&camera)?;
-        self.busy.insert(camera.clone());
-        Some(Next::Caption(camera, waiting.caption))
+        self.served.insert(key.clone(), self.clock);
+        let waiting = self.windows.remove(&key)?;
+        self.busy.insert(key);
+        Some(waiting.job)
     }
 
-    /// Marks the camera's caption in progress as published or abandoned.
-    pub fn done(&mut self, camera: &C) {
-        self.busy.remove(camera);
+    /// Marks the camera's job about a window as published or abandoned.
+    pub fn done(&mut self, camera: &J::Camera, purpose: Purpose) {
+        self.busy.remove(&(camera.clone(), purpose));
     }
 
     /// Records that the question taken last was refused before the model ran for it.
     pub fn refused(&mut self) {
-        self.caption_first = true;
+        self.window_first = true;
     }
 
-    /// Takes the next question, for use when there is no room for a caption.
-    pub fn next_question(&mut self) -> Option<Q> {
-        self.questions.pop_front()
+    /// Records how long a job about a window took from its start to its end.
+    pub fn window_took(&mut self, purpose: Purpose, time: Duration) {
+        self.window_takes.entry(purpose).or_default().add(time);
     }
 
-    /// Records how long a caption took from its start to its end.
-    pub fn caption_took(&mut self, time: Duration) {
-        self.caption_takes.add(time);
-    }
-
-    /// Records for how long a caption or an answer kept the others waiting.
+    /// Records for how long a job kept the others waiting.
     pub fn job_took(&mut self, time: Duration) {
         self.job_takes.add(time);
     }
@@ -182,9 +196,9 @@ impl<C: Clone + Eq + Hash, Q, P> Scheduler<C, Q, P> {
         each.saturating_mul((waiting as u32).max(1))
     }
 
-    /// Returns the number of waiting questions and captions.
+    /// Returns the number of waiting jobs.
     pub fn waiting(&self) -> usize {
-        self.questions.len() + self.captions.len()
+        self.questions.len() + self.windows.len()
     }
 
     /// Returns the maximum number of waiting questions.
@@ -193,9 +207,13 @@ impl<C: Clone + Eq + Hash, Q, P> Scheduler<C, Q, P> {
     }
 
     /// Returns the waiting questions, in the order asked.
-    pub fn questions(&self) -> impl Iterator<Item = &Q> {
+    pub fn questions(&self) -> impl Iterator<Item = &J> {
         self.questions.iter()
     }
+}
+
+fn key<J: Job>(job: &J) -> Key<J> {
+    (job.camera().clone(), job.purpose())
 }
 
 /// A smoothed duration and its smoothed deviation, computed like TCP's round-trip times (RFC 6298).
@@ -222,274 +240,4 @@ impl Estimate {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::super::caption::windows::close_offset;
-    use super::*;
-
-    const fn ms(milliseconds: u64) -> Duration {
-        Duration::from_millis(milliseconds)
-    }
-
-    #[test]
-    fn questions_come_first_then_the_camera_that_waited_longest() {
-        let mut scheduler = Scheduler::new(2);
-        let caption = |s: &mut Scheduler<_, _, _>, c, n| s.caption(c, n, ms(0), ms(100));
-        assert_eq!(caption(&mut scheduler, "a", 1), None);
-        assert_eq!(caption(&mut scheduler, "b", 2), None);
-        assert_eq!(caption(&mut scheduler, "a", 3), Some(1));
-        assert_eq!(scheduler.ask("q1"), Ok(()));
-        assert_eq!(scheduler.ask("q2"), Ok(()));
-        assert_eq!(scheduler.ask("q3"), Err("q3"));
-        assert_eq!(scheduler.take(), Some(Next::Question("q1")));
-        assert_eq!(scheduler.take(), Some(Next::Question("q2")));
-        assert_eq!(scheduler.take(), Some(Next::Caption("b", 2)));
-        scheduler.done(&"b");
-        assert_eq!(caption(&mut scheduler, "b", 4), None);
-        assert_eq!(scheduler.take(), Some(Next::Caption("a", 3)));
-        assert_eq!(scheduler.take(), Some(Next::Caption("b", 4)));
-        assert_eq!(scheduler.take(), None);
-    }
-
-    #[test]
-    fn a_window_waits_while_its_camera_has_a_caption_in_work() {
-        let mut scheduler: Scheduler<_, (), _> = Scheduler::new(1);
-        let caption = |s: &mut Scheduler<_, _, _>, c, n| s.caption(c, n, ms(0), ms(100));
-        caption(&mut scheduler, "a", 1);
-        assert_eq!(scheduler.take(), Some(Next::Caption("a", 1)));
-        assert_eq!(caption(&mut scheduler, "a", 2), None);
-        assert_eq!(scheduler.take(), None);
-        assert_eq!(caption(&mut scheduler, "a", 3), Some(2), "the newer window waits instead");
-        caption(&mut scheduler, "b", 4);
-        assert_eq!(scheduler.take(), Some(Next::Caption("b", 4)), "others need not wait for it");
-        scheduler.done(&"a");
-        assert_eq!(scheduler.take(), Some(Next::Caption("a", 3)));
-        assert_eq!(scheduler.take(), None);
-    }
-
-    #[test]
-    fn after_a_refused_question_a_caption_goes_before_the_next() {
-        let mut scheduler = Scheduler::new(4);
-        for question in 1..=4 {
-            scheduler.ask(question).expect("room");
-        }
-        scheduler.caption("a", (), ms(0), ms(100));
-        assert_eq!(scheduler.take(), Some(Next::Question(1)));
-        assert_eq!(scheduler.take(), Some(Next::Question(2)));
-        scheduler.refused();
-        assert_eq!(scheduler.take(), Some(Next::Caption("a", ())));
-        assert_eq!(scheduler.take(), Some(Next::Question(3)));
-        scheduler.refused();
-        assert_eq!(
-            scheduler.take(),
-            Some(Next::Question(4)),
-            "where none waits, none is waited for"
-        );
-        assert_eq!(scheduler.take(), None);
-    }
-
-    #[test]
-    fn late_captions_are_skipped_unless_they_have_barely_waited() {
-        let mut scheduler: Scheduler<_, (), _> = Scheduler::new(1);
-        scheduler.caption_took(ms(60));
-        scheduler.caption("can be kept", (), ms(0), ms(100));
-        scheduler.caption("never", (), ms(30), ms(50));
-        assert_eq!(scheduler.late(ms(40)), []);
-        let mut late = scheduler.late(ms(41));
-        late.sort();
-        assert_eq!(late, [("can be kept", ()), ("never", ())]);
-        assert_eq!(scheduler.take(), None);
-    }
-
-    #[test]
-    fn the_retry_delay_is_the_time_that_the_queue_takes() {
-        let mut scheduler: Scheduler<(), (), ()> = Scheduler::new(8);
-        assert_eq!(scheduler.retry_after(0), ms(1000));
-        scheduler.job_took(ms(300));
-        assert_eq!(scheduler.retry_after(6), ms(1800));
-    }
-
-    /// The result of a simulation in which captions take `cost`, one after the other. Published and
-    /// skipped captions are (camera, close, time).
-    struct Served {
-        published: Vec<(usize, Duration, Duration)>,
-        skipped: Vec<(usize, Duration, Duration)>,
-        replaced: usize,
-        waiting: usize,
-        closed: usize,
-    }
-
-    fn serve(closes: &[(Duration, usize)], max_delay: Duration, cost: Duration) -> Served {
-        let mut scheduler: Scheduler<usize, (), Duration> = Scheduler::new(1);
-        scheduler.caption_took(cost);
-        let mut served = Served {
-            published: Vec::new(),
-            skipped: Vec::new(),
-            replaced: 0,
-            waiting: 0,
-            closed: closes.len(),
-        };
-        let mut closes = closes.iter().peekable();
-        let mut now = Duration::ZERO;
-        loop {
-            while let Some((at, camera)) = closes.next_if(|(at, _)| *at <= now) {
-                served.replaced +=
-                    usize::from(scheduler.caption(*camera, *at, *at, max_delay).is_some());
-            }
-            let late = scheduler.late(now);
-            served.skipped.extend(late.into_iter().map(|(camera, at)| (camera, at, now)));
-            match scheduler.take() {
-                Some(Next::Caption(camera, at)) => {
-                    now += cost;
-                    scheduler.done(&camera);
-                    served.published.push((camera, at, now));
-                }
-                _ => match closes.peek() {
-                    Some((at, _)) => now = *at,
-                    None => break,
-                },
-            }
-        }
-        served.waiting = scheduler.waiting();
-        served
-    }
-
-    /// Checks that captions are shared evenly. There is one camera per phase, its windows close
-    /// every second, and the maximum delay is one second. All values are in milliseconds.
-    fn shared_evenly(cost: u64, phases: &[u64]) -> Result<(), TestCaseError> {
-        let cameras = phases.len();
-        let mut closes: Vec<_> = (0..200u64)
-            .flat_map(|n| (0..cameras).map(move |c| (ms(n * 1000 + phases[c]), c)))
-            .collect();
-        closes.sort();
-        let served = serve(&closes, ms(1000), ms(cost));
-        let mut each = vec![0usize; cameras];
-        served.published.iter().for_each(|(camera, _, _)| each[*camera] += 1);
-        let mean = served.published.len() as f64 / cameras as f64;
-        let worst = each.iter().copied().min().unwrap_or(0) as f64;
-        prop_assert!(worst >= 0.8 * mean - 1.0, "{each:?}");
-        // If all can be served, all are.
-        if cameras as u64 * cost <= 500 {
-            prop_assert_eq!(served.published.len(), closes.len());
-        }
-        Ok(())
-    }
-
-    proptest! {
-        /// Holds for any order of arrival: published captions are fresh, and only captions that
-        /// would have been late are skipped. The worker never idles while a deadline could be met
-        /// (otherwise captions would be left at the end), and everything comes out once.
-        #[test]
-        fn no_caption_is_skipped_that_could_be_in_time(
-            closes in prop::collection::vec((0u64..20_000, 0usize..9), 0..120),
-            max_delay in 1u64..3000,
-            share in 1u64..80,
-        ) {
-            let mut closes: Vec<_> = closes.into_iter().map(|(at, c)| (ms(at), c)).collect();
-            closes.sort();
-            let (max_delay, cost) = (ms(max_delay), ms(max_delay * share / 100));
-            let served = serve(&closes, max_delay, cost);
-            for (_, closed, published) in &served.published {
-                prop_assert!(*published <= *closed + max_delay);
-            }
-            for (_, closed, skipped) in &served.skipped {
-                prop_assert!(*skipped + cost > *closed + max_delay);
-            }
-            let out = served.published.len() + served.skipped.len() + served.replaced;
-            prop_assert_eq!((out, served.waiting), (served.closed, 0));
-        }
-
-        /// Every camera gets its share if more than a few captions per round are possible, however
-        /// many cameras there are and at whatever moments their windows close.
-        #[test]
-        fn overload_is_shared_evenly(
-            cameras in 2usize..40, cost in 20u64..100, phases in prop::collection::vec(0u64..1000, 40),
-        ) {
-            shared_evenly(cost, &phases[..cameras])?;
-        }
-
-        /// A camera whose window closes while no other one waits is served every time, if only a
-        /// few captions per round are possible. With the daemon's phases there is no such camera.
-        /// The frames' own times move each close by up to 20 ms.
-        #[test]
-        fn overload_is_shared_evenly_down_to_a_few_captions_a_round(
-            cameras in 2usize..40, cost in 20u64..450, off in prop::collection::vec(0u64..20, 40),
-        ) {
-            let phases = |c| off[c] + close_offset(c, ms(1000)).as_millis() as u64;
-            shared_evenly(cost, &(0..cameras).map(phases).collect::<Vec<_>>())?;
-        }
-
-        /// Holds for any order of closing, starting, refusing and ending: each camera has at most
-        /// one caption in progress, and its captions are finished in the order of its windows.
-        #[test]
-        fn captions_of_a_camera_stay_in_order(
-            steps in prop::collection::vec((0usize..3, 0u8..8), 0..300),
-        ) {
-            let mut scheduler: Scheduler<usize, (), u64> = Scheduler::new(2);
-            let (mut work, mut newest) = (Vec::new(), [0; 3]);
-            for (now, (at, step)) in (1u64..).zip(steps) {
-                match step {
-                    0..3 => drop(scheduler.caption(at, now, ms(now), ms(20))),
-                    3 => drop(scheduler.ask(())),
-                    4 => scheduler.refused(),
-                    5 => drop(scheduler.late(ms(now))),
-                    6 => match scheduler.take() {
-                        Some(Next::Caption(camera, window)) => {
-                            prop_assert!(work.iter().all(|(busy, _)| *busy != camera));
-                            work.push((camera, window));
-                        }
-                        Some(Next::Question(())) | None => {}
-                    },
-                    _ if work.is_empty() => {}
-                    _ => {
-                        let (camera, window) = work.remove(at % work.len());
-                        prop_assert!(newest[camera] < window, "{} after {}", window, newest[camera]);
-                        newest[camera] = window;
-                        scheduler.done(&camera);
-                    }
-                }
-            }
-        }
-
-        /// Every caption gets its turn, however many questions are refused in a row.
-        #[test]
-        fn refused_questions_do_not_starve_captions(cameras in 1usize..8, asking in 1usize..5) {
-            let mut scheduler = Scheduler::new(asking);
-            for camera in 0..cameras {
-                scheduler.caption(camera, (), ms(0), ms(1000));
-            }
-            let mut captions = 0;
-            for _ in 0..2 * cameras {
-                while scheduler.ask(()).is_ok() {}
-                match scheduler.take() {
-                    Some(Next::Question(())) => scheduler.refused(),
-                    Some(Next::Caption(..)) => captions += 1,
-                    None => prop_assert!(false, "questions wait"),
-                }
-            }
-            prop_assert_eq!(captions, cameras);
-        }
-
-        /// Every job comes out once, is replaced once, is skipped once, or is refused.
-        #[test]
-        fn no_job_is_lost_or_duplicated(steps in prop::collection::vec((0usize..4, 0u8..5), 0..200)) {
-            let mut scheduler = Scheduler::new(3);
-            scheduler.caption_took(ms(5));
-            let (mut inside, mut out, mut now) = (0, 0, ms(0));
-            for (camera, step) in steps {
-                now += ms(3);
-                match step {
-                    0 => {
-                        inside += 1;
-                        out += usize::from(scheduler.caption(camera, (), now, ms(12)).is_some());
-                    }
-                    1 => { inside += 1; out += usize::from(scheduler.ask(()).is_err()); }
-                    2 => out += scheduler.late(now).len(),
-                    _ => out += usize::from(scheduler.take().is_some()),
-                }
-                prop_assert_eq!(inside, out + scheduler.waiting());
-            }
-        }
-    }
-}
+mod tests;

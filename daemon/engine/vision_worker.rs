@@ -7,11 +7,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::Engine;
 use super::caption::windows::Closed;
 use super::failures::Failures;
 use super::inbox::{Arrival, Inbox, Work};
+use super::job::{Job, Window};
 use super::question::frames::FrameFetch;
-use super::{Engine, Window};
 use crate::disk::{Record, WriteRequest};
 use crate::frame::{Frame, FrameId};
 use crate::heartbeat::Worker;
@@ -303,15 +304,11 @@ impl Engine {
         }
         let Some(newest) = known.progress.newest() else { return };
         let range = TimeRange::in_run(window.to, window.length, newest);
-        let window = Window { range, closed, encode };
+        let window = Window { camera: camera.clone(), range, closed, encode };
         let since_start = closed.saturating_duration_since(self.started);
         let mut jobs = self.jobs();
-        let older = jobs.scheduler.caption(
-            camera.clone(),
-            window,
-            since_start,
-            known.settings.max_caption_delay,
-        );
+        let max_delay = known.settings.max_caption_delay;
+        let older = jobs.scheduler.window(Job::Caption(window), since_start, max_delay);
         if older.is_some() {
             self.skip(camera, SkipReason::Replaced);
         }

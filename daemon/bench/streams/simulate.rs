@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::Row;
 use crate::engine::caption::windows::close_offset;
-use crate::engine::scheduler::{Next, Scheduler};
+use crate::engine::scheduler::{self, Purpose, Scheduler};
 use crate::language::Urgency;
 use crate::language::turns::{Prompt, Room, Step, Turns};
 
@@ -162,6 +162,25 @@ impl PartialOrd for Event {
     }
 }
 
+/// A job of the simulated scheduler: a caption of a camera's window, or a question.
+struct Job {
+    camera: Option<usize>,
+    /// The time at which the window closed or the question was asked.
+    since: f64,
+}
+
+impl scheduler::Job for Job {
+    type Camera = Option<usize>;
+
+    fn camera(&self) -> &Option<usize> {
+        &self.camera
+    }
+
+    fn purpose(&self) -> Purpose {
+        if self.camera.is_some() { Purpose::Caption } else { Purpose::Question }
+    }
+}
+
 /// Number of questions that may wait.
 const QUEUE: usize = 16;
 
@@ -170,7 +189,7 @@ struct Run<'a> {
     /// Factor by which vision slows down the language model.
     slower: f64,
     now: f64,
-    scheduler: Scheduler<usize, f64, f64>,
+    scheduler: Scheduler<Job>,
     turns: Turns<Sequence>,
     events: BinaryHeap<Reverse<Event>>,
     random: StdRng,
@@ -235,13 +254,15 @@ impl Run<'_> {
                     // The window's last frame is encoded first.
                     let closed = event.at - vision.frame;
                     let (at, freshness) = (duration(closed), duration(cameras.max_caption_delay));
-                    let older = self.scheduler.caption(camera, closed, at, freshness);
+                    let job = Job { camera: Some(camera), since: closed };
+                    let older = self.scheduler.window(job, at, freshness);
                     self.row.windows += 1;
                     self.row.skipped += usize::from(older.is_some());
                     cameras.caption_interval
                 }
                 (None, Some(questions)) => {
-                    self.row.refused += usize::from(self.scheduler.ask(event.at).is_err());
+                    let job = Job { camera: None, since: event.at };
+                    self.row.refused += usize::from(self.scheduler.ask(job).is_err());
                     until_next(&mut self.random, questions.a_minute)
                 }
                 (None, None) => return,
@@ -261,18 +282,14 @@ impl Run<'_> {
                     self.row.skipped += self.scheduler.late(duration(self.now)).len();
                     self.scheduler.take()
                 }
-                Room::Question => self.scheduler.next_question().map(Next::Question),
+                Room::Question => self.scheduler.take_question(),
                 Room::Nothing => None,
             };
             let unread = language.video_tokens + language.text_tokens;
-            let (camera, since, unwritten) = match (next, &self.profile.questions) {
-                (Some(Next::Caption(camera, closed)), _) => {
-                    (Some(camera), closed, language.new_tokens)
-                }
-                (Some(Next::Question(asked)), Some(questions)) => {
-                    (None, asked, questions.new_tokens.max(1))
-                }
-                _ => return,
+            let Some(Job { camera, since }) = next else { return };
+            let unwritten = match &self.profile.questions {
+                Some(questions) if camera.is_none() => questions.new_tokens.max(1),
+                _ => language.new_tokens,
             };
             slot.admit(Sequence { camera, since, begun: self.now, read: 0, unread, unwritten });
         }
@@ -320,10 +337,10 @@ impl Run<'_> {
             }
             let (Sequence { camera, since, begun, .. }, _) = self.turns.remove(slot);
             match camera {
-                Some(camera) => {
-                    self.scheduler.done(&camera);
-                    self.scheduler.caption_took(duration(now - begun));
-                    self.published[camera] += 1;
+                Some(index) => {
+                    self.scheduler.done(&camera, Purpose::Caption);
+                    self.scheduler.window_took(Purpose::Caption, duration(now - begun));
+                    self.published[index] += 1;
                     self.row.late +=
                         usize::from(now - since > self.profile.cameras.max_caption_delay);
                     self.captions.push(now - since);

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::config::Config;
 use crate::engine::caption::windows::Closed;
-use crate::engine::scheduler::Next;
+use crate::engine::job::Job;
 use crate::event::{EventId, Unchanged};
 use crate::frame::{Clock, Frame};
 use crate::journal::MemoryJournal;
@@ -75,7 +75,7 @@ fn use_everywhere(engine: &Arc<Engine>, camera: &str) -> mpsc::Receiver<AnswerIt
         // The caption is in progress. Questions of other cameras wait.
         let mut jobs = engine.jobs();
         jobs.scheduler.refused();
-        assert!(matches!(jobs.scheduler.take(), Some(Next::Caption(..))));
+        assert!(matches!(jobs.scheduler.take(), Some(Job::Caption(_))));
         drop(jobs);
         engine.close(&name, closed, Instant::now(), Duration::ZERO);
         let span = known.ring().span().expect("frames");
@@ -105,7 +105,6 @@ fn kept(engine: &Engine, camera: &str) -> Vec<&'static str> {
         ("registry", engine.cameras.get(camera).is_some()),
         ("inbox", engine.inbox.lock().knows(camera)),
         ("scheduler", jobs.scheduler.knows(&camera.into())),
-        ("questions", jobs.scheduler.questions().any(|one| *one.camera == *camera)),
         ("conversations", sync::lock(&engine.conversations).get(&key, Instant::now()).is_some()),
         ("re-encoded tokens", reencoded.get(&(camera.into(), id)).is_some()),
     ];

@@ -1,11 +1,12 @@
 //! Takes jobs from the scheduler, and records how they ended.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use super::{Job, Running};
-use crate::engine::scheduler::Next;
-use crate::engine::{Engine, PendingQuestion};
+use super::Running;
+use crate::engine::Engine;
+use crate::engine::job::{Job, Window};
+use crate::engine::scheduler::{Job as _, Purpose};
 use crate::heartbeat::Worker;
 use crate::language::{Failure, Room};
 use crate::metrics::{self, FailureKind, SkipReason};
@@ -23,23 +24,20 @@ impl Engine {
         loop {
             self.heartbeats.beat(Worker::Language);
             if room == Room::Any {
-                for (camera, _) in jobs.scheduler.late(self.started.elapsed()) {
-                    self.skip(&camera, SkipReason::Late);
+                for late in jobs.scheduler.late(self.started.elapsed()) {
+                    self.skip(late.camera(), SkipReason::Late);
                 }
             }
             let next = match room {
                 _ if jobs.stopping => jobs.scheduler.take(),
                 Room::Any => jobs.scheduler.take(),
-                Room::Question => jobs.scheduler.next_question().map(Next::Question),
+                Room::Question => jobs.scheduler.take_question(),
                 Room::Nothing => None,
             };
             metrics::waiting_jobs(jobs.scheduler.waiting());
             match next {
-                Some(Next::Question(asked)) if asked.to.is_closed() => {}
-                Some(Next::Question(asked)) if jobs.stopping => {
-                    asked.fail(AskError::Stopping);
-                }
-                Some(_) if jobs.stopping => {}
+                Some(next) if !next.is_wanted() => {}
+                Some(next) if jobs.stopping => next.fail(AskError::Stopping),
                 Some(next) => return Some(next),
                 None if is_idle && !jobs.stopping => {
                     let woken = self.wake.wait_timeout(jobs, TICK);
@@ -50,10 +48,10 @@ impl Engine {
         }
     }
 
-    /// Abandons a camera's caption that was taken.
-    pub(super) fn no_caption(&self, camera: &Arc<str>, reason: SkipReason) {
-        self.skip(camera, reason);
-        self.jobs().scheduler.done(camera);
+    /// Abandons a window's caption that was taken.
+    pub(super) fn no_caption(&self, window: &Window, reason: SkipReason) {
+        self.skip(&window.camera, reason);
+        self.jobs().scheduler.done(&window.camera, Purpose::Caption);
     }
 
     /// Handles a failure of the model on one job. Other jobs continue.
@@ -71,11 +69,11 @@ impl Engine {
         };
         metrics::model_failed("language", kind);
         match job {
-            Next::Caption(camera, _) => {
-                tracing::warn!(camera = &*camera, "no caption: {failure}");
-                self.no_caption(&camera, skipped);
+            Job::Caption(window) => {
+                tracing::warn!(camera = &*window.camera, "no caption: {failure}");
+                self.no_caption(&window, skipped);
             }
-            Next::Question(asked) => {
+            Job::Question(asked) => {
                 tracing::warn!(camera = &*asked.camera, "no answer: {failure}");
                 asked.fail(error);
             }
@@ -86,8 +84,7 @@ impl Engine {
     pub fn broken(&self, why: &str) {
         let mut jobs = self.jobs();
         jobs.stopping = true;
-        let asked: Vec<PendingQuestion> =
-            std::iter::from_fn(|| jobs.scheduler.next_question()).collect();
+        let asked: Vec<Job> = std::iter::from_fn(|| jobs.scheduler.take_question()).collect();
         metrics::waiting_jobs(jobs.scheduler.waiting());
         drop(jobs);
         asked.into_iter().for_each(|asked| asked.fail(AskError::ModelFailed(why.into())));
@@ -99,8 +96,9 @@ impl Engine {
     pub(super) fn took(&self, running: &Running, finished: Instant, alone: Duration) {
         let scheduler = &mut self.jobs().scheduler;
         scheduler.job_took(alone);
-        if matches!(running.job, Next::Caption(..)) {
-            scheduler.caption_took(finished - running.admitted);
+        match running.job.purpose() {
+            Purpose::Question => {}
+            purpose => scheduler.window_took(purpose, finished - running.admitted),
         }
     }
 }

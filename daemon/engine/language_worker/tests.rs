@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::config::Config;
 use crate::engine::caption::windows::Closed;
-use crate::engine::question::pass::Receiver;
+use crate::engine::question::pass::{PendingQuestion, Receiver};
 use crate::event::Placement;
 use crate::frame::{Clock, Frame};
 use crate::journal::MemoryJournal;
@@ -194,7 +194,7 @@ fn asks(engine: &Engine, text: &str) -> mpsc::Receiver<AnswerItem> {
         to,
         receiver: Receiver::Asker,
     };
-    assert!(engine.jobs().scheduler.ask(asked).is_ok(), "the queue is full");
+    assert!(engine.jobs().scheduler.ask(Job::Question(asked)).is_ok(), "the queue is full");
     answer
 }
 

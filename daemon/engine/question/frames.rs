@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::super::Engine;
+use super::super::job::Job;
 use super::pass::Pass;
 use crate::disk::{DiskEvents, FrameToRead, JpegReceiver, Jpegs, ReadRefused, ReadRequest};
 use crate::frame::FrameId;
@@ -165,7 +166,7 @@ impl Engine {
         if jobs.stopping {
             return asked.fail(AskError::Stopping);
         }
-        if let Err(asked) = jobs.scheduler.ask(asked) {
+        if let Err(asked) = jobs.scheduler.ask(Job::Question(asked)) {
             return asked.fail(AskError::Stopping);
         }
         metrics::waiting_jobs(jobs.scheduler.waiting());

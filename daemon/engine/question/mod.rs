@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 
 use super::Engine;
 use super::cameras::Camera;
+use super::job::Job;
 use crate::event::{Answer, Body, Inference};
 use crate::frame::{FrameId, Span, rfc3339, shift};
 use crate::language::Turn;
@@ -165,8 +166,8 @@ impl Engine {
         if jobs.stopping {
             return Err(AskError::Stopping);
         }
-        jobs.scheduler.retain(|asked| !asked.to.is_closed());
-        let queued = jobs.scheduler.questions().filter(|question| !question.is_part()).count();
+        jobs.scheduler.retain(Job::is_wanted);
+        let queued = jobs.scheduler.questions().filter(|job| !job.is_part()).count();
         let waiting = queued + self.queue_slots.load(Ordering::Relaxed);
         if waiting >= jobs.scheduler.capacity() {
             let retry_after = jobs.scheduler.retry_after(waiting);

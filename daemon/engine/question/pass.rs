@@ -146,7 +146,7 @@ pub struct PendingQuestion {
 }
 
 impl PendingQuestion {
-    /// Returns true for a pass of a question in parts, which holds its queue slot until its end.
+    /// Returns true for a pass of a question in parts.
     pub fn is_part(&self) -> bool {
         matches!(self.receiver, Receiver::InParts { .. })
     }

@@ -9,8 +9,8 @@ use half::f16;
 use super::*;
 use crate::config::Config;
 use crate::disk::DiskEvents;
+use crate::engine::job::Job;
 use crate::engine::question::pass::PendingQuestion;
-use crate::engine::scheduler::Next;
 use crate::event::{Body, Devices, Placement};
 use crate::frame::FrameId;
 use crate::journal::MemoryJournal;
@@ -93,8 +93,8 @@ async fn next(engine: &Engine) -> Option<PendingQuestion> {
     for _ in 0..100 {
         let next = engine.jobs().scheduler.take();
         match next {
-            Some(Next::Question(asked)) => return Some(asked),
-            Some(Next::Caption(..)) => panic!("no caption is queued"),
+            Some(Job::Question(asked)) => return Some(asked),
+            Some(Job::Caption(_)) => panic!("no caption is queued"),
             None => tokio::task::yield_now().await,
         }
     }
