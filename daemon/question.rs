@@ -89,7 +89,7 @@ pub enum QuestionError {
     InvalidField { field: &'static str, why: String },
 }
 
-/// A checked question. The engine checks later if there is footage and room in the queue.
+/// A checked question. The engine checks later if there are frames and room in the queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question {
     camera: String,

@@ -177,11 +177,11 @@ impl Service for Daemon {
         if cameras.iter().any(|camera| camera.status.state == CameraState::Live) {
             return Readiness::Ready;
         }
-        let mut phases: Vec<String> = cameras
+        let mut states: Vec<String> = cameras
             .iter()
             .map(|camera| format!("{}: {}", camera.name, camera.status.state.name()))
             .collect();
-        phases.sort();
-        Readiness::NotYet(format!("no camera is live ({})", phases.join(", ")))
+        states.sort();
+        Readiness::NotYet(format!("no camera is live ({})", states.join(", ")))
     }
 }

@@ -160,7 +160,7 @@ fn a_killed_server_is_found_again_and_another_camera_loses_nothing() {
 
     let so_far = other.count();
     check_frames(&other.frames(so_far + 6), 6.0);
-    assert_eq!(other.phases(), [CameraState::Connecting, CameraState::Live]);
+    assert_eq!(other.states(), [CameraState::Connecting, CameraState::Live]);
 }
 
 #[test]
@@ -226,7 +226,7 @@ fn a_file_is_played_at_its_speed_and_again() {
     assert!((4.5..7.0).contains(&span.as_secs_f64()), "{span:?}");
     assert!(frames.windows(2).all(|pair| pair[0].number + 1 == pair[1].number));
     assert!(frames.windows(2).any(|pair| index_in(&pair[1]) < index_in(&pair[0])));
-    assert_eq!(watched.phases(), [CameraState::Connecting, CameraState::Live]);
+    assert_eq!(watched.states(), [CameraState::Connecting, CameraState::Live]);
 }
 
 #[test]

@@ -24,7 +24,7 @@ fn a_session_is_kept_alive_while_frames_arrive() {
             Quirky::start(Quirks { session_timeout: Some(2), counts, ..Quirks::default() });
         let watched = Watched::start(camera_of(rtsp(&camera, "live")));
         watched.frames(20);
-        assert_eq!(watched.phases(), [CameraState::Connecting, CameraState::Live], "{counts:?}");
+        assert_eq!(watched.states(), [CameraState::Connecting, CameraState::Live], "{counts:?}");
         assert!(camera.count("OPTIONS") >= 3);
     }
 }
@@ -43,9 +43,9 @@ fn a_camera_with_another_keep_alive_method_is_lost_once() {
     let watched = [&unsaid, &deadly].map(|camera| Watched::start(camera_of(rtsp(camera, "live"))));
     for watched in watched {
         watched.frames(40);
-        let phases = watched.phases();
+        let states = watched.states();
         assert_eq!(
-            phases,
+            states,
             [CameraState::Connecting, CameraState::Live, CameraState::Lost, CameraState::Live]
         );
     }
@@ -60,7 +60,7 @@ fn a_refused_or_ignored_keep_alive_does_not_end_the_stream() {
         [&refusing, &ignoring].map(|camera| Watched::start(camera_of(rtsp(camera, "live"))));
     for watched in watched {
         watched.frames(30);
-        assert_eq!(watched.phases(), [CameraState::Connecting, CameraState::Live]);
+        assert_eq!(watched.states(), [CameraState::Connecting, CameraState::Live]);
     }
 }
 
@@ -73,7 +73,7 @@ fn new_ssrcs_garbage_and_early_packets_do_not_end_the_stream() {
         [&ssrcs, &garbage, &early].map(|camera| Watched::start(camera_of(rtsp(camera, "live"))));
     for watched in watched {
         watched.frames(20);
-        assert_eq!(watched.phases(), [CameraState::Connecting, CameraState::Live]);
+        assert_eq!(watched.states(), [CameraState::Connecting, CameraState::Live]);
     }
 }
 

@@ -14,14 +14,14 @@ use gst::prelude::*;
 
 use super::delivery::Delivery;
 use super::error::{CameraError, is_rtsp};
-use super::keepalive::Learnt;
+use super::keepalive::KnownMethod;
 use super::packets::RtpClock;
 use super::patience::{Patience, Verdict};
 use super::pipeline;
 use super::progress::{Opened, Progress};
 use super::reach;
 use super::relay::{Login, Relay, RelayError};
-use super::retry::{Attempt, News, Stop};
+use super::retry::{Attempt, Report, Stop};
 use super::rtsp::{self, Approach, Carrier};
 use crate::config::{Camera, Rtsp, Source, Transport};
 
@@ -63,7 +63,7 @@ pub struct CameraAttempt {
     carrier: Carrier,
     carrier_works: bool,
     answer_timeout: Duration,
-    learnt: Learnt,
+    known_method: KnownMethod,
     /// The password that the camera last accepted, and the number of refusals since then.
     accepted: Option<String>,
     doubts: u32,
@@ -77,10 +77,14 @@ enum End {
 }
 
 impl Attempt for CameraAttempt {
-    fn run_once(&mut self, stop: &Stop, tell: &mut dyn FnMut(News<'_>)) -> Result<(), CameraError> {
+    fn run_once(
+        &mut self,
+        stop: &Stop,
+        report: &mut dyn FnMut(Report<'_>),
+    ) -> Result<(), CameraError> {
         let mut carriers = 1;
         loop {
-            let error = match self.play(stop, tell) {
+            let error = match self.play(stop, report) {
                 Ok(End::Stopped) => return Ok(()),
                 Ok(End::EndOfFile) => continue,
                 Err(error) => error,
@@ -134,7 +138,7 @@ impl CameraAttempt {
             carrier,
             carrier_works: false,
             answer_timeout: ANSWER_TIMEOUT,
-            learnt: Learnt::default(),
+            known_method: KnownMethod::default(),
             accepted: None,
             doubts: 0,
             ending: Arc::default(),
@@ -153,7 +157,11 @@ impl CameraAttempt {
         }
     }
 
-    fn play(&mut self, stop: &Stop, tell: &mut dyn FnMut(News<'_>)) -> Result<End, CameraError> {
+    fn play(
+        &mut self,
+        stop: &Stop,
+        report: &mut dyn FnMut(Report<'_>),
+    ) -> Result<End, CameraError> {
         if self.ending.load(Ordering::Relaxed) >= ENDING_MAX {
             return Err(CameraError::Failed(format!(
                 "{ENDING_MAX} old connections do not end, because a driver or a decoder hangs; \
@@ -187,15 +195,15 @@ impl CameraAttempt {
             camera: self.config.name.clone(),
             ending: self.ending.clone(),
         };
-        let end = self.watch(&playing, stop, tell);
+        let end = self.watch(&playing, stop, report);
         self.opened = playing.progress.opened();
         let relay = playing.relay.clone();
         let seen = playing.progress.has_shown();
         let stalled = matches!(end, Err(CameraError::Stalled(_)));
-        self.patience.learn(&playing.progress.signs(), stalled);
+        self.patience.learn(&playing.progress.activity(), stalled);
         drop(playing);
         if let Some(relay) = relay {
-            self.learnt = relay.learnt();
+            self.known_method = relay.known_method();
         }
         end.map_err(|error| self.learn(error, seen))
     }
@@ -212,7 +220,7 @@ impl CameraAttempt {
             password: self.password.clone().unwrap_or_default(),
         });
         let target = (host, rtsp.url.port().unwrap_or(554));
-        Relay::start(target, login, self.learnt, self.answer_timeout)
+        Relay::start(target, login, self.known_method, self.answer_timeout)
             .map(Some)
             .map_err(CameraError::internal)
     }
@@ -255,7 +263,7 @@ impl CameraAttempt {
         &self,
         playing: &Playing,
         stop: &Stop,
-        tell: &mut dyn FnMut(News<'_>),
+        report: &mut dyn FnMut(Report<'_>),
     ) -> Result<End, CameraError> {
         let Playing { pipeline, progress, relay, .. } = playing;
         let source =
@@ -279,7 +287,7 @@ impl CameraAttempt {
                 // `Progress` posts these messages.
                 Some(gst::MessageView::Application(_)) => match progress.failure() {
                     Some(error) => return Err(error),
-                    None => tell(News::Live(&progress.opened().decoder)),
+                    None => report(Report::Live(&progress.opened().decoder)),
                 },
                 _ => {}
             }
@@ -296,7 +304,7 @@ impl CameraAttempt {
             {
                 return Err(RelayError::Closed.into());
             }
-            self.check_stall(started, progress, tell)?;
+            self.check_stall(started, progress, report)?;
         }
     }
 
@@ -304,15 +312,15 @@ impl CameraAttempt {
         &self,
         started: Instant,
         progress: &Progress,
-        tell: &mut dyn FnMut(News<'_>),
+        report: &mut dyn FnMut(Report<'_>),
     ) -> Result<(), CameraError> {
         if !progress.is_connected() {
             let is_late = started.elapsed() > self.answer_timeout * CONNECT_ANSWERS;
             return if is_late { Err(CameraError::NoAnswer) } else { Ok(()) };
         }
-        match self.patience.judge(&progress.signs()) {
+        match self.patience.judge(&progress.activity()) {
             Verdict::Well => {}
-            Verdict::WaitsForKeyFrame => tell(News::Waiting("waiting for a key frame")),
+            Verdict::WaitsForKeyFrame => report(Report::Waiting("waiting for a key frame")),
             Verdict::Stalled(limit) => return Err(CameraError::Stalled(limit)),
         }
         Ok(())

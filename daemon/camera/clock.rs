@@ -56,15 +56,15 @@ pub struct Stamp {
     pub monotonic: Duration,
     pub captured_at: SystemTime,
     pub clock: Clock,
-    pub news: Option<News>,
+    pub change: Option<ClockChange>,
 }
 
 /// A change in the state of the camera's clock. Amounts are in nanoseconds and positive if the
 /// camera's clock is later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum News {
+pub enum ClockChange {
     /// The clock is no longer trusted. The value is its error.
-    Disbelieved(i128),
+    Distrusted(i128),
     /// The clock was set by this amount.
     Stepped(i128),
 }
@@ -79,7 +79,7 @@ impl CaptureClock {
         camera: Option<SystemTime>,
     ) -> Stamp {
         let host = shift(origin, arrived.as_nanos() as i128);
-        let mut news = None;
+        let mut change = None;
         let believed = camera.filter(|&camera| {
             let off = difference(host, camera);
             let within = match self.disbelieved {
@@ -89,7 +89,7 @@ impl CaptureClock {
             let believed = off.unsigned_abs() <= within.as_nanos();
             if !believed {
                 if !self.disbelieved {
-                    news = Some(News::Disbelieved(off));
+                    change = Some(ClockChange::Distrusted(off));
                 }
                 self.camera = None;
             }
@@ -99,7 +99,7 @@ impl CaptureClock {
         let (monotonic, time, clock) = match believed {
             Some(camera) => {
                 let (began, step) = self.follow(arrived, origin, camera);
-                news = step.map(News::Stepped);
+                change = step.map(ClockChange::Stepped);
                 (after(began, camera), camera, Clock::Camera)
             }
             None => (arrived, host, Clock::Host),
@@ -118,7 +118,7 @@ impl CaptureClock {
             None => (monotonic, time),
         };
         self.last = Some(Last { arrived, monotonic, captured_at });
-        Stamp { monotonic, captured_at, clock, news }
+        Stamp { monotonic, captured_at, clock, change }
     }
 
     /// Follows the camera's clock with a frame captured at `camera`. Returns the start of the run
@@ -209,8 +209,8 @@ mod tests {
         let mut clock = CaptureClock::default();
         let first = stamp(&mut clock, 10_000, Some(0));
         assert_eq!((first.captured_at, first.clock), (at(10_000), Clock::Host));
-        assert_eq!(first.news, Some(News::Disbelieved(-10_000_000_000)));
-        assert_eq!(stamp(&mut clock, 11_000, Some(1_000)).news, None);
+        assert_eq!(first.change, Some(ClockChange::Distrusted(-10_000_000_000)));
+        assert_eq!(stamp(&mut clock, 11_000, Some(1_000)).change, None);
         let later = stamp(&mut clock, 12_000, Some(7_500));
         assert_eq!(later.clock, Clock::Host, "4.5 s off: believed at first, not yet again");
         assert_eq!(stamp(&mut clock, 13_000, Some(12_900)).clock, Clock::Camera);
@@ -225,7 +225,7 @@ mod tests {
                 let stamp = stamp(&mut clock, arrived, Some(arrived as i64 - 50 + off));
                 let late = difference(stamp.captured_at, at(arrived as i64));
                 assert!((0..=50_000_000).contains(&late), "{frame}: {stamp:?}");
-                assert_eq!(stamp.news.is_some(), frame == 50);
+                assert_eq!(stamp.change.is_some(), frame == 50);
             }
         }
     }
@@ -242,8 +242,9 @@ mod tests {
                 assert_eq!(stamp.captured_at, at(camera));
                 let late = run(arrived) - stamp.monotonic;
                 assert!(late == run(40) || frame >= 100 && late == run(0), "{frame}: {late:?}");
-                let told = (frame == 100).then_some(News::Stepped(i128::from(step) * 1_000_000));
-                assert_eq!(stamp.news, told);
+                let change =
+                    (frame == 100).then_some(ClockChange::Stepped(i128::from(step) * 1_000_000));
+                assert_eq!(stamp.change, change);
                 assert!(last.is_none_or(|last| last < stamp.captured_at || frame == 100 && !rises));
                 last = Some(stamp.captured_at);
             }
@@ -274,7 +275,7 @@ mod tests {
                 let taken = frame * 500;
                 let stamp = clock.stamp(run(taken + 40), set, Some(at(taken as i64)));
                 assert_eq!((stamp.monotonic, stamp.captured_at), (run(taken), at(taken as i64)));
-                assert_eq!((stamp.clock, stamp.news), (Clock::Camera, None));
+                assert_eq!((stamp.clock, stamp.change), (Clock::Camera, None));
             }
         }
     }
@@ -286,7 +287,7 @@ mod tests {
         for frame in 1..86_400i64 {
             let taken = frame * 500 - frame / 20;
             let stamp = stamp(&mut clock, frame as u64 * 500 + 40, Some(taken));
-            assert_eq!((stamp.captured_at, stamp.news), (at(taken), None));
+            assert_eq!((stamp.captured_at, stamp.change), (at(taken), None));
             assert_eq!(stamp.monotonic, run(taken as u64));
         }
     }
@@ -299,7 +300,7 @@ mod tests {
             let taken = frame * 500;
             let arrived = if (10_000..13_000).contains(&taken) { 13_000 } else { taken };
             let stamp = stamp(&mut clock, arrived + 30, Some(taken as i64));
-            assert_eq!((stamp.news, stamp.captured_at), (None, at(taken as i64)));
+            assert_eq!((stamp.change, stamp.captured_at), (None, at(taken as i64)));
             assert_eq!(stamp.monotonic, run(taken));
         }
     }

@@ -18,7 +18,7 @@ type Frame<'f> = gst_video::VideoFrameRef<&'f gst::BufferRef>;
 /// Returns the pixels of `sample`, which `frame` maps.
 pub fn bgrx(sample: &gst::Sample, frame: &Frame<'_>) -> Result<Bytes> {
     if frame.format() == VideoFormat::Bgrx {
-        return as_it_is(sample, frame).context("a picture smaller than its format says");
+        return as_it_is(sample, frame).context("an image smaller than its format says");
     }
     let (width, height) = (frame.width(), frame.height());
     let pitch = width * 4;
@@ -34,7 +34,7 @@ pub fn bgrx(sample: &gst::Sample, frame: &Frame<'_>) -> Result<Bytes> {
         }
         VideoFormat::Y42b => yuv::yuv422_to_bgra(&three(frame)?, out, pitch, range, matrix),
         VideoFormat::Y444 => yuv::yuv444_to_bgra(&three(frame)?, out, pitch, range, matrix),
-        other => bail!("a picture in {other}"),
+        other => bail!("an image in {other}"),
     }
     .map_err(|error| anyhow!("{}: {error:?}", frame.format()))?;
     Ok(bgrx.into())
@@ -83,8 +83,8 @@ fn three<'f>(frame: &'f Frame<'_>) -> Result<YuvPlanarImage<'f, u8>> {
 }
 
 fn stride(frame: &Frame<'_>, plane: u32) -> Result<u32> {
-    let stride = frame.plane_stride().get(plane as usize).context("a picture without planes")?;
-    u32::try_from(*stride).context("a picture with its last row first")
+    let stride = frame.plane_stride().get(plane as usize).context("an image without planes")?;
+    u32::try_from(*stride).context("an image with its last row first")
 }
 
 fn as_it_is(sample: &gst::Sample, frame: &Frame<'_>) -> Option<Bytes> {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use gst_video::prelude::*;
 
 use super::Sink;
-use super::clock::{self, CaptureClock, News};
+use super::clock::{self, CaptureClock, ClockChange};
 use super::colours;
 use crate::event::CameraStatus;
 use crate::frame::Frame;
@@ -46,19 +46,19 @@ impl Delivery {
 
     pub fn deliver(&self, sample: &gst::Sample, timing: Timing) -> Result<()> {
         let Timing { age, believed } = timing;
-        let picture = Picture::of(sample)?;
+        let image = Image::of(sample)?;
         let now = self.run.now();
         let arrived = now.monotonic.saturating_sub(age);
         let mut sequence = self.sequence();
-        let camera_time = picture.camera_time.filter(|_| believed);
+        let camera_time = image.camera_time.filter(|_| believed);
         let stamp = sequence.clock.stamp(arrived, now.utc_at(Duration::ZERO), camera_time);
-        match stamp.news {
-            Some(News::Disbelieved(off)) => tracing::warn!(
+        match stamp.change {
+            Some(ClockChange::Distrusted(off)) => tracing::warn!(
                 camera = %self.camera,
                 "the camera's clock is off by {:.1} s: its frames get the time of arrival",
                 off.unsigned_abs() as f64 / 1e9
             ),
-            Some(News::Stepped(by)) => tracing::warn!(
+            Some(ClockChange::Stepped(by)) => tracing::warn!(
                 camera = %self.camera,
                 "the camera's clock was set {} by {:.1} s: its frames have the new time from now on",
                 if by > 0 { "on" } else { "back" },
@@ -76,9 +76,9 @@ impl Delivery {
             monotonic: stamp.monotonic,
             captured_at: stamp.captured_at,
             clock: stamp.clock,
-            width: picture.width,
-            height: picture.height,
-            bgrx: picture.bgrx,
+            width: image.width,
+            height: image.height,
+            bgrx: image.bgrx,
         });
         Ok(())
     }
@@ -100,17 +100,17 @@ impl Delivery {
     }
 }
 
-struct Picture {
+struct Image {
     width: u32,
     height: u32,
     bgrx: Bytes,
     camera_time: Option<SystemTime>,
 }
 
-impl Picture {
-    fn of(sample: &gst::Sample) -> Result<Picture> {
-        let buffer = sample.buffer().context("a sample without picture")?;
-        let caps = sample.caps().context("a picture without format")?;
+impl Image {
+    fn of(sample: &gst::Sample) -> Result<Image> {
+        let buffer = sample.buffer().context("a sample without an image")?;
+        let caps = sample.caps().context("an image without format")?;
         let info = gst_video::VideoInfo::from_caps(caps)?;
         let frame = gst_video::VideoFrameRef::from_buffer_ref_readable(buffer, &info)?;
         let (width, height) = (frame.width(), frame.height());
@@ -119,7 +119,7 @@ impl Picture {
             .iter_meta::<gst::ReferenceTimestampMeta>()
             .find(|meta| meta.reference().structure(0).is_some_and(|s| s.name() == NTP))
             .and_then(|meta| clock::from_ntp(meta.timestamp().nseconds()));
-        Ok(Picture { width, height, bgrx, camera_time })
+        Ok(Image { width, height, bgrx, camera_time })
     }
 }
 

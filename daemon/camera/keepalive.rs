@@ -43,7 +43,7 @@ const PROOF: u32 = 4;
 
 /// The keep-alive method of one camera, kept over all its connections.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Learnt {
+pub struct KnownMethod {
     method: Option<Method>,
     proven: bool,
 }
@@ -51,7 +51,7 @@ pub struct Learnt {
 /// The keep-alive state of one connection.
 #[derive(Debug)]
 pub struct KeepAlive {
-    learnt: Learnt,
+    known_method: KnownMethod,
     advertised: bool,
     timeout: Duration,
     playing_since: Option<Instant>,
@@ -61,9 +61,9 @@ pub struct KeepAlive {
 }
 
 impl KeepAlive {
-    pub fn new(learnt: Learnt, now: Instant) -> KeepAlive {
+    pub fn new(known_method: KnownMethod, now: Instant) -> KeepAlive {
         KeepAlive {
-            learnt,
+            known_method,
             advertised: false,
             timeout: Duration::from_secs(60),
             playing_since: None,
@@ -73,8 +73,8 @@ impl KeepAlive {
         }
     }
 
-    pub fn learnt(&self) -> Learnt {
-        self.learnt
+    pub fn known_method(&self) -> KnownMethod {
+        self.known_method
     }
 
     /// Records whether the camera's list of methods contains GET_PARAMETER.
@@ -122,7 +122,7 @@ impl KeepAlive {
             .playing_since
             .is_some_and(|since| self.sent > 1 && now.duration_since(since) > self.timeout * PROOF)
         {
-            self.learnt = Learnt { method: Some(self.method()), proven: true };
+            self.known_method = KnownMethod { method: Some(self.method()), proven: true };
         }
     }
 
@@ -134,7 +134,7 @@ impl KeepAlive {
     }
 
     fn method(&self) -> Method {
-        self.learnt.method.unwrap_or(match self.advertised {
+        self.known_method.method.unwrap_or(match self.advertised {
             true => Method::GetParameter,
             false => Method::Options,
         })
@@ -142,8 +142,8 @@ impl KeepAlive {
 
     fn use_other(&mut self) {
         self.unanswered = None;
-        if !self.learnt.proven {
-            self.learnt.method = Some(self.method().other());
+        if !self.known_method.proven {
+            self.known_method.method = Some(self.method().other());
         }
     }
 }
@@ -154,9 +154,9 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn playing(learnt: Learnt, public: &str, timeout: u64) -> (KeepAlive, Instant) {
+    fn playing(known_method: KnownMethod, public: &str, timeout: u64) -> (KeepAlive, Instant) {
         let begun = Instant::now();
-        let mut alive = KeepAlive::new(learnt, begun);
+        let mut alive = KeepAlive::new(known_method, begun);
         alive.public(public);
         alive.timeout(SECOND * timeout as u32);
         alive.playing(begun);
@@ -166,7 +166,7 @@ mod tests {
     #[test]
     fn keep_alive_is_sent_at_half_the_timeout_and_at_least_every_fifteen_seconds() {
         for (timeout, pause) in [(1, 1), (10, 5), (30, 15), (60, 15), (600, 15)] {
-            let (mut alive, begun) = playing(Learnt::default(), "", timeout);
+            let (mut alive, begun) = playing(KnownMethod::default(), "", timeout);
             assert_eq!(alive.due(begun + SECOND * pause - SECOND / 10), None);
             assert_eq!(alive.due(begun + SECOND * pause), Some(Method::Options));
             assert_eq!(alive.due(begun + SECOND * pause), None);
@@ -176,30 +176,30 @@ mod tests {
     #[test]
     fn no_keep_alive_is_sent_before_play() {
         let now = Instant::now();
-        assert_eq!(KeepAlive::new(Learnt::default(), now).due(now + SECOND * 100), None);
+        assert_eq!(KeepAlive::new(KnownMethod::default(), now).due(now + SECOND * 100), None);
     }
 
     #[test]
     fn the_keep_alive_method_changes_after_a_refusal_silence_or_disconnect() {
-        let (mut alive, begun) = playing(Learnt::default(), "OPTIONS, GET_PARAMETER", 30);
+        let (mut alive, begun) = playing(KnownMethod::default(), "OPTIONS, GET_PARAMETER", 30);
         assert_eq!(alive.due(begun + SECOND * 15), Some(Method::GetParameter));
         alive.answered(501, begun + SECOND * 16);
         assert_eq!(alive.due(begun + SECOND * 30), Some(Method::Options));
         // The last request got no answer.
         assert_eq!(alive.due(begun + SECOND * 45), Some(Method::GetParameter));
         alive.ended();
-        let (mut alive, begun) = playing(alive.learnt(), "OPTIONS, GET_PARAMETER", 30);
+        let (mut alive, begun) = playing(alive.known_method(), "OPTIONS, GET_PARAMETER", 30);
         assert_eq!(alive.due(begun + SECOND * 15), Some(Method::Options));
     }
 
     #[test]
     fn a_keep_alive_method_that_has_long_worked_is_kept() {
-        let (mut alive, begun) = playing(Learnt::default(), "", 10);
+        let (mut alive, begun) = playing(KnownMethod::default(), "", 10);
         for at in 1..=9 {
             assert_eq!(alive.due(begun + SECOND * 5 * at), Some(Method::Options));
             alive.answered(200, begun + SECOND * 5 * at);
         }
         alive.ended();
-        assert_eq!(playing(alive.learnt(), "GET_PARAMETER", 10).0.method(), Method::Options);
+        assert_eq!(playing(alive.known_method(), "GET_PARAMETER", 10).0.method(), Method::Options);
     }
 }

@@ -52,7 +52,7 @@ use crate::frame::Frame;
 use crate::run_clock::RunClock;
 use attempt::CameraAttempt;
 use delivery::Delivery;
-use retry::{Attempt, News, Reporter, Stop};
+use retry::{Attempt, Report, Reporter, Stop};
 
 /// The receiver of the cameras' frames and status changes. The cameras' own threads call it, so it
 /// must never block.
@@ -171,8 +171,8 @@ pub fn probe(config: &config::Camera, timeout: Duration) -> Result<Probed, Camer
     ));
     let mut attempt = CameraAttempt::new(config.clone(), delivery);
     let mut waits = None;
-    let outcome = attempt.run_once(&stop, &mut |news| {
-        if let News::Waiting(reason) = news {
+    let outcome = attempt.run_once(&stop, &mut |report| {
+        if let Report::Waiting(reason) = report {
             waits = Some(CameraError::Failed(reason.into()));
         }
     });

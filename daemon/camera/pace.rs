@@ -129,11 +129,11 @@ mod tests {
     fn a_stream_with_constant_timestamps_is_still_sampled() {
         let mut pace = Pace::new(2.0);
         let admitted: Vec<_> = (0..250u64)
-            .map(|picture| picture * SECOND / 25)
+            .map(|frame| frame * SECOND / 25)
             .filter(|at| pace.admits(Moment { stream: 42, arrival: *at }, true))
             .collect();
         assert_eq!(admitted.len(), 10, "a second apart: {admitted:?}");
-        let later = (250..500u64).map(|picture| picture * SECOND / 25);
+        let later = (250..500u64).map(|frame| frame * SECOND / 25);
         let admitted =
             later.filter(|at| pace.admits(Moment { stream: 42, arrival: *at }, false)).count();
         assert_eq!(admitted, 20);
@@ -143,8 +143,8 @@ mod tests {
     fn a_network_burst_is_paced_by_stream_time() {
         let mut pace = Pace::new(5.0);
         let burst = |second: u64| {
-            (0..25u64).map(move |picture| Moment {
-                stream: second * SECOND + picture * SECOND / 25,
+            (0..25u64).map(move |frame| Moment {
+                stream: second * SECOND + frame * SECOND / 25,
                 arrival: (second + 1) * SECOND,
             })
         };
@@ -156,10 +156,10 @@ mod tests {
         for ahead in [-800_000_000i64, 0, 900_000_000] {
             let mut pace = Pace::new(2.0);
             let mut admitted = Vec::new();
-            for picture in 0..200u64 {
-                let arrival = 10 * SECOND + picture * SECOND / 10;
+            for frame in 0..200u64 {
+                let arrival = 10 * SECOND + frame * SECOND / 10;
                 let moment = Moment { stream: arrival.saturating_add_signed(ahead), arrival };
-                if pace.admits(moment, !(53..=111).contains(&picture)) {
+                if pace.admits(moment, !(53..=111).contains(&frame)) {
                     admitted.push(arrival);
                 }
             }

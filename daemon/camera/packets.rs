@@ -79,8 +79,8 @@ pub fn watch(
 }
 
 /// Returns the frame's time of arrival in running time, if it was recorded.
-pub fn arrival(picture: &gst::BufferRef) -> Option<gst::ClockTime> {
-    picture
+pub fn arrival(frame: &gst::BufferRef) -> Option<gst::ClockTime> {
+    frame
         .iter_meta::<gst::ReferenceTimestampMeta>()
         .find(|meta| meta.reference() == ARRIVAL.as_ref())
         .map(|meta| meta.timestamp())
@@ -196,8 +196,8 @@ mod tests {
         let camera = pipeline.by_name("camera").unwrap().downcast::<gst_app::AppSrc>().unwrap();
         let seen = pipeline.by_name("seen").unwrap().downcast::<gst_app::AppSink>().unwrap();
         pipeline.set_state(gst::State::Playing).unwrap();
-        for picture in 0..20 {
-            camera.push_buffer(packet(50_000 + picture, u32::from(picture) * 3600)).unwrap();
+        for frame in 0..20 {
+            camera.push_buffer(packet(50_000 + frame, u32::from(frame) * 3600)).unwrap();
         }
         let first = seen.try_pull_sample(gst::ClockTime::from_seconds(5));
         pipeline.set_state(gst::State::Null).unwrap();

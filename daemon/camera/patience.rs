@@ -10,10 +10,10 @@ use std::time::Duration;
 
 /// Minimum wait for the first frame. Some cameras send a key frame only every ten seconds, and no
 /// frame can be decoded before one.
-const FIRST_PICTURE: Duration = Duration::from_secs(15);
+const FIRST_FRAME: Duration = Duration::from_secs(15);
 
 /// Time without a key frame after which the wait is reported.
-const WORTH_SAYING: Duration = Duration::from_secs(3);
+const REPORTED_AFTER: Duration = Duration::from_secs(3);
 
 /// Number of its own frame intervals for which a camera may be silent.
 const INTERVALS: u32 = 3;
@@ -27,12 +27,12 @@ const OWED_MAX: u64 = 4;
 
 /// The state of an attempt. Each time is the time since an event.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Signs {
+pub struct Activity {
     pub connected: Option<Duration>,
     /// The last packet. Files have none.
     pub packet: Option<Duration>,
     /// The last frame: decoded or, if only key frames are decoded, received.
-    pub picture: Option<Duration>,
+    pub frame: Option<Duration>,
     /// The last frame that left the decoder.
     pub decoded: Option<Duration>,
     /// Number of key frames that entered the decoder since then, and the time since the first of
@@ -40,7 +40,7 @@ pub struct Signs {
     pub owed: u64,
     pub owed_since: Option<Duration>,
     /// Number of frames so far, and the longest recent interval between them.
-    pub pictures: u64,
+    pub frames: u64,
     pub interval: Duration,
 }
 
@@ -66,33 +66,35 @@ impl Patience {
         Patience { stall, interval: Duration::ZERO, doublings: 0 }
     }
 
-    pub fn judge(&self, signs: &Signs) -> Verdict {
-        let limit = self.limit(signs);
+    pub fn judge(&self, activity: &Activity) -> Verdict {
+        let limit = self.limit(activity);
         let longer = |since: Option<Duration>, limit| since.is_some_and(|since| since > limit);
-        if signs.decoded.is_some() {
-            let swallowed = signs.owed >= OWED_MAX && longer(signs.owed_since, limit);
-            return match swallowed || longer(signs.picture, limit) {
+        if activity.decoded.is_some() {
+            let swallowed = activity.owed >= OWED_MAX && longer(activity.owed_since, limit);
+            return match swallowed || longer(activity.frame, limit) {
                 true => Verdict::Stalled(limit),
                 false => Verdict::Well,
             };
         }
-        let first = limit.max(FIRST_PICTURE);
-        let packets_come = signs.packet.is_some_and(|since| since <= limit);
-        match signs.owed {
-            0 if packets_come && longer(signs.connected, WORTH_SAYING) => Verdict::WaitsForKeyFrame,
+        let first = limit.max(FIRST_FRAME);
+        let packets_come = activity.packet.is_some_and(|since| since <= limit);
+        match activity.owed {
+            0 if packets_come && longer(activity.connected, REPORTED_AFTER) => {
+                Verdict::WaitsForKeyFrame
+            }
             0 if packets_come => Verdict::Well,
-            0 if longer(signs.connected, first) => Verdict::Stalled(first),
-            _ if longer(signs.owed_since, first) => Verdict::Stalled(first),
+            0 if longer(activity.connected, first) => Verdict::Stalled(first),
+            _ if longer(activity.owed_since, first) => Verdict::Stalled(first),
             _ => Verdict::Well,
         }
     }
 
-    fn limit(&self, signs: &Signs) -> Duration {
-        let interval = match signs.pictures {
-            0..=2 => self.interval.max(signs.interval),
-            _ => signs.interval,
+    fn limit(&self, activity: &Activity) -> Duration {
+        let interval = match activity.frames {
+            0..=2 => self.interval.max(activity.interval),
+            _ => activity.interval,
         };
-        let doubled = match signs.pictures {
+        let doubled = match activity.frames {
             0..=2 => self.stall.saturating_mul(1 << self.doublings.min(16)),
             _ => Duration::ZERO,
         };
@@ -101,12 +103,12 @@ impl Patience {
     }
 
     /// Learns from an attempt at its end. `stalled` is true if the attempt ended with a stall.
-    pub fn learn(&mut self, signs: &Signs, stalled: bool) {
-        match signs.pictures {
+    pub fn learn(&mut self, activity: &Activity, stalled: bool) {
+        match activity.frames {
             0 => {}
             1..=2 if stalled => self.doublings = self.doublings.saturating_add(1),
             1..=2 => {}
-            _ => (self.interval, self.doublings) = (signs.interval, 0),
+            _ => (self.interval, self.doublings) = (activity.interval, 0),
         }
     }
 }
@@ -121,44 +123,44 @@ mod tests {
         Patience::new(SECONDS(5))
     }
 
-    /// Returns the signs of a camera with 25 frames per second.
-    fn live() -> Signs {
+    /// Returns the activity of a camera with 25 frames per second.
+    fn live() -> Activity {
         let moment = Some(Duration::from_millis(20));
-        Signs {
+        Activity {
             connected: Some(SECONDS(60)),
             packet: moment,
-            picture: moment,
+            frame: moment,
             decoded: moment,
-            pictures: 1500,
+            frames: 1500,
             interval: Duration::from_millis(40),
-            ..Signs::default()
+            ..Activity::default()
         }
     }
 
     #[test]
     fn a_camera_without_frames_has_stalled() {
         assert_eq!(patience().judge(&live()), Verdict::Well);
-        let silent = Signs { picture: Some(SECONDS(6)), decoded: Some(SECONDS(6)), ..live() };
+        let silent = Activity { frame: Some(SECONDS(6)), decoded: Some(SECONDS(6)), ..live() };
         assert_eq!(patience().judge(&silent), Verdict::Stalled(SECONDS(5)));
         // The camera connects and then sends nothing.
-        let silent = Signs { connected: Some(SECONDS(16)), ..Signs::default() };
+        let silent = Activity { connected: Some(SECONDS(16)), ..Activity::default() };
         assert_eq!(patience().judge(&silent), Verdict::Stalled(SECONDS(15)));
-        let silent = Signs { packet: Some(SECONDS(14)), ..silent };
+        let silent = Activity { packet: Some(SECONDS(14)), ..silent };
         assert_eq!(patience().judge(&silent), Verdict::Stalled(SECONDS(15)));
     }
 
     #[test]
     fn waiting_for_a_key_frame_is_not_a_stall() {
-        let waits = |connected| Signs {
+        let waits = |connected| Activity {
             connected: Some(SECONDS(connected)),
             packet: Some(Duration::from_millis(40)),
-            ..Signs::default()
+            ..Activity::default()
         };
         assert_eq!(patience().judge(&waits(1)), Verdict::Well);
         assert_eq!(patience().judge(&waits(10)), Verdict::WaitsForKeyFrame);
         assert_eq!(patience().judge(&waits(300)), Verdict::WaitsForKeyFrame);
         // A key frame came, but the decoder returned no frame.
-        let swallowed = Signs { owed: 1, owed_since: Some(SECONDS(16)), ..waits(300) };
+        let swallowed = Activity { owed: 1, owed_since: Some(SECONDS(16)), ..waits(300) };
         assert_eq!(patience().judge(&swallowed), Verdict::Stalled(SECONDS(15)));
     }
 
@@ -166,19 +168,19 @@ mod tests {
     #[test]
     fn a_decoder_that_swallows_key_frames_has_stalled() {
         let decoded = Some(SECONDS(9));
-        let keeps_back = Signs { decoded, owed: 2, owed_since: Some(SECONDS(8)), ..live() };
+        let keeps_back = Activity { decoded, owed: 2, owed_since: Some(SECONDS(8)), ..live() };
         assert_eq!(patience().judge(&keeps_back), Verdict::Well);
-        let swallows = Signs { owed: 4, ..keeps_back };
+        let swallows = Activity { owed: 4, ..keeps_back };
         assert_eq!(patience().judge(&swallows), Verdict::Stalled(SECONDS(5)));
     }
 
     #[test]
     fn a_slow_camera_has_not_stalled() {
         let mut patience = patience();
-        let one = |silent| Signs {
-            picture: Some(SECONDS(silent)),
+        let one = |silent| Activity {
+            frame: Some(SECONDS(silent)),
             decoded: Some(SECONDS(silent)),
-            pictures: 1,
+            frames: 1,
             interval: Duration::ZERO,
             ..live()
         };
@@ -189,12 +191,12 @@ mod tests {
         assert_eq!(patience.judge(&one(11)), Verdict::Stalled(SECONDS(10)));
         patience.learn(&one(11), true);
         assert_eq!(patience.judge(&one(16)), Verdict::Well);
-        let two = Signs { pictures: 2, interval: SECONDS(16), ..one(40) };
+        let two = Activity { frames: 2, interval: SECONDS(16), ..one(40) };
         assert_eq!(patience.judge(&two), Verdict::Well);
-        let three = Signs { pictures: 3, ..two };
+        let three = Activity { frames: 3, ..two };
         assert_eq!(patience.judge(&three), Verdict::Well);
         assert_eq!(
-            patience.judge(&Signs { picture: Some(SECONDS(49)), ..three }),
+            patience.judge(&Activity { frame: Some(SECONDS(49)), ..three }),
             Verdict::Stalled(SECONDS(48))
         );
         // The interval applies from the first frame of the next connection on.
@@ -202,7 +204,7 @@ mod tests {
         assert_eq!(patience.judge(&one(40)), Verdict::Well);
         // The interval is forgotten when the camera becomes faster.
         assert_eq!(
-            patience.judge(&Signs { picture: Some(SECONDS(6)), ..live() }),
+            patience.judge(&Activity { frame: Some(SECONDS(6)), ..live() }),
             Verdict::Stalled(SECONDS(5))
         );
     }
@@ -210,11 +212,11 @@ mod tests {
     #[test]
     fn every_wait_ends() {
         let mut patience = patience();
-        let dies = Signs { pictures: 1, interval: Duration::ZERO, ..live() };
+        let dies = Activity { frames: 1, interval: Duration::ZERO, ..live() };
         for _ in 0..100 {
             patience.learn(&dies, true);
         }
-        let dead = Signs { picture: Some(SECONDS(121)), ..dies };
+        let dead = Activity { frame: Some(SECONDS(121)), ..dies };
         assert_eq!(patience.judge(&dead), Verdict::Stalled(SECONDS(120)));
     }
 }

@@ -8,7 +8,7 @@ use gst::prelude::*;
 
 use super::decoder::Codec;
 use super::error::CameraError;
-use super::patience::Signs;
+use super::patience::Activity;
 
 /// The stream found at the URL.
 #[derive(Clone, Debug, Default)]
@@ -26,12 +26,12 @@ pub struct Progress {
     /// format.
     connected: AtomicU64,
     packet: AtomicU64,
-    picture: AtomicU64,
+    frame: AtomicU64,
     decoded: AtomicU64,
     owed_since: AtomicU64,
     /// Number of key frames in the decoder.
     owed: AtomicU64,
-    pictures: AtomicU64,
+    frames: AtomicU64,
     /// Longest recent interval between frames, in milliseconds.
     interval: AtomicU64,
     live: AtomicBool,
@@ -55,11 +55,11 @@ impl Default for Progress {
             started: Instant::now(),
             connected: AtomicU64::new(0),
             packet: AtomicU64::new(0),
-            picture: AtomicU64::new(0),
+            frame: AtomicU64::new(0),
             decoded: AtomicU64::new(0),
             owed_since: AtomicU64::new(0),
             owed: AtomicU64::new(0),
-            pictures: AtomicU64::new(0),
+            frames: AtomicU64::new(0),
             interval: AtomicU64::new(0),
             live: AtomicBool::new(false),
             closed: AtomicBool::new(false),
@@ -106,19 +106,19 @@ impl Progress {
     }
 
     pub fn has_shown(&self) -> bool {
-        self.picture.load(Ordering::Relaxed) != 0
+        self.frame.load(Ordering::Relaxed) != 0
     }
 
-    pub fn signs(&self) -> Signs {
+    pub fn activity(&self) -> Activity {
         let since = |mark: &AtomicU64| Some(self.instant(mark)?.elapsed());
-        Signs {
+        Activity {
             connected: since(&self.connected),
             packet: since(&self.packet),
-            picture: since(&self.picture),
+            frame: since(&self.frame),
             decoded: since(&self.decoded),
             owed: self.owed.load(Ordering::Relaxed),
             owed_since: since(&self.owed_since),
-            pictures: self.pictures.load(Ordering::Relaxed),
+            frames: self.frames.load(Ordering::Relaxed),
             interval: Duration::from_millis(self.interval.load(Ordering::Relaxed)),
         }
     }
@@ -173,21 +173,21 @@ impl Progress {
     pub fn watch(self: &Arc<Self>, pad: &gst::Pad) {
         let progress = self.clone();
         pad.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
-            progress.picture();
+            progress.frame();
             gst::PadProbeReturn::Ok
         });
     }
 
-    fn picture(&self) {
+    fn frame(&self) {
         let now = self.now();
-        let last = self.picture.swap(now, Ordering::Relaxed);
+        let last = self.frame.swap(now, Ordering::Relaxed);
         if last != 0 {
             // The longest recent interval: its weight fades over some ten frames.
             let longest = self.interval.load(Ordering::Relaxed);
             let longest = (longest - longest / 8).max(now - last);
             self.interval.store(longest, Ordering::Relaxed);
         }
-        self.pictures.fetch_add(1, Ordering::Relaxed);
+        self.frames.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts the key frames that enter a decoder and the frames that leave it.
@@ -276,16 +276,20 @@ mod tests {
         let progress = Arc::new(Progress::default());
         progress.watch_decoder(&pad(&pipeline.by_name("parser").unwrap()), &pad(&decoder));
         pipeline.set_state(gst::State::Playing).unwrap();
-        let until = |met: &dyn Fn(&Signs) -> bool| {
+        let until = |met: &dyn Fn(&Activity) -> bool| {
             let deadline = Instant::now() + Duration::from_secs(10);
-            while !met(&progress.signs()) {
-                assert!(Instant::now() < deadline, "{:?}", progress.signs());
+            while !met(&progress.activity()) {
+                assert!(Instant::now() < deadline, "{:?}", progress.activity());
                 std::thread::sleep(Duration::from_millis(5));
             }
         };
-        until(&|signs| signs.owed >= 4 && signs.owed_since.is_some() && signs.decoded.is_none());
+        until(&|activity| {
+            activity.owed >= 4 && activity.owed_since.is_some() && activity.decoded.is_none()
+        });
         decoder.set_property("drop", false);
-        until(&|signs| signs.owed == 0 && signs.owed_since.is_none() && signs.decoded.is_some());
+        until(&|activity| {
+            activity.owed == 0 && activity.owed_since.is_none() && activity.decoded.is_some()
+        });
         pipeline.set_state(gst::State::Null).unwrap();
     }
 }

@@ -13,12 +13,12 @@ const TIMEOUT: Duration = Duration::from_millis(700);
 
 /// Returns the reason why a connection fails, as text, or `None` if the port accepts connections.
 pub fn why_not(host: &str, port: u16) -> Option<String> {
-    let (tell, told) = mpsc::sync_channel(1);
+    let (sender, receiver) = mpsc::sync_channel(1);
     let target = (host.trim_matches(['[', ']']).to_string(), port);
     let spawned = thread::Builder::new().name("reach".into()).spawn(move || {
-        let _ = tell.send(connection(&target, TIMEOUT).map(|_| ()));
+        let _ = sender.send(connection(&target, TIMEOUT).map(|_| ()));
     });
-    match spawned.ok().and_then(|_| told.recv_timeout(TIMEOUT).ok()) {
+    match spawned.ok().and_then(|_| receiver.recv_timeout(TIMEOUT).ok()) {
         Some(Ok(())) => None,
         Some(Err(why)) => Some(format!("{host}:{port}: {why}")),
         None => Some(format!("{host}:{port}: no answer")),
@@ -37,13 +37,13 @@ fn connection(target: &(String, u16), patience: Duration) -> Result<TcpStream, S
     for address in addresses {
         match TcpStream::connect_timeout(&address, patience) {
             Ok(stream) => return Ok(stream),
-            Err(error) => why = words(&error),
+            Err(error) => why = reason(&error),
         }
     }
     Err(why)
 }
 
-fn words(error: &io::Error) -> String {
+fn reason(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => "connection refused".to_string(),
         io::ErrorKind::TimedOut => "no answer".to_string(),

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 pub use shared::{Login, RelayError};
 
-use super::keepalive::Learnt;
+use super::keepalive::KnownMethod;
 use super::reach;
 use super::reader::Reader;
 use connection::Connection;
@@ -44,7 +44,7 @@ impl Relay {
     pub fn start(
         (host, port): (&str, u16),
         login: Option<Login>,
-        learnt: Learnt,
+        known_method: KnownMethod,
         patience: Duration,
     ) -> io::Result<Relay> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
@@ -60,7 +60,7 @@ impl Relay {
                 elsewhere: false,
                 closed: false,
                 open: Vec::new(),
-                learnt,
+                known_method,
                 error: None,
             }),
         });
@@ -85,8 +85,8 @@ impl Relay {
     }
 
     /// Returns the request that keeps this camera's sessions alive.
-    pub fn learnt(&self) -> Learnt {
-        self.shared.lock().learnt
+    pub fn known_method(&self) -> KnownMethod {
+        self.shared.lock().known_method
     }
 }
 

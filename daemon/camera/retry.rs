@@ -23,8 +23,12 @@ use crate::event::{CameraState, CameraStatus};
 
 pub trait Attempt {
     /// Connects and plays until it fails. Returns `Ok` only after a stop was requested. The same
-    /// news may be reported several times.
-    fn run_once(&mut self, stop: &Stop, tell: &mut dyn FnMut(News<'_>)) -> Result<(), CameraError>;
+    /// state may be reported several times.
+    fn run_once(
+        &mut self,
+        stop: &Stop,
+        report: &mut dyn FnMut(Report<'_>),
+    ) -> Result<(), CameraError>;
 
     /// Returns true if the credentials have changed since the last attempt, which makes an
     /// immediate retry worthwhile.
@@ -33,7 +37,7 @@ pub trait Attempt {
 
 /// A report from a running attempt.
 #[derive(Clone, Copy, Debug)]
-pub enum News<'n> {
+pub enum Report<'n> {
     /// The first frame has come. The value is the decoder's name.
     Live(&'n str),
     /// The camera is connected but has delivered no frame yet, for this reason.
@@ -53,12 +57,12 @@ pub fn run(
     let mut refusals = 0;
     loop {
         let mut live_since = None;
-        let outcome = attempt.run_once(stop, &mut |news| match news {
-            News::Live(decoder) => {
+        let outcome = attempt.run_once(stop, &mut |report| match report {
+            Report::Live(decoder) => {
                 live_since.get_or_insert_with(Instant::now);
                 reporter.live(decoder);
             }
-            News::Waiting(reason) => reporter.waiting(reason),
+            Report::Waiting(reason) => reporter.waiting(reason),
         });
         let Err(error) = outcome else { return };
         reporter.down(&error);
@@ -137,7 +141,7 @@ impl Reporter {
     pub fn new(delivery: Arc<Delivery>) -> Reporter {
         let status = CameraStatus::connecting(SystemTime::now());
         let reporter = Reporter { delivery, status };
-        reporter.tell();
+        reporter.report();
         reporter
     }
 
@@ -176,10 +180,10 @@ impl Reporter {
         }
         self.status.state = state;
         self.status.reason = reason;
-        self.tell();
+        self.report();
     }
 
-    fn tell(&self) {
+    fn report(&self) {
         let last_frame_at = self.delivery.last_frame();
         self.delivery.tell(CameraStatus { last_frame_at, ..self.status.clone() });
     }
@@ -192,9 +196,9 @@ mod tests {
     use crate::frame::Frame;
 
     #[derive(Default)]
-    struct Told(Mutex<Vec<(CameraState, String, u64)>>);
+    struct Reports(Mutex<Vec<(CameraState, String, u64)>>);
 
-    impl Sink for Told {
+    impl Sink for Reports {
         fn frame(&self, _: Frame) {}
         fn status(&self, _: &Arc<str>, status: CameraStatus) {
             self.0.lock().unwrap().push((status.state, status.reason, status.reconnects));
@@ -207,14 +211,14 @@ mod tests {
         fn run_once(
             &mut self,
             _: &Stop,
-            tell: &mut dyn FnMut(News<'_>),
+            report: &mut dyn FnMut(Report<'_>),
         ) -> Result<(), CameraError> {
             let (live, end) = self.0.remove(0);
             if live {
-                tell(News::Waiting("waiting for a key frame"));
-                tell(News::Waiting("waiting for a key frame"));
-                tell(News::Live("avdec_h264"));
-                tell(News::Live("avdec_h264"));
+                report(Report::Waiting("waiting for a key frame"));
+                report(Report::Waiting("waiting for a key frame"));
+                report(Report::Live("avdec_h264"));
+                report(Report::Live("avdec_h264"));
             }
             end.map_or(Ok(()), Err)
         }
@@ -224,8 +228,8 @@ mod tests {
         }
     }
 
-    fn delivery(told: Arc<Told>) -> Delivery {
-        Delivery::new("gate".into(), told, Arc::new(crate::run_clock::RunClock::start()))
+    fn delivery(sink: Arc<Reports>) -> Delivery {
+        Delivery::new("gate".into(), sink, Arc::new(crate::run_clock::RunClock::start()))
     }
 
     #[test]
@@ -238,16 +242,16 @@ mod tests {
             (false, Some(CameraError::WrongPassword)),
             (true, None),
         ]);
-        let told = Arc::new(Told::default());
-        let mut reporter = Reporter::new(Arc::new(delivery(told.clone())));
+        let reports = Arc::new(Reports::default());
+        let mut reporter = Reporter::new(Arc::new(delivery(reports.clone())));
         let began = Instant::now();
         let longest = Duration::from_millis(10);
         run(&mut script, longest, &Stop::default(), &mut reporter);
         assert!(began.elapsed() < Duration::from_secs(5), "new credentials are tried at once");
-        let told = told.0.lock().unwrap().clone();
-        let told: Vec<_> = told.iter().map(|(p, r, n)| (*p, r.as_str(), *n)).collect();
+        let reports = reports.0.lock().unwrap().clone();
+        let reports: Vec<_> = reports.iter().map(|(p, r, n)| (*p, r.as_str(), *n)).collect();
         assert_eq!(
-            told,
+            reports,
             [
                 (CameraState::Connecting, "", 0),
                 (CameraState::Connecting, "waiting for a key frame", 0),
@@ -263,8 +267,8 @@ mod tests {
 
     #[test]
     fn a_stop_ends_a_long_pause() {
-        let told = Arc::new(Told::default());
-        let mut reporter = Reporter::new(Arc::new(delivery(told)));
+        let reports = Arc::new(Reports::default());
+        let mut reporter = Reporter::new(Arc::new(delivery(reports)));
         let stop = Stop::after(Duration::from_millis(50));
         let mut script = Script(vec![(false, Some(CameraError::Failed("off".into())))]);
         let began = Instant::now();

@@ -277,7 +277,7 @@ mod tests {
         /// Returns the frame for samples that `paint` gives by component, column and row.
         fn frame(&mut self, info: &VideoInfo, paint: impl Fn(u32, u32, u32) -> u16) -> Frame {
             self.source.set_caps(Some(&info.to_caps().unwrap()));
-            let mut buffer = picture(info, paint);
+            let mut buffer = image(info, paint);
             let writable = buffer.get_mut().unwrap();
             writable.set_pts(gst::ClockTime::from_mseconds(self.pushed * 200));
             writable.set_duration(gst::ClockTime::from_mseconds(40));
@@ -298,7 +298,7 @@ mod tests {
         }
     }
 
-    fn picture(info: &VideoInfo, paint: impl Fn(u32, u32, u32) -> u16) -> gst::Buffer {
+    fn image(info: &VideoInfo, paint: impl Fn(u32, u32, u32) -> u16) -> gst::Buffer {
         let buffer = gst::Buffer::with_size(info.size()).unwrap();
         let mut frame = gst_video::VideoFrame::from_buffer_writable(buffer, info).unwrap();
         for component in 0..3u8 {

@@ -129,10 +129,10 @@ mod tests {
 
     /// Plays `seconds` of frames at `fps`, with RTP time running `rate` times as fast as the clock.
     fn play(tempo: &mut Tempo, from: f64, seconds: f64, fps: f64, rate: f64) -> Vec<(f64, bool)> {
-        let pictures = (seconds * fps) as u64;
-        (0..pictures)
-            .map(|picture| {
-                let at = from + picture as f64 / fps;
+        let frames = (seconds * fps) as u64;
+        (0..frames)
+            .map(|frame| {
+                let at = from + frame as f64 / fps;
                 let ticks = (at * rate * 90_000.0) as u64 as u32;
                 (at, tempo.packet(ticks, 90_000, (at * 1e9) as u64))
             })
@@ -179,8 +179,8 @@ mod tests {
         for jump in [3600.0, -30.0, 20_000.0] {
             let mut tempo = Tempo::new(true);
             let mut steady = true;
-            for picture in 0..400u64 {
-                let at = picture as f64 / 10.0;
+            for frame in 0..400u64 {
+                let at = frame as f64 / 10.0;
                 let rtp = 47_000.0 + at + if at > 20.0 { jump } else { 0.0 };
                 steady &= tempo.packet((rtp * 90_000.0) as u64 as u32, 90_000, (at * 1e9) as u64);
             }
@@ -191,8 +191,8 @@ mod tests {
     #[test]
     fn a_network_pause_is_not_drift() {
         let mut tempo = Tempo::new(true);
-        for picture in 0..600u64 {
-            let at = picture as f64 / 20.0;
+        for frame in 0..600u64 {
+            let at = frame as f64 / 20.0;
             // Packets sent between 10 and 14 s arrive at 14 s.
             let arrival = if (10.0..14.0).contains(&at) { 14.0 } else { at };
             let ticks = (at * 90_000.0) as u32;
@@ -204,10 +204,10 @@ mod tests {
         #[test]
         fn jitter_is_not_drift(jitter in prop::collection::vec(0u64..400_000_000, 600)) {
             let mut tempo = Tempo::new(true);
-            for (picture, jitter) in jitter.iter().enumerate() {
-                let at = picture as u64 * 50_000_000;
-                let steady = tempo.packet(picture as u32 * 4500, 90_000, at + jitter);
-                prop_assert!(steady, "picture {picture}");
+            for (frame, jitter) in jitter.iter().enumerate() {
+                let at = frame as u64 * 50_000_000;
+                let steady = tempo.packet(frame as u32 * 4500, 90_000, at + jitter);
+                prop_assert!(steady, "frame {frame}");
             }
         }
 

@@ -1,4 +1,4 @@
-//! The cool tier: stores frames as JPEGs on disk, where they outlive the daemon.
+//! The disk tier: stores frames as JPEGs on disk, where they outlive the daemon.
 //!
 //! One thread owns the folder. Frames of earlier runs are read while it works, the newest first.
 //!
@@ -413,7 +413,7 @@ fn entries(records: Vec<(Record, DiskAddress)>) -> HashMap<Arc<str>, Vec<Entry>>
             monotonic: record.monotonic,
             captured_at: record.captured_at,
             clock: record.clock,
-            residency: Residency::Cool,
+            residency: Residency::Disk,
             disk_state: DiskState::At(address),
             evicted_before: record.missing_before,
         });

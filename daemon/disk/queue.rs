@@ -309,7 +309,7 @@ mod tests {
         fn a_write_waits_for_at_most_one_read_and_every_job_is_done(steps in steps()) {
             let queue = Queue::new(16, 4);
             let asker = Asker::new();
-            let (mut pictures, mut asked, mut written, mut taken) = (0, 0, 0, 0);
+            let (mut jpegs, mut asked, mut written, mut taken) = (0, 0, 0, 0);
             let mut reads_in_a_row = 0;
             let mut turn = || -> Result<bool, TestCaseError> {
                 let writes = queue.0.lock().writes.len();
@@ -318,8 +318,8 @@ mod tests {
                         if writes > 0 {
                             reads_in_a_row += 1;
                         }
-                        prop_assert!(reads_in_a_row <= 1, "a write waits for a second picture");
-                        pictures += 1;
+                        prop_assert!(reads_in_a_row <= 1, "a write waits for a second JPEG");
+                        jpegs += 1;
                         if let Some(more) = read.step(|_| None) {
                             queue.resume(more);
                         }
@@ -348,7 +348,7 @@ mod tests {
                 prop_assert!(queue.0.lock().waiting_lookups() <= 4);
             }
             while turn()? {}
-            prop_assert_eq!((pictures, written), (asked, taken));
+            prop_assert_eq!((jpegs, written), (asked, taken));
         }
     }
 }

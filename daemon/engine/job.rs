@@ -10,7 +10,7 @@ use crate::timeline::TimeRange;
 
 /// Work for the language worker.
 pub enum Job {
-    Question(PendingQuestion),
+    Question(Box<PendingQuestion>),
     Caption(Window),
 }
 

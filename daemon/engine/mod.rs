@@ -181,7 +181,7 @@ impl Engine {
         metrics::caption_skipped(camera, reason);
     }
 
-    /// Samples a range of a camera's footage among the frames whose tokens are in memory. Returns
+    /// Samples a range of a camera among the frames whose tokens are in memory. Returns
     /// `None` if there are none.
     fn clip(&self, camera: &str, range: TimeRange) -> Option<Clip> {
         let selection = self.select(camera, range, Tiers::Hot)?;

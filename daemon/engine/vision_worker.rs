@@ -22,8 +22,8 @@ use crate::run_clock::Moment;
 use crate::service::AskError;
 use crate::slowfast::{FrameTokens, Grid, Plan, pool_frame};
 use crate::timeline::{DiskState, Entry, Residency, Ring, TimeRange};
-use crate::vision::jpeg::{JpegCodec, Picture};
-use crate::vision::preprocess::{PictureError, Preprocess, Scratch};
+use crate::vision::jpeg::{BgrxImage, JpegCodec};
+use crate::vision::preprocess::{ImageError, Preprocess, Scratch};
 use crate::vision::{BATCH, Encoder, VisionBackend};
 
 /// Maximum time that the worker sleeps if no frame arrives, so that windows close anyway.
@@ -203,13 +203,13 @@ impl<B: VisionBackend> VisionWorker<B> {
         Ok(())
     }
 
-    fn prepare_again(&mut self, jpeg: &[u8], out: &mut [f32]) -> Result<(), PictureError> {
-        let Picture { bgrx, width, height } = self.jpeg_codec.decode(jpeg)?;
+    fn prepare_again(&mut self, jpeg: &[u8], out: &mut [f32]) -> Result<(), ImageError> {
+        let BgrxImage { bgrx, width, height } = self.jpeg_codec.decode(jpeg)?;
         self.preprocess.pixels(&mut self.scratch, &bgrx, width, height, out)
     }
 
     /// Fills `out` with the model's input and returns the JPEG.
-    fn prepare(&mut self, frame: &Frame, out: &mut [f32]) -> Result<Arc<[u8]>, PictureError> {
+    fn prepare(&mut self, frame: &Frame, out: &mut [f32]) -> Result<Arc<[u8]>, ImageError> {
         let Frame { bgrx, width, height, .. } = frame;
         self.preprocess.pixels(&mut self.scratch, bgrx, *width, *height, out)?;
         self.jpeg_codec.encode(bgrx, *width, *height)

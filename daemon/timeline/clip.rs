@@ -18,7 +18,7 @@ pub struct Selection {
     /// Number of frames from which these were sampled.
     pub available: usize,
     /// Span from the earliest to the latest of those frames, by the range's clock.
-    pub footage: Span,
+    pub available_span: Span,
     range: TimeRange,
     run: u64,
     gaps: Vec<Gap>,
@@ -71,10 +71,10 @@ pub fn select(
     let available = section.len();
     let picked = sampling::pick(available, plan.frames);
     let frames: Vec<Entry> = picked.into_iter().filter_map(|i| section.nth(i)).cloned().collect();
-    let footage = around(section.ends().map(|entry| range.time_of(entry, run)))?;
+    let available_span = around(section.ends().map(|entry| range.time_of(entry, run)))?;
     let gaps = gaps(ring, &range, &section, period, position, skips_first);
     let frames_expected = period.frames_in(range.span.length()).min(plan.frames) as u32;
-    Some(Selection { frames, available, footage, range, run, gaps, frames_expected })
+    Some(Selection { frames, available, available_span, range, run, gaps, frames_expected })
 }
 
 /// Returns the span from the earliest to the latest of these times, or `None` if there are none.
@@ -263,7 +263,7 @@ mod tests {
         let mut restarted = restarted([14_000, 14_500]);
         let earlier = |number, milliseconds| Entry {
             id: FrameId { run: 20, number },
-            residency: Residency::Cool,
+            residency: Residency::Disk,
             disk_state: DiskState::At(DiskAddress { segment: 1, offset: 0, length: 9 }),
             ..entry(number, milliseconds, 0)
         };

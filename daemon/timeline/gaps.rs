@@ -56,7 +56,7 @@ pub(super) fn gaps(
     gaps
 }
 
-/// Returns the rest of a gap after footage is taken out of it.
+/// Returns the rest of a gap after frames are taken out of it.
 fn without(gap: &Gap, there: Span, period: Period) -> impl Iterator<Item = Gap> {
     let Gap { span, cause } = *gap;
     let before = Span { from: span.from, to: span.to.min(there.from) };
@@ -77,7 +77,7 @@ struct Walk<'a> {
     /// Gaps between frames that follow each other in the ring.
     gaps: Vec<Gap>,
     /// Gaps before the first frame of a stretch and after the last frame of all. Another stretch
-    /// may have footage there.
+    /// may have frames there.
     outside: Vec<Gap>,
     /// Span from the first to the last frame of each stretch.
     there: Vec<Span>,
@@ -319,8 +319,8 @@ mod tests {
         let selection =
             select(ring, range.into(), Period::of_rate(2.0), position, &plan, Tiers::All);
         let milliseconds = |time| (difference(at(0), time) / 1_000_000) as u64;
-        let told = |gap: &Gap| (gap.cause, milliseconds(gap.span.from), milliseconds(gap.span.to));
-        selection.expect("frames").gaps().iter().map(told).collect()
+        let shown = |gap: &Gap| (gap.cause, milliseconds(gap.span.from), milliseconds(gap.span.to));
+        selection.expect("frames").gaps().iter().map(shown).collect()
     }
 
     fn between(from: u64, to: u64) -> Span {
@@ -388,7 +388,7 @@ mod tests {
     fn earlier(run: u64, number: u64, utc: u64) -> Entry {
         Entry {
             id: FrameId { run, number },
-            residency: Residency::Cool,
+            residency: Residency::Disk,
             disk_state: DiskState::At(DiskAddress { segment: 1, offset: 0, length: 9 }),
             ..entry(number, utc, 0)
         }
@@ -406,7 +406,7 @@ mod tests {
         assert_eq!(gaps, [(GapCause::BeforeStart, end - 500, now), clock]);
         // The frames of 1970 are found at their own times.
         assert_eq!(gaps_of(&ring, between(7000, 26_750)), []);
-        // Recent footage reaches back across the step.
+        // Recent frames reach back across the step.
         let newest = Moment { monotonic: Duration::from_millis(39_750), utc: at(now + 39_750) };
         let recent = TimeRange::ending(newest, between(now + 9750, now + 39_750));
         assert_eq!(gaps_of(&ring, recent), [(GapCause::Clock, now + 19_500, now + 20_000)]);

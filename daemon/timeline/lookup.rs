@@ -191,7 +191,7 @@ pub(super) mod tests {
         assert!(ring.is_whole_from(began, RUN, began));
         ring.restore(vec![Entry {
             id: FrameId { run: 3, number: 0 },
-            residency: Residency::Cool,
+            residency: Residency::Disk,
             disk_state: DiskState::At(address(1)),
             ..entry(0, 8_000_000, 0)
         }]);
@@ -221,7 +221,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn recent_footage_is_found_whatever_the_clock_did() {
+    fn recent_frames_are_found_whatever_the_clock_did() {
         let mut ring = Ring::new(limits(1 << 40, 1 << 20, 1 << 20));
         let hour = 3_600_000;
         // The clock is set back by an hour at 5 s, and forward again at 8 s.
@@ -281,12 +281,12 @@ pub(super) mod tests {
                         run = (run + 1).max(utc);
                         (number, monotonic) = (0, 3000);
                         // All frames were on disk.
-                        let cool = |entry: &Entry| Entry {
-                            residency: Residency::Cool,
+                        let on_disk = |entry: &Entry| Entry {
+                            residency: Residency::Disk,
                             disk_state: DiskState::At(address(1)),
                             ..entry.clone()
                         };
-                        let kept: Vec<_> = ring.entries.iter().map(cool).collect();
+                        let kept: Vec<_> = ring.entries.iter().map(on_disk).collect();
                         ring = new();
                         // The newest are restored first, as they are read from the disk.
                         for part in kept.chunks(7).rev() {

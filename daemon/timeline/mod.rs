@@ -1,5 +1,5 @@
 //! Keeps a rolling buffer of each camera's frames in three tiers: tokens (hot), JPEGs (warm) and
-//! frames on disk (cool).
+//! frames on disk only (disk).
 //!
 //! Guarantees: each tier is bounded. The oldest frames move to the next tier and finally leave,
 //! counted. The writer never waits for a reader: frames are shared by reference, and a clip keeps

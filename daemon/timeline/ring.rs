@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   oldest                                             newest
-//!   ├── cool ──────────┼── warm ───────┼── hot ────────────┤
+//!   ├── disk ──────────┼── warm ───────┼── hot ────────────┤
 //!   │ on disk only     │ JPEG          │ tokens and JPEG   │     in memory
 //!   └── a frame of any tier may be on disk, too ───────────┘
 //! ```
@@ -40,7 +40,7 @@ pub struct Entry {
 pub enum Residency {
     Hot { tokens: Arc<FrameTokens>, jpeg: Arc<[u8]> },
     Warm { jpeg: Arc<[u8]> },
-    Cool,
+    Disk,
 }
 
 /// The state of a frame on disk.
@@ -69,14 +69,14 @@ impl Entry {
             + match &self.residency {
                 Residency::Hot { tokens, jpeg } => tokens.bytes() + jpeg.len(),
                 Residency::Warm { jpeg } => jpeg.len(),
-                Residency::Cool => 0,
+                Residency::Disk => 0,
             }
     }
 
     pub fn tokens(&self) -> Option<&Arc<FrameTokens>> {
         match &self.residency {
             Residency::Hot { tokens, .. } => Some(tokens),
-            Residency::Warm { .. } | Residency::Cool => None,
+            Residency::Warm { .. } | Residency::Disk => None,
         }
     }
 
@@ -87,7 +87,7 @@ impl Entry {
     pub fn jpeg(&self) -> Option<&Arc<[u8]>> {
         match &self.residency {
             Residency::Hot { jpeg, .. } | Residency::Warm { jpeg } => Some(jpeg),
-            Residency::Cool => None,
+            Residency::Disk => None,
         }
     }
 
@@ -132,7 +132,7 @@ pub struct Usage {
 /// Maximum number of corrupt frames that are remembered: more than a window holds.
 const CORRUPT_MOST: usize = 1024;
 
-/// A camera's entries in the order of their ids: cool ones first, then warm, then hot.
+/// A camera's entries in the order of their ids: those on disk only first, then warm, then hot.
 pub struct Ring {
     pub(super) entries: VecDeque<Entry>,
     /// The first frame of every stretch except the first one. Such a frame may have left.
@@ -193,7 +193,7 @@ impl Ring {
         self.disk.frames += usize::from(entry.on_disk() > 0);
         self.disk.bytes += entry.on_disk();
         self.entries.push_back(entry);
-        self.cool_down(now);
+        self.move_down(now);
     }
 
     /// Records that the frame with this id arrived and was corrupt.
@@ -215,7 +215,7 @@ impl Ring {
         while let Some(entry) = entries.pop() {
             let next = self.entries.front().map(|next| (next.id, next.captured_at));
             let fits = next.is_none_or(|(id, _)| entry.id < id);
-            if matches!(entry.residency, Residency::Cool) && entry.on_disk() > 0 && fits {
+            if matches!(entry.residency, Residency::Disk) && entry.on_disk() > 0 && fits {
                 if let Some((id, _)) = next.filter(|(_, at)| entry.captured_at >= *at) {
                     self.stretches.push_front(id);
                 }
@@ -251,7 +251,7 @@ impl Ring {
             match entry.disk_state {
                 DiskState::At(address) if address.segment > segment => break,
                 DiskState::At(address) if address.segment < segment => at += 1,
-                DiskState::At(_) if matches!(entry.residency, Residency::Cool) => self.remove(at),
+                DiskState::At(_) if matches!(entry.residency, Residency::Disk) => self.remove(at),
                 DiskState::At(_) => {
                     self.lose_record(at);
                     at += 1;
@@ -276,7 +276,7 @@ impl Ring {
 
     /// Moves old entries to the next tier. `now` is the run and time of the newest entry; all
     /// entries in memory are of the same run.
-    fn cool_down(&mut self, now: (u64, Duration)) {
+    fn move_down(&mut self, now: (u64, Duration)) {
         let older = |entry: &Entry, age: Duration| {
             entry.id.run == now.0 && now.1.saturating_sub(entry.monotonic) > age
         };
@@ -308,7 +308,7 @@ impl Ring {
             }
             self.warm.frames -= 1;
             self.warm.bytes -= entry.bytes() as u64;
-            entry.residency = Residency::Cool;
+            entry.residency = Residency::Disk;
         }
     }
 
@@ -316,7 +316,7 @@ impl Ring {
     /// it.
     fn lose_record(&mut self, at: usize) {
         match self.entries[at].residency {
-            Residency::Cool => self.remove(at),
+            Residency::Disk => self.remove(at),
             Residency::Hot { .. } | Residency::Warm { .. } => {
                 self.forget_record(at);
                 self.entries[at].disk_state = DiskState::Absent;
@@ -338,7 +338,7 @@ impl Ring {
         let tier = match entry.residency {
             Residency::Hot { .. } => Some(&mut self.hot),
             Residency::Warm { .. } => Some(&mut self.warm),
-            Residency::Cool => None,
+            Residency::Disk => None,
         };
         if let Some(tier) = tier {
             tier.frames -= 1;

@@ -53,7 +53,7 @@ fn fill(mut ring: Ring, earlier: &[Step], steps: &[Step]) -> (Ring, RunPosition)
                     if run == RUN {
                         ring.push(frame);
                     } else {
-                        restored.push(Entry { residency: Residency::Cool, ..frame });
+                        restored.push(Entry { residency: Residency::Disk, ..frame });
                     }
                 }
                 Step::NotWritten(index) => {
@@ -85,7 +85,7 @@ fn reported(ring: &Ring, range: TimeRange, position: RunPosition, tiers: Tiers) 
     let selection = select(ring, range, PERIOD, position, &plan(), tiers)?;
     let ids: Vec<FrameId> = selection.frames.iter().map(|entry| entry.id).collect();
     let gaps = selection.gaps();
-    Some(format!("{ids:?} {} {:?} {gaps:?}", selection.available, selection.footage))
+    Some(format!("{ids:?} {} {:?} {gaps:?}", selection.available, selection.available_span))
 }
 
 proptest! {

@@ -1,4 +1,4 @@
-//! Defines which footage is selected: by UTC, or by the clock of the current run.
+//! Defines which frames are selected: by UTC, or by the clock of the current run.
 //!
 //! "The last ten minutes" and a caption's window are selected by the run's clock, so they are
 //! correct even if the host's clock changes in the meantime. They are reported in UTC by the clock
@@ -72,13 +72,13 @@ impl TimeRange {
             return entry.captured_at;
         };
         let end = Moment { monotonic: to, utc: self.span.to };
-        let told = end.utc_at(entry.monotonic);
-        let same = difference(told, entry.captured_at).unsigned_abs() <= SAME_WITHIN.as_nanos();
-        if same { entry.captured_at } else { told }
+        let utc = end.utc_at(entry.monotonic);
+        let same = difference(utc, entry.captured_at).unsigned_abs() <= SAME_WITHIN.as_nanos();
+        if same { entry.captured_at } else { utc }
     }
 }
 
-/// Limits a time to 1970 or later. No footage is older, because a clock at 1970 has just started.
+/// Limits a time to 1970 or later. No frame is older, because a clock at 1970 has just started.
 fn since_1970(time: SystemTime) -> SystemTime {
     time.max(SystemTime::UNIX_EPOCH)
 }

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use fast_image_resize::{FilterType, Resizer};
 use turbojpeg::{Compressor, Decompressor, Image, PixelFormat, Subsamp};
 
-use super::preprocess::{PictureError, check, resize};
+use super::preprocess::{ImageError, check, resize};
 
-pub struct Picture {
+pub struct BgrxImage {
     pub bgrx: Vec<u8>,
     pub width: u32,
     pub height: u32,
@@ -28,7 +28,7 @@ impl JpegCodec {
     /// Creates an encoder for JPEGs at most `width_max` pixels wide, of `quality` 1 to 100. A JPEG
     /// is wider if one of its sides would otherwise be shorter than `least_side`, but never wider
     /// than the frame.
-    pub fn new(width_max: u32, least_side: u32, quality: u8) -> Result<JpegCodec, PictureError> {
+    pub fn new(width_max: u32, least_side: u32, quality: u8) -> Result<JpegCodec, ImageError> {
         let mut compressor = Compressor::new()?;
         compressor.set_quality(i32::from(quality))?;
         // Chroma subsampling harms the features more than the saved bytes are worth.
@@ -44,7 +44,7 @@ impl JpegCodec {
         bgrx: &[u8],
         width: u32,
         height: u32,
-    ) -> Result<Arc<[u8]>, PictureError> {
+    ) -> Result<Arc<[u8]>, ImageError> {
         check(bgrx, width, height)?;
         let (to_width, to_height) = fitted(width, height, self.width_max, self.least_side);
         let pixels = if (to_width, to_height) == (width, height) {
@@ -60,7 +60,7 @@ impl JpegCodec {
     }
 
     /// Decodes a JPEG to packed BGRx, the format that cameras deliver.
-    pub fn decode(&mut self, jpeg: &[u8]) -> Result<Picture, PictureError> {
+    pub fn decode(&mut self, jpeg: &[u8]) -> Result<BgrxImage, ImageError> {
         let header = self.decompressor.read_header(jpeg)?;
         let (width, height) = (header.width, header.height);
         let pitch = width * 4;
@@ -68,7 +68,7 @@ impl JpegCodec {
         let pixels = &mut bgrx[..];
         let image = Image { pixels, width, pitch, height, format: PixelFormat::BGRX };
         self.decompressor.decompress(jpeg, image)?;
-        Ok(Picture { bgrx, width: width as u32, height: height as u32 })
+        Ok(BgrxImage { bgrx, width: width as u32, height: height as u32 })
     }
 }
 
@@ -114,8 +114,8 @@ mod tests {
         let mut codec = JpegCodec::new(16, 40, 90).expect("turbojpeg");
         let jpeg = codec.encode(&vec![90; 100 * 80 * 4], 100, 80).expect("compressed");
         assert_eq!(size(&jpeg), (50, 40));
-        let picture = codec.decode(&jpeg).expect("a picture");
-        assert_eq!((picture.width, picture.height, picture.bgrx.len()), (50, 40, 50 * 40 * 4));
+        let image = codec.decode(&jpeg).expect("an image");
+        assert_eq!((image.width, image.height, image.bgrx.len()), (50, 40, 50 * 40 * 4));
         assert!(codec.decode(&jpeg[..20]).is_err());
     }
 
@@ -124,8 +124,8 @@ mod tests {
         let bgrx: Vec<u8> = [90, 40, 200, 0].into_iter().cycle().take(64 * 64 * 4).collect();
         let mut codec = JpegCodec::new(16, 0, 90).expect("turbojpeg");
         let jpeg = codec.encode(&bgrx, 64, 64).expect("compressed");
-        let picture = turbojpeg::decompress(&jpeg, PixelFormat::RGB).expect("a JPEG");
-        for (found, wanted) in picture.pixels.iter().zip([200u8, 40, 90].into_iter().cycle()) {
+        let image = turbojpeg::decompress(&jpeg, PixelFormat::RGB).expect("a JPEG");
+        for (found, wanted) in image.pixels.iter().zip([200u8, 40, 90].into_iter().cycle()) {
             assert!(found.abs_diff(wanted) <= 3, "{found} is far from {wanted}");
         }
     }

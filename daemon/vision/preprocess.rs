@@ -35,7 +35,7 @@ pub struct Scratch {
 }
 
 #[derive(Debug, thiserror::Error)]
-pub enum PictureError {
+pub enum ImageError {
     #[error("{bytes} bytes are not a BGRx image of {width}x{height}")]
     Size { width: u32, height: u32, bytes: usize },
     #[error("cannot be resized: {0}")]
@@ -69,7 +69,7 @@ impl Preprocess {
         width: u32,
         height: u32,
         out: &mut [f32],
-    ) -> Result<(), PictureError> {
+    ) -> Result<(), ImageError> {
         let plane = self.size * self.size;
         assert_eq!(out.len(), 3 * plane, "out is not [3, {0}, {0}]", self.size);
         let square = self.square(scratch, bgrx, width, height)?;
@@ -91,7 +91,7 @@ impl Preprocess {
         bgrx: &[u8],
         width: u32,
         height: u32,
-    ) -> Result<&'s [u8], PictureError> {
+    ) -> Result<&'s [u8], ImageError> {
         check(bgrx, width, height)?;
         let Scratch { resizer, canvas, source, narrow, levels, square } = scratch;
         let (bgrx, width, height) = match self.resize {
@@ -141,7 +141,7 @@ fn pass(
     (from, width, height): (&[F32x3], u32, u32),
     to: &mut Vec<F32x3>,
     (to_width, to_height): (u32, u32),
-) -> Result<(), PictureError> {
+) -> Result<(), ImageError> {
     to.resize(to_width as usize * to_height as usize, F32x3::new([0.0; 3]));
     let from = TypedImageRef::new(width, height, from)?;
     let mut image = TypedImage::from_pixels_slice(to_width, to_height, to)?;
@@ -159,10 +159,10 @@ fn rgb(bgrx: &[u8]) -> impl Iterator<Item = [u8; 3]> {
 }
 
 /// Checks that the bytes are `width` × `height` pixels of packed BGRx.
-pub(super) fn check(bgrx: &[u8], width: u32, height: u32) -> Result<(), PictureError> {
+pub(super) fn check(bgrx: &[u8], width: u32, height: u32) -> Result<(), ImageError> {
     let wanted = u128::from(width) * u128::from(height) * 4;
     if wanted == 0 || bgrx.len() as u128 != wanted {
-        return Err(PictureError::Size { width, height, bytes: bgrx.len() });
+        return Err(ImageError::Size { width, height, bytes: bgrx.len() });
     }
     Ok(())
 }
@@ -174,7 +174,7 @@ pub(super) fn resize(
     (bgrx, width, height): (&[u8], u32, u32),
     to: &mut Vec<u8>,
     (to_width, to_height): (u32, u32),
-) -> Result<(), PictureError> {
+) -> Result<(), ImageError> {
     to.resize(to_width as usize * to_height as usize * 4, 0);
     let from = ImageRef::new(width, height, bgrx, PixelType::U8x4)?;
     let mut to = Image::from_slice_u8(to_width, to_height, to, PixelType::U8x4)?;

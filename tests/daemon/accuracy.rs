@@ -62,7 +62,7 @@ fn captions_and_answers_are_true() {
     while begun.elapsed() < Duration::from_secs(100) {
         let (asked, camera) = asked.next().expect("many questions");
         let (_, _, error) = daemon.client(&["ask", camera, &asked.text]);
-        assert!(error.is_empty() || error.contains("no footage"), "{error}");
+        assert!(error.is_empty() || error.contains("no frames"), "{error}");
         std::thread::sleep(Duration::from_millis(300));
     }
     let names: Vec<String> = CAMERAS.map(String::from).into();

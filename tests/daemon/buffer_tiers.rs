@@ -120,8 +120,8 @@ fn the_past_is_answered_as_accurately_as_the_present() {
     assert!((said / on_disk as f64 - 1.0).abs() < 0.05, "{said} bytes said, {on_disk} on disk");
 
     let before = daemon.metric("lookout_frames_reencoded_total{camera=\"gate\"}");
-    let cool: Vec<Value> = hot.iter().map(|answer| ask_again(&daemon, answer)).collect();
-    compare("on disk", &sidecars, &hot, &cool);
+    let on_disk: Vec<Value> = hot.iter().map(|answer| ask_again(&daemon, answer)).collect();
+    compare("on disk", &sidecars, &hot, &on_disk);
     assert!(daemon.metric("lookout_frames_reencoded_total{camera=\"gate\"}") > before);
 
     // JPEGs from disk, and the whole range, sampled.

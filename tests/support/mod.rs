@@ -227,6 +227,7 @@ impl Daemon {
     }
 
     pub fn metric(&self, line_start: &str) -> f64 {
+        assert_metric_exists(line_start);
         let (_, metrics) = get(self.http, "/metrics").expect("metrics");
         let line = metrics.lines().find(|line| line.starts_with(line_start));
         line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0.0)
@@ -234,10 +235,21 @@ impl Daemon {
 
     /// Sums a metric over all its lines that have this label.
     pub fn metric_sum(&self, name: &str, label: &str) -> f64 {
+        assert_metric_exists(name);
         let (_, metrics) = get(self.http, "/metrics").expect("metrics");
         let lines = metrics.lines().filter(|line| line.starts_with(name) && line.contains(label));
         lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
     }
+}
+
+/// Fails the test at a name that no metric has. The daemon reports no value for it, and neither for a
+/// counter that is still 0.
+fn assert_metric_exists(line_start: &str) {
+    let name = line_start.split(['{', ' ']).next().unwrap_or_default();
+    let base = ["_bucket", "_count", "_sum"].iter().find_map(|end| name.strip_suffix(end));
+    let mut known = lookout::metrics::table::all();
+    let exists = known.any(|metric| metric.name == name || Some(metric.name) == base);
+    assert!(exists, "no metric of the daemon has the name {name}");
 }
 
 /// Subscribes to everything published to the broker, as lines of topic and payload.

@@ -108,7 +108,7 @@ impl Watched {
         self.seen.state.lock().unwrap().frames.len()
     }
 
-    pub fn phases(&self) -> Vec<CameraState> {
+    pub fn states(&self) -> Vec<CameraState> {
         self.seen.state.lock().unwrap().statuses.iter().map(|status| status.state).collect()
     }
 }

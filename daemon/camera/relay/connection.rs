@@ -65,7 +65,7 @@ enum Origin {
 
 impl Connection {
     pub fn new(shared: Arc<Shared>, camera: &TcpStream) -> io::Result<Connection> {
-        let learnt = shared.lock().learnt;
+        let known_method = shared.lock().known_method;
         Ok(Connection {
             shared,
             camera_ip: camera.peer_addr()?.ip(),
@@ -73,7 +73,7 @@ impl Connection {
             client_left: AtomicBool::new(false),
             session: Mutex::new(Session {
                 camera: camera.try_clone()?,
-                alive: KeepAlive::new(learnt, Instant::now()),
+                alive: KeepAlive::new(known_method, Instant::now()),
                 pending: VecDeque::new(),
                 next_cseq: 1,
                 credentials: None,
@@ -237,7 +237,7 @@ impl Connection {
                     let mut session = self.session();
                     session.alive.ended();
                     let mut state = self.shared.lock();
-                    state.learnt = session.alive.learnt();
+                    state.known_method = session.alive.known_method();
                     // After a redirect, rtspsrc connects again.
                     if state.redirects == 0 && !self.client_left.load(Ordering::Relaxed) {
                         state.error.get_or_insert(RelayError::Closed);
@@ -265,7 +265,7 @@ impl Connection {
         }
         let Origin::Client(number) = &pending.origin else {
             session.alive.answered(code, Instant::now());
-            self.shared.lock().learnt = session.alive.learnt();
+            self.shared.lock().known_method = session.alive.known_method();
             return Ok(None);
         };
         head.set("CSeq", number);

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use crate::camera::error::CameraError;
-use crate::camera::keepalive::Learnt;
+use crate::camera::keepalive::KnownMethod;
 use crate::sync;
 
 pub const AGENT: &str = concat!("lookout/", env!("CARGO_PKG_VERSION"));
@@ -73,7 +73,7 @@ pub struct State {
     pub closed: bool,
     /// Both ends of the open connection.
     pub open: Vec<TcpStream>,
-    pub learnt: Learnt,
+    pub known_method: KnownMethod,
     pub error: Option<RelayError>,
 }
 

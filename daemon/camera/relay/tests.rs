@@ -8,7 +8,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 fn relay_to(camera: &TcpListener, login: Option<Login>) -> Relay {
     let port = camera.local_addr().unwrap().port();
-    Relay::start(("127.0.0.1", port), login, Learnt::default(), PATIENCE).unwrap()
+    Relay::start(("127.0.0.1", port), login, KnownMethod::default(), PATIENCE).unwrap()
 }
 
 fn ask(relay: &Relay, word: &str) -> TcpStream {

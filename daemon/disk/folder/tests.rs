@@ -40,14 +40,14 @@ fn open(path: &Path, bounds: Bounds) -> (Folder, Found) {
     (folder, found)
 }
 
-fn picture(number: u64) -> Vec<u8> {
+fn jpeg(number: u64) -> Vec<u8> {
     vec![number as u8; 1000 + number as usize % 7]
 }
 
 /// Writes frames; frame `number` is taken and written at second `number` of the run.
 fn write(folder: &mut Folder, numbers: std::ops::Range<u64>) -> Vec<(u64, DiskAddress)> {
     let mut write = |number| {
-        let written = folder.append(&record("gate", number), &picture(number), seconds(number));
+        let written = folder.append(&record("gate", number), &jpeg(number), seconds(number));
         written.expect("written")
     };
     numbers.map(|number| (number, write(number))).collect()
@@ -93,7 +93,7 @@ fn written_frames_are_restored_at_the_next_start() {
     assert_ne!(first[99].1.segment, second[0].1.segment);
     for (number, address) in first.iter().chain(&second) {
         let read = folder.read("gate", record("gate", *number).id, *address);
-        assert_eq!(read.expect("whole"), picture(*number));
+        assert_eq!(read.expect("whole"), jpeg(*number));
     }
     let wanted: Found =
         first.iter().map(|(number, address)| (record("gate", *number), *address)).collect();
@@ -178,12 +178,12 @@ fn a_wrong_clock_deletes_nothing() {
     }
     let mut odd = of_run(1_700_000_000_001, 0);
     odd.captured_at = SystemTime::UNIX_EPOCH + seconds(4_070_908_800);
-    folder.append(&odd, &picture(0), seconds(1000)).expect("written");
+    folder.append(&odd, &jpeg(0), seconds(1000)).expect("written");
     for uptime in 1000..3000 {
         folder.expire(now(uptime, FIRST + 5000 + uptime));
     }
     let later = of_run(1_700_000_000_001, 1);
-    folder.append(&later, &picture(1), seconds(3000)).expect("written");
+    folder.append(&later, &jpeg(1), seconds(3000)).expect("written");
     assert_eq!(folder.take_gone(), [0; 0]);
     drop(folder);
     let (mut folder, found) = open(dir.path(), day);
@@ -249,7 +249,7 @@ fn if_no_segment_can_be_deleted_the_limit_holds_and_the_reason_is_reported() {
     folder.segments.iter().for_each(|segment| spoil(dir.path(), segment.number));
     let mut refused = None;
     for number in 20..60 {
-        let written = folder.append(&record("gate", number), &picture(number), seconds(20));
+        let written = folder.append(&record("gate", number), &jpeg(number), seconds(20));
         refused = written.err().or(refused);
         assert!(folder.bytes() <= 32 << 10);
     }
@@ -423,6 +423,6 @@ proptest! {
         let (folder, found) = open(dir.path(), BOUNDS);
         prop_assert_eq!(found.len(), wanted + 3);
         let read = folder.read("gate", record("gate", 101).id, next[1].1);
-        prop_assert_eq!(read.expect("whole"), picture(101));
+        prop_assert_eq!(read.expect("whole"), jpeg(101));
     }
 }

@@ -21,7 +21,7 @@ use crate::language::{OnOutput, Room, Submitted};
 use crate::run_clock::RunClock;
 use crate::service::AnswerItem;
 
-/// Number of frames of the footage, one per second.
+/// Number of frames of each camera, one per second.
 const FRAMES: u64 = 60;
 
 /// A prompt that the model rejects.
@@ -158,7 +158,7 @@ fn shows(engine: &Engine, camera: &str, number: u64, light: f32) {
     engine.store(&frame, tokens, [].into(), Instant::now());
 }
 
-fn with_footage() -> Arc<Engine> {
+fn with_frames() -> Arc<Engine> {
     let engine = engine();
     for number in 0..FRAMES {
         for camera in ["gate", "yard"] {
@@ -188,13 +188,16 @@ fn asks(engine: &Engine, text: &str) -> mpsc::Receiver<AnswerItem> {
         max_new_tokens: 8,
         window,
         plan: engine.plan,
-        clip: engine.clip("yard", window.into()).expect("footage"),
+        clip: engine.clip("yard", window.into()).expect("frames"),
         encode: Duration::ZERO,
         asked_at: Instant::now(),
         to,
         receiver: Receiver::Asker,
     };
-    assert!(engine.jobs().scheduler.ask(Job::Question(asked)).is_ok(), "the queue is full");
+    assert!(
+        engine.jobs().scheduler.ask(Job::Question(Box::new(asked))).is_ok(),
+        "the queue is full"
+    );
     answer
 }
 
@@ -266,7 +269,7 @@ fn for_steps(steps: usize) -> impl FnMut(&Arc<Engine>) + Send + 'static {
 
 #[test]
 fn a_failed_run_is_reported_and_counted_and_the_next_job_runs() {
-    let engine = with_footage();
+    let engine = with_frames();
     let not_finite = Fate::Fails(Failure::NotFinite);
     let failed = Fate::Fails(Failure::Run("out of memory".into()));
     let answers = ["a", "b", "c", "d"].map(|text| asks(&engine, text));
@@ -304,7 +307,7 @@ fn a_failed_run_is_reported_and_counted_and_the_next_job_runs() {
 /// A caption goes first after a refused question. If that caption fails, a question is next.
 #[test]
 fn after_a_failed_caption_a_question_goes_before_the_next_caption() {
-    let engine = with_footage();
+    let engine = with_frames();
     let _running = asks(&engine, "e");
     let _refused = asks(&engine, TOO_LONG);
     let question = asks(&engine, "a");
@@ -318,7 +321,7 @@ fn after_a_failed_caption_a_question_goes_before_the_next_caption() {
 
 #[test]
 fn a_broken_model_fails_all_waiting_questions_at_once() {
-    let engine = with_footage();
+    let engine = with_frames();
     let answers: Vec<_> = (0..7).map(|n| asks(&engine, &n.to_string())).collect();
     let error = work(&engine, vec![Fate::Steps(9), Fate::Breaks], |_| {}).expect_err("broken");
     assert_eq!(error.to_string(), "slots are lost");
@@ -330,7 +333,7 @@ fn a_broken_model_fails_all_waiting_questions_at_once() {
 
 #[test]
 fn refused_questions_do_not_delay_running_answers_and_captions() {
-    let engine = with_footage();
+    let engine = with_frames();
     let running = asks(&engine, "Who is there?");
     closes(&engine, "yard", 10);
     let _asking = [TOO_LONG; 3].map(|text| asks(&engine, text));
@@ -341,7 +344,7 @@ fn refused_questions_do_not_delay_running_answers_and_captions() {
 
 #[test]
 fn a_window_whose_frames_were_evicted_is_skipped_and_counted_in_the_next_caption() {
-    let engine = with_footage();
+    let engine = with_frames();
     closes(&engine, "yard", FRAMES + 1000);
     let mut step = 0;
     let _listening = asks(&engine, "Who?");
@@ -410,9 +413,9 @@ proptest! {
             let published = captions(&engine, camera);
             let ends: Vec<u64> = published.iter().map(|(end, _, _)| *end).collect();
             prop_assert!(ends.is_sorted_by(|a, b| a < b), "{} {:?}", camera, ends);
-            let said: u32 = published.iter().map(|(_, _, skipped)| skipped).sum();
-            let unsaid = engine.cameras.get(camera).expect("known").progress.skipped_windows.load(Ordering::Relaxed);
-            prop_assert_eq!(published.len() + (said + unsaid) as usize, wanted);
+            let reported: u32 = published.iter().map(|(_, _, skipped)| skipped).sum();
+            let unreported = engine.cameras.get(camera).expect("known").progress.skipped_windows.load(Ordering::Relaxed);
+            prop_assert_eq!(published.len() + (reported + unreported) as usize, wanted);
         }
     }
 }

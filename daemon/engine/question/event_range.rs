@@ -1,4 +1,4 @@
-//! Finds the footage of an earlier event: the window of a caption or an answer.
+//! Finds the frames of an earlier event: the window of a caption or an answer.
 //!
 //! The window is looked up by the event's frames and the run's clock, so the same frames are found
 //! even if the host's clock was set in the meantime. It is looked up by UTC if the frames are of an

@@ -166,7 +166,7 @@ impl Engine {
         if jobs.stopping {
             return asked.fail(AskError::Stopping);
         }
-        if let Err(asked) = jobs.scheduler.ask(Job::Question(asked)) {
+        if let Err(asked) = jobs.scheduler.ask(Job::Question(Box::new(asked))) {
             return asked.fail(AskError::Stopping);
         }
         metrics::waiting_jobs(jobs.scheduler.waiting());

@@ -56,7 +56,7 @@ impl Engine {
                 None => Some(selection),
             }
         });
-        let selection = selection.ok_or_else(|| no_footage(&camera, window))?;
+        let selection = selection.ok_or_else(|| no_frames(&camera, window))?;
         let most = question.max_new_tokens().unwrap_or(usize::MAX).min(self.max_new_tokens);
         // The channel has room for the whole answer, so a slow asker delays nothing.
         let (to, answer) = mpsc::channel(parts::MAX_PARTS + most + 3);
@@ -70,11 +70,12 @@ impl Engine {
                 Vec::new()
             }
             Detail::Auto | Detail::Parts => {
-                // If there is no footage at an end of the range, there is nothing to split there.
-                let (footage, half) = (selection.footage, camera.settings.period.0 / 2);
-                let from = (footage.from - half).max(window.from);
-                let footage = Span { from, to: (footage.to + half).min(window.to) };
-                let parts = parts::split(footage, camera.settings.period.0, self.plan.frames);
+                // If there are no frames at an end of the range, there is nothing to split there.
+                let half = camera.settings.period.0 / 2;
+                let available = selection.available_span;
+                let from = (available.from - half).max(window.from);
+                let available = Span { from, to: (available.to + half).min(window.to) };
+                let parts = parts::split(available, camera.settings.period.0, self.plan.frames);
                 parts.into_iter().map(|part| range.part(part)).collect()
             }
         };
@@ -176,8 +177,8 @@ impl Engine {
         Ok(QueueSlot::take(&self.queue_slots))
     }
 
-    /// Returns the footage that a range means. Recent footage is selected by the run's clock, other
-    /// footage by UTC. If frames have times that are in the future by the clock, the range can
+    /// Returns the time that a range means. Recent frames are selected by the run's clock, other
+    /// frames by UTC. If frames have times that are in the future by the clock, the range can
     /// include them.
     fn time_range(&self, camera: &Camera, range: Range) -> Result<TimeRange, AskError> {
         let range = match range {
@@ -246,15 +247,15 @@ impl Engine {
     }
 }
 
-fn no_footage(camera: &Camera, span: Span) -> AskError {
+fn no_frames(camera: &Camera, span: Span) -> AskError {
     let held = camera.ring().span();
     let there = match held {
         Some(Span { from, to }) => {
-            format!("there is some from {} to {}", rfc3339::format(from), rfc3339::format(to))
+            format!("there are some from {} to {}", rfc3339::format(from), rfc3339::format(to))
         }
         None => "no frame has come yet".into(),
     };
     let (from, to) = (rfc3339::format(span.from), rfc3339::format(span.to));
-    let why = format!("no footage from {from} to {to}; {there}");
+    let why = format!("no frames from {from} to {to}; {there}");
     AskError::NoFrames { camera: camera.name.to_string(), why }
 }

@@ -79,9 +79,9 @@ pub fn list(parts: &[AnswerPart]) -> String {
 pub fn gaps(whole: &[Gap], parts: impl IntoIterator<Item = Gap>) -> Vec<Gap> {
     let within =
         |gap: &Gap, outer: &Gap| outer.span.from <= gap.span.from && gap.span.to <= outer.span.to;
-    let told = |gap: &Gap| whole.iter().any(|outer| within(gap, outer));
+    let is_reported = |gap: &Gap| whole.iter().any(|outer| within(gap, outer));
     let at_its_turn = |gap: &Gap| matches!(gap.cause, GapCause::Evicted | GapCause::ModelFailed);
-    let more = parts.into_iter().filter(|gap| at_its_turn(gap) && !told(gap));
+    let more = parts.into_iter().filter(|gap| at_its_turn(gap) && !is_reported(gap));
     let mut more: Vec<Gap> = more.collect();
     more.sort_by_key(|gap| gap.span.from);
     more.dedup_by(|next, gap| {

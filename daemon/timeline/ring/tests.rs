@@ -49,7 +49,7 @@ pub fn check(ring: &Ring) -> Result<(), TestCaseError> {
     let mut coldest_allowed = 0;
     for entry in &ring.entries {
         let warmth = match &entry.residency {
-            Residency::Cool => 0,
+            Residency::Disk => 0,
             Residency::Warm { .. } => 1,
             Residency::Hot { .. } => 2,
         };
@@ -165,17 +165,17 @@ fn a_frame_passes_through_the_tiers() {
         let name = |entry: &Entry| match entry.residency {
             Residency::Hot { .. } => format!("{} hot", entry.id.number),
             Residency::Warm { .. } => format!("{} warm", entry.id.number),
-            Residency::Cool => format!("{} cool", entry.id.number),
+            Residency::Disk => format!("{} disk", entry.id.number),
         };
         ring.entries.iter().map(name).collect::<Vec<_>>().join(", ")
     };
-    assert_eq!(held(&ring), "0 cool, 1 cool, 2 cool, 3 warm, 4 warm, 5 hot, 6 hot, 7 hot");
+    assert_eq!(held(&ring), "0 disk, 1 disk, 2 disk, 3 warm, 4 warm, 5 hot, 6 hot, 7 hot");
     // A frame that was never stored leaves, and the next one records it.
     ring.stored(id(1), None);
     assert!(ring.get(id(2)).is_some_and(|entry| entry.evicted_before));
     // Segment 1 holds 2 and 3. Frame 3 is warm and stays, but its record is gone.
     ring.segment_gone(1);
-    assert_eq!(held(&ring), "0 cool, 3 warm, 4 warm, 5 hot, 6 hot, 7 hot");
+    assert_eq!(held(&ring), "0 disk, 3 warm, 4 warm, 5 hot, 6 hot, 7 hot");
     ring.segment_gone(0);
     assert_eq!(held(&ring), "3 warm, 4 warm, 5 hot, 6 hot, 7 hot");
     assert_eq!(ring.get(id(3)).map(|entry| entry.disk_state), Some(DiskState::Absent));
@@ -188,7 +188,7 @@ fn an_earlier_run_comes_before_this_one() {
     ring.push(entry(0, 5000, 0));
     let earlier = |run, number, milliseconds| Entry {
         id: FrameId { run, number },
-        residency: Residency::Cool,
+        residency: Residency::Disk,
         disk_state: DiskState::At(address(1)),
         ..entry(number, milliseconds, 0)
     };

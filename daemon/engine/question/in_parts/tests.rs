@@ -28,7 +28,7 @@ fn at(milliseconds: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_millis(milliseconds)
 }
 
-/// Creates an engine with 40 s of footage. The frames before `lost` are on a disk that does not
+/// Creates an engine with 40 s of frames. The frames before `lost` are on a disk that does not
 /// exist.
 fn engine(lost: u64) -> Arc<Engine> {
     let config = r#"
@@ -52,7 +52,7 @@ fn engine(lost: u64) -> Arc<Engine> {
         monotonic: Duration::from_millis(number * 500),
         captured_at: at(number * 500),
         clock: Clock::Camera,
-        residency: Residency::Cool,
+        residency: Residency::Disk,
         disk_state: DiskState::At(DiskAddress { segment: 1, offset: 0, length: 100 }),
         evicted_before: false,
     };
@@ -93,7 +93,7 @@ async fn next(engine: &Engine) -> Option<PendingQuestion> {
     for _ in 0..100 {
         let next = engine.jobs().scheduler.take();
         match next {
-            Some(Job::Question(asked)) => return Some(asked),
+            Some(Job::Question(asked)) => return Some(*asked),
             Some(Job::Caption(_)) => panic!("no caption is queued"),
             None => tokio::task::yield_now().await,
         }
@@ -102,7 +102,7 @@ async fn next(engine: &Engine) -> Option<PendingQuestion> {
 }
 
 /// Answers a question, as the language worker does.
-fn say(engine: &Engine, asked: PendingQuestion, text: &str) {
+fn reply(engine: &Engine, asked: PendingQuestion, text: &str) {
     let cpu = Placement { device: "cpu".into(), reason: String::new() };
     let inference = Inference {
         prompt: asked.text.clone(),
@@ -121,7 +121,7 @@ fn say(engine: &Engine, asked: PendingQuestion, text: &str) {
     asked.finish(engine, inference, jpegs, earlier_turns);
 }
 
-async fn said(mut answer: AnswerStream) -> Result<Answer, AskError> {
+async fn finished(mut answer: AnswerStream) -> Result<Answer, AskError> {
     loop {
         match answer.recv().await.expect("an end") {
             AnswerItem::Finished(event) => {
@@ -141,10 +141,10 @@ async fn parts_without_frames_are_gaps_and_the_rest_is_answered() {
     let mut asked = 0;
     while let Some(part) = next(&engine).await {
         assert!(part.window.from >= at(20_000 - 250), "{:?}", part.window);
-        say(&engine, part, "No.");
+        reply(&engine, part, "No.");
         asked += 1;
     }
-    let whole = said(answer).await.expect("an answer");
+    let whole = finished(answer).await.expect("an answer");
     assert_eq!((asked, whole.parts.len()), (8, 8));
     assert_eq!(whole.inference.text, "No, in none of 8 parts.");
     let [gap] = &whole.inference.coverage.gaps[..] else {
@@ -159,7 +159,7 @@ async fn if_no_part_has_frames_the_question_fails() {
     let engine = engine(FRAMES);
     let answer = in_parts(&engine);
     assert!(next(&engine).await.is_none());
-    let error = said(answer).await.expect_err("nothing is seen");
+    let error = finished(answer).await.expect_err("nothing is seen");
     assert!(matches!(error, AskError::NoFrames { .. }), "{error}");
 }
 
@@ -170,10 +170,10 @@ async fn if_the_range_has_no_frames_left_for_a_summary_the_parts_are_listed() {
     for text in ["A dog came.", "A car came."] {
         let part = next(&engine).await.expect("a part");
         assert_eq!(part.prompt, "What came?");
-        say(&engine, part, text);
+        reply(&engine, part, text);
     }
     assert!(next(&engine).await.is_none());
-    let whole = said(answer).await.expect("an answer");
+    let whole = finished(answer).await.expect("an answer");
     assert_eq!(whole.summary_method, Some(SummaryMethod::List));
     assert!(whole.inference.text.ends_with(" UTC: A car came."), "{}", whole.inference.text);
 }
@@ -183,7 +183,7 @@ async fn with_sixteen_parts(engine: &Arc<Engine>) -> AnswerStream {
     let answer = in_parts(engine);
     for number in 0..parts::MAX_PARTS {
         let part = next(engine).await.expect("a part");
-        say(engine, part, &format!("Car {number}: {}", "it drives by. ".repeat(30)));
+        reply(engine, part, &format!("Car {number}: {}", "it drives by. ".repeat(30)));
     }
     answer
 }
@@ -201,8 +201,8 @@ async fn a_summary_that_does_not_fit_is_tried_with_fewer_frames_and_shorter_note
     assert_eq!(tried, [(4, 2, 36), (2, 1, 36), (1, 1, 20), (1, 1, 12)]);
     let look = next(&engine).await.expect("the last look");
     assert!(look.prompt.ends_with(": What came?") && look.prompt.contains("Car 15"));
-    say(&engine, look, "Sixteen cars came.");
-    let whole = said(answer).await.expect("an answer");
+    reply(&engine, look, "Sixteen cars came.");
+    let whole = finished(answer).await.expect("an answer");
     assert_eq!(
         (whole.summary_method, &*whole.inference.text),
         (Some(SummaryMethod::Model), "Sixteen cars came.")
@@ -218,7 +218,7 @@ async fn if_no_summary_fits_the_parts_are_listed() {
         next(&engine).await.expect("a look at the whole").reject("no room".into());
     }
     assert!(next(&engine).await.is_none());
-    let whole = said(answer).await.expect("an answer");
+    let whole = finished(answer).await.expect("an answer");
     assert_eq!((whole.summary_method, whole.parts.len()), (Some(SummaryMethod::List), 16));
 }
 
@@ -229,20 +229,20 @@ async fn two_questions_of_a_conversation_at_once_both_become_turns() {
     engine.cameras.get("gate").expect("known").progress.set_newest(newest, Instant::now());
     let talk = || ask(&engine, Draft { conversation: Some("a".into()), ..Draft::default() });
     let first = talk();
-    say(&engine, next(&engine).await.expect("the first"), "A dog.");
-    let window = said(first).await.expect("an answer").inference.window;
+    reply(&engine, next(&engine).await.expect("the first"), "A dog.");
+    let window = finished(first).await.expect("an answer").inference.window;
     let both = [talk(), talk()];
     for text in ["It is brown.", "It runs."] {
-        say(&engine, next(&engine).await.expect("a further one"), text);
+        reply(&engine, next(&engine).await.expect("a further one"), text);
     }
     for answer in both {
-        let further = said(answer).await.expect("an answer");
+        let further = finished(answer).await.expect("an answer");
         assert_eq!((further.earlier_turns, further.inference.window), (1, window));
     }
     let _third = talk();
     let turns = next(&engine).await.expect("the third").turns;
-    let told: Vec<&str> = turns.iter().map(|turn| &*turn.answer).collect();
-    assert_eq!(told, ["A dog.", "It is brown.", "It runs."]);
+    let answers: Vec<&str> = turns.iter().map(|turn| &*turn.answer).collect();
+    assert_eq!(answers, ["A dog.", "It is brown.", "It runs."]);
 }
 
 fn fail(asked: PendingQuestion, why: &str) {
@@ -259,10 +259,10 @@ async fn a_part_on_which_the_model_fails_is_a_gap_and_the_rest_is_answered() {
         if windows.len() == 3 {
             fail(part, "out of memory");
         } else {
-            say(&engine, part, "No.");
+            reply(&engine, part, "No.");
         }
     }
-    let whole = said(answer).await.expect("an answer");
+    let whole = finished(answer).await.expect("an answer");
     assert_eq!((windows.len(), whole.parts.len()), (8, 7));
     let gap = Gap { span: windows[2], cause: GapCause::ModelFailed };
     assert!(whole.inference.coverage.gaps.contains(&gap), "{:?}", whole.inference.coverage);
@@ -276,7 +276,7 @@ async fn if_the_model_fails_on_every_part_the_question_fails() {
     while let Some(part) = next(&engine).await {
         fail(part, "out of memory");
     }
-    let error = said(answer).await.expect_err("no part is answered");
+    let error = finished(answer).await.expect_err("no part is answered");
     assert_eq!(error, AskError::ModelFailedTemporarily("out of memory".into()));
 }
 
@@ -288,7 +288,7 @@ async fn a_broken_model_ends_the_question_with_its_error() {
     engine.broken("no GPU");
     part.fail(AskError::ModelFailed("no GPU".into()));
     assert!(next(&engine).await.is_none());
-    let error = said(answer).await.expect_err("the model is broken");
+    let error = finished(answer).await.expect_err("the model is broken");
     assert_eq!(error, AskError::ModelFailed("no GPU".into()));
 }
 
@@ -319,8 +319,8 @@ async fn a_question_about_an_event_finds_its_frames_after_the_clock_was_set_back
     let first = ask(&engine, Draft { detail: Some("overview".into()), ..Draft::default() });
     let asked = next(&engine).await.expect("the question");
     let seen = asked.clip.references.clone();
-    say(&engine, asked, "A dog.");
-    let event = said(first).await.expect("an answer");
+    reply(&engine, asked, "A dog.");
+    let event = finished(first).await.expect("an answer");
     for number in FRAMES..FRAMES + 40 {
         let [slow, fast] = [8, 2].map(|count| vec![f16::ZERO; count].into());
         let residency =
