@@ -112,6 +112,11 @@ pub struct Answer {
     /// The method by which the text was combined from the parts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub summary_method: Option<SummaryMethod>,
+    /// The score of a yes/no question, P(yes) / (P(yes) + P(no)) at the first token of the answer.
+    /// The text is then "Yes." if the score is at least 0.5, else "No.", and the model generated no
+    /// text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub yes_score: Option<f64>,
 }
 
 /// A text that the model generated about frames, with everything needed to judge how far to trust

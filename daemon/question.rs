@@ -39,6 +39,8 @@ pub struct Draft {
     pub detail: Option<String>,
     pub conversation: Option<String>,
     pub max_new_tokens: Option<u64>,
+    /// True if the answer is to be the score of yes.
+    pub score_yes_no: bool,
 }
 
 /// A length of time as an interface receives it.
@@ -99,6 +101,7 @@ pub struct Question {
     detail: Detail,
     conversation: Option<String>,
     max_new_tokens: Option<usize>,
+    is_scored: bool,
 }
 
 /// The way in which a range is covered.
@@ -133,6 +136,7 @@ impl Question {
     pub fn new(draft: Draft, limits: &Limits) -> Result<Question, QuestionError> {
         let range = range(&draft)?;
         let Draft { camera, id, text, detail, conversation, max_new_tokens, .. } = draft;
+        let is_scored = draft.score_yes_no;
         let refuse = |field, why| Err(invalid(field, why));
         if let Some(known) = &limits.cameras
             && !known.iter().any(|known| **known == *camera)
@@ -168,12 +172,32 @@ impl Question {
                 invalid("detail", format!("detail is {:?}; {wanted}", start_of(name)))
             })?,
         };
+        if is_scored && conversation.is_some() {
+            return refuse("conversation", "a scored question continues no conversation".into());
+        }
+        let detail = match detail {
+            Detail::Parts if is_scored => {
+                let why = "detail is \"parts\"; wanted auto or overview for a scored question";
+                return refuse("detail", why.into());
+            }
+            Detail::Auto if is_scored => Detail::Overview,
+            detail => detail,
+        };
         if max_new_tokens == Some(0) {
             return refuse("max_new_tokens", "max_new_tokens is 0; wanted at least 1".into());
         }
         // A larger number has the same effect as the daemon's own limit.
         let max_new_tokens = max_new_tokens.map(|most| usize::try_from(most).unwrap_or(usize::MAX));
-        Ok(Question { camera, id, text: text.into(), range, detail, conversation, max_new_tokens })
+        Ok(Question {
+            camera,
+            id,
+            text: text.into(),
+            range,
+            detail,
+            conversation,
+            max_new_tokens,
+            is_scored,
+        })
     }
 
     pub fn camera(&self) -> &str {
@@ -206,6 +230,11 @@ impl Question {
     /// Returns the limit on the answer's tokens, at least 1, or `None` for the configured one.
     pub fn max_new_tokens(&self) -> Option<usize> {
         self.max_new_tokens
+    }
+
+    /// Returns true if the answer is to be the score of yes, in one pass over the range.
+    pub fn is_scored(&self) -> bool {
+        self.is_scored
     }
 
     /// Replaces a range that is relative to now by one relative to the given time.

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use lookout::config::{Model, Sampling, Wording};
 use lookout::language::{
     Budget, Decoder, Embedder, LanguageBackend, LanguageError, LanguageModel, Limits, Output,
-    PrefixFrame, Reply, Request, SequenceId, Turn, Urgency,
+    PrefixFrame, Reply, Request, SequenceId, Task, Turn, Urgency,
 };
 use lookout::model::{Package, Runtime};
 use lookout::slowfast::VideoTokens;
@@ -83,11 +83,21 @@ fn request<'a>(window: &'a Window, question: usize) -> Request<'a> {
     Request {
         video: &window.video,
         prefix_frames: Some(window.prefix_frames.clone()),
-        turns: &[],
-        prompt: QUESTIONS[question],
-        limits: Limits { max_new_tokens: 4 + question * 2, sampling: Sampling::Greedy },
+        task: text(QUESTIONS[question], 4 + question * 2),
         urgency: Urgency::Now,
     }
+}
+
+/// Returns the request of the first question after earlier turns.
+fn after<'a>(window: &'a Window, turns: &'a [Turn]) -> Request<'a> {
+    let limits = Limits { max_new_tokens: 4, sampling: Sampling::Greedy };
+    let task = Task::Text { turns, prompt: QUESTIONS[0], limits };
+    Request { task, ..request(window, 0) }
+}
+
+fn text(prompt: &str, max_new_tokens: usize) -> Task<'_> {
+    let limits = Limits { max_new_tokens, sampling: Sampling::Greedy };
+    Task::Text { turns: &[], prompt, limits }
 }
 
 /// Steps the model until nothing is left, for at most `turns` steps.
@@ -101,12 +111,13 @@ fn work(
         if language.sequences() == 0 {
             break;
         }
-        let polled = language.poll(&mut |id, said| match said {
+        let polled = language.poll(&mut |id, output| match output {
             Output::Text(piece) => texts.entry(id).or_default().push_str(piece),
             Output::Finished(reply) => {
                 assert_eq!(texts[&id].trim_end(), reply.text);
                 assert!(replies.insert(id, reply).is_none(), "finished twice");
             }
+            Output::Scored(scored) => panic!("{scored:?}"),
             Output::Failed(failure) => panic!("{failure}"),
         });
         polled.expect("a step");
@@ -299,8 +310,7 @@ fn a_long_prompt_delays_answers_by_at_most_a_chunk() {
             CAPACITY,
         );
         let (mut language, window) = (language.expect("a model"), window(&folder, 1));
-        let limits = Limits { max_new_tokens: 64, sampling: Sampling::Greedy };
-        let long = Request { limits, ..request(&window, 0) };
+        let long = Request { task: text(QUESTIONS[0], 64), ..request(&window, 0) };
         let answer = language.submit(long).expect("a free slot").id;
         while language.unread() > 0 {
             language.poll(&mut |_, _| {}).expect("a step");
@@ -362,10 +372,7 @@ fn a_conversation_sees_what_was_said_before() {
     let turn =
         |question: &str, answer: &str| Turn { question: question.into(), answer: answer.into() };
     let turns = [turn("Is the gate open?", "No."), turn("Why not?", "It is night.")];
-    let mut ask = |turns: &[Turn]| {
-        let request = Request { turns, ..request(&window, 0) };
-        language.answer(request, |_| {})
-    };
+    let mut ask = |turns: &[Turn]| language.answer(after(&window, turns), |_| {});
     let (first, later) = (ask(&[]).expect("an answer"), ask(&turns).expect("an answer"));
     assert_eq!(first.usage.cached_tokens, 0);
     assert!(later.usage.cached_tokens as usize > VIDEO, "the same prefix");
@@ -387,12 +394,12 @@ fn a_conversation_sees_what_was_said_before() {
     );
     // Of too many turns, the oldest are left out.
     let many = vec![turn("Is the gate open?", "No, it is closed, and has been all day."); 40];
-    let submitted = language.submit(Request { turns: &many, ..request(&window, 0) });
+    let submitted = language.submit(after(&window, &many));
     let submitted = submitted.expect("the latest turns fit");
     assert!((1..40).contains(&submitted.turns), "{submitted:?}");
     language.cancel(submitted.id).expect("a slot is freed");
     let long = "Is the gate open? ".repeat(40);
-    match language.answer(Request { prompt: &long, ..request(&window, 0) }, |_| {}) {
+    match language.answer(Request { task: text(&long, 4), ..request(&window, 0) }, |_| {}) {
         Err(LanguageError::BadPrompt(why)) => {
             assert!(why.contains("too long") && why.contains(&CAPACITY.to_string()), "{why}");
         }

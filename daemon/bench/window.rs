@@ -7,7 +7,8 @@ use anyhow::anyhow;
 
 use crate::config::{self, Sampling};
 use crate::language::{
-    Budget, LanguageBackend, LanguageModel, Limits, Output, PrefixFrame, Reply, Request, Urgency,
+    Budget, LanguageBackend, LanguageModel, Limits, Output, PrefixFrame, Reply, Request, Task,
+    Urgency,
 };
 use crate::model::{Package, Runtime};
 use crate::slowfast::VideoTokens;
@@ -42,9 +43,11 @@ impl Window {
         Request {
             video: &self.video,
             prefix_frames: Some([self.seen.clone()].into()),
-            turns: &[],
-            prompt: QUESTIONS[question],
-            limits: Limits { max_new_tokens: tokens, sampling: Sampling::Greedy },
+            task: Task::Text {
+                turns: &[],
+                prompt: QUESTIONS[question],
+                limits: Limits { max_new_tokens: tokens, sampling: Sampling::Greedy },
+            },
             urgency: Urgency::Now,
         }
     }

@@ -55,6 +55,11 @@ pub struct Ask {
     /// a name.
     #[arg(long, value_name = "NAME")]
     conversation: Option<String>,
+    /// Score a yes/no question: print the model's probability of yes, from 0 to 1.
+    ///
+    /// The model generates no text. The range is covered in one pass.
+    #[arg(long, conflicts_with_all = ["conversation", "max_new_tokens"])]
+    score: bool,
 }
 
 pub async fn ask(args: Ask, out: &mut dyn Write) -> Result<(), Failure> {
@@ -68,6 +73,7 @@ pub async fn ask(args: Ask, out: &mut dyn Write) -> Result<(), Failure> {
         detail: Some(args.detail.name().into()),
         conversation: args.conversation,
         max_new_tokens: args.max_new_tokens,
+        score_yes_no: args.score,
         ..Draft::default()
     };
     let question = |camera| Question::new(Draft { camera, ..draft.clone() }, &Limits::unknown());

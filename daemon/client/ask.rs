@@ -115,5 +115,6 @@ fn request(questions: &[Question]) -> Option<proto::AskRequest> {
         range,
         detail: detail.into(),
         conversation: question.conversation().map(str::to_owned),
+        score_yes_no: question.is_scored(),
     })
 }

@@ -56,6 +56,9 @@ pub fn hit_line(event: &Event, snippet: &str) -> String {
 /// Formats the basis of an answer: frames, time, device, parts, every gap with its cause.
 pub fn answer_basis(answer: &Answer) -> String {
     let mut line = basis(&answer.inference);
+    if let Some(score) = answer.yes_score {
+        line = format!("score {score:.3}, {line}");
+    }
     if !answer.parts.is_empty() {
         line += &format!(", in {} parts", answer.parts.len());
     }

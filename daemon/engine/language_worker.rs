@@ -33,7 +33,7 @@ use crate::frame::{Span, rfc3339};
 use crate::journal::EventJpeg;
 use crate::language::{
     Failure, LanguageBackend, LanguageError, LanguageModel, Limits, Output, PrefixFrame, Reply,
-    Request, SequenceId, Turn, Urgency,
+    Request, Scored, SequenceId, Task, Turn, Urgency,
 };
 use crate::metrics::{self, SkipReason, Stage};
 use crate::model::ModelError;
@@ -76,6 +76,7 @@ struct Running {
 #[derive(Default)]
 struct Ended {
     finished: Vec<(Running, Reply)>,
+    scored: Vec<(Running, Scored)>,
     failed: Vec<(Running, Failure)>,
 }
 
@@ -113,9 +114,9 @@ impl<B: LanguageBackend> LanguageWorker<B> {
                 None if running.is_empty() => return Ok(()),
                 None => {}
             }
-            let Ended { finished, failed } = self.step(running)?;
+            let Ended { finished, scored, failed } = self.step(running)?;
             let mut goes_on = Ok(());
-            if !finished.is_empty() {
+            if !finished.is_empty() || !scored.is_empty() {
                 failures.worked();
             } else if let Some((_, failure)) = failed.first() {
                 goes_on = failures.failed(Instant::now(), failure);
@@ -123,11 +124,18 @@ impl<B: LanguageBackend> LanguageWorker<B> {
             for (running, failure) in failed {
                 engine.fail_job(running.job, failure);
             }
-            for (running, reply) in finished {
+            let mut took = |running: &Running| {
                 let since = running.admitted.max(last_finished);
                 last_finished = Instant::now();
-                engine.took(&running, last_finished, last_finished - since);
+                engine.took(running, last_finished, last_finished - since);
+            };
+            for (running, reply) in finished {
+                took(&running);
                 self.finish(engine, running, reply);
+            }
+            for (running, scored) in scored {
+                took(&running);
+                self.finish_scored(engine, running, scored);
             }
             goes_on?;
         }
@@ -153,8 +161,7 @@ impl<B: LanguageBackend> LanguageWorker<B> {
         running: &mut HashMap<SequenceId, Running>,
         failures: &mut Failures,
     ) -> Result<Admission, ModelError> {
-        let Some(Task { camera, prompt, turns, clip, plan, most, urgency }) = task(engine, &job)
-        else {
+        let Some(Input { camera, prompt, work, clip, plan, urgency }) = input(engine, &job) else {
             if let Job::Caption(window) = job {
                 let to = rfc3339::format(window.range.span.to);
                 tracing::info!(
@@ -193,16 +200,18 @@ impl<B: LanguageBackend> LanguageWorker<B> {
             reencoded: look.reencoded,
         };
         let video = assemble(&tokens, &plan, self.dim);
-        let limits = Limits { max_new_tokens: most, sampling: engine.sampling };
         // The prefix is shared only among frames of one plan: otherwise their rows differ.
         let shared = plan == engine.plan;
         let prefix_frames = || clip.references.iter().zip(&clip.frames).map(prefix_frame).collect();
         let request = Request {
             video: &video,
             prefix_frames: shared.then(prefix_frames),
-            turns: &turns,
-            prompt: &prompt,
-            limits,
+            task: match &work {
+                Work::Text { turns, limits } => {
+                    Task::Text { turns, prompt: &prompt, limits: *limits }
+                }
+                Work::Scores { questions } => Task::Scores { questions },
+            },
             urgency,
         };
         match self.backend.submit(request) {
@@ -261,6 +270,9 @@ impl<B: LanguageBackend> LanguageWorker<B> {
             Output::Finished(reply) => {
                 ended.finished.extend(running.remove(&id).map(|one| (one, reply)));
             }
+            Output::Scored(scored) => {
+                ended.scored.extend(running.remove(&id).map(|one| (one, scored)));
+            }
             Output::Failed(failure) => {
                 ended.failed.extend(running.remove(&id).map(|one| (one, failure)));
             }
@@ -292,9 +304,30 @@ impl<B: LanguageBackend> LanguageWorker<B> {
                 let jpegs = engine.jpegs_of(&clip);
                 let inference = self.inference(text, asked.window, clip, reply, timing);
                 measure(&asked.camera, &inference);
-                asked.finish(engine, inference, jpegs, turns);
+                asked.finish(engine, inference, jpegs, turns, None);
             }
         }
+    }
+
+    /// Delivers the score of a question.
+    fn finish_scored(&mut self, engine: &Engine, running: Running, scored: Scored) {
+        let Running { job: Job::Question(asked), clip, .. } = running else { return };
+        let Some(score) = scored.scores.first().copied() else { return };
+        let reply = Reply {
+            text: if score >= 0.5 { "Yes." } else { "No." }.into(),
+            ids: Vec::new(),
+            finish: FinishReason::Stop,
+            usage: scored.usage,
+            started: scored.started,
+            prefill: scored.prefill,
+            decode: Duration::ZERO,
+        };
+        let timing = timing(asked.asked_at, asked.encode, &reply);
+        let jpegs = engine.jpegs_of(&clip);
+        let inference = self.inference(asked.text.clone(), asked.window, clip, reply, timing);
+        measure(&asked.camera, &inference);
+        asked.stream(&inference.text);
+        asked.finish(engine, inference, jpegs, 0, Some(score));
     }
 
     fn publish(
@@ -354,36 +387,46 @@ impl Running {
 }
 
 /// The model's input for a job.
-struct Task {
+struct Input {
     camera: Arc<str>,
     prompt: String,
-    turns: Arc<[Turn]>,
+    work: Work,
     clip: Clip,
     plan: Plan,
-    /// Maximum number of new tokens.
-    most: usize,
     urgency: Urgency,
 }
 
-/// Returns the task of a job, or `None` if the camera has no captions or no frames are left.
-fn task(engine: &Engine, job: &Job) -> Option<Task> {
+/// The model's work for a job.
+enum Work {
+    Text { turns: Arc<[Turn]>, limits: Limits },
+    Scores { questions: Arc<[Arc<str>]> },
+}
+
+/// Returns the input of a job, or `None` if the camera has no captions or no frames are left.
+fn input(engine: &Engine, job: &Job) -> Option<Input> {
+    let text = |turns, max_new_tokens| Work::Text {
+        turns,
+        limits: Limits { max_new_tokens, sampling: engine.sampling },
+    };
     Some(match job {
-        Job::Caption(window) => Task {
+        Job::Caption(window) => Input {
             camera: window.camera.clone(),
             prompt: engine.cameras.get(&window.camera)?.settings.caption_prompt.clone()?,
-            turns: Arc::default(),
+            work: text(Arc::default(), engine.max_new_tokens),
             clip: engine.clip(&window.camera, window.range)?,
             plan: engine.plan,
-            most: engine.max_new_tokens,
             urgency: Urgency::Later,
         },
-        Job::Question(asked) => Task {
+        Job::Question(asked) => Input {
             camera: asked.camera.clone(),
             prompt: asked.prompt.clone(),
-            turns: asked.turns.clone(),
+            work: if asked.is_scored {
+                Work::Scores { questions: [asked.prompt.as_str().into()].into() }
+            } else {
+                text(asked.turns.clone(), asked.max_new_tokens)
+            },
             clip: asked.clip.clone(),
             plan: asked.plan,
-            most: asked.max_new_tokens,
             urgency: Urgency::Now,
         },
     })

@@ -50,6 +50,7 @@ use inbox::Inbox;
 use job::Job;
 use question::conversations::Conversations;
 use question::frames::FrameFetch;
+use question::pass::PendingQuestion;
 use scheduler::Scheduler;
 
 pub use failures::Failures;
@@ -101,6 +102,20 @@ type CameraFrame = (Arc<str>, FrameId);
 struct Jobs {
     scheduler: Scheduler<Job>,
     stopping: bool,
+}
+
+impl Jobs {
+    /// Queues a question. Returns it if the queue is full.
+    fn ask(&mut self, question: PendingQuestion) -> Result<(), Job> {
+        self.scheduler.ask(Job::Question(Box::new(question)))
+    }
+
+    /// Returns the number of waiting questions, without the parts of long ones. Removes those that
+    /// no client waits for any more.
+    fn waiting_questions(&mut self) -> usize {
+        self.scheduler.retain(Job::is_wanted);
+        self.scheduler.questions().filter(|job| !job.is_part()).count()
+    }
 }
 
 impl Engine {

@@ -115,7 +115,6 @@ impl<J: Job> Scheduler<J> {
         let mut keys =
             self.windows.keys().chain(&self.busy).chain(self.served.keys()).map(|(known, _)| known);
         keys.any(|known| known == camera)
-            || self.questions.iter().any(|question| question.camera() == camera)
     }
 
     /// Queues a job about a window that closed at `closed`. Returns the camera's older job of the

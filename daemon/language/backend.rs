@@ -6,14 +6,15 @@
 use super::turns::Room;
 use super::{LanguageError, OnOutput, Request, SequenceId, Submitted};
 
-/// Generates text for several requests at a time.
+/// Generates text and scores questions, for several requests at a time.
 ///
-/// A sequence lives from [`submit`] to its [`Output::Finished`] or [`Output::Failed`], or to
-/// [`cancel`]. An error [`LanguageError::Broken`] ends all sequences.
+/// A sequence lives from [`submit`] to its [`Output::Finished`], [`Output::Scored`] or
+/// [`Output::Failed`], or to [`cancel`]. An error [`LanguageError::Broken`] ends all sequences.
 ///
 /// [`submit`]: LanguageBackend::submit
 /// [`cancel`]: LanguageBackend::cancel
 /// [`Output::Finished`]: super::Output::Finished
+/// [`Output::Scored`]: super::Output::Scored
 /// [`Output::Failed`]: super::Output::Failed
 pub trait LanguageBackend {
     /// Returns which requests can be submitted now. Requests beyond it fail.

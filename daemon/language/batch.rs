@@ -6,18 +6,19 @@
 //! - A prompt's prefix, up to the end of the video, is read in separate chunks and cached. The next
 //!   prompt with the same head and frames reuses it. Chunk borders do not depend on a cache hit,
 //!   so the answer is identical to the bit.
+//! - The questions of a sequence that scores are read in its slot one after the other. Each is read
+//!   right behind the prefix, so its score is the same to the bit as alone.
 //! - If a run fails, only the sequences in that run fail. A sequence whose logits are not finite
 //!   fails, and its prefix is not kept.
 
 use std::time::Instant;
 
 use super::cache::Prefix;
-use super::sequence::{PrefixKey, Prepared, Sequence, Token};
+use super::generation::Token;
+use super::sequence::{PrefixKey, Prepared, Sequence, Work};
 use super::tokenizer::Tokenizer;
 use super::turns::{Prompt, Step, Turns};
-use super::{
-    Decoder, Embedder, Failure, KvCache, LanguageError, OnOutput, Output, Reply, SequenceId,
-};
+use super::{Decoder, Embedder, Failure, KvCache, LanguageError, OnOutput, Output, SequenceId};
 use crate::byte_lru::ByteLru;
 use crate::event::FinishReason;
 use crate::metrics;
@@ -96,6 +97,12 @@ impl Batch {
             self.decoder.clear(&mut self.cache, slot)?;
             self.restore_prefix(slot)?;
         }
+        let sequence = &mut self.turns[slot];
+        if sequence.is_at_prefix_end()
+            && let Work::Score(scoring) = &mut sequence.work
+        {
+            scoring.prefix_end = Some(self.decoder.mark(&self.cache, slot));
+        }
         let sequence = &self.turns[slot];
         let chunk = sequence.next_chunk(self.prefill_chunk);
         let to = chunk.end;
@@ -152,6 +159,9 @@ impl Stepping<'_> {
         if turns[slot].is_at_prefix_end() {
             self.batch.keep_prefix(slot);
         } else if turns[slot].is_read() {
+            if matches!(turns[slot].work, Work::Score(_)) {
+                return self.score(slot, &logits);
+            }
             let (from, to) = turns.prefilled(slot);
             decoder.swap(cache, from, to).map_err(broken)?;
             self.push(to, &logits)?;
@@ -181,39 +191,64 @@ impl Stepping<'_> {
 
     /// Samples the next token of a sequence and delivers its text, or ends the sequence.
     fn push(&mut self, slot: usize, logits: &[f32]) -> Result<(), LanguageError> {
-        let Batch { turns, prefixes, end_tokens, .. } = &mut *self.batch;
+        let Batch { turns, end_tokens, .. } = &mut *self.batch;
         let id = turns.id(slot);
-        let sequence = &mut turns[slot];
-        match sequence.push(logits, self.tokenizer, end_tokens) {
+        let Work::Generate(generation) = &mut turns[slot].work else { return Ok(()) };
+        match generation.push(logits, self.tokenizer, end_tokens) {
             Ok(Token::End) => self.finish(slot, FinishReason::Stop),
             Ok(Token::Text(text)) => {
-                let is_full = sequence.is_full();
+                let is_full = generation.is_full();
                 (self.on_output)(id, Output::Text(&text));
                 if is_full { self.finish(slot, FinishReason::Length) } else { Ok(()) }
             }
-            Err(failure) => {
-                if let (Failure::NotFinite, Some(key)) = (&failure, sequence.key()) {
-                    prefixes.forget(key);
+            Err(failure) => self.fail(slot, failure),
+        }
+    }
+
+    /// Scores the question that a sequence has just read. Then continues with its next question, or
+    /// ends the sequence.
+    fn score(&mut self, slot: usize, logits: &[f32]) -> Result<(), LanguageError> {
+        let Batch { decoder, cache, turns, dim, .. } = &mut *self.batch;
+        let id = turns.id(slot);
+        let sequence = &mut turns[slot];
+        let Work::Score(scoring) = &mut sequence.work else { return Ok(()) };
+        match scoring.push(logits) {
+            Ok(Some(question)) => {
+                if let Some(prefix_end) = &scoring.prefix_end {
+                    decoder.rewind(cache, slot, prefix_end).map_err(broken)?;
                 }
-                self.fail(slot, failure)
+                sequence.follow_up(&question, *dim);
+                Ok(())
             }
+            Ok(None) => {
+                let scores = scoring.take();
+                (self.on_output)(id, Output::Scored(sequence.scored(scores)));
+                self.batch.remove(slot)
+            }
+            Err(failure) => self.fail(slot, failure),
         }
     }
 
     fn finish(&mut self, slot: usize, finish: FinishReason) -> Result<(), LanguageError> {
         let id = self.batch.turns.id(slot);
-        let (rest, reply): (String, Reply) =
-            match self.batch.turns[slot].finish(finish, self.tokenizer) {
-                Ok(finished) => finished,
-                Err(failure) => return self.fail(slot, failure),
-            };
-        (self.on_output)(id, Output::Text(&rest));
-        (self.on_output)(id, Output::Finished(reply));
+        match self.batch.turns[slot].finish(finish, self.tokenizer) {
+            Ok(None) => {}
+            Ok(Some((rest, reply))) => {
+                (self.on_output)(id, Output::Text(&rest));
+                (self.on_output)(id, Output::Finished(reply));
+            }
+            Err(failure) => return self.fail(slot, failure),
+        }
         self.batch.remove(slot)
     }
 
-    /// Ends a sequence without a reply.
+    /// Ends a sequence without a result. A prefix that gives logits that are not finite is not
+    /// kept.
     fn fail(&mut self, slot: usize, failure: Failure) -> Result<(), LanguageError> {
+        let Batch { turns, prefixes, .. } = &mut *self.batch;
+        if let (Failure::NotFinite, Some(key)) = (&failure, turns[slot].key()) {
+            prefixes.forget(key);
+        }
         (self.on_output)(self.batch.turns.id(slot), Output::Failed(failure));
         self.batch.remove(slot)
     }

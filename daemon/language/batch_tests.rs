@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::super::decoder::{Spoil, Spoils};
-use super::super::{Budget, LanguageBackend, LanguageModel, Limits, PrefixFrame, Request, Urgency};
+use super::super::{
+    Budget, LanguageBackend, LanguageModel, Limits, PrefixFrame, Request, Task, Urgency,
+};
 use super::*;
 use crate::config::{Model, Sampling, Wording};
 use crate::model::on_the_cpu;
@@ -40,9 +42,11 @@ fn ask(language: &mut LanguageModel) -> Vec<Result<Vec<u32>, Failure>> {
         let request = Request {
             video: &video(window),
             prefix_frames: Some([seen].into()),
-            turns: &[],
-            prompt,
-            limits: Limits { max_new_tokens: 12, sampling: Sampling::Greedy },
+            task: Task::Text {
+                turns: &[],
+                prompt,
+                limits: Limits { max_new_tokens: 12, sampling: Sampling::Greedy },
+            },
             urgency: Urgency::Now,
         };
         ids.push(language.submit(request).expect("a free slot").id);
@@ -50,7 +54,7 @@ fn ask(language: &mut LanguageModel) -> Vec<Result<Vec<u32>, Failure>> {
     let mut ends = BTreeMap::new();
     for _ in 0..200 {
         let polled = language.poll(&mut |id, output| match output {
-            Output::Text(_) => {}
+            Output::Text(_) | Output::Scored(_) => {}
             Output::Finished(reply) => drop(ends.insert(id, Ok(reply.ids))),
             Output::Failed(failure) => drop(ends.insert(id, Err(failure))),
         });

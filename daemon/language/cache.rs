@@ -65,6 +65,13 @@ pub(super) enum PrefixStorage {
     Shared(Arc<Vec<DynValue>>),
 }
 
+/// A length of a slot, to which the slot can be cut again.
+pub struct Mark {
+    pub(super) len: usize,
+    /// The values of a slot that grows.
+    pub(super) values: Option<Arc<Vec<DynValue>>>,
+}
+
 impl Prefix {
     /// Returns the number of tokens.
     pub fn len(&self) -> usize {

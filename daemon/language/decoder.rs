@@ -17,13 +17,14 @@ use std::sync::Arc;
 
 use half::f16;
 use ort::session::IoBinding;
-use ort::value::{DynValue, Tensor, TensorElementType};
+use ort::value::{Tensor, TensorElementType};
 
 use super::Stopwatch;
-use super::cache::{Growing, InPlace, KvCache, Prefix, PrefixStorage, Shape, Store};
+use super::cache::{Growing, InPlace, KvCache, Mark, Prefix, PrefixStorage, Shape, Store};
+use super::rotary::rotary_initialisers;
 use crate::model::{
-    Component, Element, Float, GraphFacts, GraphKind, Memory, ModelError, Package, Placement,
-    RotaryTables, Runtime, Scaling, Session, TensorError, TextModel, host_memory,
+    Component, Float, GraphKind, Memory, ModelError, Package, Placement, Runtime, Session,
+    TensorError, TextModel, host_memory,
 };
 
 pub struct Decoder {
@@ -425,6 +426,25 @@ impl Decoder {
         Ok(())
     }
 
+    /// Returns a mark of the present length of a slot.
+    pub fn mark(&self, cache: &KvCache, slot: usize) -> Mark {
+        let values = match &cache.store {
+            Store::InPlace(_) => None,
+            Store::Growing(slots) => Some(slots[slot].values.clone()),
+        };
+        Mark { len: cache.len(slot), values }
+    }
+
+    /// Removes the tokens that a slot has received since the mark.
+    pub fn rewind(&self, cache: &mut KvCache, slot: usize, mark: &Mark) -> Result<(), TensorError> {
+        if let (Store::Growing(slots), Some(values)) = (&mut cache.store, &mark.values) {
+            slots[slot].values = values.clone();
+            self.take_past(&mut slots[slot]).map_err(|e| self.session.error(e))?;
+        }
+        cache.lengths[slot] = mark.len;
+        Ok(())
+    }
+
     /// Swaps two slots.
     pub fn swap(&self, cache: &mut KvCache, a: usize, b: usize) -> Result<(), TensorError> {
         cache.swap(a, b).map_err(|e| self.session.error(e))
@@ -438,49 +458,4 @@ fn last_of_each(logits: Vec<f32>, rows: usize, vocabulary: usize) -> Vec<f32> {
         return logits;
     }
     logits.chunks(row).flat_map(|row| &row[row.len() - vocabulary..]).copied().collect()
-}
-
-/// Returns lookout's rotary tables, which replace the graph's, for sequences of at most
-/// `positions` tokens.
-fn rotary_initialisers(
-    facts: &GraphFacts,
-    text: &TextModel,
-    positions: usize,
-) -> Result<Vec<(String, DynValue)>, String> {
-    if facts.rotary.is_empty() {
-        if facts.operators.contains("GroupQueryAttention") {
-            return Err("GroupQueryAttention that is given no rotary tables".into());
-        }
-        // The export has computed the rotation into the graph, for the trained length.
-        return match text.rope.scaling {
-            Scaling::Dynamic { trained, .. } if positions > trained => Err(format!(
-                "rotation is computed into the graph, and config.json's dynamic RoPE scaling \
-                 changes it past {trained} tokens; {positions} are planned"
-            )),
-            _ => Ok(Vec::new()),
-        };
-    }
-    let tables = RotaryTables::new(text.rope, positions, text.head_dim);
-    let mut replaced = Vec::new();
-    for (cos, sin) in &facts.rotary {
-        for (name, values) in [(cos, &tables.cos), (sin, &tables.sin)] {
-            let Some(own) = facts.initialisers.get(name) else {
-                return Err(format!("rotary table {name:?} is no initialiser"));
-            };
-            let float = match own.element {
-                Element::Float32 => Float::F32,
-                Element::Float16 => Float::F16,
-                Element::Other => return Err(format!("rotary table {name:?}: wanted floats")),
-            };
-            if !matches!(own.shape[..], [_, width] if width == tables.half as i64) {
-                return Err(format!(
-                    "rotary table {name:?} {:?}: wanted [positions, {}]",
-                    own.shape, tables.half
-                ));
-            }
-            let tensor = float.tensor(&[tables.positions, tables.half], values.clone());
-            replaced.push((name.clone(), tensor.map_err(|e| e.to_string())?));
-        }
-    }
-    Ok(replaced)
 }

@@ -1,7 +1,9 @@
-//! Runs the language model: turns a prompt with video tokens into text.
+//! Runs the language model: turns a prompt with video tokens into text, or into the score of a
+//! yes/no question.
 //!
 //! ```text
-//! model ─► batch ─► sequence ─► sampler, tokenizer
+//! model ─► batch ─► sequence ─► generation ─► sampler, tokenizer
+//!   │        │             └────► scoring ─► yes_no
 //!   │        ├────► turns (what runs next)
 //!   │        └────► decoder ─► cache
 //!   └────► template, tokenizer, embedder
@@ -12,16 +14,21 @@
 mod backend;
 mod batch;
 mod cache;
+mod capacity;
 mod decoder;
 mod embedder;
+mod generation;
 mod model;
 mod request;
+mod rotary;
 mod sampler;
+mod scoring;
 mod sequence;
 mod stopwatch;
 pub mod template;
 pub mod tokenizer;
 pub mod turns;
+mod yes_no;
 
 pub use backend::LanguageBackend;
 pub use cache::{KvCache, Prefix};
@@ -30,7 +37,7 @@ pub use embedder::Embedder;
 pub use model::{Budget, LanguageModel};
 pub use request::{
     Failure, LanguageError, Limits, OnOutput, Output, PrefixFrame, PrefixFrames, Reply, Request,
-    SequenceId, Submitted, Urgency,
+    Scored, SequenceId, Submitted, Task, Urgency,
 };
 pub use sampler::Sampler;
 use stopwatch::Stopwatch;

@@ -3,31 +3,34 @@
 //! Not here: the steps of the decoder, which `batch.rs` runs, and their order, which `turns.rs`
 //! decides.
 
+use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::batch::Batch;
-use super::sequence::{PrefixKey, Prepared};
+use super::capacity::{allocate, capacity};
+use super::generation::Generation;
+use super::scoring::Scoring;
+use super::sequence::{PrefixKey, Prepared, Work};
 use super::template::{ChatTemplate, Turn};
 use super::tokenizer::{Prompt, Tokenizer};
 use super::turns::{Room, Turns};
+use super::yes_no::YesNo;
 use super::{
-    Decoder, Embedder, Failure, KvCache, LanguageBackend, LanguageError, Limits, OnOutput, Output,
-    PrefixFrames, Reply, Request, SequenceId, Submitted, Urgency,
+    Decoder, Embedder, Failure, LanguageBackend, LanguageError, Limits, OnOutput, Output,
+    PrefixFrames, Reply, Request, SequenceId, Submitted, Task, Urgency,
 };
 use crate::byte_lru::ByteLru;
 use crate::config::{self, Generate, Wording};
 use crate::model::{ModelError, Package, Placement, Runtime, TensorError};
-use crate::slowfast::{Plan, VideoTokens};
-
-/// Tokens reserved for the template, earlier turns and a question, in addition to video and answer.
-const TEXT_ROOM: usize = 512;
-/// Minimum number of tokens for text. A plan that leaves fewer is refused.
-const LEAST_TEXT_ROOM: usize = 32;
+use crate::slowfast::VideoTokens;
 
 /// The language model of a package, run in this process.
 pub struct LanguageModel {
     tokenizer: Tokenizer,
     template: ChatTemplate,
+    /// The words of scored answers, or the reason why the model cannot score any.
+    yes_no: Result<Arc<YesNo>, String>,
     pub(super) batch: Batch,
     /// True if the graph accepts several tokens on a cache that already holds some.
     chunks: bool,
@@ -102,6 +105,7 @@ impl LanguageModel {
         let (cache, chunks) = allocate(&mut decoder, &mut embedder, budget.slots)?;
         let prefix_bytes = if chunks { budget.prefix_bytes } else { 0 };
         Ok(LanguageModel {
+            yes_no: YesNo::of(&tokenizer).map(Arc::new),
             tokenizer,
             template,
             batch: Batch {
@@ -189,7 +193,18 @@ impl LanguageModel {
         limits: Limits,
     ) -> Result<(), LanguageError> {
         let prompt = self.prompt(&[], prompt)?;
-        self.check_length(prompt.text_tokens() + video_tokens, limits)
+        self.check_length(prompt.text_tokens() + video_tokens, limits.max_new_tokens)
+    }
+
+    /// Checks that the model can score a yes/no question.
+    pub fn check_scored(&self, question: &str, video_tokens: usize) -> Result<(), LanguageError> {
+        self.words()?;
+        let prompt = self.prompt(&[], question)?;
+        self.check_length(prompt.text_tokens() + video_tokens, 0)
+    }
+
+    fn words(&self) -> Result<Arc<YesNo>, LanguageError> {
+        self.yes_no.clone().map_err(LanguageError::BadPrompt)
     }
 
     /// Builds the prompt of a question with as many of the latest earlier turns as fit. Returns the
@@ -203,7 +218,7 @@ impl LanguageModel {
     ) -> Result<(Prompt, usize), LanguageError> {
         let prompt = |turns: &[Turn]| {
             let prompt = self.prompt(turns, question)?;
-            self.check_length(prompt.text_tokens() + video_tokens, limits)?;
+            self.check_length(prompt.text_tokens() + video_tokens, limits.max_new_tokens)?;
             Ok((prompt, turns.len()))
         };
         let mut latest = (0..turns.len()).map(|from| &turns[from..]);
@@ -233,9 +248,9 @@ impl LanguageModel {
             .map_err(|e| LanguageError::BadPrompt(e.to_string()))
     }
 
-    /// Checks that a prompt of `tokens` tokens and its answer fit in a slot of the KV cache.
-    fn check_length(&self, tokens: usize, limits: Limits) -> Result<(), LanguageError> {
-        let new = limits.max_new_tokens;
+    /// Checks that a prompt of `tokens` tokens and an answer of `new` tokens fit in a slot of the KV
+    /// cache.
+    fn check_length(&self, tokens: usize, new: usize) -> Result<(), LanguageError> {
         let capacity = self.capacity();
         if tokens + new <= capacity {
             return Ok(());
@@ -254,19 +269,78 @@ impl LanguageModel {
         limits: Limits,
         urgency: Urgency,
     ) -> Result<Prepared, LanguageError> {
-        let video_tokens = if prompt.pieces.len() > 1 { video.len() } else { 0 };
-        let tokens = prompt.text_tokens() + (prompt.pieces.len() - 1) * video.len();
-        self.check_length(tokens, limits)?;
-        let prefix_tokens = match &prompt.pieces[..] {
+        self.check_length(tokens_of(prompt, video), limits.max_new_tokens)?;
+        let prefix_tokens = self.prefix_tokens(prompt, video);
+        Ok(Prepared {
+            urgency,
+            work: Work::Generate(Box::new(Generation::new(limits))),
+            embeddings: self.embeddings(prompt, video).map_err(Failure::from)?,
+            tokens: tokens_of(prompt, video),
+            prefix_tokens,
+            key: key(prompt, frames, prefix_tokens),
+            video_tokens: if prompt.pieces.len() > 1 { video.len() } else { 0 },
+            text_tokens: prompt.text_tokens(),
+        })
+    }
+
+    /// Prepares yes/no questions, which are read one after the other behind their common prefix. If
+    /// they have none, each is read from its first token.
+    fn prepare_scores(
+        &mut self,
+        questions: &[Arc<str>],
+        video: &VideoTokens,
+        frames: Option<PrefixFrames>,
+        urgency: Urgency,
+    ) -> Result<Prepared, LanguageError> {
+        let words = self.words()?;
+        let prompts = questions
+            .iter()
+            .map(|question| {
+                let prompt = self.prompt(&[], question)?;
+                self.check_length(tokens_of(&prompt, video), 0)?;
+                Ok(prompt)
+            })
+            .collect::<Result<Vec<_>, LanguageError>>()?;
+        let [first, following @ ..] = &prompts[..] else {
+            return Err(LanguageError::BadPrompt("there is no question to score".into()));
+        };
+        let shares = |other: &Prompt| {
+            other.pieces[0] == first.pieces[0] && self.prefix_tokens(other, video) > 0
+        };
+        let prefix_tokens =
+            if following.iter().all(shares) { self.prefix_tokens(first, video) } else { 0 };
+        let embeddings = self.embeddings(first, video).map_err(Failure::from)?;
+        let following_embeddings = following
+            .iter()
+            .map(|prompt| match &prompt.pieces[..] {
+                [_, text] if prefix_tokens > 0 => self.batch.embedder.embed(text),
+                _ => self.embeddings(prompt, video),
+            })
+            .collect::<Result<VecDeque<_>, _>>()
+            .map_err(Failure::from)?;
+        let repeated_tokens = if prefix_tokens > 0 { first.pieces[0].len() } else { 0 };
+        let following_tokens: usize =
+            following.iter().map(|prompt| prompt.text_tokens() - repeated_tokens).sum();
+        Ok(Prepared {
+            urgency,
+            work: Work::Score(Scoring::new(words, following_embeddings)),
+            tokens: tokens_of(first, video),
+            prefix_tokens,
+            key: key(first, frames, prefix_tokens),
+            video_tokens: video.len(),
+            text_tokens: first.text_tokens() + following_tokens,
+            embeddings,
+        })
+    }
+
+    /// Returns the number of tokens up to the end of the video, or 0 if a prompt cannot be read in
+    /// two runs there.
+    fn prefix_tokens(&self, prompt: &Prompt, video: &VideoTokens) -> usize {
+        match &prompt.pieces[..] {
             // The last token of a prompt is never in the prefix, because its logits are needed.
             [head, text] if self.chunks && !text.is_empty() => head.len() + video.len(),
             _ => 0,
-        };
-        let key = frames
-            .filter(|_| prefix_tokens > 0)
-            .map(|frames| PrefixKey { head: prompt.pieces[0].clone(), frames });
-        let embeddings = self.embeddings(prompt, video).map_err(Failure::from)?;
-        Ok(Prepared { urgency, limits, embeddings, tokens, prefix_tokens, key, video_tokens })
+        }
     }
 
     /// Answers one request. `on_text` receives the text as it is generated.
@@ -303,6 +377,7 @@ impl LanguageModel {
             self.poll(&mut |from, output| match output {
                 _ if from != id => {}
                 Output::Text(text) => on_text(text),
+                Output::Scored(_) => {}
                 Output::Finished(reply) => end = Some(Ok(reply)),
                 Output::Failed(failure) => end = Some(Err(failure.into())),
             })?;
@@ -335,9 +410,16 @@ impl LanguageBackend for LanguageModel {
     }
 
     fn submit(&mut self, request: Request<'_>) -> Result<Submitted, LanguageError> {
-        let Request { video, prefix_frames, turns, prompt, limits, urgency } = request;
-        let (prompt, turns) = self.fitting_prompt(turns, prompt, video.len(), limits)?;
-        let prepared = self.prepare(&prompt, video, prefix_frames, limits, urgency)?;
+        let Request { video, prefix_frames, task, urgency } = request;
+        let (prepared, turns) = match task {
+            Task::Text { turns, prompt, limits } => {
+                let (prompt, turns) = self.fitting_prompt(turns, prompt, video.len(), limits)?;
+                (self.prepare(&prompt, video, prefix_frames, limits, urgency)?, turns)
+            }
+            Task::Scores { questions } => {
+                (self.prepare_scores(questions, video, prefix_frames, urgency)?, 0)
+            }
+        };
         Ok(Submitted { id: self.batch.admit(prepared)?, turns })
     }
 
@@ -350,75 +432,12 @@ impl LanguageBackend for LanguageModel {
     }
 }
 
-/// Allocates a cache of `wanted` slots, or of fewer if memory or the graph does not allow more. The
-/// boolean is true if the graph accepts several tokens on a cache that already holds some.
-fn allocate(
-    decoder: &mut Decoder,
-    embedder: &mut Embedder,
-    wanted: usize,
-) -> Result<(KvCache, bool), ModelError> {
-    let mut slots = wanted;
-    let mut cache = loop {
-        match decoder.cache(slots) {
-            Ok(cache) => break cache,
-            Err(error) if slots > 1 => {
-                tracing::warn!(
-                    "generate.max_concurrent_sequences = {slots}: not enough memory, trying one \
-                     fewer: {error}"
-                );
-                slots -= 1;
-            }
-            Err(error) => return Err(error.into()),
-        }
-    };
-    // Some shapes in the graph are symbolic, so only a run shows if they fit.
-    decoder.read(&mut cache, 0, &embedder.embed(&[0])?)?;
-    let chunk = decoder.read(&mut cache, 0, &embedder.embed(&[0, 0])?);
-    if let Err(error) = &chunk {
-        tracing::warn!(
-            "the decoder cannot read a prompt in chunks, so it reads each in one run, which takes \
-             more memory: {error}"
-        );
-    }
-    decoder.clear(&mut cache, 0)?;
-    if slots > 1 {
-        let together = embedder.embed(&vec![0; slots])?;
-        if let Err(error) = decoder.step(&mut cache, slots, &together) {
-            tracing::warn!(
-                "the decoder cannot run {slots} sequences together, so it runs one at a time: \
-                 {error}"
-            );
-            cache = decoder.cache(1)?;
-        }
-        for slot in 0..cache.slots() {
-            decoder.clear(&mut cache, slot)?;
-        }
-    }
-    Ok((cache, chunk.is_ok()))
+fn tokens_of(prompt: &Prompt, video: &VideoTokens) -> usize {
+    prompt.text_tokens() + (prompt.pieces.len() - 1) * video.len()
 }
 
-/// Returns the number of tokens in a slot of the KV cache.
-fn capacity(plan: &Plan, video: usize, new: usize, context: usize) -> Result<usize, String> {
-    let wanted = video + TEXT_ROOM + new;
-    if video + LEAST_TEXT_ROOM + new > context {
-        return Err(format!(
-            "model.plan {plan}: {video} video tokens and generate.max_new_tokens = {new} leave no \
-             room for a question in the model's context of {context} tokens"
-        ));
-    }
-    Ok(wanted.min(context))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_plan_beyond_the_context_is_refused_with_the_numbers() {
-        let plan: Plan = "paper".parse().expect("plan");
-        assert_eq!(capacity(&plan, 3680, 128, 8192), Ok(4320));
-        assert_eq!(capacity(&plan, 3680, 128, 4096), Ok(4096));
-        let refused = capacity(&plan, 3680, 128, 2048).expect_err("too small");
-        assert!(refused.contains("3680") && refused.contains("2048"), "{refused}");
-    }
+/// Returns the key of a prompt's prefix, if the prompt has one that others may share.
+fn key(prompt: &Prompt, frames: Option<PrefixFrames>, prefix_tokens: usize) -> Option<PrefixKey> {
+    let frames = frames.filter(|_| prefix_tokens > 0)?;
+    Some(PrefixKey { head: prompt.pieces[0].clone(), frames })
 }

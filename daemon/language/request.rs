@@ -10,17 +10,30 @@ use crate::event::{FinishReason, Usage};
 use crate::model::TensorError;
 use crate::slowfast::VideoTokens;
 
-/// A prompt about a video.
+/// A task about a video.
+#[derive(Clone)]
 pub struct Request<'a> {
     pub video: &'a VideoTokens,
     /// The source of the video's rows. Requests with equal frames share the prefix of their prompts.
     /// `None` if no other request may use the same video.
     pub prefix_frames: Option<PrefixFrames>,
-    /// Earlier questions and answers about the same video, the oldest first.
-    pub turns: &'a [Turn],
-    pub prompt: &'a str,
-    pub limits: Limits,
+    pub task: Task<'a>,
     pub urgency: Urgency,
+}
+
+/// The task of a request.
+#[derive(Clone, Copy)]
+pub enum Task<'a> {
+    /// Generate a text. The sequence ends with [`Output::Finished`].
+    Text {
+        /// Earlier questions and answers about the same video, the oldest first.
+        turns: &'a [Turn],
+        prompt: &'a str,
+        limits: Limits,
+    },
+    /// Score yes/no questions, independently of each other. The sequence ends with
+    /// [`Output::Scored`].
+    Scores { questions: &'a [Arc<str>] },
 }
 
 /// The frames that a video's rows were computed from, in order. Equal frames have equal rows.
@@ -79,6 +92,8 @@ pub enum Output<'a> {
     Text(&'a str),
     /// The last output: the reply.
     Finished(Reply),
+    /// The last output: the scores.
+    Scored(Scored),
     /// The last output: the sequence has no reply.
     Failed(Failure),
 }
@@ -86,7 +101,7 @@ pub enum Output<'a> {
 /// Receives the outputs of the sequences.
 pub type OnOutput<'a> = dyn FnMut(SequenceId, Output<'_>) + 'a;
 
-/// The result of a request.
+/// The generated text of a request.
 #[derive(Clone, Debug)]
 pub struct Reply {
     pub text: String,
@@ -101,6 +116,19 @@ pub struct Reply {
     pub prefill: Duration,
     /// Time from there to the last token, also with the steps of others.
     pub decode: Duration,
+}
+
+/// The scores of yes/no questions.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scored {
+    /// P(yes) / (P(yes) + P(no)) of each question, in their order, between 0 and 1.
+    pub scores: Vec<f64>,
+    pub usage: Usage,
+    /// The time at which reading of the first prompt began.
+    pub started: Instant,
+    /// Time from `started` until all prompts were read. It includes the steps of other sequences in
+    /// between.
+    pub prefill: Duration,
 }
 
 /// Error of a sequence, or of the model itself.

@@ -1,11 +1,15 @@
-//! A sequence of the batch: a prompt that is read, and then the text that is generated after it.
+//! A sequence of the batch: a prompt that is read, and the work that follows. That is a text that is
+//! generated, or the score of the answer, after which the next question is read in the prompt's
+//! place.
 
 use std::ops::Range;
 use std::time::Instant;
 
-use super::tokenizer::{TokenStream, Tokenizer};
+use super::generation::Generation;
+use super::scoring::Scoring;
+use super::tokenizer::Tokenizer;
 use super::turns::Prompt;
-use super::{Failure, Limits, PrefixFrames, Reply, Sampler, Urgency};
+use super::{Failure, PrefixFrames, Reply, Scored, Urgency};
 use crate::event::{FinishReason, Usage};
 
 /// The key of a prefix. It identifies the tokens without comparing their values.
@@ -19,7 +23,7 @@ pub struct PrefixKey {
 /// A prompt that is ready to be read.
 pub struct Prepared {
     pub urgency: Urgency,
-    pub limits: Limits,
+    pub work: Work,
     /// Embeddings of the prompt, `[tokens, D]`.
     pub embeddings: Vec<f32>,
     /// Number of tokens in the prompt, and of those in its prefix.
@@ -28,13 +32,21 @@ pub struct Prepared {
     /// The key of the prefix, if other prompts may share it.
     pub key: Option<PrefixKey>,
     pub video_tokens: usize,
+    /// Number of text tokens that are read, also those of further questions.
+    pub text_tokens: usize,
 }
 
-/// A prompt and the text after it.
+/// The work after the prompt.
+pub enum Work {
+    Generate(Box<Generation>),
+    Score(Scoring),
+}
+
+/// A prompt and the work after it.
 pub struct Sequence {
     urgency: Urgency,
-    limits: Limits,
-    /// Embeddings of the prompt, `[tokens, D]`. Empty after it has been read.
+    pub work: Work,
+    /// Embeddings of the prompt, `[tokens, D]`. Empty after the last prompt has been read.
     embeddings: Vec<f32>,
     tokens: usize,
     prefix_tokens: usize,
@@ -44,43 +56,27 @@ pub struct Sequence {
     read: usize,
     started: Option<Instant>,
     prefilled: Option<Instant>,
-    sampler: Sampler,
-    stream: TokenStream,
-    text: String,
-    ids: Vec<u32>,
-}
-
-/// A generated token.
-pub enum Token {
-    /// The text that it adds, which may be empty.
-    Text(String),
-    End,
 }
 
 impl Sequence {
     pub fn new(prepared: Prepared) -> Sequence {
-        let Prepared { urgency, limits, embeddings, tokens, prefix_tokens, key, video_tokens } =
-            prepared;
+        let Prepared { urgency, work, embeddings, tokens, prefix_tokens, key, .. } = prepared;
         Sequence {
             urgency,
-            limits,
+            work,
             embeddings,
             tokens,
             prefix_tokens,
             key,
             usage: Usage {
-                video_tokens: video_tokens as u32,
-                text_tokens: (tokens - video_tokens) as u32,
+                video_tokens: prepared.video_tokens as u32,
+                text_tokens: prepared.text_tokens as u32,
                 new_tokens: 0,
                 cached_tokens: 0,
             },
             read: 0,
             started: None,
             prefilled: None,
-            sampler: Sampler::new(limits.sampling),
-            stream: TokenStream::default(),
-            text: String::new(),
-            ids: Vec::new(),
         }
     }
 
@@ -88,8 +84,12 @@ impl Sequence {
         self.key.as_ref()
     }
 
+    /// Returns the last generated token, if there is one.
     pub fn last_id(&self) -> Option<u32> {
-        self.ids.last().copied()
+        match &self.work {
+            Work::Generate(generation) => generation.last_id(),
+            Work::Score(_) => None,
+        }
     }
 
     pub fn start(&mut self) {
@@ -118,8 +118,10 @@ impl Sequence {
     pub fn chunk_read(&mut self, to: usize) {
         self.read = to;
         if self.is_read() {
-            self.embeddings = Vec::new();
             self.prefilled = Some(Instant::now());
+            if matches!(self.work, Work::Generate(_)) {
+                self.embeddings = Vec::new();
+            }
         }
     }
 
@@ -133,52 +135,47 @@ impl Sequence {
         self.read == self.tokens
     }
 
-    /// Samples the next token.
-    pub fn push(
-        &mut self,
-        logits: &[f32],
-        tokenizer: &Tokenizer,
-        end_tokens: &[u32],
-    ) -> Result<Token, Failure> {
-        let id = self.sampler.next(logits).ok_or(Failure::NotFinite)?;
-        if end_tokens.contains(&id) {
-            return Ok(Token::End);
-        }
-        self.ids.push(id);
-        let mut text = self.stream.push(tokenizer, id)?;
-        if self.text.is_empty() {
-            // Tokenizers put a space before the first word, which is not part of the answer.
-            text = text.trim_start().to_string();
-        }
-        self.text.push_str(&text);
-        Ok(Token::Text(text))
+    /// Replaces the question after the prefix by the next one, whose embeddings have `dim` numbers
+    /// per token.
+    pub fn follow_up(&mut self, question: &[f32], dim: usize) {
+        self.embeddings.truncate(self.prefix_tokens * dim);
+        self.embeddings.extend_from_slice(question);
+        self.tokens = self.embeddings.len() / dim;
+        self.read = self.prefix_tokens;
     }
 
-    /// Returns true if no more tokens are allowed.
-    pub fn is_full(&self) -> bool {
-        self.ids.len() >= self.limits.max_new_tokens
-    }
-
-    /// Ends the text. Returns its rest, which was not returned yet, and the reply.
+    /// Ends the text. Returns its rest, which was not returned yet, and the reply. Returns `None`
+    /// for a sequence without text.
     pub fn finish(
         &mut self,
         finish: FinishReason,
         tokenizer: &Tokenizer,
-    ) -> Result<(String, Reply), Failure> {
-        let rest = std::mem::take(&mut self.stream).finish(tokenizer)?;
-        let now = Instant::now();
-        let started = self.started.unwrap_or(now);
-        let prefilled = self.prefilled.unwrap_or(now);
+    ) -> Result<Option<(String, Reply)>, Failure> {
+        let Work::Generate(generation) = &mut self.work else { return Ok(None) };
+        let generated = generation.finish(tokenizer)?;
+        let (started, prefilled) = self.times();
         let reply = Reply {
-            text: (std::mem::take(&mut self.text) + &rest).trim_end().to_string(),
+            text: generated.text,
             finish,
-            usage: Usage { new_tokens: self.ids.len() as u32, ..self.usage },
-            ids: std::mem::take(&mut self.ids),
+            usage: Usage { new_tokens: generated.ids.len() as u32, ..self.usage },
+            ids: generated.ids,
             started,
             prefill: prefilled - started,
-            decode: now - prefilled,
+            decode: prefilled.elapsed(),
         };
-        Ok((rest, reply))
+        Ok(Some((generated.rest, reply)))
+    }
+
+    /// Returns the scores as the result of the sequence.
+    pub fn scored(&self, scores: Vec<f64>) -> Scored {
+        let (started, prefilled) = self.times();
+        Scored { scores, usage: self.usage, started, prefill: prefilled - started }
+    }
+
+    /// Returns the times at which reading of the prompt began and ended.
+    fn times(&self) -> (Instant, Instant) {
+        let now = Instant::now();
+        (self.started.unwrap_or(now), self.prefilled.unwrap_or(now))
     }
 }
 

@@ -149,6 +149,21 @@ impl Tokenizer {
         self.vocabulary.get_vocab_size(true)
     }
 
+    /// Returns the tokens that consist of this word alone, in any case, with or without a space
+    /// before it.
+    pub fn spellings(&self, word: &str) -> Vec<u32> {
+        // Vocabularies write the space as itself, as Ġ (byte-level) or as ▁ (SentencePiece).
+        let text =
+            |token: &str| token.trim_start_matches([' ', 'Ġ', '▁']).eq_ignore_ascii_case(word);
+        let vocabulary = self.vocabulary.get_vocab(false);
+        vocabulary.into_iter().filter_map(|(token, id)| text(&token).then_some(id)).collect()
+    }
+
+    /// Returns the first token of a text, or `None` if it has none.
+    pub fn first_token(&self, text: &str) -> Option<u32> {
+        self.vocabulary.encode_fast(text, false).ok()?.get_ids().first().copied()
+    }
+
     pub fn token_to_id(&self, token: &str) -> Option<u32> {
         self.vocabulary.token_to_id(token)
     }

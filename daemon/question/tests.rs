@@ -155,6 +155,17 @@ fn a_range_is_given_once_and_runs_forwards() {
 }
 
 #[test]
+fn a_scored_question_takes_one_pass_and_no_conversation() {
+    let scored = || Draft { score_yes_no: true, ..draft() };
+    let question = asked(scored()).expect("a question");
+    assert_eq!((question.is_scored(), question.detail()), (true, Detail::Overview));
+    let parts = Draft { detail: Some("parts".into()), ..scored() };
+    assert!(refused(parts).contains("scored question"));
+    let further = Draft { conversation: Some("c".into()), ..scored() };
+    assert!(refused(further).contains("continues no conversation"));
+}
+
+#[test]
 fn an_error_quotes_only_the_beginning_of_the_input() {
     let long = "ä".repeat(4 << 20);
     for draft in [

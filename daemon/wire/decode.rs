@@ -75,6 +75,7 @@ fn answer(from: proto::Answer) -> Read<Answer> {
         conversation: from.conversation,
         earlier_turns: from.earlier_turns,
         parts: from.parts.into_iter().map(part).collect::<Read<_>>()?,
+        yes_score: from.yes_score,
     })
 }
 

@@ -67,6 +67,7 @@ fn answer(from: &Answer) -> proto::Answer {
             Some(SummaryMethod::List) => proto::SummaryMethod::List,
         }
         .into(),
+        yes_score: from.yes_score,
     }
 }
 

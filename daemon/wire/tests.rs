@@ -141,14 +141,18 @@ fn answers() -> impl Strategy<Value = Answer> {
         any::<u32>(),
         prop::collection::vec(parts, 0..3),
         prop::option::of(methods),
+        prop::option::of(0.0f64..=1.0),
     )
-        .prop_map(|(inference, names, earlier_turns, parts, summary_method)| Answer {
-            inference,
-            question_id: names.0,
-            conversation: names.1,
-            earlier_turns,
-            parts,
-            summary_method,
+        .prop_map(|(inference, names, earlier_turns, parts, summary_method, yes_score)| {
+            Answer {
+                inference,
+                question_id: names.0,
+                conversation: names.1,
+                earlier_turns,
+                parts,
+                summary_method,
+                yes_score,
+            }
         })
 }
 

@@ -11,7 +11,7 @@ use lookout::config::{Model, Precision, Resize, Sampling, Wording};
 use lookout::demo::score::judge::{self, Asked, Subject};
 use lookout::demo::score::truth::{Kind, Sidecar, Window};
 use lookout::demo::score::{Score, Source};
-use lookout::language::{Budget, LanguageModel, Limits, Request, Urgency};
+use lookout::language::{Budget, LanguageModel, Limits, Request, Task, Urgency};
 use lookout::model::{Package, Runtime};
 use lookout::slowfast::{FrameTokens, Grid, Plan, VideoTokens, assemble, pool_frame};
 use lookout::vision::Encoder;
@@ -225,9 +225,7 @@ impl Yard {
                 let request = Request {
                     video: &video,
                     prefix_frames: None,
-                    turns: &[],
-                    prompt: &asked.text,
-                    limits,
+                    task: Task::Text { turns: &[], prompt: &asked.text, limits },
                     urgency: Urgency::Now,
                 };
                 let reply = language.answer(request, |_| {}).expect("an answer");

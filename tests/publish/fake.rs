@@ -172,6 +172,7 @@ pub fn answer(question_id: &str, text: &str) -> Answer {
         earlier_turns: 0,
         parts: Vec::new(),
         summary_method: None,
+        yes_score: None,
     }
 }
 

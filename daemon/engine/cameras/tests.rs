@@ -10,6 +10,7 @@ use super::*;
 use crate::config::Config;
 use crate::engine::caption::windows::Closed;
 use crate::engine::job::Job;
+use crate::engine::scheduler::Job as _;
 use crate::event::{EventId, Unchanged};
 use crate::frame::{Clock, Frame};
 use crate::journal::MemoryJournal;
@@ -105,6 +106,7 @@ fn kept(engine: &Engine, camera: &str) -> Vec<&'static str> {
         ("registry", engine.cameras.get(camera).is_some()),
         ("inbox", engine.inbox.lock().knows(camera)),
         ("scheduler", jobs.scheduler.knows(&camera.into())),
+        ("questions", jobs.scheduler.questions().any(|job| **job.camera() == *camera)),
         ("conversations", sync::lock(&engine.conversations).get(&key, Instant::now()).is_some()),
         ("re-encoded tokens", reencoded.get(&(camera.into(), id)).is_some()),
     ];

@@ -43,6 +43,8 @@ type Happening = Box<dyn FnMut(&Arc<Engine>) + Send>;
 struct StandIn {
     engine: Arc<Engine>,
     fates: VecDeque<Fate>,
+    /// Sequences that score a question, which end in the next step.
+    scored: Vec<SequenceId>,
     /// Sequences, each with the rest of its fate.
     work: Vec<(SequenceId, Fate)>,
     begun: u64,
@@ -60,7 +62,13 @@ impl LanguageBackend for StandIn {
     }
 
     fn submit(&mut self, request: Request<'_>) -> Result<Submitted, LanguageError> {
-        if request.prompt == TOO_LONG {
+        let Task::Text { prompt, turns, .. } = request.task else {
+            self.begun += 1;
+            let id = SequenceId::of(self.begun);
+            self.scored.push(id);
+            return Ok(Submitted { id, turns: 0 });
+        };
+        if prompt == TOO_LONG {
             // The asker repeats the question at once.
             self.refused.push(asks(&self.engine, TOO_LONG));
             assert!(self.refused.len() < 100, "nobody else has a turn");
@@ -73,11 +81,14 @@ impl LanguageBackend for StandIn {
         self.begun += 1;
         let id = SequenceId::of(self.begun);
         self.work.push((id, fate));
-        Ok(Submitted { id, turns: request.turns.len() })
+        Ok(Submitted { id, turns: turns.len() })
     }
 
     fn poll(&mut self, on_output: &mut OnOutput<'_>) -> Result<(), LanguageError> {
         (self.between)(&self.engine);
+        for id in self.scored.drain(..) {
+            on_output(id, Output::Scored(scored()));
+        }
         for (id, fate) in &mut self.work {
             match fate {
                 Fate::Steps(left) => *left = left.saturating_sub(1),
@@ -97,6 +108,15 @@ impl LanguageBackend for StandIn {
     fn cancel(&mut self, id: SequenceId) -> Result<(), LanguageError> {
         self.work.retain(|(other, _)| *other != id);
         Ok(())
+    }
+}
+
+fn scored() -> Scored {
+    Scored {
+        scores: vec![0.75],
+        usage: Usage::default(),
+        started: Instant::now(),
+        prefill: Duration::ZERO,
     }
 }
 
@@ -176,6 +196,11 @@ fn closes(engine: &Engine, camera: &str, second: u64) {
 }
 
 fn asks(engine: &Engine, text: &str) -> mpsc::Receiver<AnswerItem> {
+    asks_for(engine, text, false)
+}
+
+/// Asks a question. `is_scored` asks for its score.
+fn asks_for(engine: &Engine, text: &str, is_scored: bool) -> mpsc::Receiver<AnswerItem> {
     let (to, answer) = mpsc::channel(8);
     let window = Span { from: at(0), to: at(4) };
     let asked = PendingQuestion {
@@ -186,6 +211,7 @@ fn asks(engine: &Engine, text: &str) -> mpsc::Receiver<AnswerItem> {
         turns: Arc::default(),
         conversation: "c".into(),
         max_new_tokens: 8,
+        is_scored,
         window,
         plan: engine.plan,
         clip: engine.clip("yard", window.into()).expect("frames"),
@@ -210,6 +236,7 @@ fn work(
     let backend = StandIn {
         engine: engine.clone(),
         fates: fates.into(),
+        scored: Vec::new(),
         work: Vec::new(),
         begun: 0,
         refused: Vec::new(),
@@ -358,6 +385,21 @@ fn a_window_whose_frames_were_evicted_is_skipped_and_counted_in_the_next_caption
     };
     assert!(work(&engine, vec![Fate::Steps(20)], between).is_ok());
     assert_eq!(captions(&engine, "yard"), [(10, "A dog runs.".into(), 1)]);
+}
+
+#[test]
+fn a_scored_question_is_answered_with_its_score() {
+    let engine = with_frames();
+    let mut answer = asks_for(&engine, "Is there a dog?", true);
+    assert!(work(&engine, Vec::new(), for_steps(1)).is_ok());
+    let text = match answer.try_recv() {
+        Ok(AnswerItem::Token(text)) => text,
+        other => panic!("{other:?}"),
+    };
+    let Ok(AnswerItem::Finished(event)) = answer.try_recv() else { panic!("no answer") };
+    let Body::Answer(answer) = &event.body else { panic!("{event:?}") };
+    assert_eq!((&*text, &*answer.inference.text, answer.yes_score), ("Yes.", "Yes.", Some(0.75)));
+    assert_eq!(answer.inference.prompt, "Is there a dog?");
 }
 
 #[test]

@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::super::Engine;
-use super::super::job::Job;
 use super::pass::Pass;
 use crate::disk::{DiskEvents, FrameToRead, JpegReceiver, Jpegs, ReadRefused, ReadRequest};
 use crate::frame::FrameId;
@@ -166,7 +165,7 @@ impl Engine {
         if jobs.stopping {
             return asked.fail(AskError::Stopping);
         }
-        if let Err(asked) = jobs.scheduler.ask(Job::Question(Box::new(asked))) {
+        if let Err(asked) = jobs.ask(asked) {
             return asked.fail(AskError::Stopping);
         }
         metrics::waiting_jobs(jobs.scheduler.waiting());

@@ -213,6 +213,7 @@ impl InParts {
             earlier_turns,
             parts,
             summary_method: Some(summary_method),
+            yes_score: None,
         })
     }
 }

@@ -17,7 +17,6 @@ use tokio::sync::mpsc;
 
 use super::Engine;
 use super::cameras::Camera;
-use super::job::Job;
 use crate::event::{Answer, Body, Inference};
 use crate::frame::{FrameId, Span, rfc3339, shift};
 use crate::language::Turn;
@@ -86,6 +85,7 @@ impl Engine {
             conversation: question.conversation().map_or_else(new_name, Into::into),
             turns: known.map(|known| known.turns.into()).unwrap_or_default(),
             max_new_tokens: most,
+            is_scored: question.is_scored(),
             window,
             asked_at: Instant::now(),
             to,
@@ -167,9 +167,7 @@ impl Engine {
         if jobs.stopping {
             return Err(AskError::Stopping);
         }
-        jobs.scheduler.retain(Job::is_wanted);
-        let queued = jobs.scheduler.questions().filter(|job| !job.is_part()).count();
-        let waiting = queued + self.queue_slots.load(Ordering::Relaxed);
+        let waiting = jobs.waiting_questions() + self.queue_slots.load(Ordering::Relaxed);
         if waiting >= jobs.scheduler.capacity() {
             let retry_after = jobs.scheduler.retry_after(waiting);
             return Err(AskError::QueueFull { waiting, retry_after });

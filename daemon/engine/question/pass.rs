@@ -25,6 +25,8 @@ pub struct Accepted {
     /// Earlier questions and answers of the conversation.
     pub turns: Arc<[Turn]>,
     pub max_new_tokens: usize,
+    /// True if the answer is the score of yes.
+    pub is_scored: bool,
     pub window: Span,
     pub asked_at: Instant,
     pub to: mpsc::Sender<AnswerItem>,
@@ -100,6 +102,7 @@ impl Pass {
             turns,
             conversation: question.conversation,
             max_new_tokens: question.max_new_tokens,
+            is_scored: question.is_scored,
             window,
             clip,
             plan,
@@ -134,6 +137,8 @@ pub struct PendingQuestion {
     pub turns: Arc<[Turn]>,
     pub conversation: String,
     pub max_new_tokens: usize,
+    /// True if the answer is the score of yes.
+    pub is_scored: bool,
     pub window: Span,
     pub clip: Clip,
     /// The plan by which the clip was sampled.
@@ -162,12 +167,14 @@ impl PendingQuestion {
     }
 
     /// Delivers the result. The model saw `earlier_turns` questions of the conversation with it.
+    /// `yes_score` is the score of a question that is scored.
     pub fn finish(
         self,
         engine: &Engine,
         inference: Inference,
         jpegs: Vec<EventJpeg>,
         earlier_turns: u32,
+        yes_score: Option<f64>,
     ) {
         let answer = Answer {
             inference,
@@ -176,6 +183,7 @@ impl PendingQuestion {
             earlier_turns,
             parts: Vec::new(),
             summary_method: None,
+            yes_score,
         };
         match self.receiver {
             Receiver::InParts { result, .. } => {

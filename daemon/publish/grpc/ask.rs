@@ -64,6 +64,7 @@ fn draft(request: proto::AskRequest) -> Draft {
         detail,
         conversation: request.conversation,
         max_new_tokens: request.max_new_tokens.map(u64::from),
+        score_yes_no: request.score_yes_no,
         ..Draft::default()
     };
     match request.range {

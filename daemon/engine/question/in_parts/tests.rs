@@ -118,7 +118,7 @@ fn reply(engine: &Engine, asked: PendingQuestion, text: &str) {
     };
     let earlier_turns = asked.turns.len() as u32;
     let jpegs = engine.jpegs_of(&asked.clip);
-    asked.finish(engine, inference, jpegs, earlier_turns);
+    asked.finish(engine, inference, jpegs, earlier_turns, None);
 }
 
 async fn finished(mut answer: AnswerStream) -> Result<Answer, AskError> {

@@ -1,0 +1,76 @@
+//! The text that a sequence generates after its prompt.
+
+use super::tokenizer::{TokenStream, Tokenizer};
+use super::{Failure, Limits, Sampler};
+
+pub struct Generation {
+    limits: Limits,
+    sampler: Sampler,
+    stream: TokenStream,
+    text: String,
+    ids: Vec<u32>,
+}
+
+/// A generated token.
+pub enum Token {
+    /// The text that it adds, which may be empty.
+    Text(String),
+    End,
+}
+
+/// A text that is complete.
+pub struct Generated {
+    pub text: String,
+    /// The end of the text, which was not returned yet.
+    pub rest: String,
+    pub ids: Vec<u32>,
+}
+
+impl Generation {
+    pub fn new(limits: Limits) -> Generation {
+        Generation {
+            limits,
+            sampler: Sampler::new(limits.sampling),
+            stream: TokenStream::default(),
+            text: String::new(),
+            ids: Vec::new(),
+        }
+    }
+
+    pub fn last_id(&self) -> Option<u32> {
+        self.ids.last().copied()
+    }
+
+    /// Samples the next token.
+    pub fn push(
+        &mut self,
+        logits: &[f32],
+        tokenizer: &Tokenizer,
+        end_tokens: &[u32],
+    ) -> Result<Token, Failure> {
+        let id = self.sampler.next(logits).ok_or(Failure::NotFinite)?;
+        if end_tokens.contains(&id) {
+            return Ok(Token::End);
+        }
+        self.ids.push(id);
+        let mut text = self.stream.push(tokenizer, id)?;
+        if self.text.is_empty() {
+            // Tokenizers put a space before the first word, which is not part of the answer.
+            text = text.trim_start().to_string();
+        }
+        self.text.push_str(&text);
+        Ok(Token::Text(text))
+    }
+
+    /// Returns true if no more tokens are allowed.
+    pub fn is_full(&self) -> bool {
+        self.ids.len() >= self.limits.max_new_tokens
+    }
+
+    /// Ends the text.
+    pub fn finish(&mut self, tokenizer: &Tokenizer) -> Result<Generated, Failure> {
+        let rest = std::mem::take(&mut self.stream).finish(tokenizer)?;
+        let text = (std::mem::take(&mut self.text) + &rest).trim_end().to_string();
+        Ok(Generated { text, rest, ids: std::mem::take(&mut self.ids) })
+    }
+}
