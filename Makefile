@@ -118,6 +118,7 @@ install: ## install into /usr, or under DESTDIR
 		{ install -d $(DESTDIR)/etc/lookout && \
 		sed 's|"../models/|"/usr/share/lookout/|' configs/example.toml >$(DESTDIR)/etc/lookout/lookout.toml; }
 	mkdir -p $(DESTDIR)/usr/share/lookout/demo
+	cp -R target/embedding/all-MiniLM-L6-v2 $(DESTDIR)/usr/share/lookout/
 	cp -R models/demo/package models/demo/package-fp16 models/demo/cameras $(DESTDIR)/usr/share/lookout/demo
 
 # The daemon and the demo never need it.

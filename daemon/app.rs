@@ -13,12 +13,14 @@ use crate::camera;
 use crate::cameras::Cameras;
 use crate::config::{self, Config};
 use crate::disk::{self, Disk, DiskProblem};
+use crate::embedding::SentenceModel;
 use crate::engine::Engine;
-use crate::event_store::{self, EventStore};
+use crate::event_store::{self, EventStore, MeaningSearch};
 use crate::file_limit;
 use crate::interface::Interface;
 use crate::journal::{self, Journal, MemoryJournal};
 use crate::metrics::{self, PrometheusHandle};
+use crate::model::{ModelError, Runtime};
 use crate::publish::{self, Listener, grpc, http, mqtt};
 use crate::run_clock::RunClock;
 use crate::service::Service;
@@ -170,7 +172,8 @@ async fn load(
     let config = config.clone();
     let load = move || {
         let workers = Workers::load(&config)?;
-        anyhow::Ok((workers, open_disk(&config, disk_problem), open_store(&config)))
+        let store = open_store(&config, &workers.runtime)?;
+        anyhow::Ok((workers, open_disk(&config, disk_problem), store))
     };
     let loaded = tokio::task::spawn_blocking(load).await.context("loading")??;
     model_loaded.cancel();
@@ -185,9 +188,18 @@ fn open_disk(config: &Config, disk_problem: Arc<DiskProblem>) -> Option<Disk> {
     Some(Disk::open(folder, disk::Bounds { retention, bytes: bytes.as_u64() }, disk_problem))
 }
 
-fn open_store(config: &Config) -> Option<EventStore> {
-    let config::Journal { folder, retention, bytes, .. } = config.journal.clone()?;
-    Some(EventStore::open(event_store::Settings { folder, retention, bytes: bytes.as_u64() }))
+fn open_store(config: &Config, runtime: &Runtime) -> Result<Option<EventStore>, ModelError> {
+    let Some(config::Journal { folder, retention, bytes, .. }) = config.journal.clone() else {
+        return Ok(None);
+    };
+    let settings = event_store::Settings { folder, retention, bytes: bytes.as_u64() };
+    let Some(config::Search { model, vector_bytes }) = &config.search else {
+        return Ok(Some(EventStore::open(settings)));
+    };
+    let embedder = Box::new(SentenceModel::load(runtime, model)?);
+    tracing::info!(model = %model.display(), "search by meaning: model loaded");
+    let meaning = MeaningSearch { embedder, bytes: vector_bytes.as_u64() };
+    Ok(Some(EventStore::open(settings).with_meaning(meaning)))
 }
 
 /// Returns the number of this run, which names its frames: milliseconds since 1970 by the host's

@@ -17,7 +17,10 @@ use crate::event::{Body, Event};
 use crate::frame::FrameId;
 
 pub use memory::{CAPACITY, MemoryJournal};
-pub use query::{EventFilter, EventPage, Pending, Query, QueryError, SearchHit, SearchPage};
+pub use query::{
+    CameraCoverage, EventFilter, EventPage, MeaningCoverage, Pending, Query, QueryError,
+    SearchCoverage, SearchHit, SearchMode, SearchPage, SearchQuery,
+};
 
 /// Numbered events, appended by the daemon and read by the interfaces.
 pub trait Journal: Send + Sync + 'static {
@@ -60,15 +63,8 @@ pub trait Journal: Send + Sync + 'static {
     /// Returns events from the newest to the oldest.
     fn list(&self, query: Query) -> Pending<'_, EventPage>;
 
-    /// Returns the captions and answers that contain all words, the best match first, without the
-    /// first `offset` ones.
-    fn search(
-        &self,
-        words: String,
-        filter: EventFilter,
-        offset: usize,
-        limit: usize,
-    ) -> Pending<'_, SearchPage>;
+    /// Returns captions and answers whose texts match, the best match first.
+    fn search(&self, query: SearchQuery) -> Pending<'_, SearchPage>;
 
     /// Waits until every event is stored, or cannot be. Returns at once if nothing is stored.
     fn flush(&self) {}

@@ -14,6 +14,7 @@ pub mod config;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod disk;
+pub mod embedding;
 pub mod engine;
 pub mod event;
 pub mod event_store;

@@ -218,6 +218,11 @@ pub fn journal_bytes(bytes: u64) {
     table::JOURNAL_BYTES.gauge([]).set(bytes as f64);
 }
 
+/// Sets the number of vectors in memory.
+pub fn search_vectors(vectors: usize) {
+    table::SEARCH_VECTORS.gauge([]).set(vectors as f64);
+}
+
 pub fn mqtt_connected(connected: bool) {
     table::MQTT_CONNECTED.gauge([]).set(one_if(connected));
 }

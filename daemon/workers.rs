@@ -17,7 +17,7 @@ use crate::event;
 use crate::heartbeat::Worker;
 use crate::language::Budget;
 use crate::loaded::LoadedModel;
-use crate::model::{ModelError, Placement};
+use crate::model::{ModelError, Placement, Runtime};
 use crate::vision::{jpeg, preprocess};
 
 /// Longest time that startup waits for frames of earlier runs. The remaining frames are restored
@@ -32,8 +32,8 @@ pub struct Workers {
     language: LanguageWorker,
     /// The memory that answers take in addition to the model.
     pub memory: String,
-    /// The file of onnxruntime.
-    pub onnxruntime: String,
+    /// The onnxruntime that runs the model.
+    pub runtime: Runtime,
 }
 
 impl Workers {
@@ -62,7 +62,7 @@ impl Workers {
             "model loaded in {:.1} s",
             started.elapsed().as_secs_f64()
         );
-        let LoadedModel { package, preprocess, encoder, language, .. } = loaded;
+        let LoadedModel { package, runtime, preprocess, encoder, language } = loaded;
         let buffer = &config.buffer;
         let jpeg_codec =
             jpeg::JpegCodec::new(buffer.jpeg_width, preprocess.least_side(), buffer.jpeg_quality)
@@ -77,7 +77,7 @@ impl Workers {
             failures: Failures::default(),
         };
         let language = LanguageWorker { backend: language, dim, model: package.name, devices };
-        Ok(Workers { vision, language, memory, onnxruntime })
+        Ok(Workers { vision, language, memory, runtime })
     }
 
     pub fn model(&self) -> &str {

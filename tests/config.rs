@@ -97,6 +97,8 @@ fn wrong_values_are_refused_by_their_key() {
         ("retention = \"30d\"", "retention = \"1s\"", "journal.retention"),
         ("bytes = \"10 GiB\"\n# Frames", "bytes = \"2 KiB\"\n# Frames", "journal.bytes"),
         ("jpegs = \"slow\"", "jpegs = \"fast\"", "jpegs"),
+        ("vector_bytes = \"512 MiB\"", "vector_bytes = \"2 KiB\"", "search.vector_bytes"),
+        ("#model = \"/usr/share", "model = \"/usr/share", "search.model needs journal.folder"),
         ("top_p = 1.0", "top_p = 2.0", "generate.top_p = 2"),
         ("question_bytes = \"8 KiB\"", "question_bytes = \"0 B\"", "wanted \"1 B\" to \"64 KiB\""),
         ("plan = \"16:", "plan = \"0:", "model.plan"),

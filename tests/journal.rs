@@ -107,3 +107,52 @@ fn events_outlive_a_kill_and_a_corrupt_file_is_set_aside() {
         names.map(|name| name.expect("a name").file_name().into_string().expect("UTF-8")).collect();
     assert!(names.iter().any(|name| name.starts_with("events.sqlite.corrupt-")), "{names:?}");
 }
+
+#[test]
+fn captions_are_found_by_their_meaning() {
+    let folder = folder();
+    let dir = folder.path();
+    let (grpc, http) = (free_port(), free_port());
+    let model = repository().join("target/embedding/all-MiniLM-L6-v2");
+    assert!(model.is_dir(), "run `make setup`");
+    let tables =
+        format!("[journal]\nfolder = {:?}\n[search]\nmodel = {model:?}\n", dir.join("journal"));
+    let gate = format!("file:{}", clip("gate").display());
+    let config = head(grpc, http, None) + &tables + &camera("gate", &gate, "");
+    let daemon = Daemon::with_config(dir, &config, grpc, http);
+    let search = |mode: &str, query: &str| {
+        let mut hits =
+            lines(&daemon, &["search", "--json", "--mode", mode, "--limit", "200", query]);
+        let coverage = hits.pop().expect("the coverage");
+        assert_eq!(coverage["mode"], mode);
+        (hits, coverage)
+    };
+    let hits = wait_for("three captions with a vector", SECONDS(60), || {
+        let (hits, _) = search("meaning", "an automobile or a pedestrian");
+        (hits.len() >= 3).then_some(hits)
+    });
+    let similarity = |hit: &Value| hit["similarity"].as_f64().expect("a similarity");
+    assert!(hits.is_sorted_by(|a, b| similarity(a) >= similarity(b)), "{hits:?}");
+    assert_eq!(hits[0]["meaning_rank"], 1);
+
+    // Words that no caption contains find nothing, and do not change what the meaning finds.
+    let (words, coverage) = search("words", "an automobile or a pedestrian");
+    assert!(words.is_empty(), "{words:?}");
+    let recorded = coverage["cameras"][0]["recorded_seconds"].as_f64().expect("seconds");
+    assert!(coverage["cameras"][0]["camera"] == "gate" && recorded >= 4.0, "{coverage}");
+    let (fused, _) = search("fused", "an automobile or a pedestrian");
+    assert!(fused.len() >= hits.len());
+    let (code, out, error) = daemon.client(&["search", "an automobile or a pedestrian"]);
+    let last = out.lines().last().expect("a line");
+    assert!(
+        code == Some(0) && last.starts_with("searched ") && last.contains(" of gate"),
+        "{error}"
+    );
+
+    let (run, sequence) = id(&hits[0]);
+    let (run, sequence) = (run.to_string(), sequence.to_string());
+    let asked = ["ask", "gate", "Is there a car?", "--event", &sequence, "--run", &run, "--json"];
+    let answer = lines(&daemon, &asked).pop().expect("an answer");
+    assert_eq!(answer["window"]["from"], hits[0]["window"]["from"], "{answer}");
+    assert!(daemon.metric("lookout_search_vectors") >= 3.0);
+}

@@ -10,9 +10,10 @@ use std::time::Duration;
 use crate::camera;
 use crate::config::{self, Config};
 use crate::disk;
+use crate::embedding::{SentenceModel, TextEmbedder};
 use crate::event_store;
 use crate::exit::Failure;
-use crate::model::Package;
+use crate::model::{Package, Runtime};
 use crate::publish;
 use crate::workers::Workers;
 
@@ -161,11 +162,21 @@ fn check_model(config: &Config) -> Vec<Line> {
     }
     let prompts = format!("by {}", workers.template());
     let loaded = [
-        ("onnxruntime", workers.onnxruntime),
+        ("onnxruntime", workers.runtime.file.display().to_string()),
         ("device", device),
         ("prompts", prompts),
         ("memory", workers.memory),
     ];
     lines.extend(loaded.map(|(item, found)| (item.into(), Ok(found))));
+    lines.extend(check_search(config, &workers.runtime));
     lines
+}
+
+/// Loads the model of the search by meaning, if the config has one.
+fn check_search(config: &Config, runtime: &Runtime) -> Option<Line> {
+    let config::Search { model, .. } = config.search.as_ref()?;
+    let loaded = SentenceModel::load(runtime, model);
+    let found = loaded
+        .map(|loaded| format!("{}: vectors of {} numbers", model.display(), loaded.dimensions()));
+    Some(("search".into(), found.map_err(|error| error.to_string())))
 }

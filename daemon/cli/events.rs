@@ -9,7 +9,7 @@ use super::{Client, output};
 use crate::client;
 use crate::event::EventKind;
 use crate::exit::Failure;
-use crate::journal::EventFilter;
+use crate::journal::{EventFilter, SearchMode};
 
 #[derive(Args)]
 pub struct Events {
@@ -26,10 +26,16 @@ pub struct Events {
 pub struct Search {
     #[command(flatten)]
     client: Client,
-    /// Words that the text must all contain, such as "red car".
+    /// Words or a description, such as "red car".
     ///
     /// A word finds its forms, such as car and cars. Words in double quotes must follow each other.
     query: String,
+    /// Search for words, by meaning, or both. Default: both if the daemon has a model for it.
+    ///
+    /// `words` finds texts that contain all words. `meaning` finds texts that say something similar
+    /// in other words. `fused` merges the results of both.
+    #[arg(long, value_enum)]
+    mode: Option<Mode>,
     #[command(flatten)]
     filter: Filter,
     /// Maximum number of results; the best are printed.
@@ -56,6 +62,24 @@ struct Filter {
     until: Option<SystemTime>,
 }
 
+/// A mode of the search.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Mode {
+    Fused,
+    Words,
+    Meaning,
+}
+
+impl Mode {
+    fn read(self) -> SearchMode {
+        match self {
+            Mode::Fused => SearchMode::Fused,
+            Mode::Words => SearchMode::Words,
+            Mode::Meaning => SearchMode::Meaning,
+        }
+    }
+}
+
 impl Filter {
     fn read(self) -> EventFilter {
         EventFilter {
@@ -77,7 +101,8 @@ pub async fn events(args: Events, out: &mut dyn Write) -> Result<(), Failure> {
 pub async fn search(args: Search, out: &mut dyn Write) -> Result<(), Failure> {
     let Client { server, json } = args.client;
     let (filter, limit) = (args.filter.read(), args.limit as usize);
-    client::search_events(&server, &args.query, &filter, limit, output(json), out).await?;
+    let mode = args.mode.map(Mode::read);
+    client::search_events(&server, &args.query, mode, &filter, limit, output(json), out).await?;
     Ok(())
 }
 

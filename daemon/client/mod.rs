@@ -7,6 +7,7 @@
 mod ask;
 mod events;
 mod replay;
+mod search;
 mod text;
 
 use std::io::{self, ErrorKind, Write};
@@ -20,8 +21,9 @@ use tonic_types::StatusExt;
 
 pub use crate::wire::decode::UnexpectedReply;
 pub use ask::ask;
-pub use events::{list_events, search_events};
+pub use events::list_events;
 pub use replay::{Replayed, replay};
+pub use search::search_events;
 
 use crate::event::{EventId, EventKind};
 use crate::proto;

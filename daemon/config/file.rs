@@ -14,6 +14,7 @@ use super::listen::ListenTable;
 use super::model::ModelTable;
 use super::mqtt::MqttTable;
 use super::rules::{at_least, toml_error};
+use super::search::SearchTable;
 use super::{Camera, Config, ConfigError, Wording};
 
 /// The whole file, as written.
@@ -28,6 +29,7 @@ struct File {
     generate: GenerateTable,
     buffer: BufferTable,
     journal: JournalTable,
+    search: SearchTable,
     grpc: ListenTable,
     http: ListenTable,
     mqtt: Option<MqttTable>,
@@ -43,6 +45,7 @@ impl Default for File {
             generate: GenerateTable::default(),
             buffer: BufferTable::default(),
             journal: JournalTable::default(),
+            search: SearchTable::default(),
             grpc: ListenTable::default(),
             http: ListenTable::default(),
             mqtt: None,
@@ -68,12 +71,14 @@ impl File {
             system_prompt: self.model.system_prompt.clone(),
             answer_prefix: self.generate.answer_prefix.clone(),
         };
+        let journal = self.journal.check(folder)?;
         Ok(Config {
+            search: self.search.check(folder, journal.is_some())?,
             model: self.model.check(folder)?,
             wording,
             generate: self.generate.check()?,
             buffer: self.buffer.check(&cameras, folder)?,
-            journal: self.journal.check(folder)?,
+            journal,
             grpc: self.grpc.check("grpc", 50051, 256)?,
             http: self.http.check("http", 9090, 64)?,
             mqtt: self.mqtt.map(|mqtt| mqtt.check(folder)).transpose()?,

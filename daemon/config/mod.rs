@@ -14,6 +14,7 @@ mod mask;
 mod model;
 mod mqtt;
 mod rules;
+mod search;
 mod source;
 mod values;
 
@@ -28,6 +29,7 @@ pub use listen::Listen;
 pub use mask::masked;
 pub use model::{Device, Model, Precision, Resize, Wording};
 pub use mqtt::{ClientCertificate, Mqtt, MqttTls};
+pub use search::Search;
 pub use source::{Rtsp, RtspTls, Source, Transport};
 pub use values::{Bytes, Secret};
 
@@ -39,6 +41,8 @@ pub struct Config {
     pub buffer: Buffer,
     /// The journal on disk, or `None` for one in memory.
     pub journal: Option<Journal>,
+    /// The search by meaning, or `None` to search for words only.
+    pub search: Option<Search>,
     pub grpc: Option<Listen>,
     pub http: Option<Listen>,
     pub mqtt: Option<Mqtt>,

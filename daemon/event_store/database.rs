@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
+use rusqlite::hooks::Action;
 use rusqlite::{Connection, OptionalExtension, params};
 use sha2::{Digest, Sha256};
 
@@ -25,6 +26,13 @@ const STRIPPED_AT_ONCE: i64 = 16;
 
 /// Longest time for making the database smaller, so that events do not wait longer to be stored.
 const STEP: Duration = Duration::from_millis(250);
+
+/// A change of a row of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RowChange {
+    Inserted(i64),
+    Deleted(i64),
+}
 
 /// The database, opened for writing.
 pub struct Database {
@@ -52,6 +60,30 @@ impl Database {
             |row| row.get::<_, i64>(0),
         )?;
         Ok(database)
+    }
+
+    /// Writes all of something or nothing.
+    pub fn write(
+        &mut self,
+        write: impl FnOnce(&Connection) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let transaction = self.connection.transaction()?;
+        write(&transaction)?;
+        Ok(transaction.commit()?)
+    }
+
+    /// Reports every change of a table's rows, also before it is committed.
+    pub fn watch(
+        &mut self,
+        table: &'static str,
+        mut report: impl FnMut(RowChange) + Send + 'static,
+    ) -> Result<(), StoreError> {
+        let hook = move |action: Action, _: &str, changed: &str, row: i64| match action {
+            Action::SQLITE_INSERT if changed == table => report(RowChange::Inserted(row)),
+            Action::SQLITE_DELETE if changed == table => report(RowChange::Deleted(row)),
+            _ => {}
+        };
+        Ok(self.connection.update_hook(Some(hook))?)
     }
 
     /// Returns the newest run that has an event.

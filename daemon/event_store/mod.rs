@@ -8,9 +8,11 @@
 //! Not here: what an event contains (`event`), and the ring of the newest events
 //! (`journal/memory`), from which readers that keep up are served.
 
+mod coverage;
 mod cursor;
 mod database;
 mod jpegs;
+mod meaning;
 mod open;
 mod read;
 mod schema;
@@ -27,15 +29,17 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
+use crate::embedding::TextEmbedder;
 use crate::event::{Body, Event, EventId};
 use crate::frame::FrameId;
 use crate::journal::{
-    self, Cursor, EventFilter, EventJpeg, EventPage, Journal, MemoryJournal, Pending, Query,
-    QueryError, SearchPage,
+    self, Cursor, EventJpeg, EventPage, Journal, MemoryJournal, Pending, Query, QueryError,
+    SearchPage, SearchQuery,
 };
 use crate::sync::{Waiting, lock};
 use cursor::{Start, StoreCursor};
 use jpegs::JpegQueue;
+use meaning::Meaning;
 use open::Opened;
 use read::Readers;
 use values::StoreError;
@@ -54,17 +58,24 @@ pub struct Settings {
     pub bytes: u64,
 }
 
+/// The model of the search by meaning, and the memory for its vectors.
+pub struct MeaningSearch {
+    pub embedder: Box<dyn TextEmbedder>,
+    pub bytes: u64,
+}
+
 /// The database before the number of this run is known.
 pub struct EventStore {
     settings: Settings,
     opened: Result<Opened, StoreError>,
+    meaning: Option<MeaningSearch>,
 }
 
 impl EventStore {
     /// Opens or creates the database. One that cannot be used is tried again later.
     pub fn open(settings: Settings) -> EventStore {
         let opened = open::open(&settings.folder);
-        EventStore { settings, opened }
+        EventStore { settings, opened, meaning: None }
     }
 
     /// Returns the newest run that has an event.
@@ -72,9 +83,17 @@ impl EventStore {
         self.opened.as_ref().ok().and_then(|opened| opened.newest_run)
     }
 
-    /// Starts the journal of a run, and its thread.
+    /// Enables the search by meaning.
+    pub fn with_meaning(self, meaning: MeaningSearch) -> EventStore {
+        EventStore { meaning: Some(meaning), ..self }
+    }
+
+    /// Starts the journal of a run, and its threads.
     pub fn journal(self, run: u64) -> std::io::Result<Arc<dyn Journal>> {
         let memory = MemoryJournal::new(run, journal::CAPACITY);
+        let search = self.meaning;
+        let meaning =
+            search.as_ref().map(|search| Arc::new(Meaning::new(&*search.embedder, search.bytes)));
         let shared = Arc::new(Shared {
             memory,
             jpegs: Mutex::new(JpegQueue::new(jpegs::QUEUE_BYTES)),
@@ -83,12 +102,20 @@ impl EventStore {
             state: Waiting::default(),
             problem: Mutex::default(),
             is_corrupt: AtomicBool::new(false),
+            meaning: meaning.clone(),
         });
         let writer = Writer::new(shared.clone(), self.opened);
-        let thread = std::thread::Builder::new().name("journal".into());
-        let thread = thread.spawn(move || writer.run())?;
-        Ok(Arc::new(StoredJournal { shared, thread: Some(thread) }))
+        let mut threads = vec![spawn("journal", move || writer.run())?];
+        if let Some((meaning, search)) = meaning.zip(search) {
+            let worker = meaning::Worker::new(shared.clone(), meaning, search.embedder);
+            threads.push(spawn("embedding", move || worker.run())?);
+        }
+        Ok(Arc::new(StoredJournal { shared, threads }))
     }
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(name.into()).spawn(run)
 }
 
 /// Checks that a folder can be used: returns what it contains.
@@ -122,6 +149,8 @@ struct Shared {
     problem: Mutex<String>,
     /// True if a reader found the database corrupt.
     is_corrupt: AtomicBool,
+    /// The search by meaning, if the config has a model for it.
+    meaning: Option<Arc<Meaning>>,
 }
 
 #[derive(Default)]
@@ -169,7 +198,7 @@ impl Shared {
 /// A journal in memory and on disk.
 struct StoredJournal {
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl StoredJournal {
@@ -246,20 +275,8 @@ impl Journal for StoredJournal {
         })
     }
 
-    fn search(
-        &self,
-        words: String,
-        filter: EventFilter,
-        offset: usize,
-        limit: usize,
-    ) -> Pending<'_, SearchPage> {
-        Box::pin(async move {
-            let matching = search::matching(&words)?;
-            let read = self.shared.readers.read(move |connection| {
-                search::search(connection, &matching, &filter, offset, limit)
-            });
-            read.await.map_err(|error| self.shared.unreadable(error))
-        })
+    fn search(&self, query: SearchQuery) -> Pending<'_, SearchPage> {
+        Box::pin(search::search(&self.shared, query))
     }
 
     fn jpeg(&self, camera: String, frame: FrameId) -> Pending<'_, Option<Vec<u8>>> {
@@ -276,15 +293,21 @@ impl Journal for StoredJournal {
     }
 
     fn trouble(&self) -> Option<String> {
-        let problem = lock(&self.shared.problem);
-        (!problem.is_empty()).then(|| format!("journal: {problem}"))
+        let problem = lock(&self.shared.problem).clone();
+        if !problem.is_empty() {
+            return Some(format!("journal: {problem}"));
+        }
+        self.shared.meaning.as_ref().and_then(|meaning| meaning.trouble())
     }
 }
 
 impl Drop for StoredJournal {
     fn drop(&mut self) {
+        if let Some(meaning) = &self.shared.meaning {
+            meaning.stop();
+        }
         self.shared.state.change_for_all(|state| state.stop = true);
-        if let Some(thread) = self.thread.take() {
+        for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
     }

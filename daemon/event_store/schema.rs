@@ -4,7 +4,9 @@
 //! message `lookout.v1.Event`. `texts` is the full-text index over the texts of captions and
 //! answers; captions that say "unchanged" are not in it. `jpegs` has each stored frame once,
 //! `event_jpegs` says which events need it, and `jpeg_totals` sums the frames up. Triggers delete
-//! what no event needs any more.
+//! what no event needs any more. `vectors` has the vector of a text for the search by meaning, and
+//! `vectors_pending` the events that have a text and no vector. `recorded` has, per camera and
+//! minute, the number of captions whose window ends in it, and the time that they cover.
 
 use rusqlite::Connection;
 
@@ -79,6 +81,50 @@ pub const MIGRATIONS: &[&str] = &[
     END;
     CREATE TRIGGER jpegs_delete AFTER DELETE ON jpegs BEGIN
         UPDATE jpeg_totals SET frames = frames - 1, bytes = bytes - length(old.jpeg);
+    END;
+    ",
+    "
+    CREATE TABLE embedding_model (id TEXT NOT NULL);
+    CREATE TABLE vectors (event INTEGER PRIMARY KEY, vector BLOB NOT NULL);
+    CREATE TABLE vectors_pending (event INTEGER PRIMARY KEY);
+    INSERT INTO vectors_pending SELECT id FROM events WHERE text IS NOT NULL;
+    CREATE TRIGGER vectors_pending_insert AFTER INSERT ON events WHEN new.text IS NOT NULL BEGIN
+        INSERT OR IGNORE INTO vectors_pending (event) VALUES (new.id);
+    END;
+    CREATE TRIGGER vectors_insert AFTER INSERT ON vectors BEGIN
+        DELETE FROM vectors_pending WHERE event = new.event;
+    END;
+    CREATE TRIGGER vectors_delete AFTER DELETE ON events WHEN old.text IS NOT NULL BEGIN
+        DELETE FROM vectors WHERE event = old.id;
+        DELETE FROM vectors_pending WHERE event = old.id;
+    END;
+    CREATE TABLE recorded (
+        camera TEXT NOT NULL,
+        minute INTEGER NOT NULL,
+        captions INTEGER NOT NULL,
+        from_ms INTEGER NOT NULL,
+        to_ms INTEGER NOT NULL,
+        PRIMARY KEY (camera, minute)
+    ) WITHOUT ROWID;
+    INSERT INTO recorded
+        SELECT camera, window_to_ms / 60000, count(*), min(window_from_ms), max(window_to_ms)
+        FROM events WHERE kind = 1 AND window_to_ms IS NOT NULL GROUP BY 1, 2;
+    CREATE TRIGGER recorded_insert AFTER INSERT ON events
+    WHEN new.kind = 1 AND new.window_to_ms IS NOT NULL BEGIN
+        INSERT OR IGNORE INTO recorded
+            VALUES (new.camera, new.window_to_ms / 60000, 0, new.window_from_ms, new.window_to_ms);
+        UPDATE recorded SET
+            captions = captions + 1,
+            from_ms = min(from_ms, new.window_from_ms),
+            to_ms = max(to_ms, new.window_to_ms)
+            WHERE camera = new.camera AND minute = new.window_to_ms / 60000;
+    END;
+    CREATE TRIGGER recorded_delete AFTER DELETE ON events
+    WHEN old.kind = 1 AND old.window_to_ms IS NOT NULL BEGIN
+        UPDATE recorded SET captions = captions - 1
+            WHERE camera = old.camera AND minute = old.window_to_ms / 60000;
+        DELETE FROM recorded
+            WHERE camera = old.camera AND minute = old.window_to_ms / 60000 AND captions <= 0;
     END;
     ",
 ];

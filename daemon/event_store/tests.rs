@@ -15,11 +15,11 @@ use crate::event::{
     Timing, Unchanged, Usage,
 };
 use crate::frame::{Clock, Span};
-use crate::journal::Read;
+use crate::journal::{EventFilter, Read, SearchMode};
 
-const RUN: u64 = 1_760_000_000_000;
+pub const RUN: u64 = 1_760_000_000_000;
 
-fn caption(text: &str) -> Body {
+pub fn caption(text: &str) -> Body {
     let placement = Placement { device: "cpu".into(), reason: String::new() };
     let now = SystemTime::now();
     let inference = Inference {
@@ -47,7 +47,7 @@ fn status() -> Body {
     Body::CameraStatus(CameraStatus::connecting(SystemTime::UNIX_EPOCH))
 }
 
-fn settings(folder: &TempDir) -> Settings {
+pub fn settings(folder: &TempDir) -> Settings {
     let retention = Duration::from_secs(3600);
     Settings { folder: folder.path().join("journal"), retention, bytes: 1 << 30 }
 }
@@ -63,6 +63,12 @@ fn write(folder: &TempDir, run: u64, texts: &[&str]) {
         journal.append("gate".into(), caption(text));
     }
     journal.flush();
+}
+
+/// Returns a search for a text in the usual mode.
+pub fn searched(text: &str) -> SearchQuery {
+    let filter = EventFilter::default();
+    SearchQuery { text: text.into(), mode: None, filter, offset: 0, limit: 10 }
 }
 
 fn everything() -> Query {
@@ -189,7 +195,7 @@ async fn texts_are_found_by_their_words() {
     journal.append("gate".into(), Body::Caption(unchanged));
     journal.flush();
     let search = async |words: &str| {
-        let page = journal.search(words.into(), EventFilter::default(), 0, 10).await.unwrap();
+        let page = journal.search(searched(words)).await.unwrap();
         page.hits.iter().map(|hit| hit.event.id.sequence).collect::<Vec<_>>()
     };
     assert_eq!(search("red car").await, [1]);
@@ -200,14 +206,18 @@ async fn texts_are_found_by_their_words() {
     let mut cars = search("car").await;
     cars.sort_unstable();
     assert_eq!(cars, [1, 3]);
-    let page = journal.search("dog".into(), EventFilter::default(), 0, 10).await.unwrap();
+    let page = journal.search(searched("dog")).await.unwrap();
     assert_eq!(page.hits[0].snippet, "A [dog] runs after a car.");
-    assert!(page.hits[0].score > 0.0 && page.searched.is_some());
+    assert!(page.hits[0].score > 0.0 && page.hits[0].words_rank == Some(1));
+    assert_eq!((page.mode, page.coverage.meaning), (SearchMode::Words, None));
     let filter = EventFilter { cameras: vec!["yard".into()], ..EventFilter::default() };
-    let page = journal.search("dog".into(), filter, 0, 10).await.unwrap();
+    let page = journal.search(SearchQuery { filter, ..searched("dog") }).await.unwrap();
     assert!(page.hits.is_empty());
-    let none = journal.search(" \"\" - ".into(), EventFilter::default(), 0, 10).await;
+    let none = journal.search(searched(" \"\" - ")).await;
     assert_eq!(none, Err(QueryError::NoWord));
+    let mode = Some(SearchMode::Meaning);
+    let none = journal.search(SearchQuery { mode, ..searched("dog") }).await;
+    assert_eq!(none, Err(QueryError::NoModel));
 }
 
 #[tokio::test]
@@ -226,7 +236,8 @@ async fn pages_of_a_common_word_contain_every_match_once() {
     let mut more = true;
     while more {
         let offset = found.len();
-        let page = journal.search("car".into(), EventFilter::default(), offset, 190).await.unwrap();
+        let query = SearchQuery { offset, limit: 190, ..searched("car") };
+        let page = journal.search(query).await.unwrap();
         more = page.more;
         found.extend(page.hits.iter().map(|hit| (hit.event.id.sequence, hit.score)));
     }
@@ -254,9 +265,8 @@ fn old_events_and_their_texts_are_deleted() {
     assert_eq!(database.delete_before(limit), Ok(0));
     let readers = Readers::new(&settings(&folder).folder);
     let found = |words: &'static str| {
-        let read =
-            |c: &rusqlite::Connection| search::search(c, words, &EventFilter::default(), 0, 10);
-        readers.read_here(read).unwrap().hits.len()
+        let read = |c: &rusqlite::Connection| words::find(c, words, &EventFilter::default(), 10);
+        readers.read_here(read).unwrap().len()
     };
     assert_eq!((found("old"), found("young")), (0, 10));
     let before = database.bytes().unwrap();

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::Shared;
 use super::database::Database;
+use super::meaning;
 use super::open::{self, Opened};
 use super::values::StoreError;
 use crate::event::Event;
@@ -54,7 +55,7 @@ impl Writer {
             next_upkeep: now,
             in_step_since: (now, SystemTime::now()),
         };
-        match opened {
+        match opened.and_then(|opened| writer.prepared(opened)) {
             Ok(opened) => {
                 writer.shared.memory.hold_back(true);
                 writer.opened = Some(opened);
@@ -65,12 +66,24 @@ impl Writer {
         writer
     }
 
+    /// Prepares a database for the search by meaning.
+    fn prepared(&self, mut opened: Opened) -> Result<Opened, StoreError> {
+        if let Some(meaning) = &self.shared.meaning {
+            opened.database.write(|connection| meaning.prepare(connection))?;
+            let watching = meaning.clone();
+            opened.database.watch("vectors", move |change| watching.changed(change))?;
+            meaning.reload();
+        }
+        Ok(opened)
+    }
+
     /// Writes until the journal is dropped and nothing waits.
     pub fn run(mut self) {
         loop {
             let stop = self.shared.wait(UPKEEP);
             self.open_if_due();
             self.write_waiting();
+            self.write_vectors();
             if Instant::now() >= self.next_upkeep {
                 self.next_upkeep = Instant::now() + UPKEEP;
                 self.keep_up();
@@ -93,7 +106,10 @@ impl Writer {
             return;
         }
         self.next_try = Instant::now() + RETRY;
-        match open::open(&self.shared.settings.folder) {
+        let opened = open::open(&self.shared.settings.folder);
+        // Readers of the file that was there before must not be used for the new one.
+        self.shared.readers.forget();
+        match opened.and_then(|opened| self.prepared(opened)) {
             Ok(opened) => {
                 if opened.newest_run.is_some_and(|newest| newest > self.shared.memory.run()) {
                     let why = "the journal has events of a later run; restart lookout".to_owned();
@@ -102,7 +118,6 @@ impl Writer {
                 // What memory still holds is stored late, or again in a new file.
                 self.written = self.written.min(self.shared.memory.oldest() - 1);
                 self.opened = Some(opened);
-                self.shared.readers.forget();
             }
             Err(error) => self.fail(&error),
         }
@@ -152,6 +167,25 @@ impl Writer {
         self.shared.memory.hold_back_after(last);
         self.shared.set_written(last);
         self.report();
+        if let Some(meaning) = &self.shared.meaning {
+            meaning.events_stored();
+        }
+    }
+
+    /// Stores the vectors of events.
+    fn write_vectors(&mut self) {
+        let (Some(opened), Some(meaning)) = (&mut self.opened, &self.shared.meaning) else {
+            return;
+        };
+        let vectors = meaning.take_vectors();
+        if vectors.is_empty() {
+            return;
+        }
+        let stored = opened.database.write(|connection| meaning::store(connection, &vectors));
+        meaning.vectors_stored();
+        if let Err(error) = stored {
+            self.fail(&error);
+        }
     }
 
     /// Reports the state: what was set aside, or no problem.

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::watch;
 
 use super::{
-    Cursor, EventFilter, EventJpeg, EventPage, Journal, Pending, Query, QueryError, Read,
-    SearchPage,
+    Cursor, EventJpeg, EventPage, Journal, Pending, Query, QueryError, Read, SearchPage,
+    SearchQuery,
 };
 use crate::event::{Body, Event, EventId, EventKind};
 use crate::sync::lock;
@@ -226,13 +226,7 @@ impl Journal for MemoryJournal {
         Box::pin(std::future::ready(Ok(page)))
     }
 
-    fn search(
-        &self,
-        _words: String,
-        _filter: EventFilter,
-        _offset: usize,
-        _limit: usize,
-    ) -> Pending<'_, SearchPage> {
+    fn search(&self, _query: SearchQuery) -> Pending<'_, SearchPage> {
         Box::pin(std::future::ready(Err(QueryError::NoStore)))
     }
 }
@@ -342,6 +336,7 @@ impl Cursor for MemoryCursor {
 mod tests {
     use super::*;
     use crate::event::{CameraStatus, EventId};
+    use crate::journal::EventFilter;
 
     const RUN: u64 = 1_760_000_000_000;
 

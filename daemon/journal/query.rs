@@ -1,8 +1,10 @@
-//! Questions to the journal: which events, and what is found.
+//! Requests to the journal for events, and their results.
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
 
 use crate::event::{Event, EventId, EventKind};
 use crate::frame::Span;
@@ -50,14 +52,48 @@ pub struct EventPage {
     pub more: bool,
 }
 
+/// A search for captions and answers.
+#[derive(Clone, Debug)]
+pub struct SearchQuery {
+    /// Words, or a description of what is searched for.
+    pub text: String,
+    /// `None` selects [`SearchMode::Fused`] if there is a model for it, otherwise
+    /// [`SearchMode::Words`].
+    pub mode: Option<SearchMode>,
+    pub filter: EventFilter,
+    /// Number of best results to leave out.
+    pub offset: usize,
+    pub limit: usize,
+}
+
+/// The way in which a text is compared with those of events.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SearchMode {
+    /// Both of the others, with their results merged.
+    Fused,
+    /// The text contains all words.
+    #[default]
+    Words,
+    /// The texts have a similar meaning.
+    Meaning,
+}
+
 /// An event whose text was found.
 #[derive(Debug, PartialEq)]
 pub struct SearchHit {
     pub event: Arc<Event>,
-    /// The text around the words, which stand in brackets.
+    /// The text around the words, which stand in brackets. The beginning of the text if it was found
+    /// by meaning only.
     pub snippet: String,
     /// Quality of the match: greater is better. Comparable within one search.
     pub score: f64,
+    /// Place in the order of the search for words, from 1. `None` if it did not find the event.
+    pub words_rank: Option<u32>,
+    /// Place in the order of the search by meaning, from 1.
+    pub meaning_rank: Option<u32>,
+    /// Cosine of the two vectors: 1 for the same meaning, about 0 for unrelated ones.
+    pub similarity: Option<f64>,
 }
 
 /// A page of what a search found.
@@ -66,8 +102,41 @@ pub struct SearchPage {
     pub hits: Vec<SearchHit>,
     /// True if more events match.
     pub more: bool,
-    /// Span of publication times that was searched. `None` if nothing is stored.
-    pub searched: Option<Span>,
+    pub mode: SearchMode,
+    pub coverage: SearchCoverage,
+}
+
+/// The part of the time and of the events that a search covers.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SearchCoverage {
+    /// The span that the search asked about. `None` if nothing is stored.
+    pub asked: Option<Span>,
+    /// Every camera that has captions in the span, or that the filter names.
+    pub cameras: Vec<CameraCoverage>,
+    /// `None` if the config has no model for the search by meaning.
+    pub meaning: Option<MeaningCoverage>,
+}
+
+/// The part of the time for which the journal has captions of a camera.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CameraCoverage {
+    pub camera: String,
+    /// Time that the windows of the camera's captions cover within the span, to the minute.
+    pub recorded: Duration,
+}
+
+/// The events that the search by meaning cannot find.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MeaningCoverage {
+    /// Number of events of the filter that have no vector yet.
+    pub without_vector: u64,
+    /// True if there may be more events without a vector.
+    pub is_lower_bound: bool,
+    /// True while vectors are being loaded from disk.
+    pub is_loading: bool,
+    /// Publication time of the newest event whose vector has no room in memory. Only later events
+    /// are found for certain.
+    pub since: Option<SystemTime>,
 }
 
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -76,6 +145,12 @@ pub enum QueryError {
     NoStore,
     #[error("the search has no word")]
     NoWord,
+    #[error("the search by meaning needs a model: set search.model in the config")]
+    NoModel,
+    #[error("{0} searches are waiting already; search again")]
+    QueueFull(usize),
+    #[error("the text cannot be searched for by meaning: {0}")]
+    NoVector(String),
     #[error("the journal cannot be read: {0}")]
     Unreadable(String),
 }

@@ -134,6 +134,8 @@ metrics! {
             "Frames written to disk with events",
         JOURNAL_JPEGS_NOT_STORED: Counter "lookout_journal_jpegs_not_stored_total" [JPEG_LOSS]
             "Frames of events that were not written to disk",
+        SEARCH_VECTORS: Gauge "lookout_search_vectors" []
+            "Captions and answers that the search by meaning can find",
     }
     "Interfaces" {
         MQTT_CONNECTED: Gauge "lookout_mqtt_connected" []

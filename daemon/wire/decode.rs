@@ -135,7 +135,7 @@ pub fn time(from: Option<prost_types::Timestamp>, field: &'static str) -> Read<S
     from.and_then(|time| time.try_into().ok()).ok_or(UnexpectedReply(field))
 }
 
-fn optional_time(
+pub fn optional_time(
     from: Option<prost_types::Timestamp>,
     field: &'static str,
 ) -> Read<Option<SystemTime>> {

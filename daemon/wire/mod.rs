@@ -3,5 +3,6 @@
 
 pub(crate) mod decode;
 pub(crate) mod encode;
+pub(crate) mod search;
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@ use anyhow::Context;
 use serde::Serialize;
 
 use crate::bench::times::Times;
-use crate::journal::{EventFilter, Journal};
+use crate::journal::{EventFilter, Journal, SearchMode, SearchQuery};
 
 /// Number of searches for each query.
 const ROUNDS: usize = 20;
@@ -66,10 +66,12 @@ pub async fn measure(journal: &dyn Journal) -> anyhow::Result<Searched> {
                 (format!("{words}, last day"), EventFilter { since, ..EventFilter::default() })
             }
         };
+        let mode = Some(SearchMode::Words);
+        let query = SearchQuery { text: (*words).into(), mode, filter, offset: 0, limit: PAGE };
         let (mut seconds, mut hits) = (Vec::new(), 0);
         for _ in 0..ROUNDS {
             let begun = Instant::now();
-            let page = journal.search((*words).into(), filter.clone(), 0, PAGE).await?;
+            let page = journal.search(query.clone()).await?;
             seconds.push(begun.elapsed().as_secs_f64());
             hits = page.hits.len();
         }

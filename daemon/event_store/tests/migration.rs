@@ -53,8 +53,12 @@ async fn a_journal_of_version_1_opens_with_all_events() {
             ("01010101-0101-0101-0101-010101010101".into(), "A red car."),
         ]
     );
-    let hits = journal.search("car".into(), EventFilter::default(), 0, 10).await.unwrap().hits;
+    let hits = journal.search(searched("car")).await.unwrap().hits;
     assert_eq!(hits.len(), 1);
+    // The texts are to get their vectors.
+    let file = rusqlite::Connection::open(settings(&folder).folder.join(FILE)).unwrap();
+    let count = |sql: &str| file.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
+    assert_eq!(count("SELECT count(*) FROM vectors_pending"), 2);
     let event = journal.append("gate".into(), caption("A bus."));
     journal.flush();
     assert_eq!(journal.list(everything()).await.unwrap().events[0], event);

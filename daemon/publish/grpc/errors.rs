@@ -56,6 +56,11 @@ pub fn of_query(error: &QueryError) -> Status {
     match error {
         QueryError::NoStore => status(Code::FailedPrecondition, "NO_STORE", error.to_string()),
         QueryError::NoWord => invalid("query", &error.to_string()),
+        QueryError::NoModel => status(Code::FailedPrecondition, "NO_MODEL", error.to_string()),
+        QueryError::QueueFull(_) => {
+            status(Code::ResourceExhausted, "QUEUE_FULL", error.to_string())
+        }
+        QueryError::NoVector(_) => status(Code::Internal, "NO_VECTOR", error.to_string()),
         QueryError::Unreadable(_) => {
             status(Code::Unavailable, "JOURNAL_UNREADABLE", error.to_string())
         }

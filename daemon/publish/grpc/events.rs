@@ -6,9 +6,9 @@ use tonic::Status;
 
 use super::errors;
 use crate::event::{EventId, EventKind};
-use crate::journal::{EventFilter, Journal, Query, SearchHit};
+use crate::journal::{EventFilter, Journal, Query, SearchHit, SearchQuery};
 use crate::proto;
-use crate::wire::{decode, encode};
+use crate::wire::{decode, encode, search};
 
 const PAGE: usize = 50;
 
@@ -46,18 +46,26 @@ pub async fn search(
         "" => 0,
         token => token.parse().ok().filter(|offset| *offset < RESULTS).ok_or_else(wrong_token)?,
     };
+    let mode = search::decode_mode(request.mode).map_err(|_| {
+        let why = format!("{} is not a mode: wanted 1, 2 or 3", request.mode);
+        errors::invalid("mode", &why)
+    })?;
     let filter = filter(request.filter)?;
-    let page = journal.search(request.query, filter, offset, limit).await;
-    let page = page.map_err(|error| errors::of_query(&error))?;
+    let query = SearchQuery { text: request.query, mode, filter, offset, limit };
+    let page = journal.search(query).await.map_err(|error| errors::of_query(&error))?;
     let next = offset + page.hits.len();
-    let result = |SearchHit { event, snippet, score }| proto::SearchResult {
-        event: Some(encode::event(&event)),
-        snippet,
-        score,
+    let result = |hit: SearchHit| proto::SearchResult {
+        event: Some(encode::event(&hit.event)),
+        snippet: hit.snippet,
+        score: hit.score,
+        words_rank: hit.words_rank,
+        meaning_rank: hit.meaning_rank,
+        similarity: hit.similarity,
     };
     Ok(proto::SearchEventsResponse {
         results: page.hits.into_iter().map(result).collect(),
-        searched: page.searched.map(encode::span),
+        mode: search::encode_mode(page.mode).into(),
+        coverage: Some(search::encode_coverage(page.coverage)),
         next_page_token: if page.more && next < RESULTS { next.to_string() } else { String::new() },
     })
 }
