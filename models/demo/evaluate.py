@@ -30,7 +30,7 @@ FRAMES, SLOW_FRAMES, FAST_ROWS, FAST_COLUMNS = 16, 4, 2, 4
 
 
 class Package:
-    """The demo model: pictures to tokens, tokens and a question to an answer."""
+    """Runs the demo model: images to tokens, tokens and a question to an answer."""
 
     def __init__(self, folder: Path):
         config = json.loads((folder / "config.json").read_text())
@@ -48,13 +48,13 @@ class Package:
         self.decoder = Decoder(graph_file(folder, "decoder_model_merged"), words["num_key_value_heads"], width)
 
     def look(self, picture: Image.Image) -> np.ndarray:
-        """`[N, D]`: the picture squashed to the model's size, encoded and projected."""
+        """Returns `[N, D]`: the image stretched to the model's size, encoded and projected."""
         pixels = np.asarray(picture.resize(self.size, Image.BICUBIC), np.float32) / 255
         pixels = ((pixels - self.mean) / self.std).transpose(2, 0, 1)[None]
         return self.vision.run(None, {"pixel_values": pixels})[0][0]
 
     def slow_fast(self, frames: np.ndarray) -> np.ndarray:
-        """`[T, N, D]` to `[S*N/2 + T*8, D]`: few frames with many tokens, then all frames with few."""
+        """Converts `[T, N, D]` to `[S*N/2 + T*8, D]`: few frames with many tokens, then all frames with few."""
         t, _n, d = frames.shape
         slow = frames[np.linspace(0, t, SLOW_FRAMES + 1)[:-1].astype(int)]
         rows, columns = self.side // FAST_ROWS, self.side // FAST_COLUMNS
@@ -68,7 +68,7 @@ class Package:
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def ask(self, frames: np.ndarray, questions: list[str]) -> list[str]:
-        """One prefill of the window, then each question on a copy of its cache."""
+        """Reads the window once, then answers each question on a copy of its cache."""
         self.decoder.reset()
         tokens = self.slow_fast(frames).astype(np.float32)[None]
         self.decoder(np.concatenate([self.words([self.bos, *self.ids("USER: ")]), tokens], axis=1))
@@ -88,7 +88,7 @@ class Package:
 
 
 class Clip:
-    """A held-out clip: its truth, and its frames, each looked at once."""
+    """A held-out clip: its truth and its frames. Each frame is encoded once."""
 
     def __init__(self, path: Path, package: Package):
         self.name, self.package = path.stem, package
@@ -120,7 +120,7 @@ def cut(clip: Clip, r: random.Random, life: random.Random, args) -> tuple[truth.
 
 
 def questions_of(r: random.Random) -> list[tuple[truth.Question, str, str]]:
-    """One of each sort, in words of training and in others; the caption as the daemon asks for it."""
+    """Returns one question of each sort, in wordings of training and in others, and the daemon's caption prompt."""
     asked = [(truth.Question("happening"), "What is happening?", "captions")]
     wordings = truth.questions()
     for about in wordings:

@@ -1,7 +1,7 @@
-"""Pictures for training: scenes by seed and single pictures, as the model sees them, each patch with what is in it.
+"""Makes images for training: scenes by seed and single images, as the model sees them, with a label for each patch.
 
-Single pictures have a place and a light each: in a few hundred scenes alone there are trees and gates that the tower
-would take for people elsewhere.
+Each single image has a place and a light of its own. With a few hundred scenes alone, the tower would take trees and
+gates of other places for people.
 """
 
 import random
@@ -29,7 +29,7 @@ COLOURED = {"person": (-7, -38, 7, -17), "car": (-33, -27, 33, -5)}
 
 
 def make(number: int, folder: Path) -> Path:
-    """Renders scene `number` once: SIZE×SIZE pictures [F, 112, 112, 3], and labels [F, 64] of three sorts."""
+    """Renders scene `number` once: SIZE×SIZE images [F, 112, 112, 3], and labels [F, 64] of three sorts."""
     file = folder / f"scene{number:04}.npz"
     if not file.exists():
         scene = scenes.scene(FIRST_SEED + number, SECONDS)
@@ -39,7 +39,7 @@ def make(number: int, folder: Path) -> Path:
 
 
 def make_singles(number: int, folder: Path) -> Path:
-    """SINGLES pictures, each of another scene, in the form of `make`."""
+    """Renders SINGLES images, each of another scene, in the form of `make`."""
     file = folder / f"singles{number:04}.npz"
     if not file.exists():
         r = random.Random(number)
@@ -49,7 +49,7 @@ def make_singles(number: int, folder: Path) -> Path:
 
 
 def single(seed: int, r: random.Random) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Any moment of a scene, rather one at which somebody is there."""
+    """Renders a random moment of a scene, preferably one at which somebody is there."""
     scene = scenes.scene(seed, 40)
     times = [r.uniform(1, 39) for _ in range(4)]
     t = next((t for t in times if any(v.at(t) for v in scene.visits)), times[0])
@@ -64,7 +64,7 @@ def write(file: Path, shown: np.ndarray, labels: list[dict]) -> None:
 
 
 def pixels(shown, seed: int) -> np.ndarray:
-    """What is left of pictures after a camera's codec, `[F, 112, 112, 3]`."""
+    """Encodes and decodes images as a camera's codec does. Returns `[F, 112, 112, 3]`."""
     r = random.Random(seed)
     how = r.choices(["h264", "h265", "jpeg", "clean"], [0.6, 0.12, 0.1, 0.18])[0]
     if how in ("h264", "h265"):
@@ -76,7 +76,7 @@ def pixels(shown, seed: int) -> np.ndarray:
 
 
 def label(scene: Scene, t: float) -> dict[str, np.ndarray]:
-    """For each patch: which kind (1 to 3; 0 none), which colour (1 to 5), and the actor's centre, 0 to 250."""
+    """Labels each patch with its kind (1 to 3; 0 none), its colour (1 to 5), and the actor's centre, 0 to 250."""
     kind, colour, centre = (np.zeros(GRID * GRID, np.uint8) for _ in range(3))
     for visit in sorted(scene.visits, key=lambda v: v.y):
         place = visit.at(t)
@@ -96,7 +96,7 @@ def label(scene: Scene, t: float) -> dict[str, np.ndarray]:
 
 
 def covered(box: tuple, x: float, visit) -> np.ndarray:
-    """The share of each patch that the box covers, [64]."""
+    """Returns the share of each patch that the box covers, [64]."""
 
     def along(low, high, length):
         edges = np.arange(GRID + 1) * length / GRID

@@ -1,7 +1,7 @@
-"""Windows cut anywhere out of the encoded scenes, with their truth: what the language model learns from.
+"""Cuts windows out of the encoded scenes, with their truth. The language model learns from them.
 
-Any start, six to ten seconds, one and a half to two and a half frames a second; frames come late, early,
-twice or not at all. A window may be mirrored, and run backwards: the words follow.
+A window has any start, six to ten seconds, and 1.5 to 2.5 frames per second. Frames come late, early, twice or not at
+all. A window may be mirrored or reversed; its truth is changed accordingly.
 """
 
 import random
@@ -68,7 +68,7 @@ class Cut:
 
 
 def cut(scene: Recorded, r: random.Random, crisp: float = 0.7, usual: float = 0.5, rough: float = 0.65) -> Cut:
-    """`crisp`: how often a window of which something is doubtful is passed over; `usual`: of 8 s and 2 fps;
+    """`crisp`: how often a window with something doubtful is left out; `usual`: 8 s at 2 fps;
     `rough`: how often frames come as they do in life."""
     for _ in range(6):
         plain = r.random() < usual
@@ -101,7 +101,7 @@ def cut(scene: Recorded, r: random.Random, crisp: float = 0.7, usual: float = 0.
 
 
 def roughly(times: list[float], r: random.Random) -> list[float]:
-    """Up to a quarter lost, up to 0.35 s late or early, some shown twice; by time of capture, as the daemon has them."""
+    """Loses up to a quarter of the frames, moves them by up to 0.35 s and repeats some, in the order of capture."""
     lost, late, twice = r.uniform(0, 0.25), r.uniform(0, 0.35), r.choice([0, 0, 0.1])
     kept = [t for t in times if r.random() >= lost]
     times = sorted(t + r.uniform(-late, late) for t in (kept if len(kept) >= 4 else times))
@@ -109,7 +109,7 @@ def roughly(times: list[float], r: random.Random) -> list[float]:
 
 
 def turned(actors, start: float, end: float, mirrored: bool, backwards: bool) -> truth.Window:
-    """The truth of a mirrored or reversed window."""
+    """Returns the truth of a mirrored or reversed window."""
 
     def turn(t: float) -> float:
         return start + end - t if backwards else t
@@ -123,7 +123,7 @@ def turned(actors, start: float, end: float, mirrored: bool, backwards: bool) ->
 
 
 def texts(count: int) -> list[str]:
-    """What is said in training, to learn the tokens from; and some English, so that other words are few pieces."""
+    """Returns the texts of training and some English, from which the tokenizer learns its tokens."""
     r = random.Random(1)
     said = []
     for number in range(count):

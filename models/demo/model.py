@@ -64,7 +64,7 @@ def build(tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGeneration:
 
 
 def pixels(pictures: torch.Tensor) -> torch.Tensor:
-    """`[F, 112, 112, 3]` bytes to `[F, 3, 112, 112]` as CLIP wants them."""
+    """Converts `[F, 112, 112, 3]` bytes to `[F, 3, 112, 112]`, normalised for CLIP."""
     return ((pictures.float() / 255 - MEAN) / STD).permute(0, 3, 1, 2).contiguous()
 
 
@@ -80,7 +80,7 @@ def features(tower, pictures: torch.Tensor) -> torch.Tensor:
 
 
 def pick(total: int) -> list[int]:
-    """Which of a window's frames are looked at: all, or the middle of each of 16 segments."""
+    """Picks the frames of a window that the model sees: all, or the middle of each of 16 segments."""
     if total <= FRAMES:
         return list(range(total))
     border = [round((total - 1) / FRAMES * i) for i in range(FRAMES + 1)]  # half to even, as numpy
@@ -88,12 +88,12 @@ def pick(total: int) -> list[int]:
 
 
 def slow(frames: int) -> list[int]:
-    """Which of the frames are slow."""
+    """Picks the slow frames."""
     return torch.linspace(0, frames, SLOW + 1).to(torch.int32).tolist()[:-1]
 
 
 def video_tokens(frames: torch.Tensor) -> torch.Tensor:
-    """Projected frames `[T, 64, D]` of one window to `[4·32 + T·8, D]`, slow rows first."""
+    """Converts projected frames `[T, 64, D]` of one window to `[4·32 + T·8, D]`, slow rows first."""
     t, _, d = frames.shape
     few = frames[slow(t)].reshape(-1, 2, d).amax(1)
     rows, columns = GRID // FAST_ROWS, GRID // FAST_COLUMNS
@@ -105,7 +105,7 @@ def video_tokens(frames: torch.Tensor) -> torch.Tensor:
 
 
 def train_tokenizer(texts: list[str], to: Path) -> None:
-    """A byte-level BPE of 512: what the model says, and every other text in more pieces."""
+    """Trains a byte-level BPE with 512 tokens. The model's own texts take few tokens, any other text more."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()

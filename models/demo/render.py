@@ -1,4 +1,4 @@
-"""Renders clips, each with a sidecar that says who is in the picture when, and which way they move.
+"""Renders clips, each with a sidecar that records who is in the image when, and which way they move.
 
     python models/demo/render.py [OUT_DIR]                  the demo's cameras (default: models/demo/cameras)
     python models/demo/render.py OUT_DIR --held-out COUNT   scenes that nobody has seen
@@ -16,12 +16,12 @@ import video
 import world
 
 FPS = 12
-# Of what was unseen, and of what is committed: as good as a cheap camera's.
+# Quality of the held-out clips and of the committed ones: that of a cheap camera.
 QUALITY = {"h264": (25, "slow"), "h265": (27, "medium")}
 
 
 def pictures(scene: world.Scene, fps: float, seed: int, times: list[float] | None = None):
-    """The scene's pictures at `times`; by default all, `fps` a second."""
+    """Renders the scene's images at `times`; by default all, `fps` per second."""
     r = random.Random(seed)
     scenery = world.background(scene.place)
     for t in times or (number / fps for number in range(round(scene.seconds * fps))):

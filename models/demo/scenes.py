@@ -1,6 +1,6 @@
-"""Who comes when: endless scenes by seed, for training, for the held-out score and for the demo's cameras.
+"""Schedules who comes when: endless scenes by seed, for training, for the held-out score and for the demo's cameras.
 
-In any ten seconds at most two actors are in the picture, at most one of them a car and one a dog; two of a
+In any ten seconds at most two actors are in the image, at most one of them a car and one a dog; two of a
 kind that come within ten seconds differ in colour. Who stops, stands for at least eleven seconds, so that
 no window sees somebody come and go again. Everything follows from the seed.
 """
@@ -38,7 +38,7 @@ CAMERAS = [
 
 
 def held_out(number: int) -> Camera:
-    """A camera whose scene nobody has seen: not the trainer, not the demo."""
+    """Returns a camera whose scene is neither in the training nor in the demo."""
     codec = ["h264", "h265"][number % 2]
     return Camera(f"held{number:02}", 8_600_000 + number, number % 3 == 2, codec, seconds=200)
 
@@ -61,7 +61,7 @@ def visits(r: random.Random, seconds: float) -> list[Visit]:
 
 
 def next_visit(r: random.Random, before: list[Visit]) -> Visit:
-    """After the last one has gone, or after a while of nobody, or while somebody is there."""
+    """Schedules the next visit: after the last one has gone, after a pause, or while somebody is there."""
     while True:
         if not before:
             start = r.uniform(0.5, 3)
@@ -113,7 +113,7 @@ def fits(visit: Visit, before: list[Visit]) -> bool:
 
 
 def sidecar(scene: Scene, name: str, fps: int) -> dict:
-    """The truth that lies beside a clip; times in seconds of the clip."""
+    """Returns the truth of a clip, for its sidecar. Times are in seconds of the clip."""
 
     def entry(v: Visit) -> dict:
         first, last = v.seen

@@ -1,4 +1,4 @@
-"""How much windows change in which nothing happens, and in which something does: where to set `camera.unchanged_threshold`.
+"""Measures the change of windows with and without an event, to choose `camera.unchanged_threshold`.
 
     python models/demo/still.py [--package DIR] [--clips DIR] [--footage FILE]
 
@@ -29,13 +29,13 @@ def change(frames: np.ndarray) -> float:
 
 
 def changes(frames: np.ndarray):
-    """Of each window with the one before it: when they begin and end, and their change."""
+    """Returns begin, end and change of each window compared with the one before it."""
     for start in range(0, len(frames) - (WINDOW + EVERY) * FPS + 1, 2 * FPS):
         yield start / FPS, start / FPS + WINDOW + EVERY, change(frames[start : start + (WINDOW + EVERY) * FPS])
 
 
 def moving(clip: Clip, start: float, end: float) -> float | None:
-    """Seconds of motion; None where somebody is half in the picture or just outside it."""
+    """Returns the seconds of motion, or None if somebody is half in the image or just outside it."""
     near = [a for a in clip.actors if a.seen[0] - 1.5 < end and a.seen[1] + 1.5 > start]
     seconds = sum(max(0.0, min(b, end) - max(a, start)) for actor in near for a, b, _ in actor.moves)
     whole = all(a.seen[0] <= start and a.seen[1] >= end for a in near)

@@ -2,9 +2,9 @@
 
     python models/demo/train.py [STAGE …] [--work DIR] [--package DIR] [--small]
 
-Stages, in order, each done once and taken up again where it stopped: scenes (render), singles (pictures of many
-more places), tower (CLIP learns what is where in single pictures), features (every picture through the tower), words (the language model learns from
-windows), package (checkpoint and export). --small does a little of everything, to see that it runs.
+Stages, in order; each is done once and continues where it stopped: scenes (render), singles (images of many more
+places), tower (CLIP learns what is where in single images), features (every image through the tower), words (the
+language model learns from windows), package (checkpoint and export). --small runs a little of each stage as a test.
 """
 
 import argparse
@@ -38,7 +38,7 @@ HERE = Path(__file__).resolve().parent
 
 @dataclass
 class Size:
-    """How much of everything."""
+    """The amounts of data and the numbers of steps."""
 
     scenes: int = 440
     # Kept from training, to see how it goes.
@@ -98,7 +98,7 @@ def render(name: str, make, total: int, args) -> None:
 
 
 class Tower(nn.Module):
-    """CLIP's tower with three heads that are thrown away: kind, colour, and where the actor's centre is."""
+    """CLIP's tower with three heads that are used in training only: kind, colour, and the actor's centre."""
 
     def __init__(self):
         super().__init__()
@@ -148,7 +148,7 @@ def train_tower(size: Size, args) -> None:
 
 
 def load_pictures(files: list[tuple[Path, int]]) -> dict[str, np.ndarray]:
-    """Of each file every so manyth picture, beginning at another each time."""
+    """Loads every `every`-th image of each file, from a different first image each time."""
     parts: dict[str, list] = {}
     for n, (file, every) in enumerate(files):
         with np.load(file) as pictures:
@@ -158,7 +158,7 @@ def load_pictures(files: list[tuple[Path, int]]) -> dict[str, np.ndarray]:
 
 
 def mirrored(data: dict, rng) -> dict:
-    """Every second picture the other way round: the words learn from mirrored scenes, too."""
+    """Mirrors every second image, because the language model learns from mirrored scenes, too."""
     way = rng.random(len(data["kind"])) < 0.5
     side = lambda labels: labels.reshape(-1, frames.GRID, frames.GRID)[:, :, ::-1].reshape(labels.shape)
     turned = {"pixels": data["pixels"][:, :, ::-1], "centre": 250 - side(data["centre"])}
@@ -167,7 +167,7 @@ def mirrored(data: dict, rng) -> dict:
 
 
 def relit(pictures: torch.Tensor, rng) -> torch.Tensor:
-    """In other light: there are fewer scenes than days."""
+    """Changes the light at random, because there are fewer scenes than kinds of light."""
     gain = torch.from_numpy(
         rng.uniform(0.82, 1.18, (len(pictures), 1, 1, 1)) * rng.uniform(0.95, 1.05, (len(pictures), 1, 1, 3))
     )
@@ -190,7 +190,7 @@ def tower_score(net: Tower, data) -> str:
 
 
 def encode(size: Size, args) -> None:
-    """Every picture, plain and mirrored, through the finished tower."""
+    """Encodes every image, plain and mirrored, with the finished tower."""
     (args.work / "features").mkdir(exist_ok=True)
     total = size.scenes + size.spare
     with get_context("spawn").Pool(args.workers) as pool:
@@ -225,8 +225,9 @@ def encode_scene(number: int, work: Path) -> None:
 
 
 class Listener(nn.Module):
-    """LLaVA behind its tower, with heads that are thrown away: what each frame shows, told by the fast tokens
-    as they leave the projector (where) and by the second layer (who, how moving, which colour)."""
+    """LLaVA without its tower, with heads that are used in training only. From the fast tokens,
+    they predict what each frame shows: where, behind the projector; who, how moving and which colour, behind the second
+    layer."""
 
     def __init__(self, tokenizer):
         super().__init__()
@@ -236,7 +237,7 @@ class Listener(nn.Module):
         self.norm, self.state = nn.LayerNorm(model.WORDS), nn.Linear(model.WORDS, len(KINDS) * PER_KIND)
 
     def learnt(self):
-        """Everything but the tower, which has learnt already."""
+        """Returns the parameters without those of the tower, which is trained already."""
         return [p for name, p in self.named_parameters() if "vision_tower" not in name]
 
     def forward(self, batch: "Batch"):
@@ -299,7 +300,7 @@ class Packer:
         )  # fmt: skip
 
     def row(self, frames: int, asked: list):
-        """Ids, positions, the question's number (0: seen by all), targets, weights."""
+        """Returns ids, positions, the question's number (0: seen by all), targets and weights."""
         video = model.SLOW * model.SLOW_TOKENS + frames * model.FAST_TOKENS
         ids = self.prefix + [self.image] * video
         shared = len(ids)
@@ -319,7 +320,7 @@ class Packer:
 
 
 def train_words(size: Size, args) -> None:
-    """Each process has its share of every batch."""
+    """Trains the language model. Each process computes its share of every batch."""
     if not (args.work / "tokenizer").exists():
         model.train_tokenizer(lessons.texts(300), args.work / "tokenizer")
     if finished(args.work / "words.pt", size.word_steps):
@@ -369,12 +370,12 @@ def words_worker(number: int, size: Size, args) -> None:
     dist.destroy_process_group()
 
 
-# A batch is taken in so many parts, by as many processes or fewer: the model that comes out is the same.
+# Number of parts of a batch, and maximum number of processes. The trained model does not depend on the processes.
 SHARES = 2
 
 
 class Both:
-    """Muon for the matrices of the language model's layers, AdamW for all else that learns."""
+    """Muon for the matrices of the language model's layers, AdamW for all other weights."""
 
     def __init__(self, net: "Listener"):
         layers = list(net.llava.model.language_model.layers.parameters())
@@ -419,7 +420,7 @@ RATE, MATRIX_RATE = 1.4e-3, 3e-3
 
 
 def state_loss(told: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-    """Of each frame and kind: how many; and where there are less than two, how it moves and its colour."""
+    """Returns the loss for each frame and kind: the number, and with fewer than two the motion and the colour."""
     count, way, colour = states.unbind(-1)
     few = count < 2
     loss = F.cross_entropy(told[..., :3].flatten(0, 1), count.flatten())
@@ -430,7 +431,7 @@ def state_loss(told: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def words_score(net: Listener, pack: Packer, spare: list, count: int) -> str:
-    """Answers that are right in every token, of usual windows of scenes kept from training."""
+    """Counts the answers that are right in every token, for usual windows of held-out scenes."""
     r = random.Random(5)
     rights: dict[str, list[bool]] = {}
     for _ in range(count // 10):
@@ -454,7 +455,7 @@ def words_score(net: Listener, pack: Packer, spare: list, count: int) -> str:
 
 
 def package(_size: Size, args) -> None:
-    """The checkpoint as transformers writes it, and the package by the same exporter as any other's."""
+    """Writes the checkpoint as transformers does, and exports the package."""
     tokenizer = PreTrainedTokenizerFast.from_pretrained(args.work / "tokenizer")
     net, tower = Listener(tokenizer), Tower()
     net.load_state_dict(torch.load(args.work / "words.pt")["net"])
@@ -478,7 +479,7 @@ def package(_size: Size, args) -> None:
 
 
 def move(optimizer, rate: float, step: int, steps: int, warm: int) -> None:
-    """One step: warm-up, then one cosine down to a fiftieth."""
+    """Makes one step. The rate warms up, then falls along a cosine to a fiftieth."""
     now = rate * min(1, (step + 1) / warm) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
     parameters = []
     for group in optimizer.param_groups:
@@ -489,7 +490,7 @@ def move(optimizer, rate: float, step: int, steps: int, warm: int) -> None:
 
 
 def meet(parameters: list) -> None:
-    """Every process goes on with the sum of all processes' gradients."""
+    """Replaces the gradients by their sum over all processes."""
     flat = torch.cat([p.grad.flatten() for p in parameters])
     dist.all_reduce(flat)
     for p, g in zip(parameters, flat.split([p.numel() for p in parameters])):
@@ -503,7 +504,7 @@ def save(path: Path, net, optimizer, step: int) -> None:
 
 
 def resume(path: Path, net, optimizer) -> int:
-    """Each step draws from its own seed, so that a run taken up again is the run that was stopped."""
+    """Loads the last state. Each step draws from its own seed, so a resumed run equals an uninterrupted one."""
     if not path.exists():
         return 0
     saved = torch.load(path)
@@ -517,7 +518,7 @@ def finished(path: Path, steps: int) -> bool:
 
 
 class Progress:
-    """A line every 50 steps: means since the last one, and how long it will take."""
+    """Prints a line every 50 steps: means since the last one, and the remaining time."""
 
     def __init__(self, name: str, steps: int):
         self.name, self.steps, self.began, self.first, self.seen = name, steps, time.time(), None, []

@@ -1,8 +1,8 @@
-"""What is true of a window of a clip, by its sidecar, and whether words about the window are.
+"""Computes what a window of a clip shows, by its sidecar, and judges texts about the window.
 
-A sidecar says of each actor when it is in the picture, and when it moves which way. What a window shows
-of an actor is judged where the window shows enough of it: an actor seen for less than a second may be
-named or not; one that moves or stands for a moment only may be said to do so or not. `daemon/demo/score/truth.rs`
+A sidecar records for each actor when it is in the image, and when it moves which way. An actor is
+judged only if the window shows enough of it: one that is seen for less than a second may be named or
+not; one that moves or stands only for a moment may be described as doing so or not. `daemon/demo/score/truth.rs`
 is the same in Rust; `truth-cases.json` holds the two to each other.
 """
 
@@ -14,18 +14,18 @@ COLOURS = ["red", "green", "blue", "yellow", "white"]
 LEFT, RIGHT = "left", "right"
 OTHER_WAY = {LEFT: RIGHT, RIGHT: LEFT}
 
-# Seconds of a window. Seen for so long: must be named.
+# Seconds of a window. An actor that is seen for this long must be named.
 SEEN = 1.0
-# Moves for so long: must be said to move; for less than the first: must not.
+# An actor that moves for the second of these times must be described as moving; for less than the first, not.
 MOVES = (0.25, 1.0)
 STANDS = (0.35, 1.25)
-# The second came so long after the first had gone: one after the other; or before: together.
+# If the second actor comes this long after the first has gone, they are one after the other; if before, together.
 AFTER, TOGETHER = 0.25, -0.75
 
-# What a window shows of an actor: it passes, comes and stops, sets off after standing, or stands.
+# The events of an actor: it passes, comes and stops, sets off after standing, or stands.
 PASSES, STOPS, SETS_OFF, STANDS_STILL = "passes", "stops", "sets off", "stands"
 
-# What is counted, in the order of the table.
+# The subjects that are counted, in the order of the table.
 SUBJECTS = ["objects", "colours", "direction", "events", "count", "order", "emptiness", "movement", "caption"]
 
 
@@ -48,7 +48,7 @@ def actors_of(sidecar: dict) -> list[Actor]:
 
 @dataclass(frozen=True)
 class Part:
-    """What a window shows of one actor."""
+    """The part of a window that shows one actor."""
 
     kind: str
     colour: str | None
@@ -56,7 +56,7 @@ class Part:
     until: float
     # Long enough to be named.
     sure: bool
-    # (event, direction) that may be said of it; the first is the likeliest.
+    # Acceptable pairs of event and direction; the first is the likeliest.
     events: tuple[tuple[str, str | None], ...]
 
     @property
@@ -72,7 +72,7 @@ class Window:
 
     @staticmethod
     def of(actors: list[Actor], start: float, end: float, period: float | None = None) -> "Window":
-        """`period`: the clip's length, after which everything comes again."""
+        """`period`: the clip's length, after which it repeats."""
         if period is not None:
             rounds = range(int(start // period) - 1, int(end // period) + 2)
             actors = [actor.shifted(n * period) for n in rounds for actor in actors]
@@ -85,7 +85,7 @@ class Window:
 
     @property
     def order(self) -> str | None:
-        """Of two: "after" or "together"; None where it may be called either, or there are not two."""
+        """Returns "after" or "together" for two actors, or None if both are acceptable or there are not two."""
         if len(self.parts) != 2:
             return None
         gap = self.parts[1].since - self.parts[0].until
@@ -98,7 +98,7 @@ def part(actor: Actor, start: float, end: float) -> Part:
     moved, began, way = max((m for m in moves), default=(0.0, 0.0, None), key=lambda m: m[0])
     moved = max(0.0, moved)
     stood = max(0.0, until - since - sum(max(0.0, m[0]) for m in moves))
-    # Whether the motion comes before the rest: nobody both comes and goes within a window.
+    # True if the motion comes before the rest: nobody both comes and goes within a window.
     first = began <= since or stood <= 0
     may_move = likely(moved, MOVES)
     may_stand = likely(stood, STANDS)
@@ -118,7 +118,7 @@ def part(actor: Actor, start: float, end: float) -> Part:
 
 
 def likely(seconds: float, border: tuple[float, float]) -> list[bool]:
-    """Whether it counts; both where that may be said or not, the likelier first."""
+    """Returns if it counts, or both answers if either is acceptable, the likelier first."""
     if seconds >= border[1]:
         return [True]
     if seconds < border[0]:
@@ -138,7 +138,7 @@ class Said:
 
 
 def read(text: str) -> tuple[list[Said], bool]:
-    """The actors that a caption names, in its order, and whether it says that one came after the other."""
+    """Returns the actors that a caption names, in its order, and True if it says that one came after the other."""
     text = text.lower()
     nouns = [(f"{c} jacket", "person", c) for c in COLOURS] + [(f"{c} car", "car", c) for c in COLOURS]
     found = []
@@ -180,7 +180,7 @@ Verdict = bool | None
 
 
 def judge_caption(window: Window, text: str) -> dict[str, Verdict]:
-    """A verdict for each subject that a caption speaks of; "caption" is right where none of them is wrong."""
+    """Returns a verdict for each subject of a caption; "caption" is right if none of them is wrong."""
     said, after = read(text)
     sure = [p for p in window.parts if p.sure]
     kinds = {s.kind for s in said}
@@ -209,7 +209,7 @@ def number(parts, kind: str) -> int:
 
 
 def judge_events(window: Window, said: list[Said]) -> tuple[Verdict, Verdict]:
-    """Direction and event of those that are in the picture and named; who is not, is judged elsewhere."""
+    """Judges direction and event of the actors that are in the image and named."""
     ways, events = [], []
     for p in window.parts:
         same = [s for s in said if (s.kind, s.colour) == p.name]
@@ -236,7 +236,7 @@ def judge_order(window: Window, said: list[Said], after: bool) -> Verdict:
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked: one of questions.json's, with its {thing} or {colour} filled in."""
+    """A question of questions.json, with its {thing} or {colour} filled in."""
 
     about: str
     kind: str | None = None
@@ -338,12 +338,12 @@ QUESTIONS = Path(__file__).with_name("questions.json")
 
 
 def questions(path: Path = QUESTIONS) -> dict[str, dict[str, list[str]]]:
-    """By what they ask about: the wordings of training ("trained") and those kept from it ("held_out")."""
+    """Returns the wordings of training ("trained") and the others ("held_out") by subject."""
     return json.loads(path.read_text())
 
 
 def asks(about: str) -> list[Question]:
-    """Every question of one sort."""
+    """Returns every question about one subject."""
     if about in ("present", "direction"):
         return [Question(about, kind) for kind in THINGS]
     if about == "colour":

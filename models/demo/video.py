@@ -1,4 +1,4 @@
-"""Pictures to H.264 and H.265 and back."""
+"""Encodes images as H.264 and H.265, and decodes them."""
 
 import io
 from fractions import Fraction
@@ -12,7 +12,7 @@ ENCODERS = {"h264": "libx264", "h265": "libx265"}
 
 
 def encode(pictures, to, codec: str, fps: int, crf: int, preset: str) -> None:
-    """As a camera sends it: a key frame a second, closed groups of pictures, no B frames, so that decoding
+    """Encodes as a camera does: a key frame per second, closed groups of pictures, no B frames, so that decoding
     order is display order. One thread, for the same bytes every time. `to`: a path, or a file to write."""
     group = f"keyint={fps}:min-keyint={fps}:scenecut=0:open-gop=0:bframes=0:ref=1:colormatrix=smpte170m:range="
     settings = {
@@ -35,7 +35,7 @@ def encode(pictures, to, codec: str, fps: int, crf: int, preset: str) -> None:
 
 
 def decode(source):
-    """The pictures of a path or a file, in order."""
+    """Returns the images of a path or a file, in order."""
     with av.open(source) as file:
         file.streams.video[0].thread_count = 1
         for frame in file.decode(video=0):
@@ -43,7 +43,7 @@ def decode(source):
 
 
 def through(pictures, codec: str, fps: int, crf: int) -> list[Image.Image]:
-    """What is left of pictures that were sent by a camera."""
+    """Encodes and decodes images as a camera does."""
     file = io.BytesIO()
     encode(pictures, file, codec, fps, crf, "ultrafast")
     file.seek(0)

@@ -1,4 +1,4 @@
-"""What is said of a window, in the words that the model learns: captions, and answers to questions."""
+"""Writes the captions and answers about a window from which the model learns."""
 
 import random
 
@@ -64,7 +64,7 @@ def comes_after(window: Window) -> bool:
 
 
 def likeliest(window: Window) -> Window:
-    """Without those who are seen too briefly to be named; of two at once, people first, then cars, then dogs."""
+    """Leaves out actors that are seen too briefly. Of two at once, orders people before cars before dogs."""
     parts = [p for p in window.parts if p.until - p.since >= truth.SEEN / 2]
     if len(parts) == 2 and not comes_after(Window(tuple(parts))):
         parts.sort(key=lambda p: (list(VERBS).index(p.kind), COLOURS.index(p.colour) if p.colour else 0))
@@ -72,7 +72,7 @@ def likeliest(window: Window) -> Window:
 
 
 def answer(window: Window, question: Question, manner: int) -> str | None:
-    """None: not asked of this window, because there is no one answer."""
+    """Returns the answer, or None if the question has no single answer for this window."""
     parts = window.parts
     there = [p for p in parts if p.kind == question.kind and question.colour in (None, p.colour)]
     match question.about:
@@ -110,7 +110,7 @@ WORDINGS = truth.questions()
 
 
 def wording(about: str, r: random.Random, held_out: bool = False) -> tuple[str, int]:
-    """A way to ask, and the manner in which it is answered: plain mostly."""
+    """Returns a wording of the question, and the manner of its answer, which is mostly plain."""
     words = WORDINGS[about]["held_out" if held_out else "trained"]
     number = r.randrange(len(words))
     return words[number], MANNERS.get(words[number], 0)
@@ -122,7 +122,7 @@ MANNERS = {"Describe the video.": 1, "Describe what happens.": 1, "Describe the 
 
 
 def lesson(window: Window, r: random.Random) -> list[tuple[str, str, str]]:
-    """(about, question, answer) of one window: the caption, every colour of what is there, and a few others."""
+    """Returns (subject, question, answer) for one window: the caption, every colour that is there, and a few others."""
     window = likeliest(window)
     chosen = [Question("happening")]
     there = {p.kind for p in window.parts}
@@ -149,7 +149,7 @@ def lesson(window: Window, r: random.Random) -> list[tuple[str, str, str]]:
 
 
 def loosely(question: str, r: random.Random) -> str:
-    """As people type: now and then with a please, without a capital or without a question mark."""
+    """Varies a question as people type it: sometimes with a please, without a capital or without a question mark."""
     if r.random() < 0.75:
         return question
     question = r.choice(["Please tell me: ", "Tell me, ", "Please: ", ""]) + question

@@ -1,6 +1,6 @@
-"""The rendered yard: what it looks like. Visits in, pictures out.
+"""Renders the yard: converts visits to images.
 
-This is the only world which the demo model knows. People and cars are left-right symmetric on purpose:
+The demo model is trained on this world only. People and cars are left-right symmetric on purpose:
 which way they go can be told from the order of frames only. People walk along the fence, cars use the
 drive in the middle of the ground, dogs run in front.
 """
@@ -31,7 +31,7 @@ VISIBLE_SHARE = 0.4
 
 @dataclass
 class Looks:
-    """What tells two actors of one kind and colour apart."""
+    """The features that distinguish two actors of one kind and colour."""
 
     rgb: tuple
     skin: tuple
@@ -53,7 +53,7 @@ class Looks:
 
 @dataclass
 class Visit:
-    """Someone comes into the picture from one side and leaves it, passing through or stopping between.
+    """Someone comes into the image from one side and leaves it, passing through or stopping between.
 
     Times are seconds of the scene, places pixels, speed pixels a second. `comes` and `goes` are the
     directions of its motion before and after the stop; who passes has no stop and one direction.
@@ -91,7 +91,7 @@ class Visit:
         return HALF_WIDTH[self.kind] * self.size
 
     def at(self, t: float) -> tuple[float, str | None] | None:
-        """Centre x, and which way it is moving; None before it came or after it went."""
+        """Returns the centre's x and the direction of motion, or None before it comes and after it goes."""
         if not self.corners[0][0] <= t <= self.corners[-1][0]:
             return None
         for (t0, x0), (t1, x1) in zip(self.corners, self.corners[1:]):
@@ -106,13 +106,13 @@ class Visit:
 
     @property
     def seen(self) -> tuple[float, float]:
-        """The first and the last moment at which enough of it is in the picture."""
+        """Returns the first and the last moment at which enough of it is in the image."""
         hidden = (3 + 2 * VISIBLE_SHARE * self.half_width) / self.speed
         return self.corners[0][0] + hidden, self.corners[-1][0] - hidden
 
     @property
     def moves(self) -> list[tuple[float, float, str]]:
-        """From when to when it moves within sight, and which way."""
+        """Returns when it moves within sight, and which way."""
         first, last = self.seen
         if self.stop_x is None:
             return [(first, last, self.comes)]
@@ -121,7 +121,7 @@ class Visit:
 
 @dataclass
 class Light:
-    """What lies over a drawn picture: brightness, a cast per channel, a camera's noise, blur and shake."""
+    """The changes to a drawn image: brightness, a cast per channel, a camera's noise, blur and shake."""
 
     brightness: float = 1.0
     cast: tuple = (1.0, 1.0, 1.0)
@@ -161,7 +161,7 @@ NOISE = np.random.default_rng(0).normal(0, 1, (8, HEIGHT + 64, WIDTH + 64, 3)).a
 
 @dataclass
 class Scene:
-    """What one camera sees for `seconds`: one place, one light, and who comes when."""
+    """The view of one camera for `seconds`: one place, one light, and who comes when."""
 
     seconds: float
     place: int  # the seed of its background
@@ -173,7 +173,7 @@ class Scene:
 
 
 def background(seed: int) -> Image.Image:
-    """Sky, ground, fence and gate, and by chance a house, a tree and a drive."""
+    """Draws sky, ground, fence and gate, and by chance a house, a tree and a drive."""
     r, noise = random.Random(seed), np.random.default_rng(seed)
     horizon = r.randint(44, 60)
     picture, ground = sky_and_ground(r, noise, horizon)
@@ -236,7 +236,7 @@ def tree(d, r, horizon) -> None:
 
 
 def draw(scenery: Image.Image, visits: list[Visit], t: float) -> Image.Image:
-    """The scene at second `t`, before any light; who stands nearer is drawn over who stands farther."""
+    """Draws the scene at second `t`, without light. Nearer actors are drawn over farther ones."""
     picture = scenery.copy()
     d = ImageDraw.Draw(picture)
     for visit in sorted(visits, key=lambda v: v.y):

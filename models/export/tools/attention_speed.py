@@ -1,9 +1,9 @@
-"""What attention.py is worth: CPU time of an exported decoder beside the same without one or both of its changes.
+"""Measures the effect of attention.py: CPU time of an exported decoder with and without one or both of its changes.
 
     python models/export/tools/attention_speed.py PACKAGE [--context N]... [--steps N]
 
 All four graphs read the same noise in chunks of 512 tokens, and then single tokens at the end of it, by turns, on one
-thread; medians of ratios. What is taken back is only the look of it: answers change, costs do not.
+thread; medians of ratios. The changes are undone in form only: the answers differ, the costs are right.
 """
 
 import argparse
@@ -79,7 +79,7 @@ class InPlace:
         }  # fmt: skip
 
     def __call__(self, past: int, embeds: np.ndarray) -> float:
-        """CPU-seconds of appending `[1, L, D]` after `past` tokens."""
+        """Returns the CPU-seconds of appending `[1, L, D]` after `past` tokens."""
         binding = self.session.io_binding()
         binding.bind_cpu_input("inputs_embeds", np.ascontiguousarray(embeds))
         binding.bind_cpu_input("attention_mask", np.ones((1, past + embeds.shape[1]), np.int64))

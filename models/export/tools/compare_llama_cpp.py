@@ -1,4 +1,4 @@
-"""lookout's words beside the same language model's by llama.cpp: tokens read and written a CPU-second.
+"""Compares lookout with llama.cpp on the same language model: tokens read and written per CPU-second.
 
     python models/export/tools/compare_llama_cpp.py LLAMA_CPP CHECKPOINT PACKAGE [--plan PLAN]... [--rounds N]
         [--max-new-tokens N]
@@ -71,7 +71,7 @@ def speeds(side: tuple[float, float]) -> str:
 
 
 def lookout(args: argparse.Namespace, plan: str) -> tuple[int, tuple[float, float]]:
-    """Length of the prompt; tokens a second in it, and after it. The first that is written comes of the prompt."""
+    """Returns the prompt's length, and the tokens per second in it and after it. The prompt gives the first token."""
     which = ["--package", str(args.package), "--plan", plan, "--threads", "1"]
     how = ["--only", "share", "--rounds", "1", "--max-new-tokens", str(args.max_new_tokens + 1), "--json"]
     command = [args.lookout, "bench", "language", *which, *how]
@@ -116,7 +116,7 @@ def llama_bench(args: argparse.Namespace, model: Path, context: int, walls: list
 
 
 def convert(llama_cpp: Path, folder: Path, path: Path) -> None:
-    """The language model alone, without a tokenizer, of which nothing here depends."""
+    """Converts the language model alone, without a tokenizer."""
     sys.path.insert(0, str(llama_cpp / "gguf-py"))
     import gguf
     import torch

@@ -1,9 +1,9 @@
-"""Makes a package look as ready-made ones do: the shapes that the transformers.js community publishes.
+"""Converts a package to the layout of ready-made ones, as the transformers.js community publishes them.
 
 Takes a `plain` package and writes one whose decoder is merged (both branches of an If, chosen by
 `use_cache_branch`), keeps as many logits as `num_logits_to_keep` says, and carries the suffix
-`_quantized`; whose vision encoder gives all frames' tokens in one list of rows. For tests: such
-packages cannot be had here, so that the daemon runs them must be shown on one of our own.
+`_quantized`; whose vision encoder gives all frames' tokens in one list of rows. The tests use it to show that the
+daemon runs such packages, without downloading one.
 """
 
 import shutil
