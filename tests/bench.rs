@@ -122,6 +122,10 @@ fn the_cost_of_more_questions_and_sequences_is_measured() {
     let report = report(&["language", "--rounds", "1", "--max-new-tokens", "2", "--json"]);
     assert!(positive(&report["prefix"]["eight_to_one"]) > 1.0, "{report}");
     positive(&report["prefix"]["cached_bytes"]);
+    assert!(positive(&report["rules"]["both_to_caption"]) > 1.0, "{report}");
+    for key in ["caption_alone_seconds", "eight_rules_seconds", "caption_after_seconds"] {
+        positive(&report["rules"][key]);
+    }
     let rows: Vec<_> = report["batch"].as_array().expect("rows").iter().collect();
     assert_eq!(
         rows.iter().map(|row| row["rows"].as_u64()).collect::<Vec<_>>(),

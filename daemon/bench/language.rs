@@ -2,6 +2,7 @@
 //! adds to onnxruntime.
 //!
 //! - prefix: eight questions about one window compared with one, one after the other;
+//! - rules: the scores of eight rules about a window and its caption, compared with a caption alone;
 //! - batch: tokens of sequences generated together compared with one sequence alone, in alternating
 //!   steps, at the window's length;
 //! - share: a whole answer by the daemon's language model compared with the time of onnxruntime's
@@ -14,6 +15,7 @@
 use std::fmt;
 use std::io::Write;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::bail;
 use clap::{Args, ValueEnum};
@@ -50,7 +52,7 @@ pub struct Options {
     /// Number of rounds; each figure is their median.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
-    /// Run only one of the three sections.
+    /// Run only one of the four sections.
     #[arg(long, value_enum)]
     only: Option<Part>,
     /// Print one JSON object instead of lines.
@@ -61,6 +63,7 @@ pub struct Options {
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
 enum Part {
     Prefix,
+    Rules,
     Batch,
     Share,
 }
@@ -96,6 +99,8 @@ struct Report {
     rounds: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     prefix: Option<Prefix>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rules: Option<Rules>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     batch: Vec<Together>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -108,6 +113,16 @@ struct Prefix {
     eight_questions_seconds: f64,
     eight_to_one: f64,
     cached_bytes: usize,
+}
+
+#[derive(Serialize)]
+struct Rules {
+    caption_alone_seconds: f64,
+    eight_rules_seconds: f64,
+    /// A caption of a window whose rules were scored before.
+    caption_after_seconds: f64,
+    /// Ratio of the rules and the caption after them to a caption alone.
+    both_to_caption: f64,
 }
 
 #[derive(Serialize)]
@@ -150,6 +165,7 @@ impl Bench {
     fn report(&mut self, rounds: usize, only: Option<Part>) -> anyhow::Result<Report> {
         let wanted = |part| only.is_none_or(|only| only == part);
         let prefix = wanted(Part::Prefix).then(|| self.prefix(rounds)).transpose()?;
+        let rules = wanted(Part::Rules).then(|| self.rules(rounds)).transpose()?;
         let steps = rounds * self.tokens;
         let batch = wanted(Part::Batch).then(|| self.together(steps)).transpose()?;
         let share = wanted(Part::Share).then(|| self.share(rounds)).transpose()?;
@@ -161,6 +177,7 @@ impl Bench {
             tokens: self.tokens,
             rounds,
             prefix,
+            rules,
             batch: batch.unwrap_or_default(),
             share,
         })
@@ -187,6 +204,37 @@ impl Bench {
             eight_to_one: median(more),
             cached_bytes,
         })
+    }
+
+    /// Measures a caption alone, and rules with a caption after them, each about a window of its own.
+    fn rules(&mut self, rounds: usize) -> anyhow::Result<Rules> {
+        let rules = QUESTIONS.map(Arc::from);
+        let (mut alone, mut scored) = (Vec::new(), Vec::new());
+        let (mut after, mut ratios) = (Vec::new(), Vec::new());
+        for _ in 0..rounds {
+            let window = self.window();
+            alone.push(self.caption(&window)?);
+            let window = self.window();
+            let begun = cpu_time();
+            window::score(&mut self.language, window.scores(&rules))?;
+            scored.push((cpu_time() - begun).as_secs_f64());
+            after.push(self.caption(&window)?);
+            let last = alone.len() - 1;
+            ratios.push((scored[last] + after[last]) / alone[last]);
+        }
+        Ok(Rules {
+            caption_alone_seconds: median(alone),
+            eight_rules_seconds: median(scored),
+            caption_after_seconds: median(after),
+            both_to_caption: median(ratios),
+        })
+    }
+
+    /// Returns the CPU-seconds of a window's caption.
+    fn caption(&mut self, window: &Window) -> anyhow::Result<f64> {
+        let request = window.request(0, self.tokens);
+        let answered = window::ask(&mut self.language, request, |_| cpu_time())?;
+        Ok((answered.read + answered.written).as_secs_f64())
     }
 
     /// Returns a window that no question has been asked about.
@@ -283,8 +331,8 @@ impl Bench {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Report { model, plan, video_tokens, threads, tokens, rounds, prefix, batch, share } =
-            self;
+        let Report { model, plan, video_tokens, threads, tokens, rounds, .. } = self;
+        let Report { prefix, rules, batch, share, .. } = self;
         writeln!(f, "{model}, plan {plan}: {video_tokens} video tokens, answers of {tokens}")?;
         writeln!(
             f,
@@ -299,6 +347,17 @@ impl fmt::Display for Report {
                 prefix.eight_questions_seconds,
                 prefix.eight_to_one,
                 bytesize::ByteSize(prefix.cached_bytes as u64)
+            )?;
+        }
+        if let Some(rules) = rules {
+            writeln!(
+                f,
+                "rules     a caption alone {:.3} s; eight rules {:.3} s and then the caption {:.3} s: \
+                 {:.2} times",
+                rules.caption_alone_seconds,
+                rules.eight_rules_seconds,
+                rules.caption_after_seconds,
+                rules.both_to_caption
             )?;
         }
         for Together { rows, tokens_per_second, ratio } in batch {

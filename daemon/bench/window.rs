@@ -1,6 +1,7 @@
 //! A window to ask the language model about, and the model set up for that as in the daemon. The
 //! one difference: an answer does not end early, so that it always has the same number of tokens.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::anyhow;
@@ -50,6 +51,11 @@ impl Window {
             },
             urgency: Urgency::Now,
         }
+    }
+
+    /// Returns the request to score questions about the window.
+    pub fn scores<'a>(&'a self, questions: &'a [Arc<str>]) -> Request<'a> {
+        Request { task: Task::Scores { questions }, ..self.request(0, 0) }
     }
 }
 
@@ -101,4 +107,18 @@ pub fn ask(
     }
     let reply = reply.ok_or_else(|| anyhow!("no answer"))?;
     Ok(Answered { read: read - begun, written: clock(language) - read, reply })
+}
+
+/// Scores questions. Returns their scores.
+pub fn score(language: &mut LanguageModel, request: Request<'_>) -> anyhow::Result<Vec<f64>> {
+    let mut scores = None;
+    language.submit(request)?;
+    while language.sequences() > 0 {
+        language.poll(&mut |_, output| {
+            if let Output::Scored(scored) = output {
+                scores = Some(scored.scores);
+            }
+        })?;
+    }
+    scores.ok_or_else(|| anyhow!("no scores"))
 }
