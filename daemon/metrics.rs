@@ -69,7 +69,17 @@ pub fn camera_live(camera: &str, live: bool) {
     table::CAMERA_LIVE.gauge([camera]).set(one_if(live));
 }
 
-/// Sets the gauges of a removed camera to 0. Its counters stay.
+/// Leaves out the series of cameras for which `is_present` is false. The recorder cannot remove the
+/// series of a camera that was removed.
+pub fn of_cameras(rendered: &str, is_present: impl Fn(&str) -> bool) -> String {
+    let is_shown = |line: &&str| {
+        let label = line.split_once("camera=\"").and_then(|(_, rest)| rest.split_once('"'));
+        line.starts_with('#') || label.is_none_or(|(camera, _)| is_present(camera))
+    };
+    rendered.split_inclusive('\n').filter(is_shown).collect()
+}
+
+/// Sets the gauges of a removed camera to 0, where a camera of the same name begins.
 pub fn camera_removed(camera: &str) {
     camera_live(camera, false);
     for tier in [BufferTier::Hot, BufferTier::Warm, BufferTier::Disk] {

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::Connection;
 use super::{Listener, PublishError};
-use crate::metrics::PrometheusHandle;
+use crate::metrics::{self, PrometheusHandle};
 use crate::service::{Readiness, Service};
 
 /// Time for which a connection may continue after the stop.
@@ -105,5 +105,8 @@ async fn ready(State(pages): State<Pages>) -> (StatusCode, String) {
 }
 
 async fn render(State(pages): State<Pages>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], pages.metrics.render())
+    let cameras = pages.service.cameras();
+    let is_present = |name: &str| cameras.iter().any(|camera| *camera.name == *name);
+    let text = metrics::of_cameras(&pages.metrics.render(), is_present);
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }

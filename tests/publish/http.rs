@@ -25,6 +25,7 @@ async fn http_reports_health_readiness_and_metrics() {
     let daemon = Daemon::start(10).await;
     let metrics = lookout::metrics::install().unwrap();
     lookout::metrics::frame("gate");
+    lookout::metrics::frame("removed");
     lookout::metrics::published("gate", Interface::Mqtt, Duration::from_millis(7));
     let listener = listener(Interface::Http, "127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -79,6 +80,8 @@ async fn http_reports_health_readiness_and_metrics() {
     assert!(metrics.contains(timed_out), "{metrics}");
     assert!(metrics.contains(r#"lookout_frames_total{camera="gate"} 1"#), "{metrics}");
     assert!(metrics.contains("lookout_publish_seconds_bucket"), "{metrics}");
+    // The daemon has no camera of this name.
+    assert!(!metrics.contains("removed\""), "{metrics}");
     stop.cancel();
     timeout(SOON, serving).await.unwrap().unwrap().unwrap();
 }
