@@ -3,7 +3,7 @@
 //! [`LanguageModel`](super::LanguageModel) runs the model in this process with onnxruntime. A client
 //! of another engine can implement the same methods.
 
-use super::turns::Room;
+use super::slots::Room;
 use super::{LanguageError, OnOutput, Request, SequenceId, Submitted};
 
 /// Generates text and scores questions, for several requests at a time.

@@ -2,7 +2,7 @@
 //!
 //! Guarantees:
 //! - A step is one run of the decoder: a chunk of one prompt (prefill), or a token of every sequence
-//!   whose prompt has been read. [`Turns`] decides which.
+//!   whose prompt has been read. [`Slots`] decides which.
 //! - A prompt's prefix, up to the end of the video, is read in separate chunks and cached. The next
 //!   prompt with the same head and frames reuses it. Chunk borders do not depend on a cache hit,
 //!   so the answer is identical to the bit.
@@ -16,8 +16,8 @@ use std::time::Instant;
 use super::cache::Prefix;
 use super::generation::Token;
 use super::sequence::{PrefixKey, Prepared, Sequence, Work};
+use super::slots::{Prompt, Slots, Step};
 use super::tokenizer::Tokenizer;
-use super::turns::{Prompt, Step, Turns};
 use super::{Decoder, Embedder, Failure, KvCache, LanguageError, OnOutput, Output, SequenceId};
 use crate::byte_lru::ByteLru;
 use crate::event::FinishReason;
@@ -29,7 +29,7 @@ pub struct Batch {
     pub decoder: Decoder,
     pub embedder: Embedder,
     pub cache: KvCache,
-    pub turns: Turns<Sequence>,
+    pub slots: Slots<Sequence>,
     pub prefixes: ByteLru<PrefixKey, Prefix>,
     /// Maximum number of tokens in a chunk of a prompt.
     pub prefill_chunk: usize,
@@ -48,10 +48,10 @@ struct Stepping<'a> {
 impl Batch {
     /// Starts a sequence, or fails if every slot is in use.
     pub fn admit(&mut self, prepared: Prepared) -> Result<SequenceId, Failure> {
-        let slots = self.turns.slots();
-        let Some(slot) = self.turns.free_slot() else {
+        let count = self.slots.count();
+        let Some(slot) = self.slots.free_slot() else {
             return Err(Failure::Run(format!(
-                "the model already runs {slots} sequences, as many as \
+                "the model already runs {count} sequences, as many as \
                  generate.max_concurrent_sequences allows"
             )));
         };
@@ -65,26 +65,26 @@ impl Batch {
         on_output: &mut OnOutput<'_>,
     ) -> Result<(), LanguageError> {
         let started = Instant::now();
-        let Some(step) = self.turns.next() else { return Ok(()) };
+        let Some(step) = self.slots.next() else { return Ok(()) };
         let mut on_output = |id, output: Output<'_>| on_output(id, output);
         let mut stepping = Stepping { batch: self, tokenizer, on_output: &mut on_output };
         match step {
             Step::Prefill(slot) => stepping.prefill(slot)?,
             Step::Generate => stepping.generate()?,
         }
-        self.turns.ran(step, started.elapsed());
+        self.slots.ran(step, started.elapsed());
         Ok(())
     }
 
     /// Ends a sequence without output, if it has not ended.
     pub fn cancel(&mut self, id: SequenceId) -> Result<(), LanguageError> {
-        self.turns.slot(id).map_or(Ok(()), |slot| self.remove(slot))
+        self.slots.slot(id).map_or(Ok(()), |slot| self.remove(slot))
     }
 
     /// Frees a slot.
     fn remove(&mut self, slot: usize) -> Result<(), LanguageError> {
         self.decoder.clear(&mut self.cache, slot).map_err(broken)?;
-        let (_, swaps) = self.turns.remove(slot);
+        let (_, swaps) = self.slots.remove(slot);
         for (a, b) in swaps {
             self.decoder.swap(&mut self.cache, a, b).map_err(broken)?;
         }
@@ -92,38 +92,38 @@ impl Batch {
     }
 
     fn read_chunk(&mut self, slot: usize) -> Result<Vec<f32>, TensorError> {
-        if !self.turns[slot].is_started() {
-            self.turns[slot].start();
+        if !self.slots[slot].is_started() {
+            self.slots[slot].start();
             self.decoder.clear(&mut self.cache, slot)?;
             self.restore_prefix(slot)?;
         }
-        let sequence = &mut self.turns[slot];
+        let sequence = &mut self.slots[slot];
         if sequence.is_at_prefix_end()
             && let Work::Score(scoring) = &mut sequence.work
         {
             scoring.prefix_end = Some(self.decoder.mark(&self.cache, slot));
         }
-        let sequence = &self.turns[slot];
+        let sequence = &self.slots[slot];
         let chunk = sequence.next_chunk(self.prefill_chunk);
         let to = chunk.end;
         let embeddings = sequence.embeddings(chunk, self.dim);
         let logits = self.decoder.read(&mut self.cache, slot, embeddings)?;
-        self.turns[slot].chunk_read(to);
+        self.slots[slot].chunk_read(to);
         Ok(logits)
     }
 
     /// Returns the logits after the last token of every sequence that generates.
     fn next_logits(&mut self) -> Result<Vec<f32>, TensorError> {
-        let generating = self.turns.generating();
+        let generating = self.slots.generating();
         let last: Vec<u32> =
-            self.turns.iter().take(generating).filter_map(Sequence::last_id).collect();
+            self.slots.iter().take(generating).filter_map(Sequence::last_id).collect();
         let embeddings = self.embedder.embed(&last)?;
         self.decoder.step(&mut self.cache, generating, &embeddings)
     }
 
     /// Restores the prefix of a sequence from the cache, if it is cached.
     fn restore_prefix(&mut self, slot: usize) -> Result<(), TensorError> {
-        let sequence = &mut self.turns[slot];
+        let sequence = &mut self.slots[slot];
         let Some(key) = sequence.key() else { return Ok(()) };
         let found = self.prefixes.get(key);
         metrics::prefix_cache_lookup(found.is_some());
@@ -137,7 +137,7 @@ impl Batch {
     /// Puts the prefix that the slot now holds into the cache. If there is no memory for a copy, the
     /// sequence continues and the prefix is not cached.
     fn keep_prefix(&mut self, slot: usize) {
-        let Some(key) = self.turns[slot].key() else { return };
+        let Some(key) = self.slots[slot].key() else { return };
         let bytes = self.decoder.token_bytes() * self.cache.len(slot);
         let Some(evicted) = self.prefixes.make_room(bytes) else { return };
         match self.decoder.keep(&mut self.cache, slot) {
@@ -155,14 +155,14 @@ impl Stepping<'_> {
             Ok(logits) => logits,
             Err(error) => return self.fail(slot, error.into()),
         };
-        let Batch { decoder, cache, turns, .. } = &mut *self.batch;
-        if turns[slot].is_at_prefix_end() {
+        let Batch { decoder, cache, slots, .. } = &mut *self.batch;
+        if slots[slot].is_at_prefix_end() {
             self.batch.keep_prefix(slot);
-        } else if turns[slot].is_read() {
-            if matches!(turns[slot].work, Work::Score(_)) {
+        } else if slots[slot].is_read() {
+            if matches!(slots[slot].work, Work::Score(_)) {
                 return self.score(slot, &logits);
             }
-            let (from, to) = turns.prefilled(slot);
+            let (from, to) = slots.prefilled(slot);
             decoder.swap(cache, from, to).map_err(broken)?;
             self.push(to, &logits)?;
         }
@@ -171,7 +171,7 @@ impl Stepping<'_> {
 
     /// Generates one token of every sequence whose prompt has been read.
     fn generate(&mut self) -> Result<(), LanguageError> {
-        let generating = self.batch.turns.generating();
+        let generating = self.batch.slots.generating();
         // Iterates from the last slot, because the last sequence replaces one that is removed.
         match self.batch.next_logits() {
             Ok(logits) => {
@@ -191,9 +191,9 @@ impl Stepping<'_> {
 
     /// Samples the next token of a sequence and delivers its text, or ends the sequence.
     fn push(&mut self, slot: usize, logits: &[f32]) -> Result<(), LanguageError> {
-        let Batch { turns, end_tokens, .. } = &mut *self.batch;
-        let id = turns.id(slot);
-        let Work::Generate(generation) = &mut turns[slot].work else { return Ok(()) };
+        let Batch { slots, end_tokens, .. } = &mut *self.batch;
+        let id = slots.id(slot);
+        let Work::Generate(generation) = &mut slots[slot].work else { return Ok(()) };
         match generation.push(logits, self.tokenizer, end_tokens) {
             Ok(Token::End) => self.finish(slot, FinishReason::Stop),
             Ok(Token::Text(text)) => {
@@ -208,9 +208,9 @@ impl Stepping<'_> {
     /// Scores the question that a sequence has just read. Then continues with its next question, or
     /// ends the sequence.
     fn score(&mut self, slot: usize, logits: &[f32]) -> Result<(), LanguageError> {
-        let Batch { decoder, cache, turns, dim, .. } = &mut *self.batch;
-        let id = turns.id(slot);
-        let sequence = &mut turns[slot];
+        let Batch { decoder, cache, slots, dim, .. } = &mut *self.batch;
+        let id = slots.id(slot);
+        let sequence = &mut slots[slot];
         let Work::Score(scoring) = &mut sequence.work else { return Ok(()) };
         match scoring.push(logits) {
             Ok(Some(question)) => {
@@ -230,8 +230,8 @@ impl Stepping<'_> {
     }
 
     fn finish(&mut self, slot: usize, finish: FinishReason) -> Result<(), LanguageError> {
-        let id = self.batch.turns.id(slot);
-        match self.batch.turns[slot].finish(finish, self.tokenizer) {
+        let id = self.batch.slots.id(slot);
+        match self.batch.slots[slot].finish(finish, self.tokenizer) {
             Ok(None) => {}
             Ok(Some((rest, reply))) => {
                 (self.on_output)(id, Output::Text(&rest));
@@ -245,11 +245,11 @@ impl Stepping<'_> {
     /// Ends a sequence without a result. A prefix that gives logits that are not finite is not
     /// kept.
     fn fail(&mut self, slot: usize, failure: Failure) -> Result<(), LanguageError> {
-        let Batch { turns, prefixes, .. } = &mut *self.batch;
-        if let (Failure::NotFinite, Some(key)) = (&failure, turns[slot].key()) {
+        let Batch { slots, prefixes, .. } = &mut *self.batch;
+        if let (Failure::NotFinite, Some(key)) = (&failure, slots[slot].key()) {
             prefixes.forget(key);
         }
-        (self.on_output)(self.batch.turns.id(slot), Output::Failed(failure));
+        (self.on_output)(self.batch.slots.id(slot), Output::Failed(failure));
         self.batch.remove(slot)
     }
 }

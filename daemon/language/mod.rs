@@ -4,7 +4,7 @@
 //! ```text
 //! model ─► batch ─► sequence ─► generation ─► sampler, tokenizer
 //!   │        │             └────► scoring ─► yes_no
-//!   │        ├────► turns (what runs next)
+//!   │        ├────► slots (what runs next)
 //!   │        └────► decoder ─► cache
 //!   └────► template, tokenizer, embedder
 //! ```
@@ -24,10 +24,10 @@ mod rotary;
 mod sampler;
 mod scoring;
 mod sequence;
+pub mod slots;
 mod stopwatch;
 pub mod template;
 pub mod tokenizer;
-pub mod turns;
 mod yes_no;
 
 pub use backend::LanguageBackend;
@@ -40,6 +40,6 @@ pub use request::{
     Scored, SequenceId, Submitted, Task, Urgency,
 };
 pub use sampler::Sampler;
+pub use slots::Room;
 use stopwatch::Stopwatch;
 pub use template::Turn;
-pub use turns::Room;

@@ -1,6 +1,6 @@
 //! Loads the language model, builds its prompts and answers requests.
 //!
-//! Not here: the steps of the decoder, which `batch.rs` runs, and their order, which `turns.rs`
+//! Not here: the steps of the decoder, which `batch.rs` runs, and their order, which `slots.rs`
 //! decides.
 
 use std::collections::VecDeque;
@@ -12,9 +12,9 @@ use super::capacity::{allocate, capacity};
 use super::generation::Generation;
 use super::scoring::Scoring;
 use super::sequence::{PrefixKey, Prepared, Work};
+use super::slots::{Room, Slots};
 use super::template::{ChatTemplate, Turn};
 use super::tokenizer::{Prompt, Tokenizer};
-use super::turns::{Room, Turns};
 use super::yes_no::YesNo;
 use super::{
     Decoder, Embedder, Failure, LanguageBackend, LanguageError, Limits, OnOutput, Output,
@@ -111,7 +111,7 @@ impl LanguageModel {
             batch: Batch {
                 decoder,
                 embedder,
-                turns: Turns::new(cache.slots()),
+                slots: Slots::new(cache.slots()),
                 cache,
                 prefixes: ByteLru::new(prefix_bytes),
                 prefill_chunk: if chunks { model.prefill_chunk } else { capacity },
@@ -125,17 +125,17 @@ impl LanguageModel {
 
     /// Returns the maximum number of sequences at a time.
     pub fn slots(&self) -> usize {
-        self.batch.turns.slots()
+        self.batch.slots.count()
     }
 
     /// Returns the number of sequences in progress.
     pub fn sequences(&self) -> usize {
-        self.batch.turns.len()
+        self.batch.slots.len()
     }
 
     /// Returns the number of sequences in progress whose prompt is not completely read.
     pub fn unread(&self) -> usize {
-        self.batch.turns.unread()
+        self.batch.slots.unread()
     }
 
     /// Returns the number of bytes in the prefix cache.
@@ -406,7 +406,7 @@ impl LanguageModel {
 
 impl LanguageBackend for LanguageModel {
     fn room(&self) -> Room {
-        self.batch.turns.room()
+        self.batch.slots.room()
     }
 
     fn submit(&mut self, request: Request<'_>) -> Result<Submitted, LanguageError> {

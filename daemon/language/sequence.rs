@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use super::generation::Generation;
 use super::scoring::Scoring;
+use super::slots::Prompt;
 use super::tokenizer::Tokenizer;
-use super::turns::Prompt;
 use super::{Failure, PrefixFrames, Reply, Scored, Urgency};
 use crate::event::{FinishReason, Usage};
 

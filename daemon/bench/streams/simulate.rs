@@ -1,5 +1,5 @@
 //! Simulates the daemon's scheduler with given device costs, a given number of cameras, and a clock
-//! that jumps. The rules are the daemon's own: [`Scheduler`] and [`Turns`].
+//! that jumps. The rules are the daemon's own: [`Scheduler`] and [`Slots`].
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -15,7 +15,7 @@ use super::Row;
 use crate::engine::caption::windows::close_offset;
 use crate::engine::scheduler::{self, Purpose, Scheduler};
 use crate::language::Urgency;
-use crate::language::turns::{Prompt, Room, Step, Turns};
+use crate::language::slots::{Prompt, Room, Slots, Step};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -190,7 +190,7 @@ struct Run<'a> {
     slower: f64,
     now: f64,
     scheduler: Scheduler<Job>,
-    turns: Turns<Sequence>,
+    slots: Slots<Sequence>,
     events: BinaryHeap<Reverse<Event>>,
     random: StdRng,
     row: Row,
@@ -220,7 +220,7 @@ pub fn simulate(profile: &Profile, cameras: usize, length: f64, seed: u64) -> Ro
         slower,
         now: 0.0,
         scheduler: Scheduler::new(QUEUE),
-        turns: Turns::new(profile.language.max_concurrent_sequences),
+        slots: Slots::new(profile.language.max_concurrent_sequences),
         events,
         random,
         row: Row { cameras, vision_load: Some(vision), ..Row::default() },
@@ -232,7 +232,7 @@ pub fn simulate(profile: &Profile, cameras: usize, length: f64, seed: u64) -> Ro
     while run.now < length && vision < 1.0 {
         run.happen();
         run.admit();
-        match run.turns.next() {
+        match run.slots.next() {
             Some(step) => run.step(step),
             None => run.now = run.events.peek().map_or(length, |next| next.0.at),
         }
@@ -275,8 +275,8 @@ impl Run<'_> {
     fn admit(&mut self) {
         let language = &self.profile.language;
         loop {
-            let room = self.turns.room();
-            let Some(slot) = self.turns.free_slot() else { return };
+            let room = self.slots.room();
+            let Some(slot) = self.slots.free_slot() else { return };
             let next = match room {
                 Room::Any => {
                     self.row.skipped += self.scheduler.late(duration(self.now)).len();
@@ -300,20 +300,20 @@ impl Run<'_> {
         let language = &self.profile.language;
         let took = match step {
             Step::Prefill(slot) => {
-                let sequence = &mut self.turns[slot];
+                let sequence = &mut self.slots[slot];
                 let chunk = sequence.unread.min(language.prefill_chunk);
                 sequence.read += chunk;
                 sequence.unread -= chunk;
                 if sequence.unread == 0 {
                     // The logits of the last chunk yield the first token.
                     sequence.unwritten -= 1;
-                    self.turns.prefilled(slot);
+                    self.slots.prefilled(slot);
                 }
                 f64::from(chunk) / language.prefill_per_second
             }
             Step::Generate => {
-                let generating = self.turns.generating();
-                for sequence in self.turns.iter_mut().take(generating) {
+                let generating = self.slots.generating();
+                for sequence in self.slots.iter_mut().take(generating) {
                     sequence.unwritten -= 1;
                 }
                 language.step + language.row * (generating - 1) as f64
@@ -321,7 +321,7 @@ impl Run<'_> {
         };
         self.pass(took * self.slower);
         self.finish();
-        self.turns.ran(step, duration(took * self.slower));
+        self.slots.ran(step, duration(took * self.slower));
     }
 
     fn pass(&mut self, time: f64) {
@@ -331,11 +331,11 @@ impl Run<'_> {
 
     fn finish(&mut self) {
         let now = self.now;
-        for slot in (0..self.turns.generating()).rev() {
-            if self.turns[slot].unwritten > 0 {
+        for slot in (0..self.slots.generating()).rev() {
+            if self.slots[slot].unwritten > 0 {
                 continue;
             }
-            let (Sequence { camera, since, begun, .. }, _) = self.turns.remove(slot);
+            let (Sequence { camera, since, begun, .. }, _) = self.slots.remove(slot);
             match camera {
                 Some(index) => {
                     self.scheduler.done(&camera, Purpose::Caption);

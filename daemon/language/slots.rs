@@ -52,8 +52,8 @@ pub enum Step {
 }
 
 /// The sequences in progress, one per slot in use, in the order of the slots.
-pub struct Turns<S> {
-    slots: usize,
+pub struct Slots<S> {
+    count: usize,
     sequences: Vec<(SequenceId, S)>,
     /// Number of sequences that generate. They have the first slots.
     generating: usize,
@@ -64,20 +64,20 @@ pub struct Turns<S> {
 }
 
 /// A slot that is free. Only its owner can admit a sequence.
-pub struct FreeSlot<'a, S>(&'a mut Turns<S>);
+pub struct FreeSlot<'a, S>(&'a mut Slots<S>);
 
 /// Two slots whose contents change places.
 pub type Swap = (usize, usize);
 
-impl<S: Prompt> Turns<S> {
-    pub fn new(slots: usize) -> Turns<S> {
+impl<S: Prompt> Slots<S> {
+    pub fn new(count: usize) -> Slots<S> {
         let sequences = Vec::new();
-        Turns { slots, sequences, generating: 0, owed: Duration::ZERO, admitted: 0 }
+        Slots { count, sequences, generating: 0, owed: Duration::ZERO, admitted: 0 }
     }
 
     /// Returns the maximum number of sequences.
-    pub fn slots(&self) -> usize {
-        self.slots
+    pub fn count(&self) -> usize {
+        self.count
     }
 
     /// Returns the number of sequences.
@@ -118,7 +118,7 @@ impl<S: Prompt> Turns<S> {
 
     /// Returns which requests can be admitted.
     pub fn room(&self) -> Room {
-        match self.slots - self.len() {
+        match self.count - self.len() {
             0 => Room::Nothing,
             _ if self.is_empty() => Room::Any,
             1 => Room::Question,
@@ -128,7 +128,7 @@ impl<S: Prompt> Turns<S> {
     }
 
     pub fn free_slot(&mut self) -> Option<FreeSlot<'_, S>> {
-        (self.len() < self.slots).then_some(FreeSlot(self))
+        (self.len() < self.count).then_some(FreeSlot(self))
     }
 
     /// Returns the next step, or `None` if there are no sequences.
@@ -188,15 +188,15 @@ impl<S: Prompt> Turns<S> {
 
 impl<S> FreeSlot<'_, S> {
     pub fn admit(self, sequence: S) -> SequenceId {
-        let FreeSlot(turns) = self;
-        turns.admitted += 1;
-        let id = SequenceId(turns.admitted);
-        turns.sequences.push((id, sequence));
+        let FreeSlot(slots) = self;
+        slots.admitted += 1;
+        let id = SequenceId(slots.admitted);
+        slots.sequences.push((id, sequence));
         id
     }
 }
 
-impl<S> Index<usize> for Turns<S> {
+impl<S> Index<usize> for Slots<S> {
     type Output = S;
 
     fn index(&self, slot: usize) -> &S {
@@ -204,7 +204,7 @@ impl<S> Index<usize> for Turns<S> {
     }
 }
 
-impl<S> IndexMut<usize> for Turns<S> {
+impl<S> IndexMut<usize> for Slots<S> {
     fn index_mut(&mut self, slot: usize) -> &mut S {
         &mut self.sequences[slot].1
     }
