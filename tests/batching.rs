@@ -365,7 +365,7 @@ fn a_window_is_read_once_for_all_questions() {
 }
 
 #[test]
-fn a_conversation_sees_what_was_said_before() {
+fn a_conversation_sees_its_earlier_turns() {
     let package = &packages()[0];
     let window = window(package, 1);
     let mut language = load(package, 1, 1 << 30);

@@ -82,12 +82,12 @@ fn lookout(command: &str, dir: &Path, config: &str, driver: Option<&Path>) -> Ou
 /// `named`.
 fn refused(dir: &Path, config: &str, driver: Option<&Path>, named: &[&str]) {
     let output = lookout("run", dir, config, driver);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{said}");
+    let output_text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{output_text}");
     for part in named {
-        assert!(said.contains(part), "{part:?} is not in: {said}");
+        assert!(output_text.contains(part), "{part:?} is not in: {output_text}");
     }
-    assert_eq!(said.trim_end().lines().count(), 1, "{said}");
+    assert_eq!(output_text.trim_end().lines().count(), 1, "{output_text}");
 }
 
 /// Starts a daemon with `device = "auto"`, which must run on the CPU and report the device and the
@@ -157,11 +157,14 @@ fn a_device_chosen_by_name_has_no_reason() {
     let model = "device = \"auto\"\nvision_device = \"cpu\"";
     let reason = "language auto: this libonnxruntime has no CUDA provider";
     let output = lookout("check", dir.path(), &config(model, &usual_library()), None);
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(said.contains(&format!("; {reason}\n")), "{said}");
+    let output_text = String::from_utf8_lossy(&output.stdout);
+    assert!(output_text.contains(&format!("; {reason}\n")), "{output_text}");
     let output = lookout("check", dir.path(), &config("device = \"cpu\"", &usual_library()), None);
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(said.contains("  cpu; threads: ") && !said.contains("auto"), "{said}");
+    let output_text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output_text.contains("  cpu; threads: ") && !output_text.contains("auto"),
+        "{output_text}"
+    );
 }
 
 fn bench(library: &Path, driver: Option<&Path>, arguments: &[&str]) -> (Option<i32>, String) {
@@ -172,14 +175,14 @@ fn bench(library: &Path, driver: Option<&Path>, arguments: &[&str]) -> (Option<i
         lookout.env("LD_LIBRARY_PATH", folder);
     }
     let output = lookout.output().expect("lookout");
-    let said = [output.stdout, output.stderr].concat();
-    (output.status.code(), String::from_utf8_lossy(&said).into_owned())
+    let bytes = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8_lossy(&bytes).into_owned())
 }
 
 #[test]
 fn the_bench_reports_that_it_compares_the_cpu_with_itself() {
-    let (code, said) = bench(&usual_library(), None, &[]);
-    assert_eq!(code, Some(0), "{said}");
+    let (code, output_text) = bench(&usual_library(), None, &[]);
+    assert_eq!(code, Some(0), "{output_text}");
     for words in [
         "on cpu",
         "s a frame",
@@ -190,7 +193,7 @@ fn the_bench_reports_that_it_compares_the_cpu_with_itself() {
         "only the CPU ran: this says nothing about a GPU",
         "PASS",
     ] {
-        assert!(said.contains(words), "{words:?} is not in: {said}");
+        assert!(output_text.contains(words), "{words:?} is not in: {output_text}");
     }
     let mut measured = Command::new(LOOKOUT);
     let package = repository().join("models/demo/package");
@@ -207,9 +210,12 @@ fn the_bench_reports_that_it_compares_the_cpu_with_itself() {
 
 #[test]
 fn the_bench_refuses_a_missing_device() {
-    let (code, said) = bench(&usual_library(), None, &["--device", "cuda"]);
-    assert_eq!(code, Some(2), "{said}");
-    assert!(said.contains("no CUDA provider") && said.trim().lines().count() == 1, "{said}");
+    let (code, output_text) = bench(&usual_library(), None, &["--device", "cuda"]);
+    assert_eq!(code, Some(2), "{output_text}");
+    assert!(
+        output_text.contains("no CUDA provider") && output_text.trim().lines().count() == 1,
+        "{output_text}"
+    );
 }
 
 /// Tests that need onnxruntime for CUDA on a machine without a GPU.
@@ -292,8 +298,8 @@ mod cuda {
         let driver = stub_driver(dir.path());
         let config = config("device = \"auto\"", &library);
         let output = lookout("check", dir.path(), &config, Some(&driver));
-        let said = String::from_utf8_lossy(&output.stdout);
-        let line = said.lines().find(|line| line.contains("  device ")).expect("a line");
+        let output_text = String::from_utf8_lossy(&output.stdout);
+        let line = output_text.lines().find(|line| line.contains("  device ")).expect("a line");
         assert!(line.contains("cpu; threads") && line.contains("CUDA failure"), "{line}");
     }
 
@@ -302,10 +308,13 @@ mod cuda {
         let dir = folder();
         let library = cuda_folder(dir.path(), everything);
         let driver = stub_driver(dir.path());
-        let (code, said) = bench(&library, Some(&driver), &["--device", "cuda"]);
-        assert_eq!(code, Some(1), "{said}");
+        let (code, output_text) = bench(&library, Some(&driver), &["--device", "cuda"]);
+        assert_eq!(code, Some(1), "{output_text}");
         let refused = |line: &&str| line.contains("FAIL ") && line.contains("CUDA failure");
-        assert_eq!(said.lines().filter(refused).count(), 2, "{said}");
-        assert!(said.contains("\nFAIL\n") && !said.contains("only the CPU ran"), "{said}");
+        assert_eq!(output_text.lines().filter(refused).count(), 2, "{output_text}");
+        assert!(
+            output_text.contains("\nFAIL\n") && !output_text.contains("only the CPU ran"),
+            "{output_text}"
+        );
     }
 }

@@ -122,7 +122,7 @@ async fn ask(channel: &Channel, request: proto::AskRequest) -> Result<String, St
 }
 
 /// Checks that a refusal has a reason: a handler that panics gives none, or the stream breaks off.
-fn assert_said(what: &str, asked: &Result<String, Status>) {
+fn assert_answered(what: &str, asked: &Result<String, Status>) {
     if let Err(status) = asked {
         let broke = matches!(status.code(), Code::Unknown | Code::Cancelled | Code::Internal);
         assert!(!broke, "{what}: {status}");
@@ -170,20 +170,20 @@ fn extreme_times_and_limits_do_no_harm() {
                 for to in seconds.map(|to| time(to, 0)).into_iter().chain([None, time(0, -1)]) {
                     let span = proto::Span { from: time(from, 0), to };
                     let asked = ask(&channel, question(Some(Range::Between(span)))).await;
-                    assert_said(&format!("{span:?}"), &asked);
+                    assert_answered(&format!("{span:?}"), &asked);
                 }
                 let last = prost_types::Duration { seconds: from, nanos: i32::MAX };
-                assert_said("last", &ask(&channel, question(Some(Range::Last(last)))).await);
+                assert_answered("last", &ask(&channel, question(Some(Range::Last(last)))).await);
             }
             for max_new_tokens in [0, 1, u32::MAX] {
                 let request =
                     proto::AskRequest { max_new_tokens: Some(max_new_tokens), ..question(None) };
-                assert_said("max_new_tokens", &ask(&channel, request).await);
+                assert_answered("max_new_tokens", &ask(&channel, request).await);
             }
             let most = Some(u64::MAX);
             for (sequence, run) in [(0, None), (u64::MAX, None), (1, most), (u64::MAX, most)] {
                 let range = Some(Range::Event(proto::EventId { run, sequence }));
-                assert_said("event", &ask(&channel, question(range)).await);
+                assert_answered("event", &ask(&channel, question(range)).await);
                 let mut client = LookoutServiceClient::new(channel.clone());
                 let frame = Some(proto::FrameId { run, number: sequence });
                 let request = proto::GetFrameRequest { camera: "gate".to_owned(), frame };

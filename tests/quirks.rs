@@ -38,9 +38,9 @@ fn a_camera_with_another_keep_alive_method_is_lost_once() {
         says_get_parameter,
         ..Quirks::default()
     };
-    let unsaid = Quirky::start(quirks("GET_PARAMETER", None, false));
+    let silent = Quirky::start(quirks("GET_PARAMETER", None, false));
     let deadly = Quirky::start(quirks("OPTIONS", Some("GET_PARAMETER"), true));
-    let watched = [&unsaid, &deadly].map(|camera| Watched::start(camera_of(rtsp(camera, "live"))));
+    let watched = [&silent, &deadly].map(|camera| Watched::start(camera_of(rtsp(camera, "live"))));
     for watched in watched {
         watched.frames(40);
         let states = watched.states();

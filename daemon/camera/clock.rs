@@ -82,10 +82,7 @@ impl CaptureClock {
         let mut change = None;
         let believed = camera.filter(|&camera| {
             let off = difference(host, camera);
-            let within = match self.disbelieved {
-                true => BELIEVED_AGAIN_WITHIN,
-                false => BELIEVED_WITHIN,
-            };
+            let within = if self.disbelieved { BELIEVED_AGAIN_WITHIN } else { BELIEVED_WITHIN };
             let believed = off.unsigned_abs() <= within.as_nanos();
             if !believed {
                 if !self.disbelieved {

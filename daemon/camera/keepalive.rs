@@ -134,10 +134,8 @@ impl KeepAlive {
     }
 
     fn method(&self) -> Method {
-        self.known_method.method.unwrap_or(match self.advertised {
-            true => Method::GetParameter,
-            false => Method::Options,
-        })
+        let usual = if self.advertised { Method::GetParameter } else { Method::Options };
+        self.known_method.method.unwrap_or(usual)
     }
 
     fn use_other(&mut self) {

@@ -95,9 +95,9 @@ fn read_format(pad: &gst::Pad, rate: Arc<AtomicU32>) {
             let mut caps = caps.caps_owned();
             for structure in caps.make_mut().iter_mut() {
                 structure.remove_fields(RTP_INFO);
-                let said = structure.get::<i32>("clock-rate").unwrap_or_default();
-                if let Ok(said @ 1..) = u32::try_from(said) {
-                    rate.store(said, Ordering::Relaxed);
+                let clock_rate = structure.get::<i32>("clock-rate").unwrap_or_default();
+                if let Ok(clock_rate @ 1..) = u32::try_from(clock_rate) {
+                    rate.store(clock_rate, Ordering::Relaxed);
                 }
             }
             *event = gst::event::Caps::builder(&caps).seqnum(event.seqnum()).build();
@@ -125,7 +125,7 @@ fn measure(pad: &gst::Pad, camera: Arc<str>, rate: Arc<AtomicU32>, clock: Arc<Rt
             let rate = rate.load(Ordering::Relaxed);
             let steady = last.tempo.packet(ticks, rate, now.nseconds());
             if clock.set_steady(steady) {
-                tell(&camera, steady);
+                log_steadiness(&camera, steady);
             }
             if last.ended_picture || last.ticks != ticks {
                 let buffer = buffer.make_mut();
@@ -137,14 +137,15 @@ fn measure(pad: &gst::Pad, camera: Arc<str>, rate: Arc<AtomicU32>, clock: Arc<Rt
     });
 }
 
-fn tell(camera: &str, steady: bool) {
-    match steady {
-        true => tracing::info!(camera, "the camera's RTP clock keeps the time again"),
-        false => tracing::warn!(
+fn log_steadiness(camera: &str, steady: bool) {
+    if steady {
+        tracing::info!(camera, "the camera's RTP clock keeps the time again");
+    } else {
+        tracing::warn!(
             camera,
             "the camera's RTP clock runs at another rate than this machine's: its frames get the \
              time of arrival"
-        ),
+        );
     }
 }
 

@@ -71,10 +71,8 @@ impl Patience {
         let longer = |since: Option<Duration>, limit| since.is_some_and(|since| since > limit);
         if activity.decoded.is_some() {
             let swallowed = activity.owed >= OWED_MAX && longer(activity.owed_since, limit);
-            return match swallowed || longer(activity.frame, limit) {
-                true => Verdict::Stalled(limit),
-                false => Verdict::Well,
-            };
+            let has_stalled = swallowed || longer(activity.frame, limit);
+            return if has_stalled { Verdict::Stalled(limit) } else { Verdict::Well };
         }
         let first = limit.max(FIRST_FRAME);
         let packets_come = activity.packet.is_some_and(|since| since <= limit);

@@ -197,10 +197,10 @@ fn drop_delta_units(parsed: &gst::Pad, decode: DecodeFrames) {
         if !delta {
             begun.store(true, Ordering::Relaxed);
         }
-        match delta && (decode == DecodeFrames::Keyframes || !begun.load(Ordering::Relaxed)) {
-            true => gst::PadProbeReturn::Drop,
-            false => gst::PadProbeReturn::Ok,
+        if delta && (decode == DecodeFrames::Keyframes || !begun.load(Ordering::Relaxed)) {
+            return gst::PadProbeReturn::Drop;
         }
+        gst::PadProbeReturn::Ok
     });
 }
 

@@ -98,9 +98,10 @@ impl Tail {
             };
             let moment = Moment { stream: stream.nseconds(), arrival: arrival.nseconds() };
             let mut pace = pace.lock().unwrap_or_else(PoisonError::into_inner);
-            match pace.admits(moment, clock.is_steady()) {
-                true => gst::PadProbeReturn::Ok,
-                false => gst::PadProbeReturn::Drop,
+            if pace.admits(moment, clock.is_steady()) {
+                gst::PadProbeReturn::Ok
+            } else {
+                gst::PadProbeReturn::Drop
             }
         });
     }
@@ -315,9 +316,10 @@ mod tests {
             for (x, y) in (0..height).flat_map(|y| (0..width).map(move |x| (x, y))) {
                 let at = (y * stride + x * pixel + offset) as usize;
                 let sample = paint(component.into(), x, y);
-                match deep {
-                    true => data[at..at + 2].copy_from_slice(&sample.to_le_bytes()),
-                    false => data[at] = sample as u8,
+                if deep {
+                    data[at..at + 2].copy_from_slice(&sample.to_le_bytes());
+                } else {
+                    data[at] = sample as u8;
                 }
             }
         }

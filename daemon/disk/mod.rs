@@ -388,13 +388,13 @@ fn aside_messages(Aside { unreadable, undeletable }: &Aside) -> Vec<String> {
 pub fn check(path: &Path, bounds: Bounds) -> io::Result<String> {
     let inspection::Contents { frames, bytes, in_use, unreadable } = inspection::inspect(path)?;
     let bytes = bytesize::ByteSize(bytes);
-    let mut said = format!("{}: {frames} frames, {bytes}; at most {bounds}", path.display());
+    let mut line = format!("{}: {frames} frames, {bytes}; at most {bounds}", path.display());
     if in_use {
-        said += "; a daemon keeps its frames there now";
+        line += "; a daemon keeps its frames there now";
     }
     let aside = Aside { unreadable, ..Aside::default() };
-    aside_messages(&aside).into_iter().for_each(|sentence| said = format!("{said}; {sentence}"));
-    Ok(said)
+    aside_messages(&aside).into_iter().for_each(|sentence| line = format!("{line}; {sentence}"));
+    Ok(line)
 }
 
 impl fmt::Display for Bounds {

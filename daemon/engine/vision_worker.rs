@@ -155,10 +155,7 @@ impl<B: VisionBackend> VisionWorker<B> {
                 }
             }
         }
-        let encoded = match good.is_empty() {
-            true => Ok(Vec::new()),
-            false => self.encode(pixels),
-        };
+        let encoded = if good.is_empty() { Ok(Vec::new()) } else { self.encode(pixels) };
         let encoded = match encoded {
             Ok(encoded) => encoded,
             Err(error) => {

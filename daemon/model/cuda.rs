@@ -164,12 +164,12 @@ pub fn refused(words: &str) -> NoCuda {
         .iter()
         .find_map(|start| Some(flat[flat.find(start)?..].split(" ; ").next()?.trim()));
     // "[ONNXRuntimeError] : 1 : FAIL : message"
-    let said = complaint.unwrap_or_else(|| {
-        let said = flat.rsplit("[ONNXRuntimeError] : ").next().unwrap_or(&flat);
-        said.splitn(3, " : ").last().unwrap_or(said)
+    let message = complaint.unwrap_or_else(|| {
+        let message = flat.rsplit("[ONNXRuntimeError] : ").next().unwrap_or(&flat);
+        message.splitn(3, " : ").last().unwrap_or(message)
     });
-    let mut short: String = said.chars().take(300).collect();
-    if short.len() < said.len() {
+    let mut short: String = message.chars().take(300).collect();
+    if short.len() < message.len() {
         short.push('…');
     }
     NoCuda::Refused(format!("onnxruntime says {short:?}"))
@@ -193,9 +193,9 @@ mod tests {
                        CUDA driver version is insufficient for CUDA runtime version ; GPU=-1 ; \
                        hostname=vm ; file=cuda_execution_provider.cc ; line=355 ; \
                        expr=cudaSetDevice(info_.device_id); \n";
-        let said = "onnxruntime says \"CUDA failure 35: CUDA driver version is insufficient for \
+        let message = "onnxruntime says \"CUDA failure 35: CUDA driver version is insufficient for \
                     CUDA runtime version\"";
-        assert_eq!(refused(failure), NoCuda::Refused(said.into()));
+        assert_eq!(refused(failure), NoCuda::Refused(message.into()));
         let other = "[ONNXRuntimeError] : 10 : INVALID_GRAPH : no\nwonder";
         assert_eq!(refused(other), NoCuda::Refused("onnxruntime says \"no wonder\"".into()));
         let NoCuda::Refused(long) = refused(&"ü".repeat(1000)) else { panic!("refused") };

@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_asked_and_what_is_there_decide() {
+    fn the_config_and_the_host_decide() {
         let cpu = |reason: &str| Ok(Placement { processor: Processor::Cpu, reason: reason.into() });
         let cuda =
             |reason: &str| Ok(Placement { processor: Processor::Cuda, reason: reason.into() });
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn every_refusal_names_what_is_missing_and_the_mend() {
+    fn every_refusal_names_the_missing_part_and_the_fix() {
         let refusals = [
             (NoCuda::NoProvider, "no CUDA provider", "`make setup-cuda` fetches one that has"),
             (NoCuda::MissingLibrary("libcudnn.so.9".into()), "libcudnn.so.9", "fetches it"),
@@ -165,10 +165,10 @@ mod tests {
                 "fp16",
             ),
         ];
-        for (why, named, mend) in refusals {
-            let said = place(Component::Language, Device::Cuda, &Err(why)).expect_err("refused");
-            assert!(said.contains(named) && said.contains(mend), "{said}");
-            assert!(said.contains("language") && !said.contains('\n'), "{said}");
+        for (why, named, fix) in refusals {
+            let error = place(Component::Language, Device::Cuda, &Err(why)).expect_err("refused");
+            assert!(error.contains(named) && error.contains(fix), "{error}");
+            assert!(error.contains("language") && !error.contains('\n'), "{error}");
         }
     }
 }

@@ -215,7 +215,7 @@ impl Ids {
 
 impl RawVision {
     fn check(self, family: Family) -> Result<VisionModel, String> {
-        let unsaid = self.model_type.is_none() && self.image_size.is_none();
+        let unstated = self.model_type.is_none() && self.image_size.is_none();
         let tower = match (self.model_type.as_deref(), family) {
             (Some("clip_vision_model"), _) | (None, Family::Llava | Family::LlavaNext) => {
                 Tower::Clip
@@ -229,7 +229,7 @@ impl RawVision {
             }
         };
         // The family's own tower if vision_config is left out, otherwise the class's defaults.
-        let (size, patch) = match (tower, unsaid) {
+        let (size, patch) = match (tower, unstated) {
             (Tower::Clip, true) => (336, 14),
             (Tower::Siglip, true) => (384, 14),
             (Tower::Clip, false) => (224, 32),

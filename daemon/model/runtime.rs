@@ -432,8 +432,8 @@ pub(super) mod tests {
         };
         let asking = |device| Runtime { vision: device, ..on_the_cpu().0.clone() };
         let loaded = asking(Device::Auto).load_component(Component::Vision, load);
-        let said = "onnxruntime says \"CUDA failure 209: no kernel image\"";
-        assert_eq!(loaded.expect("the CPU"), said);
+        let reason = "onnxruntime says \"CUDA failure 209: no kernel image\"";
+        assert_eq!(loaded.expect("the CPU"), reason);
         let refused =
             asking(Device::Cuda).load_component(Component::Vision, load).expect_err("cuda");
         assert_eq!(refused.to_string(), failure);

@@ -111,8 +111,8 @@ fn invalid_times_are_rejected() {
     ] {
         assert_eq!(from(text), None, "{text}");
     }
-    let told = refused(between("2026-11-25T00:00:00Z", Some("tomorrow")));
-    assert!(told.starts_with("to is \"tomorrow\"; wanted RFC 3339"), "{told}");
+    let error = refused(between("2026-11-25T00:00:00Z", Some("tomorrow")));
+    assert!(error.starts_with("to is \"tomorrow\"; wanted RFC 3339"), "{error}");
 }
 
 #[test]
@@ -141,7 +141,7 @@ fn a_length_is_seconds_or_units_or_a_clock() {
 fn a_range_is_given_once_and_runs_forwards() {
     let (early, late) = ("2026-11-25T23:45:30Z", "2026-11-26T01:45:30+01:00");
     assert!(asked(between(early, Some(late))).is_ok());
-    for (draft, said) in [
+    for (draft, wanted) in [
         (between(late, Some(early)), "backwards, from 2026-11-26T00:45:30.000Z"),
         (between(early, Some(early)), "no length"),
         (between("1950-01-01T00:00:00Z", Some("1960-01-01T00:00:00Z")), "no length"),
@@ -149,8 +149,8 @@ fn a_range_is_given_once_and_runs_forwards() {
         (Draft { event: Some(1), ..between(early, None) }, "wanted one range"),
         (Draft { last: Some(RawLength::Seconds(1.0)), ..between(early, None) }, "wanted one range"),
     ] {
-        let told = refused(draft);
-        assert!(told.contains(said), "{told}");
+        let error = refused(draft);
+        assert!(error.contains(wanted), "{error}");
     }
 }
 

@@ -116,8 +116,11 @@ fn the_past_is_answered_as_accurately_as_the_present() {
     let files = fs::read_dir(&kept).expect("a folder");
     let on_disk: u64 =
         files.map(|file| file.expect("a file").metadata().expect("size").len()).sum();
-    let said: f64 = names.iter().map(|name| tier(&daemon, "bytes", name, "disk")).sum();
-    assert!((said / on_disk as f64 - 1.0).abs() < 0.05, "{said} bytes said, {on_disk} on disk");
+    let reported: f64 = names.iter().map(|name| tier(&daemon, "bytes", name, "disk")).sum();
+    assert!(
+        (reported / on_disk as f64 - 1.0).abs() < 0.05,
+        "{reported} bytes reported, {on_disk} on disk"
+    );
 
     let before = daemon.metric("lookout_frames_reencoded_total{camera=\"gate\"}");
     let on_disk: Vec<Value> = hot.iter().map(|answer| ask_again(&daemon, answer)).collect();

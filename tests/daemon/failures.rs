@@ -61,11 +61,11 @@ fn daemon(dir: &Path, package: &Path, cameras: &Cameras) -> Daemon {
 }
 
 /// Checks that the daemon ends without being asked, and that the last line of its log contains
-/// `said`.
-fn ends(daemon: &mut Daemon, said: &str) {
+/// `wanted`.
+fn ends(daemon: &mut Daemon, wanted: &str) {
     assert_eq!(daemon.process.ended(SECONDS(30)), Some(1), "{}", daemon.process.log());
     let log = daemon.process.log();
-    assert!(log.lines().last().is_some_and(|line| line.contains(said)), "{log}");
+    assert!(log.lines().last().is_some_and(|line| line.contains(wanted)), "{log}");
 }
 
 #[test]
@@ -149,11 +149,11 @@ fn a_hanging_worker_stops_the_watchdog_signal_and_is_named() {
     let config = format!("hang_timeout = \"2s\"\n{}{disk}{gate}", head(grpc, http, None));
     let file = dir.join("lookout.toml");
     fs::write(&file, config).expect("config");
-    let told = UnixDatagram::bind(dir.join("notify")).expect("a socket");
+    let socket = UnixDatagram::bind(dir.join("notify")).expect("a socket");
     let hear = |patience| {
         let mut message = [0; 256];
-        told.set_read_timeout(Some(patience)).expect("a timeout");
-        match told.recv(&mut message) {
+        socket.set_read_timeout(Some(patience)).expect("a timeout");
+        match socket.recv(&mut message) {
             Ok(length) => Some(String::from_utf8_lossy(&message[..length]).trim().to_string()),
             Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => None,
             Err(e) => panic!("the socket: {e}"),

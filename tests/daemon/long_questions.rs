@@ -82,11 +82,11 @@ fn a_long_range_is_answered_part_by_part() {
     // The frames re-encoded for the last question are still available for this one.
     let again = "lookout_frames_reencoded_total{camera=\"gate\"}";
     let before = daemon.metric(again);
-    let told = ask(&daemon, "What is happening?", &["--last", "38s"]);
+    let answer = ask(&daemon, "What is happening?", &["--last", "38s"]);
     let more = daemon.metric(again) - before;
     assert!(before >= 50.0 && more <= before / 2.0, "{before} frames, then {more} more");
-    assert_eq!(list(&told, "parts").len(), 10);
-    assert_eq!(told["summary_method"], "model", "{told}");
+    assert_eq!(list(&answer, "parts").len(), 10);
+    assert_eq!(answer["summary_method"], "model", "{answer}");
     let (code, text, _) = daemon.client(&["ask", "gate", question, "--last", "38s"]);
     let lines: Vec<&str> = text.lines().collect();
     let [parts @ .., answer, grounds] = &lines[..] else { panic!("{text}") };
@@ -118,13 +118,13 @@ fn the_model_sums_up_sixteen_long_parts() {
     wait_for("seconds", SECONDS(60), || (daemon.metric(frames) > 130.0).then_some(()));
 
     let question = "What is happening?";
-    let told = ask(&daemon, question, &["--last", "60s", "--detail", "parts"]);
-    let parts = list(&told, "parts");
-    assert_eq!(parts.len(), 16, "{told}");
+    let answer = ask(&daemon, question, &["--last", "60s", "--detail", "parts"]);
+    let parts = list(&answer, "parts");
+    assert_eq!(parts.len(), 16, "{answer}");
     let letters: usize = parts.iter().map(|part| part["text"].as_str().map_or(0, str::len)).sum();
     // Tokens such as the end token have no letters, and each answer has some of them.
-    assert!(letters > 16 * 100, "{letters} letters are no long answers: {told}");
-    assert_eq!(told["summary_method"], "model", "{told}");
+    assert!(letters > 16 * 100, "{letters} letters are no long answers: {answer}");
+    assert_eq!(answer["summary_method"], "model", "{answer}");
 }
 
 #[test]

@@ -324,8 +324,8 @@ fn a_wrong_password_is_reported_and_can_be_corrected() {
         events.until("a caption of yard", SECONDS(30), &mut seen, |e| is_caption(e, "yard"));
     }
     assert_no_window_missing(&seen, "yard", 2.0);
-    let said = daemon.process.log() + &format!("{seen:?}");
-    assert!(!said.contains("wrong-secret") && !said.contains("right-secret"), "{said}");
+    let output = daemon.process.log() + &format!("{seen:?}");
+    assert!(!output.contains("wrong-secret") && !output.contains("right-secret"), "{output}");
 }
 
 #[test]
@@ -457,11 +457,11 @@ fn systemd_is_notified_of_start_watchdog_and_stop() {
     fs::write(&file, head(grpc, http, None) + &camera("gate", &cameras.url("gate"), ""))
         .expect("config");
     let socket = dir.join("notify");
-    let told = UnixDatagram::bind(&socket).expect("a socket");
-    told.set_read_timeout(Some(SECONDS(20))).expect("a timeout");
+    let notifications = UnixDatagram::bind(&socket).expect("a socket");
+    notifications.set_read_timeout(Some(SECONDS(20))).expect("a timeout");
     let hear = || {
         let mut message = [0; 256];
-        let length = told.recv(&mut message).expect("a message within 20 s");
+        let length = notifications.recv(&mut message).expect("a message within 20 s");
         String::from_utf8_lossy(&message[..length]).trim().to_string()
     };
     let mut command = Command::new(LOOKOUT);

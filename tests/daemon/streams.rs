@@ -21,8 +21,8 @@ fn the_bench_receives_captions_and_answers_and_reports_memory() {
         "60",
     ]);
     let output = command.output().expect("lookout bench streams");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
     let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     println!("{report}");
     let row = &report["rows"][0];
@@ -31,7 +31,7 @@ fn the_bench_receives_captions_and_answers_and_reports_memory() {
     // At least half a question per second, with one per second on average.
     assert!(number(&row["answered"]) >= 16.0, "{row}");
     assert!(number(&row["answers"]["p95"]) > 0.0, "{row}");
-    assert_eq!((&row["refused"], &row["unanswered"]), (&0.into(), &0.into()), "{said}");
+    assert_eq!((&row["refused"], &row["unanswered"]), (&0.into(), &0.into()), "{errors}");
 
     assert!((0.5..=1.0).contains(&number(&row["frames"])), "{row}");
 

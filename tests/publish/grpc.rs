@@ -59,7 +59,7 @@ async fn numbers_out_of_range_are_refused_or_clamped_over_grpc() {
     let zero = proto::AskRequest { max_new_tokens: Some(0), ..request(None) };
     let detail = proto::AskRequest { detail: 17, ..request(None) };
     let long = proto::AskRequest { question: "a".repeat(900_000), ..request(None) };
-    for (request, code, said) in [
+    for (request, code, wanted) in [
         (request(last(low, least)), Code::InvalidArgument, "last is less than nothing"),
         (request(last(-1, 0)), Code::InvalidArgument, "last is less than nothing"),
         (request(last(0, 0)), Code::InvalidArgument, "last is a range of no length"),
@@ -81,7 +81,7 @@ async fn numbers_out_of_range_are_refused_or_clamped_over_grpc() {
             bad.field_violations.len() == 1 && !bad.field_violations[0].field.is_empty()
         });
         assert_eq!(has_field, code == Code::InvalidArgument, "{asked:?}");
-        assert!(status.message().contains(said), "{asked:?}: {}", status.message());
+        assert!(status.message().contains(wanted), "{asked:?}: {}", status.message());
     }
     let both = |range| {
         let cameras = vec!["gate".to_string(), "yard".to_string()];
@@ -89,8 +89,8 @@ async fn numbers_out_of_range_are_refused_or_clamped_over_grpc() {
     };
     for range in [last(high, most), span(time(high, most), None)] {
         let mut answers = daemon.client().await.ask(both(range)).await.unwrap().into_inner();
-        let told = answers.message().await.unwrap().unwrap().item.unwrap();
-        assert!(matches!(told, proto::ask_response::Item::Refused(_)), "{told:?}");
+        let item = answers.message().await.unwrap().unwrap().item.unwrap();
+        assert!(matches!(item, proto::ask_response::Item::Refused(_)), "{item:?}");
     }
 }
 
@@ -161,7 +161,7 @@ async fn a_slow_reader_receives_the_number_of_missed_events_and_delays_nobody() 
         match timeout(SOON, slow.message()).await.unwrap().unwrap().unwrap().item.unwrap() {
             proto::watch_response::Item::Event(event) => {
                 sequence += 1;
-                assert_eq!(sequence_of(&event), sequence, "a loss that nobody told");
+                assert_eq!(sequence_of(&event), sequence, "a loss that was not reported");
             }
             proto::watch_response::Item::Missed(missed) => {
                 lost += missed.count();
@@ -221,16 +221,16 @@ async fn refused_questions_have_their_status() {
 #[tokio::test]
 async fn a_client_that_leaves_cancels_its_question() {
     let daemon = Daemon::start(10).await;
-    let (tell, mut told) = mpsc::channel(1);
+    let (sender, mut receiver) = mpsc::channel(1);
     daemon.service.answers_with(move |_| {
         let (to, answer) = mpsc::channel(4);
         to.try_send(AnswerItem::Token("The".into())).unwrap();
-        tell.try_send(to).unwrap();
+        sender.try_send(to).unwrap();
         Ok(answer)
     });
     let mut stream = daemon.ask("gate").await.unwrap();
     assert!(stream.message().await.unwrap().is_some());
-    let to = told.recv().await.unwrap();
+    let to = receiver.recv().await.unwrap();
     assert!(!to.is_closed());
     drop(stream);
     timeout(SOON, to.closed()).await.expect("the answer's receiver is still held");

@@ -145,13 +145,13 @@ async fn a_broker_that_lost_its_state_gets_everything_again() {
         "lookout/yard/available",
         "lookout/yard/status",
     ];
-    let mut told = std::collections::BTreeSet::new();
-    while told.len() < wanted.len() {
+    let mut topics = std::collections::BTreeSet::new();
+    while topics.len() < wanted.len() {
         let message = heard.next().await;
         assert_ne!(message.topic, "lookout/gate/caption", "a caption that is no news");
-        told.insert(message.topic);
+        topics.insert(message.topic);
     }
-    assert_eq!(told.into_iter().collect::<Vec<_>>(), wanted);
+    assert_eq!(topics.into_iter().collect::<Vec<_>>(), wanted);
     publisher.stop().await;
 }
 
@@ -201,7 +201,7 @@ async fn an_event_that_panics_an_interface_is_skipped_and_the_interface_restarts
     daemon.caption("well again");
     let mut sequences = Vec::new();
     heard.sequences_to(3, &mut sequences).await;
-    assert_eq!(sequences, [3], "what was done is not said again");
+    assert_eq!(sequences, [3], "an event that was delivered is not sent again");
     assert!(!kept.is_finished());
     stop.cancel();
     timeout(SOON, kept).await.unwrap().unwrap();

@@ -113,7 +113,7 @@ impl Asking {
             let begun = first.take().map_or_else(|| service.ask(question), Ok);
             let refused = match begun {
                 Ok(answer) => follow(answer, camera, &to).await,
-                Err(error) => Err(Refused::Answer(Failure::Said(error))),
+                Err(error) => Err(Refused::Answer(Failure::Error(error))),
             };
             match refused {
                 Ok(()) => {}
@@ -124,7 +124,7 @@ impl Asking {
                 }
                 // An invalid question is invalid for all cameras, and a daemon that stops answers
                 // none of them.
-                Err(Refused::Answer(Failure::Said(error)))
+                Err(Refused::Answer(Failure::Error(error)))
                     if error == AskError::Stopping || error.code() == Code::InvalidArgument =>
                 {
                     let _ = to.send(Err(errors::of_question(&error))).await;
@@ -146,14 +146,14 @@ enum Refused {
 }
 
 enum Failure {
-    Said(AskError),
+    Error(AskError),
     BrokeOff,
 }
 
 impl Failure {
     fn status(&self) -> Status {
         match self {
-            Failure::Said(error) => errors::of_question(error),
+            Failure::Error(error) => errors::of_question(error),
             Failure::BrokeOff => {
                 errors::status(Code::Internal, "MODEL_FAILED", "the answer ended early")
             }
@@ -172,7 +172,7 @@ async fn follow(mut answer: AnswerStream, camera: &str, to: &To) -> Result<(), R
             Some(AnswerItem::Part(part)) => (Item::Part(encode::part(&part)), false),
             Some(AnswerItem::Token(token)) => (Item::TextDelta(token), false),
             Some(AnswerItem::Finished(event)) => (Item::Finished(encode::event(&event)), true),
-            Some(AnswerItem::Failed(error)) => return Err(Refused::Answer(Failure::Said(error))),
+            Some(AnswerItem::Failed(error)) => return Err(Refused::Answer(Failure::Error(error))),
             None => return Err(Refused::Answer(Failure::BrokeOff)),
         };
         if to.send(Ok(reply(camera, item))).await.is_err() {
