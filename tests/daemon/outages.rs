@@ -87,6 +87,11 @@ fn caption_flow() {
     let (code, answer, _) = daemon.client(&["ask", "gate", "Is there a person?"]);
     assert_eq!(code, Some(0));
     assert!(answer.starts_with("Yes") || answer.starts_with("No"), "{answer}");
+    let (code, scored, _) = daemon.client(&["ask", "gate", "Is there a person?", "--score"]);
+    assert_eq!(code, Some(0));
+    let (text, basis) = scored.split_once("\n[score ").expect("a score");
+    let score: f64 = basis[..5].parse().expect("a number");
+    assert_eq!(text, if score >= 0.5 { "Yes." } else { "No." }, "{scored}");
     let (code, _, error) = daemon.client(&["ask", "gaet", "Is there a person?"]);
     assert_eq!(code, Some(1));
     assert!(error.contains("no camera is named \"gaet\""), "{error}");
