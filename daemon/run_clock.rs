@@ -5,10 +5,11 @@
 //! change if the host's clock is set. Small corrections of the host's clock are followed slowly. A
 //! step is followed at once and logged once.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
 use crate::frame::{CLOCK_STEP, difference, shift};
+use crate::sync::lock;
 
 /// Divisor of the elapsed time: at most this fraction is used to follow a correction that is not a
 /// step.
@@ -53,7 +54,7 @@ impl RunClock {
 
     /// Returns the current moment by the host's clock.
     pub fn now(&self) -> Moment {
-        let mut origin = self.origin.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut origin = lock(&self.origin);
         let (boot, wall) = read_both();
         let monotonic = boot.saturating_sub(self.begun);
         if let Some(by) = origin.look(monotonic, wall) {

@@ -1,7 +1,7 @@
 //! Turns GStreamer's samples into numbered, dated frames for a [`Sink`]. Each camera has one
 //! delivery for all its pipelines, so numbers and times continue after a reconnect.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
@@ -15,6 +15,7 @@ use crate::event::CameraStatus;
 use crate::frame::Frame;
 use crate::metrics::{self, Stage};
 use crate::run_clock::RunClock;
+use crate::sync::lock;
 
 pub struct Delivery {
     camera: Arc<str>,
@@ -96,7 +97,7 @@ impl Delivery {
     }
 
     fn sequence(&self) -> MutexGuard<'_, Sequence> {
-        self.sequence.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.sequence)
     }
 }
 

@@ -10,12 +10,13 @@
 //! measures the RTP clock.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use gst::prelude::*;
 
 use super::progress::Progress;
 use super::tempo::Tempo;
+use crate::sync::lock;
 
 /// The caps fields in which `rtspsrc` stores RTP-Info.
 const RTP_INFO: [&str; 2] = ["seqnum-base", "clock-base"];
@@ -121,7 +122,7 @@ fn measure(pad: &gst::Pad, camera: Arc<str>, rate: Arc<AtomicU32>, clock: Arc<Rt
         if let (Some(buffer), Some(now)) = (info.buffer_mut(), now)
             && let Some(Header { ticks, ends_picture }) = Header::of(buffer)
         {
-            let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut last = lock(&last);
             let rate = rate.load(Ordering::Relaxed);
             let steady = last.tempo.packet(ticks, rate, now.nseconds());
             if clock.set_steady(steady) {

@@ -1,7 +1,7 @@
 //! Records the progress of an attempt and the stream found at the URL.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use gst::prelude::*;
@@ -9,6 +9,7 @@ use gst::prelude::*;
 use super::decoder::Codec;
 use super::error::CameraError;
 use super::patience::Activity;
+use crate::sync::lock;
 
 /// The stream found at the URL.
 #[derive(Clone, Debug, Default)]
@@ -246,7 +247,7 @@ impl Progress {
     }
 
     fn lock(&self) -> MutexGuard<'_, Found> {
-        self.found.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.found)
     }
 }
 

@@ -20,6 +20,7 @@ use super::backoff::{self, Backoff};
 use super::delivery::Delivery;
 use super::error::CameraError;
 use crate::event::{CameraState, CameraStatus};
+use crate::sync::lock;
 
 pub trait Attempt {
     /// Connects and plays until it fails. Returns `Ok` only after a stop was requested. The same
@@ -112,7 +113,7 @@ impl Stop {
     }
 
     pub fn ask(&self) {
-        *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        *lock(&self.asked) = true;
         self.changed.notify_all();
     }
 
@@ -122,7 +123,7 @@ impl Stop {
 
     /// Waits at most `timeout`. Returns true if a stop is requested.
     pub fn wait(&self, timeout: Duration) -> bool {
-        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let asked = lock(&self.asked);
         let (asked, _) = self
             .changed
             .wait_timeout_while(asked, timeout, |asked| !*asked)

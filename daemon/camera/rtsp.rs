@@ -1,7 +1,7 @@
 //! Configures the source of an RTSP camera: the settings of `rtspsrc`, TLS, and the choice of a
 //! stream.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use gio::prelude::*;
@@ -12,6 +12,7 @@ use super::error::CameraError;
 use super::progress::Progress;
 use super::relay::Relay;
 use crate::config::{Rtsp, RtspTls};
+use crate::sync::lock;
 
 /// Maximum time for a camera to end a session.
 const TEARDOWN: Duration = Duration::from_millis(500);
@@ -152,7 +153,7 @@ impl Entrances {
         let (funnel, linked) = (funnel.downgrade(), entrances.linked.clone());
         source.connect_pad_removed(move |_, pad| {
             let gone = {
-                let mut linked = linked.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut linked = lock(&linked);
                 let at = linked.iter().position(|(from, _)| from == pad);
                 at.map(|at| linked.swap_remove(at))
             };
@@ -169,7 +170,7 @@ impl Entrances {
             .request_pad_simple("sink_%u")
             .ok_or_else(|| CameraError::internal("a funnel without a pad"))?;
         pad.link(&entrance).map_err(CameraError::internal)?;
-        let mut linked = self.linked.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut linked = lock(&self.linked);
         linked.push((pad.clone(), entrance));
         Ok(())
     }

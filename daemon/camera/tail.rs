@@ -8,7 +8,7 @@
 //! their upper field; the other lines are interpolated from their neighbours. Frames with
 //! non-square pixels are stretched to the shape that the camera saw.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use gst::prelude::*;
@@ -20,6 +20,7 @@ use super::error::CameraError;
 use super::pace::{Moment, Pace};
 use super::packets::{self, RtpClock};
 use super::progress::Progress;
+use crate::sync::lock;
 
 /// Maximum delay against the presentation time. A frame with a larger delay has a wrong time.
 const LATE: gst::ClockTime = gst::ClockTime::from_seconds(5);
@@ -97,7 +98,7 @@ impl Tail {
                 return gst::PadProbeReturn::Ok;
             };
             let moment = Moment { stream: stream.nseconds(), arrival: arrival.nseconds() };
-            let mut pace = pace.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut pace = lock(&pace);
             if pace.admits(moment, clock.is_steady()) {
                 gst::PadProbeReturn::Ok
             } else {

@@ -18,7 +18,7 @@ mod segment;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 use std::{fmt, io};
 
@@ -32,6 +32,7 @@ pub use segment::fuzz_segment;
 use crate::frame::FrameId;
 use crate::metrics::{self, NotWritten};
 use crate::run_clock::boot_time;
+use crate::sync::lock;
 use crate::timeline::{DiskAddress, DiskState, Entry, Residency};
 use age::Now;
 use folder::{Aside, Folder};
@@ -74,12 +75,12 @@ pub struct DiskProblem(Mutex<String>);
 
 impl DiskProblem {
     pub fn get(&self) -> Option<String> {
-        let why = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let why = lock(&self.0);
         (!why.is_empty()).then(|| why.clone())
     }
 
     fn set(&self, why: String) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = why;
+        *lock(&self.0) = why;
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{anyhow, bail};
@@ -14,6 +14,7 @@ use crate::config;
 use crate::event::CameraStatus;
 use crate::frame::Frame;
 use crate::run_clock::RunClock;
+use crate::sync::lock;
 
 /// Time after the first frame that is not measured, because joining a stream costs more than
 /// watching it.
@@ -73,7 +74,7 @@ fn next(
     status: &Mutex<Option<CameraStatus>>,
 ) -> anyhow::Result<Arrival> {
     arrivals.recv_timeout(patience).map_err(|_| {
-        let status = status.lock().unwrap_or_else(PoisonError::into_inner);
+        let status = lock(&status);
         let why = status.as_ref().map_or("not connected", |status| &status.reason);
         anyhow!("the clip gave no frame for {} s: {why}", patience.as_secs())
     })
@@ -98,6 +99,6 @@ impl Sink for Watching {
     }
 
     fn status(&self, _: &Arc<str>, status: CameraStatus) {
-        *self.status.lock().unwrap_or_else(PoisonError::into_inner) = Some(status);
+        *lock(&self.status) = Some(status);
     }
 }
