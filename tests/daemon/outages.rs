@@ -207,7 +207,7 @@ fn any_range_of_the_buffer_can_be_asked_about() {
     assert!(refused(&["--from", "2125-01-01T00:00:00"]).contains("still to come"));
     let error = refused(&["--from", "2025-01-01T00:00:00", "--to", "2025-01-01T00:10:00"]);
     assert!(error.contains("no frames from 2025-01-01T00:00:00.000Z"), "{error}");
-    assert!(error.contains("there is some from 2"), "{error}");
+    assert!(error.contains("there are some from 2"), "{error}");
     assert!(refused(&["--event", "100000"]).contains("not in the journal"));
 
     // The same over MQTT, and a range longer than the buffer.
