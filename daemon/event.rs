@@ -13,7 +13,7 @@ use uuid::{NoContext, Timestamp, Uuid};
 use crate::frame::{Clock, FrameId, Span, rfc3339};
 
 /// Identifies an event. The order is that of publication.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct EventId {
     /// The run of the daemon that published the event. A later run has a greater number.
     pub run: u64,

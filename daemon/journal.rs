@@ -13,7 +13,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::event::{Body, Event};
+use crate::event::{Body, Event, EventId};
 use crate::frame::FrameId;
 
 pub use memory::{CAPACITY, MemoryJournal};
@@ -52,10 +52,20 @@ pub trait Journal: Send + Sync + 'static {
     /// Returns a cursor that reads the events appended from now on.
     fn read_new(&self) -> Box<dyn Cursor>;
 
-    /// Returns each camera's newest caption that is not `unchanged`, and its newest change of state,
-    /// among the events of this run up to a sequence, in order. They are found even if the journal
-    /// no longer holds them otherwise.
-    fn newest(&self, up_to: u64) -> Vec<Arc<Event>>;
+    /// Returns each camera's newest caption that is not `unchanged`, and its newest change of state
+    /// in this run, among the events that readers may see, in order. They are found even if the
+    /// journal no longer holds them otherwise. A caption may be of an earlier run.
+    fn newest(&self) -> Vec<Arc<Event>>;
+
+    /// Records that a named reader needs no event up to this one any more. A journal on disk stores
+    /// it soon, so that the reader can continue there in a later run.
+    fn acknowledge(&self, _reader: &str, _up_to: EventId) {}
+
+    /// Returns the event up to which a named reader has acknowledged all events, in this run or in
+    /// an earlier one. `None` if nothing is stored about the reader.
+    fn acknowledged(&self, _reader: &str) -> Option<EventId> {
+        None
+    }
 
     /// Returns a cursor that starts at the first event published at or after a time.
     fn read_since(&self, time: SystemTime) -> Box<dyn Cursor>;
@@ -84,8 +94,8 @@ pub struct EventJpeg {
 
 /// The position of a reader in a journal.
 pub trait Cursor: Send + Sync {
-    /// Returns the sequence that [`Cursor::next`] reads next.
-    fn position(&self) -> u64;
+    /// Returns the position of the event that [`Cursor::next`] reads next.
+    fn position(&self) -> EventId;
 
     /// Returns true if there is currently nothing to read.
     fn is_at_end(&self) -> bool;

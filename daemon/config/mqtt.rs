@@ -1,11 +1,12 @@
 //! The `[mqtt]` table: the broker, and the names of topics.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 use url::Url;
 
-use super::rules::{invalid, plain_name, required};
+use super::rules::{at_least, invalid, plain_name, required};
 use super::values::client_id;
 use super::{ConfigError, Secret, masked};
 
@@ -23,6 +24,8 @@ pub struct Mqtt {
     pub topic_prefix: String,
     /// First level of Home Assistant's discovery topics, or `None` for no discovery.
     pub discovery: Option<String>,
+    /// Maximum age of an event that is sent.
+    pub catch_up: Duration,
 }
 
 #[derive(Clone, Debug)]
@@ -55,6 +58,8 @@ pub struct MqttTable {
     topic_prefix: String,
     home_assistant: bool,
     home_assistant_prefix: String,
+    #[serde(with = "humantime_serde")]
+    catch_up: Duration,
 }
 
 impl Default for MqttTable {
@@ -70,6 +75,7 @@ impl Default for MqttTable {
             topic_prefix: "lookout".into(),
             home_assistant: true,
             home_assistant_prefix: "homeassistant".into(),
+            catch_up: Duration::from_secs(24 * 3600),
         }
     }
 }
@@ -111,6 +117,7 @@ impl MqttTable {
             password: self.password_file.map(|path| Secret::File(folder.join(path))),
             client_id: self.client_id,
             topic_prefix: self.topic_prefix,
+            catch_up: at_least("mqtt.catch_up", self.catch_up, Duration::from_secs(60))?,
             discovery: self.home_assistant.then_some(self.home_assistant_prefix),
         })
     }

@@ -66,9 +66,7 @@ impl StoreCursor {
             Start::Since(time) => {
                 let first = self.shared.readers.read(move |c| read::first_since(c, time)).await;
                 let in_memory = || self.shared.memory.read_since(time).position();
-                let found = first
-                    .map(|first| first.unwrap_or_else(|| EventId { run, sequence: in_memory() }));
-                found.map(|first| (first, true))
+                first.map(|first| (first.unwrap_or_else(in_memory), true))
             }
             Start::At(position) if position.run == run => Ok((position, true)),
             Start::At(position) if position.run > run => Ok((EventId { run, sequence: 1 }, false)),
@@ -161,8 +159,8 @@ fn after(id: EventId) -> EventId {
 }
 
 impl Cursor for StoreCursor {
-    fn position(&self) -> u64 {
-        self.next.sequence
+    fn position(&self) -> EventId {
+        self.next
     }
 
     fn is_at_end(&self) -> bool {

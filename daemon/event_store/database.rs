@@ -10,8 +10,8 @@ use rusqlite::{Connection, OptionalExtension, params};
 use sha2::{Digest, Sha256};
 
 use super::values::{StoreError, integer, kind_number, milliseconds};
-use super::{jpegs, schema};
-use crate::event::{Body, Event, Inference};
+use super::{jpegs, positions, read, schema};
+use crate::event::{Body, Event, EventId, Inference};
 use crate::journal::EventJpeg;
 use crate::wire::encode;
 
@@ -86,10 +86,13 @@ impl Database {
         Ok(self.connection.update_hook(Some(hook))?)
     }
 
-    /// Returns the newest run that has an event.
+    /// Returns the newest run that has an event or the position of a reader.
     pub fn newest_run(&self) -> Result<Option<u64>, StoreError> {
-        let run: Option<i64> =
-            self.connection.query_row("SELECT max(run) FROM events", [], |row| row.get(0))?;
+        let newest = |table| {
+            let select = format!("SELECT max(run) FROM {table}");
+            self.connection.query_row(&select, [], |row| row.get::<_, Option<i64>>(0))
+        };
+        let run = newest("events")?.max(newest("readers")?);
         Ok(run.and_then(|run| u64::try_from(run).ok()))
     }
 
@@ -131,6 +134,16 @@ impl Database {
         }
         transaction.commit()?;
         Ok(frames)
+    }
+
+    /// Returns the positions of named readers.
+    pub fn positions(&self) -> Result<Vec<(String, EventId)>, StoreError> {
+        positions::stored(&self.connection)
+    }
+
+    /// Returns each camera's newest caption that is not `unchanged`.
+    pub fn newest_captions(&self) -> Result<Vec<Event>, StoreError> {
+        read::newest_captions(&self.connection)
     }
 
     /// Deletes the oldest events published before a time, at most [`DELETED_AT_ONCE`] of them.

@@ -14,6 +14,7 @@ mod database;
 mod jpegs;
 mod meaning;
 mod open;
+mod positions;
 mod read;
 mod schema;
 mod search;
@@ -41,6 +42,7 @@ use cursor::{Start, StoreCursor};
 use jpegs::JpegQueue;
 use meaning::Meaning;
 use open::Opened;
+use positions::Positions;
 use read::Readers;
 use values::StoreError;
 use writer::Writer;
@@ -78,7 +80,7 @@ impl EventStore {
         EventStore { settings, opened, meaning: None }
     }
 
-    /// Returns the newest run that has an event.
+    /// Returns the newest run that has an event or the position of a reader.
     pub fn newest_run(&self) -> Option<u64> {
         self.opened.as_ref().ok().and_then(|opened| opened.newest_run)
     }
@@ -103,6 +105,8 @@ impl EventStore {
             problem: Mutex::default(),
             is_corrupt: AtomicBool::new(false),
             meaning: meaning.clone(),
+            positions: Mutex::default(),
+            earlier_captions: Mutex::default(),
         });
         let writer = Writer::new(shared.clone(), self.opened);
         let mut threads = vec![spawn("journal", move || writer.run())?];
@@ -151,11 +155,14 @@ struct Shared {
     is_corrupt: AtomicBool,
     /// The search by meaning, if the config has a model for it.
     meaning: Option<Arc<Meaning>>,
+    positions: Mutex<Positions>,
+    /// Each camera's newest caption of the earlier runs.
+    earlier_captions: Mutex<Vec<Arc<Event>>>,
 }
 
 #[derive(Default)]
 struct WriterState {
-    /// True if events wait for the writer.
+    /// True if events or positions wait for the writer.
     has_work: bool,
     stop: bool,
     /// Sequence up to which every event is stored, or was given up.
@@ -252,8 +259,29 @@ impl Journal for StoredJournal {
         self.cursor(Start::At(EventId { run: self.run(), sequence }))
     }
 
-    fn newest(&self, up_to: u64) -> Vec<Arc<Event>> {
-        self.shared.memory.newest(up_to)
+    fn newest(&self) -> Vec<Arc<Event>> {
+        let newest = self.shared.memory.newest();
+        let earlier = lock(&self.shared.earlier_captions);
+        let replaced = |earlier: &Arc<Event>| {
+            let replaces = |newer: &Arc<Event>| {
+                newer.camera == earlier.camera && newer.body.kind() == earlier.body.kind()
+            };
+            newest.iter().any(replaces)
+        };
+        let mut all: Vec<_> =
+            earlier.iter().filter(|earlier| !replaced(earlier)).cloned().collect();
+        all.extend(newest);
+        all
+    }
+
+    fn acknowledge(&self, reader: &str, up_to: EventId) {
+        if lock(&self.shared.positions).advance(reader, up_to) {
+            self.shared.state.change_for_all(|state| state.has_work = true);
+        }
+    }
+
+    fn acknowledged(&self, reader: &str) -> Option<EventId> {
+        lock(&self.shared.positions).get(reader)
     }
 
     fn read_since(&self, time: SystemTime) -> Box<dyn Cursor> {

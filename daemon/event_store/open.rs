@@ -6,12 +6,17 @@ use std::time::SystemTime;
 
 use super::database::{self, Database};
 use super::values::StoreError;
+use crate::event::{Event, EventId};
 
 /// A database in use.
 pub struct Opened {
     pub database: Database,
-    /// The newest run that has an event.
+    /// The newest run that has an event or the position of a reader.
     pub newest_run: Option<u64>,
+    /// The positions of named readers.
+    pub positions: Vec<(String, EventId)>,
+    /// Each camera's newest caption that is not `unchanged`.
+    pub captions: Vec<Event>,
     /// Names a corrupt database that was set aside.
     pub notice: Option<String>,
     /// Keeps other daemons out of the folder.
@@ -33,8 +38,14 @@ pub fn open(folder: &Path) -> Result<Opened, StoreError> {
         }
         opened => opened?,
     };
-    let newest_run = database.newest_run()?;
-    Ok(Opened { database, newest_run, notice, _lock: lock })
+    Ok(Opened {
+        newest_run: database.newest_run()?,
+        positions: database.positions()?,
+        captions: database.newest_captions()?,
+        database,
+        notice,
+        _lock: lock,
+    })
 }
 
 /// Locks a folder until the file is dropped.

@@ -6,7 +6,8 @@
 //! `event_jpegs` says which events need it, and `jpeg_totals` sums the frames up. Triggers delete
 //! what no event needs any more. `vectors` has the vector of a text for the search by meaning, and
 //! `vectors_pending` the events that have a text and no vector. `recorded` has, per camera and
-//! minute, the number of captions whose window ends in it, and the time that they cover.
+//! minute, the number of captions whose window ends in it, and the time that they cover. `readers` has the
+//! position of each named reader.
 
 use rusqlite::Connection;
 
@@ -126,6 +127,13 @@ pub const MIGRATIONS: &[&str] = &[
         DELETE FROM recorded
             WHERE camera = old.camera AND minute = old.window_to_ms / 60000 AND captions <= 0;
     END;
+    ",
+    "
+    CREATE TABLE readers (
+        name TEXT PRIMARY KEY,
+        run INTEGER NOT NULL,
+        sequence INTEGER NOT NULL
+    ) WITHOUT ROWID;
     ",
 ];
 

@@ -155,6 +155,102 @@ async fn events_are_read_from_a_time_on() {
     assert_eq!(live.next().await, Read::Event(event));
 }
 
+#[test]
+fn the_positions_of_readers_outlive_the_daemon() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = begin(&folder, RUN);
+    assert_eq!(journal.acknowledged("mqtt"), None);
+    let id = |run, sequence| EventId { run, sequence };
+    for sequence in 1..=40 {
+        journal.append("gate".into(), status());
+        journal.acknowledge("mqtt", id(RUN, sequence));
+    }
+    journal.acknowledge("webhook", id(RUN, 3));
+    journal.acknowledge("mqtt", id(RUN, 7));
+    assert_eq!(journal.acknowledged("mqtt"), Some(id(RUN, 40)), "it never moves back");
+    drop(journal);
+
+    let journal = begin(&folder, RUN + 1);
+    assert_eq!(journal.acknowledged("mqtt"), Some(id(RUN, 40)));
+    assert_eq!(journal.acknowledged("webhook"), Some(id(RUN, 3)));
+    journal.acknowledge("mqtt", id(RUN + 1, 0));
+    drop(journal);
+    // No later run has this number, although it has no event.
+    assert_eq!(EventStore::open(settings(&folder)).newest_run(), Some(RUN + 1));
+}
+
+#[test]
+fn positions_are_stored_without_a_further_event() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = begin(&folder, RUN);
+    journal.acknowledge("mqtt", EventId { run: RUN, sequence: 9 });
+    let file = settings(&folder).folder.join(FILE);
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    // Another connection reads what a kill of the daemon would leave.
+    let connection = rusqlite::Connection::open(file).unwrap();
+    let stored = || {
+        let select = "SELECT sequence FROM readers WHERE name = 'mqtt'";
+        connection.query_row(select, [], |row| row.get::<_, i64>(0)).ok()
+    };
+    while stored() != Some(9) {
+        assert!(std::time::Instant::now() < deadline, "{:?}", stored());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn the_newest_captions_include_those_of_earlier_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = begin(&folder, RUN);
+    for (camera, text) in [("gate", "old"), ("yard", "of the yard"), ("gate", "of the gate")] {
+        journal.append(camera.into(), caption(text));
+        journal.append(camera.into(), status());
+    }
+    let Body::Caption(mut same) = caption("unchanged") else { panic!("a caption") };
+    let event = EventId { run: RUN, sequence: 5 };
+    same.unchanged = Some(Unchanged { since: SystemTime::now(), event });
+    journal.append("gate".into(), Body::Caption(same));
+    journal.append("hall".into(), status());
+    drop(journal);
+
+    let journal = begin(&folder, RUN + 1);
+    let newest = || {
+        let newest = journal.newest();
+        newest.iter().map(|event| (event.id.run, event.id.sequence)).collect::<Vec<_>>()
+    };
+    assert_eq!(newest(), [(RUN, 3), (RUN, 5)]);
+    journal.append("yard".into(), caption("newer"));
+    journal.append("yard".into(), status());
+    journal.flush();
+    assert_eq!(newest(), [(RUN, 5), (RUN + 1, 1), (RUN + 1, 2)]);
+}
+
+#[test]
+fn a_journal_of_version_1_is_opened() {
+    let folder = tempfile::tempdir().unwrap();
+    let event = MemoryJournal::new(RUN, 1).append("gate".into(), caption("kept"));
+    fs::create_dir(settings(&folder).folder).unwrap();
+    let connection = rusqlite::Connection::open(settings(&folder).folder.join(FILE)).unwrap();
+    connection.execute_batch(schema::MIGRATIONS[0]).unwrap();
+    connection.pragma_update(None, "user_version", 1).unwrap();
+    connection
+        .execute(
+            "INSERT INTO events (run, sequence, uuid, published_ms, camera, kind, text, body) \
+             VALUES (?, 1, zeroblob(16), 0, 'gate', 1, 'kept', ?)",
+            rusqlite::params![values::integer(RUN), crate::wire::encode::event_bytes(&event)],
+        )
+        .unwrap();
+    drop(connection);
+    let journal = begin(&folder, RUN + 1);
+    assert_eq!(journal.trouble(), None);
+    assert_eq!(journal.get(Some(RUN), 1).map(|event| event.id.sequence), Some(1));
+    assert_eq!(journal.newest().len(), 1);
+    journal.acknowledge("mqtt", EventId { run: RUN, sequence: 1 });
+    drop(journal);
+    let journal = begin(&folder, RUN + 2);
+    assert_eq!(journal.acknowledged("mqtt").map(|id| id.sequence), Some(1));
+}
+
 #[tokio::test]
 async fn pages_and_filters_select_events() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,5 @@
-//! The thread that writes events to the database, in batches, and deletes old ones.
+//! The thread that writes events and the positions of readers to the database, in batches, and
+//! deletes old events.
 //!
 //! Events wait in the memory journal, which holds them back from readers until they are stored. If
 //! storing fails, events are published at once from memory, and writing is tried again every
@@ -11,6 +12,7 @@ use super::Shared;
 use super::database::Database;
 use super::meaning;
 use super::open::{self, Opened};
+use super::positions;
 use super::values::StoreError;
 use crate::event::Event;
 use crate::frame::difference;
@@ -58,7 +60,7 @@ impl Writer {
         match opened.and_then(|opened| writer.prepared(opened)) {
             Ok(opened) => {
                 writer.shared.memory.hold_back(true);
-                writer.opened = Some(opened);
+                writer.take_over(opened);
                 writer.report();
             }
             Err(error) => writer.fail(&error),
@@ -83,6 +85,7 @@ impl Writer {
             let stop = self.shared.wait(UPKEEP);
             self.open_if_due();
             self.write_waiting();
+            self.write_positions();
             self.write_vectors();
             if Instant::now() >= self.next_upkeep {
                 self.next_upkeep = Instant::now() + UPKEEP;
@@ -117,9 +120,33 @@ impl Writer {
                 }
                 // What memory still holds is stored late, or again in a new file.
                 self.written = self.written.min(self.shared.memory.oldest() - 1);
-                self.opened = Some(opened);
+                self.take_over(opened);
             }
             Err(error) => self.fail(&error),
+        }
+    }
+
+    /// Uses a database, and takes over what it holds of earlier runs.
+    fn take_over(&mut self, mut opened: Opened) {
+        lock(&self.shared.positions).load(&opened.positions);
+        let run = self.shared.memory.run();
+        let captions = std::mem::take(&mut opened.captions).into_iter();
+        let earlier = captions.filter(|event| event.id.run < run).map(Arc::new).collect();
+        *lock(&self.shared.earlier_captions) = earlier;
+        self.opened = Some(opened);
+    }
+
+    fn write_positions(&mut self) {
+        let Some(opened) = &mut self.opened else { return };
+        let changed = lock(&self.shared.positions).take_changed();
+        if changed.is_empty() {
+            return;
+        }
+        if let Err(error) =
+            opened.database.write(|connection| positions::store(connection, &changed))
+        {
+            lock(&self.shared.positions).forget_stored();
+            self.fail(&error);
         }
     }
 

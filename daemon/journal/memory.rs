@@ -182,8 +182,9 @@ impl Journal for MemoryJournal {
         self.cursor(next, false)
     }
 
-    fn newest(&self, up_to: u64) -> Vec<Arc<Event>> {
+    fn newest(&self) -> Vec<Arc<Event>> {
         let ring = self.0.ring();
+        let up_to = ring.released;
         let mut left: Vec<&Arc<Event>> =
             ring.left.values().filter(|event| event.id.sequence <= up_to).collect();
         left.sort_by_key(|event| Reverse(event.id.sequence));
@@ -292,8 +293,8 @@ struct MemoryCursor {
 }
 
 impl Cursor for MemoryCursor {
-    fn position(&self) -> u64 {
-        self.next
+    fn position(&self) -> EventId {
+        EventId { run: self.shared.run, sequence: self.next }
     }
 
     fn is_at_end(&self) -> bool {
@@ -373,7 +374,7 @@ mod tests {
         }
         assert_eq!(sequence(journal.read_from(None, 3).try_next()), Some(3));
         assert_eq!(journal.read_new().try_next(), None);
-        assert_eq!(journal.read_new().position(), 5);
+        assert_eq!(journal.read_new().position(), EventId { run: RUN, sequence: 5 });
         assert!(journal.read_new().is_at_end() && !journal.read_from(None, 3).is_at_end());
     }
 
@@ -399,17 +400,20 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_of_each_camera_is_found() {
-        let journal = MemoryJournal::shared(RUN, 10);
+    fn the_newest_of_each_camera_that_readers_may_see_is_found() {
+        let journal = MemoryJournal::new(RUN, 10);
+        journal.hold_back(true);
         for camera in ["gate", "yard", "gate", "gate", "yard"] {
             journal.append(camera.into(), body());
         }
-        let newest =
-            |up_to| journal.newest(up_to).iter().map(|e| e.id.sequence).collect::<Vec<_>>();
-        assert_eq!(newest(5), [4, 5]);
-        assert_eq!(newest(3), [2, 3]);
-        assert_eq!(newest(1), [1]);
+        let newest = |released| {
+            journal.release(released);
+            journal.newest().iter().map(|e| e.id.sequence).collect::<Vec<_>>()
+        };
         assert!(newest(0).is_empty());
+        assert_eq!(newest(1), [1]);
+        assert_eq!(newest(3), [2, 3]);
+        assert_eq!(newest(5), [4, 5]);
     }
 
     #[test]
@@ -418,11 +422,7 @@ mod tests {
         for camera in ["yard", "gate", "yard", "gate", "gate", "gate"] {
             journal.append(camera.into(), body());
         }
-        let newest =
-            |up_to| journal.newest(up_to).iter().map(|e| e.id.sequence).collect::<Vec<_>>();
-        assert_eq!(newest(6), [3, 6]);
-        assert_eq!(newest(4), [3, 4]);
-        assert!(newest(2).is_empty());
+        assert_eq!(journal.newest().iter().map(|e| e.id.sequence).collect::<Vec<_>>(), [3, 6]);
     }
 
     #[tokio::test]

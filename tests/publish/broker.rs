@@ -15,6 +15,15 @@ impl Publisher {
         Publisher { running, stop }
     }
 
+    /// Starts a publisher and waits until it is connected, so that it sends further events live.
+    /// `broker` is the broker's own port.
+    pub async fn connected(daemon: &Daemon, config: Mqtt, broker: u16) -> Publisher {
+        let mut heard = Subscriber::connect(broker, "lookout/available").await;
+        let publisher = Publisher::start(daemon, config);
+        heard.until("lookout/available", "online").await;
+        publisher
+    }
+
     pub async fn stop(self) {
         self.stop.cancel();
         timeout(SOON, self.running).await.unwrap().unwrap().unwrap();
@@ -31,6 +40,7 @@ pub fn mqtt_config(port: u16) -> Mqtt {
         client_id: "lookout-test".into(),
         topic_prefix: "lookout".into(),
         discovery: Some("homeassistant".into()),
+        catch_up: Duration::from_secs(3600),
     }
 }
 
@@ -107,6 +117,8 @@ impl Drop for Broker {
 pub struct Gate {
     pub port: u16,
     pub shut: Arc<tokio::sync::watch::Sender<bool>>,
+    /// True while what the broker says is lost on its way.
+    pub loses_answers: Arc<AtomicBool>,
 }
 
 impl Gate {
@@ -115,24 +127,30 @@ impl Gate {
         let port = listener.local_addr().unwrap().port();
         let shut = Arc::new(tokio::sync::watch::Sender::new(false));
         let state = shut.clone();
+        let loses_answers = Arc::new(AtomicBool::new(false));
+        let loses = loses_answers.clone();
         tokio::spawn(async move {
-            while let Ok((mut near, _)) = listener.accept().await {
-                let mut state = state.subscribe();
+            while let Ok((near, _)) = listener.accept().await {
+                let (mut state, loses) = (state.subscribe(), loses.clone());
                 tokio::spawn(async move {
-                    if *state.borrow() {
+                    if *state.borrow_and_update() {
                         return;
                     }
-                    let Ok(mut far) = TcpStream::connect(("127.0.0.1", broker)).await else {
+                    let Ok(far) = TcpStream::connect(("127.0.0.1", broker)).await else {
                         return;
                     };
+                    let (mut from_near, to_near) = near.into_split();
+                    let (from_far, mut to_far) = far.into_split();
                     tokio::select! {
-                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
-                        _ = state.wait_for(|shut| *shut) => {}
+                        _ = tokio::io::copy(&mut from_near, &mut to_far) => {}
+                        () = answers(from_far, to_near, &loses) => {}
+                        // Also if it is open again by now.
+                        _ = state.changed() => {}
                     }
                 });
             }
         });
-        Gate { port, shut }
+        Gate { port, shut, loses_answers }
     }
 
     /// Opens a proxy that acts like a broker without MQTT 5: it refuses the version as MQTT 3.1.1
@@ -159,11 +177,26 @@ impl Gate {
                 });
             }
         });
-        Gate { port, shut: Arc::new(tokio::sync::watch::Sender::new(false)) }
+        let shut = Arc::new(tokio::sync::watch::Sender::new(false));
+        Gate { port, shut, loses_answers: Arc::default() }
     }
 
     pub fn shut(&self, shut: bool) {
         self.shut.send_replace(shut);
+    }
+}
+
+/// Copies what the broker says, or loses it.
+async fn answers(
+    mut from: tokio::net::tcp::OwnedReadHalf,
+    mut to: tokio::net::tcp::OwnedWriteHalf,
+    loses: &AtomicBool,
+) {
+    let mut buffer = [0; 4096];
+    while let Ok(length @ 1..) = from.read(&mut buffer).await {
+        if !loses.load(Ordering::Relaxed) && to.write_all(&buffer[..length]).await.is_err() {
+            return;
+        }
     }
 }
 

@@ -88,9 +88,17 @@ pub struct Daemon {
 }
 
 impl Daemon {
+    /// Starts a daemon that keeps its newest events in memory, and its gRPC server.
     pub async fn start(journal: usize) -> Daemon {
+        let mut daemon = Daemon::with_journal(MemoryJournal::shared(RUN, journal));
+        daemon.serve_again().await;
+        daemon
+    }
+
+    /// Returns a daemon without a server.
+    pub fn with_journal(journal: Arc<dyn Journal>) -> Daemon {
         let service = Arc::new(Fake {
-            journal: MemoryJournal::shared(RUN, journal),
+            journal,
             ready: AtomicBool::new(true),
             yard: Mutex::new(Some(CameraState::Lost)),
             panics: AtomicBool::new(false),
@@ -98,9 +106,7 @@ impl Daemon {
         });
         let grpc = format!("127.0.0.1:{}", free_port());
         let stop = CancellationToken::new();
-        let mut daemon = Daemon { service, grpc, stop, serving: None };
-        daemon.serve_again().await;
-        daemon
+        Daemon { service, grpc, stop, serving: None }
     }
 
     pub async fn serve_again(&mut self) {

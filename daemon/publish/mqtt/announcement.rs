@@ -15,7 +15,7 @@ const EARLIER_CAMERAS: usize = 256;
 impl Connection<'_> {
     /// Publishes all retained messages again with their current contents. The broker may hold those
     /// of an earlier run, or may have restarted and hold none. Unacknowledged events follow from
-    /// the journal.
+    /// the journal; they show what happened, but not how a camera is.
     pub fn greet(&mut self) {
         self.cameras_available();
         let events = self.publish_last_events();
@@ -29,10 +29,14 @@ impl Connection<'_> {
 
     /// Publishes the last caption and the status of each camera again. Returns their events.
     pub fn publish_last_events(&mut self) -> Vec<Arc<Event>> {
-        let events = self.publisher.service.journal().newest(self.outbox.done());
+        let events = self.publisher.service.journal().newest();
         for event in &events {
+            // Everything is shown again, also what this connection has shown before.
+            let shown = (event.camera.clone(), event.body.kind());
+            self.shown.remove(&shown);
             let messages = self.messages(event);
             messages.into_iter().filter(|message| message.retain).for_each(|m| self.post(m));
+            self.shown.insert(shown, event.id);
         }
         events
     }

@@ -7,6 +7,8 @@
 
 use std::collections::HashSet;
 
+use crate::event::EventId;
+
 /// Number of connections ended at the same message after which it is left out.
 pub const TRIES: u32 = 3;
 
@@ -17,7 +19,7 @@ const SAID: usize = 1000;
 /// Identifies a message across connections by its event, if there is one, its topic and its size.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Origin {
-    pub sequence: Option<u64>,
+    pub event: Option<EventId>,
     pub topic: String,
     /// Size of the payload in bytes.
     pub size: usize,
@@ -27,8 +29,8 @@ impl Origin {
     /// Returns true for the same message. A message that belongs to no event is replaced by one of
     /// another size on the same topic, for example a camera's next frame.
     fn is_same_as(&self, other: &Origin) -> bool {
-        let same = self.sequence == other.sequence && self.topic == other.topic;
-        same && (self.sequence.is_none() || self.size == other.size)
+        let same = self.event == other.event && self.topic == other.topic;
+        same && (self.event.is_none() || self.size == other.size)
     }
 }
 
@@ -80,17 +82,17 @@ impl Blame {
     /// Returns true for a message that was blamed, and for one of the same event that is at least
     /// as large, which would cost as many connections again.
     pub fn leaves_out(&self, origin: &Origin) -> bool {
-        self.left_out.iter().any(|blamed| match origin.sequence {
-            None => blamed.sequence.is_none() && blamed.topic == origin.topic,
-            of => blamed.sequence == of && blamed.size <= origin.size,
+        self.left_out.iter().any(|blamed| match origin.event {
+            None => blamed.event.is_none() && blamed.topic == origin.topic,
+            of => blamed.event == of && blamed.size <= origin.size,
         })
     }
 
-    /// Forgets the left-out messages of events up to this sequence, because those events are not
+    /// Forgets the left-out messages of the events up to this one, because those events are not
     /// sent again.
-    pub fn done(&mut self, sequence: u64) {
+    pub fn done(&mut self, up_to: EventId) {
         if !self.left_out.is_empty() {
-            self.left_out.retain(|origin| origin.sequence.is_none_or(|of| of > sequence));
+            self.left_out.retain(|origin| origin.event.is_none_or(|of| of > up_to));
         }
     }
 
@@ -104,8 +106,12 @@ impl Blame {
 mod tests {
     use super::*;
 
+    fn id(sequence: u64) -> EventId {
+        EventId { run: 1, sequence }
+    }
+
     fn origin(sequence: u64) -> Origin {
-        Origin { sequence: Some(sequence), topic: "lookout/gate/caption".into(), size: 900 }
+        Origin { event: Some(id(sequence)), topic: "lookout/gate/caption".into(), size: 900 }
     }
 
     #[test]
@@ -122,9 +128,9 @@ mod tests {
         assert!(blame.is_careful());
         blame.relax();
         assert!(!blame.is_careful());
-        blame.done(6);
+        blame.done(id(6));
         assert!(blame.leaves_out(&origin(7)));
-        blame.done(7);
+        blame.done(id(7));
         assert!(!blame.leaves_out(&origin(7)));
     }
 
@@ -146,7 +152,7 @@ mod tests {
     #[test]
     fn frames_of_different_sizes_are_one_message() {
         let mut blame = Blame::default();
-        let frame = |size| Origin { sequence: None, topic: "lookout/gate/last_frame".into(), size };
+        let frame = |size| Origin { event: None, topic: "lookout/gate/last_frame".into(), size };
         for size in 1..TRIES as usize {
             assert!(!blame.ended_at(&frame(size)));
         }

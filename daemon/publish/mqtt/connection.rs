@@ -4,6 +4,7 @@
 //! middle of a packet, because a half-written packet would be lost without a trace. `converse`
 //! decides what is published. A small channel connects them; `converse` never waits for `drive`.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -20,7 +21,7 @@ use super::outbox::{Message, Outbox, WINDOW};
 use super::pictures::Pictures;
 use super::questions::Refusal;
 use super::topics::{ANSWER, OFFLINE, ONLINE};
-use crate::event::{Body, CameraState, Event};
+use crate::event::{Body, CameraState, Event, EventId, EventKind};
 use crate::interface::Interface;
 use crate::journal::{Cursor, Read};
 use crate::metrics;
@@ -85,6 +86,8 @@ impl Publisher {
             client,
             outbox: Outbox::new(self.done, window),
             pictures: Pictures::default(),
+            shown: HashMap::new(),
+            too_old: 0,
             must_announce: true,
             largest,
             publisher: self,
@@ -120,8 +123,9 @@ impl Publisher {
     /// Counts a message that does not reach the broker, and logs the first one of each topic.
     fn left_out(&mut self, origin: &Origin, why: &str) {
         metrics::mqtt_message_refused();
-        let Origin { sequence, topic, .. } = origin;
+        let Origin { event, topic, .. } = origin;
         if self.blame.may_say(topic) {
+            let sequence = event.map(|event| event.sequence);
             tracing::warn!(sequence, "MQTT: a message on {topic} is left out: {why}");
         }
     }
@@ -132,6 +136,11 @@ pub struct Connection<'a> {
     client: Client,
     pub outbox: Outbox,
     pub pictures: Pictures,
+    /// The newest events whose retained messages were sent, by camera and kind. Older events, which
+    /// are sent again, do not replace them.
+    pub shown: HashMap<(Arc<str>, EventKind), EventId>,
+    /// Number of events in a row that were left out because of their age.
+    too_old: u64,
     /// True while the cameras must be announced.
     must_announce: bool,
     /// Largest packet in bytes that the broker takes, if it reported one.
@@ -150,7 +159,8 @@ impl Connection<'_> {
         }
         self.greet();
         let journal = self.publisher.service.journal().clone();
-        let mut cursor = journal.read_from(None, self.outbox.done() + 1);
+        let EventId { run, sequence } = self.outbox.done();
+        let mut cursor = journal.read_from(Some(run), sequence + 1);
         let good = tokio::time::sleep(GOOD);
         let mut good = std::pin::pin!(good);
         let mut is_good = false;
@@ -257,35 +267,65 @@ impl Connection<'_> {
     }
 
     /// Returns the messages of an event, or none if making them panicked before. Nothing is retained
-    /// for a camera that was removed.
+    /// for a camera that was removed, nor for an event that is not the newest.
     pub fn messages(&mut self, event: &Event) -> Vec<Message> {
         let publisher = &mut *self.publisher;
-        if publisher.unsayable.contains(&event.id.sequence) {
+        if publisher.unsayable.contains(&event.id) {
             return Vec::new();
         }
         // If this panics, the next run leaves the event out.
-        publisher.saying = Some(event.id.sequence);
+        publisher.saying = Some(event.id);
         let mut cameras = publisher.service.cameras().into_iter();
         let state = cameras.find(|c| c.name == event.camera).map(|c| c.status.state);
         let mut messages = publisher.topics.messages(event, state.unwrap_or(CameraState::Lost));
-        if state.is_none() {
-            messages.iter_mut().for_each(|message| message.retain = false);
+        if state.is_none() || self.is_past(event) {
+            messages.retain(|message| !message.retain);
         }
-        publisher.saying = None;
+        self.publisher.saying = None;
         messages
+    }
+
+    /// Returns true for an event that does not show how its camera is now: a newer one was shown,
+    /// or it is a state of an earlier run.
+    fn is_past(&self, event: &Event) -> bool {
+        let kind = event.body.kind();
+        let newest = self.shown.get(&(event.camera.clone(), kind));
+        let run = self.publisher.service.journal().run();
+        newest.is_some_and(|newest| event.id <= *newest)
+            || (kind == EventKind::CameraStatus && event.id.run != run)
     }
 
     fn take(&mut self, read: Read, cursor: &dyn Cursor) {
         match read {
-            Read::Event(event) => self.enter(event),
+            Read::Event(event) if self.is_too_old(&event) => {
+                self.too_old += 1;
+                metrics::mqtt_events_missed(1);
+                self.outbox.enter(event.id, None, Vec::new());
+                self.publisher.advance(self.outbox.done());
+            }
+            Read::Event(event) => {
+                let too_old = std::mem::take(&mut self.too_old);
+                if too_old > 0 {
+                    tracing::warn!("MQTT: {too_old} events are older than mqtt.catch_up: not sent");
+                }
+                self.enter(event);
+            }
             Read::Missed(events) => {
-                let events = events.unwrap_or(0);
-                tracing::warn!(
-                    "MQTT: {events} events left the journal before the broker took them"
-                );
-                metrics::mqtt_events_missed(events);
+                match events {
+                    Some(events) => tracing::warn!(
+                        "MQTT: {events} events left the journal before the broker took them"
+                    ),
+                    None => tracing::warn!(
+                        "MQTT: the journal no longer holds the run that the broker was sent last; \
+                         events may be missing"
+                    ),
+                }
+                metrics::mqtt_events_missed(events.unwrap_or(0));
                 // The events are counted once, even if the connection breaks again.
-                self.outbox.enter(cursor.position() - 1, None, Vec::new());
+                let EventId { run, sequence } = cursor.position();
+                let before = EventId { run, sequence: sequence.saturating_sub(1) };
+                self.outbox.enter(before.max(self.outbox.done()), None, Vec::new());
+                self.publisher.advance(self.outbox.done());
                 // A camera's last change, its addition or its removal may be among them.
                 self.cameras_available();
                 self.must_announce = true;
@@ -293,16 +333,22 @@ impl Connection<'_> {
         }
     }
 
+    fn is_too_old(&self, event: &Event) -> bool {
+        let age = SystemTime::now().duration_since(event.published_at);
+        age.is_ok_and(|age| age > self.publisher.config.catch_up)
+    }
+
     fn enter(&mut self, event: Arc<Event>) {
-        let sequence = event.id.sequence;
+        let id = event.id;
         let mut messages = self.messages(&event);
-        if self.publisher.discovery.is_some() {
+        let is_shown = messages.iter().any(|message| message.retain);
+        if is_shown && self.publisher.discovery.is_some() {
             self.pictures.look_up(&self.publisher.service, &event);
         }
         let shows_camera = matches!(event.body, Body::CameraStatus(_));
-        messages.retain(|message| self.will_be_taken(message, Some(sequence)));
-        self.outbox.enter(sequence, Some(event), messages);
-        self.publisher.done = self.outbox.done();
+        messages.retain(|message| self.will_be_taken(message, Some(id)));
+        self.outbox.enter(id, Some(event), messages);
+        self.publisher.advance(self.outbox.done());
         self.must_announce |= shows_camera && self.cameras_changed();
     }
 
@@ -313,9 +359,9 @@ impl Connection<'_> {
     }
 
     /// Returns false for a message that the broker is known not to take.
-    pub fn will_be_taken(&mut self, message: &Message, sequence: Option<u64>) -> bool {
+    pub fn will_be_taken(&mut self, message: &Message, event: Option<EventId>) -> bool {
         let (topic, size) = (message.topic.clone(), message.payload.len());
-        let origin = Origin { sequence, topic, size };
+        let origin = Origin { event, topic, size };
         if self.publisher.blame.leaves_out(&origin) {
             return false;
         }
@@ -392,8 +438,7 @@ impl Connection<'_> {
         };
         let Some(answered) = self.outbox.answered(packet) else { return };
         self.publisher.blame.answered(&answered.origin);
-        self.publisher.done = self.outbox.done();
-        self.publisher.blame.done(self.publisher.done);
+        self.publisher.advance(self.outbox.done());
         match (refused, answered.event) {
             (Some(why), _) => self.publisher.left_out(&answered.origin, &why),
             (None, Some(event)) => {

@@ -2,14 +2,15 @@
 //!
 //! [`run`] only retries; it contains nothing specific to MQTT. An attempt (`connection`) is one
 //! connection with a new client and does not retry. Three things survive between attempts: the
-//! sequence up to which the broker has every event, the messages that it does not accept, and the
-//! questions in progress.
+//! event up to which the broker has every event, the messages that it does not accept, and the
+//! questions in progress. A journal on disk stores the first of them for the next run.
 //!
-//! Guarantees: every event that the journal still holds arrives at the broker at least once and in
-//! order. After a break some events are sent again, with the same run and sequence. A message that
-//! the broker refuses, or at which it ends the connection several times, is left out and counted;
-//! the messages after it arrive. A broker that is unreachable delays nothing; events that leave the
-//! journal in the meantime are counted as lost.
+//! Guarantees: every event that the journal still holds and that is not older than `mqtt.catch_up`
+//! arrives at the broker at least once and in order, also after a restart of the daemon. After a
+//! break some events are sent again, with the same run and sequence. Retained messages never go
+//! back in time. A message that the broker refuses, or at which it ends the connection several
+//! times, is left out and counted; the messages after it arrive. A broker that is unreachable delays
+//! nothing; events that leave the journal or become too old in the meantime are counted as missed.
 
 mod announcement;
 mod blame;
@@ -41,6 +42,7 @@ use tokio_util::sync::CancellationToken;
 use super::PublishError;
 use crate::backoff::Backoff;
 use crate::config::Mqtt;
+use crate::event::EventId;
 use crate::metrics;
 use crate::service::Service;
 use blame::Blame;
@@ -98,12 +100,14 @@ pub struct Publisher {
     version: Version,
     /// True once the broker has accepted that version.
     has_connected: bool,
-    /// Sequence up to which the broker has every event.
-    done: u64,
-    /// Sequence of the event whose messages are being made.
-    saying: Option<u64>,
-    /// Sequences of the newest events whose messages cannot be made.
-    unsayable: BTreeSet<u64>,
+    /// The journal's name of this reader: the broker, and the client at it.
+    reader: String,
+    /// The event up to which the broker has every event.
+    done: EventId,
+    /// The event whose messages are being made.
+    saying: Option<EventId>,
+    /// The newest events whose messages cannot be made.
+    unsayable: BTreeSet<EventId>,
     blame: Blame,
     questions: Questions,
     no_questions_until: Option<Instant>,
@@ -112,6 +116,12 @@ pub struct Publisher {
 
 impl Publisher {
     pub fn shared(config: Mqtt, service: Arc<dyn Service>) -> Arc<Mutex<Publisher>> {
+        let reader = format!("mqtt {} at {}:{}", config.client_id, config.host, config.port);
+        let journal = service.journal();
+        // A broker without a position begins with this run.
+        let done =
+            journal.acknowledged(&reader).unwrap_or(EventId { run: journal.run(), sequence: 0 });
+        journal.acknowledge(&reader, done);
         Arc::new(Mutex::new(Publisher {
             topics: Topics::new(&config),
             discovery: Discovery::new(&config),
@@ -121,7 +131,8 @@ impl Publisher {
             service,
             version: Version::V5,
             has_connected: false,
-            done: 0,
+            reader,
+            done,
             saying: None,
             unsayable: BTreeSet::new(),
             blame: Blame::default(),
@@ -132,13 +143,22 @@ impl Publisher {
     }
 
     fn leave_out_what_panicked(&mut self) {
-        if let Some(sequence) = self.saying.take() {
-            tracing::error!(sequence, "MQTT: an event cannot be said, and is left out");
+        if let Some(EventId { run, sequence }) = self.saying.take() {
+            tracing::error!(run, sequence, "MQTT: an event cannot be said, and is left out");
             metrics::mqtt_message_refused();
-            self.unsayable.insert(sequence);
+            self.unsayable.insert(EventId { run, sequence });
             if self.unsayable.len() > UNSAYABLE {
                 self.unsayable.pop_first();
             }
+        }
+    }
+
+    /// Records the event up to which the broker has every event.
+    fn advance(&mut self, done: EventId) {
+        if done != self.done {
+            self.done = done;
+            self.blame.done(done);
+            self.service.journal().acknowledge(&self.reader, done);
         }
     }
 

@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::blame::Origin;
-use crate::event::Event;
+use crate::event::{Event, EventId};
 
 /// Maximum number of unacknowledged messages, and of entries that are not done.
 pub const WINDOW: usize = 16;
@@ -45,15 +45,15 @@ pub struct Outbox {
     in_flight: VecDeque<(u16, Origin)>,
     /// Entries in the order of the journal. The first one is never done.
     entries: VecDeque<Entry>,
-    done: u64,
+    done: EventId,
 }
 
-/// Sequence of the entry that a message belongs to.
-type Tag = Option<u64>;
+/// The entry that a message belongs to.
+type Tag = Option<EventId>;
 
 struct Entry {
-    /// Sequence of the event, or of the last of several lost events.
-    sequence: u64,
+    /// The event, or the position before the event that follows the lost ones.
+    id: EventId,
     event: Option<Arc<Event>>,
     unacknowledged: usize,
 }
@@ -67,9 +67,9 @@ pub struct Answered {
 }
 
 impl Outbox {
-    /// Creates an outbox. The broker already has every event up to the sequence `done`. At most
-    /// `window` messages are unacknowledged at a time.
-    pub fn new(done: u64, window: usize) -> Outbox {
+    /// Creates an outbox. The broker already has every event up to `done`. At most `window` messages
+    /// are unacknowledged at a time.
+    pub fn new(done: EventId, window: usize) -> Outbox {
         Outbox {
             window,
             waiting: VecDeque::new(),
@@ -85,9 +85,9 @@ impl Outbox {
         self.window = WINDOW;
     }
 
-    /// Returns the sequence up to which every event is with the broker, or was counted as lost or
-    /// left out.
-    pub fn done(&self) -> u64 {
+    /// Returns the event up to which every event is with the broker, or was counted as lost or left
+    /// out.
+    pub fn done(&self) -> EventId {
         self.done
     }
 
@@ -101,11 +101,11 @@ impl Outbox {
         self.waiting.is_empty() && self.handed.is_empty() && self.in_flight.is_empty()
     }
 
-    /// Adds an event and its messages. Without an event, `sequence` is the last of the lost events.
-    pub fn enter(&mut self, sequence: u64, event: Option<Arc<Event>>, messages: Vec<Message>) {
-        debug_assert!(sequence > self.done);
-        self.entries.push_back(Entry { sequence, event, unacknowledged: messages.len() });
-        self.waiting.extend(messages.into_iter().map(|message| (message, Some(sequence))));
+    /// Adds an event and its messages. Without an event, `id` is the last of the lost events.
+    pub fn enter(&mut self, id: EventId, event: Option<Arc<Event>>, messages: Vec<Message>) {
+        debug_assert!(id >= self.done);
+        self.entries.push_back(Entry { id, event, unacknowledged: messages.len() });
+        self.waiting.extend(messages.into_iter().map(|message| (message, Some(id))));
         self.settle();
     }
 
@@ -131,9 +131,9 @@ impl Outbox {
         if self.handed.len() + self.in_flight.len() >= self.window {
             return None;
         }
-        let (message, sequence) = self.waiting.pop_front()?;
+        let (message, event) = self.waiting.pop_front()?;
         let (topic, size) = (message.topic.clone(), message.payload.len());
-        self.handed.push_back(Origin { sequence, topic, size });
+        self.handed.push_back(Origin { event, topic, size });
         Some(message)
     }
 
@@ -153,9 +153,8 @@ impl Outbox {
     pub fn answered(&mut self, packet: u16) -> Option<Answered> {
         let at = self.in_flight.iter().position(|(of, _)| *of == packet)?;
         let (_, origin) = self.in_flight.remove(at)?;
-        let entry = origin
-            .sequence
-            .and_then(|sequence| self.entries.iter_mut().find(|entry| entry.sequence == sequence));
+        let entry =
+            origin.event.and_then(|id| self.entries.iter_mut().find(|entry| entry.id == id));
         let mut event = None;
         if let Some(entry) = entry {
             entry.unacknowledged = entry.unacknowledged.saturating_sub(1);
@@ -169,7 +168,7 @@ impl Outbox {
         while let Some(first) = self.entries.front()
             && first.unacknowledged == 0
         {
-            self.done = first.sequence;
+            self.done = first.id;
             self.entries.pop_front();
         }
     }
@@ -183,12 +182,15 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::event::{Body, CameraStatus, EventId};
+    use crate::event::{Body, CameraStatus};
+
+    fn id(sequence: u64) -> EventId {
+        EventId { run: 1, sequence }
+    }
 
     fn event(sequence: u64) -> Arc<Event> {
         let body = Body::CameraStatus(CameraStatus::connecting(SystemTime::UNIX_EPOCH));
-        let id = EventId { run: 1, sequence };
-        Arc::new(Event::new(id, SystemTime::UNIX_EPOCH, "gate".into(), body))
+        Arc::new(Event::new(id(sequence), SystemTime::UNIX_EPOCH, "gate".into(), body))
     }
 
     fn message() -> Message {
@@ -197,53 +199,53 @@ mod tests {
 
     #[test]
     fn an_entry_is_done_with_its_last_message() {
-        let mut outbox = Outbox::new(0, WINDOW);
-        outbox.enter(1, Some(event(1)), vec![message(), message()]);
+        let mut outbox = Outbox::new(id(0), WINDOW);
+        outbox.enter(id(1), Some(event(1)), vec![message(), message()]);
         while outbox.hand().is_some() {}
         outbox.sent(1);
         outbox.sent(2);
         let done = |answered: Option<Answered>| Some(answered?.event?.id.sequence);
         assert_eq!(done(outbox.answered(1)), None);
-        assert_eq!(outbox.done(), 0);
+        assert_eq!(outbox.done(), id(0));
         assert_eq!(done(outbox.answered(2)), Some(1));
-        assert_eq!(outbox.done(), 1);
+        assert_eq!(outbox.done(), id(1));
         assert!(outbox.is_idle());
     }
 
     #[test]
     fn an_unacknowledged_entry_holds_back_the_cursor() {
-        let mut outbox = Outbox::new(4, WINDOW);
-        outbox.enter(5, Some(event(5)), vec![message()]);
-        outbox.enter(9, Some(event(9)), vec![message()]);
+        let mut outbox = Outbox::new(id(4), WINDOW);
+        outbox.enter(id(5), Some(event(5)), vec![message()]);
+        outbox.enter(id(9), Some(event(9)), vec![message()]);
         while outbox.hand().is_some() {}
         outbox.sent(1);
         outbox.sent(2);
         outbox.answered(2);
-        assert_eq!(outbox.done(), 4);
-        assert_eq!(outbox.unanswered().and_then(|origin| origin.sequence), Some(5));
+        assert_eq!(outbox.done(), id(4));
+        assert_eq!(outbox.unanswered().and_then(|origin| origin.event), Some(id(5)));
         outbox.answered(1);
-        assert_eq!(outbox.done(), 9);
+        assert_eq!(outbox.done(), id(9));
     }
 
     #[test]
     fn lost_and_dropped_entries_are_done_in_order() {
-        let mut outbox = Outbox::new(0, WINDOW);
-        outbox.enter(40, None, Vec::new());
-        assert_eq!(outbox.done(), 40);
-        outbox.enter(41, Some(event(41)), vec![message()]);
-        outbox.enter(90, None, Vec::new());
-        assert_eq!(outbox.done(), 40);
+        let mut outbox = Outbox::new(id(0), WINDOW);
+        outbox.enter(id(40), None, Vec::new());
+        assert_eq!(outbox.done(), id(40));
+        outbox.enter(id(41), Some(event(41)), vec![message()]);
+        outbox.enter(id(90), None, Vec::new());
+        assert_eq!(outbox.done(), id(40));
         assert!(outbox.hand().is_some());
         outbox.sent(1);
         outbox.answered(1);
-        assert_eq!(outbox.done(), 90);
+        assert_eq!(outbox.done(), id(90));
         assert!(outbox.is_idle());
     }
 
     #[test]
     fn with_a_window_of_one_the_next_message_waits_for_the_answer() {
-        let mut outbox = Outbox::new(0, 1);
-        outbox.enter(1, Some(event(1)), vec![message(), message(), message()]);
+        let mut outbox = Outbox::new(id(0), 1);
+        outbox.enter(id(1), Some(event(1)), vec![message(), message(), message()]);
         assert!(outbox.hand().is_some() && outbox.hand().is_none());
         outbox.sent(1);
         assert!(outbox.hand().is_none());
@@ -255,7 +257,7 @@ mod tests {
 
     #[test]
     fn notes_are_dropped_when_too_many_wait() {
-        let mut outbox = Outbox::new(0, WINDOW);
+        let mut outbox = Outbox::new(id(0), WINDOW);
         for _ in 0..NOTES {
             assert!(outbox.note(message()));
         }
@@ -267,7 +269,7 @@ mod tests {
         /// that the broker did not take.
         #[test]
         fn the_cursor_never_runs_ahead(choices in prop::collection::vec((0u8..3, 0usize..16), 0..400)) {
-            let mut outbox = Outbox::new(0, WINDOW);
+            let mut outbox = Outbox::new(id(0), WINDOW);
             let (mut next, mut packet) = (1, 0u16);
             let mut flying: Vec<(u16, u64)> = Vec::new();
             let mut queued: VecDeque<u64> = VecDeque::new();
@@ -278,7 +280,7 @@ mod tests {
                         let messages = vec![message(); which % 3 + 1];
                         unacknowledged.insert(next, messages.len());
                         queued.extend(std::iter::repeat_n(next, messages.len()));
-                        outbox.enter(next, Some(event(next)), messages);
+                        outbox.enter(id(next), Some(event(next)), messages);
                         next += 1;
                     }
                     1 if outbox.hand().is_some() => {
@@ -295,7 +297,7 @@ mod tests {
                 }
                 prop_assert!(flying.len() <= WINDOW);
                 let wanted = (1..next).take_while(|s| unacknowledged[s] == 0).last().unwrap_or(0);
-                prop_assert_eq!(outbox.done(), wanted);
+                prop_assert_eq!(outbox.done(), id(wanted));
             }
         }
     }

@@ -13,6 +13,7 @@ pub const LAST_CAPTION: &str = "last_caption";
 pub const LAST_CAPTION_TEXT: &str = "last_caption_text";
 pub const LAST_FRAME: &str = "last_frame";
 pub const STATUS: &str = "status";
+pub const STATUS_CHANGE: &str = "status_change";
 pub const AVAILABLE: &str = "available";
 pub const ASK: &str = "ask";
 pub const ANSWER: &str = "answer";
@@ -53,7 +54,12 @@ pub const TOPICS: &[Topic] = &[
         retained: false,
         content: "each answer, and each refused question, as JSON",
     },
-    Topic { name: "CAMERA/status", retained: true, content: "the camera's state, as JSON" },
+    Topic { name: "CAMERA/status", retained: true, content: "the camera's present state, as JSON" },
+    Topic {
+        name: "CAMERA/status_change",
+        retained: false,
+        content: "each change of the camera's state, as JSON",
+    },
     Topic {
         name: "CAMERA/available",
         retained: true,
@@ -120,7 +126,11 @@ impl Topics {
             ],
             Body::Answer(_) => vec![message(ANSWER, json, false)],
             Body::CameraStatus(_) => {
-                vec![message(STATUS, json, true), self.camera_available(&event.camera, state)]
+                vec![
+                    message(STATUS_CHANGE, json.clone(), false),
+                    message(STATUS, json, true),
+                    self.camera_available(&event.camera, state),
+                ]
             }
         }
     }

@@ -47,6 +47,7 @@ fn config(client_id: &str) -> Mqtt {
         client_id: client_id.into(),
         topic_prefix: "lookout".into(),
         discovery: Some("homeassistant".into()),
+        catch_up: std::time::Duration::from_secs(3600),
     }
 }
 
