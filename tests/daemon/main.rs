@@ -11,6 +11,7 @@ mod accuracy;
 mod buffer_tiers;
 mod chaos;
 mod clock;
+mod delivery;
 mod demo;
 mod failures;
 mod footage;

@@ -112,8 +112,9 @@ async fn retained_messages_do_not_go_back_when_events_are_sent_again() {
     gate.shut(false);
     messages.extend(until(&mut heard, "caption", (0, 6)).await);
     let sent = on(&messages, "caption");
-    assert_eq!(sent.iter().collect::<BTreeSet<_>>().len(), 5, "{sent:?}");
-    assert!(sent.len() > 5, "nothing was sent again: {sent:?}");
+    let different: BTreeSet<_> = sent.iter().map(|(_, sequence)| *sequence).collect();
+    assert!((2..=6).all(|sequence| different.contains(&sequence)), "{sent:?}");
+    assert!(sent.len() > different.len(), "nothing was sent again: {sent:?}");
     let shown = on(&messages, "last_caption");
     assert!(shown.is_sorted(), "the last caption went back: {shown:?}");
     publisher.stop().await;

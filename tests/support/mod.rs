@@ -2,6 +2,7 @@
 //! All are killed when dropped; a failed test prints the log of the process.
 #![allow(dead_code)]
 
+pub mod mqtt;
 pub mod truth;
 
 use std::io::{BufRead, BufReader, Read, Write};
