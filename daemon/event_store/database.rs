@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use sha2::{Digest, Sha256};
 
 use super::values::{StoreError, integer, kind_number, milliseconds};
-use super::{jpegs, positions, read, schema};
+use super::{jpegs, newest, positions, schema};
 use crate::event::{Body, Event, EventId, Inference};
 use crate::journal::EventJpeg;
 use crate::wire::encode;
@@ -143,7 +143,7 @@ impl Database {
 
     /// Returns each camera's newest caption that is not `unchanged`.
     pub fn newest_captions(&self) -> Result<Vec<Event>, StoreError> {
-        read::newest_captions(&self.connection)
+        newest::captions(&self.connection)
     }
 
     /// Deletes the oldest events published before a time, at most [`DELETED_AT_ONCE`] of them.

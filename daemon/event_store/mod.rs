@@ -13,6 +13,7 @@ mod cursor;
 mod database;
 mod jpegs;
 mod meaning;
+mod newest;
 mod open;
 mod positions;
 mod read;

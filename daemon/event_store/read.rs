@@ -10,16 +10,13 @@ use tokio::sync::Semaphore;
 
 use super::database::FILE;
 use super::values::{StoreError, integer, kind_number, milliseconds};
-use crate::event::{Event, EventId, EventKind};
+use crate::event::{Event, EventId};
 use crate::journal::{EventFilter, EventPage, Query};
 use crate::sync::lock;
 use crate::wire::decode;
 
 /// Maximum number of reads at a time; further ones wait.
 const READS: usize = 4;
-
-/// Number of a camera's events among which its newest caption is searched at the start.
-const SEARCHED: i64 = 10_000;
 
 /// Connections that read.
 pub struct Readers {
@@ -143,36 +140,6 @@ pub fn first_since(
         select.query_row([milliseconds(time)], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
     let number = |value: i64| u64::try_from(value).unwrap_or(0);
     Ok(found.map(|(run, sequence)| EventId { run: number(run), sequence: number(sequence) }))
-}
-
-/// Returns each camera's newest caption that is not `unchanged`, among the camera's newest
-/// [`SEARCHED`] events.
-pub fn newest_captions(connection: &Connection) -> Result<Vec<Event>, StoreError> {
-    // Goes from one camera to the next in the index, instead of reading every event.
-    let mut cameras = connection.prepare(
-        "WITH RECURSIVE named (camera) AS (
-            SELECT min(camera) FROM events
-            UNION ALL
-            SELECT (SELECT min(camera) FROM events WHERE camera > named.camera)
-            FROM named WHERE named.camera IS NOT NULL
-        ) SELECT camera FROM named WHERE camera IS NOT NULL",
-    )?;
-    let mut newest = connection.prepare(
-        "SELECT body FROM (
-            SELECT id, kind, text, body FROM events WHERE camera = ? ORDER BY id DESC LIMIT ?
-        ) WHERE kind = ? AND text IS NOT NULL ORDER BY id DESC LIMIT 1",
-    )?;
-    let mut events = Vec::new();
-    let mut rows = cameras.query([])?;
-    while let Some(row) = rows.next()? {
-        let camera: String = row.get(0)?;
-        let body: Option<Vec<u8>> = newest
-            .query_row(params![camera, SEARCHED, kind_number(EventKind::Caption)], |row| row.get(0))
-            .optional()?;
-        events.extend(body.and_then(|body| decode::event_bytes(&body).ok()));
-    }
-    events.sort_by_key(|event| event.id);
-    Ok(events)
 }
 
 pub fn list(connection: &Connection, query: &Query) -> Result<EventPage, StoreError> {
