@@ -16,7 +16,7 @@ use std::time::SystemTime;
 use crate::event::{Body, Event, EventId};
 use crate::frame::FrameId;
 
-pub use memory::{CAPACITY, MemoryJournal};
+pub use memory::{CAPACITY, HELD_FOR, MemoryJournal};
 pub use query::{
     CameraCoverage, EventFilter, EventPage, MeaningCoverage, Pending, Query, QueryError,
     SearchCoverage, SearchHit, SearchMode, SearchPage, SearchQuery,
@@ -75,6 +75,12 @@ pub trait Journal: Send + Sync + 'static {
 
     /// Returns captions and answers whose texts match, the best match first.
     fn search(&self, query: SearchQuery) -> Pending<'_, SearchPage>;
+
+    /// Waits until readers see an event of this run. It is then stored, unless that fails or takes
+    /// too long.
+    fn visible(&self, _sequence: u64) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(std::future::ready(()))
+    }
 
     /// Waits until every event is stored, or cannot be. Returns at once if nothing is stored.
     fn flush(&self) {}

@@ -3,15 +3,21 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
+use super::Shared;
+use super::read::{self, Following};
 use super::values::StoreError;
-use super::{Shared, read};
 use crate::event::{Event, EventId};
-use crate::journal::{Cursor, Journal, Read};
+use crate::journal::{Cursor, Journal, QueryError, Read};
 
 /// Number of events read from the database at a time.
 const BATCH: usize = 256;
+
+/// Number of times that a read is tried, and the time between two of them: long enough for a corrupt
+/// file to be set aside.
+const TRIES: u32 = 3;
+const RETRY: Duration = Duration::from_secs(1);
 
 /// The position before every event.
 const OLDEST: EventId = EventId { run: 0, sequence: 0 };
@@ -73,7 +79,10 @@ impl StoreCursor {
             Start::At(position) => {
                 let of = position.run;
                 let known = self.shared.readers.read(move |c| read::has_run(c, of)).await;
-                known.map(|known| (position, known))
+                // The reader of an unknown run learns only once that events are missing.
+                let next =
+                    |known| if known { position } else { EventId { sequence: 0, ..position } };
+                known.map(|known| (next(known), known))
             }
         };
         let (next, is_known) = found.unwrap_or_else(|error| {
@@ -88,25 +97,48 @@ impl StoreCursor {
     /// Reads the next events from the database.
     async fn fetch(&mut self) -> Step {
         let (run, from) = (self.shared.memory.run(), self.next);
-        let found = self.shared.readers.read(move |c| read::from(c, from, BATCH)).await;
-        let found = found.unwrap_or_else(|error| {
-            tracing::warn!("{}", self.shared.unreadable(error));
-            Vec::new()
-        });
+        let found = self.read_from_disk(from).await;
+        let unreadable = |_| Following { events: Vec::new(), may_miss: true };
+        let Following { events, may_miss } = found.unwrap_or_else(unreadable);
         let released = self.shared.memory.released();
         // An event that is stored but not released follows from memory.
         let visible = |event: &Arc<Event>| event.id.run != run || event.id.sequence <= released;
-        self.read = found.into_iter().take_while(visible).collect();
-        if !self.read.is_empty() {
-            return Step::Again;
+        self.read = events.into_iter().take_while(visible).collect();
+        if let Some(first) = self.read.front() {
+            if !may_miss {
+                return Step::Again;
+            }
+            self.next = EventId { run: first.id.run, sequence: 1 };
+            return Step::Read(Read::Missed(None));
         }
         // Nothing is stored from here on: memory follows.
         let oldest = self.shared.memory.oldest();
         let expected = if self.next.run == run { self.next.sequence.max(1) } else { 1 };
         self.next = EventId { run, sequence: oldest.max(expected) };
+        if may_miss && from.run != run {
+            return Step::Read(Read::Missed(None));
+        }
         match oldest.saturating_sub(expected) {
             0 => Step::Again,
             missed => Step::Read(Read::Missed(Some(missed))),
+        }
+    }
+
+    /// Reads events from the database, and tries again if it is busy or being replaced.
+    async fn read_from_disk(&self, from: EventId) -> Result<Following, QueryError> {
+        let mut tries = 0;
+        loop {
+            let found = self.shared.readers.read(move |c| read::from(c, from, BATCH)).await;
+            let error = match found {
+                Ok(found) => return Ok(found),
+                Err(error) => self.shared.unreadable(error),
+            };
+            tries += 1;
+            if tries == TRIES {
+                tracing::warn!("a reader skips events: {error}");
+                return Err(error);
+            }
+            tokio::time::sleep(RETRY).await;
         }
     }
 
@@ -176,7 +208,7 @@ impl Cursor for StoreCursor {
                     (Some(step), _) => step,
                     (None, Some(start)) => self.begin(start).await,
                     (None, None) if is_in_memory(&self.shared, self.next) => {
-                        self.shared.memory.wait_for(self.next.sequence).await;
+                        self.shared.visible(self.next.sequence).await;
                         Step::Again
                     }
                     (None, None) => self.fetch().await,

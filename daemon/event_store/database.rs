@@ -1,22 +1,19 @@
 //! The SQLite file, opened for writing: appends events, and deletes old ones. `schema` has the
 //! tables, `read` the queries.
 
-use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use rusqlite::hooks::Action;
 use rusqlite::{Connection, OptionalExtension, params};
 use sha2::{Digest, Sha256};
 
+use super::file::FILE;
 use super::values::{StoreError, integer, kind_number, milliseconds};
 use super::{jpegs, newest, positions, schema};
 use crate::event::{Body, Event, EventId, Inference};
 use crate::journal::EventJpeg;
 use crate::wire::encode;
-
-/// Name of the file in the journal's folder.
-pub const FILE: &str = "events.sqlite";
 
 /// Number of events that one step of the retention deletes.
 const DELETED_AT_ONCE: i64 = 1_000;
@@ -219,26 +216,6 @@ impl Database {
         let pages = pragma("page_count")? - pragma("freelist_count")?;
         Ok(u64::try_from(pages * pragma("page_size")?).unwrap_or(0))
     }
-}
-
-/// Renames a corrupt database, and SQLite's files next to it. Returns the new name of the database.
-pub fn set_aside(folder: &Path, now: SystemTime) -> std::io::Result<PathBuf> {
-    let stamp = milliseconds(now);
-    let aside = folder.join(format!("{FILE}.corrupt-{stamp}"));
-    let beside = |path: &Path, suffix: &str| {
-        let mut name = OsString::from(path);
-        name.push(suffix);
-        PathBuf::from(name)
-    };
-    std::fs::rename(folder.join(FILE), &aside)?;
-    for suffix in ["-wal", "-shm"] {
-        let from = beside(&folder.join(FILE), suffix);
-        match std::fs::rename(from, beside(&aside, suffix)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-    }
-    Ok(aside)
 }
 
 /// Returns the text that a search finds: that of answers and of captions of changed scenes.

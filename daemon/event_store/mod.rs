@@ -11,6 +11,7 @@
 mod coverage;
 mod cursor;
 mod database;
+mod file;
 mod jpegs;
 mod meaning;
 mod newest;
@@ -26,7 +27,8 @@ mod words;
 mod writer;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
@@ -35,8 +37,8 @@ use crate::embedding::TextEmbedder;
 use crate::event::{Body, Event, EventId};
 use crate::frame::FrameId;
 use crate::journal::{
-    self, Cursor, EventJpeg, EventPage, Journal, MemoryJournal, Pending, Query, QueryError,
-    SearchPage, SearchQuery,
+    self, Cursor, EventJpeg, EventPage, HELD_FOR, Journal, MemoryJournal, Pending, Query,
+    QueryError, SearchPage, SearchQuery,
 };
 use crate::sync::{Waiting, lock};
 use cursor::{Start, StoreCursor};
@@ -77,7 +79,7 @@ pub struct EventStore {
 impl EventStore {
     /// Opens or creates the database. One that cannot be used is tried again later.
     pub fn open(settings: Settings) -> EventStore {
-        let opened = open::open(&settings.folder);
+        let opened = open::open(&settings.folder, None);
         EventStore { settings, opened, meaning: None }
     }
 
@@ -103,6 +105,7 @@ impl EventStore {
             readers: Arc::new(Readers::new(&self.settings.folder)),
             settings: self.settings,
             state: Waiting::default(),
+            stored: AtomicU64::new(0),
             problem: Mutex::default(),
             is_corrupt: AtomicBool::new(false),
             meaning: meaning.clone(),
@@ -126,7 +129,7 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<Joi
 /// Checks that a folder can be used: returns what it contains.
 pub fn check(folder: &Path) -> Result<String, String> {
     let shown = folder.display();
-    let file = folder.join(database::FILE);
+    let file = folder.join(file::FILE);
     if file.exists() {
         let bytes = file.metadata().map_or(0, |metadata| metadata.len());
         let probe = |connection: &rusqlite::Connection| read::has_run(connection, 0);
@@ -150,6 +153,8 @@ struct Shared {
     readers: Arc<Readers>,
     settings: Settings,
     state: Waiting<WriterState>,
+    /// Sequence up to which every event of this run is in the database, or lost.
+    stored: AtomicU64,
     /// The reason why events are not stored, or that something was set aside. Empty if all is well.
     problem: Mutex<String>,
     /// True if a reader found the database corrupt.
@@ -188,6 +193,13 @@ impl Shared {
         let is_new = *known != problem;
         *known = problem;
         is_new
+    }
+
+    /// Waits until readers see an event.
+    async fn visible(&self, sequence: u64) {
+        while tokio::time::timeout(HELD_FOR, self.memory.wait_for(sequence)).await.is_err() {
+            self.memory.release_late();
+        }
     }
 
     fn take_corrupt(&self) -> bool {
@@ -291,10 +303,22 @@ impl Journal for StoredJournal {
 
     fn list(&self, query: Query) -> Pending<'_, EventPage> {
         Box::pin(async move {
-            let stored = query.clone();
-            let read = self.shared.readers.read(move |connection| read::list(connection, &stored));
+            // While events cannot be stored, the newest ones are in memory only.
+            let stored = self.shared.stored.load(Ordering::Relaxed);
+            let mut page = self.shared.memory.page_after(stored, &query);
+            if page.more {
+                return Ok(page);
+            }
+            let after = EventId { run: self.run(), sequence: stored + 1 };
+            let before = Some(query.before.map_or(after, |before| before.min(after)));
+            let rest = Query { before, limit: query.limit - page.events.len(), ..query.clone() };
+            let read = self.shared.readers.read(move |connection| read::list(connection, &rest));
             match read.await {
-                Ok(page) => Ok(page),
+                Ok(rest) => {
+                    page.events.extend(rest.events);
+                    page.more = rest.more;
+                    Ok(page)
+                }
                 // The newest events are still in memory.
                 Err(error) => {
                     tracing::warn!("{}", self.shared.unreadable(error));
@@ -314,6 +338,10 @@ impl Journal for StoredJournal {
                 self.shared.readers.read(move |connection| jpegs::get(connection, &camera, frame));
             read.await.map_err(|error| self.shared.unreadable(error))
         })
+    }
+
+    fn visible(&self, sequence: u64) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(self.shared.visible(sequence))
     }
 
     fn flush(&self) {

@@ -4,7 +4,8 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::path::Path;
 use std::time::SystemTime;
 
-use super::database::{self, Database};
+use super::database::Database;
+use super::file::{OpenFile, set_aside};
 use super::values::StoreError;
 use crate::event::{Event, EventId};
 
@@ -17,26 +18,31 @@ pub struct Opened {
     pub positions: Vec<(String, EventId)>,
     /// Each camera's newest caption that is not `unchanged`.
     pub captions: Vec<Event>,
-    /// Names a corrupt database that was set aside.
+    /// Names a corrupt database that was set aside, or one that was removed.
     pub notice: Option<String>,
+    /// The file, to see whether it is still in its place.
+    pub file: OpenFile,
     /// Keeps other daemons out of the folder.
     _lock: File,
 }
 
-/// Opens or creates the database, and sets a corrupt one aside.
-pub fn open(folder: &Path) -> Result<Opened, StoreError> {
+/// Opens or creates the database, and sets a corrupt one aside. `corrupt` is the reason why the
+/// present one is known to be corrupt, although it can be opened.
+pub fn open(folder: &Path, corrupt: Option<&str>) -> Result<Opened, StoreError> {
     std::fs::create_dir_all(folder).map_err(failed)?;
     let lock = lock(folder)?;
-    let mut notice = None;
-    let database = match Database::open(folder) {
+    let opened = match corrupt {
+        Some(why) => Err(StoreError::Corrupt(why.to_owned())),
+        None => Database::open(folder),
+    };
+    let (database, notice) = match opened {
         Err(StoreError::Corrupt(why)) => {
-            let aside = database::set_aside(folder, SystemTime::now()).map_err(failed)?;
-            let said = format!("a corrupt journal was set aside as {}: {why}", aside.display());
-            tracing::error!("journal: {said}");
-            notice = Some(said);
-            Database::open(folder)?
+            let aside = set_aside(folder, SystemTime::now()).map_err(failed)?;
+            let notice = format!("a corrupt journal was set aside as {}: {why}", aside.display());
+            tracing::error!("journal: {notice}");
+            (Database::open(folder)?, Some(notice))
         }
-        opened => opened?,
+        opened => (opened?, None),
     };
     Ok(Opened {
         newest_run: database.newest_run()?,
@@ -44,6 +50,7 @@ pub fn open(folder: &Path) -> Result<Opened, StoreError> {
         captions: database.newest_captions()?,
         database,
         notice,
+        file: OpenFile::of(folder).map_err(failed)?,
         _lock: lock,
     })
 }

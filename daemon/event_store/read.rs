@@ -8,9 +8,9 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params, params_from_iter};
 use tokio::sync::Semaphore;
 
-use super::database::FILE;
+use super::file::FILE;
 use super::values::{StoreError, integer, kind_number, milliseconds};
-use crate::event::{Event, EventId};
+use crate::event::{Event, EventId, EventKind};
 use crate::journal::{EventFilter, EventPage, Query};
 use crate::sync::lock;
 use crate::wire::decode;
@@ -103,12 +103,19 @@ pub fn get(connection: &Connection, id: EventId) -> Result<Option<Event>, StoreE
     Ok(body.and_then(|body| decode::event_bytes(&body).ok()))
 }
 
+/// Events that follow a position.
+pub struct Following {
+    pub events: Vec<Arc<Event>>,
+    /// True if events of the position's run may be missing in front of them.
+    pub may_miss: bool,
+}
+
 /// Returns the oldest events from a position on.
 pub fn from(
     connection: &Connection,
     position: EventId,
     limit: usize,
-) -> Result<Vec<Arc<Event>>, StoreError> {
+) -> Result<Following, StoreError> {
     let mut select = connection.prepare_cached(
         "SELECT body FROM events WHERE (run, sequence) >= (?, ?) ORDER BY run, sequence LIMIT ?",
     )?;
@@ -119,12 +126,33 @@ pub fn from(
     ])?;
     let mut events = Vec::new();
     while let Some(row) = rows.next()? {
-        // An event of a later version, whose kind is unknown here, is left out.
-        if let Ok(event) = decode::event_bytes(row.get_ref(0)?.as_blob().unwrap_or_default()) {
-            events.push(Arc::new(event));
-        }
+        events.extend(event(row)?);
     }
-    Ok(events)
+    // The rest of a run has been deleted, or lost with the file, if the event that was read last is
+    // gone too.
+    let goes_on = events.first().is_some_and(|first| first.id.run == position.run);
+    let may_miss = !goes_on && position.sequence > 1 && !has(connection, before(position))?;
+    Ok(Following { events, may_miss })
+}
+
+fn before(EventId { run, sequence }: EventId) -> EventId {
+    EventId { run, sequence: sequence - 1 }
+}
+
+fn has(connection: &Connection, id: EventId) -> Result<bool, StoreError> {
+    let mut exists = connection
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM events WHERE run = ? AND sequence = ?)")?;
+    Ok(exists.query_row([integer(id.run), integer(id.sequence)], |row| row.get(0))?)
+}
+
+/// Reads the event of a row. One that is damaged, or of a kind that only a later version knows, is
+/// left out.
+fn event(row: &rusqlite::Row) -> Result<Option<Arc<Event>>, StoreError> {
+    let event = decode::event_bytes(row.get_ref(0)?.as_blob().unwrap_or_default());
+    Ok(event
+        .inspect_err(|error| tracing::warn!("journal: an event cannot be read: {error}"))
+        .ok()
+        .map(Arc::new))
 }
 
 /// Returns the first event published at or after a time.
@@ -132,25 +160,33 @@ pub fn first_since(
     connection: &Connection,
     time: SystemTime,
 ) -> Result<Option<EventId>, StoreError> {
+    let since = EventFilter { since: Some(time), ..EventFilter::default() };
+    let rows = Rows::of(connection, &since)?;
     let mut select = connection.prepare_cached(
-        "SELECT run, sequence FROM events WHERE published_ms >= ? \
-         ORDER BY published_ms, id LIMIT 1",
+        "SELECT run, sequence FROM events WHERE id > ? AND +published_ms >= ? ORDER BY id LIMIT 1",
     )?;
-    let found: Option<(i64, i64)> =
-        select.query_row([milliseconds(time)], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+    let found: Option<(i64, i64)> = select
+        .query_row([rows.after, milliseconds(time)], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
     let number = |value: i64| u64::try_from(value).unwrap_or(0);
     Ok(found.map(|(run, sequence)| EventId { run: number(run), sequence: number(sequence) }))
 }
 
 pub fn list(connection: &Connection, query: &Query) -> Result<EventPage, StoreError> {
-    let mut condition = Condition::of(&query.filter, "events");
+    // The order of the rows is that of the positions.
+    let mut rows = Rows::of(connection, &query.filter)?;
     if let Some(EventId { run, sequence }) = query.before {
-        condition.add("(run, sequence) < (?, ?)", [integer(run).into(), integer(sequence).into()]);
+        let mut select = connection.prepare_cached(
+            "SELECT id FROM events WHERE (run, sequence) >= (?, ?) ORDER BY run, sequence LIMIT 1",
+        )?;
+        let row =
+            select.query_row([integer(run), integer(sequence)], |row| row.get(0)).optional()?;
+        rows.before = rows.before.min(row.unwrap_or(i64::MAX));
     }
-    let Condition { sql, mut values } = condition;
-    values.push(integer(query.limit as u64 + 1).into());
+    let Condition { sql, mut values } = Condition::of(&query.filter);
+    values.extend([rows.after, rows.before, integer(query.limit as u64 + 1)].map(Value::from));
     let mut select = connection.prepare_cached(&format!(
-        "SELECT body FROM events WHERE {sql} ORDER BY run DESC, sequence DESC LIMIT ?"
+        "SELECT body FROM events WHERE {sql} AND id > ? AND id < ? ORDER BY id DESC LIMIT ?"
     ))?;
     let mut rows = select.query(params_from_iter(values))?;
     let mut page = EventPage::default();
@@ -159,41 +195,78 @@ pub fn list(connection: &Connection, query: &Query) -> Result<EventPage, StoreEr
             page.more = true;
             break;
         }
-        if let Ok(event) = decode::event_bytes(row.get_ref(0)?.as_blob().unwrap_or_default()) {
-            page.events.push(Arc::new(event));
-        }
+        page.events.extend(event(row)?);
     }
     Ok(page)
 }
 
-/// A condition of SQL with its values.
+/// A range of rows that contains all events of a span of time.
+pub struct Rows {
+    /// The row before the first one, or an earlier one.
+    pub after: i64,
+    /// The row after the last one, or a later one.
+    pub before: i64,
+}
+
+impl Rows {
+    /// Returns the rows of a filter's span. Times rise with the rows, except where the host's clock
+    /// was set back: no event was published earlier than one before it by more than `set_back_ms`.
+    /// So an event that is older than the span by more than that has the whole span after it.
+    pub fn of(connection: &Connection, filter: &EventFilter) -> Result<Rows, StoreError> {
+        let find = |sql: &str, time: Option<SystemTime>| -> Result<Option<i64>, StoreError> {
+            let Some(time) = time else { return Ok(None) };
+            let mut select = connection.prepare_cached(sql)?;
+            Ok(select.query_row([milliseconds(time)], |row| row.get(0)).optional()?)
+        };
+        let after = find(
+            "SELECT id FROM events WHERE published_ms < ? - (SELECT set_back_ms FROM clock) \
+             ORDER BY published_ms DESC LIMIT 1",
+            filter.since,
+        )?;
+        let before = find(
+            "SELECT id FROM events WHERE published_ms >= ? + (SELECT set_back_ms FROM clock) \
+             ORDER BY published_ms LIMIT 1",
+            filter.until,
+        )?;
+        Ok(Rows { after: after.unwrap_or(0), before: before.unwrap_or(i64::MAX) })
+    }
+}
+
+/// A condition of SQL on the table `events`, with its values.
+///
+/// A plus in front of a column keeps SQLite from using an index by it. Only an index by a single
+/// value has its rows in the order that is wanted, and the one with the fewest rows is used.
 pub struct Condition {
     pub sql: String,
     pub values: Vec<Value>,
 }
 
 impl Condition {
-    pub fn of(filter: &EventFilter, table: &str) -> Condition {
+    pub fn of(filter: &EventFilter) -> Condition {
         let mut condition = Condition { sql: "TRUE".into(), values: Vec::new() };
-        let places = |count: usize| vec!["?"; count].join(", ");
-        if !filter.cameras.is_empty() {
-            let values = filter.cameras.iter().map(|camera| camera.clone().into());
-            let sql = format!("{table}.camera IN ({})", places(filter.cameras.len()));
-            condition.add(&sql, values);
+        let EventFilter { cameras, kinds, since, until } = filter;
+        // Nearly all events are captions.
+        let by_kind = matches!(kinds[..], [kind] if kind != EventKind::Caption);
+        let cameras = cameras.iter().map(|camera| camera.clone().into()).collect();
+        condition.add_one_of("events.camera", cameras, !by_kind);
+        let kinds = kinds.iter().map(|kind| i64::from(kind_number(*kind)).into()).collect();
+        condition.add_one_of("events.kind", kinds, by_kind);
+        if let Some(since) = since {
+            condition.add("+events.published_ms >= ?", [milliseconds(*since).into()]);
         }
-        if !filter.kinds.is_empty() {
-            let values = filter.kinds.iter().map(|kind| i64::from(kind_number(*kind)).into());
-            // The plus keeps SQLite from choosing an index by it.
-            let sql = format!("+{table}.kind IN ({})", places(filter.kinds.len()));
-            condition.add(&sql, values);
-        }
-        if let Some(since) = filter.since {
-            condition.add(&format!("{table}.published_ms >= ?"), [milliseconds(since).into()]);
-        }
-        if let Some(until) = filter.until {
-            condition.add(&format!("{table}.published_ms < ?"), [milliseconds(until).into()]);
+        if let Some(until) = until {
+            condition.add("+events.published_ms < ?", [milliseconds(*until).into()]);
         }
         condition
+    }
+
+    /// Adds that a column has one of some values, or any if there are none.
+    fn add_one_of(&mut self, column: &str, values: Vec<Value>, by_index: bool) {
+        match values.len() {
+            0 => {}
+            1 if by_index => self.add(&format!("{column} = ?"), values),
+            count => self.add(&format!("+{column} IN ({})", vec!["?"; count].join(", ")), values),
+        }
     }
 
     fn add(&mut self, sql: &str, values: impl IntoIterator<Item = Value>) {

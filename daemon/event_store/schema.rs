@@ -6,8 +6,10 @@
 //! `event_jpegs` says which events need it, and `jpeg_totals` sums the frames up. Triggers delete
 //! what no event needs any more. `vectors` has the vector of a text for the search by meaning, and
 //! `vectors_pending` the events that have a text and no vector. `recorded` has, per camera and
-//! minute, the number of captions whose window ends in it, and the time that they cover. `readers` has the
-//! position of each named reader.
+//! minute, the number of captions whose window ends in it, and the time that they cover. `readers`
+//! has the position of each named reader. `clock` has the largest number of milliseconds by which an
+//! event was published before an earlier one, because the host's clock was set back: with it, a span
+//! of time is a range of rows (`read`).
 
 use rusqlite::Connection;
 
@@ -134,6 +136,18 @@ pub const MIGRATIONS: &[&str] = &[
         run INTEGER NOT NULL,
         sequence INTEGER NOT NULL
     ) WITHOUT ROWID;
+    ",
+    "
+    CREATE INDEX events_kind ON events (kind);
+    CREATE TABLE clock (set_back_ms INTEGER NOT NULL);
+    INSERT INTO clock SELECT coalesce(max(latest - published_ms), 0) FROM (
+        SELECT published_ms, max(published_ms) OVER (ORDER BY id) AS latest FROM events
+    );
+    CREATE TRIGGER clock_insert AFTER INSERT ON events
+        WHEN new.published_ms < (SELECT max(published_ms) FROM events) BEGIN
+        UPDATE clock SET set_back_ms =
+            max(set_back_ms, (SELECT max(published_ms) FROM events) - new.published_ms);
+    END;
     ",
 ];
 

@@ -1,5 +1,7 @@
 //! The journal on disk, with real files.
 
+mod clock;
+mod faults;
 mod jpegs;
 mod migration;
 
@@ -8,7 +10,8 @@ use std::time::{Duration, SystemTime};
 
 use tempfile::TempDir;
 
-use super::database::{Database, FILE};
+use super::database::Database;
+use super::file::FILE;
 use super::*;
 use crate::event::{
     CameraStatus, Caption, Coverage, Devices, EventKind, FinishReason, Inference, Placement,

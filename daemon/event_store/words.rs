@@ -6,7 +6,7 @@
 use rusqlite::types::Value;
 use rusqlite::{Connection, params_from_iter};
 
-use super::read::Condition;
+use super::read::{Condition, Rows};
 use super::values::{StoreError, integer};
 use crate::journal::EventFilter;
 
@@ -37,14 +37,17 @@ pub fn find(
     filter: &EventFilter,
     limit: usize,
 ) -> Result<Vec<Match>, StoreError> {
-    let Condition { sql, values } = Condition::of(filter, "events");
+    let rows = Rows::of(connection, filter)?;
+    let Condition { sql, values } = Condition::of(filter);
     let mut all: Vec<Value> = vec![MARK.to_string().into(), matching.to_owned().into()];
+    all.extend([rows.after, rows.before].map(Value::from));
     all.extend(values);
     all.push(integer(limit.div_ceil(BLOCK).saturating_mul(BLOCK) as u64).into());
     let mut select = connection.prepare_cached(&format!(
         "SELECT texts.rowid, highlight(texts, 0, ?, '') \
          FROM texts CROSS JOIN events ON events.id = texts.rowid \
-         WHERE texts MATCH ? AND {sql} ORDER BY texts.rowid DESC LIMIT ?"
+         WHERE texts MATCH ? AND texts.rowid > ? AND texts.rowid < ? AND {sql} \
+         ORDER BY texts.rowid DESC LIMIT ?"
     ))?;
     let mut rows = select.query(params_from_iter(all))?;
     let mut found = Vec::new();

@@ -6,14 +6,16 @@
 //! [`RETRY`]: what the memory journal still holds is then stored late.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::Shared;
 use super::database::Database;
+use super::file::Change;
 use super::meaning;
 use super::open::{self, Opened};
 use super::positions;
 use super::values::StoreError;
+use super::{Settings, Shared};
 use crate::event::Event;
 use crate::frame::difference;
 use crate::journal::Journal;
@@ -42,6 +44,10 @@ pub struct Writer {
     written: u64,
     next_try: Instant,
     next_upkeep: Instant,
+    /// The reason why the database is corrupt, until it is set aside.
+    corrupt: Option<String>,
+    /// Says that the database was removed, which lost the events that memory did not hold.
+    removed: Option<String>,
     /// Times of both clocks since which they have kept step.
     in_step_since: (Instant, SystemTime),
 }
@@ -55,6 +61,8 @@ impl Writer {
             written: 0,
             next_try: now + RETRY,
             next_upkeep: now,
+            corrupt: None,
+            removed: None,
             in_step_since: (now, SystemTime::now()),
         };
         match opened.and_then(|opened| writer.prepared(opened)) {
@@ -101,25 +109,28 @@ impl Writer {
         if self.shared.take_corrupt()
             && let Some(opened) = self.opened.take()
         {
+            self.shared.readers.forget();
             drop(opened);
-            self.fail(&StoreError::Corrupt("a reader found a damaged page".into()));
-            self.next_try = Instant::now();
+            self.set_aside("a reader found a damaged page");
         }
         if self.opened.is_some() || Instant::now() < self.next_try {
             return;
         }
         self.next_try = Instant::now() + RETRY;
-        let opened = open::open(&self.shared.settings.folder);
+        let opened = open::open(&self.shared.settings.folder, self.corrupt.as_deref());
         // Readers of the file that was there before must not be used for the new one.
         self.shared.readers.forget();
         match opened.and_then(|opened| self.prepared(opened)) {
-            Ok(opened) => {
+            Ok(mut opened) => {
                 if opened.newest_run.is_some_and(|newest| newest > self.shared.memory.run()) {
                     let why = "the journal has events of a later run; restart lookout".to_owned();
                     return self.fail(&StoreError::Failed(why));
                 }
+                opened.notice = opened.notice.or(self.removed.clone());
+                self.corrupt = None;
                 // What memory still holds is stored late, or again in a new file.
                 self.written = self.written.min(self.shared.memory.oldest() - 1);
+                self.shared.stored.store(self.written, Ordering::Relaxed);
                 self.take_over(opened);
             }
             Err(error) => self.fail(&error),
@@ -172,10 +183,8 @@ impl Writer {
                 Err(error) => {
                     self.opened = None;
                     self.fail(&error);
-                    if !matches!(error, StoreError::Corrupt(_)) {
-                        break;
-                    }
-                    self.next_try = Instant::now();
+                    let StoreError::Corrupt(why) = error else { break };
+                    self.set_aside(&why);
                     self.open_if_due();
                 }
             }
@@ -190,6 +199,7 @@ impl Writer {
     fn stored(&mut self, events: &[Arc<Event>], last: u64) {
         metrics::journal_events_stored(events.len() as u64);
         self.written = last;
+        self.shared.stored.store(last, Ordering::Relaxed);
         lock(&self.shared.jpegs).remove(last);
         self.shared.memory.hold_back_after(last);
         self.shared.set_written(last);
@@ -226,6 +236,9 @@ impl Writer {
 
     fn fail(&mut self, error: &StoreError) {
         self.opened = None;
+        if let StoreError::Corrupt(why) = error {
+            self.corrupt = Some(why.clone());
+        }
         self.shared.memory.hold_back(false);
         metrics::journal_failing(true);
         let folder = self.shared.settings.folder.display();
@@ -237,15 +250,47 @@ impl Writer {
 
     fn keep_up(&mut self) {
         let is_proven = self.clock_is_proven();
-        let Some(opened) = &self.opened else { return };
-        if let Err(error) = self.retain(&opened.database, is_proven) {
-            return self.fail(&error);
+        let Some(opened) = &mut self.opened else { return };
+        match opened.file.change() {
+            Ok(None) => {
+                if let Err(error) = retain(&opened.database, &self.shared.settings, is_proven) {
+                    self.fail(&error);
+                }
+            }
+            Ok(Some(Change::Removed)) => self.removed(),
+            Ok(Some(Change::WalRemoved)) => self.reopen("the database's log was removed"),
+            Ok(Some(Change::CutShort { bytes, expected })) => {
+                self.set_aside(&format!("the file has {bytes} bytes instead of {expected}"));
+            }
+            Err(error) => self.fail(&StoreError::Failed(error.to_string())),
         }
-        let file = self.shared.settings.folder.join(super::database::FILE);
-        if !file.exists() {
-            self.fail(&StoreError::Failed("the database was removed".into()));
-            self.next_try = Instant::now();
+    }
+
+    /// Begins a new database, or uses the one that took the place of ours.
+    fn removed(&mut self) {
+        self.removed = Some("the database was removed while it was in use".into());
+        self.shared.readers.forget();
+        if let Some(Opened { database, file, .. }) = self.opened.take() {
+            drop(database);
+            if let Err(error) = file.remove_log() {
+                tracing::warn!("journal: the log of the removed database: {error}");
+            }
         }
+        self.reopen("the database was removed");
+    }
+
+    /// Opens the database again, at once.
+    fn reopen(&mut self, why: &str) {
+        // The last connection that is closed moves the log into the database.
+        self.shared.readers.forget();
+        self.fail(&StoreError::Failed(why.into()));
+        self.next_try = Instant::now();
+    }
+
+    /// Sets the database aside, at once.
+    fn set_aside(&mut self, why: &str) {
+        self.fail(&StoreError::Corrupt(why.into()));
+        self.next_try = Instant::now();
     }
 
     /// Returns true if the host's clock has kept step long enough to delete by it.
@@ -258,18 +303,21 @@ impl Writer {
         }
         difference <= CLOCK_SET.as_nanos() && since.elapsed() >= CLOCK_PROVEN
     }
+}
 
-    /// Deletes what is too old or too much, one step at a time.
-    fn retain(&self, database: &Database, clock_is_proven: bool) -> Result<(), StoreError> {
-        let settings = &self.shared.settings;
-        let limit = SystemTime::now().checked_sub(settings.retention);
-        if let Some(limit) = limit.filter(|_| clock_is_proven) {
-            database.delete_before(limit)?;
-        }
-        database.delete_over(settings.bytes)?;
-        metrics::journal_bytes(database.bytes()?);
-        let (frames, bytes) = database.jpeg_totals()?;
-        metrics::journal_jpegs(frames, bytes);
-        Ok(())
+/// Deletes what is too old or too much, one step at a time.
+fn retain(
+    database: &Database,
+    settings: &Settings,
+    clock_is_proven: bool,
+) -> Result<(), StoreError> {
+    let limit = SystemTime::now().checked_sub(settings.retention);
+    if let Some(limit) = limit.filter(|_| clock_is_proven) {
+        database.delete_before(limit)?;
     }
+    database.delete_over(settings.bytes)?;
+    metrics::journal_bytes(database.bytes()?);
+    let (frames, bytes) = database.jpeg_totals()?;
+    metrics::journal_jpegs(frames, bytes);
+    Ok(())
 }

@@ -24,8 +24,8 @@ pub const CAPACITY: usize = 10_000;
 /// Maximum number of events that are held back from readers.
 const HELD_MAX: u64 = 1_024;
 
-/// Age of an event above which the next event releases everything.
-const HELD_FOR: Duration = Duration::from_secs(1);
+/// Longest time for which an event is held back.
+pub const HELD_FOR: Duration = Duration::from_secs(1);
 
 /// A journal that holds a fixed number of events.
 #[derive(Clone)]
@@ -103,6 +103,18 @@ impl MemoryJournal {
         self.0.newest.send_replace(released);
     }
 
+    /// Lets readers see all events if one of them is held back for too long.
+    pub fn release_late(&self) {
+        let late = {
+            let ring = self.0.ring();
+            let is_late = ring.held_since.is_some_and(|since| since.elapsed() >= HELD_FOR);
+            is_late.then_some(ring.next - 1)
+        };
+        if let Some(newest) = late {
+            self.release(newest);
+        }
+    }
+
     /// Returns the oldest events after a sequence, at most `limit`, and the number of events
     /// between that were dropped.
     pub fn after(&self, sequence: u64, limit: usize) -> (Vec<Arc<Event>>, u64) {
@@ -111,6 +123,21 @@ impl MemoryJournal {
         let skipped = usize::try_from(first - ring.oldest()).unwrap_or(usize::MAX);
         let events = ring.events.iter().skip(skipped).take(limit).cloned().collect();
         (events, first - (sequence + 1))
+    }
+
+    /// Returns the page of the events after a sequence.
+    pub fn page_after(&self, sequence: u64, query: &Query) -> EventPage {
+        let ring = self.0.ring();
+        let later = ring.events.iter().rev().take_while(|event| event.id.sequence > sequence);
+        let wanted = later.filter(|event| {
+            event.id.sequence <= ring.released
+                && query.before.is_none_or(|before| event.id < before)
+                && query.filter.wants(event)
+        });
+        let mut events: Vec<_> = wanted.take(query.limit.saturating_add(1)).cloned().collect();
+        let more = events.len() > query.limit;
+        events.truncate(query.limit);
+        EventPage { events, more }
     }
 
     /// Returns the sequence of the oldest event that is held.
@@ -212,19 +239,7 @@ impl Journal for MemoryJournal {
     }
 
     fn list(&self, query: Query) -> Pending<'_, EventPage> {
-        let page = {
-            let ring = self.0.ring();
-            let wanted = ring.events.iter().rev().filter(|event| {
-                event.id.sequence <= ring.released
-                    && query.before.is_none_or(|before| event.id < before)
-                    && query.filter.wants(event)
-            });
-            let mut events: Vec<_> = wanted.take(query.limit.saturating_add(1)).cloned().collect();
-            let more = events.len() > query.limit;
-            events.truncate(query.limit);
-            EventPage { events, more }
-        };
-        Box::pin(std::future::ready(Ok(page)))
+        Box::pin(std::future::ready(Ok(self.page_after(0, &query))))
     }
 
     fn search(&self, _query: SearchQuery) -> Pending<'_, SearchPage> {

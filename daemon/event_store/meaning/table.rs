@@ -105,7 +105,7 @@ pub fn load(
 
 /// Counts the events of a filter that have no vector yet, up to [`COUNTED`].
 pub fn count_pending(connection: &Connection, filter: &EventFilter) -> Result<u64, StoreError> {
-    let Condition { sql, values } = Condition::of(filter, "events");
+    let Condition { sql, values } = Condition::of(filter);
     let mut all: Vec<Value> = values;
     all.push(integer(COUNTED).into());
     let mut select = connection.prepare_cached(&format!(

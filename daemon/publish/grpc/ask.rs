@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tonic::Status;
 
 use super::errors;
+use crate::journal::Journal;
 use crate::proto;
 use crate::proto::ask_request::Range as AskRange;
 use crate::proto::ask_response::Item;
@@ -112,7 +113,7 @@ impl Asking {
             let camera = camera.as_str();
             let begun = first.take().map_or_else(|| service.ask(question), Ok);
             let refused = match begun {
-                Ok(answer) => follow(answer, camera, &to).await,
+                Ok(answer) => follow(&**service.journal(), answer, camera, &to).await,
                 Err(error) => Err(Refused::Answer(Failure::Error(error))),
             };
             match refused {
@@ -165,13 +166,21 @@ impl Failure {
     }
 }
 
-/// Forwards one answer until it ends.
-async fn follow(mut answer: AnswerStream, camera: &str, to: &To) -> Result<(), Refused> {
+/// Forwards one answer until it ends. The event comes last, when other readers can read it too.
+async fn follow(
+    journal: &dyn Journal,
+    mut answer: AnswerStream,
+    camera: &str,
+    to: &To,
+) -> Result<(), Refused> {
     loop {
         let (item, last) = match answer.recv().await {
             Some(AnswerItem::Part(part)) => (Item::Part(encode::part(&part)), false),
             Some(AnswerItem::Token(token)) => (Item::TextDelta(token), false),
-            Some(AnswerItem::Finished(event)) => (Item::Finished(encode::event(&event)), true),
+            Some(AnswerItem::Finished(event)) => {
+                journal.visible(event.id.sequence).await;
+                (Item::Finished(encode::event(&event)), true)
+            }
             Some(AnswerItem::Failed(error)) => return Err(Refused::Answer(Failure::Error(error))),
             None => return Err(Refused::Answer(Failure::BrokeOff)),
         };

@@ -1,0 +1,204 @@
+//! Files that are damaged, removed or locked while the journal is in use.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use super::*;
+
+fn database(folder: &TempDir) -> PathBuf {
+    settings(folder).folder.join(FILE)
+}
+
+fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "waited for {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Waits until the journal reports a problem that contains some words.
+fn wait_for_trouble(journal: &dyn Journal, words: &str) {
+    let said = || journal.trouble().unwrap_or_default();
+    wait_until(words, || said().contains(words));
+}
+
+/// Reads all events. Returns their positions, and whether the journal said that some are missing.
+async fn read_all(journal: &dyn Journal) -> (Vec<(u64, u64)>, bool) {
+    let last = journal.append("gate".into(), caption("the last one"));
+    let (mut cursor, mut found, mut missed) = (journal.read_from(None, 0), Vec::new(), false);
+    while found.last() != Some(&(last.id.run, last.id.sequence)) {
+        match cursor.next().await {
+            Read::Event(event) => found.push((event.id.run, event.id.sequence)),
+            Read::Missed(_) => missed = true,
+        }
+    }
+    (found, missed)
+}
+
+/// Returns every event that the journal lists, from the oldest.
+async fn listed(journal: &dyn Journal) -> Vec<u64> {
+    let page = journal.list(Query { limit: 100_000, ..everything() }).await.unwrap();
+    let mut ids: Vec<_> = page.events.iter().map(|event| event.id.sequence).collect();
+    ids.reverse();
+    ids
+}
+
+fn write_many(folder: &TempDir, run: u64) {
+    let texts: Vec<String> = (0..3_000).map(|number| format!("caption {number}")).collect();
+    write(folder, run, &texts.iter().map(String::as_str).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_damaged_page_in_the_middle_is_noticed_by_a_reader() {
+    let folder = tempfile::tempdir().unwrap();
+    write_many(&folder, RUN);
+    let file = OpenOptions::new().write(true).open(database(&folder)).unwrap();
+    let middle = file.metadata().unwrap().len() / 2 / 4096 * 4096;
+    file.write_all_at(&[0xa5; 64 * 4096], middle).unwrap();
+    let journal = begin(&folder, RUN + 1);
+    assert_eq!(journal.trouble(), None, "both ends of the file are whole");
+    let (found, missed) = read_all(&*journal).await;
+    assert!(missed, "{} events were read", found.len());
+    assert!(found.is_sorted_by(|a, b| a < b), "{found:?}");
+    wait_for_trouble(&*journal, "set aside as");
+    // What memory holds is stored in the new file, once.
+    let event = journal.append("gate".into(), caption("after it"));
+    journal.flush();
+    assert_eq!(listed(&*journal).await, [1, event.id.sequence]);
+    assert!(journal.trouble().unwrap().contains("damaged page"), "it stays visible");
+}
+
+#[tokio::test]
+async fn a_file_that_is_cut_short_is_set_aside() {
+    let folder = tempfile::tempdir().unwrap();
+    write_many(&folder, RUN);
+    let journal = begin(&folder, RUN + 1);
+    journal.append("gate".into(), status());
+    journal.flush();
+    let file = OpenOptions::new().write(true).open(database(&folder)).unwrap();
+    file.set_len(file.metadata().unwrap().len() / 2).unwrap();
+    wait_for_trouble(&*journal, "set aside as");
+    journal.append("gate".into(), status());
+    journal.flush();
+    assert_eq!(listed(&*journal).await, [1, 2]);
+}
+
+#[tokio::test]
+async fn a_removed_or_replaced_database_is_noticed() {
+    for replaced in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        write(&folder, RUN, &["an old one"]);
+        let other = tempfile::tempdir().unwrap();
+        write(&other, RUN - 1, &["of another file"]);
+        let journal = begin(&folder, RUN + 1);
+        let mut reader = journal.read_from(Some(RUN), 1);
+        assert_eq!(position(reader.next().await), (RUN, 1));
+        let mut late = journal.read_from(Some(RUN), 2);
+        journal.append("gate".into(), status());
+        journal.flush();
+        if replaced {
+            fs::rename(database(&other), database(&folder)).unwrap();
+        } else {
+            fs::remove_dir_all(&settings(&folder).folder).unwrap();
+        }
+        wait_for_trouble(&*journal, "removed while it was in use");
+        journal.append("gate".into(), status());
+        journal.flush();
+        wait_until("both events to be stored", || {
+            journal.flush();
+            let found = rusqlite::Connection::open(database(&folder)).unwrap().query_row(
+                "SELECT count(*) FROM events WHERE run = ?",
+                [RUN as i64 + 1],
+                |row| row.get(0),
+            );
+            found == Ok(2)
+        });
+        // The rest of the earlier run may have had more events.
+        assert_eq!(late.next().await, Read::Missed(None));
+        assert_eq!(position(late.next().await), (RUN + 1, 1));
+    }
+}
+
+#[tokio::test]
+async fn a_removed_log_loses_no_event() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = begin(&folder, RUN);
+    for _ in 0..20 {
+        journal.append("gate".into(), status());
+    }
+    journal.flush();
+    fs::remove_file(settings(&folder).folder.join(format!("{FILE}-wal"))).unwrap();
+    wait_until("a new log", || settings(&folder).folder.join(format!("{FILE}-wal")).exists());
+    journal.append("gate".into(), status());
+    journal.flush();
+    drop(journal);
+    let journal = begin(&folder, RUN + 1);
+    assert_eq!(listed(&*journal).await, (1..=21).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn events_are_stored_late_when_another_program_locks_the_database() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = begin(&folder, RUN);
+    journal.append("gate".into(), caption("stored"));
+    journal.flush();
+    let other = rusqlite::Connection::open(database(&folder)).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let mut live = journal.read_new();
+    let event = journal.append("gate".into(), caption("locked out"));
+    let begun = Instant::now();
+    assert_eq!(live.next().await, Read::Event(event.clone()));
+    assert!(begun.elapsed() < Duration::from_secs(10), "a reader waits for the lock");
+    wait_for_trouble(&*journal, "locked");
+    // Events that are in memory only are listed before those on disk.
+    assert_eq!(listed(&*journal).await, [1, 2]);
+    let limit = Query { limit: 1, ..everything() };
+    let page = journal.list(limit.clone()).await.unwrap();
+    assert_eq!((&page.events[..], page.more), (&[event.clone()][..], true));
+    let page = journal.list(Query { before: Some(event.id), ..limit }).await.unwrap();
+    assert_eq!((page.events[0].id.sequence, page.more), (1, false));
+    other.execute_batch("ROLLBACK").unwrap();
+    wait_until("the journal to recover", || journal.trouble().is_none());
+    assert_eq!(listed(&*journal).await, [1, 2]);
+    drop(journal);
+    let journal = begin(&folder, RUN + 1);
+    assert_eq!(listed(&*journal).await, [1, 2]);
+}
+
+#[tokio::test]
+async fn readers_get_every_event_once_while_others_are_appended() {
+    let folder = tempfile::tempdir().unwrap();
+    write(&folder, RUN, &["one", "two", "three"]);
+    let journal = begin(&folder, RUN + 1);
+    // More than memory holds, so that a reader moves from the disk to memory, and back if it is
+    // overtaken.
+    let total = journal::CAPACITY as u64 + 3_000;
+    let appender = std::thread::spawn({
+        let journal = journal.clone();
+        move || {
+            for number in 0..total {
+                journal.append("gate".into(), status());
+                if number % 512 == 0 {
+                    journal.flush();
+                }
+            }
+        }
+    });
+    let read = async |mut cursor: Box<dyn Cursor>, pause: u64| {
+        let mut expected: Vec<(u64, u64)> = (1..=3).map(|sequence| (RUN, sequence)).collect();
+        expected.extend((1..=total).map(|sequence| (RUN + 1, sequence)));
+        for position_of in expected {
+            assert_eq!(position(cursor.next().await), position_of);
+            if pause > 0 && position_of.1 % pause == 0 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+        assert!(cursor.is_at_end());
+    };
+    let cursor = || journal.read_from(None, 0);
+    tokio::join!(read(cursor(), 0), read(cursor(), 700), read(cursor(), 90));
+    appender.join().unwrap();
+}
