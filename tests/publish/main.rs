@@ -8,6 +8,7 @@ mod grpc;
 mod home_assistant;
 mod http;
 mod mqtt;
+mod mqtt5;
 mod mqtt_replay;
 mod mqtt_tls;
 mod real_home_assistant;

@@ -85,7 +85,8 @@ impl Connection<'_> {
     }
 
     pub fn publish_picture(&mut self, picture: &Picture) {
-        let message = self.publisher.topics.last_frame(&picture.camera, &picture.jpeg);
+        let message =
+            self.publisher.topics.last_frame(&picture.camera, &picture.jpeg, picture.event);
         if self.camera_names().contains(&picture.camera)
             && self.will_be_taken(&message, None)
             && !self.outbox.note(message)

@@ -14,13 +14,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::Publisher;
 use super::blame::Origin;
-use super::link::{self, Break, Cause, Client, Heard, Loop};
+use super::link::{self, Break, Cause, Client, Heard, Loop, ReplyTo};
 use super::losses::GOOD;
+use super::message::{Content, Message};
 use super::options::Access;
-use super::outbox::{Message, Outbox, WINDOW};
+use super::outbox::{Outbox, WINDOW};
 use super::pictures::Pictures;
-use super::questions::Refusal;
-use super::topics::{ANSWER, OFFLINE, ONLINE};
+use super::questions::{Reply, ReplyContent};
+use super::topics::{ANSWER, OFFLINE, ONLINE, event_json};
 use crate::event::{Body, CameraState, Event, EventId, EventKind};
 use crate::interface::Interface;
 use crate::journal::{Cursor, Read};
@@ -33,8 +34,8 @@ const HEARD: usize = 64;
 /// same content.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// Maximum size in bytes of a PUBLISH packet without topic and payload.
-const HEADER: usize = 10;
+/// Minimum time for which the broker may deliver a message.
+const SOON: Duration = Duration::from_secs(1);
 
 /// Time without a subscription to questions after one that was larger than a packet may be. A
 /// retained one would end every connection.
@@ -183,14 +184,14 @@ impl Connection<'_> {
                     self.publisher.is_good();
                 }
                 event = heard.recv() => match event {
-                    Some(Heard::Publish { topic, payload, retain }) => {
-                        self.hear(&topic, &payload, retain);
+                    Some(Heard::Publish { topic, payload, retain, reply_to }) => {
+                        self.hear(&topic, &payload, retain, reply_to);
                     }
                     Some(event) => self.note_progress(event),
                     None => return broke("the client ended".into()),
                 },
                 read = cursor.next(), if self.outbox.has_room() => self.take(read, &*cursor),
-                refusal = self.publisher.questions.failed() => self.refuse(&refusal),
+                reply = self.publisher.questions.reply() => self.reply(reply),
                 picture = self.pictures.next() => self.publish_picture(&picture),
             }
         }
@@ -281,6 +282,11 @@ impl Connection<'_> {
         if state.is_none() || self.is_past(event) {
             messages.retain(|message| !message.retain);
         }
+        let age = SystemTime::now().duration_since(event.published_at).unwrap_or_default();
+        let left = self.publisher.config.catch_up.saturating_sub(age).max(SOON);
+        for message in messages.iter_mut().filter(|message| !message.retain) {
+            message.expiry = Some(left);
+        }
         self.publisher.saying = None;
         messages
     }
@@ -365,7 +371,7 @@ impl Connection<'_> {
         if self.publisher.blame.leaves_out(&origin) {
             return false;
         }
-        let size = origin.topic.len() + size + HEADER;
+        let size = message.packet_size();
         match self.largest.filter(|largest| size > *largest) {
             Some(largest) => {
                 let why = format!("it has {size} bytes, and the broker takes {largest}");
@@ -376,7 +382,7 @@ impl Connection<'_> {
         }
     }
 
-    fn hear(&mut self, topic: &str, payload: &[u8], retain: bool) {
+    fn hear(&mut self, topic: &str, payload: &[u8], retain: bool, reply_to: Option<ReplyTo>) {
         if let Some(discovery) = &self.publisher.discovery {
             if topic == discovery.birth() {
                 // A retained `online` is old: this connection announces everything anyway.
@@ -400,20 +406,39 @@ impl Connection<'_> {
             return;
         }
         let publisher = &mut *self.publisher;
-        if let Err(refusal) = publisher.questions.ask(&publisher.service, camera, payload) {
-            self.refuse(&refusal);
+        let reply_to = match reply_to {
+            Some(to) => publisher.topics.check_reply(&to.topic).map(|()| Some(to)),
+            None => Ok(None),
+        };
+        let to = reply_to.clone().ok().flatten();
+        let asked = publisher.questions.ask(&publisher.service, camera, payload, reply_to);
+        if let Err(refusal) = asked {
+            self.reply(Reply { to, content: ReplyContent::Refused(refusal) });
         }
     }
 
-    fn refuse(&mut self, refusal: &Refusal) {
-        let Ok(payload) = serde_json::to_vec(refusal) else { return };
-        let topic = self.publisher.topics.camera(&refusal.camera, ANSWER);
-        let message = Message { topic, payload, retain: false };
-        if self.will_be_taken(&message, None) && !self.outbox.note(message) {
-            tracing::warn!(
-                question_id = refusal.question_id,
-                "MQTT: too many refused questions; one is not told"
-            );
+    /// Publishes a refusal, and a reply to the response topic that the client named.
+    fn reply(&mut self, Reply { to, content }: Reply) {
+        let payload = match &content {
+            ReplyContent::Answered(event) => event_json(event),
+            ReplyContent::Refused(refusal) => serde_json::to_vec(refusal).unwrap_or_default(),
+        };
+        let message = |topic, correlation| Message {
+            expiry: Some(self.publisher.config.catch_up),
+            correlation,
+            ..Message::new(topic, payload.clone(), Content::Json, false)
+        };
+        let mut messages = Vec::new();
+        if let ReplyContent::Refused(refusal) = &content {
+            let topic = self.publisher.topics.camera(&refusal.camera, ANSWER);
+            messages.push(message(topic, None));
+        }
+        messages.extend(to.map(|ReplyTo { topic, correlation }| message(topic, correlation)));
+        for message in messages {
+            let topic = message.topic.clone();
+            if self.will_be_taken(&message, None) && !self.outbox.note(message) {
+                tracing::warn!(topic, "MQTT: too many replies are waiting; one is not sent");
+            }
         }
     }
 

@@ -12,8 +12,9 @@ use rumqttc::v5;
 use rumqttc::v5::mqttbytes::v5 as packets;
 use rumqttc::{Outgoing, Packet, QoS};
 
+use super::message::Message;
 use super::options::{self, Access, LARGEST_PACKET};
-use super::outbox::{Message, WINDOW};
+use super::outbox::WINDOW;
 
 /// Maximum number of queued requests: the window, three subscriptions and the DISCONNECT.
 const REQUESTS: usize = WINDOW + 4;
@@ -48,6 +49,7 @@ pub enum Heard {
         topic: String,
         payload: Bytes,
         retain: bool,
+        reply_to: Option<ReplyTo>,
     },
     /// A message was sent under this packet id.
     Sent(u16),
@@ -59,6 +61,13 @@ pub enum Heard {
     Disconnecting,
     /// An event of no interest.
     Other,
+}
+
+/// The topic on which an MQTT 5 client expects a reply, and the data by which it recognises it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ReplyTo {
+    pub topic: String,
+    pub correlation: Option<Vec<u8>>,
 }
 
 /// The end of a connection: the reason as text, and its cause.
@@ -106,11 +115,18 @@ pub fn open(version: Version, access: Access) -> (Client, Loop) {
 
 impl Client {
     pub fn publish(&self, message: Message) -> Result<(), String> {
-        let Message { topic, payload, retain } = message;
+        let properties = match self {
+            Client::V5(_) => properties(&message),
+            Client::V3(_) => packets::PublishProperties::default(),
+        };
+        let Message { topic, payload, retain, .. } = message;
         match self {
-            Client::V5(client) => client
-                .try_publish(topic, v5::mqttbytes::QoS::AtLeastOnce, retain, payload)
-                .map_err(|e| e.to_string()),
+            Client::V5(client) => {
+                let qos = v5::mqttbytes::QoS::AtLeastOnce;
+                client
+                    .try_publish_with_properties(topic, qos, retain, payload, properties)
+                    .map_err(|e| e.to_string())
+            }
             Client::V3(client) => client
                 .try_publish(topic, QoS::AtLeastOnce, retain, payload)
                 .map_err(|e| e.to_string()),
@@ -166,6 +182,18 @@ impl Loop {
     }
 }
 
+fn properties(message: &Message) -> packets::PublishProperties {
+    let seconds = |expiry: Duration| u32::try_from(expiry.as_secs()).unwrap_or(u32::MAX);
+    packets::PublishProperties {
+        payload_format_indicator: message.is_utf8().then_some(1),
+        message_expiry_interval: message.expiry.map(seconds),
+        correlation_data: message.correlation.clone().map(Bytes::from),
+        user_properties: message.user_properties(),
+        content_type: message.content_type().map(str::to_owned),
+        ..packets::PublishProperties::default()
+    }
+}
+
 fn heard_v5(event: v5::Event) -> Heard {
     use packets::{Packet, PubAckReason, SubscribeReasonCode};
     match event {
@@ -177,6 +205,10 @@ fn heard_v5(event: v5::Event) -> Heard {
             topic: String::from_utf8_lossy(&publish.topic).into_owned(),
             payload: publish.payload,
             retain: publish.retain,
+            reply_to: publish.properties.and_then(|properties| {
+                let correlation = properties.correlation_data.map(|data| data.to_vec());
+                Some(ReplyTo { topic: properties.response_topic?, correlation })
+            }),
         },
         v5::Event::Incoming(Packet::PubAck(ack)) => match ack.reason {
             PubAckReason::Success | PubAckReason::NoMatchingSubscribers => Heard::Taken(ack.pkid),
@@ -206,6 +238,7 @@ fn heard_v3(event: rumqttc::Event) -> Heard {
             topic: publish.topic,
             payload: publish.payload,
             retain: publish.retain,
+            reply_to: None,
         },
         Event::Incoming(Packet::PubAck(ack)) => Heard::Taken(ack.pkid),
         Event::Incoming(Packet::SubAck(ack))

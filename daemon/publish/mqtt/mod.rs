@@ -19,6 +19,7 @@ mod connection;
 mod discovery;
 mod link;
 mod losses;
+mod message;
 mod options;
 mod outbox;
 mod pictures;

@@ -15,6 +15,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::blame::Origin;
+use super::message::Message;
 use crate::event::{Event, EventId};
 
 /// Maximum number of unacknowledged messages, and of entries that are not done.
@@ -22,20 +23,6 @@ pub const WINDOW: usize = 16;
 
 /// A message without an entry (a refusal) is dropped if this many messages are waiting.
 const NOTES: usize = 64;
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct Message {
-    pub topic: String,
-    pub payload: Vec<u8>,
-    pub retain: bool,
-}
-
-impl Message {
-    /// Deletes what is retained on a topic.
-    pub fn removal(topic: String) -> Message {
-        Message { topic, payload: Vec::new(), retain: true }
-    }
-}
 
 pub struct Outbox {
     window: usize,
@@ -194,7 +181,7 @@ mod tests {
     }
 
     fn message() -> Message {
-        Message { topic: "t".into(), payload: Vec::new(), retain: false }
+        Message::removal("t".into())
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tokio::task::{AbortHandle, JoinSet};
 
-use crate::event::{Body, Event, FrameReference};
+use crate::event::{Body, Event, EventId, FrameReference};
 use crate::service::Service;
 
 /// The lookups in progress, at most one for each camera. Dropping this value cancels them.
@@ -21,11 +21,12 @@ pub struct Pictures {
 pub struct Picture {
     pub camera: Arc<str>,
     pub jpeg: Arc<[u8]>,
-    sequence: u64,
+    /// The caption that the frame belongs to.
+    pub event: EventId,
 }
 
 struct Lookup {
-    sequence: u64,
+    event: EventId,
     task: AbortHandle,
 }
 
@@ -33,21 +34,24 @@ impl Pictures {
     /// Looks up the frame of an event, if it is a caption that shows a change.
     pub fn look_up(&mut self, service: &Arc<dyn Service>, event: &Event) {
         let Some(frame) = frame_of(&event.body) else { return };
-        let (camera, sequence) = (event.camera.clone(), event.id.sequence);
+        let (camera, event) = (event.camera.clone(), event.id);
         let found = service.frame_jpeg(&camera, Some(frame.id.run), frame.id.number);
         let task = self.lookups.spawn({
             let camera = camera.clone();
             async move {
                 match found.await {
-                    Ok(frame) => Some(Picture { camera, jpeg: frame.jpeg, sequence }),
+                    Ok(frame) => Some(Picture { camera, jpeg: frame.jpeg, event }),
                     Err(error) => {
-                        tracing::debug!("MQTT: no picture with caption {sequence}: {error}");
+                        tracing::debug!(
+                            "MQTT: no picture with caption {}: {error}",
+                            event.sequence
+                        );
                         None
                     }
                 }
             }
         });
-        if let Some(older) = self.newest.insert(camera, Lookup { sequence, task }) {
+        if let Some(older) = self.newest.insert(camera, Lookup { event, task }) {
             older.task.abort();
         }
     }
@@ -66,7 +70,7 @@ impl Pictures {
     }
 
     fn is_newest(&self, picture: &Picture) -> bool {
-        self.newest.get(&picture.camera).is_some_and(|of| of.sequence == picture.sequence)
+        self.newest.get(&picture.camera).is_some_and(|of| of.event == picture.event)
     }
 }
 

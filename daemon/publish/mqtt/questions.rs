@@ -1,7 +1,8 @@
 //! Accepts questions over MQTT.
 //!
 //! Questions outlive a connection: an answer enters the journal, and the journal is what is
-//! published. Only a refusal has no event and is published directly.
+//! published. A refusal has no event and is published directly, and so is the reply to the response
+//! topic that an MQTT 5 client names.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,6 +13,8 @@ use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde_json::{Map, Value};
 use tokio::task::JoinSet;
 
+use super::link::ReplyTo;
+use crate::event::Event;
 use crate::metrics;
 use crate::question::{Draft, RawLength, RawTime, start_of};
 use crate::service::{AnswerItem, AnswerStream, AskError, Service};
@@ -39,7 +42,22 @@ pub const QUESTION_FIELDS: &[(&str, &str)] = &[
 /// The questions in progress. Dropping this value cancels them.
 #[derive(Default)]
 pub struct Questions {
-    under_way: JoinSet<Option<Refusal>>,
+    under_way: JoinSet<Option<Reply>>,
+}
+
+/// A reply to a client that is not an event of the journal, or that goes to a response topic.
+#[derive(Debug, PartialEq)]
+pub struct Reply {
+    /// The response topic, if the client named one.
+    pub to: Option<ReplyTo>,
+    pub content: ReplyContent,
+}
+
+#[derive(Debug, PartialEq)]
+pub enum ReplyContent {
+    /// An answer, which is in the journal too.
+    Answered(Arc<Event>),
+    Refused(Refusal),
 }
 
 /// The JSON that `<camera>/answer` carries instead of an answer.
@@ -63,26 +81,29 @@ impl Questions {
         service: &Arc<dyn Service>,
         camera: &str,
         payload: &[u8],
+        reply_to: Result<Option<ReplyTo>, String>,
     ) -> Result<(), Refusal> {
-        let draft = draft(camera, payload)
-            .inspect_err(|refusal| metrics::question_refused(refusal.reason))?;
+        let count = |refusal: &Refusal| metrics::question_refused(refusal.reason);
+        let draft = draft(camera, payload).inspect_err(count)?;
         let id = draft.id.clone();
         let refuse = |error: AskError| Refusal::new(camera, &id, &error);
+        let reply_to = reply_to.map_err(|why| refuse(AskError::InvalidQuestion(why)));
+        let reply_to = reply_to.inspect_err(count)?;
         let question = service.question(draft).map_err(refuse)?;
         if self.under_way.len() >= AT_ONCE {
             let retry_after = Duration::from_secs(1);
             return Err(refuse(AskError::QueueFull { waiting: AT_ONCE, retry_after }));
         }
         let answer = service.ask(question).map_err(refuse)?;
-        self.under_way.spawn(follow(answer, camera.to_owned(), id));
+        self.under_way.spawn(follow(answer, camera.to_owned(), id, reply_to));
         Ok(())
     }
 
-    /// Waits for the next answer that failed. Cancel safe.
-    pub async fn failed(&mut self) -> Refusal {
+    /// Waits for the next reply. Cancel safe.
+    pub async fn reply(&mut self) -> Reply {
         loop {
             match self.under_way.join_next().await {
-                Some(Ok(Some(refusal))) => return refusal,
+                Some(Ok(Some(reply))) => return reply,
                 Some(Ok(None)) => {}
                 Some(Err(error)) => tracing::error!("following an answer failed: {error}"),
                 None => std::future::pending().await,
@@ -92,18 +113,25 @@ impl Questions {
 }
 
 /// Reads the answer until it ends, because dropping the receiver would cancel it.
-async fn follow(mut answer: AnswerStream, camera: String, id: String) -> Option<Refusal> {
-    loop {
+async fn follow(
+    mut answer: AnswerStream,
+    camera: String,
+    id: String,
+    to: Option<ReplyTo>,
+) -> Option<Reply> {
+    let error = loop {
         match answer.recv().await {
             Some(AnswerItem::Part(_) | AnswerItem::Token(_)) => {}
-            Some(AnswerItem::Finished(_)) => return None,
-            Some(AnswerItem::Failed(error)) => return Some(Refusal::new(&camera, &id, &error)),
-            None => {
-                let error = AskError::ModelFailed("the answer ended early".into());
-                return Some(Refusal::new(&camera, &id, &error));
+            Some(AnswerItem::Finished(event)) => {
+                // Without a response topic, the journal's event is the reply.
+                let to = Some(to?);
+                return Some(Reply { to, content: ReplyContent::Answered(event) });
             }
+            Some(AnswerItem::Failed(error)) => break error,
+            None => break AskError::ModelFailed("the answer ended early".into()),
         }
-    }
+    };
+    Some(Reply { to, content: ReplyContent::Refused(Refusal::new(&camera, &id, &error)) })
 }
 
 /// Reads a question: text that begins with `{` is JSON, other text is the question itself. This

@@ -1,8 +1,9 @@
 //! Converts events to messages and defines the topics.
 
-use super::outbox::Message;
+use super::message::{Content, Message};
 use crate::config::Mqtt;
-use crate::event::{Body, CameraState, Event};
+use crate::event::{Body, CameraState, Event, EventId};
+use crate::question::start_of;
 
 /// Maximum number of characters of the short text, which is that of a state in Home Assistant.
 const STATE_CHARACTERS: usize = 255;
@@ -68,7 +69,8 @@ pub const TOPICS: &[Topic] = &[
     Topic {
         name: "CAMERA/ask",
         retained: false,
-        content: "questions, which clients publish: text or JSON",
+        content: "questions, which clients publish: text or JSON; with MQTT 5 the reply also goes to \
+                  the response topic, with the correlation data",
     },
 ];
 
@@ -77,11 +79,13 @@ pub const OFFLINE: &str = "offline";
 
 pub struct Topics {
     prefix: String,
+    /// First level of Home Assistant's topics.
+    discovery: Option<String>,
 }
 
 impl Topics {
     pub fn new(config: &Mqtt) -> Topics {
-        Topics { prefix: config.topic_prefix.clone() }
+        Topics { prefix: config.topic_prefix.clone(), discovery: config.discovery.clone() }
     }
 
     /// Returns the topic of the daemon's availability. The last will publishes `offline` there.
@@ -99,6 +103,23 @@ impl Topics {
         self.camera("+", ASK)
     }
 
+    /// Returns an error if a reply may not be published on a topic that a client names: it has
+    /// wildcards, or it is one of this daemon's or the broker's own.
+    pub fn check_reply(&self, topic: &str) -> Result<(), String> {
+        let below = |prefix: &str| topic.split('/').next() == Some(prefix);
+        let is_own = below(&self.prefix) || self.discovery.as_deref().is_some_and(below);
+        let is_name = !topic.is_empty() && !topic.contains(['+', '#', '\0']);
+        if is_name && !is_own && !topic.starts_with('$') {
+            return Ok(());
+        }
+        let prefix = &self.prefix;
+        let found = start_of(topic);
+        Err(format!(
+            "the response topic is {found:?}; wanted one without + and #, and not below {prefix}/, \
+             Home Assistant's topics or $"
+        ))
+    }
+
     /// Returns the camera that a question's topic names.
     pub fn asked<'a>(&self, topic: &'a str) -> Option<&'a str> {
         topic.strip_prefix(&self.prefix)?.strip_prefix('/')?.strip_suffix(ASK)?.strip_suffix('/')
@@ -109,26 +130,30 @@ impl Topics {
     /// availability.
     pub fn messages(&self, event: &Event, state: CameraState) -> Vec<Message> {
         let json = event_json(event);
-        let message = |what, payload, retain| Message {
-            topic: self.camera(&event.camera, what),
-            payload,
-            retain,
+        let message = |what, payload, content, retain| Message {
+            event: Some(event.id),
+            ..Message::new(self.camera(&event.camera, what), payload, content, retain)
         };
+        let each = |what, json| message(what, json, Content::Json, false);
+        let last = |what, json| message(what, json, Content::Json, true);
         match &event.body {
             // A window without a change does not replace the caption of the last one with a change.
             Body::Caption(caption) if caption.unchanged.is_some() => {
-                vec![message(CAPTION, json, false)]
+                vec![each(CAPTION, json)]
             }
-            Body::Caption(caption) => vec![
-                message(CAPTION, json.clone(), false),
-                message(LAST_CAPTION, json, true),
-                message(LAST_CAPTION_TEXT, short_text(&caption.inference.text).into_bytes(), true),
-            ],
-            Body::Answer(_) => vec![message(ANSWER, json, false)],
+            Body::Caption(caption) => {
+                let text = short_text(&caption.inference.text).into_bytes();
+                vec![
+                    each(CAPTION, json.clone()),
+                    last(LAST_CAPTION, json),
+                    message(LAST_CAPTION_TEXT, text, Content::Text, true),
+                ]
+            }
+            Body::Answer(_) => vec![each(ANSWER, json)],
             Body::CameraStatus(_) => {
                 vec![
-                    message(STATUS_CHANGE, json.clone(), false),
-                    message(STATUS, json, true),
+                    each(STATUS_CHANGE, json.clone()),
+                    last(STATUS, json),
                     self.camera_available(&event.camera, state),
                 ]
             }
@@ -137,15 +162,17 @@ impl Topics {
 
     pub fn camera_available(&self, camera: &str, state: CameraState) -> Message {
         let payload = if state == CameraState::Live { ONLINE } else { OFFLINE };
-        Message { topic: self.camera(camera, AVAILABLE), payload: payload.into(), retain: true }
+        Message::new(self.camera(camera, AVAILABLE), payload.into(), Content::Text, true)
     }
 
-    pub fn last_frame(&self, camera: &str, jpeg: &[u8]) -> Message {
-        Message { topic: self.camera(camera, LAST_FRAME), payload: jpeg.into(), retain: true }
+    /// Returns the message of a frame with the last caption, which is `event`.
+    pub fn last_frame(&self, camera: &str, jpeg: &[u8], event: EventId) -> Message {
+        let topic = self.camera(camera, LAST_FRAME);
+        Message { event: Some(event), ..Message::new(topic, jpeg.into(), Content::Jpeg, true) }
     }
 
     pub fn daemon_available(&self, payload: &str) -> Message {
-        Message { topic: self.available(), payload: payload.into(), retain: true }
+        Message::new(self.available(), payload.into(), Content::Text, true)
     }
 
     /// Returns the messages that delete what is retained for a camera.
@@ -174,7 +201,7 @@ fn short_text(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{CameraStatus, EventId};
+    use crate::event::CameraStatus;
 
     #[test]
     fn a_long_state_is_cut_between_characters() {
@@ -188,14 +215,14 @@ mod tests {
 
     #[test]
     fn every_message_has_a_listed_topic() {
-        let topics = Topics { prefix: "p".into() };
+        let topics = Topics { prefix: "p".into(), discovery: None };
         let status = CameraStatus::connecting(std::time::SystemTime::UNIX_EPOCH);
         let id = EventId { run: 1, sequence: 1 };
         let epoch = std::time::SystemTime::UNIX_EPOCH;
         let event = Event::new(id, epoch, "gate".into(), Body::CameraStatus(status));
         let mut messages = topics.messages(&event, CameraState::Live);
         messages.push(topics.daemon_available(ONLINE));
-        messages.push(topics.last_frame("gate", b"jpeg"));
+        messages.push(topics.last_frame("gate", b"jpeg", event.id));
         messages.extend(topics.removals("gate"));
         for message in messages {
             let name = message.topic.replacen("p/", "", 1).replacen("gate", "CAMERA", 1);
@@ -209,8 +236,16 @@ mod tests {
     }
 
     #[test]
-    fn a_question_names_its_camera() {
-        let topics = Topics { prefix: "lookout".into() };
+    fn a_question_names_its_camera_and_perhaps_a_response_topic() {
+        let topics = Topics { prefix: "lookout".into(), discovery: Some("ha".into()) };
+        for topic in ["app/replies", "lookouts/x", "replies"] {
+            assert_eq!(topics.check_reply(topic), Ok(()));
+        }
+        for topic in
+            ["", "app/+", "#", "a\0b", "$SYS/x", "lookout/gate/ask", "lookout", "ha/device/x"]
+        {
+            assert!(topics.check_reply(topic).is_err(), "{topic}");
+        }
         assert_eq!(topics.asked("lookout/gate/ask"), Some("gate"));
         assert_eq!(topics.asked("lookout/gate/answer"), None);
         assert_eq!(topics.asked("lookouts/gate/ask"), None);

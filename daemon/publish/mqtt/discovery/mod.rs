@@ -11,7 +11,7 @@ mod tests;
 
 use serde_json::{Value, json};
 
-use super::outbox::Message;
+use super::message::{Content, Message};
 use super::topics::Topics;
 use crate::config::Mqtt;
 
@@ -71,7 +71,7 @@ impl Discovery {
 }
 
 fn message(topic: String, config: &Value) -> Message {
-    Message { topic, payload: config.to_string().into_bytes(), retain: true }
+    Message::new(topic, config.to_string().into_bytes(), Content::Json, true)
 }
 
 /// Returns the `origin` of a device: the program that describes it.
