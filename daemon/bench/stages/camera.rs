@@ -74,7 +74,7 @@ fn next(
     status: &Mutex<Option<CameraStatus>>,
 ) -> anyhow::Result<Arrival> {
     arrivals.recv_timeout(patience).map_err(|_| {
-        let status = lock(&status);
+        let status = lock(status);
         let why = status.as_ref().map_or("not connected", |status| &status.reason);
         anyhow!("the clip gave no frame for {} s: {why}", patience.as_secs())
     })
