@@ -31,8 +31,15 @@ pub struct Event {
     #[serde(with = "rfc3339")]
     pub published_at: SystemTime,
     pub camera: Arc<str>,
+    /// True if the event is exempt from retention.
+    #[serde(skip_serializing_if = "is_false")]
+    pub kept: bool,
     #[serde(flatten)]
     pub body: Body,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 impl Event {
@@ -40,7 +47,7 @@ impl Event {
     pub fn new(id: EventId, published_at: SystemTime, camera: Arc<str>, body: Body) -> Event {
         let since = published_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let time = Timestamp::from_unix(NoContext, since.as_secs(), since.subsec_nanos());
-        Event { id, uuid: Uuid::new_v7(time), published_at, camera, body }
+        Event { id, uuid: Uuid::new_v7(time), published_at, camera, kept: false, body }
     }
 }
 

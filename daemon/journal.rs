@@ -16,10 +16,10 @@ use std::time::SystemTime;
 use crate::event::{Body, Event, EventId};
 use crate::frame::FrameId;
 
-pub use memory::{CAPACITY, HELD_FOR, MemoryJournal};
+pub use memory::{Batch, CAPACITY, HELD_FOR, MemoryJournal};
 pub use query::{
-    CameraCoverage, EventFilter, EventPage, MeaningCoverage, Pending, Query, QueryError,
-    SearchCoverage, SearchHit, SearchMode, SearchPage, SearchQuery,
+    CameraCoverage, Deleted, Deletion, EventFilter, EventPage, MeaningCoverage, Pending, Query,
+    QueryError, SearchCoverage, SearchHit, SearchMode, SearchPage, SearchQuery,
 };
 
 /// Numbered events, appended by the daemon and read by the interfaces.
@@ -81,6 +81,14 @@ pub trait Journal: Send + Sync + 'static {
     fn visible(&self, _sequence: u64) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
         Box::pin(std::future::ready(()))
     }
+
+    /// Marks an event as kept, or removes the mark. Returns the event.
+    fn keep(&self, _id: EventId, _kept: bool) -> Pending<'_, Arc<Event>> {
+        Box::pin(std::future::ready(Err(QueryError::NoStore)))
+    }
+
+    /// Deletes events, so that no byte of them is left in memory and on disk.
+    fn delete(&self, deletion: Deletion) -> Pending<'_, Deleted>;
 
     /// Waits until every event is stored, or cannot be. Returns at once if nothing is stored.
     fn flush(&self) {}

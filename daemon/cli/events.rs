@@ -44,7 +44,7 @@ pub struct Search {
 }
 
 #[derive(Args)]
-struct Filter {
+pub struct Filter {
     /// Include only this camera; may be repeated.
     #[arg(long, value_name = "NAME")]
     camera: Vec<String>,
@@ -81,7 +81,7 @@ impl Mode {
 }
 
 impl Filter {
-    fn read(self) -> EventFilter {
+    pub fn read(self) -> EventFilter {
         EventFilter {
             cameras: self.camera,
             kinds: self.kind,

@@ -4,6 +4,7 @@ mod ask;
 mod check;
 mod events;
 mod inspect;
+mod journal;
 mod run;
 
 use std::io::{self, Write};
@@ -52,10 +53,33 @@ enum Command {
     ///
     /// Example: lookout search "red car" --last 24h
     Search(events::Search),
+    /// Mark an event as kept: it stays in the journal, whatever its age.
+    ///
+    /// Example: lookout keep 1234
+    Keep(journal::Keep),
+    /// Delete the events about a span of time from the journal, with their frames.
+    ///
+    /// Captions and answers are deleted whose window overlaps the span. Nothing of them is left in
+    /// the journal's files. Frames in the buffer stay, and so does what clients and the broker have
+    /// received.
+    ///
+    /// Example: lookout delete --from 2026-03-01T14:05:00Z --to 2026-03-01T14:10:00Z --camera gate
+    Delete(journal::Delete),
+    /// Export events with their frames to one ZIP file.
+    ///
+    /// events.jsonl has the JSON of each event, the newest first; frames/ has the JPEGs. After
+    /// unpacking, `sha256sum -c SHA256SUMS` checks all files.
+    ///
+    /// Example: lookout export gate.zip --last 24h --camera gate
+    Export(journal::Export),
     /// Ask about a camera's most recent window, or a range of time in its buffer.
     ///
     /// Example: lookout ask gate "Did anyone come to the gate?" --last 10m
     Ask(ask::Ask),
+    /// Save the JPEGs of all frames of an event.
+    ///
+    /// Example: lookout frames 1234 --into frames
+    Frames(journal::Frames),
     /// Save the JPEG of a frame that an event names.
     Frame(Frame),
     /// Run a complete demo on this machine: rendered cameras, a broker and a small model.
@@ -158,6 +182,10 @@ fn execute(command: Command) -> Result<ExitCode, Failure> {
         Command::Watch(args) => runtime.block_on(success(watch(args, out))),
         Command::Events(args) => runtime.block_on(success(events::events(args, out))),
         Command::Search(args) => runtime.block_on(success(events::search(args, out))),
+        Command::Keep(args) => runtime.block_on(success(journal::keep(args, out))),
+        Command::Delete(args) => runtime.block_on(success(journal::delete(args, out))),
+        Command::Export(args) => runtime.block_on(success(journal::export(args, out))),
+        Command::Frames(args) => runtime.block_on(success(journal::frames(args, out))),
         Command::Ask(args) => runtime.block_on(success(ask::ask(args, out))),
         Command::Frame(Frame { client, camera, number, run, output }) => {
             let frame = client::frame(&client.server, &camera, (run, number), &output, out);

@@ -9,7 +9,7 @@ use crate::proto;
 use crate::wire::{decode, encode};
 
 /// Number of events that are requested at a time.
-const PAGE: usize = 200;
+pub(super) const PAGE: usize = 200;
 
 /// Prints the newest events, at most `limit`, from the oldest of them to the newest.
 pub async fn list_events(

@@ -5,7 +5,9 @@
 //! to exit codes.
 
 mod ask;
+mod changes;
 mod events;
+mod export;
 mod replay;
 mod search;
 mod text;
@@ -21,7 +23,9 @@ use tonic_types::StatusExt;
 
 pub use crate::wire::decode::UnexpectedReply;
 pub use ask::ask;
+pub use changes::{Deletion, delete, frames, keep};
 pub use events::list_events;
+pub use export::export;
 pub use replay::{Replayed, replay};
 pub use search::search_events;
 
@@ -88,6 +92,10 @@ pub enum ClientError {
     Broken { address: String, why: String },
     #[error(transparent)]
     UnexpectedReply(#[from] UnexpectedReply),
+    #[error("none of the event's {frames} frames is stored or in the buffer")]
+    NoFrames { frames: usize },
+    #[error("stopped; no file was written")]
+    Stopped,
     #[error("cannot write {to}: {why}")]
     Write { to: String, why: io::Error },
 }

@@ -35,13 +35,14 @@ pub fn event_line(event: &Event) -> String {
     }
 }
 
-/// Formats an event as one line with its date, without a line end.
+/// Formats an event as one line with its date and its name, without a line end.
 pub fn dated_event_line(event: &Event) -> String {
     let time = match &event.body {
         Body::CameraStatus(status) => status.since,
         body => body.inference().map_or(event.published_at, |inference| inference.window.to),
     };
-    format!("{} {}", date(time), event_line(event))
+    let EventId { run, sequence } = event.id;
+    format!("{} {}   [event {sequence} of run {run}]", date(time), event_line(event))
 }
 
 /// Formats a result of a search as one line, without a line end.

@@ -172,6 +172,11 @@ impl StoreCursor {
                 self.next = after(event.id);
                 Some(Step::Read(Read::Event(event)))
             }
+            // The events were deleted.
+            Read::Missed(Some(missed)) if is_in_memory(&self.shared, self.next) => {
+                self.next.sequence += missed;
+                Some(Step::Read(Read::Missed(Some(missed))))
+            }
             // The event left memory just now: the database has it.
             Read::Missed(_) => {
                 self.live = None;

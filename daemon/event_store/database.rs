@@ -15,6 +15,9 @@ use crate::event::{Body, Event, EventId, Inference};
 use crate::journal::EventJpeg;
 use crate::wire::encode;
 
+/// Longest wait for another connection.
+pub const BUSY: Duration = Duration::from_secs(2);
+
 /// Number of events that one step of the retention deletes.
 const DELETED_AT_ONCE: i64 = 1_000;
 
@@ -33,14 +36,16 @@ pub enum RowChange {
 
 /// The database, opened for writing.
 pub struct Database {
-    connection: Connection,
+    pub(super) connection: Connection,
 }
 
 impl Database {
     /// Opens or creates the database in a folder, and brings it to the newest version.
     pub fn open(folder: &Path) -> Result<Database, StoreError> {
         let connection = Connection::open(folder.join(FILE))?;
-        connection.busy_timeout(Duration::from_secs(2))?;
+        connection.busy_timeout(BUSY)?;
+        // What is deleted is overwritten, so that a deletion for privacy leaves nothing in the file.
+        connection.pragma_update(None, "secure_delete", true)?;
         connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         // A crash of the daemon loses nothing. A power failure may lose the last moments, and
@@ -143,7 +148,8 @@ impl Database {
         newest::captions(&self.connection)
     }
 
-    /// Deletes the oldest events published before a time, at most [`DELETED_AT_ONCE`] of them.
+    /// Deletes the oldest events that are not kept, published before a time, at most
+    /// [`DELETED_AT_ONCE`] of them.
     /// Returns their number.
     pub fn delete_before(&self, time: SystemTime) -> Result<usize, StoreError> {
         // The oldest events by position, up to the first that is young enough: a clock that was set
@@ -151,14 +157,18 @@ impl Database {
         let first_to_keep: Option<i64> = self
             .connection
             .query_row(
-                "SELECT id FROM (SELECT id, published_ms FROM events ORDER BY id LIMIT ?) \
+                "SELECT id FROM (SELECT id, published_ms FROM events \
+                 WHERE id NOT IN (SELECT event FROM kept_events) ORDER BY id LIMIT ?) \
                  WHERE published_ms >= ? ORDER BY id LIMIT 1",
                 params![DELETED_AT_ONCE, milliseconds(time)],
                 |row| row.get(0),
             )
             .optional()?;
         let deleted = match first_to_keep {
-            Some(id) => self.connection.execute("DELETE FROM events WHERE id < ?", [id])?,
+            Some(id) => self.connection.execute(
+                "DELETE FROM events WHERE id < ? AND id NOT IN (SELECT event FROM kept_events)",
+                [id],
+            )?,
             None => self.delete_oldest()?,
         };
         self.give_back(deleted)?;
@@ -173,7 +183,8 @@ impl Database {
         while self.bytes()? > bytes && begun.elapsed() < STEP {
             let stripped = self.connection.execute(
                 "DELETE FROM event_jpegs WHERE event IN \
-                 (SELECT DISTINCT event FROM event_jpegs ORDER BY event LIMIT ?)",
+                 (SELECT DISTINCT event FROM event_jpegs \
+                  WHERE event NOT IN (SELECT event FROM kept_events) ORDER BY event LIMIT ?)",
                 [STRIPPED_AT_ONCE],
             )?;
             let gone = if stripped == 0 { self.delete_oldest()? } else { 0 };
@@ -188,13 +199,14 @@ impl Database {
 
     fn delete_oldest(&self) -> Result<usize, StoreError> {
         Ok(self.connection.execute(
-            "DELETE FROM events WHERE id IN (SELECT id FROM events ORDER BY id LIMIT ?)",
+            "DELETE FROM events WHERE id IN (SELECT id FROM events \
+             WHERE id NOT IN (SELECT event FROM kept_events) ORDER BY id LIMIT ?)",
             [DELETED_AT_ONCE],
         )?)
     }
 
     /// Returns freed pages to the file system.
-    fn give_back(&self, deleted: usize) -> Result<(), StoreError> {
+    pub(super) fn give_back(&self, deleted: usize) -> Result<(), StoreError> {
         if deleted > 0 {
             let mut vacuum = self.connection.prepare_cached("PRAGMA incremental_vacuum(4096)")?;
             let mut rows = vacuum.query([])?;

@@ -54,6 +54,14 @@ impl JpegQueue {
         removed
     }
 
+    /// Removes the JPEGs of one event.
+    pub fn forget(&mut self, sequence: u64) {
+        let found = self.waiting.binary_search_by_key(&sequence, |(sequence, _)| *sequence);
+        if let Some((_, jpegs)) = found.ok().and_then(|at| self.waiting.remove(at)) {
+            self.bytes -= bytes_of(&jpegs);
+        }
+    }
+
     /// Removes the JPEGs of the oldest event. Returns their number.
     fn pop(&mut self) -> Option<usize> {
         let (_, jpegs) = self.waiting.pop_front()?;

@@ -8,6 +8,7 @@
 //! Not here: what an event contains (`event`), and the ring of the newest events
 //! (`journal/memory`), from which readers that keep up are served.
 
+mod changes;
 mod coverage;
 mod cursor;
 mod database;
@@ -26,6 +27,7 @@ mod values;
 mod words;
 mod writer;
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -33,14 +35,17 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
+use tokio::sync::{Semaphore, oneshot};
+
 use crate::embedding::TextEmbedder;
 use crate::event::{Body, Event, EventId};
 use crate::frame::FrameId;
 use crate::journal::{
-    self, Cursor, EventJpeg, EventPage, HELD_FOR, Journal, MemoryJournal, Pending, Query,
-    QueryError, SearchPage, SearchQuery,
+    self, Cursor, Deleted, Deletion, EventJpeg, EventPage, HELD_FOR, Journal, MemoryJournal,
+    Pending, Query, QueryError, SearchPage, SearchQuery,
 };
 use crate::sync::{Waiting, lock};
+use changes::Change;
 use cursor::{Start, StoreCursor};
 use jpegs::JpegQueue;
 use meaning::Meaning;
@@ -49,6 +54,9 @@ use positions::Positions;
 use read::Readers;
 use values::StoreError;
 use writer::Writer;
+
+/// Maximum number of changes to stored events that wait; further ones wait for their turn.
+const CHANGES: usize = 4;
 
 /// Longest wait for the last events to be stored when the daemon stops.
 const FLUSH: Duration = Duration::from_secs(1);
@@ -111,6 +119,7 @@ impl EventStore {
             meaning: meaning.clone(),
             positions: Mutex::default(),
             earlier_captions: Mutex::default(),
+            changes: Semaphore::new(CHANGES),
         });
         let writer = Writer::new(shared.clone(), self.opened);
         let mut threads = vec![spawn("journal", move || writer.run())?];
@@ -164,6 +173,8 @@ struct Shared {
     positions: Mutex<Positions>,
     /// Each camera's newest caption of the earlier runs.
     earlier_captions: Mutex<Vec<Arc<Event>>>,
+    /// A permit for each change that may wait.
+    changes: Semaphore,
 }
 
 #[derive(Default)]
@@ -173,6 +184,8 @@ struct WriterState {
     stop: bool,
     /// Sequence up to which every event is stored, or was given up.
     written: u64,
+    /// Changes to stored events, in the order of their requests.
+    changes: VecDeque<Change>,
 }
 
 impl Shared {
@@ -181,6 +194,21 @@ impl Shared {
         let mut state = self.state.wait(timeout, |state| state.has_work || state.stop);
         state.has_work = false;
         state.stop
+    }
+
+    /// Has the writer make a change, and waits for its result.
+    async fn change<T>(
+        &self,
+        change: impl FnOnce(changes::Reply<T>) -> Change,
+    ) -> Result<T, QueryError> {
+        let stopping = || QueryError::Unwritable("the daemon is stopping".into());
+        let _permit = self.changes.acquire().await.map_err(|_| stopping())?;
+        let (reply, result) = oneshot::channel();
+        self.state.change_for_all(|state| {
+            state.changes.push_back(change(reply));
+            state.has_work = true;
+        });
+        result.await.unwrap_or_else(|_| Err(stopping()))
     }
 
     fn set_written(&self, up_to: u64) {
@@ -342,6 +370,14 @@ impl Journal for StoredJournal {
 
     fn visible(&self, sequence: u64) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
         Box::pin(self.shared.visible(sequence))
+    }
+
+    fn keep(&self, id: EventId, kept: bool) -> Pending<'_, Arc<Event>> {
+        Box::pin(self.shared.change(move |reply| Change::Keep { id, kept, reply }))
+    }
+
+    fn delete(&self, deletion: Deletion) -> Pending<'_, Deleted> {
+        Box::pin(self.shared.change(move |reply| Change::delete(deletion, reply)))
     }
 
     fn flush(&self) {

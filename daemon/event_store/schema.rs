@@ -3,13 +3,14 @@
 //! `events` has a row per event, with its columns for filters and the whole event as the protobuf
 //! message `lookout.v1.Event`. `texts` is the full-text index over the texts of captions and
 //! answers; captions that say "unchanged" are not in it. `jpegs` has each stored frame once,
-//! `event_jpegs` says which events need it, and `jpeg_totals` sums the frames up. Triggers delete
-//! what no event needs any more. `vectors` has the vector of a text for the search by meaning, and
-//! `vectors_pending` the events that have a text and no vector. `recorded` has, per camera and
-//! minute, the number of captions whose window ends in it, and the time that they cover. `readers`
-//! has the position of each named reader. `clock` has the largest number of milliseconds by which an
-//! event was published before an earlier one, because the host's clock was set back: with it, a span
-//! of time is a range of rows (`read`).
+//! `event_jpegs` says which events need it, and `jpeg_totals` sums the frames up. `kept_events` has
+//! the events that are exempt from retention. Triggers delete what no event needs any more.
+//! `vectors` has the vector of a text for the search by meaning, and `vectors_pending` the events
+//! that have a text and no vector. `recorded` has, per camera and minute, the number of captions
+//! whose window ends in it, and the time that they cover. `readers` has the position of each named
+//! reader. `clock` has the largest number of milliseconds by which an event was published before an
+//! earlier one, because the host's clock was set back: with it, a span of time is a range of rows
+//! (`read`).
 
 use rusqlite::Connection;
 
@@ -148,6 +149,13 @@ pub const MIGRATIONS: &[&str] = &[
         UPDATE clock SET set_back_ms =
             max(set_back_ms, (SELECT max(published_ms) FROM events) - new.published_ms);
     END;
+    ",
+    "
+    CREATE TABLE kept_events (event INTEGER PRIMARY KEY);
+    CREATE TRIGGER events_delete_kept AFTER DELETE ON events BEGIN
+        DELETE FROM kept_events WHERE event = old.id;
+    END;
+    CREATE INDEX events_window ON events (window_to_ms, window_from_ms);
     ",
 ];
 

@@ -1,5 +1,6 @@
 //! The journal on disk, with real files.
 
+mod changes;
 mod clock;
 mod faults;
 mod jpegs;

@@ -18,7 +18,7 @@ use super::values::StoreError;
 use super::{Settings, Shared};
 use crate::event::Event;
 use crate::frame::difference;
-use crate::journal::Journal;
+use crate::journal::{Batch, Journal};
 use crate::metrics::{self, JpegLoss};
 use crate::sync::lock;
 
@@ -95,6 +95,7 @@ impl Writer {
             self.write_waiting();
             self.write_positions();
             self.write_vectors();
+            self.change();
             if Instant::now() >= self.next_upkeep {
                 self.next_upkeep = Instant::now() + UPKEEP;
                 self.keep_up();
@@ -163,14 +164,16 @@ impl Writer {
 
     fn write_waiting(&mut self) {
         while let Some(opened) = &mut self.opened {
-            let (events, dropped) = self.shared.memory.after(self.written, BATCH);
+            let Batch { events, dropped, up_to } = self.shared.memory.after(self.written, BATCH);
             if dropped > 0 {
                 metrics::journal_events_not_stored(dropped);
                 self.written += dropped;
                 let jpegs = lock(&self.shared.jpegs).remove(self.written) as u64;
                 metrics::journal_jpegs_not_stored(JpegLoss::Event, jpegs);
             }
-            let Some(last) = events.last().map(|event| event.id.sequence) else { break };
+            if up_to == self.written {
+                break;
+            }
             let with_jpegs = events.iter().map(|event| {
                 let jpegs = lock(&self.shared.jpegs).of(event.id.sequence);
                 (&**event, jpegs)
@@ -178,7 +181,7 @@ impl Writer {
             match opened.database.append(with_jpegs) {
                 Ok(frames) => {
                     metrics::journal_jpegs_stored(frames);
-                    self.stored(&events, last);
+                    self.stored(&events, up_to);
                 }
                 Err(error) => {
                     self.opened = None;
@@ -193,6 +196,23 @@ impl Writer {
         if self.opened.is_none() {
             self.shared.memory.release(newest);
             self.shared.set_written(newest);
+        }
+    }
+
+    /// Makes a step of the oldest change that was requested.
+    fn change(&mut self) {
+        let Some(change) = self.shared.state.lock().changes.pop_front() else { return };
+        let Some(opened) = &mut self.opened else {
+            let why = lock(&self.shared.problem).clone();
+            return change.refuse(&why);
+        };
+        match change.step(&self.shared, &mut opened.database, self.written) {
+            Ok(next) => {
+                let mut state = self.shared.state.lock();
+                next.into_iter().for_each(|change| state.changes.push_front(change));
+                state.has_work |= !state.changes.is_empty();
+            }
+            Err(error) => self.fail(&error),
         }
     }
 

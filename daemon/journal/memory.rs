@@ -12,8 +12,8 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::watch;
 
 use super::{
-    Cursor, EventJpeg, EventPage, Journal, Pending, Query, QueryError, Read, SearchPage,
-    SearchQuery,
+    Cursor, Deleted, Deletion, EventJpeg, EventPage, Journal, Pending, Query, QueryError, Read,
+    SearchPage, SearchQuery,
 };
 use crate::event::{Body, Event, EventId, EventKind};
 use crate::sync::lock;
@@ -40,7 +40,8 @@ struct Shared {
 }
 
 struct Ring {
-    events: VecDeque<Arc<Event>>,
+    /// The newest events in order, `None` for one that was deleted.
+    events: VecDeque<Option<Arc<Event>>>,
     /// Each camera's newest caption and newest change of state among the events that have left the
     /// ring, for [`Journal::newest`].
     left: HashMap<(Arc<str>, EventKind), Arc<Event>>,
@@ -52,6 +53,16 @@ struct Ring {
     holds_back: bool,
     /// Time of the first event that is held back.
     held_since: Option<Instant>,
+}
+
+/// Consecutive events.
+pub struct Batch {
+    /// The events that were not deleted.
+    pub events: Vec<Arc<Event>>,
+    /// Number of events before them that left the ring.
+    pub dropped: u64,
+    /// The last sequence of the batch, also if that event was deleted.
+    pub up_to: u64,
 }
 
 impl MemoryJournal {
@@ -115,20 +126,44 @@ impl MemoryJournal {
         }
     }
 
-    /// Returns the oldest events after a sequence, at most `limit`, and the number of events
-    /// between that were dropped.
-    pub fn after(&self, sequence: u64, limit: usize) -> (Vec<Arc<Event>>, u64) {
+    /// Returns the oldest events after a sequence, at most `limit`.
+    pub fn after(&self, sequence: u64, limit: usize) -> Batch {
         let ring = self.0.ring();
         let first = (sequence + 1).max(ring.oldest());
         let skipped = usize::try_from(first - ring.oldest()).unwrap_or(usize::MAX);
-        let events = ring.events.iter().skip(skipped).take(limit).cloned().collect();
-        (events, first - (sequence + 1))
+        let up_to = (first - 1 + limit as u64).min(ring.next - 1);
+        let events = ring.events.iter().skip(skipped).take(limit).flatten().cloned().collect();
+        Batch { events, dropped: first - (sequence + 1), up_to }
+    }
+
+    /// Replaces an event by another version of it, if it is held.
+    pub fn replace(&self, event: Arc<Event>) {
+        let mut ring = self.0.ring();
+        if event.id.run == self.0.run
+            && let Some(held @ Some(_)) = ring.slot(event.id.sequence)
+        {
+            *held = Some(event);
+        }
+    }
+
+    /// Deletes events. Returns their sequences.
+    pub fn delete_events(&self, deletion: &Deletion) -> Vec<u64> {
+        let mut ring = self.0.ring();
+        ring.left.retain(|_, event| !deletion.includes(event));
+        let mut deleted = Vec::new();
+        for slot in &mut ring.events {
+            if let Some(event) = slot.take_if(|event| deletion.includes(event)) {
+                deleted.push(event.id.sequence);
+            }
+        }
+        deleted
     }
 
     /// Returns the page of the events after a sequence.
     pub fn page_after(&self, sequence: u64, query: &Query) -> EventPage {
         let ring = self.0.ring();
-        let later = ring.events.iter().rev().take_while(|event| event.id.sequence > sequence);
+        let later =
+            ring.events.iter().rev().flatten().take_while(|event| event.id.sequence > sequence);
         let wanted = later.filter(|event| {
             event.id.sequence <= ring.released
                 && query.before.is_none_or(|before| event.id < before)
@@ -220,6 +255,7 @@ impl Journal for MemoryJournal {
             .events
             .iter()
             .rev()
+            .flatten()
             .skip_while(|event| event.id.sequence > up_to)
             .chain(left)
             .filter(|event| shows_a_camera(&event.body))
@@ -232,7 +268,7 @@ impl Journal for MemoryJournal {
 
     fn read_since(&self, time: SystemTime) -> Box<dyn Cursor> {
         let ring = self.0.ring();
-        let first = ring.events.iter().find(|event| event.published_at >= time);
+        let first = ring.events.iter().flatten().find(|event| event.published_at >= time);
         let next = first.map_or(ring.next, |event| event.id.sequence);
         drop(ring);
         self.cursor(next, false)
@@ -240,6 +276,13 @@ impl Journal for MemoryJournal {
 
     fn list(&self, query: Query) -> Pending<'_, EventPage> {
         Box::pin(std::future::ready(Ok(self.page_after(0, &query))))
+    }
+
+    fn delete(&self, deletion: Deletion) -> Pending<'_, Deleted> {
+        let events = self.delete_events(&deletion).len() as u64;
+        // Without a journal on disk, no event is kept and no JPEG is stored.
+        let deleted = Deleted { events, ..Deleted::default() };
+        Box::pin(std::future::ready(Ok(deleted)))
     }
 
     fn search(&self, _query: SearchQuery) -> Pending<'_, SearchPage> {
@@ -259,12 +302,12 @@ impl Ring {
         let event = Arc::new(Event::new(id, SystemTime::now(), camera, body));
         self.next += 1;
         if self.events.len() == self.capacity
-            && let Some(event) = self.events.pop_front()
+            && let Some(Some(event)) = self.events.pop_front()
             && shows_a_camera(&event.body)
         {
             self.left.insert((event.camera.clone(), event.body.kind()), event);
         }
-        self.events.push_back(event.clone());
+        self.events.push_back(Some(event.clone()));
         let held_since = *self.held_since.get_or_insert_with(Instant::now);
         let is_full = event.id.sequence - self.released > HELD_MAX;
         if !self.holds_back || is_full || held_since.elapsed() > HELD_FOR {
@@ -285,7 +328,19 @@ impl Ring {
 
     fn get(&self, sequence: u64) -> Option<&Arc<Event>> {
         let at = sequence.checked_sub(self.oldest())?;
-        self.events.get(usize::try_from(at).ok()?)
+        self.events.get(usize::try_from(at).ok()?)?.as_ref()
+    }
+
+    fn slot(&mut self, sequence: u64) -> Option<&mut Option<Arc<Event>>> {
+        let at = sequence.checked_sub(self.oldest())?;
+        self.events.get_mut(usize::try_from(at).ok()?)
+    }
+
+    /// Returns the number of consecutive events from a sequence on that readers may see and that
+    /// were deleted.
+    fn deleted_from(&self, sequence: u64) -> u64 {
+        let deleted = |at: &u64| self.get(*at).is_none();
+        (sequence..=self.released).take_while(deleted).count() as u64
     }
 }
 
@@ -342,6 +397,11 @@ impl Cursor for MemoryCursor {
             self.next = oldest;
             return Some(Read::Missed(Some(missed)));
         }
+        let deleted = ring.deleted_from(self.next);
+        if deleted > 0 {
+            self.next += deleted;
+            return Some(Read::Missed(Some(deleted)));
+        }
         let event = ring.get(self.next).filter(|event| event.id.sequence <= ring.released)?.clone();
         self.next += 1;
         Some(Read::Event(event))
@@ -349,142 +409,4 @@ impl Cursor for MemoryCursor {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::event::{CameraStatus, EventId};
-    use crate::journal::EventFilter;
-
-    const RUN: u64 = 1_760_000_000_000;
-
-    fn body() -> Body {
-        Body::CameraStatus(CameraStatus::connecting(SystemTime::UNIX_EPOCH))
-    }
-
-    fn sequence(read: Option<Read>) -> Option<u64> {
-        match read {
-            Some(Read::Event(event)) => Some(event.id.sequence),
-            _ => None,
-        }
-    }
-
-    #[test]
-    fn a_slow_reader_gets_the_number_of_missed_events() {
-        let journal = MemoryJournal::shared(RUN, 3);
-        let mut cursor = journal.read_from(None, 0);
-        for _ in 0..5 {
-            journal.append("gate".into(), body());
-        }
-        assert_eq!(cursor.try_next(), Some(Read::Missed(Some(2))));
-        assert_eq!(sequence(cursor.try_next()), Some(3));
-        assert_eq!(sequence(cursor.try_next()), Some(4));
-        assert_eq!(sequence(cursor.try_next()), Some(5));
-        assert_eq!(cursor.try_next(), None);
-    }
-
-    #[test]
-    fn a_reader_resumes_from_its_sequence() {
-        let journal = MemoryJournal::shared(RUN, 10);
-        for _ in 0..4 {
-            journal.append("gate".into(), body());
-        }
-        assert_eq!(sequence(journal.read_from(None, 3).try_next()), Some(3));
-        assert_eq!(journal.read_new().try_next(), None);
-        assert_eq!(journal.read_new().position(), EventId { run: RUN, sequence: 5 });
-        assert!(journal.read_new().is_at_end() && !journal.read_from(None, 3).is_at_end());
-    }
-
-    #[test]
-    fn a_reader_of_another_run_is_notified_and_reads_everything() {
-        let journal = MemoryJournal::shared(RUN, 10);
-        for _ in 0..8 {
-            journal.append("gate".into(), body());
-        }
-        // A larger and a smaller sequence than this run has, and one beyond the next event.
-        for (run, position) in [(RUN - 1, 501), (RUN - 1, 5), (RUN + 1, 1), (RUN, 10)] {
-            let mut cursor = journal.read_from(Some(run), position);
-            assert_eq!(cursor.try_next(), Some(Read::Missed(None)), "{run} {position}");
-            assert_eq!(sequence(cursor.try_next()), Some(1), "{run} {position}");
-            assert_eq!(journal.get(Some(run), position), None);
-        }
-        let mut cursor = journal.read_from(Some(RUN), 5);
-        assert_eq!(sequence(cursor.try_next()), Some(5));
-        assert_eq!(journal.get(Some(RUN), 5).map(|event| event.id.run), Some(RUN));
-        assert_eq!(journal.get(None, 5).map(|event| event.id.sequence), Some(5));
-        // A reader that has read everything waits for the next event.
-        assert_eq!(journal.read_from(Some(RUN), 9).try_next(), None);
-    }
-
-    #[test]
-    fn the_newest_of_each_camera_that_readers_may_see_is_found() {
-        let journal = MemoryJournal::new(RUN, 10);
-        journal.hold_back(true);
-        for camera in ["gate", "yard", "gate", "gate", "yard"] {
-            journal.append(camera.into(), body());
-        }
-        let newest = |released| {
-            journal.release(released);
-            journal.newest().iter().map(|e| e.id.sequence).collect::<Vec<_>>()
-        };
-        assert!(newest(0).is_empty());
-        assert_eq!(newest(1), [1]);
-        assert_eq!(newest(3), [2, 3]);
-        assert_eq!(newest(5), [4, 5]);
-    }
-
-    #[test]
-    fn the_newest_of_each_camera_outlives_the_ring() {
-        let journal = MemoryJournal::shared(RUN, 2);
-        for camera in ["yard", "gate", "yard", "gate", "gate", "gate"] {
-            journal.append(camera.into(), body());
-        }
-        assert_eq!(journal.newest().iter().map(|e| e.id.sequence).collect::<Vec<_>>(), [3, 6]);
-    }
-
-    #[tokio::test]
-    async fn events_are_held_back_until_they_are_released() {
-        let journal = MemoryJournal::new(RUN, 10_000);
-        journal.hold_back(true);
-        let mut cursor = journal.read_from(None, 1);
-        journal.append("gate".into(), body());
-        journal.append("gate".into(), body());
-        assert!(cursor.is_at_end() && cursor.try_next().is_none());
-        let (waiting, missed) = journal.after(0, 10);
-        assert_eq!((waiting.len(), missed), (2, 0));
-        journal.release(1);
-        assert_eq!(sequence(Some(cursor.next().await)), Some(1));
-        assert_eq!(cursor.try_next(), None);
-        journal.hold_back(false);
-        assert_eq!(sequence(cursor.try_next()), Some(2));
-        journal.hold_back(true);
-        for _ in 0..=HELD_MAX {
-            journal.append("gate".into(), body());
-        }
-        assert_eq!(sequence(cursor.try_next()), Some(3), "too many events were held back");
-    }
-
-    #[tokio::test]
-    async fn events_are_listed_from_the_newest() {
-        let journal = MemoryJournal::new(RUN, 10);
-        for camera in ["gate", "yard", "gate", "gate"] {
-            journal.append(camera.into(), body());
-        }
-        let filter = EventFilter { cameras: vec!["gate".into()], ..EventFilter::default() };
-        let query = |before| Query { filter: filter.clone(), before, limit: 2 };
-        let page = journal.list(query(None)).await.unwrap();
-        assert_eq!(page.events.iter().map(|e| e.id.sequence).collect::<Vec<_>>(), [4, 3]);
-        assert!(page.more);
-        let page = journal.list(query(Some(EventId { run: RUN, sequence: 3 }))).await.unwrap();
-        assert_eq!(page.events.iter().map(|e| e.id.sequence).collect::<Vec<_>>(), [1]);
-        assert!(!page.more);
-    }
-
-    #[tokio::test]
-    async fn a_waiting_reader_wakes() {
-        let journal = MemoryJournal::shared(RUN, 10);
-        let mut cursor = journal.read_new();
-        let reader = tokio::spawn(async move { cursor.next().await });
-        tokio::task::yield_now().await;
-        journal.append("gate".into(), body());
-        assert_eq!(sequence(reader.await.ok()), Some(1));
-    }
-}
+mod tests;

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use crate::event::{Event, EventId, EventKind};
+use crate::event::{Event, EventId, EventKind, Inference};
 use crate::frame::Span;
 
 /// A result that may have to be read from the disk.
@@ -139,10 +139,55 @@ pub struct MeaningCoverage {
     pub since: Option<SystemTime>,
 }
 
+/// A request to delete the events about a span of time.
+#[derive(Clone, Debug)]
+pub struct Deletion {
+    pub span: Span,
+    /// Names of cameras; empty means all.
+    pub cameras: Vec<String>,
+    /// True to delete kept events, too.
+    pub include_kept: bool,
+}
+
+impl Deletion {
+    /// Returns true for an event that is to be deleted: its window overlaps the span or, if it has
+    /// none, it was published within the span.
+    pub fn includes(&self, event: &Event) -> bool {
+        let camera = self.cameras.is_empty() || self.cameras.iter().any(|c| **c == *event.camera);
+        let time = match event.body.inference() {
+            Some(Inference { window, .. }) => {
+                window.to > self.span.from && window.from < self.span.to
+            }
+            None => self.span.contains(event.published_at),
+        };
+        camera && time && (self.include_kept || !event.kept)
+    }
+}
+
+/// The result of a deletion.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Deleted {
+    pub events: u64,
+    pub jpegs: u64,
+    /// Number of events that were not deleted because they are kept.
+    pub kept_events: u64,
+    /// True if further events are left to delete.
+    pub more: bool,
+}
+
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum QueryError {
-    #[error("the search needs a journal on disk: set journal.folder in the config")]
+    #[error("this needs a journal on disk: set journal.folder in the config")]
     NoStore,
+    #[error("the journal has no event {} of run {}", .0.sequence, .0.run)]
+    NoEvent(EventId),
+    #[error(
+        "the kept events would take {bytes} bytes of at most {most}, half of journal.bytes: \
+         remove the mark from others, or raise journal.bytes"
+    )]
+    TooMuchKept { bytes: u64, most: u64 },
+    #[error("the journal cannot be written: {0}")]
+    Unwritable(String),
     #[error("the search has no word")]
     NoWord,
     #[error("the search by meaning needs a model: set search.model in the config")]

@@ -34,6 +34,7 @@ pub fn event(from: proto::Event) -> Read<Event> {
         uuid: from.uuid.parse().map_err(|_| UnexpectedReply("uuid"))?,
         published_at: time(from.published_at, "published_at")?,
         camera: from.camera.into(),
+        kept: from.kept,
         body: match from.body.ok_or(UnexpectedReply("body"))? {
             proto::event::Body::Caption(from) => Body::Caption(caption(from)?),
             proto::event::Body::Answer(from) => Body::Answer(answer(from)?),
@@ -178,7 +179,7 @@ fn gap(from: proto::Gap) -> Read<Gap> {
     })
 }
 
-fn frame_reference(from: proto::FrameReference) -> Read<FrameReference> {
+pub fn frame_reference(from: proto::FrameReference) -> Read<FrameReference> {
     let Some(proto::FrameId { run: Some(run), number }) = from.id else {
         return Err(UnexpectedReply("frames.id"));
     };

@@ -19,6 +19,7 @@ pub fn event(event: &Event) -> proto::Event {
         uuid: event.uuid.to_string(),
         published_at: time(event.published_at),
         camera: event.camera.to_string(),
+        kept: event.kept,
         body: Some(match &event.body {
             Body::Caption(from) => proto::event::Body::Caption(caption(from)),
             Body::Answer(from) => proto::event::Body::Answer(answer(from)),
@@ -165,7 +166,7 @@ fn gap(from: &Gap) -> proto::Gap {
     proto::Gap { span: Some(span(from.span)), cause: cause.into() }
 }
 
-fn frame_reference(from: &FrameReference) -> proto::FrameReference {
+pub fn frame_reference(from: &FrameReference) -> proto::FrameReference {
     proto::FrameReference {
         id: Some(frame_id(from.id)),
         captured_at: time(from.captured_at),

@@ -175,13 +175,15 @@ proptest! {
         id in event_ids(),
         published_at in times(),
         camera in "[a-z]{1,9}",
+        kept in any::<bool>(),
         body in prop_oneof![
             captions().prop_map(Body::Caption),
             answers().prop_map(Body::Answer),
             statuses().prop_map(Body::CameraStatus),
         ],
     ) {
-        let sent = Event::new(id, published_at, camera.into(), body);
+        let new = Event::new(id, published_at, camera.into(), body);
+        let sent = Event { kept, ..new };
         prop_assert_eq!(event(encode::event(&sent)), Ok(sent));
     }
 }

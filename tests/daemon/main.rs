@@ -17,4 +17,5 @@ mod failures;
 mod footage;
 mod long_questions;
 mod outages;
+mod stored_frames;
 mod streams;

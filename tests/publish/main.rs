@@ -13,6 +13,7 @@ mod mqtt_replay;
 mod mqtt_tls;
 mod real_home_assistant;
 mod reference;
+mod stored_events;
 
 use std::io::{self, ErrorKind, Write};
 use std::net::SocketAddr;

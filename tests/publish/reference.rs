@@ -73,7 +73,7 @@ async fn payloads() -> String {
         let id = EventId { run: RUN, sequence };
         let uuid =
             uuid::Uuid::from_u128(0x0199_c8a2_b428_7000_8000_0000_0000_0000 | u128::from(sequence));
-        let event = Event { id, uuid, published_at: at, camera: "gate".into(), body };
+        let event = Event { id, uuid, published_at: at, camera: "gate".into(), kept: false, body };
         serde_json::to_string_pretty(&event).unwrap()
     };
     let mut text = String::new();

@@ -4,18 +4,18 @@ use super::*;
 use crate::event_store::jpegs::JpegQueue;
 use crate::frame::FrameId;
 
-const FRAME_BYTES: usize = 10_000;
+pub const FRAME_BYTES: usize = 10_000;
 
 fn jpeg(number: u64) -> EventJpeg {
     let frame = FrameId { run: RUN, number };
     EventJpeg { frame, jpeg: vec![number as u8; FRAME_BYTES].into() }
 }
 
-fn jpegs(numbers: impl IntoIterator<Item = u64>) -> Vec<EventJpeg> {
+pub fn jpegs(numbers: impl IntoIterator<Item = u64>) -> Vec<EventJpeg> {
     numbers.into_iter().map(jpeg).collect()
 }
 
-async fn stored(journal: &Arc<dyn Journal>, number: u64) -> Option<Vec<u8>> {
+pub async fn stored(journal: &Arc<dyn Journal>, number: u64) -> Option<Vec<u8>> {
     journal.jpeg("gate".into(), FrameId { run: RUN, number }).await.unwrap()
 }
 

@@ -1,12 +1,16 @@
-//! Lists and searches the journal's events, in pages.
+//! Lists and searches the journal's events, in pages. Keeps and deletes them.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use tonic::Status;
 
 use super::errors;
-use crate::event::{EventId, EventKind};
-use crate::journal::{EventFilter, Journal, Query, SearchHit, SearchQuery};
+use crate::event::{Event, EventId, EventKind};
+use crate::frame::Span;
+use crate::journal::{
+    Deleted, Deletion, EventFilter, Journal, Query, QueryError, SearchHit, SearchQuery,
+};
 use crate::proto;
 use crate::wire::{decode, encode, search};
 
@@ -68,6 +72,55 @@ pub async fn search(
         coverage: Some(search::encode_coverage(page.coverage)),
         next_page_token: if page.more && next < RESULTS { next.to_string() } else { String::new() },
     })
+}
+
+/// Returns the event that a request names.
+pub async fn get(
+    journal: &Arc<dyn Journal>,
+    event: Option<proto::EventId>,
+) -> Result<Arc<Event>, Status> {
+    let EventId { run, sequence } = id(&**journal, event)?;
+    let from = journal.clone();
+    let found = tokio::task::spawn_blocking(move || from.get(Some(run), sequence)).await;
+    let missing = QueryError::NoEvent(EventId { run, sequence });
+    found.ok().flatten().ok_or_else(|| errors::of_query(&missing))
+}
+
+pub async fn keep(
+    journal: &dyn Journal,
+    request: proto::KeepEventRequest,
+) -> Result<proto::KeepEventResponse, Status> {
+    let kept = journal.keep(id(journal, request.event)?, !request.clear).await;
+    let event = kept.map_err(|error| errors::of_query(&error))?;
+    Ok(proto::KeepEventResponse { event: Some(encode::event(&event)) })
+}
+
+pub async fn delete(
+    journal: &dyn Journal,
+    request: proto::DeleteEventsRequest,
+) -> Result<proto::DeleteEventsResponse, Status> {
+    let proto::DeleteEventsRequest { span, cameras, include_kept } = request;
+    let proto::Span { from, to } = span.unwrap_or_default();
+    let end = |field, end: Option<prost_types::Timestamp>| match end {
+        Some(end) => time(field, end),
+        None => Err(errors::invalid(field, &format!("{field} is not set"))),
+    };
+    let span = Span { from: end("span.from", from)?, to: end("span.to", to)? };
+    if span.from >= span.to {
+        return Err(errors::invalid("span.to", "span.to is not later than span.from"));
+    }
+    let deleted = journal.delete(Deletion { span, cameras, include_kept }).await;
+    let Deleted { events, jpegs, kept_events, more } =
+        deleted.map_err(|error| errors::of_query(&error))?;
+    Ok(proto::DeleteEventsResponse { events, jpegs, kept_events, more })
+}
+
+/// Reads the event that a request names.
+fn id(journal: &dyn Journal, event: Option<proto::EventId>) -> Result<EventId, Status> {
+    let Some(proto::EventId { run, sequence }) = event else {
+        return Err(errors::invalid("event", "event is not set"));
+    };
+    Ok(EventId { run: run.unwrap_or(journal.run()), sequence })
 }
 
 /// Reads the kinds of a request's field.

@@ -9,6 +9,7 @@ mod ask;
 mod connections;
 mod errors;
 mod events;
+mod frames;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -36,7 +37,7 @@ use crate::wire::encode;
 /// events wait in the journal.
 const STREAM_BUFFER: usize = 16;
 
-/// Maximum number of open Watch and Ask streams of all clients. A further one is refused with
+/// Maximum number of open Watch, Ask and GetEventFrames streams of all clients. A further one is refused with
 /// RESOURCE_EXHAUSTED.
 const STREAMS: usize = 256;
 
@@ -196,6 +197,39 @@ impl LookoutService for Server {
         request: Request<proto::SearchEventsRequest>,
     ) -> Result<Response<proto::SearchEventsResponse>, Status> {
         events::search(&**self.service.journal(), request.into_inner()).await.map(Response::new)
+    }
+
+    async fn get_event(
+        &self,
+        request: Request<proto::GetEventRequest>,
+    ) -> Result<Response<proto::GetEventResponse>, Status> {
+        let event = events::get(self.service.journal(), request.into_inner().event).await?;
+        Ok(Response::new(proto::GetEventResponse { event: Some(encode::event(&event)) }))
+    }
+
+    type GetEventFramesStream = Reply<proto::GetEventFramesResponse>;
+
+    async fn get_event_frames(
+        &self,
+        request: Request<proto::GetEventFramesRequest>,
+    ) -> Result<Response<Self::GetEventFramesStream>, Status> {
+        let event = events::get(self.service.journal(), request.into_inner().event).await?;
+        let service = self.service.clone();
+        self.stream(|to| frames::send(service, event, to))
+    }
+
+    async fn keep_event(
+        &self,
+        request: Request<proto::KeepEventRequest>,
+    ) -> Result<Response<proto::KeepEventResponse>, Status> {
+        events::keep(&**self.service.journal(), request.into_inner()).await.map(Response::new)
+    }
+
+    async fn delete_events(
+        &self,
+        request: Request<proto::DeleteEventsRequest>,
+    ) -> Result<Response<proto::DeleteEventsResponse>, Status> {
+        events::delete(&**self.service.journal(), request.into_inner()).await.map(Response::new)
     }
 
     type AskStream = Reply<proto::AskResponse>;
