@@ -184,7 +184,8 @@ async fn availability_does_not_flap_when_old_events_are_sent_late() {
 #[tokio::test]
 async fn an_event_that_panics_an_interface_is_skipped_and_the_interface_restarts() {
     let broker = Broker::start();
-    let daemon = Daemon::start(100).await;
+    let folder = tempfile::tempdir().unwrap();
+    let daemon = mqtt_replay::stored(folder.path(), 0);
     let mut heard = Subscriber::connect(broker.port, "lookout/+/caption").await;
     let (stop, publisher) = (
         CancellationToken::new(),
@@ -195,6 +196,7 @@ async fn an_event_that_panics_an_interface_is_skipped_and_the_interface_restarts
     let kept = tokio::spawn(publish::supervise(Interface::Mqtt, stop.clone(), interface));
     daemon.caption("well");
     heard.sequences_to(1, &mut Vec::new()).await;
+    mqtt_replay::acknowledged(&daemon, broker.port, 1).await;
     daemon.service.panics.store(true, Ordering::Relaxed);
     daemon.yard_is(CameraState::Live);
     daemon.caption("well again");

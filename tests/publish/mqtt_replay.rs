@@ -8,8 +8,21 @@ use lookout::event_store::{EventStore, Settings};
 use super::mqtt::Log;
 use super::*;
 
+/// Waits until the broker has acknowledged everything up to an event of the run `RUN`. `port` is the
+/// broker's as the publisher sees it.
+pub async fn acknowledged(daemon: &Daemon, port: u16, sequence: u64) {
+    let reader = format!("mqtt lookout-test at 127.0.0.1:{port}");
+    let journal = daemon.service.journal.clone();
+    let is_acknowledged = async {
+        while journal.acknowledged(&reader) != Some(EventId { run: RUN, sequence }) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(SOON, is_acknowledged).await.unwrap();
+}
+
 /// Returns a daemon that stores its journal in a folder, as its run `RUN + number`.
-fn stored(folder: &Path, number: u64) -> Daemon {
+pub fn stored(folder: &Path, number: u64) -> Daemon {
     let settings =
         Settings { folder: folder.into(), retention: Duration::from_secs(3600), bytes: 1 << 30 };
     let journal = EventStore::open(settings).journal(RUN + number).unwrap();
@@ -52,15 +65,7 @@ async fn a_restarted_daemon_continues_where_the_broker_was() {
     let messages = until(&mut heard, "last_caption", (0, 20)).await;
     assert_eq!(on(&messages, "caption"), (1..=20).map(|n| (0, n)).collect::<Vec<_>>());
     // The daemon ends while the broker is away.
-    timeout(SOON, async {
-        let reader = format!("mqtt lookout-test at 127.0.0.1:{}", gate.port);
-        let journal = daemon.service.journal.clone();
-        while journal.acknowledged(&reader) != Some(EventId { run: RUN, sequence: 20 }) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await
-    .unwrap();
+    acknowledged(&daemon, gate.port, 20).await;
     gate.shut(true);
     for n in 21..=30 {
         daemon.caption(&format!("without a broker {n}"));
