@@ -141,7 +141,7 @@ metrics! {
         MQTT_CONNECTED: Gauge "lookout_mqtt_connected" []
             "1 while the broker is connected, else 0",
         MQTT_EVENTS_MISSED: Counter "lookout_mqtt_events_missed_total" []
-            "Events that left the journal before the broker had them",
+            "Events that the journal deleted, or older than `mqtt.catch_up`, before they were sent",
         MQTT_MESSAGES_REFUSED: Counter "lookout_mqtt_messages_refused_total" []
             "Messages dropped because the broker does not accept them",
         CONNECTIONS: Gauge "lookout_connections" [INTERFACE]
