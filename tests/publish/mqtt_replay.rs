@@ -129,14 +129,19 @@ async fn retained_messages_do_not_go_back_when_events_are_sent_again() {
 async fn events_older_than_catch_up_are_not_sent() {
     let log = Log::default();
     let _logging = log.begin();
+    let folder = tempfile::tempdir().unwrap();
+    let daemon = stored(folder.path(), 0);
     let broker = Broker::start();
-    let daemon = Daemon::start(1000).await;
-    daemon.caption("old 1");
-    daemon.caption("old 2");
-    tokio::time::sleep(Duration::from_millis(600)).await;
-    let mut heard = Subscriber::connect(broker.port, "lookout/gate/caption").await;
     let catch_up = Duration::from_millis(500);
     let config = Mqtt { catch_up, ..mqtt_config(broker.port) };
+    let mut heard = Subscriber::connect(broker.port, "lookout/gate/caption").await;
+    // The daemon ends before it has sent these.
+    drop(publish::mqtt::Publisher::shared(config.clone(), daemon.service.clone()));
+    daemon.caption("old 1");
+    daemon.caption("old 2");
+    drop(daemon);
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    let daemon = stored(folder.path(), 1);
     let publisher = Publisher::start(&daemon, config);
     // On a slow machine an event may be too old before it is sent.
     let first = loop {
@@ -148,5 +153,19 @@ async fn events_older_than_catch_up_are_not_sent() {
     assert!(first.payload.contains("\"new\""), "{first:?}");
     let text = log.text();
     assert!(text.contains("events are older than mqtt.catch_up: not sent"), "{text}");
+    publisher.stop().await;
+}
+
+#[tokio::test]
+async fn a_clock_that_was_set_makes_no_event_of_this_run_too_old() {
+    let broker = Broker::start();
+    let daemon = Daemon::start(10).await;
+    let mut heard = Subscriber::connect(broker.port, "lookout/gate/caption").await;
+    daemon.caption("by the clock of 1970");
+    // As old by the host's clock as if it had been set since.
+    tokio::time::sleep(Duration::from_millis(4500)).await;
+    let catch_up = Duration::from_secs(4);
+    let publisher = Publisher::start(&daemon, Mqtt { catch_up, ..mqtt_config(broker.port) });
+    heard.sequences_to(1, &mut Vec::new()).await;
     publisher.stop().await;
 }

@@ -339,9 +339,14 @@ impl Connection<'_> {
         }
     }
 
+    /// Returns true for an event that is older than `catch_up`. The host's clock may have been set
+    /// since, so an event of this run is not older than the publisher.
     fn is_too_old(&self, event: &Event) -> bool {
-        let age = SystemTime::now().duration_since(event.published_at);
-        age.is_ok_and(|age| age > self.publisher.config.catch_up)
+        let publisher = &self.publisher;
+        let age = SystemTime::now().duration_since(event.published_at).unwrap_or_default();
+        let is_of_this_run = event.id.run == publisher.service.journal().run();
+        let limit = publisher.config.catch_up;
+        age > limit && !(is_of_this_run && publisher.since.elapsed() <= limit)
     }
 
     fn enter(&mut self, event: Arc<Event>) {

@@ -97,6 +97,8 @@ pub struct Publisher {
     /// Cameras that were announced and no longer exist.
     removed: BTreeSet<Arc<str>>,
     service: Arc<dyn Service>,
+    /// Time at which this run's publisher was made.
+    since: Instant,
     /// Protocol version that the broker speaks, as far as is known.
     version: Version,
     /// True once the broker has accepted that version.
@@ -130,6 +132,7 @@ impl Publisher {
             removed: BTreeSet::new(),
             config,
             service,
+            since: Instant::now(),
             version: Version::V5,
             has_connected: false,
             reader,
