@@ -101,7 +101,8 @@ fn pooling(folder: &Path) -> Result<Pooling, String> {
     else {
         return Ok(Pooling::Mean);
     };
-    let chosen = modes.iter().filter(|(key, on)| key.starts_with("pooling_mode_") && on == &&true);
+    let is_on = |value: &serde_json::Value| value.as_bool() == Some(true);
+    let chosen = modes.iter().filter(|(key, on)| key.starts_with("pooling_mode_") && is_on(on));
     let chosen: Vec<&str> = chosen.map(|(key, _)| key.as_str()).collect();
     match chosen[..] {
         ["pooling_mode_mean_tokens"] => Ok(Pooling::Mean),

@@ -12,8 +12,11 @@ use super::values::{StoreError, milliseconds};
 use crate::frame::Span;
 use crate::journal::{CameraCoverage, EventFilter, MeaningCoverage, SearchCoverage};
 
-/// Longest window that is found although it ends after the time that is asked about.
-const WINDOW_MINUTES: i64 = 60;
+/// Length of a row of the table, in milliseconds.
+const PERIOD_MS: i64 = 600_000;
+
+/// Number of rows after the time that is asked about, whose windows may begin within it.
+const PERIODS_AFTER: i64 = 6;
 
 /// Returns the coverage of a search with this filter.
 pub fn coverage(
@@ -57,26 +60,27 @@ fn cameras(
     filter: &EventFilter,
     asked: Span,
 ) -> Result<Vec<CameraCoverage>, StoreError> {
-    let mut sql = "SELECT camera, from_ms, to_ms FROM recorded WHERE".to_owned();
+    let mut sql = "SELECT camera, from_ms, to_ms, covered_ms FROM recorded WHERE".to_owned();
     let mut values: Vec<Value> = filter.cameras.iter().map(|name| name.clone().into()).collect();
     if !filter.cameras.is_empty() {
         let places = vec!["?"; filter.cameras.len()].join(", ");
         sql += &format!(" camera IN ({places}) AND");
     }
     let (from, to) = (milliseconds(asked.from), milliseconds(asked.to));
-    values.push((from.div_euclid(60_000)).into());
-    values.push((to.div_euclid(60_000) + WINDOW_MINUTES).into());
+    values.push((from.div_euclid(PERIOD_MS)).into());
+    values.push((to.div_euclid(PERIOD_MS) + PERIODS_AFTER).into());
     let mut select =
-        connection.prepare_cached(&(sql + " minute BETWEEN ? AND ? ORDER BY camera, minute"))?;
+        connection.prepare_cached(&(sql + " period BETWEEN ? AND ? ORDER BY camera, period"))?;
     let mut rows = select.query(params_from_iter(values))?;
     let mut found: BTreeMap<String, Recorded> =
         filter.cameras.iter().map(|name| (name.clone(), Recorded::default())).collect();
     while let Some(row) = rows.next()? {
         let name = row.get_ref(0)?.as_str().unwrap_or_default();
         let span = (row.get::<_, i64>(1)?.max(from), row.get::<_, i64>(2)?.min(to));
+        let covered = row.get(3)?;
         match found.get_mut(name) {
-            Some(recorded) => recorded.add(span),
-            None => found.entry(name.to_owned()).or_default().add(span),
+            Some(recorded) => recorded.add(span, covered),
+            None => found.entry(name.to_owned()).or_default().add(span, covered),
         }
     }
     let camera = |(camera, recorded): (String, Recorded)| CameraCoverage {
@@ -86,7 +90,7 @@ fn cameras(
     Ok(found.into_iter().map(camera).collect())
 }
 
-/// The union of spans that come in the order of their ends.
+/// The sum of spans that come in the order of their ends. Where two overlap, it counts once.
 #[derive(Debug, Default)]
 struct Recorded {
     total_ms: u64,
@@ -94,9 +98,10 @@ struct Recorded {
 }
 
 impl Recorded {
-    fn add(&mut self, (from, to): (i64, i64)) {
+    /// Adds a span, of which at most `covered` milliseconds count.
+    fn add(&mut self, (from, to): (i64, i64), covered: i64) {
         let new = self.end.map_or(from, |end| from.max(end));
-        self.total_ms += u64::try_from(to - new).unwrap_or(0);
+        self.total_ms += u64::try_from(covered.min(to - new)).unwrap_or(0);
         self.end = self.end.max(Some(to));
     }
 }
@@ -113,8 +118,9 @@ mod tests {
     fn overlapping_spans_count_once() {
         let mut recorded = Recorded::default();
         for span in [(0, 10), (5, 15), (15, 20), (30, 40), (45, 41)] {
-            recorded.add(span);
+            recorded.add(span, 10);
         }
-        assert_eq!(recorded.total_ms, 30);
+        recorded.add((50, 70), 12);
+        assert_eq!(recorded.total_ms, 42);
     }
 }

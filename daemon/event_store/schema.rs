@@ -6,11 +6,11 @@
 //! `event_jpegs` says which events need it, and `jpeg_totals` sums the frames up. `kept_events` has
 //! the events that are exempt from retention. Triggers delete what no event needs any more.
 //! `vectors` has the vector of a text for the search by meaning, and `vectors_pending` the events
-//! that have a text and no vector. `recorded` has, per camera and minute, the number of captions
-//! whose window ends in it, and the time that they cover. `readers` has the position of each named
-//! reader. `clock` has the largest number of milliseconds by which an event was published before an
-//! earlier one, because the host's clock was set back: with it, a span of time is a range of rows
-//! (`read`).
+//! that have a text and no vector. `recorded` has, per camera and ten minutes, the number of
+//! captions whose window ends in them, and the time that they cover. `readers` has the position of
+//! each named reader. `clock` has the largest number of milliseconds by which an event was published
+//! before an earlier one, because the host's clock was set back: with it, a span of time is a range
+//! of rows (`read`).
 
 use rusqlite::Connection;
 
@@ -104,31 +104,37 @@ pub const MIGRATIONS: &[&str] = &[
     END;
     CREATE TABLE recorded (
         camera TEXT NOT NULL,
-        minute INTEGER NOT NULL,
+        period INTEGER NOT NULL,
         captions INTEGER NOT NULL,
         from_ms INTEGER NOT NULL,
         to_ms INTEGER NOT NULL,
-        PRIMARY KEY (camera, minute)
+        covered_ms INTEGER NOT NULL,
+        PRIMARY KEY (camera, period)
     ) WITHOUT ROWID;
     INSERT INTO recorded
-        SELECT camera, window_to_ms / 60000, count(*), min(window_from_ms), max(window_to_ms)
+        SELECT camera, window_to_ms / 600000, count(*), min(window_from_ms), max(window_to_ms),
+            min(max(window_to_ms) - min(window_from_ms), sum(window_to_ms - window_from_ms))
         FROM events WHERE kind = 1 AND window_to_ms IS NOT NULL GROUP BY 1, 2;
     CREATE TRIGGER recorded_insert AFTER INSERT ON events
     WHEN new.kind = 1 AND new.window_to_ms IS NOT NULL BEGIN
-        INSERT OR IGNORE INTO recorded
-            VALUES (new.camera, new.window_to_ms / 60000, 0, new.window_from_ms, new.window_to_ms);
+        INSERT OR IGNORE INTO recorded VALUES (
+            new.camera, new.window_to_ms / 600000, 0, new.window_from_ms, new.window_from_ms, 0
+        );
         UPDATE recorded SET
             captions = captions + 1,
+            covered_ms = covered_ms + max(0, new.window_to_ms - max(new.window_from_ms, to_ms)),
             from_ms = min(from_ms, new.window_from_ms),
             to_ms = max(to_ms, new.window_to_ms)
-            WHERE camera = new.camera AND minute = new.window_to_ms / 60000;
+            WHERE camera = new.camera AND period = new.window_to_ms / 600000;
     END;
     CREATE TRIGGER recorded_delete AFTER DELETE ON events
     WHEN old.kind = 1 AND old.window_to_ms IS NOT NULL BEGIN
-        UPDATE recorded SET captions = captions - 1
-            WHERE camera = old.camera AND minute = old.window_to_ms / 60000;
+        UPDATE recorded SET
+            covered_ms = covered_ms * (captions - 1) / captions,
+            captions = captions - 1
+            WHERE camera = old.camera AND period = old.window_to_ms / 600000;
         DELETE FROM recorded
-            WHERE camera = old.camera AND minute = old.window_to_ms / 60000 AND captions <= 0;
+            WHERE camera = old.camera AND period = old.window_to_ms / 600000 AND captions <= 0;
     END;
     ",
     "

@@ -121,7 +121,8 @@ pub struct SearchCoverage {
 #[derive(Clone, Debug, PartialEq)]
 pub struct CameraCoverage {
     pub camera: String,
-    /// Time that the windows of the camera's captions cover within the span, to the minute.
+    /// Time that the windows of the camera's captions cover within the span. At its ends an estimate
+    /// within ten minutes.
     pub recorded: Duration,
 }
 

@@ -1,4 +1,7 @@
-//! The search by meaning with real files, and a model that knows a few synonyms.
+//! The search by meaning with real files, and a model that knows a few synonyms. `quality` has the
+//! real model.
+
+mod quality;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -227,22 +230,22 @@ async fn a_search_reports_the_time_for_which_there_are_captions() {
     let journal = EventStore::open(settings(&folder)).journal(RUN).unwrap();
     let now = SystemTime::now();
     let ago = |minutes: u64| now - Duration::from_secs(60 * minutes);
-    // A window per minute from 60 to 40 and from 20 to 0 minutes ago, and another camera's.
+    // A window per minute from 60 to 40 and from 20 to 0 minutes ago, and one of another camera.
     let window = |camera: &str, from: u64| {
         let Body::Caption(mut caption) = caption("A car.") else { panic!("a caption") };
         let length = Duration::from_secs(60);
         caption.inference.window = Span { from: ago(from), to: ago(from) + length };
         journal.append(camera.into(), Body::Caption(caption));
     };
-    (41..=60).chain(1..=20).for_each(|minutes| window("gate", minutes));
+    (41..=60).rev().chain((1..=20).rev()).for_each(|minutes| window("gate", minutes));
     window("yard", 7);
     journal.flush();
-    let recorded = async |since: u64, cameras: &[&str]| {
+    let recorded = async |since: u64, cameras: &[&str]| -> Vec<(String, u64)> {
         let cameras = cameras.iter().map(|camera| (*camera).to_owned()).collect();
         let filter = EventFilter { cameras, since: Some(ago(since)), ..EventFilter::default() };
         let page = journal.search(SearchQuery { filter, ..searched("car") }).await.unwrap();
         let minutes = |camera: &crate::journal::CameraCoverage| {
-            (camera.camera.clone(), camera.recorded.as_secs().div_ceil(60))
+            (camera.camera.clone(), (camera.recorded.as_secs() + 30) / 60)
         };
         page.coverage.cameras.iter().map(minutes).collect::<Vec<_>>()
     };

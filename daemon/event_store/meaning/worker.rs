@@ -14,8 +14,10 @@ use crate::event_store::database::RowChange;
 use crate::event_store::values::StoreError;
 use crate::metrics;
 
-/// Number of texts that are embedded before their vectors are stored together.
-const TEXTS: usize = 16;
+/// Maximum number of texts that are embedded before their vectors are stored together, and the time
+/// after which they are stored.
+const TEXTS: usize = 256;
+const BATCH_TIME: Duration = Duration::from_millis(100);
 
 /// Number of vectors that are loaded at a time.
 const LOADED: usize = 1_000;
@@ -166,6 +168,7 @@ impl Worker {
         self.meaning.events_stored();
         // Those that are left belonged to events that were deleted.
         self.in_flight.clear();
+        let begun = Instant::now();
         let mut vectors = Vec::with_capacity(pending.len());
         for Unembedded { event, row, text } in pending {
             let bytes = match self.vector(&text)? {
@@ -179,6 +182,9 @@ impl Worker {
             vectors.push(NewVector { event, bytes });
             let waiting = std::mem::take(&mut self.meaning.inbox.lock().searches);
             self.answer(waiting);
+            if begun.elapsed() > BATCH_TIME {
+                break;
+            }
         }
         self.meaning.give(vectors);
         self.shared.state.change_for_all(|state| state.has_work = true);
