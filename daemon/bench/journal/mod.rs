@@ -3,6 +3,7 @@
 //! Everything runs in this process: the journal as the daemon has it, its gRPC server, and a client.
 
 mod captions;
+mod meaning;
 mod search;
 mod served;
 
@@ -18,12 +19,13 @@ use clap::Args;
 use serde::Serialize;
 
 use self::captions::Captions;
+use self::meaning::{SearchedByMeaning, WordSums};
 use self::search::Searched;
 use self::served::Served;
 use super::times::Times;
 use crate::client::{self, Replayed};
-use crate::event_store::{EventStore, Settings};
-use crate::journal::{self, EventFilter, Journal, MemoryJournal, Query, Read};
+use crate::event_store::{EventStore, MeaningSearch, Settings};
+use crate::journal::{self, EventFilter, Journal, MemoryJournal, Query, Read, SearchMode};
 
 /// Number of events that are appended before the benchmark waits for the disk. The journal holds
 /// more in memory, so none is lost.
@@ -66,6 +68,7 @@ struct Report {
     /// Time for a page of 50 events.
     list: Times,
     search: Searched,
+    search_by_meaning: SearchedByMeaning,
 }
 
 #[derive(Serialize)]
@@ -130,15 +133,42 @@ async fn measure(options: &Options) -> anyhow::Result<Report> {
     progress("listing and searching");
     let list = list(&*journal).await?;
     let search = search::measure(&*journal).await?;
-    Ok(Report { events: options.events, append, delay, replay, list, search })
+    drop(journal);
+
+    progress("making vectors");
+    let journal = open_with_meaning(folder.path(), 3)?;
+    let stored_seconds = meaning::complete(&*journal).await?;
+    drop(journal);
+    progress("loading them, and searching by meaning");
+    let journal = open_with_meaning(folder.path(), 4)?;
+    let loaded_seconds = meaning::complete(&*journal).await?;
+    let search_by_meaning = SearchedByMeaning {
+        vectors: stored + replay.live,
+        stored_seconds,
+        loaded_seconds,
+        meaning: meaning::measure(&*journal, SearchMode::Meaning).await?,
+        fused: meaning::measure(&*journal, SearchMode::Fused).await?,
+    };
+    let events = options.events;
+    Ok(Report { events, append, delay, replay, list, search, search_by_meaning })
 }
 
 fn open(folder: &Path, run: u64) -> anyhow::Result<Arc<dyn Journal>> {
-    let retention = Duration::from_secs(365 * 86_400);
-    let settings = Settings { folder: folder.into(), retention, bytes: u64::MAX };
-    let journal = EventStore::open(settings).journal(run)?;
+    let journal = EventStore::open(settings(folder)).journal(run)?;
     check(&*journal)?;
     Ok(journal)
+}
+
+fn open_with_meaning(folder: &Path, run: u64) -> anyhow::Result<Arc<dyn Journal>> {
+    let meaning = MeaningSearch { embedder: Box::new(WordSums), bytes: u64::MAX };
+    let journal = EventStore::open(settings(folder)).with_meaning(meaning).journal(run)?;
+    check(&*journal)?;
+    Ok(journal)
+}
+
+fn settings(folder: &Path) -> Settings {
+    let retention = Duration::from_secs(365 * 86_400);
+    Settings { folder: folder.into(), retention, bytes: u64::MAX }
 }
 
 /// Returns an error if the journal does not store events.
@@ -260,7 +290,7 @@ impl fmt::Display for Report {
         let times = |times: &Times| {
             format!("p50 {:>9}, p95 {:>9}, p99 {:>9}", ms(times.p50), ms(times.p95), ms(times.p99))
         };
-        let Report { events, append, delay, replay, list, search } = self;
+        let Report { events, append, delay, replay, list, search, search_by_meaning } = self;
         writeln!(f, "{events} events of {:.0} bytes on disk", append.bytes_per_event)?;
         writeln!(f, "append           {:>9.0} events/s", append.events_per_second)?;
         writeln!(f, "replay by gRPC   {:>9.0} events/s", replay.events_per_second)?;
@@ -272,6 +302,12 @@ impl fmt::Display for Report {
         for query in &search.queries {
             writeln!(f, "  {:<32} {}", query.query, times(&query.times))?;
         }
+        let SearchedByMeaning { vectors, stored_seconds, loaded_seconds, meaning, fused } =
+            search_by_meaning;
+        writeln!(f, "{vectors} vectors, stored in {stored_seconds:.1} s")?;
+        writeln!(f, "                 loaded in {loaded_seconds:.1} s")?;
+        writeln!(f, "by meaning       {}", times(meaning))?;
+        writeln!(f, "fused            {}", times(fused))?;
         Ok(())
     }
 }

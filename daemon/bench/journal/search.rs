@@ -15,7 +15,7 @@ const ROUNDS: usize = 20;
 const PAGE: usize = 50;
 
 /// Words, and the filter that they are searched with.
-const QUERIES: &[(&str, Filter)] = &[
+pub const QUERIES: &[(&str, Filter)] = &[
     ("car", Filter::None),
     ("red car", Filter::None),
     ("person in a blue jacket", Filter::None),
@@ -30,7 +30,7 @@ const QUERIES: &[(&str, Filter)] = &[
 ];
 
 #[derive(Clone, Copy)]
-enum Filter {
+pub enum Filter {
     None,
     /// One camera of eight.
     Camera,
@@ -54,20 +54,13 @@ pub struct OfQuery {
 pub async fn measure(journal: &dyn Journal) -> anyhow::Result<Searched> {
     let mut queries = Vec::new();
     let mut all = Vec::new();
-    for (words, filter) in QUERIES {
-        let (shown, filter) = match filter {
-            Filter::None => ((*words).to_owned(), EventFilter::default()),
-            Filter::Camera => {
-                let cameras = vec!["camera-3".into()];
-                (format!("{words}, one camera"), EventFilter { cameras, ..EventFilter::default() })
-            }
-            Filter::LastDay => {
-                let since = Some(SystemTime::now() - Duration::from_secs(86_400));
-                (format!("{words}, last day"), EventFilter { since, ..EventFilter::default() })
-            }
+    for (words, wanted) in QUERIES {
+        let shown = match wanted {
+            Filter::None => (*words).to_owned(),
+            Filter::Camera => format!("{words}, one camera"),
+            Filter::LastDay => format!("{words}, last day"),
         };
-        let mode = Some(SearchMode::Words);
-        let query = SearchQuery { text: (*words).into(), mode, filter, offset: 0, limit: PAGE };
+        let query = query(words, filter(*wanted), SearchMode::Words);
         let (mut seconds, mut hits) = (Vec::new(), 0);
         for _ in 0..ROUNDS {
             let begun = Instant::now();
@@ -83,4 +76,22 @@ pub async fn measure(journal: &dyn Journal) -> anyhow::Result<Searched> {
         });
     }
     Ok(Searched { all: Times::of(all).context("no search")?, queries })
+}
+
+/// Returns a search for the first page.
+pub fn query(words: &str, filter: EventFilter, mode: SearchMode) -> SearchQuery {
+    SearchQuery { text: words.into(), mode: Some(mode), filter, offset: 0, limit: PAGE }
+}
+
+pub fn filter(wanted: Filter) -> EventFilter {
+    match wanted {
+        Filter::None => EventFilter::default(),
+        Filter::Camera => {
+            EventFilter { cameras: vec!["camera-3".into()], ..EventFilter::default() }
+        }
+        Filter::LastDay => {
+            let since = Some(SystemTime::now() - Duration::from_secs(86_400));
+            EventFilter { since, ..EventFilter::default() }
+        }
+    }
 }
