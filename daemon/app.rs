@@ -74,6 +74,7 @@ impl App {
         };
         let clock = Arc::new(RunClock::start());
         let engine = Engine::new(&config, journal.clone(), run, clock.clone());
+        engine.rules.restore().await;
         let daemon = Arc::new(Daemon::new(&config, engine, journal.clone(), disk_problem));
         Ok(App { config, daemon, journal, clock, workers, disk, grpc, http, metrics })
     }

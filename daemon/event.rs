@@ -1,8 +1,10 @@
-//! The events that the daemon publishes, identical on every interface: captions, answers and camera
-//! states.
+//! The events that the daemon publishes, identical on every interface: captions, answers, camera
+//! states, alerts and the sight of rules.
 //!
 //! MQTT and `--json` use the JSON of these types. gRPC has the same fields as protobuf
 //! (`proto/lookout/v1/lookout.proto`).
+
+mod alert;
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -11,6 +13,10 @@ use serde::Serialize;
 use uuid::{NoContext, Timestamp, Uuid};
 
 use crate::frame::{Clock, FrameId, Span, rfc3339};
+
+pub use alert::{
+    Acknowledgement, Alert, AlertPhase, EndReason, RuleStatus, ScorePoint, Severity, Sight,
+};
 
 /// Identifies an event. The order is that of publication.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -57,6 +63,8 @@ pub enum Body {
     Caption(Caption),
     Answer(Answer),
     CameraStatus(CameraStatus),
+    Alert(Alert),
+    RuleStatus(RuleStatus),
 }
 
 impl Body {
@@ -65,6 +73,8 @@ impl Body {
             Body::Caption(_) => EventKind::Caption,
             Body::Answer(_) => EventKind::Answer,
             Body::CameraStatus(_) => EventKind::CameraStatus,
+            Body::Alert(_) => EventKind::Alert,
+            Body::RuleStatus(_) => EventKind::RuleStatus,
         }
     }
 
@@ -73,7 +83,15 @@ impl Body {
         match self {
             Body::Caption(caption) => Some(&caption.inference),
             Body::Answer(answer) => Some(&answer.inference),
-            Body::CameraStatus(_) => None,
+            Body::CameraStatus(_) | Body::Alert(_) | Body::RuleStatus(_) => None,
+        }
+    }
+
+    /// Returns the window or range that the event is about.
+    pub fn window(&self) -> Option<Span> {
+        match self {
+            Body::Alert(alert) => Some(alert.window),
+            body => body.inference().map(|inference| inference.window),
         }
     }
 }
@@ -85,6 +103,8 @@ pub enum EventKind {
     Caption,
     Answer,
     CameraStatus,
+    Alert,
+    RuleStatus,
 }
 
 /// The text about a window that the daemon generates regularly.

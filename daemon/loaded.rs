@@ -52,8 +52,8 @@ impl LoadedModel {
         format!("KV cache {slots} × {slot}, prefix cache {prefix_cache}")
     }
 
-    /// Checks the cameras' caption prompts, so that an unusable one is reported at startup and not
-    /// at every window.
+    /// Checks the cameras' caption prompts and the rules' questions, so that an unusable one is
+    /// reported at startup and not at every window.
     pub fn check_prompts(&self, config: &Config) -> Result<(), ModelError> {
         let plan = &config.model.plan;
         let video = plan.video_tokens(plan.frames, self.encoder.grid_tokens());
@@ -67,6 +67,11 @@ impl LoadedModel {
             self.language.check(prompt, video, limits).map_err(|e| {
                 ModelError(format!("camera {:?}: caption_prompt: {e}", camera.name))
             })?;
+        }
+        for rule in &config.rules {
+            self.language
+                .check_scored(&rule.question, video)
+                .map_err(|e| ModelError(format!("rule {:?}: question: {e}", rule.name)))?;
         }
         Ok(())
     }

@@ -20,7 +20,9 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder};
 use crate::event::Devices;
 use crate::interface::Interface;
 
-pub use labels::{BufferTier, DropReason, FailureKind, JpegLoss, NotWritten, SkipReason, Stage};
+pub use labels::{
+    BufferTier, DropReason, FailureKind, JpegLoss, NotWritten, SkipReason, Stage, WindowResult,
+};
 
 /// Histogram buckets in seconds, from a publish of a few milliseconds to a caption on a small CPU.
 const SECONDS: [f64; 15] =
@@ -109,6 +111,27 @@ pub fn window_change(camera: &str, change: f32) {
     if change.is_finite() {
         table::WINDOW_CHANGE.histogram([camera]).record(f64::from(change));
     }
+}
+
+/// Sets the state of a rule for a camera.
+pub fn rule(camera: &str, rule: &str, score: Option<f64>, is_active: bool, is_blind: bool) {
+    if let Some(score) = score {
+        table::RULE_SCORE.gauge([camera, rule]).set(score);
+    }
+    table::RULE_ACTIVE.gauge([camera, rule]).set(one_if(is_active));
+    table::RULE_BLIND.gauge([camera, rule]).set(one_if(is_blind));
+}
+
+pub fn rule_window(camera: &str, rule: &str, result: WindowResult) {
+    table::RULE_WINDOWS.counter([camera, rule, result.value()]).increment(1);
+}
+
+pub fn alert(camera: &str, rule: &str) {
+    table::ALERTS.counter([camera, rule]).increment(1);
+}
+
+pub fn false_alarm(camera: &str, rule: &str) {
+    table::FALSE_ALARMS.counter([camera, rule]).increment(1);
 }
 
 pub fn answer(camera: &str) {

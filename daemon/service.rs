@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::mpsc;
 
-use crate::event::{AnswerPart, CameraStatus, Event};
+use crate::event::{AnswerPart, CameraStatus, Event, Severity};
 use crate::journal::Journal;
 use crate::metrics;
 use crate::question::{Draft, Limits, Question, QuestionError};
@@ -45,6 +45,12 @@ pub trait Service: Send + Sync + 'static {
         }
     }
 
+    /// Returns the state of every rule for each of its cameras, in the order of the config.
+    fn rules(&self) -> Vec<RuleInfo>;
+
+    /// Acknowledges an alert, active or ended. Returns the event of the acknowledgement.
+    fn acknowledge(&self, alert_id: &str, false_alarm: bool) -> Result<Arc<Event>, AlertNotFound>;
+
     fn readiness(&self) -> Readiness;
 
     /// Returns what does not work although the daemon runs: one sentence per problem.
@@ -65,6 +71,60 @@ pub struct CameraInfo {
     /// Time of the oldest frame that can be asked about.
     pub oldest_frame_at: Option<SystemTime>,
 }
+
+/// A rule and its state for one camera.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RuleInfo {
+    pub name: Arc<str>,
+    pub camera: Arc<str>,
+    pub question: Arc<str>,
+    pub severity: Severity,
+    pub state: RuleState,
+    /// True if no window could be scored for longer than the rule's `hold`.
+    pub is_blind: bool,
+    /// End of the newest window that was scored, and its score.
+    pub score: Option<(SystemTime, f64)>,
+    /// ID of the active alert.
+    pub alert_id: Option<Arc<str>>,
+    /// Number of alerts that began since midnight in the rule's time zone.
+    pub alerts_today: u32,
+    /// Number of those alerts that were marked as false alarms.
+    pub false_alarms_today: u32,
+}
+
+/// The state of a rule for one camera.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RuleState {
+    /// No window of the newest ones reached `on`.
+    Idle,
+    /// Some of the newest windows reached `on`, but not enough for an alert.
+    Pending,
+    /// An alert is active.
+    Active,
+    /// An alert ended less than `cooldown` ago.
+    Cooldown,
+    /// The rule's schedule does not include the present.
+    OffSchedule,
+}
+
+impl RuleState {
+    pub fn name(self) -> &'static str {
+        match self {
+            RuleState::Idle => "idle",
+            RuleState::Pending => "pending",
+            RuleState::Active => "active",
+            RuleState::Cooldown => "cooldown",
+            RuleState::OffSchedule => "off schedule",
+        }
+    }
+}
+
+/// The error of an acknowledgement.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error(
+    "no alert has the ID {0:?} among the newest 1,000 alerts; `lookout events --kind alert` lists them"
+)]
+pub struct AlertNotFound(pub String);
 
 #[derive(Clone, Debug)]
 pub struct FrameJpeg {

@@ -10,12 +10,14 @@ use crate::camera::Sink;
 use crate::config::{self, Config};
 use crate::disk::DiskProblem;
 use crate::engine::Engine;
-use crate::event::{Body, CameraState, CameraStatus};
+use crate::event::{Body, CameraState, CameraStatus, Event};
 use crate::frame::Frame;
 use crate::journal::Journal;
 use crate::metrics;
 use crate::question::{self, Question};
-use crate::service::{AnswerStream, AskError, CameraInfo, FrameLookup, Readiness, Service};
+use crate::service::{
+    AlertNotFound, AnswerStream, AskError, CameraInfo, FrameLookup, Readiness, RuleInfo, Service,
+};
 use crate::sync::lock;
 
 /// The daemon as gRPC, HTTP and MQTT see it, and the receiver of the cameras' frames.
@@ -164,6 +166,14 @@ impl Service for Daemon {
             return Err(AskError::Stopping);
         }
         self.engine.ask(question)
+    }
+
+    fn rules(&self) -> Vec<RuleInfo> {
+        self.engine.rules.list()
+    }
+
+    fn acknowledge(&self, alert_id: &str, false_alarm: bool) -> Result<Arc<Event>, AlertNotFound> {
+        self.engine.rules.acknowledge(alert_id, false_alarm)
     }
 
     fn readiness(&self) -> Readiness {

@@ -51,6 +51,9 @@ fn the_example_holds_every_default() {
         [[camera]]
         name = "gate"
         url = "rtsp://192.168.1.20:554/stream1"
+        [[rule]]
+        name = "person"
+        question = "Is there a person?"
         "#,
     )
     .expect("the least config");
@@ -118,6 +121,22 @@ fn wrong_values_are_refused_by_their_key() {
             "model.template: {prompt} occurs 0 times",
         ),
         ("tls_verify = true", "tls_verify = false", "tls_verify needs rtsps://"),
+        ("name = \"person\"", "name = \"a person\"", "rule.name = \"a person\""),
+        ("question = \"Is there", "question = \" \" #", "rule \"person\": question = \" \""),
+        ("cameras = []", "cameras = [\"attic\"]", "names of [[camera]] tables: gate"),
+        ("on = 0.8", "on = 1.5", "on = 1.5: wanted 0.01 to 1"),
+        ("off = 0.4", "off = 0.9", "off = 0.9: wanted at most on, 0.8"),
+        ("of = \"2/3\"", "of = \"4/3\"", "of = \"4/3\": wanted \"N/M\""),
+        ("of = \"2/3\"", "of = \"2\"", "of = \"2\": wanted \"N/M\""),
+        ("cooldown = \"1m\"", "cooldown = \"11y\"", "rule \"person\": cooldown"),
+        ("hold = \"1m\"", "hold = \"11y\"", "rule \"person\": hold"),
+        ("severity = \"warning\"", "severity = \"fatal\"", "`fatal`"),
+        (
+            "#schedule = \"Mon-Fri",
+            "schedule = \"Mon-Day",
+            "\"Mon-Day 22:00-06:00\" is not a period",
+        ),
+        ("#time_zone = \"Europe/Berlin", "time_zone = \"Europe/Atlantis", "Europe/Atlantis"),
     ];
     for (from, to, named) in wrong {
         let text = example();

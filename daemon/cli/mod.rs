@@ -45,7 +45,13 @@ enum Command {
     Inspect(inspect::Inspect),
     /// List the cameras of a running daemon and their state.
     Cameras(Client),
-    /// Print captions, answers and camera state changes as they happen.
+    /// List the rules of a running daemon: state, last score, alerts of today.
+    Rules(Client),
+    /// Acknowledge an alert.
+    ///
+    /// Example: lookout ack 019adf2e-6c1b-7d0a-9d7e-0a4d2f3b5c61 --false
+    Ack(Ack),
+    /// Print captions, answers, alerts and camera state changes as they happen.
     Watch(Watch),
     /// List the events that the daemon's journal holds.
     Events(events::Events),
@@ -118,6 +124,17 @@ struct Watch {
 }
 
 #[derive(Args)]
+struct Ack {
+    #[command(flatten)]
+    client: Client,
+    /// ID of the alert, as `lookout watch` and `lookout events --kind alert` print it.
+    alert: String,
+    /// Mark the alert as a false alarm.
+    #[arg(long = "false")]
+    false_alarm: bool,
+}
+
+#[derive(Args)]
 struct Frame {
     #[command(flatten)]
     client: Client,
@@ -178,6 +195,13 @@ fn execute(command: Command) -> Result<ExitCode, Failure> {
         Command::Inspect(args) => inspect::inspect(args, out),
         Command::Cameras(Client { server, json }) => {
             runtime.block_on(success(client::cameras(&server, output(json), out)))
+        }
+        Command::Rules(Client { server, json }) => {
+            runtime.block_on(success(client::rules(&server, output(json), out)))
+        }
+        Command::Ack(Ack { client: Client { server, json }, alert, false_alarm }) => {
+            let done = client::acknowledge(&server, alert, false_alarm, output(json), out);
+            runtime.block_on(success(done))
         }
         Command::Watch(args) => runtime.block_on(success(watch(args, out))),
         Command::Events(args) => runtime.block_on(success(events::events(args, out))),

@@ -1,4 +1,4 @@
-//! The daemon's gRPC client, used by `lookout cameras`, `watch`, `ask` and `frame`.
+//! The daemon's gRPC client, used by the subcommands that talk to a running daemon.
 //!
 //! Prints text for people, or with [`Output::Json`] one line of JSON per event: the same JSON as on
 //! MQTT. A reader that goes away (`| head`) ends the command without an error. `main` maps errors
@@ -9,6 +9,7 @@ mod changes;
 mod events;
 mod export;
 mod replay;
+mod rules;
 mod search;
 mod text;
 
@@ -27,6 +28,7 @@ pub use changes::{Deletion, delete, frames, keep};
 pub use events::list_events;
 pub use export::export;
 pub use replay::{Replayed, replay};
+pub use rules::{acknowledge, rules};
 pub use search::search_events;
 
 use crate::event::{EventId, EventKind};

@@ -1,14 +1,18 @@
 //! Formats events and cameras as lines for people and as JSON for programs.
 
+mod rules;
+
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
 use crate::event::{
-    Answer, AnswerPart, Body, CameraState, CameraStatus, Caption, Coverage, Event, EventId, Gap,
-    GapCause, Inference, Unchanged,
+    AlertPhase, Answer, AnswerPart, Body, CameraState, CameraStatus, Caption, Coverage, Event,
+    EventId, Gap, GapCause, Inference, Unchanged,
 };
 use crate::service::CameraInfo;
+
+pub use rules::{RuleJson, rule_table};
 
 /// Minimum width of the camera's name, which aligns the texts.
 const NAME_WIDTH: usize = 8;
@@ -32,22 +36,42 @@ pub fn event_line(event: &Event) -> String {
             let (time, state) = (clock_time(status.since), state(status));
             format!("{time}  {camera:NAME_WIDTH$}  camera {state}")
         }
+        Body::Alert(alert) => {
+            let (time, text) = (clock_time(moment(event)), rules::alert(alert));
+            format!("{time}  {camera:NAME_WIDTH$}  {text}")
+        }
+        Body::RuleStatus(status) => {
+            let (time, text) = (clock_time(moment(event)), rules::rule_status(status));
+            format!("{time}  {camera:NAME_WIDTH$}  {text}")
+        }
     }
 }
 
 /// Formats an event as one line with its date and its name, without a line end.
 pub fn dated_event_line(event: &Event) -> String {
-    let time = match &event.body {
-        Body::CameraStatus(status) => status.since,
-        body => body.inference().map_or(event.published_at, |inference| inference.window.to),
-    };
     let EventId { run, sequence } = event.id;
-    format!("{} {}   [event {sequence} of run {run}]", date(time), event_line(event))
+    let (date, line) = (date(moment(event)), event_line(event));
+    format!("{date} {line}   [event {sequence} of run {run}]")
+}
+
+/// Returns the time that an event is about.
+fn moment(event: &Event) -> SystemTime {
+    match &event.body {
+        Body::Caption(Caption { inference, .. }) | Body::Answer(Answer { inference, .. }) => {
+            inference.window.to
+        }
+        Body::CameraStatus(status) => status.since,
+        Body::Alert(alert) => match alert.acknowledgement {
+            Some(acknowledgement) if alert.phase == AlertPhase::Acknowledged => acknowledgement.at,
+            _ => alert.ended_at.unwrap_or(alert.window.to),
+        },
+        Body::RuleStatus(_) => event.published_at,
+    }
 }
 
 /// Formats a result of a search as one line, without a line end.
 pub fn hit_line(event: &Event, snippet: &str) -> String {
-    let time = event.body.inference().map_or(event.published_at, |i| i.window.to);
+    let time = moment(event);
     let (date, clock, snippet) = (date(time), clock_time(time), one_line(snippet));
     let EventId { run, sequence } = event.id;
     let camera = &event.camera;
@@ -117,8 +141,7 @@ pub fn part(part: &AnswerPart) -> String {
 /// Formats a table with a header; lines end with `\n`.
 pub fn camera_table(cameras: &[CameraInfo], now: SystemTime) -> String {
     let head = ["CAMERA", "STATE", "SINCE", "LAST FRAME", "BUFFER", "RECONNECTS", "SOURCE"];
-    let mut rows = vec![head.map(String::from)];
-    rows.extend(cameras.iter().map(|camera| {
+    let row = |camera: &CameraInfo| {
         let status = &camera.status;
         let last_frame_at = match status.last_frame_at {
             Some(time) => format!("{} ago", short(now, time)),
@@ -141,19 +164,31 @@ pub fn camera_table(cameras: &[CameraInfo], now: SystemTime) -> String {
             status.reconnects.to_string(),
             camera.source.clone(),
         ]
-    }));
-    let widths: [usize; 7] =
+    };
+    // The reason has a line of its own, because it may be a long sentence.
+    let reason = |at: usize| {
+        let reason = cameras.get(at).map(|camera| one_line(&camera.status.reason));
+        reason.filter(|reason| !reason.is_empty())
+    };
+    table(head, cameras.iter().map(row), reason)
+}
+
+/// Formats rows as a table. `note` returns the text of a further line after a row.
+fn table<const N: usize>(
+    head: [&str; N],
+    rows: impl Iterator<Item = [String; N]>,
+    note: impl Fn(usize) -> Option<String>,
+) -> String {
+    let rows: Vec<[String; N]> = std::iter::once(head.map(String::from)).chain(rows).collect();
+    let widths: [usize; N] =
         std::array::from_fn(|i| rows.iter().map(|row| row[i].chars().count()).max().unwrap_or(0));
     let mut table = String::new();
     for (number, row) in rows.iter().enumerate() {
         let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
         table += cells.collect::<Vec<_>>().join("  ").trim_end();
         table.push('\n');
-        // The reason has a line of its own, because it may be a long sentence.
-        if let Some(camera) = number.checked_sub(1).and_then(|i| cameras.get(i))
-            && !camera.status.reason.is_empty()
-        {
-            table += &format!("  {}\n", one_line(&camera.status.reason));
+        if let Some(note) = number.checked_sub(1).and_then(&note) {
+            table += &format!("  {note}\n");
         }
     }
     table

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::alert_rule::{self, RuleTable};
 use super::buffer::BufferTable;
 use super::camera::CameraTable;
 use super::generate::GenerateTable;
@@ -34,6 +35,7 @@ struct File {
     http: ListenTable,
     mqtt: Option<MqttTable>,
     camera: Vec<CameraTable>,
+    rule: Vec<RuleTable>,
 }
 
 impl Default for File {
@@ -50,6 +52,7 @@ impl Default for File {
             http: ListenTable::default(),
             mqtt: None,
             camera: Vec::new(),
+            rule: Vec::new(),
         }
     }
 }
@@ -82,6 +85,7 @@ impl File {
             grpc: self.grpc.check("grpc", 50051, 256)?,
             http: self.http.check("http", 9090, 64)?,
             mqtt: self.mqtt.map(|mqtt| mqtt.check(folder)).transpose()?,
+            rules: alert_rule::rules(self.rule, &cameras)?,
             cameras,
             stop_timeout: at_least("stop_timeout", self.stop_timeout, Duration::ZERO)?,
             hang_timeout: at_least("hang_timeout", self.hang_timeout, Duration::from_secs(2))?,

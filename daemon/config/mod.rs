@@ -4,6 +4,7 @@
 //! Each table of the file has a module: a `…Table` is the table as written, with its defaults, and
 //! its `check` returns what the program uses.
 
+mod alert_rule;
 mod buffer;
 mod camera;
 mod file;
@@ -21,6 +22,7 @@ mod values;
 use std::path::Path;
 use std::time::Duration;
 
+pub use alert_rule::{Rule, Thresholds};
 pub use buffer::{Buffer, Disk};
 pub use camera::{Camera, DecodeFrames};
 pub use generate::{Generate, Sampling, Summary};
@@ -47,6 +49,7 @@ pub struct Config {
     pub http: Option<Listen>,
     pub mqtt: Option<Mqtt>,
     pub cameras: Vec<Camera>,
+    pub rules: Vec<Rule>,
     /// Maximum time for running work to end after a stop was requested.
     pub stop_timeout: Duration,
     /// Time without progress after which a worker counts as hung.

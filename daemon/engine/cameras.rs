@@ -178,6 +178,7 @@ impl CameraRegistry {
 impl Engine {
     /// Adds a camera. Returns false if there is one of this name.
     pub fn add_camera(&self, camera: &config::Camera) -> bool {
+        self.rules.add_camera(&camera.name);
         self.cameras.add(camera)
     }
 
@@ -201,6 +202,7 @@ impl Engine {
             questions
         };
         questions.into_iter().for_each(|question| question.fail(gone()));
+        self.rules.remove_camera(name);
         sync::lock(&self.conversations).remove(name);
         self.reencoded().retain(|(camera, _)| camera != name);
         true

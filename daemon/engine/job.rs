@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::question::pass::PendingQuestion;
 use super::scheduler::{self, Purpose};
+use crate::config::Rule;
 use crate::service::AskError;
 use crate::timeline::TimeRange;
 
@@ -12,9 +13,18 @@ use crate::timeline::TimeRange;
 pub enum Job {
     Question(Box<PendingQuestion>),
     Caption(Window),
+    Rules(Box<RulesOfWindow>),
 }
 
-/// A closed window that is to be captioned.
+/// The rules whose questions are to be scored on a window.
+pub struct RulesOfWindow {
+    pub window: Window,
+    /// The rules, at least one.
+    pub rules: Vec<Arc<Rule>>,
+}
+
+/// A closed window.
+#[derive(Clone)]
 pub struct Window {
     pub camera: Arc<str>,
     pub range: TimeRange,
@@ -28,7 +38,25 @@ impl Job {
     pub fn is_wanted(&self) -> bool {
         match self {
             Job::Question(question) => !question.to.is_closed(),
-            Job::Caption(_) => true,
+            Job::Caption(_) | Job::Rules(_) => true,
+        }
+    }
+
+    /// Returns the window that the job is about. A question has none.
+    pub fn window(&self) -> Option<&Window> {
+        match self {
+            Job::Question(_) => None,
+            Job::Caption(window) => Some(window),
+            Job::Rules(of_window) => Some(&of_window.window),
+        }
+    }
+
+    /// Returns the name of the job's result.
+    pub fn result(&self) -> &'static str {
+        match self {
+            Job::Question(_) => "answer",
+            Job::Caption(_) => "caption",
+            Job::Rules(_) => "scores",
         }
     }
 
@@ -52,6 +80,7 @@ impl scheduler::Job for Job {
         match self {
             Job::Question(question) => &question.camera,
             Job::Caption(window) => &window.camera,
+            Job::Rules(of_window) => &of_window.window.camera,
         }
     }
 
@@ -59,6 +88,7 @@ impl scheduler::Job for Job {
         match self {
             Job::Question(_) => Purpose::Question,
             Job::Caption(_) => Purpose::Caption,
+            Job::Rules(_) => Purpose::Rules,
         }
     }
 }

@@ -23,8 +23,9 @@ use std::time::{Duration, Instant};
 
 use super::Engine;
 use super::failures::Failures;
-use super::job::Job;
-use super::scheduler::Purpose;
+use super::job::{Job, RulesOfWindow};
+use super::question::pass::PendingQuestion;
+use super::scheduler::{Job as _, Purpose};
 use crate::event::{
     Body, Caption, Devices, Event, FinishReason, FrameReference, Inference, Timing, Unchanged,
     Usage,
@@ -129,13 +130,14 @@ impl<B: LanguageBackend> LanguageWorker<B> {
                 last_finished = Instant::now();
                 engine.took(running, last_finished, last_finished - since);
             };
-            for (running, reply) in finished {
-                took(&running);
-                self.finish(engine, running, reply);
-            }
+            // Scores come first, because they may be alerts.
             for (running, scored) in scored {
                 took(&running);
                 self.finish_scored(engine, running, scored);
+            }
+            for (running, reply) in finished {
+                took(&running);
+                self.finish(engine, running, reply);
             }
             goes_on?;
         }
@@ -162,13 +164,11 @@ impl<B: LanguageBackend> LanguageWorker<B> {
         failures: &mut Failures,
     ) -> Result<Admission, ModelError> {
         let Some(Input { camera, prompt, work, clip, plan, urgency }) = input(engine, &job) else {
-            if let Job::Caption(window) = job {
+            if let Some(window) = job.window() {
                 let to = rfc3339::format(window.range.span.to);
-                tracing::info!(
-                    camera = &*window.camera,
-                    "no caption of the window to {to}: no frame left"
-                );
-                engine.no_caption(&window, SkipReason::Gone);
+                let (camera, result) = (&*window.camera, job.result());
+                tracing::info!(camera, "no {result} of the window to {to}: no frame left");
+                engine.abandon(&job, SkipReason::Gone);
             }
             return Ok(Admission::Done);
         };
@@ -222,9 +222,9 @@ impl<B: LanguageBackend> LanguageWorker<B> {
                 Ok(Admission::Running)
             }
             Err(LanguageError::BadPrompt(why)) => match job {
-                Job::Caption(window) => {
-                    tracing::warn!(camera = &*camera, "no caption: {why}");
-                    engine.no_caption(&window, SkipReason::Refused);
+                Job::Caption(_) | Job::Rules(_) => {
+                    tracing::warn!(camera = &*camera, "no {}: {why}", job.result());
+                    engine.abandon(&job, SkipReason::Refused);
                     Ok(Admission::Done)
                 }
                 Job::Question(asked) => {
@@ -306,12 +306,23 @@ impl<B: LanguageBackend> LanguageWorker<B> {
                 measure(&asked.camera, &inference);
                 asked.finish(engine, inference, jpegs, turns, None);
             }
+            // Rules are scored.
+            Job::Rules(_) => {}
         }
     }
 
-    /// Delivers the score of a question.
+    /// Delivers the scores of a question or of rules.
     fn finish_scored(&mut self, engine: &Engine, running: Running, scored: Scored) {
-        let Running { job: Job::Question(asked), clip, .. } = running else { return };
+        let Running { job, clip, .. } = running;
+        match job {
+            Job::Question(asked) => self.finish_question(engine, *asked, clip, scored),
+            Job::Rules(of_window) => engine.rules_scored(*of_window, clip, scored),
+            // Captions have no score.
+            Job::Caption(_) => {}
+        }
+    }
+
+    fn finish_question(&self, engine: &Engine, asked: PendingQuestion, clip: Clip, scored: Scored) {
         let Some(score) = scored.scores.first().copied() else { return };
         let reply = Reply {
             text: if score >= 0.5 { "Yes." } else { "No." }.into(),
@@ -377,9 +388,9 @@ impl<B: LanguageBackend> LanguageWorker<B> {
 impl Running {
     fn is_needed(&self, engine: &Engine) -> bool {
         match &self.job {
-            // No caption is needed while the engine stops.
-            Job::Caption(window) => {
-                !engine.jobs().stopping && engine.cameras.get(&window.camera).is_some()
+            // Nothing about a window is needed while the engine stops.
+            Job::Caption(_) | Job::Rules(_) => {
+                !engine.jobs().stopping && engine.cameras.get(self.job.camera()).is_some()
             }
             Job::Question(_) => self.job.is_wanted(),
         }
@@ -417,6 +428,19 @@ fn input(engine: &Engine, job: &Job) -> Option<Input> {
             plan: engine.plan,
             urgency: Urgency::Later,
         },
+        Job::Rules(of_window) => {
+            let RulesOfWindow { window, rules } = &**of_window;
+            Input {
+                camera: window.camera.clone(),
+                prompt: String::new(),
+                work: Work::Scores {
+                    questions: rules.iter().map(|r| r.question.clone()).collect(),
+                },
+                clip: engine.clip(&window.camera, window.range)?,
+                plan: engine.plan,
+                urgency: Urgency::Later,
+            }
+        }
         Job::Question(asked) => Input {
             camera: asked.camera.clone(),
             prompt: asked.prompt.clone(),
@@ -441,7 +465,10 @@ fn measure(camera: &str, inference: &Inference) {
     ] {
         metrics::stage(camera, stage, Duration::from_secs_f64(seconds));
     }
-    let usage = inference.usage;
+    measure_tokens(camera, inference.usage);
+}
+
+fn measure_tokens(camera: &str, usage: Usage) {
     let seen = u64::from(usage.video_tokens) + u64::from(usage.text_tokens);
     metrics::tokens(camera, seen, u64::from(usage.new_tokens));
 }

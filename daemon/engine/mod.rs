@@ -37,6 +37,7 @@ use crate::heartbeat::Heartbeats;
 use crate::journal::{EventJpeg, Journal};
 use crate::language::Turn;
 use crate::metrics::{self, DropReason, SkipReason};
+use crate::rules::Rules;
 use crate::run_clock::RunClock;
 use crate::service::AskError;
 use crate::slowfast::Plan;
@@ -47,7 +48,7 @@ use crate::timeline::{
 
 use cameras::CameraRegistry;
 use inbox::Inbox;
-use job::Job;
+use job::{Job, RulesOfWindow, Window};
 use question::conversations::Conversations;
 use question::frames::FrameFetch;
 use question::pass::PendingQuestion;
@@ -87,6 +88,7 @@ pub struct Engine {
     pub heartbeats: Heartbeats,
     pub journal: Arc<dyn Journal>,
     pub cameras: CameraRegistry,
+    pub rules: Arc<Rules>,
     plan: Plan,
     max_new_tokens: usize,
     sampling: Sampling,
@@ -153,6 +155,7 @@ impl Engine {
             started: Instant::now(),
             heartbeats: Heartbeats::new(config.hang_timeout),
             wake: Condvar::new(),
+            rules: Rules::new(&config.rules, &config.cameras, journal.clone()),
             journal,
             cameras,
             plan: config.model.plan,
@@ -188,12 +191,21 @@ impl Engine {
         self.wake.notify_all();
     }
 
-    /// Counts a window that gets no caption.
-    fn skip(&self, camera: &Arc<str>, reason: SkipReason) {
-        if let Some(camera) = self.cameras.get(camera) {
-            camera.progress.skipped_windows.fetch_add(1, Ordering::Relaxed);
+    /// Records that a job about a window will not be done. Call it without the lock on the jobs.
+    fn skip(&self, job: &Job, reason: SkipReason) {
+        match job {
+            Job::Question(_) => {}
+            Job::Caption(Window { camera, .. }) => {
+                if let Some(camera) = self.cameras.get(camera) {
+                    camera.progress.skipped_windows.fetch_add(1, Ordering::Relaxed);
+                }
+                metrics::caption_skipped(camera, reason);
+            }
+            Job::Rules(of_window) => {
+                let RulesOfWindow { window, rules } = &**of_window;
+                self.rules.window_unknown(&window.camera, window.range.span, rules);
+            }
         }
-        metrics::caption_skipped(camera, reason);
     }
 
     /// Samples a range of a camera among the frames whose tokens are in memory. Returns

@@ -3,17 +3,20 @@
 //! Each job has a [`Purpose`], which determines its priority and how it waits.
 //!
 //! Guarantees:
-//! - Questions come before captions, in the order asked. At most `capacity` questions wait.
-//! - A caption's deadline is its window's close plus the camera's maximum delay. A caption that would
-//!   miss its deadline even if started now is skipped. The duration is estimated from earlier
-//!   captions. A caption that has waited less than a fifth of its maximum delay is started anyway, so
-//!   that an overloaded model still produces some captions.
-//! - At most one caption per camera waits: a newer window replaces an older one.
-//! - At most one caption per camera is in progress, and the next one waits for it. So a camera's
-//!   captions are finished in the order of its windows.
-//! - The next caption is that of the camera whose caption was started least recently.
-//! - After a refused question, a caption that can be started goes before the next question. So a
-//!   client that repeats a question which cannot be answered does not block the captions.
+//! - Questions come first, in the order asked. At most `capacity` questions wait. Then come the jobs
+//!   about windows: first the scores of rules, because an alert must not wait for a text, then the
+//!   captions.
+//! - A window's deadline is its close plus the camera's maximum delay. A job that would miss it even
+//!   if started now is skipped. The duration is estimated from earlier jobs of the same purpose. A
+//!   job that has waited less than a fifth of the maximum delay is started anyway, so that an
+//!   overloaded model still produces some captions.
+//! - Of a camera and a purpose, at most one job waits: a newer window replaces an older one.
+//! - Of a camera and a purpose, at most one job is in progress, and the next one waits for it. So a
+//!   camera's captions are finished in the order of its windows.
+//! - Within a purpose, the next job is that of the camera whose job was started least recently.
+//! - After a refused question, a job about a window goes before the next question, if one can be
+//!   started. So a client that repeats a question which cannot be answered does not block the
+//!   captions.
 //!
 //! A question counts as refused if it fails before the model runs for it. Times are durations since
 //! an arbitrary moment: the daemon's start, or a simulation's.
@@ -27,6 +30,9 @@ use std::time::Duration;
 pub enum Purpose {
     /// A client waits for an answer. Jobs wait in the order of their arrival.
     Question,
+    /// The scores of rules on a window. Per camera, the job of the newest window waits, until its
+    /// deadline.
+    Rules,
     /// A caption of a window. Per camera, the job of the newest window waits, until its deadline.
     Caption,
 }

@@ -11,7 +11,7 @@ use super::Engine;
 use super::caption::windows::Closed;
 use super::failures::Failures;
 use super::inbox::{Arrival, Inbox, Work};
-use super::job::{Job, Window};
+use super::job::{Job, RulesOfWindow, Window};
 use super::question::frames::FrameFetch;
 use crate::disk::{Record, WriteRequest};
 use crate::frame::{Frame, FrameId};
@@ -29,6 +29,9 @@ use crate::vision::{BATCH, Encoder, VisionBackend};
 /// Maximum time that the worker sleeps if no frame arrives, so that windows close anyway.
 const TICK: Duration = Duration::from_millis(200);
 
+/// Interval at which rules are checked for having seen nothing for a long time.
+const RULES_CHECKED_EVERY: Duration = Duration::from_secs(1);
+
 pub struct VisionWorker<B = Encoder> {
     pub backend: B,
     pub preprocess: Preprocess,
@@ -45,6 +48,7 @@ impl<B: VisionBackend> VisionWorker<B> {
     /// Runs until the engine stops or the model is broken.
     pub fn run(mut self, engine: &Engine) -> Result<(), ModelError> {
         let mut pixels = Vec::new();
+        let mut rules_checked = Instant::now();
         while let Some(work) = engine.next_work() {
             engine.heartbeats.beat(Worker::Vision);
             match work {
@@ -57,6 +61,10 @@ impl<B: VisionBackend> VisionWorker<B> {
                 if let Some(closed) = closed {
                     engine.close(&camera.name, closed, now, Duration::ZERO);
                 }
+            }
+            if now.duration_since(rules_checked) >= RULES_CHECKED_EVERY {
+                rules_checked = now;
+                engine.rules.tick();
             }
         }
         Ok(())
@@ -286,8 +294,8 @@ impl Engine {
         metrics::buffer_tokens(camera, usage.token_bytes);
     }
 
-    /// Queues a closed window for captioning, if the camera has captions. Its UTC follows the clock
-    /// of its newest frame.
+    /// Queues the jobs about a closed window: the scores of the rules that are due, and the caption,
+    /// if the camera has captions. The window's UTC follows the clock of its newest frame.
     pub(super) fn close(
         &self,
         camera: &Arc<str>,
@@ -296,21 +304,26 @@ impl Engine {
         encode: Duration,
     ) {
         let Some(known) = self.cameras.get(camera) else { return };
-        if known.settings.caption_prompt.is_none() {
-            return;
-        }
         let Some(newest) = known.progress.newest() else { return };
         let range = TimeRange::in_run(window.to, window.length, newest);
+        let rules = self.rules.due(camera, range.span);
         let window = Window { camera: camera.clone(), range, closed, encode };
+        let scores = (!rules.is_empty())
+            .then(|| Job::Rules(Box::new(RulesOfWindow { window: window.clone(), rules })));
+        let caption = known.settings.caption_prompt.is_some().then_some(Job::Caption(window));
         let since_start = closed.saturating_duration_since(self.started);
-        let mut jobs = self.jobs();
         let max_delay = known.settings.max_caption_delay;
-        let older = jobs.scheduler.window(Job::Caption(window), since_start, max_delay);
-        if older.is_some() {
-            self.skip(camera, SkipReason::Replaced);
+        let replaced: Vec<Job> = {
+            let scheduler = &mut self.jobs().scheduler;
+            let jobs = scores.into_iter().chain(caption);
+            let replaced =
+                jobs.filter_map(|job| scheduler.window(job, since_start, max_delay)).collect();
+            metrics::waiting_jobs(scheduler.waiting());
+            replaced
+        };
+        for older in replaced {
+            self.skip(&older, SkipReason::Replaced);
         }
-        metrics::waiting_jobs(jobs.scheduler.waiting());
-        drop(jobs);
         self.wake.notify_one();
     }
 }

@@ -1,6 +1,7 @@
 //! The SQLite file, opened for writing: appends events, and deletes old ones. `schema` has the
 //! tables, `read` the queries.
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -11,7 +12,7 @@ use sha2::{Digest, Sha256};
 use super::file::FILE;
 use super::values::{StoreError, integer, kind_number, milliseconds};
 use super::{jpegs, newest, positions, schema};
-use crate::event::{Body, Event, EventId, Inference};
+use crate::event::{AlertPhase, Answer, Body, Caption, Event, EventId};
 use crate::journal::EventJpeg;
 use crate::wire::encode;
 
@@ -114,7 +115,7 @@ impl Database {
             )?;
             for (event, jpegs) in events {
                 let inference = event.body.inference();
-                let window = inference.map(|inference| inference.window);
+                let window = event.body.window();
                 let is_new = insert.execute(params![
                     integer(event.id.run),
                     integer(event.id.sequence),
@@ -124,7 +125,7 @@ impl Database {
                     kind_number(event.body.kind()),
                     window.map(|window| milliseconds(window.from)),
                     window.map(|window| milliseconds(window.to)),
-                    searchable(&event.body).map(|inference| inference.text.as_str()),
+                    searchable(&event.body),
                     inference.map(|inference| prompt_hash(&inference.prompt)),
                     encode::event_bytes(event),
                 ])? > 0;
@@ -230,11 +231,18 @@ impl Database {
     }
 }
 
-/// Returns the text that a search finds: that of answers and of captions of changed scenes.
-fn searchable(body: &Body) -> Option<&Inference> {
+/// Returns the text that a search finds: that of answers and of captions of changed scenes, and the
+/// rule and the question of an alert that begins.
+fn searchable(body: &Body) -> Option<Cow<'_, str>> {
     match body {
         Body::Caption(caption) if caption.unchanged.is_some() => None,
-        body => body.inference(),
+        Body::Caption(Caption { inference, .. }) | Body::Answer(Answer { inference, .. }) => {
+            Some(inference.text.as_str().into())
+        }
+        Body::Alert(alert) if alert.phase == AlertPhase::New => {
+            Some(format!("{}: {}", alert.rule, alert.question).into())
+        }
+        Body::Alert(_) | Body::CameraStatus(_) | Body::RuleStatus(_) => None,
     }
 }
 

@@ -349,7 +349,7 @@ fn shows_a_camera(body: &Body) -> bool {
     match body {
         Body::Caption(caption) => caption.unchanged.is_none(),
         Body::CameraStatus(_) => true,
-        Body::Answer(_) => false,
+        Body::Answer(_) | Body::Alert(_) | Body::RuleStatus(_) => false,
     }
 }
 

@@ -50,6 +50,7 @@ impl Label {
 }
 
 pub const CAMERA: Label = Label::described("camera", "the camera's name in the config");
+pub const RULE: Label = Label::described("rule", "the rule's name in the config");
 pub const MODEL: Label = Label::described("model", "the package's name");
 pub const DEVICE: Label = Label::described("device", "the device that runs the model");
 pub const DEVICE_REASON: Label =
@@ -111,6 +112,16 @@ macro_rules! label_values {
         pub const $label: Label =
             Label::listed($label_name, &[$(($value, concat!($($doc),+)),)+]);
     };
+}
+
+label_values! {
+    /// Results of a window for a rule.
+    pub enum WindowResult, WINDOW_RESULT = "result" {
+        /// The window was scored.
+        Scored = "scored",
+        /// The window could not be scored, or less than half of it was seen.
+        Unknown = "unknown",
+    }
 }
 
 label_values! {

@@ -4,7 +4,8 @@ use metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
 
 use super::labels::{
     CAMERA, COMPONENT, DEVICE, DEVICE_REASON, DIRECTION, DROP_REASON, FAILURE_KIND, INTERFACE,
-    JPEG_LOSS, Label, MODEL, NOT_WRITTEN, REFUSAL, RESULT, SET_ASIDE, SKIP_REASON, STAGE, TIER,
+    JPEG_LOSS, Label, MODEL, NOT_WRITTEN, REFUSAL, RESULT, RULE, SET_ASIDE, SKIP_REASON, STAGE,
+    TIER, WINDOW_RESULT,
 };
 
 /// A metric: its name, type, labels and meaning.
@@ -86,6 +87,20 @@ metrics! {
             "Captions and answers that are being generated together",
         MODEL_INFO: Gauge "lookout_model_info" [MODEL DEVICE DEVICE_REASON]
             "Always 1",
+    }
+    "Rules and alerts" {
+        RULE_SCORE: Gauge "lookout_rule_score" [CAMERA RULE]
+            "Score of the newest window that was scored, 0 to 1",
+        RULE_ACTIVE: Gauge "lookout_rule_active" [CAMERA RULE]
+            "1 while an alert of the rule is active, else 0",
+        RULE_BLIND: Gauge "lookout_rule_blind" [CAMERA RULE]
+            "1 while no window could be scored for longer than the rule's hold, else 0",
+        RULE_WINDOWS: Counter "lookout_rule_windows_total" [CAMERA RULE WINDOW_RESULT]
+            "Windows on which the rule was due",
+        ALERTS: Counter "lookout_alerts_total" [CAMERA RULE]
+            "Alerts that began",
+        FALSE_ALARMS: Counter "lookout_false_alarms_total" [CAMERA RULE]
+            "Alerts that were marked as false alarms",
     }
     "The buffer" {
         BUFFER_BYTES: Gauge "lookout_buffer_bytes" [CAMERA TIER]

@@ -3,6 +3,8 @@
 //! A reply that lacks a field the daemon always sets, or contains an unknown value, comes from
 //! another version. The error names the field.
 
+mod alert;
+
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -16,6 +18,8 @@ use crate::event::{
 use crate::frame::{Clock, FrameId, Span};
 use crate::proto;
 use crate::service::CameraInfo;
+
+pub use alert::rule;
 
 #[derive(Debug, PartialEq, thiserror::Error)]
 #[error("unexpected reply: field {0} is missing or unknown (different daemon version?)")]
@@ -39,6 +43,8 @@ pub fn event(from: proto::Event) -> Read<Event> {
             proto::event::Body::Caption(from) => Body::Caption(caption(from)?),
             proto::event::Body::Answer(from) => Body::Answer(answer(from)?),
             proto::event::Body::CameraStatus(from) => Body::CameraStatus(camera_status(from)?),
+            proto::event::Body::Alert(from) => Body::Alert(alert::alert(from)?),
+            proto::event::Body::RuleStatus(from) => Body::RuleStatus(alert::rule_status(from)?),
         },
     })
 }

@@ -1,5 +1,7 @@
 //! Converts the daemon's values to protobuf. The opposite direction, for clients, is `decode.rs`.
 
+mod alert;
+
 use std::time::SystemTime;
 
 use prost::Message;
@@ -13,6 +15,8 @@ use crate::frame::{Clock, FrameId, Span, clamped};
 use crate::proto;
 use crate::service::CameraInfo;
 
+pub use alert::rule;
+
 pub fn event(event: &Event) -> proto::Event {
     proto::Event {
         id: Some(event_id(event.id)),
@@ -24,6 +28,8 @@ pub fn event(event: &Event) -> proto::Event {
             Body::Caption(from) => proto::event::Body::Caption(caption(from)),
             Body::Answer(from) => proto::event::Body::Answer(answer(from)),
             Body::CameraStatus(from) => proto::event::Body::CameraStatus(camera_status(from)),
+            Body::Alert(from) => proto::event::Body::Alert(alert::alert(from)),
+            Body::RuleStatus(from) => proto::event::Body::RuleStatus(alert::rule_status(from)),
         }),
     }
 }
@@ -127,6 +133,8 @@ pub fn kind(kind: EventKind) -> proto::EventKind {
         EventKind::Caption => proto::EventKind::Caption,
         EventKind::Answer => proto::EventKind::Answer,
         EventKind::CameraStatus => proto::EventKind::CameraStatus,
+        EventKind::Alert => proto::EventKind::Alert,
+        EventKind::RuleStatus => proto::EventKind::RuleStatus,
     }
 }
 

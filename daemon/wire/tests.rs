@@ -7,12 +7,14 @@ use proptest::prelude::*;
 use super::decode::{UnexpectedReply, event};
 use super::encode;
 use crate::event::{
-    Answer, AnswerPart, Body, CameraState, CameraStatus, Caption, Coverage, Devices, Event,
-    EventId, FinishReason, FrameReference, Gap, GapCause, Inference, Placement, SummaryMethod,
-    Timing, Unchanged, Usage,
+    Acknowledgement, Alert, AlertPhase, Answer, AnswerPart, Body, CameraState, CameraStatus,
+    Caption, Coverage, Devices, EndReason, Event, EventId, FinishReason, FrameReference, Gap,
+    GapCause, Inference, Placement, RuleStatus, ScorePoint, Severity, Sight, SummaryMethod, Timing,
+    Unchanged, Usage,
 };
 use crate::frame::{Clock, FrameId, Span};
 use crate::proto;
+use crate::service::{RuleInfo, RuleState};
 
 fn times() -> impl Strategy<Value = SystemTime> {
     (0u64..4_000_000_000, 0u32..1_000_000_000)
@@ -61,10 +63,15 @@ fn placements() -> impl Strategy<Value = Placement> {
     (texts(), texts()).prop_map(|(device, reason)| Placement { device, reason })
 }
 
+fn frames() -> impl Strategy<Value = FrameReference> {
+    (any::<(u64, u64, bool)>(), times()).prop_map(|((run, number, slow), time)| FrameReference {
+        id: FrameId { run, number },
+        captured_at: time,
+        slow,
+    })
+}
+
 fn inferences() -> impl Strategy<Value = Inference> {
-    let frames = (any::<(u64, u64, bool)>(), times()).prop_map(|((run, number, slow), time)| {
-        FrameReference { id: FrameId { run, number }, captured_at: time, slow }
-    });
     let timings =
         prop::array::uniform5(0.0f64..1e6).prop_map(|[wait, encode, prefill, decode, total]| {
             Timing {
@@ -83,7 +90,7 @@ fn inferences() -> impl Strategy<Value = Inference> {
         prop::array::uniform3(texts()),
         spans(),
         coverages(),
-        prop::collection::vec(frames, 0..4),
+        prop::collection::vec(frames(), 0..4),
         (placements(), placements()),
         prop::sample::select(vec![FinishReason::Stop, FinishReason::Length]),
         usages,
@@ -169,7 +176,96 @@ fn statuses() -> impl Strategy<Value = CameraStatus> {
         })
 }
 
+fn alerts() -> impl Strategy<Value = Alert> {
+    let severities =
+        prop::sample::select(vec![Severity::Info, Severity::Warning, Severity::Critical]);
+    let phases = prop::sample::select(vec![
+        AlertPhase::New,
+        AlertPhase::Update,
+        AlertPhase::End,
+        AlertPhase::Acknowledged,
+    ]);
+    let reasons =
+        prop::sample::select(vec![EndReason::Cleared, EndReason::OffSchedule, EndReason::Removed]);
+    let points =
+        (times(), prop::option::of(0.0..1.0f64)).prop_map(|(at, score)| ScorePoint { at, score });
+    let acknowledgements =
+        (times(), any::<bool>()).prop_map(|(at, false_alarm)| Acknowledgement { at, false_alarm });
+    (
+        prop::array::uniform3(texts()),
+        (severities, phases, prop::option::of(reasons)),
+        prop::array::uniform2(0.0..1.0f64),
+        (spans(), coverages(), prop::collection::vec(frames(), 0..3)),
+        (times(), prop::option::of(times())),
+        any::<[u32; 2]>(),
+        prop::collection::vec(points, 0..4),
+        prop::option::of(acknowledgements),
+    )
+        .prop_map(|(names, kinds, scores, window, times, windows, curve, acknowledgement)| {
+            let [alert_id, rule, question] = names.map(Into::into);
+            Alert {
+                alert_id,
+                rule,
+                severity: kinds.0,
+                phase: kinds.1,
+                question,
+                score: scores[0],
+                peak_score: scores[1],
+                window: window.0,
+                coverage: window.1,
+                frames: window.2,
+                started_at: times.0,
+                ended_at: times.1,
+                end_reason: kinds.2,
+                scored_windows: windows[0],
+                unknown_windows: windows[1],
+                curve,
+                acknowledgement,
+            }
+        })
+}
+
+fn rule_statuses() -> impl Strategy<Value = RuleStatus> {
+    let sights = prop::sample::select(vec![Sight::Blind, Sight::Seeing]);
+    (texts(), sights, times()).prop_map(|(rule, sight, since)| RuleStatus {
+        rule: rule.into(),
+        sight,
+        since,
+    })
+}
+
 proptest! {
+    #[test]
+    fn decoding_an_encoded_rule_returns_it(
+        names in prop::array::uniform3(texts()),
+        state in prop::sample::select(vec![
+            RuleState::Idle,
+            RuleState::Pending,
+            RuleState::Active,
+            RuleState::Cooldown,
+            RuleState::OffSchedule,
+        ]),
+        is_blind: bool,
+        score in prop::option::of((times(), 0.0..1.0f64)),
+        alert_id in prop::option::of("[a-z]{1,9}"),
+        counts: [u32; 2],
+    ) {
+        let [name, camera, question] = names.map(Into::into);
+        let rule = RuleInfo {
+            name,
+            camera,
+            question,
+            severity: Severity::Critical,
+            state,
+            is_blind,
+            score,
+            alert_id: alert_id.map(Into::into),
+            alerts_today: counts[0],
+            false_alarms_today: counts[1],
+        };
+        prop_assert_eq!(super::decode::rule(encode::rule(&rule)), Ok(rule));
+    }
+
     #[test]
     fn decoding_an_encoded_event_returns_it(
         id in event_ids(),
@@ -180,6 +276,8 @@ proptest! {
             captions().prop_map(Body::Caption),
             answers().prop_map(Body::Answer),
             statuses().prop_map(Body::CameraStatus),
+            alerts().prop_map(Body::Alert),
+            rule_statuses().prop_map(Body::RuleStatus),
         ],
     ) {
         let new = Event::new(id, published_at, camera.into(), body);

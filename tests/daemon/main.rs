@@ -17,5 +17,6 @@ mod failures;
 mod footage;
 mod long_questions;
 mod outages;
+mod rules;
 mod stored_frames;
 mod streams;

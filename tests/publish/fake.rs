@@ -12,6 +12,7 @@ pub struct Fake {
     /// Set to make the next query of the cameras panic.
     pub panics: AtomicBool,
     pub ask: Mutex<Ask>,
+    pub rules: Mutex<Vec<RuleInfo>>,
 }
 
 impl Fake {
@@ -68,6 +69,14 @@ impl Service for Fake {
         self.ask.lock().unwrap()(question)
     }
 
+    fn rules(&self) -> Vec<RuleInfo> {
+        self.rules.lock().unwrap().clone()
+    }
+
+    fn acknowledge(&self, alert_id: &str, _: bool) -> Result<Arc<Event>, AlertNotFound> {
+        Err(AlertNotFound(alert_id.to_owned()))
+    }
+
     fn troubles(&self) -> Vec<String> {
         vec!["the disk is full".into()]
     }
@@ -103,6 +112,7 @@ impl Daemon {
             yard: Mutex::new(Some(CameraState::Lost)),
             panics: AtomicBool::new(false),
             ask: Mutex::new(Box::new(|_| Err(AskError::Stopping))),
+            rules: Mutex::default(),
         });
         let grpc = format!("127.0.0.1:{}", free_port());
         let stop = CancellationToken::new();
@@ -168,6 +178,46 @@ pub async fn listener(interface: Interface, addr: SocketAddr) -> Result<Listener
 
 pub fn caption(text: &str) -> Body {
     Body::Caption(Caption { inference: inference(text), skipped_windows: 0, unchanged: None })
+}
+
+/// Returns a rule of the camera `gate`, and its active alert.
+pub fn rule(name: &str, alert_id: Option<&str>) -> RuleInfo {
+    RuleInfo {
+        name: name.into(),
+        camera: "gate".into(),
+        question: "Is it there?".into(),
+        severity: Severity::Warning,
+        state: if alert_id.is_some() { RuleState::Active } else { RuleState::Idle },
+        is_blind: false,
+        score: None,
+        alert_id: alert_id.map(Into::into),
+        alerts_today: 0,
+        false_alarms_today: 0,
+    }
+}
+
+/// Returns the first event of an alert.
+pub fn alert(rule: &str, alert_id: &str) -> Body {
+    let Inference { window, coverage, frames, .. } = inference("");
+    Body::Alert(Alert {
+        alert_id: alert_id.into(),
+        rule: rule.into(),
+        severity: Severity::Warning,
+        phase: AlertPhase::New,
+        question: "Is it there?".into(),
+        score: 0.9,
+        peak_score: 0.9,
+        window,
+        coverage,
+        frames,
+        started_at: window.to,
+        ended_at: None,
+        end_reason: None,
+        scored_windows: 1,
+        unknown_windows: 0,
+        curve: vec![ScorePoint { at: window.to, score: Some(0.9) }],
+        acknowledgement: None,
+    })
 }
 
 pub fn answer(question_id: &str, text: &str) -> Answer {

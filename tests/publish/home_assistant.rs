@@ -138,6 +138,49 @@ async fn a_camera_of_an_earlier_run_is_removed() {
 }
 
 #[tokio::test]
+async fn a_rule_has_its_present_state_and_a_removed_one_disappears() {
+    let broker = Broker::start();
+    let daemon = Daemon::start(100).await;
+    let rules = |rules: &[RuleInfo]| *daemon.service.rules.lock().unwrap() = rules.to_vec();
+    rules(&[rule("person", None), rule("car", None)]);
+    let publisher = Publisher::start(&daemon, mqtt_config(broker.port));
+    let is = |topic: &'static str, payload: &'static str| {
+        move |messages: &BTreeMap<String, String>| {
+            messages.get(topic).is_some_and(|found| found == payload)
+        }
+    };
+    retained(broker.port, is("lookout/gate/rule/person", "OFF")).await;
+    let mut heard = Subscriber::connect(broker.port, "lookout/gate/#").await;
+    rules(&[rule("person", Some("an-id")), rule("car", None)]);
+    daemon.service.journal.append("gate".into(), alert("person", "an-id"));
+    let published = heard.json_on("lookout/gate/alert").await;
+    assert_eq!((&published["alert_id"], &published["phase"]), (&"an-id".into(), &"new".into()));
+    retained(broker.port, is("lookout/gate/rule/person", "ON")).await;
+    // An event that is sent late does not say that the alert is still active.
+    rules(&[rule("person", None), rule("car", None)]);
+    daemon.service.journal.append("gate".into(), alert("person", "an-id"));
+    retained(broker.port, is("lookout/gate/rule/person", "OFF")).await;
+    publisher.stop().await;
+
+    // The next run has one rule less.
+    let daemon = Daemon::start(100).await;
+    *daemon.service.rules.lock().unwrap() = vec![rule("car", None)];
+    let mut devices = Subscriber::connect(broker.port, GATE).await;
+    let publisher = Publisher::start(&daemon, mqtt_config(broker.port));
+    loop {
+        let device: Value = serde_json::from_str(&devices.next_on(GATE).await.payload).unwrap();
+        assert_eq!(device["components"]["rule_car"]["state_topic"], "lookout/gate/rule/car");
+        if device["components"]["rule_person"] == serde_json::json!({"platform": "binary_sensor"}) {
+            break;
+        }
+    }
+    let messages =
+        retained(broker.port, |messages| !messages.contains_key("lookout/gate/rule/person"));
+    assert_eq!(messages.await.get("lookout/gate/rule/car").map(String::as_str), Some("OFF"));
+    publisher.stop().await;
+}
+
+#[tokio::test]
 async fn without_home_assistant_there_are_no_devices_and_no_frames() {
     let broker = Broker::start();
     let daemon = Daemon::start(100).await;

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 
+use crate::event::Event;
 use crate::interface::Interface;
 use crate::journal::Journal;
 use crate::publish::{Listener, grpc};
 use crate::question::{Limits, Question};
 use crate::service::{
-    AnswerStream, AskError, CameraInfo, FrameError, FrameLookup, Readiness, Service,
+    AlertNotFound, AnswerStream, AskError, CameraInfo, FrameError, FrameLookup, Readiness,
+    RuleInfo, Service,
 };
 
 /// A journal's server, which runs until this is dropped.
@@ -63,6 +65,14 @@ impl Service for JournalOnly {
 
     fn ask(&self, question: Question) -> Result<AnswerStream, AskError> {
         Err(AskError::CameraNotFound(question.camera().into()))
+    }
+
+    fn rules(&self) -> Vec<RuleInfo> {
+        Vec::new()
+    }
+
+    fn acknowledge(&self, alert_id: &str, _: bool) -> Result<Arc<Event>, AlertNotFound> {
+        Err(AlertNotFound(alert_id.into()))
     }
 
     fn readiness(&self) -> Readiness {

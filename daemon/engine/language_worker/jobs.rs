@@ -1,16 +1,19 @@
 //! Takes jobs from the scheduler, and records how they ended.
 
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::Running;
+use super::{Running, measure_tokens};
+use crate::config::Rule;
 use crate::engine::Engine;
-use crate::engine::job::{Job, Window};
+use crate::engine::job::{Job, RulesOfWindow};
 use crate::engine::scheduler::{Job as _, Purpose};
 use crate::heartbeat::Worker;
-use crate::language::{Failure, Room};
-use crate::metrics::{self, FailureKind, SkipReason};
+use crate::language::{Failure, Room, Scored};
+use crate::metrics::{self, FailureKind, SkipReason, Stage};
+use crate::rules::ScoredWindow;
 use crate::service::AskError;
+use crate::timeline::Clip;
 
 /// Maximum time that an idle worker sleeps, so that its heartbeat continues.
 const TICK: Duration = Duration::from_secs(1);
@@ -20,14 +23,13 @@ impl Engine {
     /// then means that the engine stops. In any case, waiting questions get an error when the engine
     /// stops.
     pub(super) fn next_job(&self, room: Room, is_idle: bool) -> Option<Job> {
-        let mut jobs = self.jobs();
         loop {
             self.heartbeats.beat(Worker::Language);
             if room == Room::Any {
-                for late in jobs.scheduler.late(self.started.elapsed()) {
-                    self.skip(late.camera(), SkipReason::Late);
-                }
+                let late = self.jobs().scheduler.late(self.started.elapsed());
+                late.iter().for_each(|job| self.skip(job, SkipReason::Late));
             }
+            let mut jobs = self.jobs();
             let next = match room {
                 _ if jobs.stopping => jobs.scheduler.take(),
                 Room::Any => jobs.scheduler.take(),
@@ -41,17 +43,17 @@ impl Engine {
                 Some(next) => return Some(next),
                 None if is_idle && !jobs.stopping => {
                     let woken = self.wake.wait_timeout(jobs, TICK);
-                    jobs = woken.unwrap_or_else(PoisonError::into_inner).0;
+                    drop(woken.unwrap_or_else(PoisonError::into_inner));
                 }
                 None => return None,
             }
         }
     }
 
-    /// Abandons a window's caption that was taken.
-    pub(super) fn no_caption(&self, window: &Window, reason: SkipReason) {
-        self.skip(&window.camera, reason);
-        self.jobs().scheduler.done(&window.camera, Purpose::Caption);
+    /// Abandons a job about a window that was taken.
+    pub(super) fn abandon(&self, job: &Job, reason: SkipReason) {
+        self.skip(job, reason);
+        self.jobs().scheduler.done(job.camera(), job.purpose());
     }
 
     /// Handles a failure of the model on one job. Other jobs continue.
@@ -68,16 +70,27 @@ impl Engine {
             }
         };
         metrics::model_failed("language", kind);
+        tracing::warn!(camera = &**job.camera(), "no {}: {failure}", job.result());
         match job {
-            Job::Caption(window) => {
-                tracing::warn!(camera = &*window.camera, "no caption: {failure}");
-                self.no_caption(&window, skipped);
-            }
-            Job::Question(asked) => {
-                tracing::warn!(camera = &*asked.camera, "no answer: {failure}");
-                asked.fail(error);
-            }
+            Job::Caption(_) | Job::Rules(_) => self.abandon(&job, skipped),
+            Job::Question(asked) => asked.fail(error),
         }
+    }
+
+    /// Delivers the scores of a window's rules.
+    pub(super) fn rules_scored(&self, of_window: RulesOfWindow, clip: Clip, scored: Scored) {
+        let RulesOfWindow { window, rules } = of_window;
+        let camera = &window.camera;
+        let wait = scored.started.saturating_duration_since(window.closed);
+        metrics::stage(camera, Stage::Wait, wait);
+        metrics::stage(camera, Stage::Prefill, scored.prefill);
+        measure_tokens(camera, scored.usage);
+        let scores: Vec<(Arc<Rule>, f64)> = rules.into_iter().zip(scored.scores).collect();
+        let jpegs = self.jpegs_of(&clip);
+        let Clip { coverage, references: frames, .. } = clip;
+        let scored = ScoredWindow { window: window.range.span, coverage, frames, jpegs };
+        self.rules.window_scored(camera, &scored, &scores);
+        self.jobs().scheduler.done(camera, Purpose::Rules);
     }
 
     /// Stops the engine because a worker cannot continue. Waiting questions get `why` as the error.

@@ -1,6 +1,8 @@
 //! Tests the language worker with a stand-in for the model: failures, refusals, waiting, and the
 //! order in which captions come out.
 
+mod rules;
+
 use std::collections::VecDeque;
 use std::path::Path;
 use std::thread;
@@ -43,10 +45,10 @@ type Happening = Box<dyn FnMut(&Arc<Engine>) + Send>;
 struct StandIn {
     engine: Arc<Engine>,
     fates: VecDeque<Fate>,
-    /// Sequences that score a question, which end in the next step.
-    scored: Vec<SequenceId>,
     /// Sequences, each with the rest of its fate.
     work: Vec<(SequenceId, Fate)>,
+    /// Number of questions of the sequences that score.
+    questions: HashMap<SequenceId, usize>,
     begun: u64,
     refused: Vec<mpsc::Receiver<AnswerItem>>,
     between: Happening,
@@ -62,13 +64,7 @@ impl LanguageBackend for StandIn {
     }
 
     fn submit(&mut self, request: Request<'_>) -> Result<Submitted, LanguageError> {
-        let Task::Text { prompt, turns, .. } = request.task else {
-            self.begun += 1;
-            let id = SequenceId::of(self.begun);
-            self.scored.push(id);
-            return Ok(Submitted { id, turns: 0 });
-        };
-        if prompt == TOO_LONG {
+        if matches!(request.task, Task::Text { prompt: TOO_LONG, .. }) {
             // The asker repeats the question at once.
             self.refused.push(asks(&self.engine, TOO_LONG));
             assert!(self.refused.len() < 100, "nobody else has a turn");
@@ -81,14 +77,20 @@ impl LanguageBackend for StandIn {
         self.begun += 1;
         let id = SequenceId::of(self.begun);
         self.work.push((id, fate));
-        Ok(Submitted { id, turns: turns.len() })
+        Ok(Submitted {
+            id,
+            turns: match request.task {
+                Task::Text { turns, .. } => turns.len(),
+                Task::Scores { questions } => {
+                    self.questions.insert(id, questions.len());
+                    0
+                }
+            },
+        })
     }
 
     fn poll(&mut self, on_output: &mut OnOutput<'_>) -> Result<(), LanguageError> {
         (self.between)(&self.engine);
-        for id in self.scored.drain(..) {
-            on_output(id, Output::Scored(scored()));
-        }
         for (id, fate) in &mut self.work {
             match fate {
                 Fate::Steps(left) => *left = left.saturating_sub(1),
@@ -96,7 +98,10 @@ impl LanguageBackend for StandIn {
                 _ => {}
             }
             match fate {
-                Fate::Steps(0) => on_output(*id, Output::Finished(reply())),
+                Fate::Steps(0) => match self.questions.get(id) {
+                    Some(count) => on_output(*id, Output::Scored(scored(*count))),
+                    None => on_output(*id, Output::Finished(reply())),
+                },
                 Fate::Fails(failure) => on_output(*id, Output::Failed(failure.clone())),
                 _ => on_output(*id, Output::Text("")),
             }
@@ -111,9 +116,9 @@ impl LanguageBackend for StandIn {
     }
 }
 
-fn scored() -> Scored {
+fn scored(questions: usize) -> Scored {
     Scored {
-        scores: vec![0.75],
+        scores: vec![0.75; questions],
         usage: Usage::default(),
         started: Instant::now(),
         prefill: Duration::ZERO,
@@ -139,6 +144,11 @@ fn at(seconds: u64) -> SystemTime {
 /// Creates an engine with two cameras. At `gate`, a window is unchanged if its frames, one number
 /// each, differ by less than half of the first one's square.
 fn engine() -> Arc<Engine> {
+    engine_with("")
+}
+
+/// Creates that engine with more tables in its config.
+fn engine_with(tables: &str) -> Arc<Engine> {
     let text = r#"
         [model]
         package = "nowhere"
@@ -157,7 +167,7 @@ fn engine() -> Arc<Engine> {
         caption_interval = "1s"
         max_caption_delay = "1h"
     "#;
-    let config = Config::parse(text, Path::new("")).expect("a config");
+    let config = Config::parse(&(text.to_owned() + tables), Path::new("")).expect("a config");
     Engine::new(&config, MemoryJournal::shared(1, 1000), 1, Arc::new(RunClock::start()))
 }
 
@@ -179,7 +189,11 @@ fn shows(engine: &Engine, camera: &str, number: u64, light: f32) {
 }
 
 fn with_frames() -> Arc<Engine> {
-    let engine = engine();
+    filled(engine())
+}
+
+/// Adds the frames of both cameras.
+fn filled(engine: Arc<Engine>) -> Arc<Engine> {
     for number in 0..FRAMES {
         for camera in ["gate", "yard"] {
             shows(&engine, camera, number, 1.0 + number as f32);
@@ -236,8 +250,8 @@ fn work(
     let backend = StandIn {
         engine: engine.clone(),
         fates: fates.into(),
-        scored: Vec::new(),
         work: Vec::new(),
+        questions: HashMap::new(),
         begun: 0,
         refused: Vec::new(),
         between: Box::new(between),

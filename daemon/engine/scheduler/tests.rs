@@ -33,6 +33,10 @@ const fn caption(camera: usize, number: u64) -> Numbered {
     Numbered { camera, purpose: Purpose::Caption, number }
 }
 
+const fn rules(camera: usize, number: u64) -> Numbered {
+    Numbered { camera, purpose: Purpose::Rules, number }
+}
+
 /// A camera.
 const A: usize = 1;
 const B: usize = 2;
@@ -77,6 +81,29 @@ fn a_window_waits_while_its_camera_has_a_caption_in_work() {
     scheduler.done(&A, Purpose::Caption);
     assert_eq!(scheduler.take(), Some(caption(A, 3)));
     assert_eq!(scheduler.take(), None);
+}
+
+#[test]
+fn rules_come_before_captions_and_replace_none() {
+    let mut scheduler = Scheduler::new(1);
+    for job in [caption(A, 1), rules(A, 1), caption(B, 1), rules(B, 1)] {
+        assert_eq!(scheduler.window(job, ms(0), ms(100)), None);
+    }
+    assert_eq!(scheduler.take(), Some(rules(A, 1)));
+    assert_eq!(scheduler.take(), Some(rules(B, 1)));
+    assert_eq!(scheduler.take(), Some(caption(A, 1)));
+    // Rules that are in progress delay the camera's next rules only.
+    assert_eq!(scheduler.window(rules(A, 2), ms(0), ms(100)), None);
+    assert_eq!(scheduler.window(rules(A, 3), ms(0), ms(100)), Some(rules(A, 2)));
+    assert_eq!(scheduler.take(), Some(caption(B, 1)));
+    assert_eq!(scheduler.take(), None);
+    scheduler.done(&A, Purpose::Rules);
+    assert_eq!(scheduler.take(), Some(rules(A, 3)));
+    // Each purpose has its own expected duration.
+    scheduler.window_took(Purpose::Rules, ms(60));
+    scheduler.window(rules(B, 2), ms(0), ms(100));
+    scheduler.window(caption(B, 2), ms(0), ms(100));
+    assert_eq!(scheduler.late(ms(41)), [rules(B, 2)]);
 }
 
 #[test]
@@ -273,7 +300,7 @@ proptest! {
             while scheduler.ask(question(0)).is_ok() {}
             match scheduler.take().map(|job| job.purpose) {
                 Some(Purpose::Question) => scheduler.refused(),
-                Some(Purpose::Caption) => captions += 1,
+                Some(Purpose::Caption | Purpose::Rules) => captions += 1,
                 None => prop_assert!(false, "questions wait"),
             }
         }

@@ -10,7 +10,7 @@ use tonic::Status;
 use tonic_types::{ErrorDetails, StatusExt, pb};
 
 use crate::journal::QueryError;
-use crate::service::{AskError, Code, FrameError};
+use crate::service::{AlertNotFound, AskError, Code, FrameError};
 
 /// The domain of the reasons.
 const DOMAIN: &str = "lookout";
@@ -40,6 +40,10 @@ pub fn of_question(error: &AskError) -> Status {
 
 pub fn of_frame(error: &FrameError) -> Status {
     status(error.code(), error.reason(), error.to_string())
+}
+
+pub fn of_alert(error: &AlertNotFound) -> Status {
+    status(Code::NotFound, "ALERT_NOT_FOUND", error.to_string())
 }
 
 /// Returns the path of a question's field in an `AskRequest`.

@@ -129,8 +129,10 @@ pub fn kinds(field: &str, from: &[i32]) -> Result<Vec<EventKind>, Status> {
         Ok(proto::EventKind::Caption) => Ok(EventKind::Caption),
         Ok(proto::EventKind::Answer) => Ok(EventKind::Answer),
         Ok(proto::EventKind::CameraStatus) => Ok(EventKind::CameraStatus),
+        Ok(proto::EventKind::Alert) => Ok(EventKind::Alert),
+        Ok(proto::EventKind::RuleStatus) => Ok(EventKind::RuleStatus),
         Ok(proto::EventKind::Unspecified) | Err(_) => {
-            let why = format!("{kind} is not a kind of event: wanted 1, 2 or 3");
+            let why = format!("{kind} is not a kind of event: wanted 1 to 5");
             Err(errors::invalid(field, &why))
         }
     });

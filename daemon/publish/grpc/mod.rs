@@ -257,6 +257,24 @@ impl LookoutService for Server {
             captured_at: encode::time(frame.captured_at),
         }))
     }
+
+    async fn list_rules(
+        &self,
+        _request: Request<proto::ListRulesRequest>,
+    ) -> Result<Response<proto::ListRulesResponse>, Status> {
+        let rules = self.service.rules().iter().map(encode::rule).collect();
+        Ok(Response::new(proto::ListRulesResponse { rules }))
+    }
+
+    async fn ack_alert(
+        &self,
+        request: Request<proto::AckAlertRequest>,
+    ) -> Result<Response<proto::AckAlertResponse>, Status> {
+        let proto::AckAlertRequest { alert_id, false_alarm } = request.into_inner();
+        let event = self.service.acknowledge(&alert_id, false_alarm);
+        let event = event.map_err(|error| errors::of_alert(&error))?;
+        Ok(Response::new(proto::AckAlertResponse { event: Some(encode::event(&event)) }))
+    }
 }
 
 impl Server {

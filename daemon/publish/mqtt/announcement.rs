@@ -1,16 +1,23 @@
-//! Publishes what does not come from a new event: which cameras there are, their present state, and
-//! the frames of their last captions. Deletes what is retained for cameras that no longer exist.
+//! Publishes what does not come from a new event: which cameras and rules there are, their present
+//! state, and the frames of the last captions. Deletes what is retained for cameras and rules that
+//! no longer exist.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::CameraRule;
 use super::connection::Connection;
+use super::discovery::AnnouncedRules;
+use super::message::Message;
 use super::pictures::Picture;
 use super::topics::ONLINE;
-use crate::event::Event;
+use crate::event::{Body, Event};
 
 /// Maximum number of cameras of earlier runs whose messages are deleted at a time.
 const EARLIER_CAMERAS: usize = 256;
+
+/// The same for rules.
+const EARLIER_RULES: usize = 1024;
 
 impl Connection<'_> {
     /// Publishes all retained messages again with their current contents. The broker may hold those
@@ -18,6 +25,7 @@ impl Connection<'_> {
     /// the journal; they show what happened, but not how a camera is.
     pub fn greet(&mut self) {
         self.cameras_available();
+        self.publish_rule_states();
         let events = self.publish_last_events();
         self.post(self.publisher.topics.daemon_available(ONLINE));
         if self.publisher.discovery.is_some() {
@@ -47,12 +55,38 @@ impl Connection<'_> {
         }
     }
 
+    /// Publishes of each rule and camera whether an alert is active.
+    pub fn publish_rule_states(&mut self) {
+        for rule in self.publisher.service.rules() {
+            let topics = &self.publisher.topics;
+            self.post(topics.rule_state(&rule.camera, &rule.name, rule.alert_id.is_some()));
+        }
+    }
+
+    /// Returns the present state of the rule that an alert is of. The event may describe the past.
+    pub fn rule_state(&self, event: &Event) -> Option<Message> {
+        let Body::Alert(alert) = &event.body else { return None };
+        let rules = self.publisher.service.rules();
+        let rule = rules.iter().find(|r| r.camera == event.camera && r.name == alert.rule)?;
+        let topics = &self.publisher.topics;
+        Some(topics.rule_state(&rule.camera, &rule.name, rule.alert_id.is_some()))
+    }
+
     /// Describes the daemon and its cameras to Home Assistant, and deletes what the broker retains
-    /// for cameras that were announced before and no longer exist.
+    /// for cameras and rules that were announced before and no longer exist.
     pub fn announce(&mut self) {
         let cameras = self.camera_names();
+        let rules = self.camera_rules();
         let publisher = &mut *self.publisher;
         let mut messages = Vec::new();
+        publisher.removed_rules.extend(publisher.announced_rules.difference(&rules).cloned());
+        publisher.removed_rules.retain(|rule| !rules.contains(rule));
+        while publisher.removed_rules.len() > EARLIER_RULES {
+            publisher.removed_rules.pop_first();
+        }
+        for (camera, rule) in &publisher.removed_rules {
+            messages.push(Message::removal(publisher.topics.rule(camera, rule)));
+        }
         publisher.removed.extend(publisher.announced.difference(&cameras).cloned());
         publisher.removed.retain(|camera| !cameras.contains(camera));
         while publisher.removed.len() > EARLIER_CAMERAS {
@@ -65,10 +99,22 @@ impl Connection<'_> {
         }
         if let Some(discovery) = &publisher.discovery {
             messages.push(discovery.daemon_device(&publisher.topics));
-            let device = |camera: &Arc<str>| discovery.camera_device(&publisher.topics, camera);
+            let removed_rules = &publisher.removed_rules;
+            let of = |rules: &BTreeSet<CameraRule>, camera: &Arc<str>| -> Vec<Arc<str>> {
+                let rules = rules.iter().filter(|(of, _)| of == camera);
+                rules.map(|(_, rule)| rule.clone()).collect()
+            };
+            let device = |camera: &Arc<str>| {
+                let rules = AnnouncedRules {
+                    present: of(&rules, camera),
+                    removed: of(removed_rules, camera),
+                };
+                discovery.camera_device(&publisher.topics, camera, &rules)
+            };
             messages.extend(cameras.iter().map(device));
         }
         publisher.announced = cameras;
+        publisher.announced_rules = rules;
         messages.into_iter().for_each(|message| self.post(message));
     }
 
@@ -84,6 +130,19 @@ impl Connection<'_> {
         announced.len() < EARLIER_CAMERAS && announced.insert(camera.into())
     }
 
+    /// Takes note of a rule whose state an earlier run published, so that it is removed if it is
+    /// gone. Returns true if the topic is that of a rule.
+    pub fn found_rule(&mut self, topic: &str, payload: &[u8], retain: bool) -> bool {
+        let publisher = &mut *self.publisher;
+        let Some((camera, rule)) = publisher.topics.camera_and_rule(topic) else { return false };
+        // What is not retained are the messages of this connection.
+        if retain && !payload.is_empty() && publisher.announced_rules.len() < EARLIER_RULES {
+            let is_new = publisher.announced_rules.insert((camera.into(), rule.into()));
+            self.must_announce |= is_new;
+        }
+        true
+    }
+
     pub fn publish_picture(&mut self, picture: &Picture) {
         let message =
             self.publisher.topics.last_frame(&picture.camera, &picture.jpeg, picture.event);
@@ -97,5 +156,10 @@ impl Connection<'_> {
 
     fn camera_names(&self) -> BTreeSet<Arc<str>> {
         self.publisher.service.cameras().into_iter().map(|camera| camera.name).collect()
+    }
+
+    fn camera_rules(&self) -> BTreeSet<CameraRule> {
+        let rules = self.publisher.service.rules().into_iter();
+        rules.map(|rule| (rule.camera, rule.name)).collect()
     }
 }

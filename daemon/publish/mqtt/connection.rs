@@ -143,7 +143,7 @@ pub struct Connection<'a> {
     /// Number of events in a row that were left out because of their age.
     too_old: u64,
     /// True while the cameras must be announced.
-    must_announce: bool,
+    pub must_announce: bool,
     /// Largest packet in bytes that the broker takes, if it reported one.
     largest: Option<usize>,
     pub publisher: &'a mut Publisher,
@@ -264,7 +264,7 @@ impl Connection<'_> {
             self.client.subscribe(discovery.birth())?;
             self.client.subscribe(discovery.devices())?;
         }
-        Ok(())
+        self.client.subscribe(publisher.topics.rules())
     }
 
     /// Returns the messages of an event, or none if making them panicked before. Nothing is retained
@@ -279,6 +279,7 @@ impl Connection<'_> {
         let mut cameras = publisher.service.cameras().into_iter();
         let state = cameras.find(|c| c.name == event.camera).map(|c| c.status.state);
         let mut messages = publisher.topics.messages(event, state.unwrap_or(CameraState::Lost));
+        messages.extend(self.rule_state(event));
         if state.is_none() || self.is_past(event) {
             messages.retain(|message| !message.retain);
         }
@@ -404,6 +405,9 @@ impl Connection<'_> {
                 }
                 return;
             }
+        }
+        if self.found_rule(topic, payload, retain) {
+            return;
         }
         let Some(camera) = self.publisher.topics.asked(topic) else { return };
         if retain {

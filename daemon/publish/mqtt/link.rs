@@ -16,8 +16,8 @@ use super::message::Message;
 use super::options::{self, Access, LARGEST_PACKET};
 use super::outbox::WINDOW;
 
-/// Maximum number of queued requests: the window, three subscriptions and the DISCONNECT.
-const REQUESTS: usize = WINDOW + 4;
+/// Maximum number of queued requests: the window, four subscriptions and the DISCONNECT.
+const REQUESTS: usize = WINDOW + 5;
 
 /// Additional time for a ping beyond twice the keep-alive.
 const GRACE: Duration = Duration::from_secs(5);

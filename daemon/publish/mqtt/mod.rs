@@ -1,4 +1,5 @@
-//! Publishes events over MQTT, accepts questions and announces the cameras to Home Assistant.
+//! Publishes events over MQTT, accepts questions and announces cameras and rules to Home
+//! Assistant.
 //!
 //! [`run`] only retries; it contains nothing specific to MQTT. An attempt (`connection`) is one
 //! connection with a new client and does not retry. Three things survive between attempts: the
@@ -86,6 +87,9 @@ pub async fn run(
     Ok(())
 }
 
+/// The names of a camera and of a rule.
+type CameraRule = (Arc<str>, Arc<str>);
+
 /// The state that survives a connection, and a run that panicked.
 pub struct Publisher {
     config: Mqtt,
@@ -96,6 +100,10 @@ pub struct Publisher {
     announced: BTreeSet<Arc<str>>,
     /// Cameras that were announced and no longer exist.
     removed: BTreeSet<Arc<str>>,
+    /// The rules that were announced, each with its camera, and those of earlier runs.
+    announced_rules: BTreeSet<CameraRule>,
+    /// Rules that were announced and no longer exist.
+    removed_rules: BTreeSet<CameraRule>,
     service: Arc<dyn Service>,
     /// Time at which this run's publisher was made.
     since: Instant,
@@ -130,6 +138,8 @@ impl Publisher {
             discovery: Discovery::new(&config),
             announced: BTreeSet::new(),
             removed: BTreeSet::new(),
+            announced_rules: BTreeSet::new(),
+            removed_rules: BTreeSet::new(),
             config,
             service,
             since: Instant::now(),

@@ -18,6 +18,13 @@ pub const STATUS_CHANGE: &str = "status_change";
 pub const AVAILABLE: &str = "available";
 pub const ASK: &str = "ask";
 pub const ANSWER: &str = "answer";
+pub const ALERT: &str = "alert";
+pub const RULE: &str = "rule";
+pub const RULE_STATUS: &str = "rule_status";
+
+/// Payloads of a rule's topic.
+pub const ON: &str = "ON";
+pub const OFF: &str = "OFF";
 
 /// A topic, for the documentation.
 pub struct Topic {
@@ -54,6 +61,22 @@ pub const TOPICS: &[Topic] = &[
         name: "CAMERA/answer",
         retained: false,
         content: "each answer, and each refused question, as JSON",
+    },
+    Topic {
+        name: "CAMERA/alert",
+        retained: false,
+        content: "each event of an alert, as JSON: `phase` is `new`, `update`, `end` or \
+                  `acknowledged`",
+    },
+    Topic {
+        name: "CAMERA/rule/RULE",
+        retained: true,
+        content: "`ON` while an alert of the rule is active, else `OFF`",
+    },
+    Topic {
+        name: "CAMERA/rule_status",
+        retained: false,
+        content: "each time that a rule becomes blind or sees again, as JSON",
     },
     Topic { name: "CAMERA/status", retained: true, content: "the camera's present state, as JSON" },
     Topic {
@@ -95,6 +118,23 @@ impl Topics {
 
     pub fn camera(&self, camera: &str, what: &str) -> String {
         format!("{}/{camera}/{what}", self.prefix)
+    }
+
+    /// Returns the topic of a rule's state.
+    pub fn rule(&self, camera: &str, rule: &str) -> String {
+        format!("{}/{camera}/{RULE}/{rule}", self.prefix)
+    }
+
+    /// Returns the filter for the states of all rules, also those of earlier runs.
+    pub fn rules(&self) -> String {
+        self.rule("+", "+")
+    }
+
+    /// Returns the camera and the rule whose state is published on a topic.
+    pub fn camera_and_rule<'a>(&self, topic: &'a str) -> Option<(&'a str, &'a str)> {
+        let rest = topic.strip_prefix(&self.prefix)?.strip_prefix('/')?;
+        let (camera, rest) = rest.split_once('/')?;
+        Some((camera, rest.strip_prefix(RULE)?.strip_prefix('/')?))
     }
 
     /// Returns the filter for questions to any camera. It includes unknown cameras, so that a
@@ -157,12 +197,19 @@ impl Topics {
                     self.camera_available(&event.camera, state),
                 ]
             }
+            Body::Alert(_) => vec![each(ALERT, json)],
+            Body::RuleStatus(_) => vec![each(RULE_STATUS, json)],
         }
     }
 
     pub fn camera_available(&self, camera: &str, state: CameraState) -> Message {
         let payload = if state == CameraState::Live { ONLINE } else { OFFLINE };
         Message::new(self.camera(camera, AVAILABLE), payload.into(), Content::Text, true)
+    }
+
+    pub fn rule_state(&self, camera: &str, rule: &str, is_active: bool) -> Message {
+        let payload = if is_active { ON } else { OFF };
+        Message::new(self.rule(camera, rule), payload.into(), Content::Text, true)
     }
 
     /// Returns the message of a frame with the last caption, which is `event`.
@@ -224,15 +271,29 @@ mod tests {
         messages.push(topics.daemon_available(ONLINE));
         messages.push(topics.last_frame("gate", b"jpeg", event.id));
         messages.extend(topics.removals("gate"));
+        messages.push(topics.rule_state("gate", "RULE", true));
         for message in messages {
             let name = message.topic.replacen("p/", "", 1).replacen("gate", "CAMERA", 1);
             let listed = TOPICS.iter().find(|topic| topic.name == name).expect("a listed topic");
             assert_eq!(listed.retained, message.retain, "{name}");
         }
-        for name in [CAPTION, LAST_CAPTION, LAST_CAPTION_TEXT, ANSWER] {
+        for name in [CAPTION, LAST_CAPTION, LAST_CAPTION_TEXT, ANSWER, ALERT, RULE_STATUS] {
             assert!(TOPICS.iter().any(|topic| topic.name == format!("CAMERA/{name}")), "{name}");
         }
         assert_eq!(topics.questions(), "p/+/ask");
+    }
+
+    #[test]
+    fn a_rules_topic_names_its_camera_and_the_rule() {
+        let topics = Topics { prefix: "lookout".into(), discovery: None };
+        let topic = topics.rule("gate", "person");
+        assert_eq!(topic, "lookout/gate/rule/person");
+        assert_eq!(topics.camera_and_rule(&topic), Some(("gate", "person")));
+        assert_eq!(topics.rules(), "lookout/+/rule/+");
+        for other in ["lookout/gate/rules/person", "lookouts/gate/rule/person", "lookout/gate/ask"]
+        {
+            assert_eq!(topics.camera_and_rule(other), None, "{other}");
+        }
     }
 
     #[test]

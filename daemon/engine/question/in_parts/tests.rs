@@ -94,7 +94,7 @@ async fn next(engine: &Engine) -> Option<PendingQuestion> {
         let next = engine.jobs().scheduler.take();
         match next {
             Some(Job::Question(asked)) => return Some(*asked),
-            Some(Job::Caption(_)) => panic!("no caption is queued"),
+            Some(Job::Caption(_) | Job::Rules(_)) => panic!("no window is queued"),
             None => tokio::task::yield_now().await,
         }
     }

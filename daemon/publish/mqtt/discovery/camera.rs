@@ -5,9 +5,10 @@
 
 use serde_json::{Value, json};
 
-use super::origin;
+use super::{AnnouncedRules, origin};
 use crate::publish::mqtt::topics::{
-    ANSWER, ASK, AVAILABLE, CAPTION, LAST_CAPTION, LAST_FRAME, OFFLINE, ONLINE, STATUS, Topics,
+    ANSWER, ASK, AVAILABLE, CAPTION, LAST_CAPTION, LAST_FRAME, OFF, OFFLINE, ON, ONLINE, STATUS,
+    Topics,
 };
 
 /// The text of a caption. A state has at most 255 characters.
@@ -42,13 +43,13 @@ const STATUS_ATTRIBUTES: &str = "{{ {'camera_state': value_json.state, 'reason':
      'since': value_json.since, 'last_frame_at': value_json.last_frame_at, \
      'reconnects': value_json.reconnects} | to_json }}";
 
-pub fn device(id: &str, topics: &Topics, camera: &str) -> Value {
+pub fn device(id: &str, topics: &Topics, camera: &str, rules: &AnnouncedRules) -> Value {
     let topic = |what| topics.camera(camera, what);
     let unique = |entity: &str| format!("{id}/{camera}/{entity}");
     let daemon = json!({ "topic": topics.available() });
     // What shows the present is not available while the camera is not live.
     let live = json!([daemon, { "topic": topic(AVAILABLE) }]);
-    json!({
+    let mut device = json!({
         "device": {
             "identifiers": [format!("{id}/{camera}")],
             "name": title(camera),
@@ -130,8 +131,30 @@ pub fn device(id: &str, topics: &Topics, camera: &str) -> Value {
                 "json_attributes_template": ANSWER_ATTRIBUTES,
             },
         },
-    })
+    });
+    let key = |rule: &str| format!("rule_{rule}");
+    for rule in &rules.present {
+        device["components"][key(rule)] = json!({
+            "platform": RULE_PLATFORM,
+            "unique_id": unique(&format!("rule/{rule}")),
+            "name": title(rule),
+            "icon": "mdi:bell-alert",
+            "state_topic": topics.rule(camera, rule),
+            "payload_on": ON,
+            "payload_off": OFF,
+            "availability": live,
+            "availability_mode": "all",
+        });
+    }
+    // An entity with a platform alone is deleted.
+    for rule in &rules.removed {
+        device["components"][key(rule)] = json!({ "platform": RULE_PLATFORM });
+    }
+    device
 }
+
+/// The platform of a rule's entity.
+const RULE_PLATFORM: &str = "binary_sensor";
 
 /// Returns a camera's name as a title: `front-door` becomes `Front Door`.
 pub fn title(camera: &str) -> String {

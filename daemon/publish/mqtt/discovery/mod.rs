@@ -1,6 +1,7 @@
 //! Describes the daemon and its cameras to Home Assistant, by its MQTT discovery.
 //!
-//! Each camera is a device of its own, connected through the daemon's device. All payloads are pure
+//! Each camera is a device of its own, connected through the daemon's device. A rule is an entity of
+//! its cameras' devices. All payloads are pure
 //! functions of the names. The topics of the cameras' devices contain the daemon's identifier, so
 //! that a later run finds those of cameras that are no longer configured.
 
@@ -9,11 +10,21 @@ mod daemon;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use super::message::{Content, Message};
 use super::topics::Topics;
 use crate::config::Mqtt;
+
+/// The rules of a camera's device.
+#[derive(Default)]
+pub struct AnnouncedRules {
+    pub present: Vec<Arc<str>>,
+    /// Rules whose entities are deleted.
+    pub removed: Vec<Arc<str>>,
+}
 
 /// Makes the discovery messages of one daemon.
 pub struct Discovery {
@@ -56,8 +67,8 @@ impl Discovery {
         message(topic, &daemon::device(&self.id, &self.client_id, topics))
     }
 
-    pub fn camera_device(&self, topics: &Topics, camera: &str) -> Message {
-        message(self.device_topic(camera), &camera::device(&self.id, topics, camera))
+    pub fn camera_device(&self, topics: &Topics, camera: &str, rules: &AnnouncedRules) -> Message {
+        message(self.device_topic(camera), &camera::device(&self.id, topics, camera, rules))
     }
 
     /// Removes a camera's device with its entities.

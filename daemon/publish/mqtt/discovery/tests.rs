@@ -53,7 +53,9 @@ fn config(client_id: &str) -> Mqtt {
 
 fn described(camera: &str) -> (String, Value) {
     let config = config("my box");
-    let message = Discovery::new(&config).unwrap().camera_device(&Topics::new(&config), camera);
+    let rules = AnnouncedRules { present: vec!["red-car".into()], removed: Vec::new() };
+    let discovery = Discovery::new(&config).unwrap();
+    let message = discovery.camera_device(&Topics::new(&config), camera, &rules);
     assert!(message.retain);
     (message.topic, serde_json::from_slice(&message.payload).unwrap())
 }
@@ -93,6 +95,7 @@ fn a_camera_is_a_device_connected_through_the_daemon() {
         ("connection", "binary_sensor"),
         ("frame", "image"),
         ("question", "text"),
+        ("rule_red-car", "binary_sensor"),
     ];
     assert_eq!(platforms, wanted.map(|(a, b)| (a.to_owned(), b.to_owned())).into());
 }
@@ -114,9 +117,24 @@ fn only_what_shows_the_present_depends_on_the_camera() {
     let both = json!([{ "topic": "lookout/available" }, { "topic": "lookout/gate/available" }]);
     for (name, component) in components(&gate) {
         let availability = component.get("availability");
-        let wanted = ["caption", "frame"].contains(&name.as_str()).then_some(&both);
+        let wanted = ["caption", "frame", "rule_red-car"].contains(&name.as_str()).then_some(&both);
         assert_eq!(availability, wanted, "{name}");
     }
+}
+
+#[test]
+fn a_rule_is_an_entity_and_a_removed_one_has_only_its_platform() {
+    let (_, gate) = described("front-door");
+    let rule = &gate["components"]["rule_red-car"];
+    assert_eq!(rule["name"], "Red Car");
+    assert_eq!(rule["state_topic"], "lookout/front-door/rule/red-car");
+    assert_eq!(rule["unique_id"], "my_box/front-door/rule/red-car");
+    let config = config("my box");
+    let rules = AnnouncedRules { present: Vec::new(), removed: vec!["red-car".into()] };
+    let discovery = Discovery::new(&config).unwrap();
+    let message = discovery.camera_device(&Topics::new(&config), "gate", &rules);
+    let gate: Value = serde_json::from_slice(&message.payload).unwrap();
+    assert_eq!(gate["components"]["rule_red-car"], json!({ "platform": "binary_sensor" }));
 }
 
 #[test]
@@ -124,7 +142,9 @@ fn identifiers_differ_between_daemons_and_cameras() {
     let mut seen = std::collections::BTreeSet::new();
     for (client_id, camera) in [("a", "b_c"), ("a_b", "c"), ("a", "b"), ("a-b", "c")] {
         let config = config(client_id);
-        let message = Discovery::new(&config).unwrap().camera_device(&Topics::new(&config), camera);
+        let discovery = Discovery::new(&config).unwrap();
+        let rules = AnnouncedRules::default();
+        let message = discovery.camera_device(&Topics::new(&config), camera, &rules);
         let device: Value = serde_json::from_slice(&message.payload).unwrap();
         assert!(seen.insert(message.topic));
         for (_, component) in components(&device) {

@@ -1,0 +1,98 @@
+//! Formats rules and alerts.
+
+use std::time::SystemTime;
+
+use serde::Serialize;
+
+use super::{clock_time, one_line, short, table};
+use crate::event::{Alert, AlertPhase, EndReason, RuleStatus, Severity};
+use crate::service::RuleInfo;
+
+/// Formats the content of an alert's event, without its time and camera.
+pub fn alert(alert: &Alert) -> String {
+    let Alert { rule, alert_id, score, peak_score, started_at, .. } = alert;
+    let since = clock_time(*started_at);
+    let reason = match alert.end_reason {
+        Some(EndReason::Cleared) | None => "",
+        Some(EndReason::OffSchedule) => ", because its schedule ended",
+        Some(EndReason::Removed) => ", because the rule or the camera was removed",
+    };
+    let what = match (alert.phase, alert.is_false_alarm()) {
+        (AlertPhase::New, _) => format!("ALERT {rule}: {}", one_line(&alert.question)),
+        (AlertPhase::Update, _) => format!("alert {rule} continues since {since}"),
+        (AlertPhase::End, _) => format!("alert {rule} of {since} ended{reason}"),
+        (AlertPhase::Acknowledged, false) => format!("alert {rule} of {since} acknowledged"),
+        (AlertPhase::Acknowledged, true) => format!("alert {rule} of {since} marked as false"),
+    };
+    let severity = alert.severity.name();
+    format!("{what}   [{severity}, score {score:.2}, peak {peak_score:.2}, {alert_id}]")
+}
+
+/// Formats the content of a change of sight, without its time and camera.
+pub fn rule_status(status: &RuleStatus) -> String {
+    let since = clock_time(status.since);
+    match status.sight {
+        crate::event::Sight::Blind => {
+            format!("rule {} is blind: no window could be scored since {since}", status.rule)
+        }
+        crate::event::Sight::Seeing => format!("rule {} sees again", status.rule),
+    }
+}
+
+/// Formats a table with a header; lines end with `\n`.
+pub fn rule_table(rules: &[RuleInfo], now: SystemTime) -> String {
+    let head = ["RULE", "CAMERA", "STATE", "SCORE", "SCORED", "ALERTS TODAY", "FALSE", "QUESTION"];
+    let row = |rule: &RuleInfo| {
+        let blind = if rule.is_blind { ", blind" } else { "" };
+        let (score, scored) = match rule.score {
+            Some((at, score)) => (format!("{score:.2}"), format!("{} ago", short(now, at))),
+            None => ("-".into(), "never".into()),
+        };
+        [
+            rule.name.to_string(),
+            rule.camera.to_string(),
+            format!("{}{blind}", rule.state.name()),
+            score,
+            scored,
+            rule.alerts_today.to_string(),
+            rule.false_alarms_today.to_string(),
+            one_line(&rule.question),
+        ]
+    };
+    table(head, rules.iter().map(row), |_| None)
+}
+
+/// The JSON of a rule.
+#[derive(Serialize)]
+pub struct RuleJson<'a> {
+    name: &'a str,
+    camera: &'a str,
+    question: &'a str,
+    severity: Severity,
+    state: String,
+    blind: bool,
+    score: Option<f64>,
+    #[serde(with = "crate::frame::rfc3339::option")]
+    scored_at: Option<SystemTime>,
+    alert_id: &'a str,
+    alerts_today: u32,
+    false_alarms_today: u32,
+}
+
+impl<'a> From<&'a RuleInfo> for RuleJson<'a> {
+    fn from(rule: &'a RuleInfo) -> RuleJson<'a> {
+        RuleJson {
+            name: &rule.name,
+            camera: &rule.camera,
+            question: &rule.question,
+            severity: rule.severity,
+            state: rule.state.name().replace(' ', "_"),
+            blind: rule.is_blind,
+            score: rule.score.map(|(_, score)| score),
+            scored_at: rule.score.map(|(at, _)| at),
+            alert_id: rule.alert_id.as_deref().unwrap_or_default(),
+            alerts_today: rule.alerts_today,
+            false_alarms_today: rule.false_alarms_today,
+        }
+    }
+}

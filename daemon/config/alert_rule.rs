@@ -1,0 +1,178 @@
+//! A `[[rule]]` table: a question about each window, and when its scores are an alert.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::rules::{at_least, in_range, invalid, plain_name, required};
+use super::{Camera, ConfigError};
+use crate::event::Severity;
+use crate::schedule::{Schedule, Zone};
+
+/// Maximum number of rules: each costs a prompt for every window.
+const RULES: usize = 64;
+
+/// Maximum number of windows among which those that reach a threshold are counted.
+const AMONG: usize = 60;
+
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// Name in topics, labels and events: letters, digits, `-`, `_`.
+    pub name: Arc<str>,
+    /// Names of the cameras; empty means all.
+    pub cameras: Vec<Arc<str>>,
+    pub question: Arc<str>,
+    pub severity: Severity,
+    pub thresholds: Thresholds,
+    pub schedule: Schedule,
+}
+
+/// The limits at which alerts begin and end.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Thresholds {
+    /// Score from which a window counts for an alert.
+    pub on: f64,
+    /// Score below which a window counts for the alert's end.
+    pub off: f64,
+    /// Number of windows that must agree.
+    pub needed: usize,
+    /// Number of newest windows among which they are counted.
+    pub among: usize,
+    /// Time after an alert's end without a new one.
+    pub cooldown: Duration,
+    /// Time without a scored window after which the rule is blind.
+    pub hold: Duration,
+}
+
+impl Rule {
+    pub fn applies_to(&self, camera: &str) -> bool {
+        self.cameras.is_empty() || self.cameras.iter().any(|name| **name == *camera)
+    }
+}
+
+/// The table as written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RuleTable {
+    name: Option<String>,
+    question: Option<String>,
+    cameras: Vec<String>,
+    on: f64,
+    off: f64,
+    of: String,
+    #[serde(with = "humantime_serde")]
+    cooldown: Duration,
+    #[serde(with = "humantime_serde")]
+    hold: Duration,
+    schedule: Option<String>,
+    time_zone: Option<String>,
+    severity: Severity,
+}
+
+impl Default for RuleTable {
+    fn default() -> RuleTable {
+        RuleTable {
+            name: None,
+            question: None,
+            cameras: Vec::new(),
+            on: 0.8,
+            off: 0.4,
+            of: "2/3".into(),
+            cooldown: Duration::from_secs(60),
+            hold: Duration::from_secs(60),
+            schedule: None,
+            time_zone: None,
+            severity: Severity::default(),
+        }
+    }
+}
+
+/// Checks all `[[rule]]` tables.
+pub fn rules(tables: Vec<RuleTable>, cameras: &[Camera]) -> Result<Vec<Rule>, ConfigError> {
+    if tables.len() > RULES {
+        let found = tables.len();
+        return Err(ConfigError(format!("{found} [[rule]] tables: wanted at most {RULES}")));
+    }
+    let mut names = HashSet::new();
+    let check = |table: RuleTable| {
+        let rule = table.check(cameras)?;
+        if !names.insert(rule.name.clone()) {
+            let name = &rule.name;
+            return Err(ConfigError(format!("two rules are named {name:?}: rename one of them")));
+        }
+        Ok(rule)
+    };
+    tables.into_iter().map(check).collect()
+}
+
+impl RuleTable {
+    fn check(mut self, cameras: &[Camera]) -> Result<Rule, ConfigError> {
+        let name = required("rule.name", self.name.take(), "a name of its own for each rule")?;
+        plain_name("rule.name", &name)?;
+        let of_rule = |e: ConfigError| ConfigError(format!("rule {name:?}: {}", e.0));
+        self.check_rest(&name, cameras).map_err(of_rule)
+    }
+
+    fn check_rest(self, name: &str, cameras: &[Camera]) -> Result<Rule, ConfigError> {
+        const QUESTION: &str = "a question that is answered by yes or no";
+        let question = required("question", self.question, QUESTION)?;
+        if question.trim().is_empty() {
+            return Err(invalid("question", format!("{question:?}"), QUESTION));
+        }
+        let known = |name: &String| cameras.iter().any(|camera| *camera.name == **name);
+        if let Some(unknown) = self.cameras.iter().find(|name| !known(name)) {
+            let names: Vec<&str> = cameras.iter().map(|camera| &*camera.name).collect();
+            let wanted = format!("names of [[camera]] tables: {}", names.join(", "));
+            return Err(invalid("cameras", format!("{unknown:?}"), wanted));
+        }
+        let on = in_range("on", self.on, 0.01..=1.0)?;
+        let off = in_range("off", self.off, 0.0..=1.0)?;
+        if off > on {
+            return Err(invalid("off", off, format!("at most on, {on}")));
+        }
+        let (needed, among) = n_of_m(&self.of)?;
+        Ok(Rule {
+            name: name.into(),
+            cameras: self.cameras.into_iter().map(Into::into).collect(),
+            question: question.trim().into(),
+            severity: self.severity,
+            thresholds: Thresholds {
+                on,
+                off,
+                needed,
+                among,
+                cooldown: at_least("cooldown", self.cooldown, Duration::ZERO)?,
+                hold: at_least("hold", self.hold, Duration::ZERO)?,
+            },
+            schedule: schedule(self.schedule.as_deref(), self.time_zone.as_deref())?,
+        })
+    }
+}
+
+/// Parses `N/M`.
+fn n_of_m(text: &str) -> Result<(usize, usize), ConfigError> {
+    let numbers = text.split_once('/');
+    let numbers = numbers.and_then(|(n, m)| Some((n.trim().parse().ok()?, m.trim().parse().ok()?)));
+    let is_valid = |(n, m): &(usize, usize)| (1..=*m).contains(n) && *m <= AMONG;
+    numbers.filter(is_valid).ok_or_else(|| {
+        let wanted = format!("\"N/M\", N of M windows, with 1 ≤ N ≤ M ≤ {AMONG}");
+        invalid("of", format!("{text:?}"), wanted)
+    })
+}
+
+fn schedule(text: Option<&str>, time_zone: Option<&str>) -> Result<Schedule, ConfigError> {
+    let zone = match time_zone {
+        Some(name) => Zone::named(name).ok_or_else(|| {
+            let wanted = "a name of the system's time zones such as \"Europe/Berlin\"";
+            invalid("time_zone", format!("{name:?}"), wanted)
+        })?,
+        None => Zone::of_host(),
+    };
+    let Some(text) = text else { return Ok(Schedule::always(zone)) };
+    Schedule::parse(text, zone).map_err(|why| {
+        let wanted = format!("periods separated by commas ({why})");
+        invalid("schedule", format!("{text:?}"), wanted)
+    })
+}

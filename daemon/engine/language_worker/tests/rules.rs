@@ -1,0 +1,92 @@
+//! Tests that the rules of a window are scored.
+
+use super::*;
+
+/// Two rules of the camera `yard`, of which one window is enough for an alert.
+const RULES: &str = r#"
+    [[rule]]
+    name = "dog"
+    cameras = ["yard"]
+    question = "Is there a dog?"
+    on = 0.7
+    of = "1/1"
+    [[rule]]
+    name = "car"
+    cameras = ["yard"]
+    question = "Is there a car?"
+    on = 0.8
+    of = "1/1"
+"#;
+
+/// Returns the score of each rule, and the second at which the scored window ends.
+fn scores(engine: &Engine) -> Vec<Option<(u64, f64)>> {
+    let score = |(time, score): (SystemTime, f64)| {
+        (time.duration_since(at(0)).expect("later").as_secs(), score)
+    };
+    engine.rules.list().into_iter().map(|rule| rule.score.map(score)).collect()
+}
+
+/// Returns the kinds of the events, in order.
+fn kinds(engine: &Engine) -> Vec<&'static str> {
+    let events = (1..).map_while(|sequence| engine.journal.get(None, sequence));
+    let kind = |event: Arc<Event>| match &event.body {
+        Body::Alert(_) => Some("alert"),
+        Body::Caption(_) => Some("caption"),
+        _ => None,
+    };
+    events.filter_map(kind).collect()
+}
+
+#[test]
+fn the_rules_of_a_window_are_scored_before_its_caption() {
+    let engine = filled(engine_with(RULES));
+    closes(&engine, "yard", 10);
+    closes(&engine, "gate", 10);
+    assert_eq!(engine.jobs().scheduler.waiting(), 3, "gate has no rule");
+    let _listening = asks(&engine, "Who?");
+    assert!(work(&engine, vec![Fate::Steps(20)], for_steps(4)).is_ok());
+    assert_eq!(scores(&engine), [Some((10, 0.75)), Some((10, 0.75))]);
+    // The score of 0.75 is an alert of one rule only.
+    assert_eq!(kinds(&engine), ["alert", "caption", "caption"]);
+}
+
+#[test]
+fn a_window_on_which_the_model_fails_has_no_score_and_the_next_one_has() {
+    let engine = filled(engine_with(RULES));
+    closes(&engine, "yard", 10);
+    let _listening = asks(&engine, "Who?");
+    let failed = Fate::Fails(Failure::Run("out of memory".into()));
+    let mut step = 0;
+    let between = move |engine: &Arc<Engine>| {
+        step += 1;
+        match step {
+            3 => {
+                assert_eq!(scores(engine), [None, None]);
+                closes(engine, "yard", 20);
+            }
+            8 => engine.jobs().stopping = true,
+            _ => {}
+        }
+    };
+    assert!(work(&engine, vec![Fate::Steps(20), failed], between).is_ok());
+    assert_eq!(scores(&engine), [Some((20, 0.75)), Some((20, 0.75))]);
+    assert_eq!(captions(&engine, "yard").len(), 2, "captions do not depend on rules");
+}
+
+#[test]
+fn a_window_whose_frames_are_gone_has_no_score_and_the_next_one_has() {
+    let engine = filled(engine_with(RULES));
+    closes(&engine, "yard", FRAMES + 1000);
+    let _listening = asks(&engine, "Who?");
+    let mut step = 0;
+    let between = move |engine: &Arc<Engine>| {
+        step += 1;
+        match step {
+            2 => closes(engine, "yard", 20),
+            6 => engine.jobs().stopping = true,
+            _ => {}
+        }
+    };
+    assert!(work(&engine, vec![Fate::Steps(20)], between).is_ok());
+    assert_eq!(scores(&engine), [Some((20, 0.75)), Some((20, 0.75))]);
+}

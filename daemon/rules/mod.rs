@@ -1,0 +1,333 @@
+//! Rules: yes-or-no questions about every window of a camera, whose scores raise alerts.
+//!
+//! The engine asks which rules are [`due`](Rules::due) when a window closes, and reports their
+//! scores, or that there are none. A [`Watcher`] per rule and camera decides by its state machine.
+//! The events go into the journal.
+//!
+//! Guarantees: an alert has one ID from its first event to its last. After a restart,
+//! [`Rules::restore`] continues the alerts that the journal shows as active, and ends those whose
+//! rule or camera is gone. No method waits, and all can be called from any thread.
+//!
+//! Not here: scoring, and the order of the model's work (`engine`).
+
+mod curve;
+mod machine;
+#[cfg(test)]
+mod tests;
+mod watcher;
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Instant, SystemTime};
+
+use uuid::Uuid;
+
+use crate::config::{self, Rule};
+use crate::event::{Acknowledgement, Alert, AlertPhase, Body, EndReason, Event, EventKind};
+use crate::frame::Span;
+use crate::journal::{EventFilter, EventJpeg, Journal, Query};
+use crate::metrics::{self, WindowResult};
+use crate::service::{AlertNotFound, RuleInfo};
+use crate::sync::lock;
+
+pub use watcher::ScoredWindow;
+use watcher::{Watcher, ended};
+
+/// Number of the newest alerts that are kept in memory: they can be acknowledged, and are counted.
+const NEWEST: usize = 1_000;
+
+/// Maximum number of events that are read from the journal at the start.
+const RESTORED_EVENTS: usize = 10_000;
+
+/// The rules of the config, and their state for each camera.
+pub struct Rules {
+    journal: Arc<dyn Journal>,
+    rules: Vec<Arc<Rule>>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// One for each rule and camera, in the order of the rules, then of the cameras.
+    watchers: Vec<Watcher>,
+    /// The newest alerts, active or ended, the newest last.
+    newest: VecDeque<NewestAlert>,
+}
+
+struct NewestAlert {
+    camera: Arc<str>,
+    alert: Alert,
+}
+
+impl Rules {
+    /// Creates the rules with their state for these cameras.
+    pub fn new(
+        rules: &[Rule],
+        cameras: &[config::Camera],
+        journal: Arc<dyn Journal>,
+    ) -> Arc<Rules> {
+        let rules = rules.iter().cloned().map(Arc::new).collect();
+        let rules = Rules { journal, rules, state: Mutex::default() };
+        cameras.iter().for_each(|camera| rules.add_camera(&camera.name));
+        Arc::new(rules)
+    }
+
+    /// Begins to watch a camera, if it is not watched yet.
+    pub fn add_camera(&self, camera: &Arc<str>) {
+        let mut state = self.state();
+        if state.watchers.iter().any(|watcher| watcher.camera == *camera) {
+            return;
+        }
+        let rules = self.rules.iter().filter(|rule| rule.applies_to(camera));
+        state.watchers.extend(rules.map(|rule| Watcher::new(rule.clone(), camera.clone())));
+        let place = |watcher: &Watcher| self.rules.iter().position(|r| r.name == watcher.rule.name);
+        state.watchers.sort_by_key(place);
+    }
+
+    /// Stops watching a camera. Its active alerts end.
+    pub fn remove_camera(&self, camera: &str) {
+        let mut state = self.state();
+        let (removed, kept): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut state.watchers).into_iter().partition(|w| *w.camera == *camera);
+        state.watchers = kept;
+        for mut watcher in removed {
+            let body = watcher.remove();
+            self.publish(&mut state, &watcher.camera, body, &[]);
+        }
+    }
+
+    /// Takes the events that the journal holds of earlier runs: active alerts continue, or end if
+    /// their rule or camera is gone.
+    pub async fn restore(&self) {
+        let filter = EventFilter { kinds: vec![EventKind::Alert], ..EventFilter::default() };
+        let query = Query { filter, before: None, limit: RESTORED_EVENTS };
+        match self.journal.list(query).await {
+            Ok(page) => self.resume(page.events.into_iter().rev()),
+            Err(error) => tracing::warn!("rules: the alerts of earlier runs are unknown: {error}"),
+        }
+    }
+
+    fn resume(&self, events: impl Iterator<Item = Arc<Event>>) {
+        let mut state = self.state();
+        for event in events {
+            if let Body::Alert(alert) = &event.body {
+                state.remember(&event.camera, alert);
+            }
+        }
+        let active = state.newest.iter().rev().filter(|newest| newest.alert.is_active());
+        let active: Vec<(Arc<str>, Alert)> =
+            active.map(|newest| (newest.camera.clone(), newest.alert.clone())).collect();
+        for (camera, alert) in active {
+            let watcher = state
+                .watchers
+                .iter_mut()
+                .find(|watcher| watcher.camera == camera && watcher.rule.name == alert.rule);
+            match watcher.filter(|watcher| watcher.alert().is_none()) {
+                Some(watcher) => {
+                    let rule = &*alert.rule;
+                    tracing::info!(
+                        camera = &*camera,
+                        rule,
+                        id = &*alert.alert_id,
+                        "alert continues"
+                    );
+                    watcher.resume(alert);
+                }
+                None => {
+                    let at = alert.window.to;
+                    let body = Body::Alert(ended(alert, at, EndReason::Removed));
+                    self.publish(&mut state, &camera, [body], &[]);
+                }
+            }
+        }
+        state.watchers.iter().for_each(measure);
+    }
+
+    /// Returns the rules whose questions are to be scored on a window of a camera that closes now.
+    /// Ends the alerts of rules whose schedule does not include the window's end.
+    pub fn due(&self, camera: &str, window: Span) -> Vec<Arc<Rule>> {
+        let mut due = Vec::new();
+        self.change(camera, &[], |watcher| {
+            let (is_due, body) = watcher.is_due(window.to);
+            due.extend(is_due.then(|| watcher.rule.clone()));
+            body.into_iter().collect()
+        });
+        due
+    }
+
+    /// Takes the scores of rules that were due on a window.
+    pub fn window_scored(&self, camera: &str, window: &ScoredWindow, scores: &[(Arc<Rule>, f64)]) {
+        self.change(camera, &window.jpegs, |watcher| {
+            let of_watcher = scores.iter().find(|(rule, _)| rule.name == watcher.rule.name);
+            let Some((rule, score)) = of_watcher else { return Vec::new() };
+            let bodies = watcher.scored(window, *score, new_id);
+            let is_scored = watcher.score().is_some_and(|(at, _)| at == window.window.to);
+            let result = if is_scored { WindowResult::Scored } else { WindowResult::Unknown };
+            metrics::rule_window(camera, &rule.name, result);
+            bodies
+        });
+    }
+
+    /// Records that a window has no scores of rules that were due: it was skipped, has no frames,
+    /// or the model failed.
+    pub fn window_unknown(&self, camera: &str, window: Span, rules: &[Arc<Rule>]) {
+        self.change(camera, &[], |watcher| {
+            if !rules.iter().any(|rule| rule.name == watcher.rule.name) {
+                return Vec::new();
+            }
+            metrics::rule_window(camera, &watcher.rule.name, WindowResult::Unknown);
+            watcher.unknown(window.to)
+        });
+    }
+
+    /// Notices rules that are blind because their camera has not sent a frame since the start. To
+    /// be called about once per second.
+    pub fn tick(&self) {
+        let (now, time) = (Instant::now(), SystemTime::now());
+        let mut state = self.state();
+        for at in 0..state.watchers.len() {
+            let watcher = &mut state.watchers[at];
+            let body = watcher.tick(now, time);
+            if body.is_some() {
+                measure(watcher);
+                let camera = watcher.camera.clone();
+                self.publish(&mut state, &camera, body, &[]);
+            }
+        }
+    }
+
+    /// Acknowledges an alert, active or ended. Returns the event of the acknowledgement.
+    pub fn acknowledge(
+        &self,
+        alert_id: &str,
+        false_alarm: bool,
+    ) -> Result<Arc<Event>, AlertNotFound> {
+        let acknowledgement = Acknowledgement { at: SystemTime::now(), false_alarm };
+        let mut state = self.state();
+        let not_found = || AlertNotFound(alert_id.to_owned());
+        let known = state.newest.iter().find(|newest| *newest.alert.alert_id == *alert_id);
+        let NewestAlert { camera, alert } = known.ok_or_else(not_found)?;
+        let (camera, mut alert) = (camera.clone(), alert.clone());
+        let was_false = alert.is_false_alarm();
+        let active = state.watchers.iter_mut();
+        let active = active.filter_map(|w| w.acknowledge(alert_id, acknowledgement)).next();
+        alert.acknowledgement = Some(acknowledgement);
+        alert.phase = AlertPhase::Acknowledged;
+        let alert = active.unwrap_or(alert);
+        if false_alarm && !was_false {
+            metrics::false_alarm(&camera, &alert.rule);
+        }
+        state.remember(&camera, &alert);
+        Ok(self.journal.append(camera, Body::Alert(alert)))
+    }
+
+    /// Returns the state of every rule for each of its cameras, in the order of the config.
+    pub fn list(&self) -> Vec<RuleInfo> {
+        self.list_at(SystemTime::now())
+    }
+
+    fn list_at(&self, now: SystemTime) -> Vec<RuleInfo> {
+        let state = self.state();
+        let info = |watcher: &Watcher| {
+            let Rule { name, question, severity, schedule, .. } = &*watcher.rule;
+            let today = schedule.zone().start_of_day(now);
+            let alerts = state.newest.iter().filter(|newest| {
+                newest.camera == watcher.camera
+                    && newest.alert.rule == *name
+                    && newest.alert.started_at >= today
+            });
+            let (mut alerts_today, mut false_alarms_today) = (0, 0);
+            for newest in alerts {
+                alerts_today += 1;
+                false_alarms_today += u32::from(newest.alert.is_false_alarm());
+            }
+            RuleInfo {
+                name: name.clone(),
+                camera: watcher.camera.clone(),
+                question: question.clone(),
+                severity: *severity,
+                state: watcher.state(now),
+                is_blind: watcher.is_blind(),
+                score: watcher.score(),
+                alert_id: watcher.alert().map(|alert| alert.alert_id.clone()),
+                alerts_today,
+                false_alarms_today,
+            }
+        };
+        state.watchers.iter().map(info).collect()
+    }
+
+    /// Changes the watchers of a camera, and publishes the events that this makes.
+    fn change(
+        &self,
+        camera: &str,
+        jpegs: &[EventJpeg],
+        mut change: impl FnMut(&mut Watcher) -> Vec<Body>,
+    ) {
+        let mut state = self.state();
+        for at in 0..state.watchers.len() {
+            let watcher = &mut state.watchers[at];
+            if *watcher.camera == *camera {
+                let bodies = change(watcher);
+                measure(watcher);
+                let camera = watcher.camera.clone();
+                self.publish(&mut state, &camera, bodies, jpegs);
+            }
+        }
+    }
+
+    fn publish(
+        &self,
+        state: &mut State,
+        camera: &Arc<str>,
+        bodies: impl IntoIterator<Item = Body>,
+        jpegs: &[EventJpeg],
+    ) {
+        for body in bodies {
+            let mut jpegs_of_event = Vec::new();
+            if let Body::Alert(alert) = &body {
+                jpegs_of_event = jpegs.to_vec();
+                if alert.phase == AlertPhase::New {
+                    metrics::alert(camera, &alert.rule);
+                }
+                state.remember(camera, alert);
+            }
+            self.journal.append_with_jpegs(camera.clone(), body, jpegs_of_event);
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+}
+
+impl State {
+    /// Keeps an alert as it is now among the newest ones.
+    fn remember(&mut self, camera: &Arc<str>, alert: &Alert) {
+        let mut newest = self.newest.iter_mut().rev();
+        if let Some(known) = newest.find(|newest| newest.alert.alert_id == alert.alert_id) {
+            known.alert = alert.clone();
+            return;
+        }
+        if self.newest.len() >= NEWEST {
+            self.newest.pop_front();
+        }
+        self.newest.push_back(NewestAlert { camera: camera.clone(), alert: alert.clone() });
+    }
+}
+
+fn measure(watcher: &Watcher) {
+    let (camera, rule) = (&*watcher.camera, &*watcher.rule.name);
+    let is_active = watcher.alert().is_some();
+    metrics::rule(
+        camera,
+        rule,
+        watcher.score().map(|(_, score)| score),
+        is_active,
+        watcher.is_blind(),
+    );
+}
+
+fn new_id() -> Arc<str> {
+    Uuid::now_v7().to_string().into()
+}

@@ -1,0 +1,94 @@
+//! Converts the protobuf of rules and alerts to the daemon's values.
+
+use super::{Read, UnexpectedReply, coverage, frame_reference, optional_time, span, time};
+use crate::event::{
+    Acknowledgement, Alert, AlertPhase, EndReason, RuleStatus, ScorePoint, Severity, Sight,
+};
+use crate::proto;
+use crate::service::{RuleInfo, RuleState};
+
+pub fn rule(from: proto::Rule) -> Read<RuleInfo> {
+    let scored_at = optional_time(from.scored_at, "scored_at")?;
+    Ok(RuleInfo {
+        state: match from.state() {
+            proto::RuleState::Idle => RuleState::Idle,
+            proto::RuleState::Pending => RuleState::Pending,
+            proto::RuleState::Active => RuleState::Active,
+            proto::RuleState::Cooldown => RuleState::Cooldown,
+            proto::RuleState::OffSchedule => RuleState::OffSchedule,
+            proto::RuleState::Unspecified => return Err(UnexpectedReply("state")),
+        },
+        severity: severity(from.severity())?,
+        name: from.name.into(),
+        camera: from.camera.into(),
+        question: from.question.into(),
+        is_blind: from.blind,
+        score: scored_at.zip(from.score),
+        alert_id: Some(from.alert_id).filter(|id| !id.is_empty()).map(Into::into),
+        alerts_today: from.alerts_today,
+        false_alarms_today: from.false_alarms_today,
+    })
+}
+
+pub fn alert(from: proto::Alert) -> Read<Alert> {
+    Ok(Alert {
+        severity: severity(from.severity())?,
+        phase: match from.phase() {
+            proto::AlertPhase::New => AlertPhase::New,
+            proto::AlertPhase::Update => AlertPhase::Update,
+            proto::AlertPhase::End => AlertPhase::End,
+            proto::AlertPhase::Acknowledged => AlertPhase::Acknowledged,
+            proto::AlertPhase::Unspecified => return Err(UnexpectedReply("phase")),
+        },
+        end_reason: match from.end_reason() {
+            proto::EndReason::Unspecified => None,
+            proto::EndReason::Cleared => Some(EndReason::Cleared),
+            proto::EndReason::OffSchedule => Some(EndReason::OffSchedule),
+            proto::EndReason::Removed => Some(EndReason::Removed),
+        },
+        alert_id: from.alert_id.into(),
+        rule: from.rule.into(),
+        question: from.question.into(),
+        score: from.score,
+        peak_score: from.peak_score,
+        window: span(from.window, "window")?,
+        coverage: coverage(from.coverage)?,
+        frames: from.frames.into_iter().map(frame_reference).collect::<Read<_>>()?,
+        started_at: time(from.started_at, "started_at")?,
+        ended_at: optional_time(from.ended_at, "ended_at")?,
+        scored_windows: from.scored_windows,
+        unknown_windows: from.unknown_windows,
+        curve: from.curve.into_iter().map(score_point).collect::<Read<_>>()?,
+        acknowledgement: from.acknowledgement.map(acknowledgement).transpose()?,
+    })
+}
+
+pub fn rule_status(from: proto::RuleStatus) -> Read<RuleStatus> {
+    Ok(RuleStatus {
+        sight: match from.sight() {
+            proto::Sight::Blind => Sight::Blind,
+            proto::Sight::Seeing => Sight::Seeing,
+            proto::Sight::Unspecified => return Err(UnexpectedReply("sight")),
+        },
+        rule: from.rule.into(),
+        since: time(from.since, "since")?,
+    })
+}
+
+fn severity(from: proto::Severity) -> Read<Severity> {
+    match from {
+        proto::Severity::Info => Ok(Severity::Info),
+        proto::Severity::Warning => Ok(Severity::Warning),
+        proto::Severity::Critical => Ok(Severity::Critical),
+        proto::Severity::Unspecified => Err(UnexpectedReply("severity")),
+    }
+}
+
+fn score_point(from: proto::ScorePoint) -> Read<ScorePoint> {
+    Ok(ScorePoint { at: time(from.at, "curve.at")?, score: from.score })
+}
+
+fn acknowledgement(from: proto::Acknowledgement) -> Read<Acknowledgement> {
+    let at = time(from.at, "acknowledgement.at")?;
+    Ok(Acknowledgement { at, false_alarm: from.false_alarm })
+}

@@ -1,0 +1,89 @@
+//! Converts the values of rules and alerts to protobuf.
+
+use super::{coverage, frame_reference, span, time};
+use crate::event::{
+    Acknowledgement, Alert, AlertPhase, EndReason, RuleStatus, ScorePoint, Severity, Sight,
+};
+use crate::proto;
+use crate::service::{RuleInfo, RuleState};
+
+pub fn rule(from: &RuleInfo) -> proto::Rule {
+    let state = match from.state {
+        RuleState::Idle => proto::RuleState::Idle,
+        RuleState::Pending => proto::RuleState::Pending,
+        RuleState::Active => proto::RuleState::Active,
+        RuleState::Cooldown => proto::RuleState::Cooldown,
+        RuleState::OffSchedule => proto::RuleState::OffSchedule,
+    };
+    proto::Rule {
+        name: from.name.to_string(),
+        camera: from.camera.to_string(),
+        question: from.question.to_string(),
+        severity: severity(from.severity).into(),
+        state: state.into(),
+        blind: from.is_blind,
+        score: from.score.map(|point| point.1),
+        scored_at: from.score.and_then(|point| time(point.0)),
+        alert_id: from.alert_id.as_deref().unwrap_or_default().to_owned(),
+        alerts_today: from.alerts_today,
+        false_alarms_today: from.false_alarms_today,
+    }
+}
+
+pub fn alert(from: &Alert) -> proto::Alert {
+    let phase = match from.phase {
+        AlertPhase::New => proto::AlertPhase::New,
+        AlertPhase::Update => proto::AlertPhase::Update,
+        AlertPhase::End => proto::AlertPhase::End,
+        AlertPhase::Acknowledged => proto::AlertPhase::Acknowledged,
+    };
+    let end_reason = match from.end_reason {
+        None => proto::EndReason::Unspecified,
+        Some(EndReason::Cleared) => proto::EndReason::Cleared,
+        Some(EndReason::OffSchedule) => proto::EndReason::OffSchedule,
+        Some(EndReason::Removed) => proto::EndReason::Removed,
+    };
+    proto::Alert {
+        alert_id: from.alert_id.to_string(),
+        rule: from.rule.to_string(),
+        severity: severity(from.severity).into(),
+        phase: phase.into(),
+        question: from.question.to_string(),
+        score: from.score,
+        peak_score: from.peak_score,
+        window: Some(span(from.window)),
+        coverage: Some(coverage(&from.coverage)),
+        frames: from.frames.iter().map(frame_reference).collect(),
+        started_at: time(from.started_at),
+        ended_at: from.ended_at.and_then(time),
+        end_reason: end_reason.into(),
+        scored_windows: from.scored_windows,
+        unknown_windows: from.unknown_windows,
+        curve: from.curve.iter().map(score_point).collect(),
+        acknowledgement: from.acknowledgement.as_ref().map(acknowledgement),
+    }
+}
+
+pub fn rule_status(from: &RuleStatus) -> proto::RuleStatus {
+    let sight = match from.sight {
+        Sight::Blind => proto::Sight::Blind,
+        Sight::Seeing => proto::Sight::Seeing,
+    };
+    proto::RuleStatus { rule: from.rule.to_string(), sight: sight.into(), since: time(from.since) }
+}
+
+fn severity(from: Severity) -> proto::Severity {
+    match from {
+        Severity::Info => proto::Severity::Info,
+        Severity::Warning => proto::Severity::Warning,
+        Severity::Critical => proto::Severity::Critical,
+    }
+}
+
+fn score_point(from: &ScorePoint) -> proto::ScorePoint {
+    proto::ScorePoint { at: time(from.at), score: from.score }
+}
+
+fn acknowledgement(from: &Acknowledgement) -> proto::Acknowledgement {
+    proto::Acknowledgement { at: time(from.at), false_alarm: from.false_alarm }
+}
