@@ -85,8 +85,10 @@ $(HOME_ASSISTANT): | setup-test
 	target/tools/uv-0.9.11/bin/uv venv -q --allow-existing --python $(PYTHON_HA) target/home-assistant-env
 	target/tools/uv-0.9.11/bin/uv pip install -q --python $@ homeassistant==2025.4.4 paho-mqtt==2.1.0
 
-soak: setup-test ## watch real footage for ten minutes: rate, memory, frames
-	LOOKOUT_SOAK=600 cargo test --test daemon footage -- --nocapture
+MINUTES ?= 10
+soak: setup-test ## run for MINUTES (10): real footage, and readers of every kind: events, memory
+	LOOKOUT_SOAK=$$(($(MINUTES) * 60)) cargo test --test daemon -- --nocapture \
+		footage::real_footage soak::
 
 chaos: setup-test ## break everything around a daemon for ten minutes: clock, disk, broker, clients
 	LOOKOUT_CHAOS=600 cargo test --test daemon chaos -- --nocapture

@@ -18,5 +18,6 @@ mod footage;
 mod long_questions;
 mod outages;
 mod rules;
+mod soak;
 mod stored_frames;
 mod streams;

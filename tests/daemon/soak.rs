@@ -1,0 +1,138 @@
+//! Runs a daemon that stores its journal, with an MQTT subscriber, a gRPC watcher and one that does
+//! not read: each gets every event once and in order, and memory, descriptors and threads stay the
+//! same.
+//!
+//! Runs for 20 s by default; `LOOKOUT_SOAK` sets another number of seconds (`make soak MINUTES=n`).
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::support::mqtt::{EventSubscriber, check_delivery, id};
+use crate::support::*;
+
+/// Least length of a run, in seconds, after which the growth of memory is judged by the hour: the
+/// journal's memory is full after half an hour.
+const HOURS_MATTER: u64 = 2 * 3600;
+
+/// A measurement of the daemon's process.
+#[derive(Clone, Copy, Debug)]
+struct Sample {
+    seconds: f64,
+    mib: f64,
+    descriptors: usize,
+    threads: usize,
+}
+
+impl Sample {
+    fn of(daemon: &Daemon, begun: Instant) -> Sample {
+        let count = |folder: &str| {
+            let entries = fs::read_dir(format!("/proc/{}/{folder}", daemon.process.child.id()));
+            entries.expect("the process").count()
+        };
+        Sample {
+            seconds: begun.elapsed().as_secs_f64(),
+            mib: daemon.process.memory() as f64 / 1_048_576.0,
+            descriptors: count("fd"),
+            threads: count("task"),
+        }
+    }
+}
+
+/// Returns the growth of memory in MiB per hour: the slope of the line through the samples.
+fn growth(samples: &[Sample]) -> f64 {
+    let mean = |of: fn(&Sample) -> f64| samples.iter().map(of).sum::<f64>() / samples.len() as f64;
+    let (time, memory) = (mean(|sample| sample.seconds), mean(|sample| sample.mib));
+    let product = |sample: &Sample| (sample.seconds - time) * (sample.mib - memory);
+    let square = |sample: &Sample| (sample.seconds - time).powi(2);
+    3600.0 * samples.iter().map(product).sum::<f64>() / samples.iter().map(square).sum::<f64>()
+}
+
+/// Reads JSON lines until the event with this sequence, and checks that none is missing.
+fn read_all(lines: impl Iterator<Item = String>, last: u64, name: &str) {
+    let mut expected = 1;
+    for line in lines {
+        let event: Value = serde_json::from_str(&line).expect("JSON");
+        assert_eq!(event["sequence"], expected, "{name}: {line}");
+        if expected == last {
+            return;
+        }
+        expected += 1;
+    }
+    panic!("{name}: ended before event {expected} of {last}");
+}
+
+#[test]
+fn every_reader_gets_every_event_and_nothing_grows() {
+    let folder = folder();
+    let dir = folder.path();
+    let broker = Broker::start(dir, free_port());
+    let subscriber = EventSubscriber::connect(broker.port);
+    let (grpc, http) = (free_port(), free_port());
+    let mut config = head(grpc, http, Some(broker.port))
+        .replace("= 48", "= 6")
+        .replace("[generate]", "[generate]\nprefix_cache_bytes = \"4 MiB\"")
+        + "[buffer]\ntoken_age = \"10s\"\njpeg_age = \"20s\"\n"
+        + &format!("[journal]\nfolder = {:?}\n", dir.join("journal"));
+    for name in ["gate", "yard", "drive"] {
+        config += &format!(
+            "[[camera]]\nname = \"{name}\"\nurl = \"file:{}\"\nfps = 2\nwindow = \"1s\"\n\
+             caption_interval = \"500ms\"\nmax_caption_delay = \"5s\"\n",
+            clip(name).display()
+        );
+    }
+    let daemon = Daemon::with_config(dir, &config, grpc, http);
+    let watch = || {
+        let mut command = Command::new(LOOKOUT);
+        command.args(["watch", "--json", "--from-sequence", "0", "--server", &daemon.server]);
+        command
+    };
+    let mut reader = Lines::of("watch", &mut watch(), dir);
+    // Nobody reads what it prints, so it stops to read what the daemon sends.
+    let mut slow = watch();
+    slow.stdout(Stdio::piped()).stdin(Stdio::null());
+    let mut slow = Process::start("slow-watch", &mut slow, dir);
+
+    let length = std::env::var("LOOKOUT_SOAK").ok().and_then(|text| text.parse().ok());
+    let length: u64 = length.unwrap_or(20);
+    let (begun, mut samples) = (Instant::now(), Vec::new());
+    while begun.elapsed() < Duration::from_secs(length) {
+        thread::sleep(Duration::from_secs(1));
+        samples.push(Sample::of(&daemon, begun));
+    }
+
+    let journal = || -> Vec<Value> {
+        let (code, out, error) = daemon.client(&["events", "--json", "--limit", "10000000"]);
+        assert_eq!(code, Some(0), "{error}");
+        out.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+    };
+    let stored = journal();
+    let last = stored.iter().map(|event| id(event).1).max().expect("an event");
+    let lines = std::iter::from_fn(|| reader.next(Duration::from_secs(30)));
+    read_all(lines, last, "watcher");
+    let out = BufReader::new(slow.child.stdout.take().expect("stdout"));
+    read_all(out.lines().map_while(Result::ok), last, "slow watcher");
+    subscriber.has_all(&stored);
+    let received = subscriber.received();
+    let delivery = check_delivery(&journal(), &received);
+    assert_eq!(delivery.duplicates, 0, "{delivery:?}");
+
+    // The buffers are full after a third of the run, at the latest after a minute.
+    let warm = (samples.len() / 3).min(60);
+    let (first, end) = (samples[warm], samples[samples.len() - 1]);
+    let half = &samples[samples.len() / 2..];
+    let growth = growth(half);
+    println!(
+        "{last} events in {length} s, {:.1} → {:.1} MiB, {growth:+.1} MiB/h in the second half, \
+         {} → {} descriptors, {} → {} threads",
+        first.mib, end.mib, first.descriptors, end.descriptors, first.threads, end.threads
+    );
+    assert!(end.mib < first.mib * 1.15, "memory grew: {samples:?}");
+    assert!(growth < 1.0 || length < HOURS_MATTER, "memory grew by {growth} MiB/h");
+    assert!(end.descriptors <= first.descriptors + 4, "descriptors: {samples:?}");
+    assert!(end.threads <= first.threads + 4, "threads: {samples:?}");
+}
