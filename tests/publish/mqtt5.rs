@@ -24,9 +24,7 @@ impl Client {
                 match event {
                     V5Event::Incoming(Packet::SubAck(_)) => subscribed.send(()).await.unwrap(),
                     V5Event::Incoming(Packet::Publish(message)) => {
-                        if to.send(message).await.is_err() {
-                            return;
-                        }
+                        let _ = to.send(message).await;
                     }
                     _ => {}
                 }
