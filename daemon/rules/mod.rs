@@ -1,7 +1,7 @@
 //! Rules: yes-or-no questions about every window of a camera, whose scores raise alerts.
 //!
 //! The engine asks which rules are [`due`](Rules::due) when a window closes, and reports their
-//! scores, or that there are none. A [`Watcher`] per rule and camera decides by its state machine.
+//! scores, or that there are none. A watcher per rule and camera decides by its state machine.
 //! The events go into the journal.
 //!
 //! Guarantees: an alert has one ID from its first event to its last. After a restart,
