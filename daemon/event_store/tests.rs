@@ -342,7 +342,7 @@ async fn pages_of_a_common_word_contain_every_match_once() {
         found.extend(page.hits.iter().map(|hit| (hit.event.id.sequence, hit.score)));
     }
     let mut ids: Vec<u64> = found.iter().map(|(id, _)| *id).collect();
-    // The best of the newest thousand come first, the newest of them before the others.
+    // The best of the newest 500 come first, the newest of them before the others.
     let newest = (1..=2_300).rev().find(|id| (id - 1) % 7 == 0).unwrap();
     assert_eq!(ids[..2], [newest, newest - 7]);
     assert!(found.is_sorted_by(|a, b| a.1 >= b.1), "{found:?}");

@@ -1,7 +1,7 @@
 //! Finds the texts that contain given words, and ranks them.
 //!
 //! A word such as "car" can be in most texts of a journal, and ranking them all would take a second.
-//! Therefore the matches are ranked by thousands: the newest thousand, then the thousand before it.
+//! Therefore the newest 500 matches are ranked, then the 500 before them, and so on.
 
 use rusqlite::types::Value;
 use rusqlite::{Connection, params_from_iter};
@@ -11,7 +11,7 @@ use super::values::{StoreError, integer};
 use crate::journal::EventFilter;
 
 /// Number of matches that are ranked together.
-const BLOCK: usize = 1_000;
+const BLOCK: usize = 500;
 
 /// The constants of BM25: the weight of repeated words, and of the text's length.
 const K1: f64 = 1.2;
@@ -25,8 +25,8 @@ const MARK: char = '\u{1}';
 pub struct Match {
     /// The row of its event.
     pub id: i64,
-    /// Quality of the match: greater is better. It is at most 1 among the newest thousand matches,
-    /// and halved for every further thousand.
+    /// Quality of the match: greater is better. It is at most 1 among the newest 500 matches, and
+    /// halved for every further 500.
     pub score: f64,
 }
 
