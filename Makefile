@@ -31,8 +31,9 @@ demo-clips: export-env ## render the clips of the demo cameras
 	$(PYTHON) models/demo/render.py
 	$(PYTHON) models/demo/cases.py
 
+# Most tests wait for cameras, so one more than there are cores runs at a time.
 test: golden families test-export ## run every test, against real parts
-	cargo test
+	RUST_TEST_THREADS=$$(($$(nproc) + 1)) cargo test
 
 check: setup $(RUFF) $(DENY) $(BUF) ## check formatting, lints, docs, licences and the schema
 	cargo fmt --check
