@@ -211,7 +211,7 @@ pub struct Rows {
 impl Rows {
     /// Returns the rows of a filter's span. Times rise with the rows, except where the host's clock
     /// was set back: no event was published earlier than one before it by more than `set_back_ms`.
-    /// So an event that is older than the span by more than that has the whole span after it.
+    /// The whole span therefore comes after an event that is older than it by more than that.
     pub fn of(connection: &Connection, filter: &EventFilter) -> Result<Rows, StoreError> {
         let find = |sql: &str, time: Option<SystemTime>| -> Result<Option<i64>, StoreError> {
             let Some(time) = time else { return Ok(None) };
