@@ -33,7 +33,7 @@ demo-clips: export-env ## render the clips of the demo cameras
 
 # Most tests wait for cameras, so one more than there are cores runs at a time.
 test: golden families test-export ## run every test, against real parts
-	RUST_TEST_THREADS=$$(($$(nproc) + 1)) cargo test
+	RUST_TEST_THREADS=$$(($$(nproc) + 1)) cargo test --no-fail-fast
 
 check: setup $(RUFF) $(DENY) $(BUF) ## check formatting, lints, docs, licences and the schema
 	cargo fmt --check

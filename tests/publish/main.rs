@@ -19,7 +19,7 @@ use std::io::{self, ErrorKind, Write};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use lookout::client::{ClientError, Filter, OnEnd, Output, Position};

@@ -214,6 +214,10 @@ pub struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Log {
     pub fn begin(&self) -> tracing::subscriber::DefaultGuard {
+        // While a program has only one subscriber, tracing lets the thread that reaches a log line
+        // first decide for all threads whether the line is logged. So there is always a second one.
+        static SECOND: OnceLock<tracing::Dispatch> = OnceLock::new();
+        SECOND.get_or_init(|| tracing::Dispatch::new(tracing_subscriber::registry()));
         let log = self.clone();
         let subscriber =
             tracing_subscriber::fmt().with_ansi(false).with_writer(move || log.clone());
@@ -234,6 +238,16 @@ impl Write for Log {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+#[test]
+fn a_line_that_a_thread_without_a_log_reached_first_is_collected() {
+    let log = Log::default();
+    let _logging = log.begin();
+    let line = || tracing::info!("reached twice");
+    std::thread::spawn(line).join().unwrap();
+    line();
+    assert!(log.text().contains("reached twice"));
 }
 
 #[tokio::test]
