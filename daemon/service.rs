@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc;
 
 use crate::event::{AnswerPart, CameraStatus, Event, Severity};
-use crate::journal::Journal;
+use crate::journal::{Journal, QueryError};
 use crate::metrics;
 use crate::question::{Draft, Limits, Question, QuestionError};
 
@@ -267,6 +267,34 @@ impl FrameError {
             FrameError::FrameNotFound { .. } => "FRAME_NOT_FOUND",
             FrameError::Unreadable { .. } => "FRAME_UNREADABLE",
             FrameError::Busy => "QUEUE_FULL",
+        }
+    }
+}
+
+impl QueryError {
+    pub fn code(&self) -> Code {
+        match self {
+            QueryError::NoStore | QueryError::NoModel => Code::FailedPrecondition,
+            QueryError::NoEvent(_) => Code::NotFound,
+            QueryError::TooMuchKept { .. } | QueryError::QueueFull(_) => Code::ResourceExhausted,
+            QueryError::NoWord => Code::InvalidArgument,
+            QueryError::NoVector(_) => Code::Internal,
+            QueryError::Unwritable(_) | QueryError::Unreadable(_) => Code::Unavailable,
+        }
+    }
+
+    /// Returns the reason that programs can compare.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            QueryError::NoStore => "NO_STORE",
+            QueryError::NoEvent(_) => "EVENT_NOT_FOUND",
+            QueryError::TooMuchKept { .. } => "TOO_MUCH_KEPT",
+            QueryError::Unwritable(_) => "JOURNAL_UNWRITABLE",
+            QueryError::NoWord => "INVALID_REQUEST",
+            QueryError::NoModel => "NO_MODEL",
+            QueryError::QueueFull(_) => "QUEUE_FULL",
+            QueryError::NoVector(_) => "NO_VECTOR",
+            QueryError::Unreadable(_) => "JOURNAL_UNREADABLE",
         }
     }
 }

@@ -4,17 +4,20 @@
 //! reads the journal with its own cursor and at its own pace, so it delays neither the other
 //! interfaces nor the cameras.
 
+mod asking;
 mod connection;
 pub mod grpc;
 pub mod http;
 mod listener;
 pub mod mqtt;
+mod question_json;
 mod supervision;
 
 use std::net::SocketAddr;
 
 pub use connection::Timeouts;
 pub use listener::Listener;
+pub use question_json::QUESTION_FIELDS;
 pub use supervision::supervise;
 
 use crate::interface::Interface;

@@ -57,7 +57,7 @@ fn topics() -> String {
 
 fn question_fields() -> String {
     let mut text = "| field | meaning |\n|---|---|\n".to_owned();
-    for (field, meaning) in publish::mqtt::QUESTION_FIELDS {
+    for (field, meaning) in publish::QUESTION_FIELDS {
         let _ = writeln!(text, "| `{field}` | {meaning} |");
     }
     text

@@ -58,23 +58,8 @@ fn path_of(field: &str) -> &str {
 
 pub fn of_query(error: &QueryError) -> Status {
     match error {
-        QueryError::NoStore => status(Code::FailedPrecondition, "NO_STORE", error.to_string()),
-        QueryError::NoEvent(_) => status(Code::NotFound, "EVENT_NOT_FOUND", error.to_string()),
-        QueryError::TooMuchKept { .. } => {
-            status(Code::ResourceExhausted, "TOO_MUCH_KEPT", error.to_string())
-        }
-        QueryError::Unwritable(_) => {
-            status(Code::Unavailable, "JOURNAL_UNWRITABLE", error.to_string())
-        }
         QueryError::NoWord => invalid("query", &error.to_string()),
-        QueryError::NoModel => status(Code::FailedPrecondition, "NO_MODEL", error.to_string()),
-        QueryError::QueueFull(_) => {
-            status(Code::ResourceExhausted, "QUEUE_FULL", error.to_string())
-        }
-        QueryError::NoVector(_) => status(Code::Internal, "NO_VECTOR", error.to_string()),
-        QueryError::Unreadable(_) => {
-            status(Code::Unavailable, "JOURNAL_UNREADABLE", error.to_string())
-        }
+        error => status(error.code(), error.reason(), error.to_string()),
     }
 }
 

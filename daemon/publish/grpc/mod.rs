@@ -23,6 +23,7 @@ use tonic::{Request, Response, Status};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+use super::asking::Asking;
 use super::{Listener, PublishError};
 use crate::interface::Interface;
 use crate::journal::{Cursor, EventFilter, Read};
@@ -238,8 +239,10 @@ impl LookoutService for Server {
         &self,
         request: Request<proto::AskRequest>,
     ) -> Result<Response<Self::AskStream>, Status> {
-        let asked = ask::read(&*self.service, request.into_inner())?;
-        ask::begin(self.service.clone(), asked).map(|asking| self.stream(|to| asking.run(to)))?
+        let questions = ask::read(&*self.service, request.into_inner())?;
+        let asking = Asking::begin(self.service.clone(), questions);
+        let asking = asking.map_err(|error| errors::of_question(&error))?;
+        self.stream(|to| ask::run(asking, to))
     }
 
     async fn get_frame(

@@ -29,7 +29,6 @@ mod tls;
 mod topics;
 
 pub use check::check;
-pub use questions::QUESTION_FIELDS;
 #[cfg(fuzzing)]
 pub use questions::fuzz_question;
 

@@ -4,40 +4,23 @@
 //! published. A refusal has no event and is published directly, and so is the reply to the response
 //! topic that an MQTT 5 client names.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
-use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
-use serde_json::{Map, Value};
+use serde_json::Map;
 use tokio::task::JoinSet;
 
 use super::link::ReplyTo;
 use crate::event::Event;
 use crate::metrics;
-use crate::question::{Draft, RawLength, RawTime, start_of};
+use crate::publish::question_json;
+use crate::question::Draft;
 use crate::service::{AnswerItem, AnswerStream, AskError, Service};
 
 /// Maximum number of questions of this interface in progress. The engine's own queue is usually
 /// shorter and refuses earlier.
 const AT_ONCE: usize = 64;
-
-const WANTED: &str = r#"wanted {"question_id", "question", "max_new_tokens", "detail", "conversation", and "last": "10m", or "from" and "to", or "event" and its "run"}"#;
-
-/// The fields of a question in JSON with their meaning, for the documentation.
-pub const QUESTION_FIELDS: &[(&str, &str)] = &[
-    ("question", "The question. Required."),
-    ("question_id", "Text or a number, returned as text with the answer. Default: a generated ID."),
-    ("last", "The length of time up to now: `\"10m\"`, `\"00:10:00\"` or seconds."),
-    ("from", "Start of the range in RFC 3339. Without an offset it is UTC."),
-    ("to", "End of the range in RFC 3339. Default: now."),
-    ("event", "Sequence of an event whose window is used."),
-    ("run", "The run of that event. Default: the current run."),
-    ("detail", "`auto` (default), `overview` or `parts`."),
-    ("conversation", "Conversation of an earlier answer."),
-    ("max_new_tokens", "Maximum number of tokens of the answer."),
-];
 
 /// The questions in progress. Dropping this value cancels them.
 #[derive(Default)]
@@ -144,13 +127,12 @@ fn draft(camera: &str, payload: &[u8]) -> Result<Draft, Refusal> {
     let mut draft = Draft { camera: camera.to_owned(), ..Draft::default() };
     if text.starts_with('{') {
         let mut fields = Map::new();
-        let mut reader = serde_json::Deserializer::from_str(text);
-        let read = Fields(&mut fields).deserialize(&mut reader).and_then(|()| reader.end());
+        let read = question_json::read(text, &mut fields);
         // The id lets the client match a refusal, even one of a malformed question.
-        let id = fields.get("question_id").and_then(name).unwrap_or_default();
-        read.map_err(|e| refuse(&id, format!("{WANTED}: {e}")))?;
+        let id = fields.get("question_id").and_then(question_json::id).unwrap_or_default();
+        read.map_err(|why| refuse(&id, why))?;
         for (field, value) in fields {
-            fill(&mut draft, &field, value).map_err(|why| refuse(&id, why))?;
+            question_json::fill(&mut draft, &field, value).map_err(|why| refuse(&id, why))?;
         }
     } else {
         draft.text = text.to_owned();
@@ -159,76 +141,6 @@ fn draft(camera: &str, payload: &[u8]) -> Result<Draft, Refusal> {
         draft.id = format!("mqtt-{:016x}", rand::random::<u64>());
     }
     Ok(draft)
-}
-
-/// Stores one field of the JSON in the draft. A `null` counts as absent.
-fn fill(draft: &mut Draft, field: &str, value: Value) -> Result<(), String> {
-    let wanted = |what: &str, value: &Value| {
-        format!("{field} is {}; wanted {what}", start_of(&value.to_string()))
-    };
-    let text = |value: Value| match value {
-        Value::String(text) => Ok(text),
-        value => Err(wanted("text", &value)),
-    };
-    let count = |value: Value| value.as_u64().ok_or_else(|| wanted("a whole number", &value));
-    match field {
-        _ if value.is_null() => {}
-        "question_id" => match name(&value) {
-            Some(id) => draft.id = id,
-            None => return Err(wanted("text or a number", &value)),
-        },
-        "question" => draft.text = text(value)?,
-        "max_new_tokens" => draft.max_new_tokens = Some(count(value)?),
-        "last" => {
-            draft.last = Some(match (value.as_f64(), value) {
-                (Some(seconds), _) => RawLength::Seconds(seconds),
-                (None, value) => RawLength::Text(text(value)?),
-            });
-        }
-        "from" => draft.from = Some(RawTime::Text(text(value)?)),
-        "to" => draft.to = Some(RawTime::Text(text(value)?)),
-        "event" => draft.event = Some(count(value)?),
-        "run" => draft.run = Some(count(value)?),
-        "detail" => draft.detail = Some(text(value)?),
-        "conversation" => draft.conversation = Some(text(value)?),
-        unknown => return Err(format!("unknown field {:?}; {WANTED}", start_of(unknown))),
-    }
-    Ok(())
-}
-
-/// Returns an id as text. Templates turn ids that look like a number into one.
-fn name(value: &Value) -> Option<String> {
-    match value {
-        Value::String(text) => Some(text.clone()),
-        Value::Number(number) => Some(number.to_string()),
-        _ => None,
-    }
-}
-
-/// Reads the fields of an object one by one, and keeps those before an error.
-struct Fields<'a>(&'a mut Map<String, Value>);
-
-impl<'de> DeserializeSeed<'de> for Fields<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_map(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Fields<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some((field, value)) = map.next_entry()? {
-            self.0.insert(field, value);
-        }
-        Ok(())
-    }
 }
 
 impl Refusal {
@@ -262,6 +174,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::publish::QUESTION_FIELDS;
+    use crate::publish::question_json::WANTED;
     use crate::question::{Limits, Question, Range};
 
     const LIMITS: Limits = Limits { text_bytes: 8192, cameras: None };
