@@ -3,6 +3,7 @@
 //! Two futures share one task. `drive` runs the client's event loop and is never cancelled in the
 //! middle of a packet, because a half-written packet would be lost without a trace. `converse`
 //! decides what is published. A small channel connects them; `converse` never waits for `drive`.
+//! Its parts are in `incoming`, `outgoing` and `announcement`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,17 +15,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::Publisher;
 use super::blame::Origin;
-use super::link::{self, Break, Cause, Client, Heard, Loop, ReplyTo};
+use super::link::{self, Break, Cause, Client, Heard, Loop};
 use super::losses::GOOD;
-use super::message::{Content, Message};
 use super::options::Access;
 use super::outbox::{Outbox, WINDOW};
 use super::pictures::Pictures;
-use super::questions::{Reply, ReplyContent};
-use super::topics::{ANSWER, OFFLINE, ONLINE, event_json};
-use crate::event::{Body, CameraState, Event, EventId, EventKind};
+use super::topics::OFFLINE;
+use crate::event::{CameraState, EventId, EventKind};
 use crate::interface::Interface;
-use crate::journal::{Cursor, Read};
+use crate::journal::Cursor;
 use crate::metrics;
 
 /// Capacity of the channel of client events that `converse` has not processed yet.
@@ -34,12 +33,9 @@ const HEARD: usize = 64;
 /// same content.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// Minimum time for which the broker may deliver a message.
-const SOON: Duration = Duration::from_secs(1);
-
 /// Time without a subscription to questions after one that was larger than a packet may be. A
 /// retained one would end every connection.
-const WITHOUT_QUESTIONS: Duration = Duration::from_secs(600);
+pub const WITHOUT_QUESTIONS: Duration = Duration::from_secs(600);
 
 pub enum Ended {
     Stopped,
@@ -122,7 +118,7 @@ impl Publisher {
     }
 
     /// Counts a message that does not reach the broker, and logs the first one of each topic.
-    fn left_out(&mut self, origin: &Origin, why: &str) {
+    pub fn left_out(&mut self, origin: &Origin, why: &str) {
         metrics::mqtt_message_refused();
         let Origin { event, topic, .. } = origin;
         if self.blame.may_say(topic) {
@@ -134,18 +130,18 @@ impl Publisher {
 
 /// A connected publisher.
 pub struct Connection<'a> {
-    client: Client,
+    pub client: Client,
     pub outbox: Outbox,
     pub pictures: Pictures,
     /// The newest events whose retained messages were sent, by camera and kind. Older events, which
     /// are sent again, do not replace them.
     pub shown: HashMap<(Arc<str>, EventKind), EventId>,
     /// Number of events in a row that were left out because of their age.
-    too_old: u64,
+    pub too_old: u64,
     /// True while the cameras must be announced.
     pub must_announce: bool,
     /// Largest packet in bytes that the broker takes, if it reported one.
-    largest: Option<usize>,
+    pub largest: Option<usize>,
     pub publisher: &'a mut Publisher,
 }
 
@@ -245,210 +241,6 @@ impl Connection<'_> {
             let _ = tokio::time::timeout_at(deadline, sent).await;
         }
         Over::Stopped
-    }
-
-    fn subscribe(&mut self) -> Result<(), String> {
-        let publisher = &mut *self.publisher;
-        match publisher.no_questions_until.filter(|until| Instant::now() < *until) {
-            Some(_) => {
-                let (topic, minutes) = (publisher.topics.questions(), WITHOUT_QUESTIONS / 60);
-                tracing::warn!(
-                    "MQTT: a packet on {topic} was too large; no questions for {} min. If it is \
-                     retained, delete it: publish an empty retained message there",
-                    minutes.as_secs()
-                );
-            }
-            None => self.client.subscribe(publisher.topics.questions())?,
-        }
-        if let Some(discovery) = &publisher.discovery {
-            self.client.subscribe(discovery.birth())?;
-            self.client.subscribe(discovery.devices())?;
-        }
-        self.client.subscribe(publisher.topics.rules())
-    }
-
-    /// Returns the messages of an event, or none if making them panicked before. Nothing is retained
-    /// for a camera that was removed, nor for an event that is not the newest.
-    pub fn messages(&mut self, event: &Event) -> Vec<Message> {
-        let publisher = &mut *self.publisher;
-        if publisher.unsayable.contains(&event.id) {
-            return Vec::new();
-        }
-        // If this panics, the next run leaves the event out.
-        publisher.saying = Some(event.id);
-        let mut cameras = publisher.service.cameras().into_iter();
-        let state = cameras.find(|c| c.name == event.camera).map(|c| c.status.state);
-        let mut messages = publisher.topics.messages(event, state.unwrap_or(CameraState::Lost));
-        messages.extend(self.rule_state(event));
-        if state.is_none() || self.is_past(event) {
-            messages.retain(|message| !message.retain);
-        }
-        let age = SystemTime::now().duration_since(event.published_at).unwrap_or_default();
-        let left = self.publisher.config.catch_up.saturating_sub(age).max(SOON);
-        for message in messages.iter_mut().filter(|message| !message.retain) {
-            message.expiry = Some(left);
-        }
-        self.publisher.saying = None;
-        messages
-    }
-
-    /// Returns true for an event that does not show how its camera is now: a newer one was shown,
-    /// or it is a state of an earlier run.
-    fn is_past(&self, event: &Event) -> bool {
-        let kind = event.body.kind();
-        let newest = self.shown.get(&(event.camera.clone(), kind));
-        let run = self.publisher.service.journal().run();
-        newest.is_some_and(|newest| event.id <= *newest)
-            || (kind == EventKind::CameraStatus && event.id.run != run)
-    }
-
-    fn take(&mut self, read: Read, cursor: &dyn Cursor) {
-        match read {
-            Read::Event(event) if self.is_too_old(&event) => {
-                self.too_old += 1;
-                metrics::mqtt_events_missed(1);
-                self.outbox.enter(event.id, None, Vec::new());
-                self.publisher.advance(self.outbox.done());
-            }
-            Read::Event(event) => {
-                let too_old = std::mem::take(&mut self.too_old);
-                if too_old > 0 {
-                    tracing::warn!("MQTT: {too_old} events are older than mqtt.catch_up: not sent");
-                }
-                self.enter(event);
-            }
-            Read::Missed(events) => {
-                match events {
-                    Some(events) => tracing::warn!(
-                        "MQTT: {events} events left the journal before the broker took them"
-                    ),
-                    None => tracing::warn!(
-                        "MQTT: the journal no longer holds the run that the broker was sent last; \
-                         events may be missing"
-                    ),
-                }
-                metrics::mqtt_events_missed(events.unwrap_or(0));
-                // The events are counted once, even if the connection breaks again.
-                let EventId { run, sequence } = cursor.position();
-                let before = EventId { run, sequence: sequence.saturating_sub(1) };
-                self.outbox.enter(before.max(self.outbox.done()), None, Vec::new());
-                self.publisher.advance(self.outbox.done());
-                // A camera's last change, its addition or its removal may be among them.
-                self.cameras_available();
-                self.must_announce = true;
-            }
-        }
-    }
-
-    /// Returns true for an event that is older than `catch_up`. The host's clock may have been set
-    /// since, so an event of this run is not older than the publisher.
-    fn is_too_old(&self, event: &Event) -> bool {
-        let publisher = &self.publisher;
-        let age = SystemTime::now().duration_since(event.published_at).unwrap_or_default();
-        let is_of_this_run = event.id.run == publisher.service.journal().run();
-        let limit = publisher.config.catch_up;
-        age > limit && !(is_of_this_run && publisher.since.elapsed() <= limit)
-    }
-
-    fn enter(&mut self, event: Arc<Event>) {
-        let id = event.id;
-        let mut messages = self.messages(&event);
-        let is_shown = messages.iter().any(|message| message.retain);
-        if is_shown && self.publisher.discovery.is_some() {
-            self.pictures.look_up(&self.publisher.service, &event);
-        }
-        let shows_camera = matches!(event.body, Body::CameraStatus(_));
-        messages.retain(|message| self.will_be_taken(message, Some(id)));
-        self.outbox.enter(id, Some(event), messages);
-        self.publisher.advance(self.outbox.done());
-        self.must_announce |= shows_camera && self.cameras_changed();
-    }
-
-    pub fn post(&mut self, message: Message) {
-        if self.will_be_taken(&message, None) {
-            self.outbox.post(message);
-        }
-    }
-
-    /// Returns false for a message that the broker is known not to take.
-    pub fn will_be_taken(&mut self, message: &Message, event: Option<EventId>) -> bool {
-        let (topic, size) = (message.topic.clone(), message.payload.len());
-        let origin = Origin { event, topic, size };
-        if self.publisher.blame.leaves_out(&origin) {
-            return false;
-        }
-        let size = message.packet_size();
-        match self.largest.filter(|largest| size > *largest) {
-            Some(largest) => {
-                let why = format!("it has {size} bytes, and the broker takes {largest}");
-                self.publisher.left_out(&origin, &why);
-                false
-            }
-            None => true,
-        }
-    }
-
-    fn hear(&mut self, topic: &str, payload: &[u8], retain: bool, reply_to: Option<ReplyTo>) {
-        if let Some(discovery) = &self.publisher.discovery {
-            if topic == discovery.birth() {
-                // A retained `online` is old: this connection announces everything anyway.
-                if payload.trim_ascii() == ONLINE.as_bytes() && !retain {
-                    self.must_announce = true;
-                    self.publish_last_events();
-                }
-                return;
-            }
-            if let Some(camera) = discovery.camera(topic) {
-                // What is not retained are the messages of this connection.
-                if retain && !payload.is_empty() && self.found_device(camera) {
-                    self.must_announce = true;
-                }
-                return;
-            }
-        }
-        if self.found_rule(topic, payload, retain) {
-            return;
-        }
-        let Some(camera) = self.publisher.topics.asked(topic) else { return };
-        if retain {
-            tracing::warn!(topic, "a retained question would be asked again on every connection");
-            return;
-        }
-        let publisher = &mut *self.publisher;
-        let reply_to = match reply_to {
-            Some(to) => publisher.topics.check_reply(&to.topic).map(|()| Some(to)),
-            None => Ok(None),
-        };
-        let to = reply_to.clone().ok().flatten();
-        let asked = publisher.questions.ask(&publisher.service, camera, payload, reply_to);
-        if let Err(refusal) = asked {
-            self.reply(Reply { to, content: ReplyContent::Refused(refusal) });
-        }
-    }
-
-    /// Publishes a refusal, and a reply to the response topic that the client named.
-    fn reply(&mut self, Reply { to, content }: Reply) {
-        let payload = match &content {
-            ReplyContent::Answered(event) => event_json(event),
-            ReplyContent::Refused(refusal) => serde_json::to_vec(refusal).unwrap_or_default(),
-        };
-        let message = |topic, correlation| Message {
-            expiry: Some(self.publisher.config.catch_up),
-            correlation,
-            ..Message::new(topic, payload.clone(), Content::Json, false)
-        };
-        let mut messages = Vec::new();
-        if let ReplyContent::Refused(refusal) = &content {
-            let topic = self.publisher.topics.camera(&refusal.camera, ANSWER);
-            messages.push(message(topic, None));
-        }
-        messages.extend(to.map(|ReplyTo { topic, correlation }| message(topic, correlation)));
-        for message in messages {
-            let topic = message.topic.clone();
-            if self.will_be_taken(&message, None) && !self.outbox.note(message) {
-                tracing::warn!(topic, "MQTT: too many replies are waiting; one is not sent");
-            }
-        }
     }
 
     fn hand_over(&mut self) -> Result<(), String> {
