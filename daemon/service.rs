@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::mpsc;
 
-use crate::event::{AnswerPart, CameraStatus, Event, Severity};
+use crate::event::{Alert, AnswerPart, CameraStatus, Event, Severity};
 use crate::journal::{Journal, QueryError};
 use crate::metrics;
 use crate::question::{Draft, Limits, Question, QuestionError};
@@ -47,6 +47,9 @@ pub trait Service: Send + Sync + 'static {
 
     /// Returns the state of every rule for each of its cameras, in the order of the config.
     fn rules(&self) -> Vec<RuleInfo>;
+
+    /// Returns the newest alert of a rule on a camera, active or ended, as it is now.
+    fn newest_alert(&self, camera: &str, rule: &str) -> Option<Alert>;
 
     /// Acknowledges an alert, active or ended. Returns the event of the acknowledgement.
     fn acknowledge(&self, alert_id: &str, false_alarm: bool) -> Result<Arc<Event>, AlertNotFound>;
@@ -125,6 +128,12 @@ impl RuleState {
     "no alert has the ID {0:?} among the newest 1,000 alerts; `lookout events --kind alert` lists them"
 )]
 pub struct AlertNotFound(pub String);
+
+impl AlertNotFound {
+    pub const CODE: Code = Code::NotFound;
+    /// The reason that programs can compare.
+    pub const REASON: &str = "ALERT_NOT_FOUND";
+}
 
 #[derive(Clone, Debug)]
 pub struct FrameJpeg {

@@ -10,7 +10,7 @@ use crate::camera::Sink;
 use crate::config::{self, Config};
 use crate::disk::DiskProblem;
 use crate::engine::Engine;
-use crate::event::{Body, CameraState, CameraStatus, Event};
+use crate::event::{Alert, Body, CameraState, CameraStatus, Event};
 use crate::frame::Frame;
 use crate::journal::Journal;
 use crate::metrics;
@@ -170,6 +170,10 @@ impl Service for Daemon {
 
     fn rules(&self) -> Vec<RuleInfo> {
         self.engine.rules.list()
+    }
+
+    fn newest_alert(&self, camera: &str, rule: &str) -> Option<Alert> {
+        self.engine.rules.newest_alert(camera, rule)
     }
 
     fn acknowledge(&self, alert_id: &str, false_alarm: bool) -> Result<Arc<Event>, AlertNotFound> {

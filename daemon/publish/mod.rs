@@ -1,4 +1,4 @@
-//! Publishes events and accepts questions over gRPC, MQTT and HTTP.
+//! Publishes events and accepts requests over gRPC, MQTT and HTTP.
 //!
 //! Guarantees: each interface knows the daemon only as a [`Service`](crate::service::Service). It
 //! reads the journal with its own cursor and at its own pace, so it delays neither the other
@@ -8,6 +8,7 @@ mod asking;
 mod connection;
 pub mod grpc;
 pub mod http;
+mod json_fields;
 mod listener;
 pub mod mqtt;
 mod question_json;

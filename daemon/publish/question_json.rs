@@ -1,10 +1,8 @@
 //! Reads a question in JSON, as MQTT receives it.
 
-use std::fmt;
-
-use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
+use super::json_fields;
 use crate::question::{Draft, RawLength, RawTime, start_of};
 
 pub const WANTED: &str = r#"wanted {"question_id", "question", "max_new_tokens", "detail", "conversation", and "last": "10m", or "from" and "to", or "event" and its "run"}"#;
@@ -25,9 +23,7 @@ pub const QUESTION_FIELDS: &[(&str, &str)] = &[
 
 /// Reads the fields of an object. If it is malformed, `fields` has those before the error.
 pub fn read(text: &str, fields: &mut Map<String, Value>) -> Result<(), String> {
-    let mut reader = serde_json::Deserializer::from_str(text);
-    let read = Fields(fields).deserialize(&mut reader).and_then(|()| reader.end());
-    read.map_err(|e| format!("{WANTED}: {e}"))
+    json_fields::read(text, fields).map_err(|e| format!("{WANTED}: {e}"))
 }
 
 /// Stores one field of the JSON in the draft. A `null` counts as absent.
@@ -71,31 +67,5 @@ pub fn id(value: &Value) -> Option<String> {
         Value::String(text) => Some(text.clone()),
         Value::Number(number) => Some(number.to_string()),
         _ => None,
-    }
-}
-
-/// Reads the fields of an object one by one, and keeps those before an error.
-struct Fields<'a>(&'a mut Map<String, Value>);
-
-impl<'de> DeserializeSeed<'de> for Fields<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_map(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Fields<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some((field, value)) = map.next_entry()? {
-            self.0.insert(field, value);
-        }
-        Ok(())
     }
 }

@@ -221,6 +221,16 @@ impl Rules {
         Ok(self.journal.append(camera, Body::Alert(alert)))
     }
 
+    /// Returns the newest alert of a rule on a camera, active or ended, as it is now.
+    pub fn newest_alert(&self, camera: &str, rule: &str) -> Option<Alert> {
+        let state = self.state();
+        let mut active = state.watchers.iter().filter_map(|w| Some((&w.camera, w.alert()?)));
+        let of_rule = |(of, alert): &(&Arc<str>, &Alert)| ***of == *camera && *alert.rule == *rule;
+        let newest = state.newest.iter().rev().map(|newest| (&newest.camera, &newest.alert));
+        let found = active.find(of_rule).or_else(|| newest.into_iter().find(of_rule));
+        found.map(|(_, alert)| alert.clone())
+    }
+
     /// Returns the state of every rule for each of its cameras, in the order of the config.
     pub fn list(&self) -> Vec<RuleInfo> {
         self.list_at(SystemTime::now())

@@ -263,6 +263,9 @@ fn an_alert_is_acknowledged_while_it_is_active_and_afterwards() {
     let rules = rules(PERSON, &journal);
     score(&rules, "gate", 0, 0.9);
     let id = alerts(&journal)[0].alert_id.clone();
+    let newest = || rules.newest_alert("gate", "person").unwrap();
+    assert_eq!((newest().alert_id, newest().is_active()), (id.clone(), true));
+    assert_eq!(rules.newest_alert("yard", "person"), None);
     let event = rules.acknowledge(&id, false).unwrap();
     let Body::Alert(acknowledged) = &event.body else { panic!("{event:?}") };
     assert_eq!((acknowledged.phase, acknowledged.is_active()), (AlertPhase::Acknowledged, true));
@@ -274,6 +277,7 @@ fn an_alert_is_acknowledged_while_it_is_active_and_afterwards() {
     let Body::Alert(marked) = &event.body else { panic!("{event:?}") };
     assert!(marked.is_false_alarm() && !marked.is_active());
     assert_eq!(marked.end_reason, Some(EndReason::Cleared));
+    assert_eq!(newest(), *marked);
     let error = rules.acknowledge("no-alert", true).unwrap_err().to_string();
     assert!(error.contains("\"no-alert\"") && error.contains("lookout events"), "{error}");
 }

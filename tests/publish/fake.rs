@@ -73,8 +73,23 @@ impl Service for Fake {
         self.rules.lock().unwrap().clone()
     }
 
-    fn acknowledge(&self, alert_id: &str, _: bool) -> Result<Arc<Event>, AlertNotFound> {
-        Err(AlertNotFound(alert_id.to_owned()))
+    /// Returns an active alert of a rule whose list entry has one.
+    fn newest_alert(&self, camera: &str, rule: &str) -> Option<Alert> {
+        let rules = self.rules();
+        let rule = rules.iter().find(|info| *info.camera == *camera && *info.name == *rule)?;
+        let Body::Alert(alert) = alert(&rule.name, rule.alert_id.as_ref()?) else { return None };
+        Some(alert)
+    }
+
+    fn acknowledge(&self, alert_id: &str, false_alarm: bool) -> Result<Arc<Event>, AlertNotFound> {
+        let not_found = || AlertNotFound(alert_id.to_owned());
+        let rules = self.rules();
+        let rule = rules.iter().find(|rule| rule.alert_id.as_deref() == Some(alert_id));
+        let rule = rule.ok_or_else(not_found)?;
+        let mut alert = self.newest_alert(&rule.camera, &rule.name).ok_or_else(not_found)?;
+        alert.phase = AlertPhase::Acknowledged;
+        alert.acknowledgement = Some(Acknowledgement { at: SystemTime::now(), false_alarm });
+        Ok(self.journal.append(rule.camera.clone(), Body::Alert(alert)))
     }
 
     fn troubles(&self) -> Vec<String> {

@@ -169,14 +169,19 @@ async fn a_rule_has_its_present_state_and_a_removed_one_disappears() {
     let publisher = Publisher::start(&daemon, mqtt_config(broker.port));
     loop {
         let device: Value = serde_json::from_str(&devices.next_on(GATE).await.payload).unwrap();
-        assert_eq!(device["components"]["rule_car"]["state_topic"], "lookout/gate/rule/car");
+        let topic = "lookout/gate/rule/car/last_alert";
+        assert_eq!(device["components"]["rule_car"]["state_topic"], topic);
         if device["components"]["rule_person"] == serde_json::json!({"platform": "binary_sensor"}) {
             break;
         }
     }
     let messages =
-        retained(broker.port, |messages| !messages.contains_key("lookout/gate/rule/person"));
-    assert_eq!(messages.await.get("lookout/gate/rule/car").map(String::as_str), Some("OFF"));
+        retained(broker.port, |messages| !messages.keys().any(|topic| topic.contains("person")))
+            .await;
+    assert_eq!(messages.get("lookout/gate/rule/car").map(String::as_str), Some("OFF"));
+    let last: Value = serde_json::from_str(&messages["lookout/gate/rule/car/last_alert"]).unwrap();
+    assert_eq!((&last["state"], &last["alert_id"]), (&"OFF".into(), &Value::Null));
+    assert_eq!(last["question"], "Is it there?");
     publisher.stop().await;
 }
 

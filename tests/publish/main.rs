@@ -27,7 +27,7 @@ use lookout::config::{ClientCertificate, Mqtt, MqttTls, Secret};
 use lookout::event::*;
 use lookout::frame::{Clock, FrameId, Span};
 use lookout::interface::Interface;
-use lookout::journal::{Journal, MemoryJournal};
+use lookout::journal::{EventFilter, Journal, MemoryJournal, Query};
 use lookout::proto;
 use lookout::proto::lookout_service_client::LookoutServiceClient;
 use lookout::publish::{self, Listener, PublishError, Timeouts};

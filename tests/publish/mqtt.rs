@@ -429,3 +429,47 @@ async fn questions_are_answered_over_mqtt() {
     }
     publisher.stop().await;
 }
+
+#[tokio::test]
+async fn alerts_are_acknowledged_over_mqtt_and_refusals_carry_the_id() {
+    let broker = Broker::start();
+    let daemon = Daemon::start(100).await;
+    let rules = vec![rule("person", Some("a1")), rule("car", None)];
+    *daemon.service.rules.lock().unwrap() = rules;
+    let publisher = Publisher::connected(&daemon, mqtt_config(broker.port), broker.port).await;
+    let mut heard = Subscriber::connect(broker.port, "lookout/#").await;
+    let topic = "lookout/acknowledge";
+    for (payload, false_alarm) in [
+        ("a1", false),
+        (r#"{"alert_id":"a1","false_alarm":true}"#, true),
+        (r#"{"camera":"gate","rule":"person"}"#, false),
+    ] {
+        heard.say(topic, payload).await;
+        let event = heard.json_on("lookout/gate/alert").await;
+        assert_eq!((&event["alert_id"], &event["phase"]), (&"a1".into(), &"acknowledged".into()));
+        assert_eq!(event["acknowledgement"]["false_alarm"], false_alarm, "{payload}");
+    }
+    for (payload, id, code, reason) in [
+        ("a2", "a2", "NOT_FOUND", "ALERT_NOT_FOUND"),
+        (r#"{"alert_id":"a1","note":1}"#, "a1", "INVALID_ARGUMENT", "INVALID_ACKNOWLEDGEMENT"),
+        (r#"{"camera":"gate","rule":"car"}"#, "", "NOT_FOUND", "ALERT_NOT_FOUND"),
+        ("", "", "INVALID_ARGUMENT", "INVALID_ACKNOWLEDGEMENT"),
+    ] {
+        heard.say(topic, payload).await;
+        let refusal = heard.json_on("lookout/acknowledge_refused").await;
+        assert_eq!((&refusal["kind"], &refusal["alert_id"]), (&"refused".into(), &id.into()));
+        assert_eq!((&refusal["code"], &refusal["reason"]), (&code.into(), &reason.into()));
+        assert!(!refusal["message"].as_str().unwrap().is_empty());
+    }
+    // A retained acknowledgement would be repeated on every connection.
+    publisher.stop().await;
+    heard.client.publish(topic, QoS::AtLeastOnce, true, "a1").await.unwrap();
+    heard.until(topic, "a1").await;
+    let publisher = Publisher::connected(&daemon, mqtt_config(broker.port), broker.port).await;
+    heard.say(topic, "a3").await;
+    assert_eq!(heard.json_on("lookout/acknowledge_refused").await["alert_id"], "a3");
+    let filter = EventFilter { kinds: vec![EventKind::Alert], ..EventFilter::default() };
+    let alerts = daemon.service.journal.list(Query { filter, before: None, limit: 100 });
+    assert_eq!(alerts.await.unwrap().events.len(), 3);
+    publisher.stop().await;
+}

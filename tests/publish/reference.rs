@@ -27,7 +27,8 @@ async fn the_api_document_matches_the_schema_and_the_payloads() {
         ("methods and messages", Schema::read().reference()),
         ("topics", topics()),
         ("payloads", payloads().await),
-        ("question fields", question_fields()),
+        ("question fields", fields(publish::QUESTION_FIELDS)),
+        ("acknowledgement fields", fields(publish::mqtt::ACKNOWLEDGEMENT_FIELDS)),
     ];
     let wanted = parts.iter().fold(document.clone(), |document, (name, text)| {
         let begin = format!("<!-- generated: {name} -->\n");
@@ -55,9 +56,9 @@ fn topics() -> String {
     text
 }
 
-fn question_fields() -> String {
+fn fields(fields: &[(&str, &str)]) -> String {
     let mut text = "| field | meaning |\n|---|---|\n".to_owned();
-    for (field, meaning) in publish::QUESTION_FIELDS {
+    for (field, meaning) in fields {
         let _ = writeln!(text, "| `{field}` | {meaning} |");
     }
     text

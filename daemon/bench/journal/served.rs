@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 
-use crate::event::Event;
+use crate::event::{Alert, Event};
 use crate::interface::Interface;
 use crate::journal::Journal;
 use crate::publish::{Listener, grpc};
@@ -69,6 +69,10 @@ impl Service for JournalOnly {
 
     fn rules(&self) -> Vec<RuleInfo> {
         Vec::new()
+    }
+
+    fn newest_alert(&self, _: &str, _: &str) -> Option<Alert> {
+        None
     }
 
     fn acknowledge(&self, alert_id: &str, _: bool) -> Result<Arc<Event>, AlertNotFound> {

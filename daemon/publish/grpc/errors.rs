@@ -43,7 +43,7 @@ pub fn of_frame(error: &FrameError) -> Status {
 }
 
 pub fn of_alert(error: &AlertNotFound) -> Status {
-    status(Code::NotFound, "ALERT_NOT_FOUND", error.to_string())
+    status(AlertNotFound::CODE, AlertNotFound::REASON, error.to_string())
 }
 
 /// Returns the path of a question's field in an `AskRequest`.

@@ -12,6 +12,7 @@ use super::message::Message;
 use super::pictures::Picture;
 use super::topics::ONLINE;
 use crate::event::{Body, Event};
+use crate::service::RuleInfo;
 
 /// Maximum number of cameras of earlier runs whose messages are deleted at a time.
 const EARLIER_CAMERAS: usize = 256;
@@ -55,21 +56,24 @@ impl Connection<'_> {
         }
     }
 
-    /// Publishes of each rule and camera whether an alert is active.
+    /// Publishes the state and the newest alert of each rule and camera.
     pub fn publish_rule_states(&mut self) {
         for rule in self.publisher.service.rules() {
-            let topics = &self.publisher.topics;
-            self.post(topics.rule_state(&rule.camera, &rule.name, rule.alert_id.is_some()));
+            self.state_of(&rule).into_iter().for_each(|message| self.post(message));
         }
     }
 
     /// Returns the present state of the rule that an alert is of. The event may describe the past.
-    pub fn rule_state(&self, event: &Event) -> Option<Message> {
+    pub fn rule_state(&self, event: &Event) -> Option<[Message; 2]> {
         let Body::Alert(alert) = &event.body else { return None };
         let rules = self.publisher.service.rules();
         let rule = rules.iter().find(|r| r.camera == event.camera && r.name == alert.rule)?;
-        let topics = &self.publisher.topics;
-        Some(topics.rule_state(&rule.camera, &rule.name, rule.alert_id.is_some()))
+        Some(self.state_of(rule))
+    }
+
+    fn state_of(&self, rule: &RuleInfo) -> [Message; 2] {
+        let alert = self.publisher.service.newest_alert(&rule.camera, &rule.name);
+        self.publisher.topics.rule_state(rule, alert.as_ref())
     }
 
     /// Describes the daemon and its cameras to Home Assistant, and deletes what the broker retains
@@ -85,7 +89,7 @@ impl Connection<'_> {
             publisher.removed_rules.pop_first();
         }
         for (camera, rule) in &publisher.removed_rules {
-            messages.push(Message::removal(publisher.topics.rule(camera, rule)));
+            messages.extend(publisher.topics.rule_removals(camera, rule));
         }
         publisher.removed.extend(publisher.announced.difference(&cameras).cloned());
         publisher.removed.retain(|camera| !cameras.contains(camera));

@@ -33,9 +33,9 @@ const HEARD: usize = 64;
 /// same content.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// Time without a subscription to questions after one that was larger than a packet may be. A
-/// retained one would end every connection.
-pub const WITHOUT_QUESTIONS: Duration = Duration::from_secs(600);
+/// Time without a subscription to questions and acknowledgements after one that was larger than a
+/// packet may be. A retained one would end every connection.
+pub const WITHOUT_REQUESTS: Duration = Duration::from_secs(600);
 
 pub enum Ended {
     Stopped,
@@ -110,7 +110,7 @@ impl Publisher {
                     self.left_out(&origin, "the broker ends every connection at it");
                 }
                 if broke.cause == Cause::TooLarge {
-                    self.no_questions_until = Some(Instant::now() + WITHOUT_QUESTIONS);
+                    self.no_requests_until = Some(Instant::now() + WITHOUT_REQUESTS);
                 }
                 Ended::Broke { broke, lasted: Some(since.elapsed()) }
             }
@@ -257,7 +257,7 @@ impl Connection<'_> {
             Heard::Taken(packet) => (packet, None),
             Heard::Refused(packet, why) => (packet, Some(why)),
             Heard::SubscriptionRefused => {
-                tracing::warn!("MQTT: the broker refuses a subscription; questions may not arrive");
+                tracing::warn!("MQTT: the broker refuses a subscription; requests may not arrive");
                 return;
             }
             _ => return,

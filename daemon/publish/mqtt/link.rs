@@ -16,8 +16,8 @@ use super::message::Message;
 use super::options::{self, Access, LARGEST_PACKET};
 use super::outbox::WINDOW;
 
-/// Maximum number of queued requests: the window, four subscriptions and the DISCONNECT.
-const REQUESTS: usize = WINDOW + 5;
+/// Maximum number of queued requests: the window, five subscriptions and the DISCONNECT.
+const REQUESTS: usize = WINDOW + 6;
 
 /// Additional time for a ping beyond twice the keep-alive.
 const GRACE: Duration = Duration::from_secs(5);

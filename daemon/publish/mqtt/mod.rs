@@ -1,5 +1,5 @@
-//! Publishes events over MQTT, accepts questions and announces cameras and rules to Home
-//! Assistant.
+//! Publishes events over MQTT, accepts questions and acknowledgements, and announces cameras and
+//! rules to Home Assistant.
 //!
 //! [`run`] only retries; it contains nothing specific to MQTT. An attempt (`connection`) is one
 //! connection with a new client and does not retry. Three things survive between attempts: the
@@ -13,6 +13,7 @@
 //! times, is left out and counted; the messages after it arrive. A broker that is unreachable delays
 //! nothing; events that leave the journal or become too old in the meantime are counted as missed.
 
+mod acknowledgements;
 mod announcement;
 mod blame;
 mod check;
@@ -30,6 +31,7 @@ mod questions;
 mod tls;
 mod topics;
 
+pub use acknowledgements::ACKNOWLEDGEMENT_FIELDS;
 pub use check::check;
 #[cfg(fuzzing)]
 pub use questions::fuzz_question;
@@ -122,7 +124,7 @@ pub struct Publisher {
     unsayable: BTreeSet<EventId>,
     blame: Blame,
     questions: Questions,
-    no_questions_until: Option<Instant>,
+    no_requests_until: Option<Instant>,
     losses: Losses,
 }
 
@@ -152,7 +154,7 @@ impl Publisher {
             unsayable: BTreeSet::new(),
             blame: Blame::default(),
             questions: Questions::default(),
-            no_questions_until: None,
+            no_requests_until: None,
             losses: Losses::default(),
         }))
     }

@@ -26,7 +26,7 @@ impl Connection<'_> {
         let mut cameras = publisher.service.cameras().into_iter();
         let state = cameras.find(|c| c.name == event.camera).map(|c| c.status.state);
         let mut messages = publisher.topics.messages(event, state.unwrap_or(CameraState::Lost));
-        messages.extend(self.rule_state(event));
+        messages.extend(self.rule_state(event).into_iter().flatten());
         if state.is_none() || self.is_past(event) {
             messages.retain(|message| !message.retain);
         }

@@ -1,9 +1,15 @@
 //! Converts events to messages and defines the topics.
 
+use std::time::SystemTime;
+
+use serde::Serialize;
+
 use super::message::{Content, Message};
 use crate::config::Mqtt;
-use crate::event::{Body, CameraState, Event, EventId};
+use crate::event::{Acknowledgement, Alert, Body, CameraState, Event, EventId, Severity};
+use crate::frame::rfc3339;
 use crate::question::start_of;
+use crate::service::RuleInfo;
 
 /// Maximum number of characters of the short text, which is that of a state in Home Assistant.
 const STATE_CHARACTERS: usize = 255;
@@ -21,6 +27,13 @@ pub const ANSWER: &str = "answer";
 pub const ALERT: &str = "alert";
 pub const RULE: &str = "rule";
 pub const RULE_STATUS: &str = "rule_status";
+
+/// The last level of the newest alert's topic, after the rule.
+pub const LAST_ALERT: &str = "last_alert";
+
+/// The last levels of the daemon's own topics for acknowledgements.
+pub const ACKNOWLEDGE: &str = "acknowledge";
+pub const ACKNOWLEDGE_REFUSED: &str = "acknowledge_refused";
 
 /// Payloads of a rule's topic.
 pub const ON: &str = "ON";
@@ -74,6 +87,12 @@ pub const TOPICS: &[Topic] = &[
         content: "`ON` while an alert of the rule is active, else `OFF`",
     },
     Topic {
+        name: "CAMERA/rule/RULE/last_alert",
+        retained: true,
+        content: "the rule's `state` (`ON` or `OFF`), its question, and its newest alert in short, as \
+                  JSON: ID, times, greatest score and acknowledgement",
+    },
+    Topic {
         name: "CAMERA/rule_status",
         retained: false,
         content: "each time that a rule becomes blind or sees again, as JSON",
@@ -88,6 +107,17 @@ pub const TOPICS: &[Topic] = &[
         name: "CAMERA/available",
         retained: true,
         content: "`online` while the camera is live, else `offline`",
+    },
+    Topic {
+        name: "acknowledge",
+        retained: false,
+        content: "acknowledgements of alerts, which clients publish: an alert's ID or JSON; with \
+                  MQTT 5 the reply goes to the response topic, with the correlation data",
+    },
+    Topic {
+        name: "acknowledge_refused",
+        retained: false,
+        content: "each refused acknowledgement, as JSON; an accepted one is on `CAMERA/alert`",
     },
     Topic {
         name: "CAMERA/ask",
@@ -125,6 +155,11 @@ impl Topics {
         format!("{}/{camera}/{RULE}/{rule}", self.prefix)
     }
 
+    /// Returns the topic of a rule's newest alert.
+    pub fn last_alert(&self, camera: &str, rule: &str) -> String {
+        format!("{}/{LAST_ALERT}", self.rule(camera, rule))
+    }
+
     /// Returns the filter for the states of all rules, also those of earlier runs.
     pub fn rules(&self) -> String {
         self.rule("+", "+")
@@ -158,6 +193,16 @@ impl Topics {
             "the response topic is {found:?}; wanted one without + and #, and not below {prefix}/, \
              Home Assistant's topics or $"
         ))
+    }
+
+    /// Returns the topic for acknowledgements of alerts.
+    pub fn acknowledge(&self) -> String {
+        format!("{}/{ACKNOWLEDGE}", self.prefix)
+    }
+
+    /// Returns the topic for refused acknowledgements.
+    pub fn acknowledge_refused(&self) -> String {
+        format!("{}/{ACKNOWLEDGE_REFUSED}", self.prefix)
     }
 
     /// Returns the camera that a question's topic names.
@@ -207,9 +252,31 @@ impl Topics {
         Message::new(self.camera(camera, AVAILABLE), payload.into(), Content::Text, true)
     }
 
-    pub fn rule_state(&self, camera: &str, rule: &str, is_active: bool) -> Message {
-        let payload = if is_active { ON } else { OFF };
-        Message::new(self.rule(camera, rule), payload.into(), Content::Text, true)
+    /// Returns the messages of a rule's present state on a camera, of which `alert` is the newest.
+    pub fn rule_state(&self, rule: &RuleInfo, alert: Option<&Alert>) -> [Message; 2] {
+        let state = if alert.is_some_and(Alert::is_active) { ON } else { OFF };
+        let last_alert = LastAlert {
+            state,
+            rule: &rule.name,
+            question: &rule.question,
+            severity: rule.severity,
+            alert_id: alert.map(|alert| &*alert.alert_id),
+            peak_score: alert.map(|alert| alert.peak_score),
+            started_at: alert.map(|alert| alert.started_at),
+            ended_at: alert.and_then(|alert| alert.ended_at),
+            acknowledgement: alert.and_then(|alert| alert.acknowledgement),
+        };
+        let json = serde_json::to_vec(&last_alert).unwrap_or_default();
+        let (camera, rule) = (&*rule.camera, &*rule.name);
+        [
+            Message::new(self.rule(camera, rule), state.into(), Content::Text, true),
+            Message::new(self.last_alert(camera, rule), json, Content::Json, true),
+        ]
+    }
+
+    /// Returns the messages that delete what is retained for a rule on a camera.
+    pub fn rule_removals(&self, camera: &str, rule: &str) -> [Message; 2] {
+        [self.rule(camera, rule), self.last_alert(camera, rule)].map(Message::removal)
     }
 
     /// Returns the message of a frame with the last caption, which is `event`.
@@ -227,6 +294,22 @@ impl Topics {
         [AVAILABLE, STATUS, LAST_CAPTION, LAST_CAPTION_TEXT, LAST_FRAME]
             .map(|what| Message::removal(self.camera(camera, what)))
     }
+}
+
+/// The JSON of a rule's state and its newest alert in short, with the names of an alert's JSON.
+#[derive(Serialize)]
+struct LastAlert<'a> {
+    state: &'static str,
+    rule: &'a str,
+    question: &'a str,
+    severity: Severity,
+    alert_id: Option<&'a str>,
+    peak_score: Option<f64>,
+    #[serde(with = "rfc3339::option")]
+    started_at: Option<SystemTime>,
+    #[serde(with = "rfc3339::option")]
+    ended_at: Option<SystemTime>,
+    acknowledgement: Option<Acknowledgement>,
 }
 
 pub fn event_json(event: &Event) -> Vec<u8> {
@@ -271,7 +354,7 @@ mod tests {
         messages.push(topics.daemon_available(ONLINE));
         messages.push(topics.last_frame("gate", b"jpeg", event.id));
         messages.extend(topics.removals("gate"));
-        messages.push(topics.rule_state("gate", "RULE", true));
+        messages.extend(topics.rule_removals("gate", "RULE"));
         for message in messages {
             let name = message.topic.replacen("p/", "", 1).replacen("gate", "CAMERA", 1);
             let listed = TOPICS.iter().find(|topic| topic.name == name).expect("a listed topic");
@@ -281,6 +364,9 @@ mod tests {
             assert!(TOPICS.iter().any(|topic| topic.name == format!("CAMERA/{name}")), "{name}");
         }
         assert_eq!(topics.questions(), "p/+/ask");
+        for topic in [topics.acknowledge(), topics.acknowledge_refused()] {
+            assert!(TOPICS.iter().any(|listed| format!("p/{}", listed.name) == topic), "{topic}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Describes a camera's device and its entities.
 //!
-//! The entity of the captions has one topic for its state and its attributes. With two topics, Home
-//! Assistant would write a state for each message, the first of them with the old half.
+//! An entity with attributes has one topic for them and its state. With two topics, Home Assistant
+//! would write a state for each message, the first of them with the old half.
 
 use serde_json::{Value, json};
 
@@ -42,6 +42,17 @@ const ANSWER_ATTRIBUTES: &str = "{{ {'question_id': value_json.question_id, \
 const STATUS_ATTRIBUTES: &str = "{{ {'camera_state': value_json.state, 'reason': value_json.reason, \
      'since': value_json.since, 'last_frame_at': value_json.last_frame_at, \
      'reconnects': value_json.reconnects} | to_json }}";
+
+/// The attributes of a rule's newest alert. They are short, because Home Assistant stores them for
+/// every state.
+const RULE_ATTRIBUTES: &str = "{% set question = value_json.question | truncate(60, true, '…') %}\
+     {% if value_json.alert_id is none %}\
+     {{ {'question': question, 'severity': value_json.severity} | to_json }}\
+     {% else %}\
+     {{ {'question': question, 'severity': value_json.severity, 'alert_id': value_json.alert_id, \
+     'since': value_json.started_at, 'score': value_json.peak_score | round(2), \
+     'acknowledged': value_json.acknowledgement is not none} | to_json }}\
+     {% endif %}";
 
 pub fn device(id: &str, topics: &Topics, camera: &str, rules: &AnnouncedRules) -> Value {
     let topic = |what| topics.camera(camera, what);
@@ -133,28 +144,44 @@ pub fn device(id: &str, topics: &Topics, camera: &str, rules: &AnnouncedRules) -
         },
     });
     let key = |rule: &str| format!("rule_{rule}");
+    let acknowledge = |rule: &str| format!("acknowledge_{rule}");
     for rule in &rules.present {
         device["components"][key(rule)] = json!({
             "platform": RULE_PLATFORM,
             "unique_id": unique(&format!("rule/{rule}")),
             "name": title(rule),
             "icon": "mdi:bell-alert",
-            "state_topic": topics.rule(camera, rule),
+            "state_topic": topics.last_alert(camera, rule),
+            "value_template": "{{ value_json.state }}",
             "payload_on": ON,
             "payload_off": OFF,
+            "json_attributes_topic": topics.last_alert(camera, rule),
+            "json_attributes_template": RULE_ATTRIBUTES,
             "availability": live,
             "availability_mode": "all",
+        });
+        device["components"][acknowledge(rule)] = json!({
+            "platform": ACKNOWLEDGE_PLATFORM,
+            "unique_id": unique(&format!("rule/{rule}/acknowledge")),
+            "name": format!("Acknowledge {}", title(rule)),
+            "icon": "mdi:bell-check",
+            "command_topic": topics.acknowledge(),
+            "payload_press": json!({ "camera": camera, "rule": &**rule }).to_string(),
         });
     }
     // An entity with a platform alone is deleted.
     for rule in &rules.removed {
         device["components"][key(rule)] = json!({ "platform": RULE_PLATFORM });
+        device["components"][acknowledge(rule)] = json!({ "platform": ACKNOWLEDGE_PLATFORM });
     }
     device
 }
 
 /// The platform of a rule's entity.
 const RULE_PLATFORM: &str = "binary_sensor";
+
+/// The platform of the entity that acknowledges a rule's newest alert.
+const ACKNOWLEDGE_PLATFORM: &str = "button";
 
 /// Returns a camera's name as a title: `front-door` becomes `Front Door`.
 pub fn title(camera: &str) -> String {

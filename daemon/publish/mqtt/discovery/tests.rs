@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::*;
 
 /// The keys that Home Assistant documents for each platform, besides those of every entity.
-const KEYS: [(&str, &[&str]); 6] = [
+const KEYS: [(&str, &[&str]); 7] = [
     (
         "sensor",
         &["state_topic", "value_template", "json_attributes_topic", "json_attributes_template"],
@@ -16,6 +16,7 @@ const KEYS: [(&str, &[&str]); 6] = [
         "binary_sensor",
         &[
             "state_topic",
+            "value_template",
             "payload_on",
             "payload_off",
             "device_class",
@@ -25,6 +26,7 @@ const KEYS: [(&str, &[&str]); 6] = [
     ),
     ("text", &["command_topic", "min", "max"]),
     ("notify", &["command_topic"]),
+    ("button", &["command_topic", "payload_press"]),
 ];
 
 const OF_EVERY_ENTITY: [&str; 7] = [
@@ -88,6 +90,7 @@ fn a_camera_is_a_device_connected_through_the_daemon() {
         .map(|(name, component)| (name, component["platform"].as_str().unwrap().to_owned()))
         .collect();
     let wanted = [
+        ("acknowledge_red-car", "button"),
         ("answer", "sensor"),
         ("ask", "notify"),
         ("caption", "sensor"),
@@ -101,9 +104,9 @@ fn a_camera_is_a_device_connected_through_the_daemon() {
 }
 
 #[test]
-fn state_and_attributes_of_a_caption_come_from_one_topic() {
+fn state_and_attributes_come_from_one_topic() {
     let (_, gate) = described("gate");
-    for entity in ["caption", "answer"] {
+    for entity in ["caption", "answer", "rule_red-car"] {
         let sensor = &gate["components"][entity];
         assert_eq!(sensor["state_topic"], sensor["json_attributes_topic"], "{entity}");
     }
@@ -127,14 +130,19 @@ fn a_rule_is_an_entity_and_a_removed_one_has_only_its_platform() {
     let (_, gate) = described("front-door");
     let rule = &gate["components"]["rule_red-car"];
     assert_eq!(rule["name"], "Red Car");
-    assert_eq!(rule["state_topic"], "lookout/front-door/rule/red-car");
+    assert_eq!(rule["state_topic"], "lookout/front-door/rule/red-car/last_alert");
     assert_eq!(rule["unique_id"], "my_box/front-door/rule/red-car");
+    let button = &gate["components"]["acknowledge_red-car"];
+    assert_eq!(button["name"], "Acknowledge Red Car");
+    assert_eq!(button["command_topic"], "lookout/acknowledge");
+    assert_eq!(button["payload_press"], r#"{"camera":"front-door","rule":"red-car"}"#);
     let config = config("my box");
     let rules = AnnouncedRules { present: Vec::new(), removed: vec!["red-car".into()] };
     let discovery = Discovery::new(&config).unwrap();
     let message = discovery.camera_device(&Topics::new(&config), "gate", &rules);
     let gate: Value = serde_json::from_slice(&message.payload).unwrap();
     assert_eq!(gate["components"]["rule_red-car"], json!({ "platform": "binary_sensor" }));
+    assert_eq!(gate["components"]["acknowledge_red-car"], json!({ "platform": "button" }));
 }
 
 #[test]
