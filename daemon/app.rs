@@ -20,7 +20,7 @@ use crate::file_limit;
 use crate::interface::Interface;
 use crate::journal::{self, Journal, MemoryJournal};
 use crate::metrics::{self, PrometheusHandle};
-use crate::model::{ModelError, Runtime};
+use crate::model::Runtime;
 use crate::publish::{self, Listener, grpc, http, mqtt};
 use crate::run_clock::RunClock;
 use crate::service::Service;
@@ -189,18 +189,18 @@ fn open_disk(config: &Config, disk_problem: Arc<DiskProblem>) -> Option<Disk> {
     Some(Disk::open(folder, disk::Bounds { retention, bytes: bytes.as_u64() }, disk_problem))
 }
 
-fn open_store(config: &Config, runtime: &Runtime) -> Result<Option<EventStore>, ModelError> {
+fn open_store(config: &Config, runtime: &Runtime) -> anyhow::Result<Option<EventStore>> {
     let Some(config::Journal { folder, retention, bytes, .. }) = config.journal.clone() else {
         return Ok(None);
     };
     let settings = event_store::Settings { folder, retention, bytes: bytes.as_u64() };
     let Some(config::Search { model, vector_bytes }) = &config.search else {
-        return Ok(Some(EventStore::open(settings)));
+        return Ok(Some(EventStore::open(settings)?));
     };
     let embedder = Box::new(SentenceModel::load(runtime, model)?);
     tracing::info!(model = %model.display(), "search by meaning: model loaded");
     let meaning = MeaningSearch { embedder, bytes: vector_bytes.as_u64() };
-    Ok(Some(EventStore::open(settings).with_meaning(meaning)))
+    Ok(Some(EventStore::open(settings)?.with_meaning(meaning)))
 }
 
 /// Returns the number of this run, which names its frames: milliseconds since 1970 by the host's

@@ -11,8 +11,8 @@ use sha2::{Digest, Sha256};
 
 use super::file::FILE;
 use super::values::{StoreError, integer, kind_number, milliseconds};
-use super::{jpegs, newest, positions, schema};
-use crate::event::{AlertPhase, Answer, Body, Caption, Event, EventId};
+use super::{jpegs, newest, schema};
+use crate::event::{AlertPhase, Answer, Body, Caption, Event};
 use crate::journal::EventJpeg;
 use crate::wire::encode;
 
@@ -33,6 +33,13 @@ const STEP: Duration = Duration::from_millis(250);
 pub enum RowChange {
     Inserted(i64),
     Deleted(i64),
+}
+
+/// The numbers of events and of frames that were stored and not there before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    pub events: u64,
+    pub frames: u64,
 }
 
 /// The database, opened for writing.
@@ -56,7 +63,7 @@ impl Database {
         let mut database = Database { connection };
         schema::migrate(&mut database.connection)?;
         // Reads both ends of the table, so that a file cut short is noticed at once.
-        database.newest_run()?;
+        newest::run(&database.connection)?;
         database.connection.query_row(
             "SELECT count(*) FROM (SELECT body FROM events ORDER BY id DESC LIMIT 100)",
             [],
@@ -89,25 +96,16 @@ impl Database {
         Ok(self.connection.update_hook(Some(hook))?)
     }
 
-    /// Returns the newest run that has an event or the position of a reader.
-    pub fn newest_run(&self) -> Result<Option<u64>, StoreError> {
-        let newest = |table| {
-            let select = format!("SELECT max(run) FROM {table}");
-            self.connection.query_row(&select, [], |row| row.get::<_, Option<i64>>(0))
-        };
-        let run = newest("events")?.max(newest("readers")?);
-        Ok(run.and_then(|run| u64::try_from(run).ok()))
-    }
-
-    /// Stores events with their JPEGs, all or none of them. Returns the number of new frames.
+    /// Stores events with their JPEGs, all or none of them. Events that are stored already stay as
+    /// they are.
     pub fn append<'a>(
         &mut self,
         events: impl Iterator<Item = (&'a Event, Vec<EventJpeg>)>,
-    ) -> Result<u64, StoreError> {
+    ) -> Result<Appended, StoreError> {
         let transaction = self.connection.transaction()?;
-        let mut frames = 0;
+        let mut appended = Appended { events: 0, frames: 0 };
         {
-            // An event that is stored already (it was written twice after an error) stays as it is.
+            // After an error, memory's events are stored again.
             let mut insert = transaction.prepare_cached(
                 "INSERT OR IGNORE INTO events (run, sequence, uuid, published_ms, camera, kind, \
                  window_from_ms, window_to_ms, text, prompt_hash, body) \
@@ -129,24 +127,23 @@ impl Database {
                     inference.map(|inference| prompt_hash(&inference.prompt)),
                     encode::event_bytes(event),
                 ])? > 0;
+                appended.events += u64::from(is_new);
                 if is_new && !jpegs.is_empty() {
                     let id = transaction.last_insert_rowid();
-                    frames += jpegs::insert(&transaction, id, &event.camera, &jpegs)?;
+                    appended.frames += jpegs::insert(&transaction, id, &event.camera, &jpegs)?;
                 }
             }
         }
         transaction.commit()?;
-        Ok(frames)
+        Ok(appended)
     }
 
-    /// Returns the positions of named readers.
-    pub fn positions(&self) -> Result<Vec<(String, EventId)>, StoreError> {
-        positions::stored(&self.connection)
-    }
-
-    /// Returns each camera's newest caption that is not `unchanged`.
-    pub fn newest_captions(&self) -> Result<Vec<Event>, StoreError> {
-        newest::captions(&self.connection)
+    /// Writes a page. Returns an error if the database can be read but not written.
+    pub fn try_write(&mut self) -> Result<(), StoreError> {
+        self.write(|connection| {
+            connection.execute("UPDATE clock SET set_back_ms = set_back_ms", [])?;
+            Ok(())
+        })
     }
 
     /// Deletes the oldest events that are not kept, published before a time, at most

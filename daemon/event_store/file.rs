@@ -12,7 +12,7 @@ use super::values::milliseconds;
 pub const FILE: &str = "events.sqlite";
 
 /// Names of SQLite's files next to it.
-const WAL: &str = "events.sqlite-wal";
+pub const WAL: &str = "events.sqlite-wal";
 const SHARED_MEMORY: &str = "events.sqlite-shm";
 
 /// The files of a database in use. SQLite does not notice if somebody removes or replaces them, and

@@ -19,6 +19,7 @@ mod newest;
 mod open;
 mod positions;
 mod read;
+mod salvage;
 mod schema;
 mod search;
 #[cfg(test)]
@@ -49,6 +50,7 @@ use changes::Change;
 use cursor::{Start, StoreCursor};
 use jpegs::JpegQueue;
 use meaning::Meaning;
+use newest::EarlierRuns;
 use open::Opened;
 use positions::Positions;
 use read::Readers;
@@ -60,6 +62,9 @@ const CHANGES: usize = 4;
 
 /// Longest wait for the last events to be stored when the daemon stops.
 const FLUSH: Duration = Duration::from_secs(1);
+
+/// A position after every event.
+const LAST: EventId = EventId { run: u64::MAX, sequence: u64::MAX };
 
 /// Location and limits of the journal on disk.
 #[derive(Clone, Debug)]
@@ -77,23 +82,42 @@ pub struct MeaningSearch {
     pub bytes: u64,
 }
 
+/// The error of a daemon whose journal's folder another daemon uses.
+#[derive(Debug, thiserror::Error)]
+#[error("journal.folder {}: {why}", folder.display())]
+pub struct FolderInUse {
+    folder: PathBuf,
+    why: String,
+}
+
 /// The database before the number of this run is known.
 pub struct EventStore {
     settings: Settings,
     opened: Result<Opened, StoreError>,
+    /// Traces of earlier runs in the database, if it could be read but not opened.
+    earlier: EarlierRuns,
     meaning: Option<MeaningSearch>,
 }
 
 impl EventStore {
-    /// Opens or creates the database. One that cannot be used is tried again later.
-    pub fn open(settings: Settings) -> EventStore {
-        let opened = open::open(&settings.folder, None);
-        EventStore { settings, opened, meaning: None }
+    /// Opens or creates the database. One that cannot be used is tried again later. Returns an error
+    /// if another daemon uses the folder.
+    pub fn open(settings: Settings) -> Result<EventStore, FolderInUse> {
+        let opened = open::open(&settings.folder, None, LAST);
+        if let Err(StoreError::InUse(why)) = opened {
+            return Err(FolderInUse { folder: settings.folder, why });
+        }
+        let earlier = match &opened {
+            Ok(_) => EarlierRuns::default(),
+            // Nothing is known of a folder that cannot be read.
+            Err(_) => open::look_into(&settings.folder).unwrap_or_default(),
+        };
+        Ok(EventStore { settings, opened, earlier, meaning: None })
     }
 
     /// Returns the newest run that has an event or the position of a reader.
     pub fn newest_run(&self) -> Option<u64> {
-        self.opened.as_ref().ok().and_then(|opened| opened.newest_run)
+        self.opened.as_ref().map_or(&self.earlier, |opened| &opened.earlier).newest
     }
 
     /// Enables the search by meaning.
@@ -121,6 +145,7 @@ impl EventStore {
             earlier_captions: Mutex::default(),
             changes: Semaphore::new(CHANGES),
         });
+        shared.know_earlier_runs(self.earlier);
         let writer = Writer::new(shared.clone(), self.opened);
         let mut threads = vec![spawn("journal", move || writer.run())?];
         if let Some((meaning, search)) = meaning.zip(search) {
@@ -209,6 +234,15 @@ impl Shared {
             state.has_work = true;
         });
         result.await.unwrap_or_else(|_| Err(stopping()))
+    }
+
+    /// Takes over what a database has of earlier runs.
+    fn know_earlier_runs(&self, earlier: EarlierRuns) {
+        let EarlierRuns { newest: _, positions, captions } = earlier;
+        lock(&self.positions).load(&positions);
+        let run = self.memory.run();
+        let captions = captions.into_iter().filter(|event| event.id.run < run);
+        *lock(&self.earlier_captions) = captions.map(Arc::new).collect();
     }
 
     fn set_written(&self, up_to: u64) {

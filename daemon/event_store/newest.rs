@@ -1,17 +1,50 @@
-//! Finds each camera's newest caption, so that a new run can show it.
+//! Finds what a new run has to know of the earlier ones: the newest run, the positions of readers, and
+//! each camera's newest caption, so that it can be shown.
 
 use rusqlite::{Connection, OptionalExtension, params};
 
+use super::positions;
 use super::values::{StoreError, kind_number};
-use crate::event::{Event, EventKind};
+use crate::event::{Event, EventId, EventKind};
 use crate::wire::decode;
 
 /// Number of a camera's events among which its newest caption is searched at the start.
 const SEARCHED: i64 = 10_000;
 
+/// Traces of earlier runs in a database, which a new run continues from.
+#[derive(Debug, Default)]
+pub struct EarlierRuns {
+    /// The newest run that has an event or the position of a reader.
+    pub newest: Option<u64>,
+    /// The positions of named readers.
+    pub positions: Vec<(String, EventId)>,
+    /// Each camera's newest caption that is not `unchanged`.
+    pub captions: Vec<Event>,
+}
+
+impl EarlierRuns {
+    pub fn read(connection: &Connection) -> Result<EarlierRuns, StoreError> {
+        Ok(EarlierRuns {
+            newest: run(connection)?,
+            positions: positions::stored(connection)?,
+            captions: captions(connection)?,
+        })
+    }
+}
+
+/// Returns the newest run that has an event or the position of a reader.
+pub fn run(connection: &Connection) -> Result<Option<u64>, StoreError> {
+    let newest = |table| {
+        let select = format!("SELECT max(run) FROM {table}");
+        connection.query_row(&select, [], |row| row.get::<_, Option<i64>>(0))
+    };
+    let run = newest("events")?.max(newest("readers")?);
+    Ok(run.and_then(|run| u64::try_from(run).ok()))
+}
+
 /// Returns each camera's newest caption that is not `unchanged`, among the camera's newest
 /// [`SEARCHED`] events.
-pub fn captions(connection: &Connection) -> Result<Vec<Event>, StoreError> {
+fn captions(connection: &Connection) -> Result<Vec<Event>, StoreError> {
     // Goes from one camera to the next in the index, instead of reading every event.
     let mut cameras = connection.prepare(
         "WITH RECURSIVE named (camera) AS (

@@ -1,23 +1,23 @@
 //! Opens the database in its folder, for one daemon at a time. A corrupt one is set aside.
 
 use std::fs::{File, OpenOptions, TryLockError};
+use std::io::Write;
 use std::path::Path;
 use std::time::SystemTime;
 
+use rusqlite::{Connection, OpenFlags};
+
 use super::database::Database;
-use super::file::{OpenFile, set_aside};
+use super::file::{FILE, OpenFile, WAL, set_aside};
+use super::newest::EarlierRuns;
+use super::salvage;
 use super::values::StoreError;
-use crate::event::{Event, EventId};
+use crate::event::EventId;
 
 /// A database in use.
 pub struct Opened {
     pub database: Database,
-    /// The newest run that has an event or the position of a reader.
-    pub newest_run: Option<u64>,
-    /// The positions of named readers.
-    pub positions: Vec<(String, EventId)>,
-    /// Each camera's newest caption that is not `unchanged`.
-    pub captions: Vec<Event>,
+    pub earlier: EarlierRuns,
     /// Names a corrupt database that was set aside, or one that was removed.
     pub notice: Option<String>,
     /// The file, to see whether it is still in its place.
@@ -26,9 +26,10 @@ pub struct Opened {
     _lock: File,
 }
 
-/// Opens or creates the database, and sets a corrupt one aside. `corrupt` is the reason why the
-/// present one is known to be corrupt, although it can be opened.
-pub fn open(folder: &Path, corrupt: Option<&str>) -> Result<Opened, StoreError> {
+/// Opens or creates the database. Sets a corrupt one aside, and copies those of its events into the
+/// new one that are before a position and can be read. `corrupt` is the reason why the present one is
+/// known to be corrupt, although it can be opened.
+pub fn open(folder: &Path, corrupt: Option<&str>, before: EventId) -> Result<Opened, StoreError> {
     std::fs::create_dir_all(folder).map_err(failed)?;
     let lock = lock(folder)?;
     let opened = match corrupt {
@@ -38,16 +39,17 @@ pub fn open(folder: &Path, corrupt: Option<&str>) -> Result<Opened, StoreError> 
     let (database, notice) = match opened {
         Err(StoreError::Corrupt(why)) => {
             let aside = set_aside(folder, SystemTime::now()).map_err(failed)?;
-            let notice = format!("a corrupt journal was set aside as {}: {why}", aside.display());
+            let mut database = Database::open(folder)?;
+            let copied = salvage::copy(&aside, &mut database, before);
+            let notice =
+                format!("a corrupt journal was set aside as {}: {why}; {copied}", aside.display());
             tracing::error!("journal: {notice}");
-            (Database::open(folder)?, Some(notice))
+            (database, Some(notice))
         }
         opened => (opened?, None),
     };
     Ok(Opened {
-        newest_run: database.newest_run()?,
-        positions: database.positions()?,
-        captions: database.newest_captions()?,
+        earlier: EarlierRuns::read(&database.connection)?,
         database,
         notice,
         file: OpenFile::of(folder).map_err(failed)?,
@@ -55,14 +57,41 @@ pub fn open(folder: &Path, corrupt: Option<&str>) -> Result<Opened, StoreError> 
     })
 }
 
-/// Locks a folder until the file is dropped.
+/// Reads what a database has of earlier runs, although it cannot be written.
+pub fn look_into(folder: &Path) -> Result<EarlierRuns, StoreError> {
+    // Without a log, the file is complete. SQLite would want to create one.
+    let is_complete = !folder.join(WAL).exists();
+    let path = folder.join(FILE);
+    let mut uri = String::from("file:");
+    for byte in path.as_os_str().as_encoded_bytes() {
+        // Characters that have a meaning in a URI.
+        match byte {
+            b'%' | b'?' | b'#' => uri += &format!("%{byte:02x}"),
+            _ => uri.push(char::from(*byte)),
+        }
+    }
+    uri += if is_complete { "?immutable=1" } else { "" };
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+    EarlierRuns::read(&Connection::open_with_flags(uri, flags)?)
+}
+
+/// Locks a folder until the file is dropped. The file contains the process that locked it.
 fn lock(folder: &Path) -> Result<File, StoreError> {
     let path = folder.join("lock");
-    let lock = OpenOptions::new().create(true).append(true).open(path).map_err(failed)?;
+    let mut options = OpenOptions::new();
+    let mut lock = options.create(true).truncate(false).write(true).open(&path).map_err(failed)?;
     match lock.try_lock() {
-        Ok(()) => Ok(lock),
+        Ok(()) => {
+            // The process is only named in a message, so a full disk does not matter here.
+            let _ = lock.set_len(0).and_then(|()| write!(lock, "{}", std::process::id()));
+            Ok(lock)
+        }
         Err(TryLockError::WouldBlock) => {
-            Err(StoreError::Failed("another daemon keeps its journal in this folder".into()))
+            let process = std::fs::read_to_string(&path).unwrap_or_default();
+            Err(StoreError::InUse(format!(
+                "another daemon, process {process}, keeps its journal in this folder: stop it, or \
+                 configure another journal.folder"
+            )))
         }
         Err(TryLockError::Error(error)) => Err(failed(error)),
     }

@@ -18,6 +18,9 @@ use crate::wire::decode;
 /// Maximum number of reads at a time; further ones wait.
 const READS: usize = 4;
 
+/// Interval at which a read looks whether the file has been replaced.
+const REPLACED: Duration = Duration::from_millis(50);
+
 /// Connections that read.
 pub struct Readers {
     folder: PathBuf,
@@ -29,6 +32,8 @@ pub struct Readers {
 struct Idle {
     /// Number of the file: it rises when another file takes its place.
     file: u64,
+    /// True while another file takes its place.
+    is_being_replaced: bool,
     connections: Vec<Connection>,
 }
 
@@ -45,13 +50,25 @@ impl Readers {
         idle.connections.clear();
     }
 
-    /// Runs a read in a thread of its own.
+    /// Opens a file, which may take the place of another one. Nobody reads it in the meantime.
+    pub fn replace<T>(&self, open: impl FnOnce() -> T) -> T {
+        lock(&self.idle).is_being_replaced = true;
+        self.forget();
+        let opened = open();
+        lock(&self.idle).is_being_replaced = false;
+        opened
+    }
+
+    /// Runs a read in a thread of its own. Waits while the file is being replaced.
     pub async fn read<T: Send + 'static>(
         self: &Arc<Self>,
         read: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let ended = |_| StoreError::Failed("the daemon is stopping".into());
         let _permit = self.permits.acquire().await.map_err(ended)?;
+        while lock(&self.idle).is_being_replaced {
+            tokio::time::sleep(REPLACED).await;
+        }
         let readers = self.clone();
         let done = tokio::task::spawn_blocking(move || readers.read_here(read)).await;
         done.map_err(|error| StoreError::Failed(error.to_string()))?
@@ -64,18 +81,28 @@ impl Readers {
     ) -> Result<T, StoreError> {
         let (file, connection) = {
             let mut idle = lock(&self.idle);
+            if idle.is_being_replaced {
+                return Err(StoreError::Failed("the database is being replaced".into()));
+            }
             (idle.file, idle.connections.pop())
         };
         let connection = match connection {
             Some(connection) => connection,
             None => open(&self.folder)?,
         };
-        let result = read(&connection)?;
+        let result = read(&connection);
         let mut idle = lock(&self.idle);
-        if idle.file == file && idle.connections.len() < READS {
-            idle.connections.push(connection);
+        match result {
+            // The file that was replaced says nothing about the new one.
+            Err(StoreError::Corrupt(why)) if idle.file != file => Err(StoreError::Failed(why)),
+            Err(error) => Err(error),
+            Ok(read) => {
+                if idle.file == file && idle.connections.len() < READS {
+                    idle.connections.push(connection);
+                }
+                Ok(read)
+            }
         }
-        Ok(result)
     }
 }
 

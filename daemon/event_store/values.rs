@@ -13,6 +13,9 @@ pub enum StoreError {
     /// The file is not a usable database. It is set aside.
     #[error("the database is corrupt: {0}")]
     Corrupt(String),
+    /// Another daemon uses the folder.
+    #[error("{0}")]
+    InUse(String),
     #[error("{0}")]
     Failed(String),
 }

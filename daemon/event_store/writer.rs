@@ -9,14 +9,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::database::Database;
+use super::database::{Appended, Database};
 use super::file::Change;
 use super::meaning;
 use super::open::{self, Opened};
 use super::positions;
 use super::values::StoreError;
 use super::{Settings, Shared};
-use crate::event::Event;
+use crate::event::EventId;
 use crate::frame::difference;
 use crate::journal::{Batch, Journal};
 use crate::metrics::{self, JpegLoss};
@@ -118,12 +118,18 @@ impl Writer {
             return;
         }
         self.next_try = Instant::now() + RETRY;
-        let opened = open::open(&self.shared.settings.folder, self.corrupt.as_deref());
-        // Readers of the file that was there before must not be used for the new one.
-        self.shared.readers.forget();
-        match opened.and_then(|opened| self.prepared(opened)) {
+        // What memory holds is stored again, in order, behind what a corrupt file still has.
+        let memory = &self.shared.memory;
+        let from_memory = EventId { run: memory.run(), sequence: memory.oldest() };
+        let (folder, corrupt) = (&self.shared.settings.folder, self.corrupt.as_deref());
+        let opened = self.shared.readers.replace(|| open::open(folder, corrupt, from_memory));
+        let writable = opened.and_then(|mut opened| {
+            opened.database.try_write()?;
+            self.prepared(opened)
+        });
+        match writable {
             Ok(mut opened) => {
-                if opened.newest_run.is_some_and(|newest| newest > self.shared.memory.run()) {
+                if opened.earlier.newest.is_some_and(|newest| newest > self.shared.memory.run()) {
                     let why = "the journal has events of a later run; restart lookout".to_owned();
                     return self.fail(&StoreError::Failed(why));
                 }
@@ -140,11 +146,7 @@ impl Writer {
 
     /// Uses a database, and takes over what it holds of earlier runs.
     fn take_over(&mut self, mut opened: Opened) {
-        lock(&self.shared.positions).load(&opened.positions);
-        let run = self.shared.memory.run();
-        let captions = std::mem::take(&mut opened.captions).into_iter();
-        let earlier = captions.filter(|event| event.id.run < run).map(Arc::new).collect();
-        *lock(&self.shared.earlier_captions) = earlier;
+        self.shared.know_earlier_runs(std::mem::take(&mut opened.earlier));
         self.opened = Some(opened);
     }
 
@@ -179,10 +181,7 @@ impl Writer {
                 (&**event, jpegs)
             });
             match opened.database.append(with_jpegs) {
-                Ok(frames) => {
-                    metrics::journal_jpegs_stored(frames);
-                    self.stored(&events, up_to);
-                }
+                Ok(appended) => self.stored(appended, up_to),
                 Err(error) => {
                     self.opened = None;
                     self.fail(&error);
@@ -216,14 +215,18 @@ impl Writer {
         }
     }
 
-    fn stored(&mut self, events: &[Arc<Event>], last: u64) {
-        metrics::journal_events_stored(events.len() as u64);
+    fn stored(&mut self, appended: Appended, last: u64) {
+        metrics::journal_events_stored(appended.events);
+        metrics::journal_jpegs_stored(appended.frames);
         self.written = last;
         self.shared.stored.store(last, Ordering::Relaxed);
         lock(&self.shared.jpegs).remove(last);
         self.shared.memory.hold_back_after(last);
         self.shared.set_written(last);
-        self.report();
+        // Events that were there already do not show that the database can be written.
+        if appended.events > 0 || last == self.shared.memory.newest_sequence() {
+            self.report();
+        }
         if let Some(meaning) = &self.shared.meaning {
             meaning.events_stored();
         }

@@ -7,14 +7,14 @@
 //! (`make chaos`: 600).
 
 use std::env;
-use std::fs::{self, File, Permissions};
-use std::io::{ErrorKind, Write};
+use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::host_clock::HostClock;
+use crate::support::small_disk::{OBEYS_PERMISSIONS, SmallDisk, is_root};
 use crate::support::*;
 use serde_json::Value;
 
@@ -23,58 +23,12 @@ const WINDOW: f64 = 4.0;
 const EVERY: f64 = 2.0;
 const ROUND: Duration = Duration::from_secs(40);
 
-/// A file system of 8 MiB.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    fn mount(at: PathBuf) -> SmallDisk {
-        fs::create_dir(&at).expect("a folder");
-        as_root("mount", &["-t", "tmpfs", "-o", "size=8M,mode=777", "none"], &at);
-        SmallDisk(at)
-    }
-
-    fn filler(&self) -> PathBuf {
-        self.0.join("filler")
-    }
-
-    fn fill(&self) {
-        let mut file = File::create(self.filler()).expect("filler");
-        let block = [0; 4096];
-        let full = std::iter::repeat_with(|| file.write_all(&block)).find_map(Result::err);
-        assert_eq!(full.map(|e| e.kind()), Some(ErrorKind::StorageFull));
-    }
-
-    fn empty(&self) {
-        fs::remove_file(self.filler()).expect("filler");
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        as_root("umount", &["--lazy"], &self.0);
-    }
-}
-
-fn is_root() -> bool {
-    // SAFETY: geteuid only returns a number.
-    unsafe { libc::geteuid() == 0 }
-}
-
-fn as_root(program: &str, arguments: &[&str], path: &Path) {
-    let mut command = if is_root() { Command::new(program) } else { Command::new("sudo") };
-    if !is_root() {
-        command.args(["-n", program]);
-    }
-    let status = command.args(arguments).arg(path).status().expect(program);
-    assert!(status.success(), "{program} needs root or sudo without a password");
-}
-
 /// Starts a daemon that has this clock, and that obeys a folder's permissions even as root.
 fn daemon_of(clock: &HostClock, folder: &Path, config: &str, grpc: u16, http: u16) -> Daemon {
     let file = folder.join("lookout.toml");
     fs::write(&file, config).expect("config");
-    let drop_override = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"];
-    let mut command = clock.command(if is_root() { &drop_override } else { &[] }, LOOKOUT);
+    let wrapper: &[&str] = if is_root() { &OBEYS_PERMISSIONS } else { &[] };
+    let mut command = clock.command(wrapper, LOOKOUT);
     command.args(["run", "--config"]).arg(&file);
     Daemon::by(command, folder, grpc, http)
 }
@@ -117,7 +71,7 @@ fn the_daemon_survives_all_failures_around_it() {
     let cameras = Cameras::start(dir, 0, &[("gate", &clip("gate")), ("yard", &clip("yard"))], &[]);
     let port = free_port();
     let mut broker = Some(Broker::start(dir, port));
-    let disk = SmallDisk::mount(dir.join("disk"));
+    let disk = SmallDisk::mount(dir.join("disk")).expect("a file system");
     let kept = disk.0.join("frames");
     let clock = HostClock::new(dir);
     let (grpc, http) = (free_port(), free_port());

@@ -15,6 +15,7 @@ mod delivery;
 mod demo;
 mod failures;
 mod footage;
+mod journal_faults;
 mod long_questions;
 mod outages;
 mod rules;

@@ -25,7 +25,7 @@ pub async fn acknowledged(daemon: &Daemon, port: u16, sequence: u64) {
 pub fn stored(folder: &Path, number: u64) -> Daemon {
     let settings =
         Settings { folder: folder.into(), retention: Duration::from_secs(3600), bytes: 1 << 30 };
-    let journal = EventStore::open(settings).journal(RUN + number).unwrap();
+    let journal = EventStore::open(settings).unwrap().journal(RUN + number).unwrap();
     assert_eq!(journal.trouble(), None);
     Daemon::with_journal(journal)
 }

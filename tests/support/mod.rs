@@ -3,6 +3,7 @@
 #![allow(dead_code)]
 
 pub mod mqtt;
+pub mod small_disk;
 pub mod truth;
 
 use std::io::{BufRead, BufReader, Read, Write};

@@ -154,14 +154,14 @@ async fn measure(options: &Options) -> anyhow::Result<Report> {
 }
 
 fn open(folder: &Path, run: u64) -> anyhow::Result<Arc<dyn Journal>> {
-    let journal = EventStore::open(settings(folder)).journal(run)?;
+    let journal = EventStore::open(settings(folder))?.journal(run)?;
     check(&*journal)?;
     Ok(journal)
 }
 
 fn open_with_meaning(folder: &Path, run: u64) -> anyhow::Result<Arc<dyn Journal>> {
     let meaning = MeaningSearch { embedder: Box::new(WordSums), bytes: u64::MAX };
-    let journal = EventStore::open(settings(folder)).with_meaning(meaning).journal(run)?;
+    let journal = EventStore::open(settings(folder))?.with_meaning(meaning).journal(run)?;
     check(&*journal)?;
     Ok(journal)
 }

@@ -69,7 +69,7 @@ impl TextEmbedder for Synonyms {
 
 fn begin(folder: &TempDir, run: u64, model: &Synonyms) -> Arc<dyn Journal> {
     let meaning = MeaningSearch { embedder: Box::new(model.clone()), bytes: 1 << 20 };
-    EventStore::open(settings(folder)).with_meaning(meaning).journal(run).unwrap()
+    EventStore::open(settings(folder)).unwrap().with_meaning(meaning).journal(run).unwrap()
 }
 
 fn append(journal: &dyn Journal, texts: &[&str]) {
@@ -132,7 +132,7 @@ async fn texts_are_found_by_their_meaning() {
 async fn vectors_outlive_the_daemon_and_belong_to_a_model() {
     let folder = tempfile::tempdir().unwrap();
     // Without a model, events wait for their vectors.
-    let journal = EventStore::open(settings(&folder)).journal(RUN).unwrap();
+    let journal = EventStore::open(settings(&folder)).unwrap().journal(RUN).unwrap();
     append(&*journal, &TEXTS);
     drop(journal);
 
@@ -227,7 +227,7 @@ fn vectors_leave_with_their_events() {
 #[tokio::test]
 async fn a_search_reports_the_time_for_which_there_are_captions() {
     let folder = tempfile::tempdir().unwrap();
-    let journal = EventStore::open(settings(&folder)).journal(RUN).unwrap();
+    let journal = EventStore::open(settings(&folder)).unwrap().journal(RUN).unwrap();
     let now = SystemTime::now();
     let ago = |minutes: u64| now - Duration::from_secs(60 * minutes);
     // A window per minute from 60 to 40 and from 20 to 0 minutes ago, and one of another camera.

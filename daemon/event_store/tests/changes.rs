@@ -68,7 +68,7 @@ async fn a_kept_event_and_its_frames_survive_retention() {
 async fn kept_events_take_at_most_half_of_the_journal() {
     let folder = tempfile::tempdir().unwrap();
     let small = Settings { bytes: 1 << 20, ..settings(&folder) };
-    let journal = EventStore::open(small).journal(RUN).unwrap();
+    let journal = EventStore::open(small).unwrap().journal(RUN).unwrap();
     for first in [0, 30] {
         let body = caption("a car");
         journal.append_with_jpegs("gate".into(), body, jpegs(first..first + 30));

@@ -7,6 +7,8 @@ use std::time::Instant;
 
 use super::*;
 
+const HOUR: Duration = Duration::from_secs(3600);
+
 fn database(folder: &TempDir) -> PathBuf {
     settings(folder).folder.join(FILE)
 }
@@ -51,24 +53,65 @@ fn write_many(folder: &TempDir, run: u64) {
     write(folder, run, &texts.iter().map(String::as_str).collect::<Vec<_>>());
 }
 
+/// Overwrites pages in the middle of the file.
+fn damage(folder: &TempDir, pages: usize) {
+    let file = OpenOptions::new().write(true).open(database(folder)).unwrap();
+    let middle = file.metadata().unwrap().len() / 2 / 4096 * 4096;
+    file.write_all_at(&vec![0xa5; pages * 4096], middle).unwrap();
+}
+
 #[tokio::test]
-async fn a_damaged_page_in_the_middle_is_noticed_by_a_reader() {
+async fn a_damaged_page_in_the_middle_is_noticed_and_the_other_events_are_copied() {
     let folder = tempfile::tempdir().unwrap();
     write_many(&folder, RUN);
-    let file = OpenOptions::new().write(true).open(database(&folder)).unwrap();
-    let middle = file.metadata().unwrap().len() / 2 / 4096 * 4096;
-    file.write_all_at(&[0xa5; 64 * 4096], middle).unwrap();
+    let journal = begin(&folder, RUN);
+    let kept = EventId { run: RUN, sequence: 20 };
+    journal.keep(kept, true).await.unwrap();
+    journal.acknowledge("mqtt", EventId { run: RUN, sequence: 2_900 });
+    drop(journal);
+    damage(&folder, 64);
     let journal = begin(&folder, RUN + 1);
     assert_eq!(journal.trouble(), None, "both ends of the file are whole");
     let (found, missed) = read_all(&*journal).await;
     assert!(missed, "{} events were read", found.len());
     assert!(found.is_sorted_by(|a, b| a < b), "{found:?}");
+    assert!(found.len() > 2_000 && found.len() < 3_000, "{} events", found.len());
     wait_for_trouble(&*journal, "set aside as");
     // What memory holds is stored in the new file, once.
     let event = journal.append("gate".into(), caption("after it"));
     journal.flush();
-    assert_eq!(listed(&*journal).await, [1, event.id.sequence]);
+    let listed = listed(&*journal).await;
+    assert_eq!(listed.len(), found.len() + 1);
+    assert_eq!(listed[listed.len() - 2..], [1, event.id.sequence]);
     assert!(journal.trouble().unwrap().contains("damaged page"), "it stays visible");
+    assert!(journal.get(Some(RUN), 20).unwrap().kept);
+    assert!(!journal.search(searched("2999")).await.unwrap().hits.is_empty());
+    drop(journal);
+    let journal = begin(&folder, RUN + 2);
+    assert_eq!(journal.acknowledged("mqtt"), Some(EventId { run: RUN, sequence: 2_900 }));
+    let span = Span { from: SystemTime::UNIX_EPOCH, to: SystemTime::now() + HOUR };
+    let all = Deletion { span, cameras: Vec::new(), include_kept: false };
+    assert_eq!(journal.delete(all).await.unwrap().kept_events, 1);
+}
+
+#[tokio::test]
+async fn what_earlier_runs_left_is_known_even_if_the_file_cannot_be_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let acknowledged = EventId { run: RUN, sequence: 1 };
+    let journal = begin(&folder, RUN);
+    journal.append("gate".into(), caption("the last one"));
+    journal.acknowledge("mqtt", acknowledged);
+    journal.flush();
+    let file = settings(&folder).folder;
+    wait_until("the position", || {
+        open::look_into(&file).unwrap().positions == [("mqtt".to_owned(), acknowledged)]
+    });
+    drop(journal);
+    // The log is gone now.
+    let earlier = open::look_into(&file).unwrap();
+    assert_eq!(earlier.positions, [("mqtt".to_owned(), acknowledged)]);
+    assert_eq!((earlier.newest, earlier.captions.len()), (Some(RUN), 1));
+    assert!(!file.join(format!("{FILE}-wal")).exists(), "it was written");
 }
 
 #[tokio::test]
@@ -83,7 +126,10 @@ async fn a_file_that_is_cut_short_is_set_aside() {
     wait_for_trouble(&*journal, "set aside as");
     journal.append("gate".into(), status());
     journal.flush();
-    assert_eq!(listed(&*journal).await, [1, 2]);
+    let listed = listed(&*journal).await;
+    let (earlier, of_this_run) = listed.split_at(listed.len() - 2);
+    assert_eq!(of_this_run, [1, 2]);
+    assert!(earlier.len() > 500 && earlier.is_sorted_by(|a, b| a < b), "{listed:?}");
 }
 
 #[tokio::test]
@@ -166,6 +212,47 @@ async fn events_are_stored_late_when_another_program_locks_the_database() {
     drop(journal);
     let journal = begin(&folder, RUN + 1);
     assert_eq!(listed(&*journal).await, [1, 2]);
+}
+
+#[test]
+fn a_disk_without_space_is_reported_until_a_new_event_is_stored() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = begin(&folder, RUN);
+    // More events than one transaction stores again after the error.
+    for _ in 0..700 {
+        journal.append("gate".into(), status());
+    }
+    journal.flush();
+    let other = rusqlite::Connection::open(database(&folder)).unwrap();
+    other
+        .execute_batch(
+            "CREATE TRIGGER full BEFORE INSERT ON events WHEN new.sequence > 700 BEGIN \
+             SELECT RAISE (ABORT, 'the disk is full'); END",
+        )
+        .unwrap();
+    journal.append("gate".into(), status());
+    wait_for_trouble(&*journal, "the disk is full");
+    // Storing is tried again after five seconds.
+    let until = Instant::now() + Duration::from_secs(7);
+    while Instant::now() < until {
+        assert!(journal.trouble().is_some(), "the journal reports no trouble");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    other.execute_batch("DROP TRIGGER full").unwrap();
+    wait_until("the journal to recover", || journal.trouble().is_none());
+    let count: i64 = other.query_row("SELECT count(*) FROM events", [], |row| row.get(0)).unwrap();
+    assert_eq!(count, 701);
+}
+
+#[test]
+fn a_folder_is_refused_while_another_journal_uses_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = begin(&folder, RUN);
+    let error = EventStore::open(settings(&folder)).err().unwrap().to_string();
+    let process = format!("process {}", std::process::id());
+    assert!(error.contains(&process) && error.contains("configure another"), "{error}");
+    drop(journal);
+    assert!(EventStore::open(settings(&folder)).is_ok());
 }
 
 #[tokio::test]

@@ -50,7 +50,7 @@ async fn frames_go_with_the_last_event_that_needs_them() {
     fs::create_dir(&settings(&folder).folder).unwrap();
     let mut database = Database::open(&settings(&folder).folder).unwrap();
     let events = [(&*old, jpegs(0..8)), (&*young, jpegs(4..12))];
-    assert_eq!(database.append(events.into_iter()), Ok(12));
+    assert_eq!(database.append(events.into_iter()).map(|new| new.frames), Ok(12));
     assert_eq!(database.delete_before(limit + Duration::from_millis(2)), Ok(1));
     assert_eq!(database.jpeg_totals(), Ok((8, 8 * FRAME_BYTES as u64)));
     let readers = Readers::new(&settings(&folder).folder);
@@ -70,7 +70,7 @@ async fn a_database_that_is_too_large_loses_old_jpegs_before_it_loses_events() {
     let events: Vec<_> = (0..100).map(|_| memory.append("gate".into(), caption("a car"))).collect();
     let with_jpegs =
         events.iter().zip(0..).map(|(event, at)| (&**event, jpegs([2 * at, 2 * at + 1])));
-    assert_eq!(database.append(with_jpegs), Ok(200));
+    assert_eq!(database.append(with_jpegs).map(|new| new.frames), Ok(200));
     let bytes = database.bytes().unwrap();
     assert_eq!(database.delete_over(bytes - 20 * FRAME_BYTES as u64), Ok(0));
     let (frames, _) = database.jpeg_totals().unwrap();

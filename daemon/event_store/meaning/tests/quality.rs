@@ -46,7 +46,8 @@ async fn captions_are_found_by_other_words() {
     let meaning =
         MeaningSearch { embedder: Box::new(model.expect("run `make setup`")), bytes: 1 << 20 };
     let folder = tempfile::tempdir().unwrap();
-    let journal = EventStore::open(settings(&folder)).with_meaning(meaning).journal(RUN).unwrap();
+    let journal =
+        EventStore::open(settings(&folder)).unwrap().with_meaning(meaning).journal(RUN).unwrap();
     append(&*journal, &labelled.captions.iter().map(String::as_str).collect::<Vec<_>>());
     found(&*journal, SearchQuery { limit: 1_000, ..by_meaning("a car") }, 400).await;
 
