@@ -21,7 +21,7 @@ use crate::interface::Interface;
 use crate::journal::{self, Journal, MemoryJournal};
 use crate::metrics::{self, PrometheusHandle};
 use crate::model::Runtime;
-use crate::publish::{self, Listener, grpc, http, mqtt};
+use crate::publish::{self, Listener, delivery, grpc, http, mqtt};
 use crate::run_clock::RunClock;
 use crate::service::Service;
 use crate::state::Daemon;
@@ -38,6 +38,8 @@ pub struct App {
     disk: Option<Disk>,
     grpc: Option<Listener>,
     http: Option<Listener>,
+    /// The targets to which alerts are delivered.
+    targets: Vec<delivery::Target>,
     metrics: PrometheusHandle,
 }
 
@@ -55,6 +57,8 @@ impl App {
     /// model.
     pub async fn build(config: Config) -> anyhow::Result<App> {
         let metrics = metrics::install().context("metrics")?;
+        let targets = config.targets.iter().cloned().map(delivery::Target::new);
+        let targets = targets.collect::<Result<_, _>>().map_err(anyhow::Error::msg)?;
         let [grpc, http] =
             file_limit::limit_connections(file_limit::raise(), [config.grpc, config.http]);
         let grpc = bind(Interface::Grpc, grpc).await?;
@@ -76,7 +80,7 @@ impl App {
         let engine = Engine::new(&config, journal.clone(), run, clock.clone());
         engine.rules.restore().await;
         let daemon = Arc::new(Daemon::new(&config, engine, journal.clone(), disk_problem));
-        Ok(App { config, daemon, journal, clock, workers, disk, grpc, http, metrics })
+        Ok(App { config, daemon, journal, clock, workers, disk, grpc, http, targets, metrics })
     }
 
     /// Runs until `signals` asks to stop, or a module that the others need fails.
@@ -107,10 +111,17 @@ impl App {
             interfaces.spawn(publish::supervise(Interface::Http, stop.clone(), serve));
         }
         if let Some(config) = self.config.mqtt {
-            let publisher = mqtt::Publisher::shared(config, service);
+            let publisher = mqtt::Publisher::shared(config, service.clone());
             let end = stop.clone();
             let run = move || mqtt::run(publisher.clone(), end.clone());
             interfaces.spawn(publish::supervise(Interface::Mqtt, stop.clone(), run));
+        }
+        for target in self.targets {
+            let interface = target.interface();
+            let delivery = delivery::Delivery::shared(target, &self.config.rules, service.clone());
+            let end = stop.clone();
+            let run = move || delivery::run(delivery.clone(), end.clone());
+            interfaces.spawn(publish::supervise(interface, stop.clone(), run));
         }
         let watchdog = tokio::spawn(systemd::watch(engine.clone()));
 

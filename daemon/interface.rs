@@ -1,4 +1,4 @@
-//! Names the interfaces between the daemon and its clients, in metrics, the config and messages.
+//! Names the interfaces between the daemon and its clients, in metrics and messages.
 
 use std::fmt;
 
@@ -8,15 +8,19 @@ pub enum Interface {
     Grpc,
     Http,
     Mqtt,
+    Webhook,
+    Ntfy,
 }
 
 impl Interface {
-    /// Returns the name used in metrics and in the config.
+    /// Returns the name used in metrics.
     pub fn name(self) -> &'static str {
         match self {
             Interface::Grpc => "grpc",
             Interface::Http => "http",
             Interface::Mqtt => "mqtt",
+            Interface::Webhook => "webhook",
+            Interface::Ntfy => "ntfy",
         }
     }
 }
@@ -27,6 +31,8 @@ impl fmt::Display for Interface {
             Interface::Grpc => "gRPC",
             Interface::Http => "HTTP",
             Interface::Mqtt => "MQTT",
+            Interface::Webhook => "webhook",
+            Interface::Ntfy => "ntfy",
         })
     }
 }

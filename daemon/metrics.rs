@@ -21,7 +21,8 @@ use crate::event::Devices;
 use crate::interface::Interface;
 
 pub use labels::{
-    BufferTier, DropReason, FailureKind, JpegLoss, NotWritten, SkipReason, Stage, WindowResult,
+    BufferTier, DeliveryResult, DropReason, FailureKind, JpegLoss, NotWritten, SkipReason, Stage,
+    WindowResult,
 };
 
 /// Histogram buckets in seconds, from a publish of a few milliseconds to a caption on a small CPU.
@@ -254,6 +255,18 @@ pub fn journal_bytes(bytes: u64) {
 /// Sets the number of vectors in memory.
 pub fn search_vectors(vectors: usize) {
     table::SEARCH_VECTORS.gauge([]).set(vectors as f64);
+}
+
+pub fn delivery_attempt(target: &str, result: DeliveryResult) {
+    table::DELIVERY_ATTEMPTS.counter([target, result.value()]).increment(1);
+}
+
+pub fn delivery_failing(target: &str, is_failing: bool) {
+    table::DELIVERY_FAILING.gauge([target]).set(one_if(is_failing));
+}
+
+pub fn delivery_missed(target: &str, events: u64) {
+    table::DELIVERY_MISSED.counter([target]).increment(events);
 }
 
 pub fn mqtt_connected(connected: bool) {

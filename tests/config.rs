@@ -54,6 +54,13 @@ fn the_example_holds_every_default() {
         [[rule]]
         name = "person"
         question = "Is there a person?"
+        [[webhook]]
+        name = "automation"
+        url = "https://automation.example/lookout"
+        [[ntfy]]
+        name = "phone"
+        url = "https://ntfy.example"
+        topic = "lookout"
         "#,
     )
     .expect("the least config");
@@ -136,6 +143,23 @@ fn wrong_values_are_refused_by_their_key() {
             "schedule = \"Mon-Day",
             "\"Mon-Day 22:00-06:00\" is not a period",
         ),
+        ("#deliver = [\"phone", "deliver = [\"fax", "tables: automation, phone"),
+        ("name = \"automation\"", "name = \"a b\"", "webhook.name = \"a b\""),
+        ("name = \"automation\"", "name = \"phone\"", "tables are named \"phone\""),
+        (
+            "url = \"https://automation.example",
+            "url = \"ftp://automation.example",
+            "http nor https",
+        ),
+        ("\"https://automation", "\"https://me:pw@automation", "it has a user"),
+        ("headers = {}", "headers = { Host = \"x\" }", "headers = \"Host\": wanted"),
+        ("headers = {}", "headers = { \"a b\" = \"x\" }", "headers = \"a b\": wanted"),
+        ("headers = {}", "headers = { A = \"ü\" }", "headers.A has a value"),
+        ("phases = [\"new\", \"up", "phases = [\"old\", \"up", "`old`"),
+        ("phases = [\"new\"]", "phases = []", "ntfy \"phone\": phases = []: wanted one or more"),
+        ("timeout = \"10s\"\n# Maximum pause", "timeout = \"1ms\"\n# Maximum pause", "timeout = "),
+        ("topic = \"lookout\"", "topic = \"a/b\"", "ntfy \"phone\": topic = \"a/b\""),
+        ("#click = \"https", "click = \":", "ntfy \"phone\": click = "),
         ("#time_zone = \"Europe/Berlin", "time_zone = \"Europe/Atlantis", "Europe/Atlantis"),
     ];
     for (from, to, named) in wrong {

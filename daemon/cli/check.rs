@@ -14,7 +14,7 @@ use crate::embedding::{SentenceModel, TextEmbedder};
 use crate::event_store;
 use crate::exit::Failure;
 use crate::model::{Package, Runtime};
-use crate::publish;
+use crate::publish::{self, delivery};
 use crate::workers::Workers;
 
 /// Longest wait for a camera's first frame.
@@ -36,8 +36,15 @@ pub fn check(file: &Path, out: &mut dyn Write) -> Result<ExitCode, Failure> {
     };
     let found = format!("{}, {} cameras", file.display(), config.cameras.len());
     print(out, &("config".into(), Ok(found)))?;
-    let checks =
-        [check_addresses, check_broker, check_disk, check_journal, check_model, check_cameras];
+    let checks = [
+        check_addresses,
+        check_broker,
+        check_targets,
+        check_disk,
+        check_journal,
+        check_model,
+        check_cameras,
+    ];
     let mut passed = true;
     for check in checks {
         for line in check(&config) {
@@ -77,6 +84,18 @@ fn check_broker(config: &Config) -> Vec<Line> {
         Err(e) => Err(format!("{e}; is the broker running?")),
     };
     vec![("mqtt".into(), result.map_err(|why| format!("{address}: {why}")))]
+}
+
+/// Checks the templates, secrets and certificates of the targets of alerts, and contacts none.
+fn check_targets(config: &Config) -> Vec<Line> {
+    let check = |target: &config::Target| {
+        let endpoint = target.endpoint.to_string();
+        let target = delivery::Target::new(target.clone());
+        let checked = target.and_then(|target| target.check_files());
+        checked.map(|()| format!("{endpoint}: not contacted"))
+    };
+    let line = |target: &config::Target| (format!("alerts {}", target.name), check(target));
+    config.targets.iter().map(line).collect()
 }
 
 /// Checks that the folder of the disk tier can be used.

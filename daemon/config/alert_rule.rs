@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::rules::{at_least, in_range, invalid, plain_name, required};
-use super::{Camera, ConfigError};
+use super::{Camera, ConfigError, Target};
 use crate::event::Severity;
 use crate::schedule::{Schedule, Zone};
 
@@ -27,6 +27,8 @@ pub struct Rule {
     pub severity: Severity,
     pub thresholds: Thresholds,
     pub schedule: Schedule,
+    /// Names of the targets to which alerts are delivered, or `None` for all targets.
+    pub deliver: Option<Vec<Arc<str>>>,
 }
 
 /// The limits at which alerts begin and end.
@@ -69,6 +71,7 @@ pub struct RuleTable {
     schedule: Option<String>,
     time_zone: Option<String>,
     severity: Severity,
+    deliver: Option<Vec<String>>,
 }
 
 impl Default for RuleTable {
@@ -85,19 +88,24 @@ impl Default for RuleTable {
             schedule: None,
             time_zone: None,
             severity: Severity::default(),
+            deliver: None,
         }
     }
 }
 
 /// Checks all `[[rule]]` tables.
-pub fn rules(tables: Vec<RuleTable>, cameras: &[Camera]) -> Result<Vec<Rule>, ConfigError> {
+pub fn rules(
+    tables: Vec<RuleTable>,
+    cameras: &[Camera],
+    targets: &[Target],
+) -> Result<Vec<Rule>, ConfigError> {
     if tables.len() > RULES {
         let found = tables.len();
         return Err(ConfigError(format!("{found} [[rule]] tables: wanted at most {RULES}")));
     }
     let mut names = HashSet::new();
     let check = |table: RuleTable| {
-        let rule = table.check(cameras)?;
+        let rule = table.check(cameras, targets)?;
         if !names.insert(rule.name.clone()) {
             let name = &rule.name;
             return Err(ConfigError(format!("two rules are named {name:?}: rename one of them")));
@@ -108,14 +116,19 @@ pub fn rules(tables: Vec<RuleTable>, cameras: &[Camera]) -> Result<Vec<Rule>, Co
 }
 
 impl RuleTable {
-    fn check(mut self, cameras: &[Camera]) -> Result<Rule, ConfigError> {
+    fn check(mut self, cameras: &[Camera], targets: &[Target]) -> Result<Rule, ConfigError> {
         let name = required("rule.name", self.name.take(), "a name of its own for each rule")?;
         plain_name("rule.name", &name)?;
         let of_rule = |e: ConfigError| ConfigError(format!("rule {name:?}: {}", e.0));
-        self.check_rest(&name, cameras).map_err(of_rule)
+        self.check_rest(&name, cameras, targets).map_err(of_rule)
     }
 
-    fn check_rest(self, name: &str, cameras: &[Camera]) -> Result<Rule, ConfigError> {
+    fn check_rest(
+        self,
+        name: &str,
+        cameras: &[Camera],
+        targets: &[Target],
+    ) -> Result<Rule, ConfigError> {
         const QUESTION: &str = "a question that is answered by yes or no";
         let question = required("question", self.question, QUESTION)?;
         if question.trim().is_empty() {
@@ -126,6 +139,13 @@ impl RuleTable {
             let names: Vec<&str> = cameras.iter().map(|camera| &*camera.name).collect();
             let wanted = format!("names of [[camera]] tables: {}", names.join(", "));
             return Err(invalid("cameras", format!("{unknown:?}"), wanted));
+        }
+        let is_target = |name: &String| targets.iter().any(|target| *target.name == **name);
+        let deliver = self.deliver.iter().flatten();
+        if let Some(unknown) = deliver.into_iter().find(|name| !is_target(name)) {
+            let names: Vec<&str> = targets.iter().map(|target| &*target.name).collect();
+            let wanted = format!("names of [[webhook]] and [[ntfy]] tables: {}", names.join(", "));
+            return Err(invalid("deliver", format!("{unknown:?}"), wanted));
         }
         let on = in_range("on", self.on, 0.01..=1.0)?;
         let off = in_range("off", self.off, 0.0..=1.0)?;
@@ -147,6 +167,7 @@ impl RuleTable {
                 hold: at_least("hold", self.hold, Duration::ZERO)?,
             },
             schedule: schedule(self.schedule.as_deref(), self.time_zone.as_deref())?,
+            deliver: self.deliver.map(|names| names.into_iter().map(Into::into).collect()),
         })
     }
 }

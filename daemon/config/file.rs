@@ -9,6 +9,7 @@ use serde::Deserialize;
 use super::alert_rule::{self, RuleTable};
 use super::buffer::BufferTable;
 use super::camera::CameraTable;
+use super::delivery::{self, NtfyTable, WebhookTable};
 use super::generate::GenerateTable;
 use super::journal::JournalTable;
 use super::listen::ListenTable;
@@ -36,6 +37,8 @@ struct File {
     mqtt: Option<MqttTable>,
     camera: Vec<CameraTable>,
     rule: Vec<RuleTable>,
+    webhook: Vec<WebhookTable>,
+    ntfy: Vec<NtfyTable>,
 }
 
 impl Default for File {
@@ -53,6 +56,8 @@ impl Default for File {
             mqtt: None,
             camera: Vec::new(),
             rule: Vec::new(),
+            webhook: Vec::new(),
+            ntfy: Vec::new(),
         }
     }
 }
@@ -75,6 +80,7 @@ impl File {
             answer_prefix: self.generate.answer_prefix.clone(),
         };
         let journal = self.journal.check(folder)?;
+        let targets = delivery::targets(self.webhook, self.ntfy, folder)?;
         Ok(Config {
             search: self.search.check(folder, journal.is_some())?,
             model: self.model.check(folder)?,
@@ -85,7 +91,8 @@ impl File {
             grpc: self.grpc.check("grpc", 50051, 256)?,
             http: self.http.check("http", 9090, 64)?,
             mqtt: self.mqtt.map(|mqtt| mqtt.check(folder)).transpose()?,
-            rules: alert_rule::rules(self.rule, &cameras)?,
+            rules: alert_rule::rules(self.rule, &cameras, &targets)?,
+            targets,
             cameras,
             stop_timeout: at_least("stop_timeout", self.stop_timeout, Duration::ZERO)?,
             hang_timeout: at_least("hang_timeout", self.hang_timeout, Duration::from_secs(2))?,

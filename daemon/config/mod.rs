@@ -7,6 +7,7 @@
 mod alert_rule;
 mod buffer;
 mod camera;
+mod delivery;
 mod file;
 mod generate;
 mod journal;
@@ -25,6 +26,7 @@ use std::time::Duration;
 pub use alert_rule::{Rule, Thresholds};
 pub use buffer::{Buffer, Disk};
 pub use camera::{Camera, DecodeFrames};
+pub use delivery::{Endpoint, Format, Ntfy, Picture, Target, Webhook};
 pub use generate::{Generate, Sampling, Summary};
 pub use journal::{Journal, Jpegs};
 pub use listen::Listen;
@@ -50,6 +52,8 @@ pub struct Config {
     pub mqtt: Option<Mqtt>,
     pub cameras: Vec<Camera>,
     pub rules: Vec<Rule>,
+    /// The targets to which alerts are delivered.
+    pub targets: Vec<Target>,
     /// Maximum time for running work to end after a stop was requested.
     pub stop_timeout: Duration,
     /// Time without progress after which a worker counts as hung.

@@ -12,7 +12,7 @@ pub type Bytes = bytesize::ByteSize;
 #[derive(Clone)]
 pub enum Secret {
     File(PathBuf),
-    /// The secret was part of the URL.
+    /// The secret is in the config file itself, for example in a URL.
     Inline(String),
 }
 

@@ -79,7 +79,7 @@ impl Severity {
 }
 
 /// The reason for an event of an alert.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AlertPhase {
     /// The alert began.

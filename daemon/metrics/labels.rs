@@ -51,13 +51,20 @@ impl Label {
 
 pub const CAMERA: Label = Label::described("camera", "the camera's name in the config");
 pub const RULE: Label = Label::described("rule", "the rule's name in the config");
+pub const TARGET: Label = Label::described("target", "the target's name in the config");
 pub const MODEL: Label = Label::described("model", "the package's name");
 pub const DEVICE: Label = Label::described("device", "the device that runs the model");
 pub const DEVICE_REASON: Label =
     Label::described("device_reason", "the reason why this device was chosen");
 pub const INTERFACE: Label = Label::listed(
     "interface",
-    &[("grpc", "gRPC"), ("http", "HTTP"), ("mqtt", "MQTT; an event is published with its PubAck")],
+    &[
+        ("grpc", "gRPC"),
+        ("http", "HTTP"),
+        ("mqtt", "MQTT; an event is published with its PubAck"),
+        ("webhook", "webhooks; an alert is published when its target has accepted it"),
+        ("ntfy", "ntfy, in the same way"),
+    ],
 );
 pub const COMPONENT: Label = Label::listed(
     "component",
@@ -112,6 +119,18 @@ macro_rules! label_values {
         pub const $label: Label =
             Label::listed($label_name, &[$(($value, concat!($($doc),+)),)+]);
     };
+}
+
+label_values! {
+    /// Results of an attempt to deliver an alert.
+    pub enum DeliveryResult, DELIVERY_RESULT = "result" {
+        /// The target accepted the alert.
+        Delivered = "delivered",
+        /// The target refused the alert, which is dropped.
+        Refused = "refused",
+        /// The attempt failed and will be repeated.
+        Failed = "failed",
+    }
 }
 
 label_values! {

@@ -3,9 +3,9 @@
 use metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
 
 use super::labels::{
-    CAMERA, COMPONENT, DEVICE, DEVICE_REASON, DIRECTION, DROP_REASON, FAILURE_KIND, INTERFACE,
-    JPEG_LOSS, Label, MODEL, NOT_WRITTEN, REFUSAL, RESULT, RULE, SET_ASIDE, SKIP_REASON, STAGE,
-    TIER, WINDOW_RESULT,
+    CAMERA, COMPONENT, DELIVERY_RESULT, DEVICE, DEVICE_REASON, DIRECTION, DROP_REASON,
+    FAILURE_KIND, INTERFACE, JPEG_LOSS, Label, MODEL, NOT_WRITTEN, REFUSAL, RESULT, RULE,
+    SET_ASIDE, SKIP_REASON, STAGE, TARGET, TIER, WINDOW_RESULT,
 };
 
 /// A metric: its name, type, labels and meaning.
@@ -101,6 +101,12 @@ metrics! {
             "Alerts that began",
         FALSE_ALARMS: Counter "lookout_false_alarms_total" [CAMERA RULE]
             "Alerts that were marked as false alarms",
+        DELIVERY_ATTEMPTS: Counter "lookout_delivery_attempts_total" [TARGET DELIVERY_RESULT]
+            "Attempts to deliver an event of an alert to a webhook or by ntfy",
+        DELIVERY_FAILING: Gauge "lookout_delivery_failing" [TARGET]
+            "1 while the last attempt to deliver failed, else 0",
+        DELIVERY_MISSED: Counter "lookout_delivery_missed_total" [TARGET]
+            "Alerts older than `catch_up`, and events deleted by the journal, before they were sent",
     }
     "The buffer" {
         BUFFER_BYTES: Gauge "lookout_buffer_bytes" [CAMERA TIER]

@@ -1,4 +1,5 @@
-//! Publishes events and accepts requests over gRPC, MQTT and HTTP.
+//! Publishes events and accepts requests over gRPC, MQTT and HTTP, and delivers alerts to webhooks
+//! and by ntfy.
 //!
 //! Guarantees: each interface knows the daemon only as a [`Service`](crate::service::Service). It
 //! reads the journal with its own cursor and at its own pace, so it delays neither the other
@@ -6,6 +7,7 @@
 
 mod asking;
 mod connection;
+pub mod delivery;
 pub mod grpc;
 pub mod http;
 mod json_fields;
@@ -13,6 +15,7 @@ mod listener;
 pub mod mqtt;
 mod question_json;
 mod supervision;
+mod tls;
 
 use std::net::SocketAddr;
 

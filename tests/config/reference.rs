@@ -72,8 +72,8 @@ fn section(table: &Table) -> String {
     text += "| key | default | meaning | when to change it |\n|---|---|---|---|\n";
     for key in &table.keys {
         let (meaning, change) = meaning(&key.comments);
-        let cells =
-            [format!("`{}`", key.name), default_of(key), escaped(&meaning), escaped(&change)];
+        let default = default_of(key).replace('|', "\\|");
+        let cells = [format!("`{}`", key.name), default, escaped(&meaning), escaped(&change)];
         text += &format!("| {} |\n", cells.join(" | "));
     }
     text + "\n"

@@ -1,8 +1,9 @@
-//! Tests gRPC, MQTT and HTTP from outside: a real mosquitto, a real gRPC client, and a fake daemon
-//! with a journal and a few answers.
+//! Tests gRPC, MQTT, HTTP and the delivery of alerts from outside: a real mosquitto, a real gRPC
+//! client, a real HTTP server, and a fake daemon with a journal and a few answers.
 
 mod broker;
 mod client;
+mod delivery;
 mod fake;
 mod grpc;
 mod home_assistant;
@@ -12,6 +13,7 @@ mod mqtt5;
 mod mqtt_replay;
 mod mqtt_tls;
 mod real_home_assistant;
+mod receiver;
 mod reference;
 mod stored_events;
 
