@@ -1,6 +1,7 @@
 //! lookout watches RTSP cameras and describes in text what happens. See `ARCHITECTURE.md` for an
 //! overview.
 
+pub mod access_unit;
 pub mod app;
 pub mod assets;
 mod backoff;
@@ -10,6 +11,7 @@ pub mod camera;
 pub mod cameras;
 pub mod cli;
 pub mod client;
+pub mod clips;
 pub mod config;
 #[cfg(feature = "demo")]
 pub mod demo;

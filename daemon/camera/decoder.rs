@@ -7,6 +7,7 @@
 use gst::prelude::*;
 
 use super::error::CameraError;
+use crate::access_unit::VideoCodec;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Codec {
@@ -100,6 +101,16 @@ impl Codec {
             .field("stream-format", "byte-stream")
             .field("alignment", "au");
         Some(caps.build())
+    }
+
+    /// Returns the codec of the access units that are passed on, or `None` if the stream cannot be
+    /// put into an MP4 file that browsers play.
+    pub fn recorded(self) -> Option<VideoCodec> {
+        match self {
+            Codec::H264 => Some(VideoCodec::H264),
+            Codec::H265 => Some(VideoCodec::H265),
+            Codec::Mjpeg | Codec::Mpeg4 | Codec::Vp8 | Codec::Vp9 => None,
+        }
     }
 
     /// Returns the codec's decoders, best first.

@@ -8,11 +8,12 @@ use anyhow::{Context, Result};
 use bytes::Bytes;
 use gst_video::prelude::*;
 
-use super::Sink;
 use super::clock::{self, CaptureClock, ClockChange};
 use super::colours;
+use super::{Recorder, Sink};
+use crate::access_unit::{AccessUnit, VideoCodec};
 use crate::event::CameraStatus;
-use crate::frame::Frame;
+use crate::frame::{Frame, difference, shift};
 use crate::metrics::{self, Stage};
 use crate::run_clock::RunClock;
 use crate::sync::lock;
@@ -20,8 +21,22 @@ use crate::sync::lock;
 pub struct Delivery {
     camera: Arc<str>,
     sink: Arc<dyn Sink>,
+    /// The receiver of the encoded stream, if it is wanted.
+    recorder: Option<Arc<dyn Recorder>>,
     sequence: Mutex<Sequence>,
     run: Arc<RunClock>,
+}
+
+/// An access unit as the stream has it.
+pub struct Encoded {
+    pub codec: VideoCodec,
+    pub data: Bytes,
+    pub is_key: bool,
+    pub pts: gst::ClockTime,
+    /// Time of capture that the camera reports.
+    pub camera_time: Option<SystemTime>,
+    /// Number of the connection.
+    pub connection: u64,
 }
 
 /// A frame's timing, according to its stream.
@@ -37,12 +52,71 @@ pub struct Timing {
 struct Sequence {
     next: u64,
     clock: CaptureClock,
+    /// Number of the newest connection.
+    connection: u64,
+    /// The newest frame of that connection.
+    dated: Option<Dated>,
+}
+
+/// The times of a frame, by which access units are dated.
+#[derive(Clone, Copy)]
+struct Dated {
+    pts: gst::ClockTime,
+    camera_time: Option<SystemTime>,
+    captured_at: SystemTime,
+}
+
+impl Dated {
+    /// Returns the time of capture of an access unit. The camera's clock is more even than the
+    /// presentation time, which follows the arrival of packets.
+    fn date(&self, encoded: &Encoded) -> SystemTime {
+        let since = match (self.camera_time, encoded.camera_time) {
+            (Some(frame), Some(unit)) => difference(frame, unit),
+            _ => i128::from(encoded.pts.nseconds()) - i128::from(self.pts.nseconds()),
+        };
+        shift(self.captured_at, since)
+    }
 }
 
 impl Delivery {
     /// Creates the delivery of one camera. `run` is the clock shared by all cameras.
     pub fn new(camera: Arc<str>, sink: Arc<dyn Sink>, run: Arc<RunClock>) -> Delivery {
-        Delivery { camera, sink, sequence: Mutex::default(), run }
+        let recorder = sink.recorder(&camera);
+        Delivery { camera, sink, recorder, sequence: Mutex::default(), run }
+    }
+
+    /// Begins a connection to the camera. Returns its number.
+    pub fn connect(&self) -> u64 {
+        let mut sequence = self.sequence();
+        sequence.dated = None;
+        sequence.connection += 1;
+        sequence.connection
+    }
+
+    pub fn recorder(&self) -> Option<&Arc<dyn Recorder>> {
+        self.recorder.as_ref()
+    }
+
+    /// Dates an access unit by the newest frame of its connection, and gives it to the recorder.
+    pub fn record(&self, encoded: Encoded) {
+        let Some(recorder) = &self.recorder else { return };
+        let now = self.run.now();
+        let dated = {
+            let sequence = self.sequence();
+            sequence.dated.filter(|_| sequence.connection == encoded.connection)
+        };
+        // The first units come before a frame of the connection has been decoded.
+        let captured_at = dated.map_or(now.utc, |dated| dated.date(&encoded));
+        let Encoded { codec, data, is_key, pts, connection, .. } = encoded;
+        recorder.unit(AccessUnit {
+            codec,
+            data,
+            is_key,
+            pts: pts.into(),
+            connection,
+            captured_at,
+            arrived_at: now.monotonic,
+        });
     }
 
     pub fn deliver(&self, sample: &gst::Sample, timing: Timing) -> Result<()> {
@@ -68,6 +142,9 @@ impl Delivery {
             None => {}
         }
         metrics::stage(&self.camera, Stage::Decode, age);
+        let pts = sample.buffer().and_then(|buffer| buffer.pts());
+        let captured_at = stamp.captured_at;
+        sequence.dated = pts.map(|pts| Dated { pts, camera_time, captured_at });
         let number = sequence.next;
         sequence.next += 1;
         // Holding the lock keeps frames in the order of their numbers. A sink never waits.
@@ -116,12 +193,16 @@ impl Image {
         let frame = gst_video::VideoFrameRef::from_buffer_ref_readable(buffer, &info)?;
         let (width, height) = (frame.width(), frame.height());
         let bgrx = colours::bgrx(sample, &frame)?;
-        let camera_time = buffer
-            .iter_meta::<gst::ReferenceTimestampMeta>()
-            .find(|meta| meta.reference().structure(0).is_some_and(|s| s.name() == NTP))
-            .and_then(|meta| clock::from_ntp(meta.timestamp().nseconds()));
-        Ok(Image { width, height, bgrx, camera_time })
+        Ok(Image { width, height, bgrx, camera_time: camera_time(buffer) })
     }
+}
+
+/// Returns the time of capture that the camera reports for an image, encoded or not.
+pub fn camera_time(buffer: &gst::BufferRef) -> Option<SystemTime> {
+    buffer
+        .iter_meta::<gst::ReferenceTimestampMeta>()
+        .find(|meta| meta.reference().structure(0).is_some_and(|s| s.name() == NTP))
+        .and_then(|meta| clock::from_ntp(meta.timestamp().nseconds()))
 }
 
 const NTP: &str = "timestamp/x-ntp";

@@ -4,6 +4,7 @@
 //! ```text
 //!  rtspsrc ─► funnel ─► depay ─► parse ─► [key frames] ─► decode ─► [pace] ─► deinterlace
 //!          ─► videoconvert ─► videoscale ─► appsink ─► Sink
+//!                                 parse ─► Recorder, if the encoded stream is wanted
 //! ```
 //!
 //! Guarantees: a camera's frames have rising numbers and strictly rising times of the run,
@@ -22,6 +23,7 @@ mod delivery;
 mod element;
 mod error;
 mod keepalive;
+mod mux;
 mod pace;
 mod packets;
 mod patience;
@@ -29,6 +31,7 @@ mod pipeline;
 mod progress;
 mod reach;
 mod reader;
+mod recording;
 mod relay;
 mod retry;
 mod rtsp;
@@ -45,7 +48,9 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 pub use error::CameraError;
+pub use mux::{MuxError, mp4};
 
+use crate::access_unit::AccessUnit;
 use crate::config;
 use crate::event::CameraStatus;
 use crate::frame::Frame;
@@ -60,6 +65,18 @@ pub trait Sink: Send + Sync + 'static {
     fn frame(&self, frame: Frame);
     /// Called for each change, and only then.
     fn status(&self, camera: &Arc<str>, status: CameraStatus);
+    /// Returns the receiver of a camera's encoded stream, if there is one.
+    fn recorder(&self, _camera: &Arc<str>) -> Option<Arc<dyn Recorder>> {
+        None
+    }
+}
+
+/// The receiver of a camera's encoded stream. GStreamer's threads call it, so it must never block.
+pub trait Recorder: Send + Sync + 'static {
+    /// Takes the next access unit, in the order of decoding.
+    fn unit(&self, unit: AccessUnit);
+    /// Takes the reason why the stream of this connection has no access units that can be recorded.
+    fn unsupported(&self, reason: String);
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -83,7 +100,7 @@ pub fn init() -> Result<(), InitError> {
     Ok(())
 }
 
-const NEEDED: [(&str, &str); 14] = [
+const NEEDED: [(&str, &str); 16] = [
     ("filesrc", "libgstreamer1.0-0"),
     ("funnel", "libgstreamer1.0-0"),
     ("capsfilter", "libgstreamer1.0-0"),
@@ -92,6 +109,8 @@ const NEEDED: [(&str, &str); 14] = [
     ("videoscale", "gstreamer1.0-plugins-base"),
     ("deinterlace", "gstreamer1.0-plugins-good"),
     ("appsink", "gstreamer1.0-plugins-base"),
+    ("appsrc", "gstreamer1.0-plugins-base"),
+    ("mp4mux", "gstreamer1.0-plugins-good"),
     ("rtspsrc", "gstreamer1.0-plugins-good"),
     ("rtph264depay", "gstreamer1.0-plugins-good"),
     ("h264parse", "gstreamer1.0-plugins-bad"),

@@ -13,6 +13,7 @@ use super::element::{make, source_pad};
 use super::error::CameraError;
 use super::packets::{self, RtpClock};
 use super::progress::{Opened, Progress};
+use super::recording::Recording;
 use super::rtsp::{self, Approach};
 use super::tail::Tail;
 use crate::config::{Camera, DecodeFrames, Source};
@@ -37,6 +38,7 @@ pub fn build(
         decode: config.decode_frames,
         software_only,
         progress: progress.clone(),
+        recording: Recording::of(delivery),
     };
     match &config.source {
         Source::Rtsp(rtsp) => {
@@ -57,6 +59,7 @@ struct Head {
     decode: DecodeFrames,
     software_only: bool,
     progress: Arc<Progress>,
+    recording: Option<Recording>,
 }
 
 impl Head {
@@ -123,6 +126,10 @@ impl Head {
             hardware: chosen.kind == Kind::Hardware,
         });
         let (parsed, decoded) = (source_pad(&parser)?, source_pad(&decoder)?);
+        // It sees all access units, also those that are dropped before the decoder.
+        if let Some(recording) = &self.recording {
+            recording.watch(&parser, &parsed, codec);
+        }
         match self.decode {
             DecodeFrames::All => self.progress.watch(&decoded),
             // Frames are counted before they are dropped: a camera with rare key frames has not
@@ -144,6 +151,9 @@ impl Head {
         let decodebin = make("decodebin", "decodebin")?;
         pipeline.add_many([&source, &decodebin]).map_err(CameraError::internal)?;
         source.link(&decodebin).map_err(CameraError::internal)?;
+        if let Some(recording) = &self.recording {
+            recording.unsupported("the camera is a file".into());
+        }
         // Sound is not decoded.
         decodebin.connect("autoplug-continue", false, |values| {
             let caps = values.get(2)?.get::<gst::Caps>().ok()?;

@@ -1,0 +1,120 @@
+//! Writes access units into an MP4 file in memory, without decoding them.
+//!
+//! The file's index comes before its pictures, so that a browser plays it while it loads.
+
+use std::time::{Duration, Instant};
+
+use gst::prelude::*;
+
+use crate::access_unit::{TimedUnit, VideoCodec};
+
+/// Longest time for a file. Two minutes of a usual stream take far less than a second.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// Ticks per second of the times in the file, as in RTP.
+const TIMESCALE: u32 = 90_000;
+
+#[derive(Debug, thiserror::Error)]
+#[error("the stream cannot be written as MP4: {0}")]
+pub struct MuxError(String);
+
+/// Returns an MP4 file with these pictures, which are in the order of decoding and begin with a key
+/// frame.
+pub fn mp4(codec: VideoCodec, units: &[TimedUnit]) -> Result<Vec<u8>, MuxError> {
+    let pipeline = gst::Pipeline::new();
+    let written = write(&pipeline, codec, units);
+    // A pipeline that does not end would fail again when it is dropped.
+    let _ = pipeline.set_state(gst::State::Null);
+    written
+}
+
+fn write(
+    pipeline: &gst::Pipeline,
+    codec: VideoCodec,
+    units: &[TimedUnit],
+) -> Result<Vec<u8>, MuxError> {
+    let (media, parser, format) = match codec {
+        VideoCodec::H264 => ("video/x-h264", "h264parse", "avc"),
+        // Parameter sets are in the file's index only, which Safari needs.
+        VideoCodec::H265 => ("video/x-h265", "h265parse", "hvc1"),
+    };
+    let caps = |format: &str| {
+        let caps = gst::Caps::builder(media).field("stream-format", format);
+        caps.field("alignment", "au").build()
+    };
+    let source = gst_app::AppSrc::builder()
+        .caps(&caps("byte-stream"))
+        .format(gst::Format::Time)
+        .max_bytes(0)
+        .build();
+    let parser = make(parser)?;
+    let filter = make("capsfilter")?;
+    filter.set_property("caps", caps(format));
+    let muxer = make("mp4mux")?;
+    muxer.set_property("faststart", true);
+    let sink = gst_app::AppSink::builder().sync(false).build();
+    let chain = [source.upcast_ref(), &parser, &filter, &muxer, sink.upcast_ref()];
+    pipeline.add_many(chain).map_err(failed)?;
+    gst::Element::link_many(chain).map_err(failed)?;
+    let pads = muxer.sink_pads();
+    pads.iter().for_each(|pad| pad.set_property("trak-timescale", TIMESCALE));
+    pipeline.set_state(gst::State::Playing).map_err(failed)?;
+    for unit in units {
+        source.push_buffer(buffer(unit)).map_err(|error| reason(pipeline, error))?;
+    }
+    source.end_of_stream().map_err(|error| reason(pipeline, error))?;
+    let begun = Instant::now();
+    let mut file = Vec::new();
+    loop {
+        match sink.try_pull_sample(gst::ClockTime::from_mseconds(100)) {
+            Some(sample) => {
+                let data = sample.buffer().and_then(|buffer| buffer.map_readable().ok());
+                file.extend_from_slice(&data.ok_or_else(|| failed("a buffer without data"))?);
+            }
+            None if sink.is_eos() => return Ok(file),
+            None => {
+                if let Some(error) = error_of(pipeline) {
+                    return Err(error);
+                }
+                if begun.elapsed() > LONGEST {
+                    return Err(failed(format!("not complete after {LONGEST:?}")));
+                }
+            }
+        }
+    }
+}
+
+fn buffer(TimedUnit { unit, decoded_at, presented_at, duration }: &TimedUnit) -> gst::Buffer {
+    let time = |time: &Duration| gst::ClockTime::try_from(*time).ok();
+    let mut buffer = gst::Buffer::from_slice(unit.data.clone());
+    if let Some(buffer) = buffer.get_mut() {
+        buffer.set_dts(time(decoded_at));
+        buffer.set_pts(time(presented_at));
+        buffer.set_duration(time(duration));
+        if !unit.is_key {
+            buffer.set_flags(gst::BufferFlags::DELTA_UNIT);
+        }
+    }
+    buffer
+}
+
+fn make(element: &'static str) -> Result<gst::Element, MuxError> {
+    let made = gst::ElementFactory::make(element).build();
+    made.map_err(|_| failed(format!("GStreamer lacks the element {element}")))
+}
+
+/// Returns the pipeline's error, or this one if it has none.
+fn reason(pipeline: &gst::Pipeline, error: gst::FlowError) -> MuxError {
+    error_of(pipeline).unwrap_or_else(|| failed(error))
+}
+
+fn error_of(pipeline: &gst::Pipeline) -> Option<MuxError> {
+    let message = pipeline.bus()?.pop_filtered(&[gst::MessageType::Error])?;
+    let gst::MessageView::Error(error) = message.view() else { return None };
+    let element = error.src().map(|source| source.name()).unwrap_or_default();
+    Some(failed(format!("{element}: {}", error.error())))
+}
+
+fn failed(error: impl ToString) -> MuxError {
+    MuxError(error.to_string())
+}

@@ -1,0 +1,214 @@
+//! The newest access units of a camera, in memory. Pure.
+//!
+//! Guarantees: the ring never holds more than its limit of bytes. It begins with a key frame, and
+//! so does each connection in it. Units leave it together up to the next key frame.
+
+use std::collections::VecDeque;
+use std::time::{Duration, SystemTime};
+
+use crate::access_unit::AccessUnit;
+use crate::frame::Span;
+
+/// Bytes that a unit takes in addition to its data.
+const OVERHEAD: u64 = size_of::<AccessUnit>() as u64;
+
+/// Limits of a ring.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Limits {
+    /// Age up to which units are held.
+    pub age: Duration,
+    /// Maximum bytes of all units, also of those that are needed longer.
+    pub bytes: u64,
+}
+
+pub struct Ring {
+    limits: Limits,
+    units: VecDeque<AccessUnit>,
+    bytes: u64,
+    /// True until the next key frame: the units before it cannot be decoded.
+    waits_for_key: bool,
+}
+
+impl Ring {
+    pub fn new(limits: Limits) -> Ring {
+        Ring { limits, units: VecDeque::new(), bytes: 0, waits_for_key: true }
+    }
+
+    /// Adds the newest unit. Units captured from `needed_from` on are held for any age.
+    pub fn push(&mut self, unit: AccessUnit, needed_from: Option<SystemTime>) {
+        let newest = self.units.back();
+        let is_connected = newest.is_some_and(|newest| newest.connection == unit.connection);
+        self.waits_for_key |= !is_connected;
+        if self.waits_for_key && !unit.is_key {
+            return;
+        }
+        self.waits_for_key = false;
+        let now = unit.arrived_at;
+        self.bytes += size(&unit);
+        self.units.push_back(unit);
+        while self.bytes > self.limits.bytes {
+            self.drop_oldest();
+        }
+        while self.first_is_too_old(now, needed_from) {
+            self.drop_oldest();
+        }
+        // A group of pictures that is larger than the ring has been dropped while it arrived.
+        self.waits_for_key = self.units.is_empty();
+    }
+
+    /// Returns the units of a span, in the order of decoding: from the last key frame before it, or
+    /// the first one in it.
+    pub fn of(&self, span: Span) -> Vec<AccessUnit> {
+        let is_before = |unit: &AccessUnit| unit.is_key && unit.captured_at <= span.from;
+        let first = self.units.iter().rposition(is_before).unwrap_or(0);
+        let units = self.units.iter().skip(first);
+        let last = units.clone().rposition(|unit| unit.captured_at < span.to);
+        units.take(last.map_or(0, |last| last + 1)).cloned().collect()
+    }
+
+    /// Returns the time of capture of the newest unit.
+    pub fn newest(&self) -> Option<SystemTime> {
+        self.units.back().map(|unit| unit.captured_at)
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Returns true if the units after the first group reach back far enough.
+    fn first_is_too_old(&self, now: Duration, needed_from: Option<SystemTime>) -> bool {
+        let second = self.units.iter().skip(1).find(|unit| unit.is_key);
+        second.is_some_and(|second| {
+            now.saturating_sub(second.arrived_at) >= self.limits.age
+                && needed_from.is_none_or(|needed| second.captured_at <= needed)
+        })
+    }
+
+    /// Drops the units before the second key frame.
+    fn drop_oldest(&mut self) {
+        while let Some(unit) = self.units.pop_front() {
+            self.bytes -= size(&unit);
+            if self.units.front().is_some_and(|next| next.is_key) {
+                break;
+            }
+        }
+    }
+}
+
+fn size(unit: &AccessUnit) -> u64 {
+    unit.data.len() as u64 + OVERHEAD
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::access_unit::VideoCodec;
+
+    fn at(milliseconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_millis(milliseconds)
+    }
+
+    fn unit(milliseconds: u64, is_key: bool, bytes: usize, connection: u64) -> AccessUnit {
+        AccessUnit {
+            codec: VideoCodec::H264,
+            data: vec![0; bytes].into(),
+            is_key,
+            pts: Duration::from_millis(milliseconds),
+            connection,
+            captured_at: at(milliseconds),
+            arrived_at: Duration::from_millis(milliseconds),
+        }
+    }
+
+    fn ring(age: u64, bytes: u64) -> Ring {
+        Ring::new(Limits { age: Duration::from_secs(age), bytes })
+    }
+
+    /// Pushes a key frame per second and ten units in between, for some seconds.
+    fn fill(ring: &mut Ring, seconds: u64, needed_from: Option<SystemTime>) {
+        for n in 0..seconds * 10 {
+            ring.push(unit(n * 100, n % 10 == 0, 1000, 1), needed_from);
+        }
+    }
+
+    fn times(units: &[AccessUnit]) -> Option<(SystemTime, SystemTime)> {
+        Some((units.first()?.captured_at, units.last()?.captured_at))
+    }
+
+    #[test]
+    fn a_span_begins_at_the_key_frame_before_it() {
+        let mut ring = ring(60, 1 << 30);
+        fill(&mut ring, 20, None);
+        let span = |from, to| Span { from: at(from), to: at(to) };
+        assert_eq!(times(&ring.of(span(4_500, 7_000))), Some((at(4_000), at(6_900))));
+        assert_eq!(times(&ring.of(span(4_000, 4_001))), Some((at(4_000), at(4_000))));
+        assert_eq!(times(&ring.of(span(18_200, 90_000))), Some((at(18_000), at(19_900))));
+        assert!(ring.of(Span { from: SystemTime::UNIX_EPOCH, to: at(0) }).is_empty());
+    }
+
+    #[test]
+    fn units_leave_for_their_age_unless_they_are_needed() {
+        let mut free = ring(5, 1 << 30);
+        fill(&mut free, 20, None);
+        let all = Span { from: at(0), to: at(90_000) };
+        assert_eq!(times(&free.of(all)), Some((at(14_000), at(19_900))));
+        let mut needed = ring(5, 1 << 30);
+        fill(&mut needed, 20, Some(at(7_300)));
+        assert_eq!(times(&needed.of(all)), Some((at(7_000), at(19_900))));
+    }
+
+    #[test]
+    fn the_bytes_are_bounded_although_units_are_needed() {
+        let mut ring = ring(5, 30_000);
+        fill(&mut ring, 20, Some(at(0)));
+        let all = Span { from: at(0), to: at(90_000) };
+        assert_eq!(times(&ring.of(all)), Some((at(18_000), at(19_900))));
+        // A group of pictures that is too large for the ring.
+        ring.push(unit(20_000, true, 1_000_000, 1), None);
+        ring.push(unit(20_100, false, 1_000, 1), None);
+        assert_eq!((ring.of(all).len(), ring.bytes()), (0, 0));
+        ring.push(unit(21_000, true, 1_000, 1), None);
+        assert_eq!(ring.of(all).len(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn the_ring_is_bounded_and_every_connection_in_it_begins_with_a_key_frame(
+            units in prop::collection::vec(
+                (any::<bool>(), 0usize..3_000, 0u64..2_000, prop::bool::weighted(0.1)), 0..200,
+            ),
+            age in 0u64..30,
+            bytes in 0u64..40_000,
+            needed_from in prop::option::of(0u64..200_000),
+            from in 0u64..300_000,
+            length in 0u64..100_000,
+        ) {
+            let mut ring = ring(age, bytes);
+            let (mut now, mut connection) = (0, 1);
+            for (is_key, size, passed, is_new) in units {
+                now += passed;
+                connection += u64::from(is_new);
+                ring.push(unit(now, is_key, size, connection), needed_from.map(at));
+                prop_assert!(ring.bytes() <= bytes);
+                let held: u64 = ring.units.iter().map(size_of_unit).sum();
+                prop_assert_eq!(held, ring.bytes());
+            }
+            let span = Span { from: at(from), to: at(from + length) };
+            for units in [ring.of(span), ring.units.iter().cloned().collect()] {
+                let mut last = None;
+                for unit in &units {
+                    prop_assert!(unit.is_key || last == Some(unit.connection));
+                    last = Some(unit.connection);
+                }
+                prop_assert!(units.windows(2).all(|pair| pair[0].arrived_at <= pair[1].arrived_at));
+            }
+        }
+    }
+
+    fn size_of_unit(unit: &AccessUnit) -> u64 {
+        Bytes::len(&unit.data) as u64 + OVERHEAD
+    }
+}
