@@ -331,9 +331,9 @@ async fn captions_have_a_short_state_with_attributes() {
     let mut heard = Subscriber::connect(broker.port, "lookout/#").await;
     let publisher = Publisher::connected(&daemon, mqtt_config(broker.port), broker.port).await;
     let event = daemon.caption(&"ä".repeat(400));
-    let caption = heard.next_on("lookout/gate/caption").await;
     let attributes = heard.next_on("lookout/gate/last_caption").await;
     let state = heard.next_on("lookout/gate/last_caption_text").await;
+    let caption = heard.next_on("lookout/gate/caption").await;
     assert_eq!(caption.payload, serde_json::to_string(&*event).unwrap());
     assert_eq!(attributes.payload, caption.payload);
     assert_eq!(state.payload.chars().count(), 255);

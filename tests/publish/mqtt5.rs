@@ -74,9 +74,9 @@ async fn messages_say_what_they_contain_and_when_they_expire() {
     let of_event = [("run", event.id.run), ("sequence", event.id.sequence)]
         .map(|(name, value)| (name.to_owned(), value.to_string()));
     for (topic, content_type, is_text, expires) in [
-        ("caption", "application/json", true, true),
         ("last_caption", "application/json", true, false),
         ("last_caption_text", "text/plain", true, false),
+        ("caption", "application/json", true, true),
         ("last_frame", "image/jpeg", false, false),
     ] {
         let message = client.next_on(&format!("lookout/gate/{topic}")).await;

@@ -81,6 +81,8 @@ impl Network {
 impl NetworkState {
     fn connect(self: &Arc<Self>, near: TcpStream, far: TcpStream) {
         let clone = |stream: &TcpStream| stream.try_clone().expect("a socket");
+        // A network does not hold packets back.
+        [&near, &far].iter().for_each(|stream| stream.set_nodelay(true).expect("an option"));
         self.sockets.lock().unwrap().extend([clone(&near), clone(&far)]);
         let (from_near, to_far) = (clone(&near), clone(&far));
         let state = self.clone();

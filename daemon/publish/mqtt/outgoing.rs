@@ -27,6 +27,9 @@ impl Connection<'_> {
         let state = cameras.find(|c| c.name == event.camera).map(|c| c.status.state);
         let mut messages = publisher.topics.messages(event, state.unwrap_or(CameraState::Lost));
         messages.extend(self.rule_state(event).into_iter().flatten());
+        // What is not retained comes last. If the daemon is killed before the broker has it, nobody
+        // receives it twice; a retained message may be repeated.
+        messages.sort_by_key(|message| !message.retain);
         if state.is_none() || self.is_past(event) {
             messages.retain(|message| !message.retain);
         }
