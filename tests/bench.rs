@@ -159,7 +159,11 @@ fn a_device_is_measured_without_the_cpu() {
 
 #[test]
 fn the_journal_is_measured() {
-    let report = report(&["journal", "--events", "3000", "--json"]);
+    let model = repository().join("target/embedding/all-MiniLM-L6-v2");
+    let mut arguments = vec!["journal", "--events", "3000", "--json", "--jpeg-events", "200"];
+    arguments.extend(["--jpeg-bytes", "9000,100", "--embedding"]);
+    arguments.push(model.to_str().expect("UTF-8"));
+    let report = report(&arguments);
     for (part, figure) in [
         ("append", "events_per_second"),
         ("append", "bytes_per_event"),
@@ -171,6 +175,15 @@ fn the_journal_is_measured() {
     }
     positive(&report["delay"]["memory"]["p50"]);
     positive(&report["delay"]["disk"]["p95"]);
+    for journal in ["memory", "disk", "disk_with_jpegs"] {
+        positive(&report["to_wire"][journal]["p95"]);
+    }
+    // Each caption has two frames that the one before does not have.
+    let with_jpegs = &report["with_jpegs"][0];
+    positive(&with_jpegs["events_per_second"]);
+    let bytes = with_jpegs["bytes_per_event"].as_f64().expect("bytes");
+    assert!(bytes > 2.0 * 9000.0 && bytes < 5.0 * 9000.0, "{report}");
+    positive(&report["query_vector"]["p95"]);
     positive(&report["search"]["all"]["p95"]);
     positive(&report["search_by_meaning"]["meaning"]["p95"]);
     positive(&report["search_by_meaning"]["fused"]["p95"]);

@@ -2,6 +2,7 @@
 //! a million of them, and a search does not depend on what they stand for.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -11,8 +12,10 @@ use serde::Serialize;
 
 use super::search::{QUERIES, filter, query};
 use crate::bench::times::Times;
-use crate::embedding::{EmbeddingError, TextEmbedder};
+use crate::config;
+use crate::embedding::{EmbeddingError, SentenceModel, TextEmbedder};
 use crate::journal::{Journal, SearchMode, SearchPage};
+use crate::model::Runtime;
 
 /// Length of the vectors, that of all-MiniLM-L6-v2.
 const DIMENSIONS: usize = 384;
@@ -57,6 +60,25 @@ impl TextEmbedder for WordSums {
         let length = sum.iter().map(|value| value * value).sum::<f32>().sqrt();
         Ok(sum.into_iter().map(|value| value / length).collect())
     }
+}
+
+/// Times a real model on the queries, on the CPU with one thread as in the daemon.
+pub fn query_vector(folder: &Path) -> anyhow::Result<Times> {
+    // Only onnxruntime is loaded, not the package.
+    let package = folder.to_str().context("the folder's name is not UTF-8")?;
+    let keys = [("device", "cpu"), ("package", package)];
+    let keys = keys.map(|(key, value)| (key.to_owned(), value.into())).into_iter().collect();
+    let runtime = Runtime::load(&config::Model::of(keys)?)?;
+    let mut model = SentenceModel::load(&runtime, folder)?;
+    let mut seconds = Vec::new();
+    for _ in 0..ROUNDS {
+        for (words, _) in QUERIES {
+            let begun = Instant::now();
+            model.embed(words)?;
+            seconds.push(begun.elapsed().as_secs_f64());
+        }
+    }
+    Times::of(seconds).context("no query")
 }
 
 /// Waits until every event has its vector in memory. Returns the time.

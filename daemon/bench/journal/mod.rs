@@ -3,6 +3,7 @@
 //! Everything runs in this process: the journal as the daemon has it, its gRPC server, and a client.
 
 mod captions;
+mod jpegs;
 mod meaning;
 mod search;
 mod served;
@@ -54,6 +55,16 @@ pub struct Options {
     /// Folder for the journal, which is removed at the end. Default: the folder for temporary files.
     #[arg(long, value_name = "DIR")]
     folder: Option<PathBuf>,
+    /// Number of events that are stored with JPEGs, in a journal of their own.
+    #[arg(long, value_name = "N", default_value_t = 5_000,
+        value_parser = clap::value_parser!(u64).range(100..=1_000_000))]
+    jpeg_events: u64,
+    /// Bytes of a frame's JPEG. The delay of events is measured with the first value.
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [47_000, 4_000])]
+    jpeg_bytes: Vec<usize>,
+    /// Folder of a sentence-embedding model, to time the vector of a query.
+    #[arg(long, value_name = "DIR")]
+    embedding: Option<PathBuf>,
     /// Print one JSON object instead of a table.
     #[arg(long)]
     json: bool,
@@ -64,11 +75,15 @@ struct Report {
     events: u64,
     append: Append,
     delay: Delay,
+    to_wire: jpegs::ToWire,
+    with_jpegs: Vec<jpegs::Stored>,
     replay: Replay,
     /// Time for a page of 50 events.
     list: Times,
     search: Searched,
     search_by_meaning: SearchedByMeaning,
+    /// Time of the embedding model for a query, if a model was given.
+    query_vector: Option<Times>,
 }
 
 #[derive(Serialize)]
@@ -120,6 +135,14 @@ async fn measure(options: &Options) -> anyhow::Result<Report> {
     let memory = delay(MemoryJournal::shared(1, journal::CAPACITY), &mut captions).await?;
     let delay = Delay { memory, disk: delay(journal.clone(), &mut captions).await? };
 
+    let bytes = options.jpeg_bytes.first().copied().unwrap_or_default();
+    let to_wire = jpegs::to_wire(folder.path(), bytes).await?;
+    let mut with_jpegs = Vec::new();
+    for bytes in &options.jpeg_bytes {
+        progress(&format!("appending {} events with JPEGs", options.jpeg_events));
+        with_jpegs.push(jpegs::store(folder.path(), options.jpeg_events, *bytes).await?);
+    }
+
     progress(&format!("appending {} events", options.events));
     let append = append(&*journal, &mut captions, options.events, folder.path())?;
     // A new run of the daemon has nothing of it in memory.
@@ -149,8 +172,19 @@ async fn measure(options: &Options) -> anyhow::Result<Report> {
         meaning: meaning::measure(&*journal, SearchMode::Meaning).await?,
         fused: meaning::measure(&*journal, SearchMode::Fused).await?,
     };
-    let events = options.events;
-    Ok(Report { events, append, delay, replay, list, search, search_by_meaning })
+    let model = options.embedding.as_deref();
+    Ok(Report {
+        events: options.events,
+        append,
+        delay,
+        to_wire,
+        with_jpegs,
+        replay,
+        list,
+        search,
+        search_by_meaning,
+        query_vector: model.map(meaning::query_vector).transpose()?,
+    })
 }
 
 fn open(folder: &Path, run: u64) -> anyhow::Result<Arc<dyn Journal>> {
@@ -220,13 +254,17 @@ fn append(
         check(journal)?;
     }
     let seconds = begun.elapsed().as_secs_f64();
-    let files = std::fs::read_dir(folder)?.flatten().map(|file| file.metadata());
-    let bytes: u64 = files.flatten().map(|metadata| metadata.len()).sum();
     Ok(Append {
         seconds,
         events_per_second: events as f64 / seconds,
-        bytes_per_event: bytes as f64 / events as f64,
+        bytes_per_event: database_bytes(folder)? as f64 / events as f64,
     })
+}
+
+/// Returns the size of a journal's files.
+fn database_bytes(folder: &Path) -> std::io::Result<u64> {
+    let files = std::fs::read_dir(folder)?.flatten().map(|file| file.metadata());
+    Ok(files.flatten().map(|metadata| metadata.len()).sum())
 }
 
 /// Reads `stored` events, and those that are appended in the meantime.
@@ -290,24 +328,39 @@ impl fmt::Display for Report {
         let times = |times: &Times| {
             format!("p50 {:>9}, p95 {:>9}, p99 {:>9}", ms(times.p50), ms(times.p95), ms(times.p99))
         };
-        let Report { events, append, delay, replay, list, search, search_by_meaning } = self;
+        let Report { events, append, delay, to_wire, replay, list, search, .. } = self;
         writeln!(f, "{events} events of {:.0} bytes on disk", append.bytes_per_event)?;
         writeln!(f, "append           {:>9.0} events/s", append.events_per_second)?;
+        for jpegs::Stored { bytes_per_jpeg, events_per_second, bytes_per_event, .. } in
+            &self.with_jpegs
+        {
+            let jpegs = format!("{bytes_per_jpeg} bytes a JPEG");
+            writeln!(
+                f,
+                "  {jpegs:<14} {events_per_second:.0} events/s of {bytes_per_event:.0} bytes"
+            )?;
+        }
         writeln!(f, "replay by gRPC   {:>9.0} events/s", replay.events_per_second)?;
         writeln!(f, "                 then {} live events without a gap", replay.live)?;
         writeln!(f, "seen, in memory  {}", times(&delay.memory))?;
         writeln!(f, "seen, on disk    {}", times(&delay.disk))?;
+        writeln!(f, "to gRPC, memory  {}", times(&to_wire.memory))?;
+        writeln!(f, "  on disk        {}", times(&to_wire.disk))?;
+        writeln!(f, "  with JPEGs     {}", times(&to_wire.disk_with_jpegs))?;
         writeln!(f, "page of {PAGE}       {}", times(list))?;
         writeln!(f, "search, all      {}", times(&search.all))?;
         for query in &search.queries {
             writeln!(f, "  {:<32} {}", query.query, times(&query.times))?;
         }
         let SearchedByMeaning { vectors, stored_seconds, loaded_seconds, meaning, fused } =
-            search_by_meaning;
+            &self.search_by_meaning;
         writeln!(f, "{vectors} vectors, stored in {stored_seconds:.1} s")?;
         writeln!(f, "                 loaded in {loaded_seconds:.1} s")?;
         writeln!(f, "by meaning       {}", times(meaning))?;
         writeln!(f, "fused            {}", times(fused))?;
+        if let Some(query_vector) = &self.query_vector {
+            writeln!(f, "vector of a query {}", times(query_vector))?;
+        }
         Ok(())
     }
 }
