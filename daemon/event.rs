@@ -144,6 +144,10 @@ pub struct Answer {
     /// text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub yes_score: Option<f64>,
+    /// The SHA-256, in hexadecimal digits, of the schema that the text follows. The text is then
+    /// JSON that validates against the schema, unless `finish_reason` is `length`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schema_sha256: Option<Arc<str>>,
 }
 
 /// A text that the model generated about frames, with everything needed to judge how far to trust

@@ -14,6 +14,9 @@ use crate::frame::{EARLIEST, clamped, latest, rfc3339};
 /// Maximum number of bytes in a question's ID and in a conversation's name.
 const NAME_MOST: usize = 256;
 
+/// Maximum number of bytes in the text of a schema.
+pub const SCHEMA_MOST: usize = 16 << 10;
+
 /// Maximum number of characters of a client's input that an error repeats.
 const QUOTED: usize = 64;
 
@@ -41,6 +44,8 @@ pub struct Draft {
     pub max_new_tokens: Option<u64>,
     /// True if the answer is to be the score of yes.
     pub score_yes_no: bool,
+    /// The text of the JSON Schema that the answer must follow.
+    pub schema: Option<String>,
 }
 
 /// A length of time as an interface receives it.
@@ -102,6 +107,7 @@ pub struct Question {
     conversation: Option<String>,
     max_new_tokens: Option<usize>,
     is_scored: bool,
+    schema: Option<String>,
 }
 
 /// The way in which a range is covered.
@@ -135,7 +141,7 @@ impl Question {
     /// Checks a draft. The error names the field and the expected value.
     pub fn new(draft: Draft, limits: &Limits) -> Result<Question, QuestionError> {
         let range = range(&draft)?;
-        let Draft { camera, id, text, detail, conversation, max_new_tokens, .. } = draft;
+        let Draft { camera, id, text, detail, conversation, max_new_tokens, schema, .. } = draft;
         let is_scored = draft.score_yes_no;
         let refuse = |field, why| Err(invalid(field, why));
         if let Some(known) = &limits.cameras
@@ -183,6 +189,16 @@ impl Question {
             Detail::Auto if is_scored => Detail::Overview,
             detail => detail,
         };
+        if let Some(schema) = &schema {
+            if is_scored {
+                return refuse("schema", "a scored question has no text for a schema".into());
+            }
+            if !(1..=SCHEMA_MOST).contains(&schema.len()) {
+                let is = schema.len();
+                let why = format!("a schema has 1 to {SCHEMA_MOST} bytes; this one has {is}");
+                return refuse("schema", why);
+            }
+        }
         if max_new_tokens == Some(0) {
             return refuse("max_new_tokens", "max_new_tokens is 0; wanted at least 1".into());
         }
@@ -197,6 +213,7 @@ impl Question {
             conversation,
             max_new_tokens,
             is_scored,
+            schema,
         })
     }
 
@@ -235,6 +252,11 @@ impl Question {
     /// Returns true if the answer is to be the score of yes, in one pass over the range.
     pub fn is_scored(&self) -> bool {
         self.is_scored
+    }
+
+    /// Returns the text of the JSON Schema that the answer must follow. It is not checked yet.
+    pub fn schema(&self) -> Option<&str> {
+        self.schema.as_deref()
     }
 
     /// Replaces a range that is relative to now by one relative to the given time.

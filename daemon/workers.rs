@@ -101,6 +101,7 @@ impl Workers {
         failed: &mpsc::Sender<anyhow::Error>,
     ) -> anyhow::Result<Vec<JoinHandle<()>>> {
         let Workers { vision, language, .. } = self;
+        engine.accept_schemas(language.backend.schemas());
         let mut threads = vec![
             spawn(Worker::Vision, engine, failed, Box::new(|engine| vision.run(engine)))?,
             spawn(Worker::Language, engine, failed, Box::new(|engine| language.run(engine)))?,

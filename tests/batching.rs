@@ -91,13 +91,13 @@ fn request<'a>(window: &'a Window, question: usize) -> Request<'a> {
 /// Returns the request of the first question after earlier turns.
 fn after<'a>(window: &'a Window, turns: &'a [Turn]) -> Request<'a> {
     let limits = Limits { max_new_tokens: 4, sampling: Sampling::Greedy };
-    let task = Task::Text { turns, prompt: QUESTIONS[0], limits };
+    let task = Task::Text { turns, prompt: QUESTIONS[0], limits, schema: None };
     Request { task, ..request(window, 0) }
 }
 
 fn text(prompt: &str, max_new_tokens: usize) -> Task<'_> {
     let limits = Limits { max_new_tokens, sampling: Sampling::Greedy };
-    Task::Text { turns: &[], prompt, limits }
+    Task::Text { turns: &[], prompt, limits, schema: None }
 }
 
 /// Steps the model until nothing is left, for at most `turns` steps.

@@ -48,6 +48,7 @@ impl Window {
                 turns: &[],
                 prompt: QUESTIONS[question],
                 limits: Limits { max_new_tokens: tokens, sampling: Sampling::Greedy },
+                schema: None,
             },
             urgency: Urgency::Now,
         }

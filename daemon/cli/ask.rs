@@ -2,6 +2,7 @@
 
 use std::io::Write;
 
+use anyhow::anyhow;
 use clap::Args;
 
 use super::{Client, output};
@@ -60,6 +61,13 @@ pub struct Ask {
     /// The model generates no text. The range is covered in one pass.
     #[arg(long, conflicts_with_all = ["conversation", "max_new_tokens"])]
     score: bool,
+    /// Answer in JSON that follows this JSON Schema: a file, or the schema itself if it begins with
+    /// "{".
+    ///
+    /// The model does not see the schema, so the question should say what each property means. The
+    /// answer is complete unless the line after it says that it was cut.
+    #[arg(long, value_name = "FILE|JSON", conflicts_with = "score")]
+    schema: Option<String>,
 }
 
 pub async fn ask(args: Ask, out: &mut dyn Write) -> Result<(), Failure> {
@@ -74,6 +82,7 @@ pub async fn ask(args: Ask, out: &mut dyn Write) -> Result<(), Failure> {
         conversation: args.conversation,
         max_new_tokens: args.max_new_tokens,
         score_yes_no: args.score,
+        schema: args.schema.map(read_schema).transpose()?,
         ..Draft::default()
     };
     let question = |camera| Question::new(Draft { camera, ..draft.clone() }, &Limits::unknown());
@@ -81,4 +90,13 @@ pub async fn ask(args: Ask, out: &mut dyn Write) -> Result<(), Failure> {
     let Client { server, json } = args.client;
     client::ask(&server, &questions, output(json), out).await?;
     Ok(())
+}
+
+/// Returns the text of a schema, which may be in a file.
+fn read_schema(given: String) -> Result<String, Failure> {
+    if given.trim_start().starts_with('{') {
+        return Ok(given);
+    }
+    std::fs::read_to_string(&given)
+        .map_err(|error| Failure::cannot_begin(anyhow!("schema file {given:?}: {error}")))
 }

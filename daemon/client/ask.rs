@@ -116,5 +116,6 @@ fn request(questions: &[Question]) -> Option<proto::AskRequest> {
         detail: detail.into(),
         conversation: question.conversation().map(str::to_owned),
         score_yes_no: question.is_scored(),
+        schema: question.schema().map(str::to_owned),
     })
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::event::{
     AlertPhase, Answer, AnswerPart, Body, CameraState, CameraStatus, Caption, Coverage, Event,
-    EventId, Gap, GapCause, Inference, Unchanged,
+    EventId, FinishReason, Gap, GapCause, Inference, Unchanged,
 };
 use crate::service::CameraInfo;
 
@@ -83,6 +83,9 @@ pub fn answer_basis(answer: &Answer) -> String {
     let mut line = basis(&answer.inference);
     if let Some(score) = answer.yes_score {
         line = format!("score {score:.3}, {line}");
+    }
+    if answer.schema_sha256.is_some() && answer.inference.finish_reason == FinishReason::Length {
+        line += ", cut at the maximum number of tokens";
     }
     if !answer.parts.is_empty() {
         line += &format!(", in {} parts", answer.parts.len());

@@ -34,7 +34,7 @@ use crate::frame::{Span, rfc3339};
 use crate::journal::EventJpeg;
 use crate::language::{
     Failure, LanguageBackend, LanguageError, LanguageModel, Limits, Output, PrefixFrame, Reply,
-    Request, Scored, SequenceId, Task, Turn, Urgency,
+    Request, Schema, Scored, SequenceId, Task, Turn, Urgency,
 };
 use crate::metrics::{self, SkipReason, Stage};
 use crate::model::ModelError;
@@ -119,7 +119,7 @@ impl<B: LanguageBackend> LanguageWorker<B> {
             let mut goes_on = Ok(());
             if !finished.is_empty() || !scored.is_empty() {
                 failures.worked();
-            } else if let Some((_, failure)) = failed.first() {
+            } else if let Some((_, failure)) = failed.iter().find(|(_, one)| one.is_of_model()) {
                 goes_on = failures.failed(Instant::now(), failure);
             }
             for (running, failure) in failed {
@@ -207,8 +207,9 @@ impl<B: LanguageBackend> LanguageWorker<B> {
             video: &video,
             prefix_frames: shared.then(prefix_frames),
             task: match &work {
-                Work::Text { turns, limits } => {
-                    Task::Text { turns, prompt: &prompt, limits: *limits }
+                Work::Text { turns, limits, schema } => {
+                    let schema = schema.as_deref();
+                    Task::Text { turns, prompt: &prompt, limits: *limits, schema }
                 }
                 Work::Scores { questions } => Task::Scores { questions },
             },
@@ -409,21 +410,22 @@ struct Input {
 
 /// The model's work for a job.
 enum Work {
-    Text { turns: Arc<[Turn]>, limits: Limits },
+    Text { turns: Arc<[Turn]>, limits: Limits, schema: Option<Arc<Schema>> },
     Scores { questions: Arc<[Arc<str>]> },
 }
 
 /// Returns the input of a job, or `None` if the camera has no captions or no frames are left.
 fn input(engine: &Engine, job: &Job) -> Option<Input> {
-    let text = |turns, max_new_tokens| Work::Text {
+    let text = |turns, max_new_tokens, schema| Work::Text {
         turns,
         limits: Limits { max_new_tokens, sampling: engine.sampling },
+        schema,
     };
     Some(match job {
         Job::Caption(window) => Input {
             camera: window.camera.clone(),
             prompt: engine.cameras.get(&window.camera)?.settings.caption_prompt.clone()?,
-            work: text(Arc::default(), engine.max_new_tokens),
+            work: text(Arc::default(), engine.max_new_tokens, None),
             clip: engine.clip(&window.camera, window.range)?,
             plan: engine.plan,
             urgency: Urgency::Later,
@@ -447,7 +449,7 @@ fn input(engine: &Engine, job: &Job) -> Option<Input> {
             work: if asked.is_scored {
                 Work::Scores { questions: [asked.prompt.as_str().into()].into() }
             } else {
-                text(asked.turns.clone(), asked.max_new_tokens)
+                text(asked.turns.clone(), asked.max_new_tokens, asked.schema.clone())
             },
             clip: asked.clip.clone(),
             plan: asked.plan,

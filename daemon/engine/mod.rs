@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Guarantees: only two threads compute, and a third one owns the disk. None of them waits for a
-//! camera, a broker or a client.
+//! camera, a broker or a client. Schemas of answers are compiled on other threads.
 
 mod cameras;
 pub mod caption;
@@ -23,7 +23,7 @@ mod snapshot;
 mod vision_worker;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
@@ -35,7 +35,7 @@ use crate::event::FrameReference;
 use crate::frame::{Frame, FrameId};
 use crate::heartbeat::Heartbeats;
 use crate::journal::{EventJpeg, Journal};
-use crate::language::Turn;
+use crate::language::{SchemaCompiler, SchemaError, Turn};
 use crate::metrics::{self, DropReason, SkipReason};
 use crate::rules::Rules;
 use crate::run_clock::RunClock;
@@ -96,6 +96,8 @@ pub struct Engine {
     /// The frames whose JPEGs are stored with an event.
     journal_jpegs: config::Jpegs,
     conversations: Mutex<Conversations<Turn>>,
+    /// The compiler for schemas of answers, or the reason why the model cannot follow any.
+    schemas: OnceLock<Result<Arc<SchemaCompiler>, SchemaError>>,
 }
 
 /// The key of a frame of any camera.
@@ -164,6 +166,7 @@ impl Engine {
             summary: config.generate.summary,
             journal_jpegs: config.journal.as_ref().map_or(config::Jpegs::None, |j| j.jpegs),
             conversations: Mutex::new(Conversations::new(CONVERSATIONS, CONVERSATION_AGE)),
+            schemas: OnceLock::new(),
         })
     }
 

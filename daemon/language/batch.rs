@@ -197,9 +197,13 @@ impl Stepping<'_> {
         match generation.push(logits, self.tokenizer, end_tokens) {
             Ok(Token::End) => self.finish(slot, FinishReason::Stop),
             Ok(Token::Text(text)) => {
-                let is_full = generation.is_full();
+                let end = if generation.is_complete() {
+                    Some(FinishReason::Stop)
+                } else {
+                    generation.is_full().then_some(FinishReason::Length)
+                };
                 (self.on_output)(id, Output::Text(&text));
-                if is_full { self.finish(slot, FinishReason::Length) } else { Ok(()) }
+                end.map_or(Ok(()), |reason| self.finish(slot, reason))
             }
             Err(failure) => self.fail(slot, failure),
         }

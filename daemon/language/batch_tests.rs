@@ -46,6 +46,7 @@ fn ask(language: &mut LanguageModel) -> Vec<Result<Vec<u32>, Failure>> {
                 turns: &[],
                 prompt,
                 limits: Limits { max_new_tokens: 12, sampling: Sampling::Greedy },
+                schema: None,
             },
             urgency: Urgency::Now,
         };

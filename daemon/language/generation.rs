@@ -1,11 +1,14 @@
 //! The text that a sequence generates after its prompt.
 
+use super::schema::{Constraint, Schema};
 use super::tokenizer::{TokenStream, Tokenizer};
 use super::{Failure, Limits, Sampler};
 
 pub struct Generation {
     limits: Limits,
     sampler: Sampler,
+    /// The schema that the text must follow.
+    constraint: Option<Constraint>,
     stream: TokenStream,
     text: String,
     ids: Vec<u32>,
@@ -27,10 +30,11 @@ pub struct Generated {
 }
 
 impl Generation {
-    pub fn new(limits: Limits) -> Generation {
+    pub fn new(limits: Limits, schema: Option<&Schema>) -> Generation {
         Generation {
             limits,
             sampler: Sampler::new(limits.sampling),
+            constraint: schema.map(Schema::constraint),
             stream: TokenStream::default(),
             text: String::new(),
             ids: Vec::new(),
@@ -48,9 +52,16 @@ impl Generation {
         tokenizer: &Tokenizer,
         end_tokens: &[u32],
     ) -> Result<Token, Failure> {
-        let id = self.sampler.next(logits).ok_or(Failure::NotFinite)?;
+        let id = match &mut self.constraint {
+            Some(constraint) => self.sampler.next_allowed(logits, constraint.allowed()?),
+            None => self.sampler.next(logits),
+        };
+        let id = id.ok_or(Failure::NotFinite)?;
         if end_tokens.contains(&id) {
             return Ok(Token::End);
+        }
+        if let Some(constraint) = &mut self.constraint {
+            constraint.push(id)?;
         }
         self.ids.push(id);
         let mut text = self.stream.push(tokenizer, id)?;
@@ -60,6 +71,15 @@ impl Generation {
         }
         self.text.push_str(&text);
         Ok(Token::Text(text))
+    }
+
+    pub fn max_new_tokens(&self) -> usize {
+        self.limits.max_new_tokens
+    }
+
+    /// Returns true if nothing can follow by the schema.
+    pub fn is_complete(&self) -> bool {
+        self.constraint.as_ref().is_some_and(Constraint::is_complete)
     }
 
     /// Returns true if no more tokens are allowed.

@@ -2,7 +2,7 @@
 //! yes/no question.
 //!
 //! ```text
-//! model ─► batch ─► sequence ─► generation ─► sampler, tokenizer
+//! model ─► batch ─► sequence ─► generation ─► sampler, schema, tokenizer
 //!   │        │             └────► scoring ─► yes_no
 //!   │        ├────► slots (what runs next)
 //!   │        └────► decoder ─► cache
@@ -22,11 +22,13 @@ mod model;
 mod request;
 mod rotary;
 mod sampler;
+pub mod schema;
 mod scoring;
 mod sequence;
 pub mod slots;
 mod stopwatch;
 pub mod template;
+mod token_bytes;
 pub mod tokenizer;
 mod yes_no;
 
@@ -40,6 +42,7 @@ pub use request::{
     Scored, SequenceId, Submitted, Task, Urgency,
 };
 pub use sampler::Sampler;
+pub use schema::{Schema, SchemaCompiler, SchemaError};
 pub use slots::Room;
 use stopwatch::Stopwatch;
 pub use template::Turn;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::batch::Batch;
 use super::capacity::{allocate, capacity};
 use super::generation::Generation;
+use super::schema::{SchemaCompiler, SchemaError};
 use super::scoring::Scoring;
 use super::sequence::{PrefixKey, Prepared, Work};
 use super::slots::{Room, Slots};
@@ -31,6 +32,7 @@ pub struct LanguageModel {
     template: ChatTemplate,
     /// The words of scored answers, or the reason why the model cannot score any.
     yes_no: Result<Arc<YesNo>, String>,
+    schemas: Result<Arc<SchemaCompiler>, SchemaError>,
     pub(super) batch: Batch,
     /// True if the graph accepts several tokens on a cache that already holds some.
     chunks: bool,
@@ -106,6 +108,8 @@ impl LanguageModel {
         let prefix_bytes = if chunks { budget.prefix_bytes } else { 0 };
         Ok(LanguageModel {
             yes_no: YesNo::of(&tokenizer).map(Arc::new),
+            schemas: SchemaCompiler::new(&tokenizer, &package.end_tokens, package.text.vocab_size)
+                .map(Arc::new),
             tokenizer,
             template,
             batch: Batch {
@@ -185,6 +189,11 @@ impl LanguageModel {
         &self.template
     }
 
+    /// Returns the compiler for schemas of answers, or the reason why the model cannot follow any.
+    pub fn schemas(&self) -> Result<Arc<SchemaCompiler>, SchemaError> {
+        self.schemas.clone()
+    }
+
     /// Checks that a prompt is usable. It is meant for the config's prompts, before anything runs.
     pub fn check(
         &self,
@@ -215,9 +224,12 @@ impl LanguageModel {
         question: &str,
         video_tokens: usize,
         limits: Limits,
+        has_schema: bool,
     ) -> Result<(Prompt, usize), LanguageError> {
         let prompt = |turns: &[Turn]| {
-            let prompt = self.prompt(turns, question)?;
+            // A text by a schema cannot continue the answer prefix.
+            let start = if has_schema { "" } else { self.template.answer_prefix() };
+            let prompt = self.prompt_with_start(turns, question, start)?;
             self.check_length(prompt.text_tokens() + video_tokens, limits.max_new_tokens)?;
             Ok((prompt, turns.len()))
         };
@@ -228,6 +240,16 @@ impl LanguageModel {
     /// Renders and tokenizes a question and the earlier turns with the template. Refuses text that
     /// contains a special token.
     pub fn prompt(&self, turns: &[Turn], question: &str) -> Result<Prompt, LanguageError> {
+        self.prompt_with_start(turns, question, self.template.answer_prefix())
+    }
+
+    /// Does the same with `start` as the start of the answer.
+    fn prompt_with_start(
+        &self,
+        turns: &[Turn],
+        question: &str,
+        start: &str,
+    ) -> Result<Prompt, LanguageError> {
         let earlier = turns.iter().flat_map(|turn| {
             [("an earlier question", &*turn.question), ("an earlier answer", &*turn.answer)]
         });
@@ -240,7 +262,7 @@ impl LanguageModel {
         }
         let text = self
             .template
-            .render(turns, question)
+            .render_with_start(turns, question, start)
             .map_err(|e| LanguageError::BadPrompt(e.to_string()))?;
         // The text comes from the asker, so any tokenizer error is an error of the prompt.
         self.tokenizer
@@ -266,14 +288,14 @@ impl LanguageModel {
         prompt: &Prompt,
         video: &VideoTokens,
         frames: Option<PrefixFrames>,
-        limits: Limits,
+        generation: Generation,
         urgency: Urgency,
     ) -> Result<Prepared, LanguageError> {
-        self.check_length(tokens_of(prompt, video), limits.max_new_tokens)?;
+        self.check_length(tokens_of(prompt, video), generation.max_new_tokens())?;
         let prefix_tokens = self.prefix_tokens(prompt, video);
         Ok(Prepared {
             urgency,
-            work: Work::Generate(Box::new(Generation::new(limits))),
+            work: Work::Generate(Box::new(generation)),
             embeddings: self.embeddings(prompt, video).map_err(Failure::from)?,
             tokens: tokens_of(prompt, video),
             prefix_tokens,
@@ -361,7 +383,8 @@ impl LanguageModel {
         limits: Limits,
         on_text: impl FnMut(&str),
     ) -> Result<Reply, LanguageError> {
-        let prepared = self.prepare(prompt, video, None, limits, Urgency::Now)?;
+        let prepared =
+            self.prepare(prompt, video, None, Generation::new(limits, None), Urgency::Now)?;
         let id = self.batch.admit(prepared)?;
         self.finish(id, on_text)
     }
@@ -412,9 +435,11 @@ impl LanguageBackend for LanguageModel {
     fn submit(&mut self, request: Request<'_>) -> Result<Submitted, LanguageError> {
         let Request { video, prefix_frames, task, urgency } = request;
         let (prepared, turns) = match task {
-            Task::Text { turns, prompt, limits } => {
-                let (prompt, turns) = self.fitting_prompt(turns, prompt, video.len(), limits)?;
-                (self.prepare(&prompt, video, prefix_frames, limits, urgency)?, turns)
+            Task::Text { turns, prompt, limits, schema } => {
+                let (prompt, turns) =
+                    self.fitting_prompt(turns, prompt, video.len(), limits, schema.is_some())?;
+                let generation = Generation::new(limits, schema);
+                (self.prepare(&prompt, video, prefix_frames, generation, urgency)?, turns)
             }
             Task::Scores { questions } => {
                 (self.prepare_scores(questions, video, prefix_frames, urgency)?, 0)

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::schema::{Schema, SchemaError};
 use super::template::Turn;
 use super::tokenizer::TokenizerError;
 use crate::config::Sampling;
@@ -30,6 +31,8 @@ pub enum Task<'a> {
         turns: &'a [Turn],
         prompt: &'a str,
         limits: Limits,
+        /// The schema that the text must follow.
+        schema: Option<&'a Schema>,
     },
     /// Score yes/no questions, independently of each other. The sequence ends with
     /// [`Output::Scored`].
@@ -154,6 +157,16 @@ pub enum Failure {
     /// A logit of the model is NaN, or the largest is infinite.
     #[error("the model's logits are not finite")]
     NotFinite,
+    /// The text cannot be continued by its schema. The model works.
+    #[error(transparent)]
+    Schema(#[from] SchemaError),
+}
+
+impl Failure {
+    /// Returns true if the model failed, and not the schema of the text.
+    pub fn is_of_model(&self) -> bool {
+        !matches!(self, Failure::Schema(_))
+    }
 }
 
 impl From<TensorError> for Failure {

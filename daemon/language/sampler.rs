@@ -24,12 +24,31 @@ impl Sampler {
     /// minus infinity.
     pub fn next(&mut self, logits: &[f32]) -> Option<u32> {
         let best = largest(logits)?;
-        Some(match self.sampling {
+        Some(self.pick(logits, best))
+    }
+
+    /// Picks one of the `allowed` tokens: those with bit `id % 32` of word `id / 32`. Returns `None`
+    /// as [`next`](Self::next) does, and if no token is allowed.
+    pub fn next_allowed(&mut self, logits: &[f32], allowed: &[u32]) -> Option<u32> {
+        largest(logits)?;
+        let is_allowed =
+            |id: usize| allowed.get(id / 32).is_some_and(|word| word >> (id % 32) & 1 > 0);
+        let masked = logits
+            .iter()
+            .enumerate()
+            .map(|(id, logit)| if is_allowed(id) { *logit } else { f32::NEG_INFINITY });
+        let masked: Vec<f32> = masked.collect();
+        let best = largest(&masked)?;
+        Some(self.pick(&masked, best))
+    }
+
+    fn pick(&mut self, logits: &[f32], best: usize) -> u32 {
+        match self.sampling {
             Sampling::Greedy => best as u32,
             Sampling::Nucleus { temperature, top_p, .. } => {
                 nucleus(logits, logits[best], temperature, top_p, self.random.random())
             }
-        })
+        }
     }
 }
 
@@ -52,6 +71,8 @@ fn nucleus(logits: &[f32], highest: f32, temperature: f32, top_p: f32, draw: f32
         .iter()
         .enumerate()
         .map(|(id, logit)| (id as u32, ((logit - highest) / temperature).exp()))
+        // Sums are rounded, so that a token without weight could be picked at the end.
+        .filter(|(_, weight)| *weight > 0.0)
         .collect();
     weights.sort_by(|a, b| b.1.total_cmp(&a.1));
     let whole: f32 = weights.iter().map(|(_, weight)| weight).sum();
@@ -110,6 +131,37 @@ mod tests {
             logits[at] = f32::NEG_INFINITY;
             prop_assert_ne!(next(&logits), Some(at as u32));
             prop_assert_eq!(next(&logits).is_some(), logits.len() > 1);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn only_allowed_tokens_are_picked(
+            logits in prop::collection::vec(-50.0f32..50.0, 1..100),
+            allowed in prop::collection::vec(any::<u32>(), 4),
+            temperature in prop::sample::select(vec![0.0f32, 0.1, 10.0]),
+            seed: u64,
+        ) {
+            let sampling = match temperature {
+                0.0 => Sampling::Greedy,
+                _ => Sampling::Nucleus { temperature, top_p: 1.0, seed },
+            };
+            let is_allowed = |id: usize| allowed[id / 32] >> (id % 32) & 1 > 0;
+            let best = (0..logits.len())
+                .filter(|id| is_allowed(*id))
+                .max_by(|a, b| logits[*a].total_cmp(&logits[*b]));
+            let mut sampler = Sampler::new(sampling);
+            for _ in 0..20 {
+                let picked = sampler.next_allowed(&logits, &allowed).map(|id| id as usize);
+                prop_assert_eq!(picked.is_some(), best.is_some());
+                prop_assert!(picked.is_none_or(is_allowed), "{:?}", picked);
+                if temperature == 0.0 {
+                    prop_assert_eq!(picked.map(|id| logits[id]), best.map(|id| logits[id]));
+                }
+            }
+            let mut broken = logits.clone();
+            broken[0] = f32::NAN;
+            prop_assert_eq!(sampler.next_allowed(&broken, &allowed), None);
         }
     }
 

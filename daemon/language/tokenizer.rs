@@ -9,6 +9,8 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+use super::token_bytes::token_bytes;
+
 /// The image token: it marks the video's place in a prompt, unless the package has another token.
 pub const IMAGE: &str = "<image>";
 
@@ -157,6 +159,11 @@ impl Tokenizer {
             |token: &str| token.trim_start_matches([' ', 'Ġ', '▁']).eq_ignore_ascii_case(word);
         let vocabulary = self.vocabulary.get_vocab(false);
         vocabulary.into_iter().filter_map(|(token, id)| text(&token).then_some(id)).collect()
+    }
+
+    /// Returns the bytes of every token by its id. An empty one must not be part of a text.
+    pub fn token_bytes(&self) -> Result<Vec<Vec<u8>>, String> {
+        token_bytes(&self.vocabulary)
     }
 
     /// Returns the first token of a text, or `None` if it has none.

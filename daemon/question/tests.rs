@@ -166,6 +166,17 @@ fn a_scored_question_takes_one_pass_and_no_conversation() {
 }
 
 #[test]
+fn a_schema_is_bounded_and_needs_a_text() {
+    let by = |schema: &str| Draft { schema: Some(schema.into()), ..draft() };
+    assert_eq!(asked(by("{}")).expect("a question").schema(), Some("{}"));
+    assert!(asked(by(&"a".repeat(16 << 10))).is_ok());
+    let wanted = "a schema has 1 to 16384 bytes";
+    assert!(refused(by("")).contains(wanted));
+    assert!(refused(by(&"a".repeat((16 << 10) + 1))).contains(wanted));
+    assert!(refused(Draft { score_yes_no: true, ..by("{}") }).contains("no text for a schema"));
+}
+
+#[test]
 fn an_error_quotes_only_the_beginning_of_the_input() {
     let long = "ä".repeat(4 << 20);
     for draft in [

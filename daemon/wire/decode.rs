@@ -83,6 +83,7 @@ fn answer(from: proto::Answer) -> Read<Answer> {
         earlier_turns: from.earlier_turns,
         parts: from.parts.into_iter().map(part).collect::<Read<_>>()?,
         yes_score: from.yes_score,
+        schema_sha256: from.schema_sha256.map(Into::into),
     })
 }
 

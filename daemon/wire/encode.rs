@@ -75,6 +75,7 @@ fn answer(from: &Answer) -> proto::Answer {
         }
         .into(),
         yes_score: from.yes_score,
+        schema_sha256: from.schema_sha256.as_deref().map(Into::into),
     }
 }
 

@@ -149,9 +149,10 @@ fn answers() -> impl Strategy<Value = Answer> {
         prop::collection::vec(parts, 0..3),
         prop::option::of(methods),
         prop::option::of(0.0f64..=1.0),
+        prop::option::of(texts()),
     )
-        .prop_map(|(inference, names, earlier_turns, parts, summary_method, yes_score)| {
-            Answer {
+        .prop_map(
+            |(inference, names, earlier_turns, parts, summary_method, yes_score, hash)| Answer {
                 inference,
                 question_id: names.0,
                 conversation: names.1,
@@ -159,8 +160,9 @@ fn answers() -> impl Strategy<Value = Answer> {
                 parts,
                 summary_method,
                 yes_score,
-            }
-        })
+                schema_sha256: hash.map(Into::into),
+            },
+        )
 }
 
 fn statuses() -> impl Strategy<Value = CameraStatus> {

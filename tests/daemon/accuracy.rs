@@ -225,7 +225,7 @@ impl Yard {
                 let request = Request {
                     video: &video,
                     prefix_frames: None,
-                    task: Task::Text { turns: &[], prompt: &asked.text, limits },
+                    task: Task::Text { turns: &[], prompt: &asked.text, limits, schema: None },
                     urgency: Urgency::Now,
                 };
                 let reply = language.answer(request, |_| {}).expect("an answer");

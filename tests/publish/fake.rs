@@ -244,6 +244,7 @@ pub fn answer(question_id: &str, text: &str) -> Answer {
         parts: Vec::new(),
         summary_method: None,
         yes_score: None,
+        schema_sha256: None,
     }
 }
 

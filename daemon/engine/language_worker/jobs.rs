@@ -56,7 +56,7 @@ impl Engine {
         self.jobs().scheduler.done(job.camera(), job.purpose());
     }
 
-    /// Handles a failure of the model on one job. Other jobs continue.
+    /// Handles a failure on one job, of the model or of the question's schema. Other jobs continue.
     pub(super) fn fail_job(&self, job: Job, failure: Failure) {
         let (kind, skipped, error) = match &failure {
             Failure::Run(why) => (
@@ -67,6 +67,11 @@ impl Engine {
             Failure::NotFinite => {
                 let error = AskError::ModelFailed(failure.to_string());
                 (FailureKind::NotFinite, SkipReason::NotFinite, error)
+            }
+            Failure::Schema(why) => {
+                // Only questions have schemas.
+                job.fail(AskError::InvalidField { field: "schema", why: why.to_string() });
+                return;
             }
         };
         metrics::model_failed("language", kind);

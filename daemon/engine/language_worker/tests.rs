@@ -19,7 +19,7 @@ use crate::engine::question::pass::{PendingQuestion, Receiver};
 use crate::event::Placement;
 use crate::frame::{Clock, Frame};
 use crate::journal::MemoryJournal;
-use crate::language::{OnOutput, Room, Submitted};
+use crate::language::{OnOutput, Room, SchemaError, Submitted};
 use crate::run_clock::RunClock;
 use crate::service::AnswerItem;
 
@@ -226,6 +226,7 @@ fn asks_for(engine: &Engine, text: &str, is_scored: bool) -> mpsc::Receiver<Answ
         conversation: "c".into(),
         max_new_tokens: 8,
         is_scored,
+        schema: None,
         window,
         plan: engine.plan,
         clip: engine.clip("yard", window.into()).expect("frames"),
@@ -343,6 +344,21 @@ fn a_failed_run_is_reported_and_counted_and_the_next_job_runs() {
     assert_eq!(c, Some(Err(unavailable)));
     assert_eq!(d, Some(Ok(())));
     assert_eq!(captions(&engine, "yard"), [(20, "A dog runs.".into(), 1)]);
+}
+
+#[test]
+fn a_text_that_fails_by_its_schema_is_an_error_of_the_asker() {
+    let engine = with_frames();
+    let answers = ["a", "b"].map(|text| asks(&engine, text));
+    // This keeps the worker busy until the end.
+    let _listening = asks(&engine, "c");
+    let too_costly = Failure::Schema(SchemaError("schema is too costly".into()));
+    let fates = vec![Fate::Fails(too_costly), Fate::Steps(2), Fate::Steps(9)];
+    assert!(work(&engine, fates, for_steps(6)).is_ok());
+    let [failed, answered] = answers.map(last);
+    let error = AskError::InvalidField { field: "schema", why: "schema is too costly".into() };
+    assert_eq!(failed, Some(Err(error)));
+    assert_eq!(answered, Some(Ok(())));
 }
 
 /// A caption goes first after a refused question. If that caption fails, a question is next.

@@ -74,9 +74,12 @@ impl InParts {
         let Answered { parts, passes, mut jpegs, gaps } = self.answer_parts().await?;
         let of_parts = parts.iter().flat_map(|part| part.coverage.gaps.iter().cloned());
         let gaps = parts::gaps(self.overview.gaps(), of_parts.chain(gaps));
-        let (text, summary_method, summarised) = match parts::combine(&parts) {
+        // Only the model gives an answer by a schema.
+        let has_schema = self.question.schema.is_some();
+        let combined = if has_schema { None } else { parts::combine(&parts) };
+        let (text, summary_method, summarised) = match combined {
             Some((text, method)) => (text, method, None),
-            None => match self.summarise(&parts).await {
+            None => match self.summarise(&parts).await? {
                 Some(AnswerWithJpegs { answer: pass, jpegs: more }) => {
                     jpegs.extend(more);
                     (pass.inference.text.clone(), SummaryMethod::Model, Some(pass))
@@ -131,31 +134,39 @@ impl InParts {
     }
 
     /// Generates a summary of the parts with the model. Returns `None` if the parts are to be
-    /// listed instead.
-    async fn summarise(&self, parts: &[AnswerPart]) -> Option<AnswerWithJpegs> {
+    /// listed instead, and an error if an answer by a schema is asked for and cannot be made.
+    async fn summarise(&self, parts: &[AnswerPart]) -> Result<Option<AnswerWithJpegs>, AskError> {
         if self.engine.summary == config::Summary::List {
-            return None;
+            return Ok(None);
         }
-        let Accepted { camera, text, window, .. } = &self.question;
+        let Accepted { camera, text, window, schema, .. } = &self.question;
         for (fewer_frames, max_characters) in SUMMARY_SETTINGS {
             let prompt = parts::prompt(parts, max_characters, text);
             let plan = self.engine.plan.sparser(fewer_frames);
             let frames = self.overview.clone().sample(plan.frames);
             match self.pass(frames, *window, prompt, plan, true).await {
-                Ok(pass) => return Some(pass),
+                Ok(pass) => return Ok(Some(pass)),
                 // The prompt does not fit into the model's context.
                 Err(AskError::InvalidQuestion(_)) => {}
+                Err(why) if schema.is_some() => return Err(why),
                 Err(why) => {
                     tracing::info!(camera = &**camera, "the parts are listed: {why}");
-                    return None;
+                    return Ok(None);
                 }
             }
+        }
+        if schema.is_some() {
+            return Err(AskError::InvalidQuestion(
+                "the parts' answers do not fit into the model's context; ask about a shorter \
+                 range, or with the detail \"overview\""
+                    .into(),
+            ));
         }
         tracing::info!(
             camera = &**camera,
             "the parts are listed: a summary does not fit into the model's context"
         );
-        None
+        Ok(None)
     }
 
     /// Runs the model once, in the order of the queue.
@@ -185,7 +196,10 @@ impl InParts {
         let last = passes.last().ok_or_else(|| question.no_frames_left())?;
         let frames = frames_of(&passes);
         let from_camera = passes.iter().all(|pass| pass.coverage.clock_source == Clock::Camera);
-        let was_cut = passes.iter().any(|pass| pass.finish_reason == FinishReason::Length);
+        // A reader of JSON needs to know if the text itself was cut, which is that of the last pass.
+        let of_text = if question.schema.is_some() { passes.len() - 1 } else { 0 };
+        let was_cut =
+            passes[of_text..].iter().any(|pass| pass.finish_reason == FinishReason::Length);
         let times = || frames.iter().map(|frame| frame.captured_at);
         let covered_span = times().min().zip(times().max()).map(|(from, to)| Span { from, to });
         let inference = Inference {
@@ -214,6 +228,7 @@ impl InParts {
             parts,
             summary_method: Some(summary_method),
             yes_score: None,
+            schema_sha256: question.schema.as_ref().map(|schema| schema.sha256().into()),
         })
     }
 }

@@ -8,6 +8,7 @@ mod in_parts;
 mod parts;
 pub mod pass;
 mod range;
+mod schema;
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
@@ -17,6 +18,7 @@ use tokio::sync::mpsc;
 
 use super::Engine;
 use super::cameras::Camera;
+use crate::config;
 use crate::event::{Answer, Body, Inference};
 use crate::frame::{FrameId, Span, rfc3339, shift};
 use crate::language::Turn;
@@ -24,7 +26,7 @@ use crate::metrics;
 use crate::question::{Detail, Question, Range};
 use crate::service::{AnswerItem, AnswerStream, AskError};
 use crate::sync;
-use crate::timeline::{Tiers, TimeRange};
+use crate::timeline::{Selection, Tiers, TimeRange};
 
 use conversations::{Conversation, Conversations};
 use frames::QueueSlot;
@@ -86,18 +88,43 @@ impl Engine {
             turns: known.map(|known| known.turns.into()).unwrap_or_default(),
             max_new_tokens: most,
             is_scored: question.is_scored(),
+            schema: None,
             window,
             asked_at: Instant::now(),
             to,
         };
-        if parts.len() > 1 {
-            let engine = self.clone();
-            let in_parts = InParts { engine, question: accepted, parts, overview: selection };
-            self.spawn(in_parts.run(slot));
-        } else {
-            self.fetch_frames(selection, Pass::only(accepted, self.plan), Some(slot));
+        match question.schema() {
+            Some(_) if parts.len() > 1 && self.summary == config::Summary::List => {
+                let why = "a range in parts has no answer by a schema, because generate.summary is \
+                           \"list\"; ask with the detail \"overview\"";
+                return Err(AskError::InvalidField { field: "schema", why: why.into() });
+            }
+            Some(schema) => {
+                let (engine, schema) = (self.clone(), schema.to_owned());
+                self.spawn(engine.begin_by_schema(schema, accepted, parts, selection, slot));
+            }
+            None if parts.len() > 1 => {
+                self.spawn(self.clone().begin(accepted, parts, selection, slot));
+            }
+            None => self.fetch_frames(selection, Pass::only(accepted, self.plan), Some(slot)),
         }
         Ok(answer)
+    }
+
+    /// Answers an accepted question part by part, or queues its only pass.
+    async fn begin(
+        self: Arc<Engine>,
+        question: Accepted,
+        parts: Vec<TimeRange>,
+        selection: Selection,
+        slot: QueueSlot,
+    ) {
+        if parts.len() > 1 {
+            InParts { engine: self, question, parts, overview: selection }.run(slot).await;
+        } else {
+            let plan = self.plan;
+            self.fetch_frames(selection, Pass::only(question, plan), Some(slot));
+        }
     }
 
     /// Returns the conversation that a question continues, or `None` if it begins one.

@@ -10,7 +10,7 @@ use crate::engine::Engine;
 use crate::event::{Answer, Inference};
 use crate::frame::Span;
 use crate::journal::EventJpeg;
-use crate::language::Turn;
+use crate::language::{Schema, Turn};
 use crate::service::{AnswerItem, AskError};
 use crate::slowfast::Plan;
 use crate::timeline::Clip;
@@ -27,6 +27,8 @@ pub struct Accepted {
     pub max_new_tokens: usize,
     /// True if the answer is the score of yes.
     pub is_scored: bool,
+    /// The schema that the answer must follow. The parts of a range do not follow it.
+    pub schema: Option<Arc<Schema>>,
     pub window: Span,
     pub asked_at: Instant,
     pub to: mpsc::Sender<AnswerItem>,
@@ -93,7 +95,8 @@ impl Pass {
     /// Adds the frames, so that the model can answer.
     pub fn with_clip(self, clip: Clip, encode: Duration) -> PendingQuestion {
         let Pass { question, window, prompt, plan, receiver } = self;
-        let turns = if receiver.streams() { question.turns } else { Arc::default() };
+        let is_answer = receiver.streams();
+        let turns = if is_answer { question.turns } else { Arc::default() };
         PendingQuestion {
             camera: question.camera,
             id: question.id,
@@ -103,6 +106,7 @@ impl Pass {
             conversation: question.conversation,
             max_new_tokens: question.max_new_tokens,
             is_scored: question.is_scored,
+            schema: question.schema.filter(|_| is_answer),
             window,
             clip,
             plan,
@@ -139,6 +143,8 @@ pub struct PendingQuestion {
     pub max_new_tokens: usize,
     /// True if the answer is the score of yes.
     pub is_scored: bool,
+    /// The schema that the text of this pass must follow.
+    pub schema: Option<Arc<Schema>>,
     pub window: Span,
     pub clip: Clip,
     /// The plan by which the clip was sampled.
@@ -184,6 +190,7 @@ impl PendingQuestion {
             parts: Vec::new(),
             summary_method: None,
             yes_score,
+            schema_sha256: self.schema.map(|schema| schema.sha256().into()),
         };
         match self.receiver {
             Receiver::InParts { result, .. } => {

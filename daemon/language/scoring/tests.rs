@@ -132,7 +132,7 @@ fn scores_and_a_caption_of_a_window_share_its_prefix_and_do_not_disturb_each_oth
     let mut language = language(1 << 24);
     let video = video(&language);
     let limits = Limits { max_new_tokens: 12, sampling: Sampling::Greedy };
-    let caption = Task::Text { turns: &[], prompt: "What is happening?", limits };
+    let caption = Task::Text { turns: &[], prompt: "What is happening?", limits, schema: None };
     let alone = language.answer(request(&video, caption), |_| {}).expect("a caption");
     let wanted = scores(&mut language, &video, &QUESTIONS);
     for rules_first in [true, false] {

@@ -133,8 +133,23 @@ impl ChatTemplate {
         Ok(template)
     }
 
+    /// Returns the start of every answer, according to the config.
+    pub fn answer_prefix(&self) -> &str {
+        &self.answer_prefix
+    }
+
     /// Returns the prompt for a question. The image token belongs to the first question asked.
     pub fn render(&self, past: &[Turn], question: &str) -> Result<String, TemplateError> {
+        self.render_with_start(past, question, &self.answer_prefix)
+    }
+
+    /// Returns the prompt for a question whose answer starts with `start`.
+    pub fn render_with_start(
+        &self,
+        past: &[Turn],
+        question: &str,
+        start: &str,
+    ) -> Result<String, TemplateError> {
         let mut text = self.write(&self.instruction, past, question)?;
         let places = text.matches(&self.image).count();
         if places != 1 {
@@ -143,13 +158,12 @@ impl ChatTemplate {
                 "{origin} puts {image:?} into the prompt {places} times; wanted once"
             )));
         }
-        // A space separates the answer prefix from the text before it, as in training texts.
-        let apart = text.ends_with(char::is_whitespace)
-            || self.answer_prefix.starts_with(char::is_whitespace);
-        if !self.answer_prefix.is_empty() && !apart {
+        // A space separates the answer's start from the text before it, as in training texts.
+        let apart = text.ends_with(char::is_whitespace) || start.starts_with(char::is_whitespace);
+        if !start.is_empty() && !apart {
             text.push(' ');
         }
-        Ok(text + &self.answer_prefix)
+        Ok(text + start)
     }
 
     /// Finds out which messages the template accepts.

@@ -51,6 +51,7 @@ fn draft(request: proto::AskRequest) -> Draft {
         conversation: request.conversation,
         max_new_tokens: request.max_new_tokens.map(u64::from),
         score_yes_no: request.score_yes_no,
+        schema: request.schema,
         ..Draft::default()
     };
     match request.range {

@@ -214,6 +214,14 @@ mod tests {
     }
 
     #[test]
+    fn a_schema_is_an_object_or_text() {
+        for schema in [r#"{"type":"null"}"#, r#""{\"type\":\"null\"}""#] {
+            let asked = parse(format!(r#"{{"question":"Open?","schema":{schema}}}"#).as_bytes());
+            assert_eq!(asked.unwrap().schema(), Some(r#"{"type":"null"}"#));
+        }
+    }
+
+    #[test]
     fn the_range_last_is_text_or_seconds() {
         let ten_minutes = Range::Last(Duration::from_secs(600));
         for last in [r#""10m""#, "600", "600.0", r#""600""#, r#""00:10:00""#, r#""0:10:00""#] {
@@ -244,6 +252,8 @@ mod tests {
             r#""question":"Open?","event":1.5"#,
             r#""question":"Open?","detail":"closely""#,
             r#""question":"Open?","conversation":"""#,
+            r#""question":"Open?","schema":true"#,
+            r#""question":"Open?","schema":"""#,
             r#""question":"Open?","last":"1m","event":3"#,
             // The JSON is invalid here, but the id came before.
             r#""question":"Open?" "last":"1m""#,

@@ -14,6 +14,8 @@ use crate::engine::question::pass::PendingQuestion;
 use crate::event::{Body, Devices, Placement};
 use crate::frame::FrameId;
 use crate::journal::MemoryJournal;
+use crate::language::tokenizer::Tokenizer;
+use crate::language::{Schema, SchemaCompiler};
 use crate::question::{Draft, Limits, Question as Checked, RawTime};
 use crate::run_clock::{Moment, RunClock};
 use crate::service::AnswerStream;
@@ -208,6 +210,82 @@ async fn a_summary_that_does_not_fit_is_tried_with_fewer_frames_and_shorter_note
         (Some(SummaryMethod::Model), "Sixteen cars came.")
     );
     assert_eq!(whole.parts.len(), 16);
+}
+
+/// Asks by a schema, after the engine got a compiler for it.
+fn by_schema(engine: &Arc<Engine>, schema: &str, detail: &str) -> AnswerStream {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tokenizers/llama_bos");
+    let tokenizer = Tokenizer::load(&folder).expect("a tokenizer");
+    let compiler = SchemaCompiler::new(&tokenizer, &[2], tokenizer.vocab_size());
+    engine.accept_schemas(compiler.map(Arc::new));
+    let (schema, detail) = (Some(schema.into()), Some(detail.into()));
+    ask(engine, Draft { schema, detail, ..Draft::default() })
+}
+
+/// Waits for the next pass while the schema is compiled on another thread.
+async fn next_after_compiling(engine: &Engine) -> PendingQuestion {
+    for _ in 0..6000 {
+        if let Some(asked) = next(engine).await {
+            return asked;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("no pass is queued")
+}
+
+const SCHEMA: &str = r#"{"type": "object", "properties": {"cars": {"type": "integer"}}}"#;
+
+#[tokio::test]
+async fn only_the_last_pass_of_a_question_in_parts_follows_the_schema() {
+    let engine = engine(0);
+    let answer = by_schema(&engine, SCHEMA, "parts");
+    let mut pass = next_after_compiling(&engine).await;
+    // Without a schema, the answers of the parts would be combined by a rule.
+    while pass.prompt == "What came?" {
+        assert!(pass.schema.is_none());
+        reply(&engine, pass, "Yes.");
+        pass = next(&engine).await.expect("a further pass");
+    }
+    let sha256 = pass.schema.as_deref().map(Schema::sha256).expect("a schema").to_owned();
+    reply(&engine, pass, r#"{"cars": 3}"#);
+    let whole = finished(answer).await.expect("an answer");
+    assert_eq!(whole.inference.text, r#"{"cars": 3}"#);
+    assert_eq!(whole.summary_method, Some(SummaryMethod::Model));
+    assert_eq!(whole.schema_sha256.as_deref(), Some(&*sha256));
+    assert_eq!(sha256.len(), 64);
+}
+
+#[tokio::test]
+async fn if_no_pass_can_follow_the_schema_the_question_fails() {
+    let engine = engine(0);
+    let answer = by_schema(&engine, SCHEMA, "parts");
+    let mut pass = next_after_compiling(&engine).await;
+    while pass.prompt == "What came?" {
+        reply(&engine, pass, "A car.");
+        pass = next(&engine).await.expect("a further pass");
+    }
+    for _ in 1..SUMMARY_SETTINGS.len() {
+        pass.reject("no room".into());
+        pass = next(&engine).await.expect("a further pass");
+    }
+    pass.reject("no room".into());
+    let error = finished(answer).await.expect_err("there is no list of parts");
+    assert!(error.to_string().contains("do not fit into the model's context"), "{error}");
+}
+
+#[tokio::test]
+async fn a_schema_that_cannot_be_compiled_is_refused_before_any_pass() {
+    let engine = engine(0);
+    for detail in ["overview", "parts"] {
+        let answer = by_schema(&engine, r#"{"not": {}}"#, detail);
+        let error = finished(answer).await.expect_err("a refusal");
+        let AskError::InvalidField { field: "schema", why } = &error else { panic!("{error}") };
+        assert!(why.contains("not"), "{why}");
+        assert!(next(&engine).await.is_none());
+    }
+    // The refused questions have left the queue.
+    let both = [in_parts(&engine), in_parts(&engine)];
+    drop(both);
 }
 
 #[tokio::test]
