@@ -77,7 +77,8 @@ test-export: export-env ## test the exporter
 PYTHON_HA ?= python3.13
 HOME_ASSISTANT = target/home-assistant-env/bin/python
 test-ha: setup-test $(HOME_ASSISTANT) ## test the devices and entities in the real Home Assistant
-	LOOKOUT_HOME_ASSISTANT=$(abspath $(HOME_ASSISTANT)) cargo test --test publish home_assistant
+	LOOKOUT_HOME_ASSISTANT=$(abspath $(HOME_ASSISTANT)) cargo test \
+		--test publish --test daemon home_assistant
 
 # uv installs it in half a minute, pip in five.
 $(HOME_ASSISTANT): | setup-test

@@ -2,6 +2,8 @@
 //!
 //! Most of these tests wait for cameras. They are one program, so that they wait at the same time.
 
+#[path = "../support/home_assistant.rs"]
+mod home_assistant_process;
 #[path = "../support/host_clock.rs"]
 mod host_clock;
 #[path = "../support/mod.rs"]
@@ -15,6 +17,7 @@ mod delivery;
 mod demo;
 mod failures;
 mod footage;
+mod home_assistant;
 mod journal_faults;
 mod long_questions;
 mod outages;

@@ -4,18 +4,24 @@ Each line of standard input is a command; the answer is one line of JSON:
   states              the states and attributes of the MQTT integration's entities
   changes             the state changes since the last time
   devices             the devices of the MQTT integration
+  recorded            every state that the recorder stored, with its attributes
   call DOMAIN SERVICE JSON   calls a service
 Home Assistant stops when standard input ends.
 """
 
 import asyncio
+import contextlib
 import json
 import logging
+import os
 import pathlib
 import socket
+import sqlite3
 import sys
+import traceback
 
 from homeassistant import auth, config_entries, loader
+from homeassistant.components.recorder import get_instance
 from homeassistant.core import HomeAssistant, callback
 from homeassistant.helpers import (
     area_registry,
@@ -27,6 +33,7 @@ from homeassistant.helpers import (
     frame,
     issue_registry,
     label_registry,
+    recorder,
     restore_state,
     template,
     translation,
@@ -42,6 +49,15 @@ REGISTRIES = (
     issue_registry,
     label_registry,
 )
+
+DATABASE = "recorder.db"
+
+RECORDED = """
+    SELECT states_meta.entity_id, state, shared_attrs FROM states
+    JOIN states_meta USING (metadata_id)
+    LEFT JOIN state_attributes USING (attributes_id)
+    ORDER BY state_id
+"""
 
 
 class Problems(logging.Handler):
@@ -74,6 +90,9 @@ async def start(port, folder):
     with socket.create_server(("127.0.0.1", 0)) as free:
         http = {"server_host": "127.0.0.1", "server_port": free.getsockname()[1]}
     assert await async_setup_component(hass, "http", {"http": http})
+    recorder.async_initialize_recorder(hass)
+    database = {"db_url": f"sqlite:///{folder}/{DATABASE}", "commit_interval": 0}
+    assert await async_setup_component(hass, "recorder", {"recorder": database})
     await hass.async_start()
     if not hass.config_entries.async_entries("mqtt"):
         flows = hass.config_entries.flow
@@ -107,6 +126,13 @@ def devices(hass):
     return found
 
 
+async def recorded(hass, folder):
+    await get_instance(hass).async_block_till_done()
+    with contextlib.closing(sqlite3.connect(f"{folder}/{DATABASE}")) as database:
+        rows = database.execute(RECORDED).fetchall()
+    return [{"entity_id": row[0], "state": row[1], "attributes": row[2] or ""} for row in rows]
+
+
 async def main(port, folder):
     problems = Problems()
     logging.getLogger("homeassistant.components.mqtt").addHandler(problems)
@@ -133,6 +159,8 @@ async def main(port, folder):
             answer = states(hass)
         elif command == "devices":
             answer = devices(hass)
+        elif command == "recorded":
+            answer = await recorded(hass, folder)
         elif command == "problems":
             answer = problems.lines
         elif command == "changes":
@@ -145,4 +173,13 @@ async def main(port, folder):
     await hass.async_stop(force=True)
 
 
-asyncio.run(main(int(sys.argv[1]), sys.argv[2]))
+async def run(port, folder):
+    try:
+        await main(port, folder)
+    except BaseException:
+        traceback.print_exc()
+        # The thread that waits for standard input would keep the process.
+        os._exit(1)
+
+
+asyncio.run(run(int(sys.argv[1]), sys.argv[2]))

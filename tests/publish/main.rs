@@ -7,6 +7,8 @@ mod delivery;
 mod fake;
 mod grpc;
 mod home_assistant;
+#[path = "../support/home_assistant.rs"]
+mod home_assistant_process;
 mod http;
 mod mqtt;
 mod mqtt5;

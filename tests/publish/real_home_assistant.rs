@@ -1,83 +1,16 @@
-//! Tests with the real Home Assistant. `make test-ha` sets `LOOKOUT_HOME_ASSISTANT` to the Python
-//! interpreter that has it; without it, the tests here do nothing.
-
-use std::io::{BufRead, BufReader};
-use std::process::{ChildStdin, ChildStdout};
+//! Tests with the real Home Assistant and a fake daemon.
 
 use serde_json::json;
 
+use crate::home_assistant_process::HomeAssistant;
+
 use super::*;
-
-/// A running Home Assistant, stopped when dropped.
-struct HomeAssistant {
-    child: Child,
-    commands: Option<ChildStdin>,
-    answers: BufReader<ChildStdout>,
-}
-
-impl HomeAssistant {
-    /// Starts Home Assistant on a folder, in which it keeps its devices. Returns `None` if it is
-    /// not installed for this test.
-    fn start(broker: u16, folder: &tempfile::TempDir) -> Option<HomeAssistant> {
-        let python = std::env::var_os("LOOKOUT_HOME_ASSISTANT")?;
-        let mut child = Command::new(python)
-            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/home_assistant/in_process.py"))
-            .arg(broker.to_string())
-            .arg(folder.path())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("LOOKOUT_HOME_ASSISTANT is a Python interpreter");
-        let answers = BufReader::new(child.stdout.take().unwrap());
-        let commands = child.stdin.take();
-        let mut started = HomeAssistant { child, commands, answers };
-        assert_eq!(started.answer(), "started");
-        Some(started)
-    }
-
-    fn ask(&mut self, command: &str) -> Value {
-        writeln!(self.commands.as_mut().unwrap(), "{command}").unwrap();
-        self.answer()
-    }
-
-    fn answer(&mut self) -> Value {
-        let mut line = String::new();
-        self.answers.read_line(&mut line).unwrap();
-        serde_json::from_str(&line).expect("Home Assistant ended")
-    }
-
-    /// Waits until an entity has this state.
-    async fn until(&mut self, entity: &str, state: &str) -> Value {
-        let mut states = Value::Null;
-        for _ in 0..200 {
-            states = self.ask("states");
-            if states[entity]["state"] == state {
-                return states[entity]["attributes"].clone();
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        panic!("{entity} is not {state}: {states:#}");
-    }
-
-    fn stop(mut self) {
-        self.commands = None;
-        self.child.wait().unwrap();
-    }
-}
-
-impl Drop for HomeAssistant {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn home_assistant_shows_cameras_captions_and_answers() {
     let mut broker = Broker::start();
     let folder = tempfile::tempdir().unwrap();
-    let Some(mut home) = HomeAssistant::start(broker.port, &folder) else { return };
+    let Some(mut home) = HomeAssistant::start(broker.port, folder.path()) else { return };
     let daemon = Daemon::start(1000).await;
     let service = daemon.service.clone();
     daemon.service.answers_with(move |question| {
@@ -89,10 +22,10 @@ async fn home_assistant_shows_cameras_captions_and_answers() {
     let publisher = Publisher::start(&daemon, mqtt_config(broker.port));
     daemon.yard_is(CameraState::Lost);
     daemon.caption("a red car stops");
-    home.until("sensor.gate_caption", "a red car stops").await;
-    home.until("binary_sensor.gate_connection", "on").await;
-    home.until("sensor.yard_caption", "unavailable").await;
-    let status = home.until("binary_sensor.yard_connection", "off").await;
+    home.until("sensor.gate_caption", "a red car stops");
+    home.until("binary_sensor.gate_connection", "on");
+    home.until("sensor.yard_caption", "unavailable");
+    let status = home.until("binary_sensor.yard_connection", "off");
     assert_eq!((&status["camera_state"], &status["reason"]), (&"lost".into(), &"no route".into()));
     let devices = home.ask("devices");
     let wanted = json!({ "lookout-test": null, "Gate": "lookout-test", "Yard": "lookout-test" });
@@ -106,7 +39,7 @@ async fn home_assistant_shows_cameras_captions_and_answers() {
         last = Some(daemon.caption(text));
     }
     daemon.unchanged_since(last.unwrap().id);
-    home.until("sensor.gate_caption", "a dog runs").await;
+    home.until("sensor.gate_caption", "a dog runs");
     tokio::time::sleep(Duration::from_secs(1)).await;
     let changes = home.ask("changes");
     let of = |entity: &str| {
@@ -128,14 +61,14 @@ async fn home_assistant_shows_cameras_captions_and_answers() {
     assert!(serde_json::to_string(&recorded).unwrap().len() <= 300);
 
     home.ask(r#"call notify send_message {"entity_id":"notify.gate_ask","message":"Open?"}"#);
-    home.until("sensor.gate_answer", "Yes.").await;
+    home.until("sensor.gate_answer", "Yes.");
 
     // The broker loses everything.
     broker.kill();
-    home.until("sensor.gate_caption", "unavailable").await;
+    home.until("sensor.gate_caption", "unavailable");
     broker.start_again();
-    home.until("sensor.gate_caption", "a dog runs").await;
-    let again = home.until("binary_sensor.yard_connection", "off").await;
+    home.until("sensor.gate_caption", "a dog runs");
+    let again = home.until("binary_sensor.yard_connection", "off");
     assert_eq!(again["reason"], "no route");
 
     // A camera is removed while everything runs, and the daemon stops and starts.
@@ -148,15 +81,15 @@ async fn home_assistant_shows_cameras_captions_and_answers() {
     }
     assert_eq!(home.ask("devices"), json!({ "lookout-test": null, "Gate": "lookout-test" }));
     publisher.stop().await;
-    home.until("sensor.gate_caption", "unavailable").await;
-    home.until("binary_sensor.lookout_test_connection", "off").await;
+    home.until("sensor.gate_caption", "unavailable");
+    home.until("binary_sensor.lookout_test_connection", "off");
     let publisher = Publisher::start(&daemon, mqtt_config(broker.port));
-    home.until("sensor.gate_caption", "a dog runs").await;
+    home.until("sensor.gate_caption", "a dog runs");
 
     // Home Assistant starts again.
     home.stop();
-    let mut home = HomeAssistant::start(broker.port, &folder).unwrap();
-    home.until("sensor.gate_caption", "a dog runs").await;
+    let mut home = HomeAssistant::start(broker.port, folder.path()).unwrap();
+    home.until("sensor.gate_caption", "a dog runs");
     let problems = home.ask("problems");
     assert_eq!(problems, json!([]));
     publisher.stop().await;

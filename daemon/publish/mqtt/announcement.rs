@@ -88,16 +88,17 @@ impl Connection<'_> {
         while publisher.removed_rules.len() > EARLIER_RULES {
             publisher.removed_rules.pop_first();
         }
-        for (camera, rule) in &publisher.removed_rules {
-            messages.extend(publisher.topics.rule_removals(camera, rule));
-        }
         publisher.removed.extend(publisher.announced.difference(&cameras).cloned());
         publisher.removed.retain(|camera| !cameras.contains(camera));
         while publisher.removed.len() > EARLIER_CAMERAS {
             publisher.removed.pop_first();
         }
-        // They are removed again each time: Home Assistant may have been away.
+        // Home Assistant warns about a removal that it receives twice.
+        self.said_removed.retain(|camera| publisher.removed.contains(camera));
         for camera in &publisher.removed {
+            if !self.said_removed.insert(camera.clone()) {
+                continue;
+            }
             messages.extend(publisher.discovery.as_ref().map(|d| d.removal(camera)));
             messages.extend(publisher.topics.removals(camera));
         }
@@ -116,6 +117,10 @@ impl Connection<'_> {
                 discovery.camera_device(&publisher.topics, camera, &rules)
             };
             messages.extend(cameras.iter().map(device));
+        }
+        // Home Assistant removes an entity before its topic is empty, which would be no valid state.
+        for (camera, rule) in &publisher.removed_rules {
+            messages.extend(publisher.topics.rule_removals(camera, rule));
         }
         publisher.announced = cameras;
         publisher.announced_rules = rules;

@@ -5,7 +5,7 @@
 //! decides what is published. A small channel connects them; `converse` never waits for `drive`.
 //! Its parts are in `incoming`, `outgoing` and `announcement`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -86,6 +86,7 @@ impl Publisher {
             shown: HashMap::new(),
             too_old: 0,
             must_announce: true,
+            said_removed: BTreeSet::new(),
             largest,
             publisher: self,
         };
@@ -140,6 +141,8 @@ pub struct Connection<'a> {
     pub too_old: u64,
     /// True while the cameras must be announced.
     pub must_announce: bool,
+    /// Cameras whose removal was published since Home Assistant connected to the broker.
+    pub said_removed: BTreeSet<Arc<str>>,
     /// Largest packet in bytes that the broker takes, if it reported one.
     pub largest: Option<usize>,
     pub publisher: &'a mut Publisher,

@@ -42,6 +42,8 @@ impl Connection<'_> {
                 // A retained `online` is old: this connection announces everything anyway.
                 if payload.trim_ascii() == ONLINE.as_bytes() && !retain {
                     self.must_announce = true;
+                    // Home Assistant may have been away.
+                    self.said_removed.clear();
                     self.publish_last_events();
                 }
                 return;
