@@ -15,7 +15,8 @@ use uuid::{NoContext, Timestamp, Uuid};
 use crate::frame::{Clock, FrameId, Span, rfc3339};
 
 pub use alert::{
-    Acknowledgement, Alert, AlertPhase, EndReason, RuleStatus, ScorePoint, Severity, Sight,
+    Acknowledgement, Alert, AlertPhase, AlertUpdate, Description, EndReason, RuleStatus,
+    ScorePoint, Severity, Sight,
 };
 
 /// Identifies an event. The order is that of publication.

@@ -72,6 +72,10 @@ impl LoadedModel {
             self.language
                 .check_scored(&rule.question, video)
                 .map_err(|e| ModelError(format!("rule {:?}: question: {e}", rule.name)))?;
+            let Some(prompt) = &rule.describe else { continue };
+            self.language
+                .check(prompt, video, limits)
+                .map_err(|e| ModelError(format!("rule {:?}: describe: {e}", rule.name)))?;
         }
         Ok(())
     }

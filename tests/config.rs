@@ -144,6 +144,11 @@ fn wrong_values_are_refused_by_their_key() {
             "\"Mon-Day 22:00-06:00\" is not a period",
         ),
         ("#deliver = [\"phone", "deliver = [\"fax", "tables: automation, phone"),
+        (
+            "#describe = \"Describe the person.",
+            "describe = \" ",
+            "describe = \" \": wanted a prompt",
+        ),
         ("name = \"automation\"", "name = \"a b\"", "webhook.name = \"a b\""),
         ("name = \"automation\"", "name = \"phone\"", "tables are named \"phone\""),
         (
@@ -156,7 +161,11 @@ fn wrong_values_are_refused_by_their_key() {
         ("headers = {}", "headers = { \"a b\" = \"x\" }", "headers = \"a b\": wanted"),
         ("headers = {}", "headers = { A = \"ü\" }", "headers.A has a value"),
         ("phases = [\"new\", \"up", "phases = [\"old\", \"up", "`old`"),
-        ("phases = [\"new\"]", "phases = []", "ntfy \"phone\": phases = []: wanted one or more"),
+        (
+            "phases = [\"new\", \"desc",
+            "phases = [] #",
+            "ntfy \"phone\": phases = []: wanted one or more",
+        ),
         ("timeout = \"10s\"\n# Maximum pause", "timeout = \"1ms\"\n# Maximum pause", "timeout = "),
         ("topic = \"lookout\"", "topic = \"a/b\"", "ntfy \"phone\": topic = \"a/b\""),
         ("#click = \"https", "click = \":", "ntfy \"phone\": click = "),

@@ -6,6 +6,7 @@ mod events;
 mod inspect;
 mod journal;
 mod run;
+mod test_alert;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -41,6 +42,12 @@ enum Command {
     ///
     /// Prints one line per item, with a fix for each failure. The exit code is 2 if an item fails.
     Check(ConfigFile),
+    /// Send a test alert to a webhook or ntfy target of the config.
+    ///
+    /// Its rule and its camera are named `test`. The daemon need not run.
+    ///
+    /// Example: lookout test-alert phone --config lookout.toml
+    TestAlert(test_alert::TestAlert),
     /// Inspect a model package: contents, memory requirements, and any reason it cannot run.
     Inspect(inspect::Inspect),
     /// List the cameras of a running daemon and their state.
@@ -192,6 +199,7 @@ fn execute(command: Command) -> Result<ExitCode, Failure> {
     let done = match command {
         Command::Run(ConfigFile { config }) => runtime.block_on(run::run(&config)),
         Command::Check(ConfigFile { config }) => check::check(&config, out),
+        Command::TestAlert(args) => runtime.block_on(success(test_alert::test_alert(args, out))),
         Command::Inspect(args) => inspect::inspect(args, out),
         Command::Cameras(Client { server, json }) => {
             runtime.block_on(success(client::cameras(&server, output(json), out)))

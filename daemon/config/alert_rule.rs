@@ -29,6 +29,8 @@ pub struct Rule {
     pub schedule: Schedule,
     /// Names of the targets to which alerts are delivered, or `None` for all targets.
     pub deliver: Option<Vec<Arc<str>>>,
+    /// The prompt that the model answers about the window with which an alert begins.
+    pub describe: Option<Arc<str>>,
 }
 
 /// The limits at which alerts begin and end.
@@ -72,6 +74,7 @@ pub struct RuleTable {
     time_zone: Option<String>,
     severity: Severity,
     deliver: Option<Vec<String>>,
+    describe: Option<String>,
 }
 
 impl Default for RuleTable {
@@ -89,6 +92,7 @@ impl Default for RuleTable {
             time_zone: None,
             severity: Severity::default(),
             deliver: None,
+            describe: None,
         }
     }
 }
@@ -134,6 +138,9 @@ impl RuleTable {
         if question.trim().is_empty() {
             return Err(invalid("question", format!("{question:?}"), QUESTION));
         }
+        if let Some(blank) = self.describe.as_ref().filter(|prompt| prompt.trim().is_empty()) {
+            return Err(invalid("describe", format!("{blank:?}"), "a prompt for the model"));
+        }
         let known = |name: &String| cameras.iter().any(|camera| *camera.name == **name);
         if let Some(unknown) = self.cameras.iter().find(|name| !known(name)) {
             let names: Vec<&str> = cameras.iter().map(|camera| &*camera.name).collect();
@@ -167,6 +174,7 @@ impl RuleTable {
                 hold: at_least("hold", self.hold, Duration::ZERO)?,
             },
             schedule: schedule(self.schedule.as_deref(), self.time_zone.as_deref())?,
+            describe: self.describe.map(|prompt| prompt.trim().into()),
             deliver: self.deliver.map(|names| names.into_iter().map(Into::into).collect()),
         })
     }

@@ -11,13 +11,12 @@ use url::Url;
 
 use super::rules::{at_least, invalid, plain_name, required};
 use super::{ConfigError, Secret};
-use crate::event::AlertPhase;
+use crate::event::{Alert, AlertPhase, AlertUpdate};
 
 /// Maximum number of targets, each of which has a task and a position in the journal.
 const TARGETS: usize = 16;
 
-const PHASES: [AlertPhase; 4] =
-    [AlertPhase::New, AlertPhase::Update, AlertPhase::End, AlertPhase::Acknowledged];
+const PHASES: [Phase; 4] = [Phase::New, Phase::Update, Phase::End, Phase::Acknowledged];
 
 /// Headers that the daemon sets itself. Not `authorization`: it sets that one for a token only.
 const OWN_HEADERS: [&str; 7] = [
@@ -42,7 +41,7 @@ pub struct Target {
     /// The token that is sent as `Authorization: Bearer`.
     pub token: Option<Secret>,
     /// The events of an alert that are sent.
-    pub phases: Vec<AlertPhase>,
+    pub phases: Vec<Phase>,
     /// Maximum duration of one attempt.
     pub timeout: Duration,
     /// Maximum pause between two attempts.
@@ -50,6 +49,32 @@ pub struct Target {
     /// Maximum age of an alert that is sent.
     pub catch_up: Duration,
     pub format: Format,
+}
+
+/// A group of an alert's events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    New,
+    /// Every update.
+    Update,
+    /// The update with the description.
+    Description,
+    End,
+    Acknowledged,
+}
+
+impl Phase {
+    /// Returns true if an event belongs to the group.
+    pub fn includes(self, alert: &Alert) -> bool {
+        match self {
+            Phase::New => alert.phase == AlertPhase::New,
+            Phase::Update => alert.phase == AlertPhase::Update,
+            Phase::Description => alert.update == Some(AlertUpdate::Description),
+            Phase::End => alert.phase == AlertPhase::End,
+            Phase::Acknowledged => alert.phase == AlertPhase::Acknowledged,
+        }
+    }
 }
 
 /// The requests that a target expects.
@@ -129,7 +154,7 @@ pub struct WebhookTable {
     template: Option<String>,
     content_type: String,
     picture: Picture,
-    phases: Vec<AlertPhase>,
+    phases: Vec<Phase>,
     #[serde(with = "humantime_serde")]
     timeout: Duration,
     #[serde(with = "humantime_serde")]
@@ -149,7 +174,7 @@ pub struct NtfyTable {
     token_file: Option<PathBuf>,
     picture: bool,
     click: Option<String>,
-    phases: Vec<AlertPhase>,
+    phases: Vec<Phase>,
     #[serde(with = "humantime_serde")]
     timeout: Duration,
     #[serde(with = "humantime_serde")]
@@ -192,7 +217,7 @@ impl Default for NtfyTable {
             token_file: None,
             picture: true,
             click: None,
-            phases: vec![AlertPhase::New],
+            phases: vec![Phase::New, Phase::Description],
             timeout: TIMEOUT,
             max_retry_delay: MAX_RETRY_DELAY,
             catch_up: CATCH_UP,
@@ -325,9 +350,10 @@ fn ca_file(
     Ok(file.map(|file| folder.join(file)))
 }
 
-fn phases(phases: Vec<AlertPhase>) -> Result<Vec<AlertPhase>, ConfigError> {
+fn phases(phases: Vec<Phase>) -> Result<Vec<Phase>, ConfigError> {
     if phases.is_empty() {
-        let wanted = "one or more of \"new\", \"update\", \"end\" and \"acknowledged\"";
+        let wanted =
+            "one or more of \"new\", \"update\", \"description\", \"end\" and \"acknowledged\"";
         return Err(invalid("phases", "[]", wanted));
     }
     Ok(phases)

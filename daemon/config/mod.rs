@@ -26,7 +26,7 @@ use std::time::Duration;
 pub use alert_rule::{Rule, Thresholds};
 pub use buffer::{Buffer, Disk};
 pub use camera::{Camera, DecodeFrames};
-pub use delivery::{Endpoint, Format, Ntfy, Picture, Target, Webhook};
+pub use delivery::{Endpoint, Format, Ntfy, Phase, Picture, Target, Webhook};
 pub use generate::{Generate, Sampling, Summary};
 pub use journal::{Journal, Jpegs};
 pub use listen::Listen;

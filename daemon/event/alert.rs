@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Coverage, FrameReference};
+use super::{Coverage, Devices, FinishReason, FrameReference, Timing, Usage};
 use crate::frame::{Span, rfc3339};
 
 /// An alert as it is at one time. All events of an alert have the same ID.
@@ -46,6 +46,12 @@ pub struct Alert {
     pub curve: Vec<ScorePoint>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub acknowledgement: Option<Acknowledgement>,
+    /// The new content of an event with the phase `Update`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub update: Option<AlertUpdate>,
+    /// The answer to the rule's `describe`. `None` until the model has given it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub description: Option<Description>,
 }
 
 impl Alert {
@@ -79,12 +85,12 @@ impl Severity {
 }
 
 /// The reason for an event of an alert.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AlertPhase {
     /// The alert began.
     New,
-    /// The alert continues. The event has its scores until now.
+    /// The alert has something new, see `update`.
     Update,
     /// The alert ended.
     End,
@@ -101,6 +107,31 @@ impl AlertPhase {
             AlertPhase::Acknowledged => "acknowledged",
         }
     }
+}
+
+/// The new content of an update.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AlertUpdate {
+    /// The scores until now.
+    Scores,
+    /// The description.
+    Description,
+}
+
+/// A text of the model about the window with which an alert began.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Description {
+    /// The rule's `describe`.
+    pub prompt: String,
+    pub text: String,
+    /// The window. Its frames and coverage are in the alert's event with the phase `New`.
+    pub window: Span,
+    pub model: String,
+    pub devices: Devices,
+    pub finish_reason: FinishReason,
+    pub usage: Usage,
+    pub timing: Timing,
 }
 
 /// The reason why an alert ended.

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use super::file::FILE;
 use super::values::{StoreError, integer, kind_number, milliseconds};
 use super::{jpegs, newest, schema};
-use crate::event::{AlertPhase, Answer, Body, Caption, Event};
+use crate::event::{Alert, AlertPhase, AlertUpdate, Answer, Body, Caption, Event};
 use crate::journal::EventJpeg;
 use crate::wire::encode;
 
@@ -228,8 +228,8 @@ impl Database {
     }
 }
 
-/// Returns the text that a search finds: that of answers and of captions of changed scenes, and the
-/// rule and the question of an alert that begins.
+/// Returns the text that a search finds: that of answers and of captions of changed scenes, the rule
+/// and the question of an alert that begins, and the description of an alert.
 fn searchable(body: &Body) -> Option<Cow<'_, str>> {
     match body {
         Body::Caption(caption) if caption.unchanged.is_some() => None,
@@ -239,6 +239,11 @@ fn searchable(body: &Body) -> Option<Cow<'_, str>> {
         Body::Alert(alert) if alert.phase == AlertPhase::New => {
             Some(format!("{}: {}", alert.rule, alert.question).into())
         }
+        Body::Alert(Alert {
+            update: Some(AlertUpdate::Description),
+            description: Some(description),
+            ..
+        }) => Some(description.text.as_str().into()),
         Body::Alert(_) | Body::CameraStatus(_) | Body::RuleStatus(_) => None,
     }
 }

@@ -23,7 +23,9 @@ use std::time::{Instant, SystemTime};
 use uuid::Uuid;
 
 use crate::config::{self, Rule};
-use crate::event::{Acknowledgement, Alert, AlertPhase, Body, EndReason, Event, EventKind};
+use crate::event::{
+    Acknowledgement, Alert, AlertPhase, AlertUpdate, Body, Description, EndReason, Event, EventKind,
+};
 use crate::frame::Span;
 use crate::journal::{EventFilter, EventJpeg, Journal, Query};
 use crate::metrics::{self, WindowResult};
@@ -31,7 +33,7 @@ use crate::service::{AlertNotFound, RuleInfo};
 use crate::sync::lock;
 
 pub use watcher::ScoredWindow;
-use watcher::{Watcher, ended};
+use watcher::{Watcher, ended, updated};
 
 /// Number of the newest alerts that are kept in memory: they can be acknowledged, and are counted.
 const NEWEST: usize = 1_000;
@@ -155,8 +157,15 @@ impl Rules {
         due
     }
 
-    /// Takes the scores of rules that were due on a window.
-    pub fn window_scored(&self, camera: &str, window: &ScoredWindow, scores: &[(Arc<Rule>, f64)]) {
+    /// Takes the scores of rules that were due on a window. Returns the alerts that begin with it,
+    /// as their IDs with their rules.
+    pub fn window_scored(
+        &self,
+        camera: &str,
+        window: &ScoredWindow,
+        scores: &[(Arc<Rule>, f64)],
+    ) -> Vec<(Arc<str>, Arc<Rule>)> {
+        let mut begun = Vec::new();
         self.change(camera, &window.jpegs, |watcher| {
             let of_watcher = scores.iter().find(|(rule, _)| rule.name == watcher.rule.name);
             let Some((rule, score)) = of_watcher else { return Vec::new() };
@@ -164,8 +173,27 @@ impl Rules {
             let is_scored = watcher.score().is_some_and(|(at, _)| at == window.window.to);
             let result = if is_scored { WindowResult::Scored } else { WindowResult::Unknown };
             metrics::rule_window(camera, &rule.name, result);
+            let id = bodies.iter().find_map(|body| match body {
+                Body::Alert(alert) if alert.phase == AlertPhase::New => Some(&alert.alert_id),
+                _ => None,
+            });
+            begun.extend(id.map(|id| (id.clone(), rule.clone())));
             bodies
         });
+        begun
+    }
+
+    /// Adds the description to an alert, active or ended, and publishes it. An alert that is no
+    /// longer among the newest ones stays without it.
+    pub fn described(&self, alert_id: &str, description: &Description) {
+        let mut state = self.state();
+        let known = state.newest.iter().rev().find(|newest| *newest.alert.alert_id == *alert_id);
+        let Some(NewestAlert { camera, alert }) = known else { return };
+        let (camera, mut alert) = (camera.clone(), alert.clone());
+        let active = state.watchers.iter_mut().find_map(|w| w.describe(alert_id, description));
+        alert.description = Some(description.clone());
+        let alert = active.unwrap_or_else(|| updated(alert, AlertUpdate::Description));
+        self.publish(&mut state, &camera, [Body::Alert(alert)], &[]);
     }
 
     /// Records that a window has no scores of rules that were due: it was skipped, has no frames,
@@ -213,6 +241,7 @@ impl Rules {
         let active = active.filter_map(|w| w.acknowledge(alert_id, acknowledgement)).next();
         alert.acknowledgement = Some(acknowledgement);
         alert.phase = AlertPhase::Acknowledged;
+        alert.update = None;
         let alert = active.unwrap_or(alert);
         if false_alarm && !was_false {
             metrics::false_alarm(&camera, &alert.rule);

@@ -7,7 +7,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::Config;
-use crate::event::{AlertPhase, Coverage, FrameReference, Sight};
+use crate::event::{
+    AlertPhase, AlertUpdate, Coverage, Devices, FinishReason, FrameReference, Placement, Sight,
+    Timing, Usage,
+};
 use crate::frame::{Clock, FrameId};
 use crate::journal::MemoryJournal;
 use crate::service::RuleState;
@@ -280,6 +283,51 @@ fn an_alert_is_acknowledged_while_it_is_active_and_afterwards() {
     assert_eq!(newest(), *marked);
     let error = rules.acknowledge("no-alert", true).unwrap_err().to_string();
     assert!(error.contains("\"no-alert\"") && error.contains("lookout events"), "{error}");
+}
+
+#[test]
+fn an_alert_is_described_while_it_is_active_and_afterwards() {
+    let journal = journal();
+    let rules = rules(PERSON, &journal);
+    let description = |text: &str| Description {
+        prompt: "Describe the person.".into(),
+        text: text.into(),
+        window: span(0),
+        model: "tiny".into(),
+        devices: Devices { vision: placement(), language: placement() },
+        finish_reason: FinishReason::Stop,
+        usage: Usage::default(),
+        timing: Timing::default(),
+    };
+    score(&rules, "gate", 0, 0.9);
+    let id = alerts(&journal)[0].alert_id.clone();
+    rules.described(&id, &description("A postman."));
+    score(&rules, "gate", 1, 0.1);
+    rules.described(&id, &description("A late text."));
+    rules.described("no-alert", &description("About nothing."));
+    let alerts = alerts(&journal);
+    let told: Vec<_> = alerts
+        .iter()
+        .map(|alert| {
+            let text = alert.description.as_ref().map(|description| &*description.text);
+            (alert.phase, alert.update, text, alert.is_active())
+        })
+        .collect();
+    let update = Some(AlertUpdate::Description);
+    assert_eq!(
+        told,
+        [
+            (AlertPhase::New, None, None, true),
+            (AlertPhase::Update, update, Some("A postman."), true),
+            (AlertPhase::End, None, Some("A postman."), false),
+            (AlertPhase::Update, update, Some("A late text."), false),
+        ]
+    );
+    assert!(alerts.iter().all(|alert| alert.alert_id == id));
+}
+
+fn placement() -> Placement {
+    Placement { device: "cpu".into(), reason: String::new() }
 }
 
 #[test]

@@ -7,8 +7,8 @@ use super::curve;
 use super::machine::{Change, Machine, Step};
 use crate::config::Rule;
 use crate::event::{
-    Acknowledgement, Alert, AlertPhase, Body, Coverage, EndReason, FrameReference, RuleStatus,
-    ScorePoint, Sight,
+    Acknowledgement, Alert, AlertPhase, AlertUpdate, Body, Coverage, Description, EndReason,
+    FrameReference, RuleStatus, ScorePoint, Sight,
 };
 use crate::frame::{Span, shift};
 use crate::journal::EventJpeg;
@@ -158,7 +158,14 @@ impl Watcher {
     pub fn acknowledge(&mut self, id: &str, acknowledgement: Acknowledgement) -> Option<Alert> {
         let alert = self.alert.as_mut().filter(|alert| *alert.alert_id == *id)?;
         alert.acknowledgement = Some(acknowledgement);
-        Some(Alert { phase: AlertPhase::Acknowledged, ..alert.clone() })
+        Some(Alert { phase: AlertPhase::Acknowledged, update: None, ..alert.clone() })
+    }
+
+    /// Adds the description to the alert if it is the active one.
+    pub fn describe(&mut self, id: &str, description: &Description) -> Option<Alert> {
+        let alert = self.alert.as_mut().filter(|alert| *alert.alert_id == *id)?;
+        alert.description = Some(description.clone());
+        Some(updated(alert.clone(), AlertUpdate::Description))
     }
 
     pub fn state(&self, now: SystemTime) -> RuleState {
@@ -212,6 +219,8 @@ impl Watcher {
             unknown_windows: points.len() as u32 - scored_windows,
             curve: points,
             acknowledgement: None,
+            update: None,
+            description: None,
         }
     }
 
@@ -221,7 +230,7 @@ impl Watcher {
             return None;
         }
         self.next_update = next_update(windows(alert));
-        Some(Body::Alert(Alert { phase: AlertPhase::Update, ..alert.clone() }))
+        Some(Body::Alert(updated(alert.clone(), AlertUpdate::Scores)))
     }
 
     fn end(&mut self, at: SystemTime, reason: EndReason) -> Option<Body> {
@@ -230,9 +239,20 @@ impl Watcher {
     }
 }
 
+/// Returns an event of an alert that has something new.
+pub fn updated(alert: Alert, update: AlertUpdate) -> Alert {
+    Alert { phase: AlertPhase::Update, update: Some(update), ..alert }
+}
+
 /// Returns the last event of an alert.
 pub fn ended(alert: Alert, at: SystemTime, reason: EndReason) -> Alert {
-    Alert { phase: AlertPhase::End, ended_at: Some(at), end_reason: Some(reason), ..alert }
+    Alert {
+        phase: AlertPhase::End,
+        ended_at: Some(at),
+        end_reason: Some(reason),
+        update: None,
+        ..alert
+    }
 }
 
 fn windows(alert: &Alert) -> u32 {

@@ -90,11 +90,7 @@ fn answer(from: proto::Answer) -> Read<Answer> {
 fn inference(from: Option<proto::Inference>) -> Read<Inference> {
     let from = from.ok_or(UnexpectedReply("inference"))?;
     Ok(Inference {
-        finish_reason: match from.finish_reason() {
-            proto::FinishReason::Stop => FinishReason::Stop,
-            proto::FinishReason::Length => FinishReason::Length,
-            proto::FinishReason::Unspecified => return Err(UnexpectedReply("finish_reason")),
-        },
+        finish_reason: finish_reason(from.finish_reason())?,
         prompt: from.prompt,
         text: from.text,
         window: span(from.window, "window")?,
@@ -105,6 +101,14 @@ fn inference(from: Option<proto::Inference>) -> Read<Inference> {
         usage: usage(from.usage.ok_or(UnexpectedReply("usage"))?),
         timing: timing(from.timing.ok_or(UnexpectedReply("timing"))?),
     })
+}
+
+fn finish_reason(from: proto::FinishReason) -> Read<FinishReason> {
+    match from {
+        proto::FinishReason::Stop => Ok(FinishReason::Stop),
+        proto::FinishReason::Length => Ok(FinishReason::Length),
+        proto::FinishReason::Unspecified => Err(UnexpectedReply("finish_reason")),
+    }
 }
 
 fn devices(from: Option<proto::Devices>) -> Read<Devices> {

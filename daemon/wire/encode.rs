@@ -88,13 +88,16 @@ fn inference(from: &Inference) -> proto::Inference {
         frames: from.frames.iter().map(frame_reference).collect(),
         model: from.model.clone(),
         devices: Some(devices(&from.devices)),
-        finish_reason: match from.finish_reason {
-            FinishReason::Stop => proto::FinishReason::Stop,
-            FinishReason::Length => proto::FinishReason::Length,
-        }
-        .into(),
+        finish_reason: finish_reason(from.finish_reason).into(),
         usage: Some(usage(from.usage)),
         timing: Some(timing(from.timing)),
+    }
+}
+
+fn finish_reason(from: FinishReason) -> proto::FinishReason {
+    match from {
+        FinishReason::Stop => proto::FinishReason::Stop,
+        FinishReason::Length => proto::FinishReason::Length,
     }
 }
 

@@ -7,10 +7,10 @@ use proptest::prelude::*;
 use super::decode::{UnexpectedReply, event};
 use super::encode;
 use crate::event::{
-    Acknowledgement, Alert, AlertPhase, Answer, AnswerPart, Body, CameraState, CameraStatus,
-    Caption, Coverage, Devices, EndReason, Event, EventId, FinishReason, FrameReference, Gap,
-    GapCause, Inference, Placement, RuleStatus, ScorePoint, Severity, Sight, SummaryMethod, Timing,
-    Unchanged, Usage,
+    Acknowledgement, Alert, AlertPhase, AlertUpdate, Answer, AnswerPart, Body, CameraState,
+    CameraStatus, Caption, Coverage, Description, Devices, EndReason, Event, EventId, FinishReason,
+    FrameReference, Gap, GapCause, Inference, Placement, RuleStatus, ScorePoint, Severity, Sight,
+    SummaryMethod, Timing, Unchanged, Usage,
 };
 use crate::frame::{Clock, FrameId, Span};
 use crate::proto;
@@ -193,38 +193,64 @@ fn alerts() -> impl Strategy<Value = Alert> {
         (times(), prop::option::of(0.0..1.0f64)).prop_map(|(at, score)| ScorePoint { at, score });
     let acknowledgements =
         (times(), any::<bool>()).prop_map(|(at, false_alarm)| Acknowledgement { at, false_alarm });
+    let updates = prop::sample::select(vec![AlertUpdate::Scores, AlertUpdate::Description]);
+    let descriptions = inferences().prop_map(|from| Description {
+        prompt: from.prompt,
+        text: from.text,
+        window: from.window,
+        model: from.model,
+        devices: from.devices,
+        finish_reason: from.finish_reason,
+        usage: from.usage,
+        timing: from.timing,
+    });
     (
         prop::array::uniform3(texts()),
-        (severities, phases, prop::option::of(reasons)),
+        (severities, phases, prop::option::of(reasons), prop::option::of(updates)),
         prop::array::uniform2(0.0..1.0f64),
         (spans(), coverages(), prop::collection::vec(frames(), 0..3)),
         (times(), prop::option::of(times())),
         any::<[u32; 2]>(),
         prop::collection::vec(points, 0..4),
         prop::option::of(acknowledgements),
+        prop::option::of(descriptions),
     )
-        .prop_map(|(names, kinds, scores, window, times, windows, curve, acknowledgement)| {
-            let [alert_id, rule, question] = names.map(Into::into);
-            Alert {
-                alert_id,
-                rule,
-                severity: kinds.0,
-                phase: kinds.1,
-                question,
-                score: scores[0],
-                peak_score: scores[1],
-                window: window.0,
-                coverage: window.1,
-                frames: window.2,
-                started_at: times.0,
-                ended_at: times.1,
-                end_reason: kinds.2,
-                scored_windows: windows[0],
-                unknown_windows: windows[1],
+        .prop_map(
+            |(
+                names,
+                kinds,
+                scores,
+                window,
+                times,
+                windows,
                 curve,
                 acknowledgement,
-            }
-        })
+                description,
+            )| {
+                let [alert_id, rule, question] = names.map(Into::into);
+                Alert {
+                    alert_id,
+                    rule,
+                    severity: kinds.0,
+                    phase: kinds.1,
+                    question,
+                    score: scores[0],
+                    peak_score: scores[1],
+                    window: window.0,
+                    coverage: window.1,
+                    frames: window.2,
+                    started_at: times.0,
+                    ended_at: times.1,
+                    end_reason: kinds.2,
+                    scored_windows: windows[0],
+                    unknown_windows: windows[1],
+                    curve,
+                    acknowledgement,
+                    update: kinds.3,
+                    description,
+                }
+            },
+        )
 }
 
 fn rule_statuses() -> impl Strategy<Value = RuleStatus> {

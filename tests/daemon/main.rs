@@ -10,6 +10,7 @@ mod host_clock;
 mod support;
 
 mod accuracy;
+mod alert_delivery;
 mod buffer_tiers;
 mod chaos;
 mod clock;

@@ -384,6 +384,11 @@ async fn no_secret_of_a_target_is_shown() {
     let target = Target::new(parsed.targets.last().unwrap().clone()).unwrap();
     let error = target.check_files().unwrap_err();
     assert!(error.contains(file.to_str().unwrap()), "{error}");
+    let token = config(&webhook(receiver.port, "token_file = \"token\""), folder.path());
+    std::fs::write(folder.path().join("token"), "s3cret\ntwo lines").unwrap();
+    let target = Target::new(token.targets.last().unwrap().clone()).unwrap();
+    let error = target.check_files().unwrap_err();
+    assert!(error.starts_with("token_file: wanted one line") && !error.contains("s3cret"));
     let running = Running::start(&daemon, parsed);
     publish_alert(&daemon, "car", AlertPhase::New);
     // The key's file is missing, until somebody creates it.
@@ -423,7 +428,7 @@ async fn a_certificate_is_checked_against_the_authority_of_the_config() {
         .unwrap();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    let (to, mut received) = mpsc::unbounded_channel();
+    let (to, mut received) = mpsc::channel(100);
     std::thread::spawn(move || {
         for connection in listener.incoming().map_while(Result::ok) {
             let tls = rustls::ServerConnection::new(Arc::new(server.clone())).unwrap();
@@ -434,7 +439,7 @@ async fn a_certificate_is_checked_against_the_authority_of_the_config() {
                 bytes.extend(&buffer[..length]);
                 if let Some(request) = parse(&bytes) {
                     let _ = stream.write_all(b"HTTP/1.1 204 Said\r\n\r\n");
-                    let _ = to.send(request);
+                    let _ = to.try_send(request);
                     break;
                 }
             }

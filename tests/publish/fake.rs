@@ -232,6 +232,8 @@ pub fn alert(rule: &str, alert_id: &str) -> Body {
         unknown_windows: 0,
         curve: vec![ScorePoint { at: window.to, score: Some(0.9) }],
         acknowledgement: None,
+        update: None,
+        description: None,
     })
 }
 

@@ -47,7 +47,7 @@ pub enum Reaction {
 /// A server that answers 200, or as the next one of its reactions wants it.
 pub struct Receiver {
     pub port: u16,
-    received: mpsc::UnboundedReceiver<Received>,
+    received: mpsc::Receiver<Received>,
     reactions: Arc<Mutex<VecDeque<Reaction>>>,
     serving: JoinHandle<()>,
 }
@@ -60,7 +60,7 @@ impl Receiver {
     pub async fn start_on(port: u16) -> Receiver {
         let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let (to, received) = mpsc::unbounded_channel();
+        let (to, received) = mpsc::channel(10_000);
         let reactions = Arc::<Mutex<VecDeque<Reaction>>>::default();
         let next = reactions.clone();
         let serving = tokio::spawn(async move {
@@ -103,14 +103,14 @@ impl Drop for Receiver {
     }
 }
 
-async fn serve(mut connection: TcpStream, reaction: Reaction, to: mpsc::UnboundedSender<Received>) {
+async fn serve(mut connection: TcpStream, reaction: Reaction, to: mpsc::Sender<Received>) {
     if matches!(reaction, Reaction::Reset) {
         // The system resets a connection that is closed with unread bytes.
         let _ = connection.readable().await;
         return;
     }
     let Some(received) = read(&mut connection).await else { return };
-    let _ = to.send(Received { reaction: reaction.clone(), ..received });
+    let _ = to.try_send(Received { reaction: reaction.clone(), ..received });
     match reaction {
         Reaction::Answer(status, headers) => {
             let response = format!("HTTP/1.1 {status} Said\r\n{headers}Content-Length: 0\r\n\r\n");

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use serde::Serialize;
 
 use super::{clock_time, one_line, short, table};
-use crate::event::{Alert, AlertPhase, EndReason, RuleStatus, Severity};
+use crate::event::{Alert, AlertPhase, AlertUpdate, Description, EndReason, RuleStatus, Severity};
 use crate::service::RuleInfo;
 
 /// Formats the content of an alert's event, without its time and camera.
@@ -17,6 +17,11 @@ pub fn alert(alert: &Alert) -> String {
         Some(EndReason::OffSchedule) => ", because its schedule ended",
         Some(EndReason::Removed) => ", because the rule or the camera was removed",
     };
+    if let (Some(AlertUpdate::Description), Some(Description { text, .. })) =
+        (alert.update, &alert.description)
+    {
+        return format!("alert {rule} of {since}: {}   [{alert_id}]", one_line(text));
+    }
     let what = match (alert.phase, alert.is_false_alarm()) {
         (AlertPhase::New, _) => format!("ALERT {rule}: {}", one_line(&alert.question)),
         (AlertPhase::Update, _) => format!("alert {rule} continues since {since}"),

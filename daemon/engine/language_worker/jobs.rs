@@ -92,9 +92,14 @@ impl Engine {
         measure_tokens(camera, scored.usage);
         let scores: Vec<(Arc<Rule>, f64)> = rules.into_iter().zip(scored.scores).collect();
         let jpegs = self.jpegs_of(&clip);
-        let Clip { coverage, references: frames, .. } = clip;
-        let scored = ScoredWindow { window: window.range.span, coverage, frames, jpegs };
-        self.rules.window_scored(camera, &scored, &scores);
+        let span = window.range.span;
+        let (coverage, frames) = (clip.coverage.clone(), clip.references.clone());
+        let scored = ScoredWindow { window: span, coverage, frames, jpegs };
+        for (alert_id, rule) in self.rules.window_scored(camera, &scored, &scores) {
+            if let Some(prompt) = &rule.describe {
+                self.describe((camera, alert_id), prompt, span, clip.clone());
+            }
+        }
         self.jobs().scheduler.done(camera, Purpose::Rules);
     }
 

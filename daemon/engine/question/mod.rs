@@ -2,6 +2,7 @@
 //! the queue.
 
 pub mod conversations;
+mod description;
 mod event_range;
 pub mod frames;
 mod in_parts;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::engine::Engine;
-use crate::event::{Answer, Inference};
+use crate::event::{Answer, Description, Inference};
 use crate::frame::Span;
 use crate::journal::EventJpeg;
 use crate::language::{Schema, Turn};
@@ -54,6 +54,8 @@ pub enum Receiver {
     Asker,
     /// The result is part of a larger answer. Its tokens are streamed if `streams` is true.
     InParts { result: oneshot::Sender<Result<AnswerWithJpegs, AskError>>, streams: bool },
+    /// The result is the description of an alert.
+    Alert { alert_id: Arc<str>, _listener: mpsc::Receiver<AnswerItem> },
 }
 
 /// An answer with the JPEGs of its frames that are stored with it.
@@ -67,6 +69,7 @@ impl Receiver {
         match self {
             Receiver::Asker => true,
             Receiver::InParts { streams, .. } => *streams,
+            Receiver::Alert { .. } => false,
         }
     }
 }
@@ -182,6 +185,9 @@ impl PendingQuestion {
         earlier_turns: u32,
         yes_score: Option<f64>,
     ) {
+        if let Receiver::Alert { alert_id, .. } = &self.receiver {
+            return engine.rules.described(alert_id, &description(inference));
+        }
         let answer = Answer {
             inference,
             question_id: self.id,
@@ -196,6 +202,7 @@ impl PendingQuestion {
             Receiver::InParts { result, .. } => {
                 drop(result.send(Ok(AnswerWithJpegs { answer, jpegs })))
             }
+            Receiver::Alert { .. } => {}
             Receiver::Asker => {
                 let frames = answer.inference.frames.iter().map(|frame| frame.id).collect();
                 let answered = AnswerWithJpegs { answer, jpegs };
@@ -215,10 +222,19 @@ impl PendingQuestion {
     }
 }
 
+fn description(inference: Inference) -> Description {
+    let Inference { prompt, text, window, model, devices, finish_reason, usage, timing, .. } =
+        inference;
+    Description { prompt, text, window, model, devices, finish_reason, usage, timing }
+}
+
 /// Sends an error. A receiver that has gone needs none.
 fn fail(receiver: Receiver, to: &mpsc::Sender<AnswerItem>, error: AskError) {
     match receiver {
         Receiver::InParts { result, .. } => drop(result.send(Err(error))),
+        Receiver::Alert { alert_id, .. } => {
+            tracing::warn!(id = &*alert_id, "no description of the alert: {error}");
+        }
         Receiver::Asker => drop(to.try_send(AnswerItem::Failed(error))),
     }
 }

@@ -5,8 +5,8 @@
 //!
 //! Guarantees: every event of an alert that the target wants, that the journal still holds and that
 //! is not older than the target's `catch_up`, is accepted by the target at least once and in order,
-//! with a journal on disk also after a restart of the daemon. After a failure the same event is sent
-//! again, with the same `Idempotency-Key`. An event that the target refuses is dropped and counted.
+//! with a journal on disk also after a restart of the daemon. After a failure the same event is
+//! sent again, with the same `Idempotency-Key`. An event that the target refuses is dropped and counted.
 //! Each target has its own task and position, so that one that is unreachable delays nobody.
 
 mod http;
@@ -96,12 +96,26 @@ impl Target {
         http::tls(&self.config).map(drop)
     }
 
+    /// Makes one attempt to deliver an alert that never happened.
+    pub async fn send_sample(self) -> Result<(), String> {
+        let event = sample::event();
+        let Body::Alert(alert) = &event.body else { return Ok(()) };
+        match Arc::new(self).attempt((&event, alert), None).await {
+            Ok(()) => Ok(()),
+            Err(Failure::Refused { why, .. } | Failure::Temporary { why, .. }) => Err(why),
+        }
+    }
+
     fn secrets(&self) -> Result<Secrets, String> {
         let config = &self.config;
         let read = |secret: &config::Secret| secret.read().map_err(|error| error.to_string());
         let mut headers = Vec::new();
         if let Some(token) = &config.token {
-            headers.push(("Authorization".to_owned(), format!("Bearer {}", read(token)?)));
+            let token = read(token)?;
+            if token.is_empty() || !token.chars().all(|c| c.is_ascii_graphic()) {
+                return Err("token_file: wanted one line of ASCII letters, digits and signs".into());
+            }
+            headers.push(("Authorization".to_owned(), format!("Bearer {token}")));
         }
         let mut signature_key = None;
         if let config::Format::Webhook(webhook) = &config.format {
@@ -281,7 +295,8 @@ impl Delivery {
     /// Returns true for an event that goes to this target. An alert of a rule that is no longer in
     /// the config goes to all targets, because some of them have received its beginning.
     fn wants(&self, alert: &Alert) -> bool {
-        self.target.config.phases.contains(&alert.phase) && !self.excluded.contains(&alert.rule)
+        let mut phases = self.target.config.phases.iter();
+        phases.any(|phase| phase.includes(alert)) && !self.excluded.contains(&alert.rule)
     }
 
     /// Sends an event until the target has accepted or refused it, or it is too old.

@@ -14,7 +14,7 @@ use super::http::HttpRequest;
 use super::picture::Picture;
 use super::{AGENT, Secrets};
 use crate::config;
-use crate::event::{Alert, AlertPhase, Event, Severity};
+use crate::event::{Alert, AlertPhase, AlertUpdate, Description, Event, Severity};
 
 /// Maximum number of bytes of an encoded word's text (RFC 2047).
 const WORD_BYTES: usize = 45;
@@ -73,6 +73,11 @@ impl Ntfy {
 fn message(alert: &Alert) -> String {
     let Alert { question, score, .. } = alert;
     let at = humantime::format_rfc3339_seconds(alert.window.to);
+    if let (Some(AlertUpdate::Description), Some(Description { text, .. })) =
+        (alert.update, &alert.description)
+    {
+        return text.clone();
+    }
     match alert.phase {
         AlertPhase::New => format!("{question} Score {score:.2} at {at}"),
         AlertPhase::Update => format!("{question} Still, score {score:.2} at {at}"),

@@ -37,6 +37,8 @@ pub fn event() -> Event {
         unknown_windows: 0,
         curve: vec![ScorePoint { at: to, score: Some(0.9) }],
         acknowledgement: None,
+        update: None,
+        description: None,
     };
     Event::new(EventId { run: 0, sequence: 0 }, to, "test".into(), Body::Alert(alert))
 }

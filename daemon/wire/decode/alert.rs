@@ -1,8 +1,12 @@
 //! Converts the protobuf of rules and alerts to the daemon's values.
 
-use super::{Read, UnexpectedReply, coverage, frame_reference, optional_time, span, time};
+use super::{
+    Read, UnexpectedReply, coverage, devices, finish_reason, frame_reference, optional_time, span,
+    time, timing, usage,
+};
 use crate::event::{
-    Acknowledgement, Alert, AlertPhase, EndReason, RuleStatus, ScorePoint, Severity, Sight,
+    Acknowledgement, Alert, AlertPhase, AlertUpdate, Description, EndReason, RuleStatus,
+    ScorePoint, Severity, Sight,
 };
 use crate::proto;
 use crate::service::{RuleInfo, RuleState};
@@ -46,6 +50,11 @@ pub fn alert(from: proto::Alert) -> Read<Alert> {
             proto::EndReason::OffSchedule => Some(EndReason::OffSchedule),
             proto::EndReason::Removed => Some(EndReason::Removed),
         },
+        update: match from.update() {
+            proto::AlertUpdate::Unspecified => None,
+            proto::AlertUpdate::Scores => Some(AlertUpdate::Scores),
+            proto::AlertUpdate::Description => Some(AlertUpdate::Description),
+        },
         alert_id: from.alert_id.into(),
         rule: from.rule.into(),
         question: from.question.into(),
@@ -60,6 +69,20 @@ pub fn alert(from: proto::Alert) -> Read<Alert> {
         unknown_windows: from.unknown_windows,
         curve: from.curve.into_iter().map(score_point).collect::<Read<_>>()?,
         acknowledgement: from.acknowledgement.map(acknowledgement).transpose()?,
+        description: from.description.map(description).transpose()?,
+    })
+}
+
+fn description(from: proto::Description) -> Read<Description> {
+    Ok(Description {
+        finish_reason: finish_reason(from.finish_reason())?,
+        prompt: from.prompt,
+        text: from.text,
+        window: span(from.window, "window")?,
+        model: from.model,
+        devices: devices(from.devices)?,
+        usage: usage(from.usage.ok_or(UnexpectedReply("usage"))?),
+        timing: timing(from.timing.ok_or(UnexpectedReply("timing"))?),
     })
 }
 

@@ -1,8 +1,9 @@
 //! Converts the values of rules and alerts to protobuf.
 
-use super::{coverage, frame_reference, span, time};
+use super::{coverage, devices, finish_reason, frame_reference, span, time, timing, usage};
 use crate::event::{
-    Acknowledgement, Alert, AlertPhase, EndReason, RuleStatus, ScorePoint, Severity, Sight,
+    Acknowledgement, Alert, AlertPhase, AlertUpdate, Description, EndReason, RuleStatus,
+    ScorePoint, Severity, Sight,
 };
 use crate::proto;
 use crate::service::{RuleInfo, RuleState};
@@ -43,6 +44,11 @@ pub fn alert(from: &Alert) -> proto::Alert {
         Some(EndReason::OffSchedule) => proto::EndReason::OffSchedule,
         Some(EndReason::Removed) => proto::EndReason::Removed,
     };
+    let update = match from.update {
+        None => proto::AlertUpdate::Unspecified,
+        Some(AlertUpdate::Scores) => proto::AlertUpdate::Scores,
+        Some(AlertUpdate::Description) => proto::AlertUpdate::Description,
+    };
     proto::Alert {
         alert_id: from.alert_id.to_string(),
         rule: from.rule.to_string(),
@@ -61,6 +67,21 @@ pub fn alert(from: &Alert) -> proto::Alert {
         unknown_windows: from.unknown_windows,
         curve: from.curve.iter().map(score_point).collect(),
         acknowledgement: from.acknowledgement.as_ref().map(acknowledgement),
+        update: update.into(),
+        description: from.description.as_ref().map(description),
+    }
+}
+
+fn description(from: &Description) -> proto::Description {
+    proto::Description {
+        prompt: from.prompt.clone(),
+        text: from.text.clone(),
+        window: Some(span(from.window)),
+        model: from.model.clone(),
+        devices: Some(devices(&from.devices)),
+        finish_reason: finish_reason(from.finish_reason).into(),
+        usage: Some(usage(from.usage)),
+        timing: Some(timing(from.timing)),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Tests that the rules of a window are scored.
 
 use super::*;
+use crate::event::{AlertPhase, AlertUpdate};
 
 /// Two rules of the camera `yard`, of which one window is enough for an alert.
 const RULES: &str = r#"
@@ -17,6 +18,9 @@ const RULES: &str = r#"
     on = 0.8
     of = "1/1"
 "#;
+
+/// Keys of a rule whose alerts are described.
+const DESCRIBED: &str = "on = 0.7\ndescribe = \"Describe the dog.\"";
 
 /// Returns the score of each rule, and the second at which the scored window ends.
 fn scores(engine: &Engine) -> Vec<Option<(u64, f64)>> {
@@ -48,6 +52,51 @@ fn the_rules_of_a_window_are_scored_before_its_caption() {
     assert_eq!(scores(&engine), [Some((10, 0.75)), Some((10, 0.75))]);
     // The score of 0.75 is an alert of one rule only.
     assert_eq!(kinds(&engine), ["alert", "caption", "caption"]);
+}
+
+/// Returns the phase of each alert's event, its update and the text of its description.
+fn alerts(engine: &Engine) -> Vec<(AlertPhase, Option<AlertUpdate>, Option<String>)> {
+    let events = (1..).map_while(|sequence| engine.journal.get(None, sequence));
+    let alert = |event: Arc<Event>| match &event.body {
+        Body::Alert(alert) => {
+            let text = alert.description.as_ref().map(|description| description.text.clone());
+            Some((alert.phase, alert.update, text))
+        }
+        _ => None,
+    };
+    events.filter_map(alert).collect()
+}
+
+#[test]
+fn an_alert_is_described_before_the_captions_that_wait() {
+    let engine = filled(engine_with(&RULES.replacen("on = 0.7", DESCRIBED, 1)));
+    closes(&engine, "yard", 10);
+    closes(&engine, "gate", 10);
+    let _listening = asks(&engine, "Who?");
+    assert!(work(&engine, vec![Fate::Steps(20)], for_steps(5)).is_ok());
+    let text = Some("A dog runs.".to_owned());
+    let described = (AlertPhase::Update, Some(AlertUpdate::Description), text);
+    assert_eq!(alerts(&engine), [(AlertPhase::New, None, None), described]);
+    // The caption of `yard` was begun together with the scores.
+    assert_eq!(kinds(&engine), ["alert", "caption", "alert", "caption"]);
+    let Some(Body::Alert(alert)) = engine.journal.get(None, 3).map(|event| event.body.clone())
+    else {
+        panic!("no alert");
+    };
+    let description = alert.description.expect("a description");
+    assert_eq!((&*description.prompt, description.window), ("Describe the dog.", alert.window));
+}
+
+#[test]
+fn an_alert_without_a_description_is_complete() {
+    let engine = filled(engine_with(&RULES.replacen("on = 0.7", DESCRIBED, 1)));
+    closes(&engine, "yard", 10);
+    let _listening = asks(&engine, "Who?");
+    let failed = Fate::Fails(Failure::Run("out of memory".into()));
+    let fates = vec![Fate::Steps(20), Fate::Steps(1), Fate::Steps(1), failed];
+    assert!(work(&engine, fates, for_steps(5)).is_ok());
+    assert_eq!(alerts(&engine), [(AlertPhase::New, None, None)]);
+    assert_eq!(kinds(&engine), ["alert", "caption"]);
 }
 
 #[test]
