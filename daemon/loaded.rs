@@ -76,6 +76,11 @@ impl LoadedModel {
             self.language
                 .check(prompt, video, limits)
                 .map_err(|e| ModelError(format!("rule {:?}: describe: {e}", rule.name)))?;
+            let Some(schema) = &rule.describe_schema else { continue };
+            self.language
+                .schemas()
+                .and_then(|schemas| schemas.compile(schema))
+                .map_err(|e| ModelError(format!("rule {:?}: describe_schema: {e}", rule.name)))?;
         }
         Ok(())
     }

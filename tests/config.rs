@@ -144,6 +144,7 @@ fn wrong_values_are_refused_by_their_key() {
             "\"Mon-Day 22:00-06:00\" is not a period",
         ),
         ("#deliver = [\"phone", "deliver = [\"fax", "tables: automation, phone"),
+        ("#describe_schema = ", "describe_schema = ", "describe_schema needs describe"),
         (
             "#describe = \"Describe the person.",
             "describe = \" ",

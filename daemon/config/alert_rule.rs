@@ -31,6 +31,8 @@ pub struct Rule {
     pub deliver: Option<Vec<Arc<str>>>,
     /// The prompt that the model answers about the window with which an alert begins.
     pub describe: Option<Arc<str>>,
+    /// The JSON Schema that the answer to `describe` follows.
+    pub describe_schema: Option<Arc<str>>,
 }
 
 /// The limits at which alerts begin and end.
@@ -75,6 +77,7 @@ pub struct RuleTable {
     severity: Severity,
     deliver: Option<Vec<String>>,
     describe: Option<String>,
+    describe_schema: Option<String>,
 }
 
 impl Default for RuleTable {
@@ -93,6 +96,7 @@ impl Default for RuleTable {
             severity: Severity::default(),
             deliver: None,
             describe: None,
+            describe_schema: None,
         }
     }
 }
@@ -138,6 +142,9 @@ impl RuleTable {
         if question.trim().is_empty() {
             return Err(invalid("question", format!("{question:?}"), QUESTION));
         }
+        if self.describe_schema.is_some() && self.describe.is_none() {
+            return Err(ConfigError("describe_schema needs describe".into()));
+        }
         if let Some(blank) = self.describe.as_ref().filter(|prompt| prompt.trim().is_empty()) {
             return Err(invalid("describe", format!("{blank:?}"), "a prompt for the model"));
         }
@@ -174,6 +181,7 @@ impl RuleTable {
                 hold: at_least("hold", self.hold, Duration::ZERO)?,
             },
             schedule: schedule(self.schedule.as_deref(), self.time_zone.as_deref())?,
+            describe_schema: self.describe_schema.map(Into::into),
             describe: self.describe.map(|prompt| prompt.trim().into()),
             deliver: self.deliver.map(|names| names.into_iter().map(Into::into).collect()),
         })

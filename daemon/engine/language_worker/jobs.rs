@@ -96,9 +96,7 @@ impl Engine {
         let (coverage, frames) = (clip.coverage.clone(), clip.references.clone());
         let scored = ScoredWindow { window: span, coverage, frames, jpegs };
         for (alert_id, rule) in self.rules.window_scored(camera, &scored, &scores) {
-            if let Some(prompt) = &rule.describe {
-                self.describe((camera, alert_id), prompt, span, clip.clone());
-            }
+            self.describe((camera, alert_id), &rule, span, &clip);
         }
         self.jobs().scheduler.done(camera, Purpose::Rules);
     }

@@ -370,7 +370,7 @@ impl Delivery {
     fn pass(&mut self, done: EventId) {
         self.done = self.done.max(done);
         let EventId { run, sequence } = self.acknowledged;
-        if done.run != run || done.sequence - sequence >= EVENTS_BETWEEN_POSITIONS {
+        if done.run != run || done.sequence.saturating_sub(sequence) >= EVENTS_BETWEEN_POSITIONS {
             self.acknowledge();
         }
     }
