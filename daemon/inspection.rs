@@ -216,7 +216,7 @@ fn runs_on(placement: Placement) -> RunsOn {
 }
 
 /// Returns the resident memory in bytes, as Linux reports it.
-fn resident_bytes() -> Option<u64> {
+pub fn resident_bytes() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)

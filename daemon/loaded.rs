@@ -79,7 +79,7 @@ impl LoadedModel {
             let Some(schema) = &rule.describe_schema else { continue };
             self.language
                 .schemas()
-                .and_then(|schemas| schemas.compile(schema))
+                .compile(schema)
                 .map_err(|e| ModelError(format!("rule {:?}: describe_schema: {e}", rule.name)))?;
         }
         Ok(())

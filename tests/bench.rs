@@ -141,6 +141,21 @@ fn the_cost_of_more_questions_and_sequences_is_measured() {
 }
 
 #[test]
+fn the_cost_of_a_schema_is_measured() {
+    let costs = |costs: &Value| {
+        for key in ["vocabulary", "prepare_seconds", "compile_seconds", "allowed_seconds"] {
+            positive(&costs[key]);
+        }
+    };
+    let few = ["--rounds", "1", "--max-new-tokens", "4", "--json"];
+    let report = report(&[&["language", "--only", "schema"], &few[..]].concat());
+    costs(&report["schema"]);
+    positive(&report["schema"]["answers"]["ratio"]);
+    let folder = format!("{}/tests/golden/tokenizers/llama_bos", env!("CARGO_MANIFEST_DIR"));
+    costs(&self::report(&[&["language", "--tokenizer", &folder], &few[..]].concat()));
+}
+
+#[test]
 fn a_device_is_measured_without_the_cpu() {
     let few =
         ["model", "--device", "cpu", "--device-only", "--rounds", "1", "--max-new-tokens", "4"];

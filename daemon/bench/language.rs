@@ -6,14 +6,19 @@
 //! - batch: tokens of sequences generated together compared with one sequence alone, in alternating
 //!   steps, at the window's length;
 //! - share: a whole answer by the daemon's language model compared with the time of onnxruntime's
-//!   own calls in it.
+//!   own calls in it;
+//! - schema: a token of an answer by a JSON Schema compared with one without, and what the schema
+//!   itself costs.
 //!
 //! All figures are CPU time of one process; ratios of neighbouring measurements, medians over
 //! rounds or steps. The video tokens are noise, because their content does not change the cost.
 //! Answers never end early.
 
+mod schema;
+
 use std::fmt;
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -52,7 +57,11 @@ pub struct Options {
     /// Number of rounds; each figure is their median.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
-    /// Run only one of the four sections.
+    /// Measure the cost of a schema with the vocabulary of this folder's tokenizer.json, without a
+    /// model.
+    #[arg(long, value_name = "FOLDER")]
+    tokenizer: Option<PathBuf>,
+    /// Run only one of the five sections.
     #[arg(long, value_enum)]
     only: Option<Part>,
     /// Print one JSON object instead of lines.
@@ -66,9 +75,19 @@ enum Part {
     Rules,
     Batch,
     Share,
+    Schema,
 }
 
 pub fn run(options: &Options, out: &mut dyn Write) -> Result<ExitCode, Failure> {
+    if let Some(folder) = &options.tokenizer {
+        let costs = schema::vocabulary(folder, options.rounds as usize)?;
+        if options.json {
+            writeln!(out, "{}", serde_json::to_string(&costs)?)?;
+        } else {
+            write!(out, "{costs}")?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
     let mut bench = Bench::new(options).map_err(Failure::cannot_begin)?;
     let report = bench.report(options.rounds as usize, options.only)?;
     match options.json {
@@ -105,6 +124,8 @@ struct Report {
     batch: Vec<Together>,
     #[serde(skip_serializing_if = "Option::is_none")]
     share: Option<Share>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    schema: Option<schema::Costs>,
 }
 
 #[derive(Serialize)]
@@ -169,6 +190,7 @@ impl Bench {
         let steps = rounds * self.tokens;
         let batch = wanted(Part::Batch).then(|| self.together(steps)).transpose()?;
         let share = wanted(Part::Share).then(|| self.share(rounds)).transpose()?;
+        let schema = wanted(Part::Schema).then(|| self.schema(rounds)).transpose()?;
         Ok(Report {
             model: self.package.name.clone(),
             plan: self.model.plan.to_string(),
@@ -180,6 +202,7 @@ impl Bench {
             rules,
             batch: batch.unwrap_or_default(),
             share,
+            schema,
         })
     }
 
@@ -332,7 +355,7 @@ impl Bench {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Report { model, plan, video_tokens, threads, tokens, rounds, .. } = self;
-        let Report { prefix, rules, batch, share, .. } = self;
+        let Report { prefix, rules, batch, share, schema, .. } = self;
         writeln!(f, "{model}, plan {plan}: {video_tokens} video tokens, answers of {tokens}")?;
         writeln!(
             f,
@@ -362,6 +385,9 @@ impl fmt::Display for Report {
         }
         for Together { rows, tokens_per_second, ratio } in batch {
             writeln!(f, "batch {rows:<3} {tokens_per_second:.1} tokens/s: {ratio:.2} times one")?;
+        }
+        if let Some(schema) = schema {
+            write!(f, "{schema}")?;
         }
         let Some(share) = share else { return Ok(()) };
         let Share { onnxruntime_seconds, lookout_seconds, added, .. } = share;

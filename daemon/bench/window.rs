@@ -8,8 +8,8 @@ use anyhow::anyhow;
 
 use crate::config::{self, Sampling};
 use crate::language::{
-    Budget, LanguageBackend, LanguageModel, Limits, Output, PrefixFrame, Reply, Request, Task,
-    Urgency,
+    Budget, LanguageBackend, LanguageModel, Limits, Output, PrefixFrame, Reply, Request, Schema,
+    Task, Urgency,
 };
 use crate::model::{Package, Runtime};
 use crate::slowfast::VideoTokens;
@@ -41,6 +41,16 @@ impl Window {
     }
 
     pub fn request(&self, question: usize, tokens: usize) -> Request<'_> {
+        self.request_by(question, tokens, None)
+    }
+
+    /// Returns the request for an answer that follows a schema.
+    pub fn request_by<'a>(
+        &'a self,
+        question: usize,
+        tokens: usize,
+        schema: Option<&'a Schema>,
+    ) -> Request<'a> {
         Request {
             video: &self.video,
             prefix_frames: Some([self.seen.clone()].into()),
@@ -48,7 +58,7 @@ impl Window {
                 turns: &[],
                 prompt: QUESTIONS[question],
                 limits: Limits { max_new_tokens: tokens, sampling: Sampling::Greedy },
-                schema: None,
+                schema,
             },
             urgency: Urgency::Now,
         }

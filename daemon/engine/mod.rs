@@ -35,7 +35,7 @@ use crate::event::FrameReference;
 use crate::frame::{Frame, FrameId};
 use crate::heartbeat::Heartbeats;
 use crate::journal::{EventJpeg, Journal};
-use crate::language::{SchemaCompiler, SchemaError, Turn};
+use crate::language::{SchemaCompiler, Turn};
 use crate::metrics::{self, DropReason, SkipReason};
 use crate::rules::Rules;
 use crate::run_clock::RunClock;
@@ -96,8 +96,8 @@ pub struct Engine {
     /// The frames whose JPEGs are stored with an event.
     journal_jpegs: config::Jpegs,
     conversations: Mutex<Conversations<Turn>>,
-    /// The compiler for schemas of answers, or the reason why the model cannot follow any.
-    schemas: OnceLock<Result<Arc<SchemaCompiler>, SchemaError>>,
+    /// The compiler for schemas of answers, when the model has been loaded.
+    schemas: OnceLock<Arc<SchemaCompiler>>,
 }
 
 /// The key of a frame of any camera.

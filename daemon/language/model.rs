@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::batch::Batch;
 use super::capacity::{allocate, capacity};
 use super::generation::Generation;
-use super::schema::{SchemaCompiler, SchemaError};
+use super::schema::SchemaCompiler;
 use super::scoring::Scoring;
 use super::sequence::{PrefixKey, Prepared, Work};
 use super::slots::{Room, Slots};
@@ -28,11 +28,11 @@ use crate::slowfast::VideoTokens;
 
 /// The language model of a package, run in this process.
 pub struct LanguageModel {
-    tokenizer: Tokenizer,
+    tokenizer: Arc<Tokenizer>,
     template: ChatTemplate,
     /// The words of scored answers, or the reason why the model cannot score any.
     yes_no: Result<Arc<YesNo>, String>,
-    schemas: Result<Arc<SchemaCompiler>, SchemaError>,
+    schemas: Arc<SchemaCompiler>,
     pub(super) batch: Batch,
     /// True if the graph accepts several tokens on a cache that already holds some.
     chunks: bool,
@@ -92,6 +92,7 @@ impl LanguageModel {
         capacity: usize,
     ) -> Result<LanguageModel, ModelError> {
         let tokenizer = Tokenizer::load(&package.folder).map_err(|e| ModelError(e.to_string()))?;
+        let tokenizer = Arc::new(tokenizer);
         if tokenizer.vocab_size() > package.text.vocab_size {
             return Err(ModelError(format!(
                 "{}: {} tokens, but config.json's vocab_size is {}: of another model?",
@@ -105,11 +106,12 @@ impl LanguageModel {
         let mut embedder = Embedder::load(runtime, package, model.language_threads)?;
         let mut decoder = Decoder::load(runtime, package, model.language_threads, capacity)?;
         let (cache, chunks) = allocate(&mut decoder, &mut embedder, budget.slots)?;
+        let vocabulary = package.text.vocab_size;
+        let schemas = SchemaCompiler::new(tokenizer.clone(), &package.end_tokens, vocabulary);
         let prefix_bytes = if chunks { budget.prefix_bytes } else { 0 };
         Ok(LanguageModel {
             yes_no: YesNo::of(&tokenizer).map(Arc::new),
-            schemas: SchemaCompiler::new(&tokenizer, &package.end_tokens, package.text.vocab_size)
-                .map(Arc::new),
+            schemas: Arc::new(schemas),
             tokenizer,
             template,
             batch: Batch {
@@ -121,7 +123,7 @@ impl LanguageModel {
                 prefill_chunk: if chunks { model.prefill_chunk } else { capacity },
                 end_tokens: package.end_tokens.clone(),
                 dim: package.text.hidden_size,
-                vocabulary: package.text.vocab_size,
+                vocabulary,
             },
             chunks,
         })
@@ -189,8 +191,8 @@ impl LanguageModel {
         &self.template
     }
 
-    /// Returns the compiler for schemas of answers, or the reason why the model cannot follow any.
-    pub fn schemas(&self) -> Result<Arc<SchemaCompiler>, SchemaError> {
+    /// Returns the compiler for schemas of answers.
+    pub fn schemas(&self) -> Arc<SchemaCompiler> {
         self.schemas.clone()
     }
 

@@ -5,6 +5,8 @@
 //! printable character, and those of SentencePiece, with ▁ for a space and `<0x41>` for a single
 //! byte. Added tokens have no bytes here, because each is a mark and not text.
 
+use std::sync::LazyLock;
+
 use serde_json::Value;
 
 /// The way in which a vocabulary spells bytes.
@@ -104,19 +106,19 @@ fn byte_token(token: &str) -> Option<u8> {
     (digits.len() == 2).then(|| u8::from_str_radix(digits, 16).ok()).flatten()
 }
 
-/// Returns the byte that a character of a byte-level vocabulary stands for. Printable Latin-1
-/// characters stand for themselves, and those from U+0100 on for the other bytes, in order.
+/// Returns the byte that a character of a byte-level vocabulary stands for.
 fn byte_of(character: char) -> Option<u8> {
-    const OTHERS: usize = 68;
-    let is_printable = |byte: u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
-    match u32::from(character) {
-        code @ 0..=0xFF => u8::try_from(code).ok().filter(|byte| is_printable(*byte)),
-        code => {
-            let at = (code - 0x100) as usize;
-            (at < OTHERS).then(|| (0..=0xFF).filter(|byte| !is_printable(*byte)).nth(at)).flatten()
-        }
-    }
+    BYTES.get(character as usize).copied().flatten()
 }
+
+/// The bytes of a byte-level vocabulary by the code points of their characters. Printable Latin-1
+/// characters stand for themselves, and those from U+0100 on for the other bytes, in order.
+static BYTES: LazyLock<Vec<Option<u8>>> = LazyLock::new(|| {
+    let is_printable = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
+    let themselves = (0..=0xFF).map(|byte| Some(byte).filter(is_printable));
+    let others = (0..=0xFF).filter(|byte| !is_printable(byte)).map(Some);
+    themselves.chain(others).collect()
+});
 
 #[cfg(test)]
 mod tests {

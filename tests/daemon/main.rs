@@ -23,6 +23,7 @@ mod journal_faults;
 mod long_questions;
 mod outages;
 mod rules;
+mod schemas;
 mod soak;
 mod stored_frames;
 mod streams;

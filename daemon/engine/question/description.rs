@@ -65,9 +65,8 @@ impl Engine {
 
     /// Compiles the schema of a rule's description, which takes milliseconds.
     fn description_schema(&self, rule: &Rule) -> Option<Result<Arc<Schema>, SchemaError>> {
-        let compiler = self.schemas.get()?.as_ref();
+        let compiler = self.schemas.get()?;
         let schema = rule.describe_schema.as_deref()?;
-        let compiled = compiler.map_err(Clone::clone).and_then(|schemas| schemas.compile(schema));
-        Some(compiled.map(Arc::new))
+        Some(compiler.compile(schema).map(Arc::new))
     }
 }

@@ -8,14 +8,14 @@ use std::sync::Arc;
 use super::frames::QueueSlot;
 use super::pass::Accepted;
 use crate::engine::Engine;
-use crate::language::{Schema, SchemaCompiler, SchemaError};
+use crate::language::{Schema, SchemaCompiler};
 use crate::metrics;
 use crate::service::AskError;
 use crate::timeline::{Selection, TimeRange};
 
 impl Engine {
     /// Sets the compiler of the loaded model, once.
-    pub fn accept_schemas(&self, schemas: Result<Arc<SchemaCompiler>, SchemaError>) {
+    pub fn accept_schemas(&self, schemas: Arc<SchemaCompiler>) {
         // A second model is never loaded.
         let _ = self.schemas.set(schemas);
     }
@@ -45,7 +45,6 @@ impl Engine {
         let Some(compiler) = self.schemas.get().cloned() else {
             return Err(refused("no model is loaded that could follow a schema".into()));
         };
-        let compiler = compiler.map_err(|error| refused(error.to_string()))?;
         let compiled = tokio::task::spawn_blocking(move || compiler.compile(&schema));
         // Only a runtime that shuts down cancels the task.
         let compiled = compiled.await.map_err(|_| AskError::Stopping)?;

@@ -11,7 +11,7 @@
 
 mod numbers;
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use llguidance::api::{ParserLimits, TopLevelGrammar};
 use llguidance::earley::SlicedBiasComputer;
@@ -31,7 +31,11 @@ const SETTINGS: &str = "x-guidance";
 
 /// Compiles schemas for the vocabulary of one model.
 pub struct SchemaCompiler {
-    factory: ParserFactory,
+    tokenizer: Arc<Tokenizer>,
+    end_tokens: Vec<u32>,
+    vocabulary: usize,
+    /// The prepared vocabulary, from the first schema on.
+    factory: OnceLock<Result<ParserFactory, SchemaError>>,
 }
 
 /// A compiled schema.
@@ -54,21 +58,32 @@ pub struct Constraint {
 pub struct SchemaError(pub String);
 
 impl SchemaCompiler {
-    /// Prepares the vocabulary. The time and the memory grow with its size.
-    pub fn new(
-        tokenizer: &Tokenizer,
-        end_tokens: &[u32],
-        vocabulary: usize,
-    ) -> Result<SchemaCompiler, SchemaError> {
+    /// Creates a compiler for a model with this number of logits.
+    pub fn new(tokenizer: Arc<Tokenizer>, end_tokens: &[u32], vocabulary: usize) -> SchemaCompiler {
+        let end_tokens = end_tokens.to_vec();
+        SchemaCompiler { tokenizer, end_tokens, vocabulary, factory: OnceLock::new() }
+    }
+
+    /// Prepares the vocabulary, if that has not been done. The time and the memory grow with its
+    /// size, so a daemon does it only when a schema comes.
+    pub fn prepare(&self) -> Result<(), SchemaError> {
+        self.factory().map(drop)
+    }
+
+    fn factory(&self) -> Result<&ParserFactory, SchemaError> {
+        self.factory.get_or_init(|| self.prepared()).as_ref().map_err(SchemaError::clone)
+    }
+
+    fn prepared(&self) -> Result<ParserFactory, SchemaError> {
         let unusable = |why: &dyn std::fmt::Display| {
             SchemaError(format!("this model cannot answer by a schema: {why}"))
         };
-        let mut bytes = tokenizer.token_bytes().map_err(|why| unusable(&why))?;
-        bytes.resize(vocabulary, Vec::new());
-        let end = end_tokens.first().copied().unwrap_or(INVALID_TOKEN);
-        let mut trie = TokTrie::from(&TokRxInfo::new(vocabulary as u32, end), &bytes);
-        if !end_tokens.is_empty() {
-            trie = trie.with_eos_tokens(end_tokens);
+        let mut bytes = self.tokenizer.token_bytes().map_err(|why| unusable(&why))?;
+        bytes.resize(self.vocabulary, Vec::new());
+        let end = self.end_tokens.first().copied().unwrap_or(INVALID_TOKEN);
+        let mut trie = TokTrie::from(&TokRxInfo::new(self.vocabulary as u32, end), &bytes);
+        if !self.end_tokens.is_empty() {
+            trie = trie.with_eos_tokens(&self.end_tokens);
         }
         // Tokens are never forced, so nothing is tokenized: the model picks among all tokens that
         // spell what the grammar wants.
@@ -78,10 +93,11 @@ impl SchemaCompiler {
             .map_err(|error| unusable(&error))?;
         factory.quiet();
         *factory.limits_mut() = limits();
-        Ok(SchemaCompiler { factory })
+        Ok(factory)
     }
 
-    /// Compiles a schema. Takes milliseconds, up to a fraction of a second for a large one.
+    /// Compiles a schema. Takes milliseconds, up to a fraction of a second for a large one, and
+    /// longer for the first one.
     pub fn compile(&self, text: &str) -> Result<Schema, SchemaError> {
         let refused = |why: String| SchemaError(format!("schema {}", first_line(&why)));
         let mut schema: Value =
@@ -102,7 +118,7 @@ impl SchemaCompiler {
         layout.apply_to(&mut schema);
         let grammar = TopLevelGrammar::from_json_schema(schema);
         let parser = self
-            .factory
+            .factory()?
             .create_parser(grammar)
             .map_err(|error| refused(format!("cannot be used: {error}")))?;
         let sha256 = format!("{:x}", Sha256::digest(text));
@@ -117,7 +133,7 @@ impl Schema {
     }
 
     /// Begins a text.
-    pub(super) fn constraint(&self) -> Constraint {
+    pub fn constraint(&self) -> Constraint {
         let parser = sync::lock(&self.parser).deep_clone();
         Constraint { matcher: Matcher::new(Ok(parser)), allowed: Vec::new() }
     }

@@ -216,8 +216,8 @@ async fn a_summary_that_does_not_fit_is_tried_with_fewer_frames_and_shorter_note
 fn by_schema(engine: &Arc<Engine>, schema: &str, detail: &str) -> AnswerStream {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tokenizers/llama_bos");
     let tokenizer = Tokenizer::load(&folder).expect("a tokenizer");
-    let compiler = SchemaCompiler::new(&tokenizer, &[2], tokenizer.vocab_size());
-    engine.accept_schemas(compiler.map(Arc::new));
+    let vocabulary = tokenizer.vocab_size();
+    engine.accept_schemas(Arc::new(SchemaCompiler::new(Arc::new(tokenizer), &[2], vocabulary)));
     let (schema, detail) = (Some(schema.into()), Some(detail.into()));
     ask(engine, Draft { schema, detail, ..Draft::default() })
 }
