@@ -99,6 +99,7 @@ const PURE: &[(&str, &[&str])] = &[
     ("daemon/event/", &["serde"]),
     ("daemon/schedule.rs", &["jiff"]),
     ("daemon/rules/machine", &[]),
+    ("daemon/rules/calibration", &[]),
     ("daemon/rules/curve", &[]),
     ("daemon/rules/watcher", &[]),
     ("daemon/question", &["clap", "humantime", "jiff", "thiserror"]),

@@ -133,6 +133,8 @@ fn wrong_values_are_refused_by_their_key() {
         ("cameras = []", "cameras = [\"attic\"]", "names of [[camera]] tables: gate"),
         ("on = 0.8", "on = 1.5", "on = 1.5: wanted 0.01 to 1"),
         ("off = 0.4", "off = 0.9", "off = 0.9: wanted at most on, 0.8"),
+        ("temperature = 1.0", "temperature = 0.0", "temperature = 0: wanted 0.1 to 10"),
+        ("temperature = 1.0", "temperature = nan", "temperature = NaN: wanted 0.1 to 10"),
         ("of = \"2/3\"", "of = \"4/3\"", "of = \"4/3\": wanted \"N/M\""),
         ("of = \"2/3\"", "of = \"2\"", "of = \"2\": wanted \"N/M\""),
         ("cooldown = \"1m\"", "cooldown = \"11y\"", "rule \"person\": cooldown"),

@@ -25,6 +25,8 @@ pub struct Rule {
     pub cameras: Vec<Arc<str>>,
     pub question: Arc<str>,
     pub severity: Severity,
+    /// Divides the logit of every score before it is compared with the thresholds.
+    pub temperature: f64,
     pub thresholds: Thresholds,
     pub schedule: Schedule,
     /// Names of the targets to which alerts are delivered, or `None` for all targets.
@@ -52,7 +54,42 @@ pub struct Thresholds {
     pub hold: Duration,
 }
 
+/// Changes of a rule's settings, or the settings of a new rule that differ from the defaults.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RuleChanges {
+    pub question: Option<String>,
+    pub on: Option<f64>,
+    pub off: Option<f64>,
+    /// N of M windows, as `N/M`.
+    pub of: Option<String>,
+    pub cooldown: Option<Duration>,
+    pub hold: Option<Duration>,
+    pub temperature: Option<f64>,
+}
+
 impl Rule {
+    /// Returns a rule with changes, checked like one of the config. Without `base`, it is a new rule
+    /// that is always in force.
+    pub fn changed(base: Option<&Rule>, changes: RuleChanges) -> Result<Rule, ConfigError> {
+        let mut rule = match base {
+            Some(base) => base.clone(),
+            None => {
+                let question = changes.question.clone();
+                RuleTable { question, ..RuleTable::default() }.check_rest("trial", &[], &[])?
+            }
+        };
+        if let Some(text) = changes.question {
+            rule.question = question(Some(text))?;
+        }
+        let Thresholds { on, off, needed, among, cooldown, hold } = rule.thresholds;
+        let (on, off) = (changes.on.unwrap_or(on), changes.off.unwrap_or(off));
+        let of = changes.of.as_deref().map_or(Ok((needed, among)), n_of_m)?;
+        let (cooldown, hold) = (changes.cooldown.unwrap_or(cooldown), changes.hold.unwrap_or(hold));
+        rule.thresholds = thresholds(on, off, of, cooldown, hold)?;
+        rule.temperature = temperature(changes.temperature.unwrap_or(rule.temperature))?;
+        Ok(rule)
+    }
+
     pub fn applies_to(&self, camera: &str) -> bool {
         self.cameras.is_empty() || self.cameras.iter().any(|name| **name == *camera)
     }
@@ -67,6 +104,7 @@ pub struct RuleTable {
     cameras: Vec<String>,
     on: f64,
     off: f64,
+    temperature: f64,
     of: String,
     #[serde(with = "humantime_serde")]
     cooldown: Duration,
@@ -88,6 +126,7 @@ impl Default for RuleTable {
             cameras: Vec::new(),
             on: 0.8,
             off: 0.4,
+            temperature: 1.0,
             of: "2/3".into(),
             cooldown: Duration::from_secs(60),
             hold: Duration::from_secs(60),
@@ -137,11 +176,7 @@ impl RuleTable {
         cameras: &[Camera],
         targets: &[Target],
     ) -> Result<Rule, ConfigError> {
-        const QUESTION: &str = "a question that is answered by yes or no";
-        let question = required("question", self.question, QUESTION)?;
-        if question.trim().is_empty() {
-            return Err(invalid("question", format!("{question:?}"), QUESTION));
-        }
+        let question = question(self.question)?;
         if self.describe_schema.is_some() && self.describe.is_none() {
             return Err(ConfigError("describe_schema needs describe".into()));
         }
@@ -161,31 +196,50 @@ impl RuleTable {
             let wanted = format!("names of [[webhook]] and [[ntfy]] tables: {}", names.join(", "));
             return Err(invalid("deliver", format!("{unknown:?}"), wanted));
         }
-        let on = in_range("on", self.on, 0.01..=1.0)?;
-        let off = in_range("off", self.off, 0.0..=1.0)?;
-        if off > on {
-            return Err(invalid("off", off, format!("at most on, {on}")));
-        }
-        let (needed, among) = n_of_m(&self.of)?;
+        let of = n_of_m(&self.of)?;
         Ok(Rule {
             name: name.into(),
             cameras: self.cameras.into_iter().map(Into::into).collect(),
-            question: question.trim().into(),
+            question,
             severity: self.severity,
-            thresholds: Thresholds {
-                on,
-                off,
-                needed,
-                among,
-                cooldown: at_least("cooldown", self.cooldown, Duration::ZERO)?,
-                hold: at_least("hold", self.hold, Duration::ZERO)?,
-            },
+            temperature: temperature(self.temperature)?,
+            thresholds: thresholds(self.on, self.off, of, self.cooldown, self.hold)?,
             schedule: schedule(self.schedule.as_deref(), self.time_zone.as_deref())?,
             describe_schema: self.describe_schema.map(Into::into),
             describe: self.describe.map(|prompt| prompt.trim().into()),
             deliver: self.deliver.map(|names| names.into_iter().map(Into::into).collect()),
         })
     }
+}
+
+fn question(text: Option<String>) -> Result<Arc<str>, ConfigError> {
+    const WANTED: &str = "a question that is answered by yes or no";
+    let question = required("question", text, WANTED)?;
+    if question.trim().is_empty() {
+        return Err(invalid("question", format!("{question:?}"), WANTED));
+    }
+    Ok(question.trim().into())
+}
+
+fn temperature(value: f64) -> Result<f64, ConfigError> {
+    in_range("temperature", value, 0.1..=10.0)
+}
+
+fn thresholds(
+    on: f64,
+    off: f64,
+    (needed, among): (usize, usize),
+    cooldown: Duration,
+    hold: Duration,
+) -> Result<Thresholds, ConfigError> {
+    in_range("on", on, 0.01..=1.0)?;
+    in_range("off", off, 0.0..=1.0)?;
+    if off > on {
+        return Err(invalid("off", off, format!("at most on, {on}")));
+    }
+    at_least("cooldown", cooldown, Duration::ZERO)?;
+    at_least("hold", hold, Duration::ZERO)?;
+    Ok(Thresholds { on, off, needed, among, cooldown, hold })
 }
 
 /// Parses `N/M`.

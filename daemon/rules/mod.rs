@@ -10,6 +10,7 @@
 //!
 //! Not here: scoring, and the order of the model's work (`engine`).
 
+pub mod calibration;
 mod curve;
 mod machine;
 #[cfg(test)]
@@ -32,8 +33,8 @@ use crate::metrics::{self, WindowResult};
 use crate::service::{AlertNotFound, RuleInfo};
 use crate::sync::lock;
 
-pub use watcher::ScoredWindow;
-use watcher::{Watcher, ended, updated};
+pub use watcher::{ScoredWindow, Watcher};
+use watcher::{ended, updated};
 
 /// Number of the newest alerts that are kept in memory: they can be acknowledged, and are counted.
 const NEWEST: usize = 1_000;
@@ -260,6 +261,11 @@ impl Rules {
         found.map(|(_, alert)| alert.clone())
     }
 
+    /// Returns the rule of a name.
+    pub fn get(&self, name: &str) -> Option<Arc<Rule>> {
+        self.rules.iter().find(|rule| *rule.name == *name).cloned()
+    }
+
     /// Returns the state of every rule for each of its cameras, in the order of the config.
     pub fn list(&self) -> Vec<RuleInfo> {
         self.list_at(SystemTime::now())
@@ -367,6 +373,7 @@ fn measure(watcher: &Watcher) {
     );
 }
 
-fn new_id() -> Arc<str> {
+/// Makes the ID of an alert.
+pub fn new_id() -> Arc<str> {
     Uuid::now_v7().to_string().into()
 }

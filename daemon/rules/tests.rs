@@ -139,6 +139,20 @@ fn an_alert_has_one_id_and_its_scores_from_its_beginning_to_its_end() {
 }
 
 #[test]
+fn a_temperature_applies_before_the_thresholds() {
+    let journal = journal();
+    let rules = rules(&PERSON.replace("hold", "temperature = 2.0\nhold"), &journal);
+    // The logit of 0.9 is 2.2, and that of 0.7503 is 1.1.
+    score(&rules, "gate", 0, 0.9);
+    assert_eq!(phases(&journal), []);
+    let of_gate = rules.list().into_iter().find(|rule| &*rule.camera == "gate").expect("a rule");
+    assert_eq!(of_gate.score.map(|(_, score)| (score * 100.0).round()), Some(75.0));
+    score(&rules, "gate", 1, 0.99);
+    assert_eq!(phases(&journal), [AlertPhase::New]);
+    assert!((alerts(&journal)[0].score - 0.9087).abs() < 0.001);
+}
+
+#[test]
 fn updates_become_rarer_while_an_alert_lasts() {
     let journal = journal();
     let rules = rules(PERSON, &journal);

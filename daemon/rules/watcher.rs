@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::calibration::with_temperature;
 use super::curve;
 use super::machine::{Change, Machine, Step};
 use crate::config::Rule;
@@ -84,7 +85,7 @@ impl Watcher {
         (false, self.end(at, EndReason::OffSchedule))
     }
 
-    /// Takes the score of a window. `new_id` makes the ID of an alert that begins.
+    /// Takes the score of a window, as the model gave it. `new_id` makes the ID of an alert that begins.
     pub fn scored(
         &mut self,
         window: &ScoredWindow,
@@ -95,6 +96,7 @@ impl Watcher {
             return Vec::new();
         }
         let at = window.window.to;
+        let score = with_temperature(score, self.rule.temperature);
         if !window.is_seen() || !score.is_finite() {
             return self.unknown(at);
         }
