@@ -144,7 +144,7 @@ impl App {
                 workers.into_iter().for_each(|worker| drop(worker.join()));
             });
             let _ = drained.await;
-            questions.finish_in_parts().await;
+            questions.finish_tasks().await;
             // Readers see the last events once they are stored.
             let _ = tokio::task::spawn_blocking(move || self.journal.flush()).await;
             stop.cancel();

@@ -2,7 +2,7 @@
 //! the cameras' prompts.
 
 use crate::config::{self, Config, Resize, Wording};
-use crate::language::{Budget, LanguageModel, Limits};
+use crate::language::{Budget, LanguageBackend, LanguageModel, Limits};
 use crate::model::{Component, Devices, ModelError, Package, Runtime};
 use crate::slowfast::Plan;
 use crate::vision::Encoder;

@@ -291,8 +291,8 @@ fn invalid(field: &'static str, why: String) -> QuestionError {
     QuestionError::InvalidField { field, why }
 }
 
-/// Reads the range: at most one of `last`, `from` (with or without `to`) and `event`.
-fn range(draft: &Draft) -> Result<Range, QuestionError> {
+/// Reads the range of a draft: at most one of `last`, `from` (with or without `to`) and `event`.
+pub fn range(draft: &Draft) -> Result<Range, QuestionError> {
     let named = |field, why: String| invalid(field, format!("{field} is {why}"));
     let time = |raw: &Option<RawTime>, field| {
         raw.as_ref().map(time).transpose().map_err(|why| named(field, why))

@@ -1,6 +1,8 @@
 //! The requests that the daemon answers, independent of the interface. `publish/` accesses the
 //! daemon only through [`Service`].
 
+mod trial;
+
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -11,6 +13,10 @@ use crate::event::{Alert, AnswerPart, CameraStatus, Event, Severity};
 use crate::journal::{Journal, QueryError};
 use crate::metrics;
 use crate::question::{Draft, Limits, Question, QuestionError};
+
+pub use trial::{
+    TRIALS, Trial, TrialError, TrialItem, TrialRequest, TrialStream, TriedResult, TriedWindow,
+};
 
 /// The daemon as the interfaces see it, implemented by `app`.
 pub trait Service: Send + Sync + 'static {
@@ -53,6 +59,10 @@ pub trait Service: Send + Sync + 'static {
 
     /// Acknowledges an alert, active or ended. Returns the event of the acknowledgement.
     fn acknowledge(&self, alert_id: &str, false_alarm: bool) -> Result<Arc<Event>, AlertNotFound>;
+
+    /// Tries a rule on the past. Never waits: too many trials are an error. Dropping the receiver
+    /// cancels the trial.
+    fn try_rule(&self, request: TrialRequest) -> Result<TrialStream, TrialError>;
 
     fn readiness(&self) -> Readiness;
 

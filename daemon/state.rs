@@ -17,6 +17,7 @@ use crate::metrics;
 use crate::question::{self, Question};
 use crate::service::{
     AlertNotFound, AnswerStream, AskError, CameraInfo, FrameLookup, Readiness, RuleInfo, Service,
+    TrialError, TrialRequest, TrialStream,
 };
 use crate::sync::lock;
 
@@ -178,6 +179,19 @@ impl Service for Daemon {
 
     fn acknowledge(&self, alert_id: &str, false_alarm: bool) -> Result<Arc<Event>, AlertNotFound> {
         self.engine.rules.acknowledge(alert_id, false_alarm)
+    }
+
+    fn try_rule(&self, request: TrialRequest) -> Result<TrialStream, TrialError> {
+        if self.stopping.load(Ordering::Relaxed) {
+            return Err(AskError::Stopping.into());
+        }
+        let bytes = request.changes.question.as_ref().map_or(0, String::len);
+        if bytes > self.question_bytes {
+            let most = self.question_bytes;
+            let why = format!("a question has at most {most} bytes; this one has {bytes}");
+            return Err(TrialError::InvalidRule(why));
+        }
+        self.engine.try_rule(request)
     }
 
     fn readiness(&self) -> Readiness {

@@ -5,6 +5,7 @@ mod check;
 mod events;
 mod inspect;
 mod journal;
+mod rule;
 mod run;
 mod test_alert;
 
@@ -54,6 +55,9 @@ enum Command {
     Cameras(Client),
     /// List the rules of a running daemon: state, last score, alerts of today.
     Rules(Client),
+    /// Try a rule before it is armed.
+    #[command(subcommand)]
+    Rule(rule::Rule),
     /// Acknowledge an alert.
     ///
     /// Example: lookout ack 019adf2e-6c1b-7d0a-9d7e-0a4d2f3b5c61 --false
@@ -207,6 +211,7 @@ fn execute(command: Command) -> Result<ExitCode, Failure> {
         Command::Rules(Client { server, json }) => {
             runtime.block_on(success(client::rules(&server, output(json), out)))
         }
+        Command::Rule(command) => runtime.block_on(success(rule::rule(command, out))),
         Command::Ack(Ack { client: Client { server, json }, alert, false_alarm }) => {
             let done = client::acknowledge(&server, alert, false_alarm, output(json), out);
             runtime.block_on(success(done))

@@ -12,6 +12,7 @@ mod replay;
 mod rules;
 mod search;
 mod text;
+mod trial;
 
 use std::io::{self, ErrorKind, Write};
 use std::path::Path;
@@ -30,6 +31,7 @@ pub use export::export;
 pub use replay::{Replayed, replay};
 pub use rules::{acknowledge, rules};
 pub use search::search_events;
+pub use trial::try_rule;
 
 use crate::event::{EventId, EventKind};
 use crate::proto;

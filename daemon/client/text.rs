@@ -1,6 +1,7 @@
 //! Formats events and cameras as lines for people and as JSON for programs.
 
 mod rules;
+pub mod trial;
 
 use std::time::{Duration, SystemTime};
 

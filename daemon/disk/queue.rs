@@ -7,7 +7,8 @@
 //! Limits: at most `capacity` frames wait to be written. A frame beyond that is not written, and
 //! the camera's next record is marked. At most `lookups` single frames wait to be read; a further
 //! one is refused. Questions wait in addition, at most `generate.max_waiting_questions` of them,
-//! because each holds a place in the queue of questions.
+//! because each holds a place in the queue of questions. So does one window of each rule that is
+//! tried.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;

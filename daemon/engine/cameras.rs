@@ -34,6 +34,8 @@ pub struct Camera {
 pub struct CameraSettings {
     pub period: Period,
     pub window: Duration,
+    /// Time between the ends of two windows.
+    pub interval: Duration,
     pub max_caption_delay: Duration,
     /// Maximum change of a window that counts as unchanged. 0 disables the comparison.
     pub unchanged_threshold: f32,
@@ -146,6 +148,7 @@ impl CameraRegistry {
         let settings = CameraSettings {
             period,
             window,
+            interval,
             max_caption_delay: config.max_caption_delay,
             unchanged_threshold: config.unchanged_threshold,
             caption_prompt: config.caption_prompt.clone(),
@@ -201,7 +204,7 @@ impl Engine {
             metrics::waiting_jobs(jobs.scheduler.waiting());
             questions
         };
-        questions.into_iter().for_each(|question| question.fail(gone()));
+        questions.into_iter().for_each(|job| job.fail(gone()));
         self.rules.remove_camera(name);
         sync::lock(&self.conversations).remove(name);
         self.reencoded().retain(|(camera, _)| camera != name);

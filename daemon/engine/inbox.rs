@@ -11,6 +11,7 @@
 //! - The worker takes frames from the cameras in turn, so one camera's burst does not delay the
 //!   others. Questions come first, also in turn. After each question's turn the cameras get one, so
 //!   re-encoding never takes more than half of the turns.
+//! - What needs frames in the background is taken only while nothing else waits.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -28,8 +29,9 @@ pub struct Arrival {
 pub enum Work<R> {
     /// Frames of the cameras. Empty if none arrived for a while.
     Frames(Vec<Arrival>),
-    /// A question that needs frames encoded again. The worker encodes some of them and returns the
-    /// question with [`Inbox::reencode`].
+    /// A question, or a request in the background, that needs frames encoded again. The worker
+    /// encodes some of them and returns it with [`Inbox::reencode`] or
+    /// [`Inbox::reencode_in_background`].
     Reencode(R),
 }
 
@@ -46,6 +48,7 @@ pub struct Inbox<R> {
     /// Number of frames that the worker has taken.
     taken: u64,
     questions: VecDeque<R>,
+    background: VecDeque<R>,
     /// True if the worker took a question last.
     question_was_last: bool,
     closed: bool,
@@ -64,6 +67,7 @@ impl<R> Inbox<R> {
             served: HashMap::new(),
             taken: 0,
             questions: VecDeque::new(),
+            background: VecDeque::new(),
             question_was_last: false,
             closed: false,
         }
@@ -103,6 +107,16 @@ impl<R> Inbox<R> {
         Ok(())
     }
 
+    /// Queues a request in the background, as `reencode` does. The caller limits their
+    /// number.
+    pub fn reencode_in_background(&mut self, request: R) -> Result<(), R> {
+        if self.closed {
+            return Err(request);
+        }
+        self.background.push_back(request);
+        Ok(())
+    }
+
     /// Removes the questions for which `is_wanted` returns false.
     pub fn retain(&mut self, is_wanted: impl FnMut(&R) -> bool) {
         self.questions.retain(is_wanted);
@@ -115,21 +129,27 @@ impl<R> Inbox<R> {
         self.served.remove(camera);
     }
 
-    /// Removes and returns the questions for which `is_unwanted` returns true.
+    /// Removes and returns the questions and the requests in the background for which `is_unwanted`
+    /// returns true.
     pub fn extract(&mut self, mut is_unwanted: impl FnMut(&R) -> bool) -> Vec<R> {
-        let questions = std::mem::take(&mut self.questions).into_iter();
-        let (removed, kept) = questions.partition::<VecDeque<R>, _>(|one| is_unwanted(one));
-        self.questions = kept;
-        removed.into()
+        let mut removed = Vec::new();
+        for queue in [&mut self.questions, &mut self.background] {
+            let requests = std::mem::take(queue).into_iter();
+            let (unwanted, kept): (Vec<R>, _) = requests.partition(|one| is_unwanted(one));
+            *queue = kept.into();
+            removed.extend(unwanted);
+        }
+        removed
     }
 
     /// Returns true if there is work, or if the inbox is closed.
     pub fn is_ready(&self) -> bool {
-        !self.round.is_empty() || !self.questions.is_empty() || self.closed
+        let has_frames = !self.round.is_empty();
+        has_frames || !self.questions.is_empty() || !self.background.is_empty() || self.closed
     }
 
     /// Takes the next question, or at most `max_frames` frames, from the cameras in turn and in
-    /// order for each camera. Returns `None` if the inbox is closed.
+    /// order for each camera, or if there are none the next request in the background. Returns `None` if the inbox is closed.
     pub fn take(&mut self, max_frames: usize) -> Option<Work<R>> {
         if self.closed {
             return None;
@@ -141,6 +161,11 @@ impl<R> Inbox<R> {
             return Some(Work::Reencode(question));
         }
         self.question_was_last = false;
+        if self.round.is_empty()
+            && let Some(request) = self.background.pop_front()
+        {
+            return Some(Work::Reencode(request));
+        }
         let mut taken = Vec::new();
         while taken.len() < max_frames {
             let Some(camera) = self.round.pop_front() else { break };
@@ -155,10 +180,10 @@ impl<R> Inbox<R> {
         Some(Work::Frames(taken))
     }
 
-    /// Closes the inbox. Returns the questions whose frames will not be encoded.
+    /// Closes the inbox. Returns the questions and requests whose frames will not be encoded.
     pub fn close(&mut self) -> Vec<R> {
         self.closed = true;
-        self.questions.drain(..).collect()
+        self.questions.drain(..).chain(self.background.drain(..)).collect()
     }
 
     /// Returns true if anything is kept about the camera.
@@ -374,5 +399,29 @@ mod tests {
             taken(&mut inbox, 8),
             [("yard", 1), ("yard", 2)].map(|(c, n)| (c.to_string(), n))
         );
+    }
+
+    #[test]
+    fn requests_in_the_background_wait_for_everything_else() {
+        let mut inbox = Inbox::new(2, ROOM);
+        assert_eq!(inbox.reencode_in_background('b'), Ok(()));
+        assert_eq!(inbox.reencode('q'), Ok(()));
+        push(&mut inbox, frame("gate", 1));
+        let mut order = String::new();
+        for _ in 0..3 {
+            match inbox.take(8) {
+                Some(Work::Reencode(request)) => order.push(request),
+                Some(Work::Frames(frames)) => order.push_str(&frames.len().to_string()),
+                None => panic!("the inbox is open"),
+            }
+        }
+        assert_eq!(order, "q1b");
+        assert_eq!(inbox.reencode_in_background('b'), Ok(()));
+        assert!(inbox.is_ready());
+        assert_eq!(inbox.extract(|request| *request == 'b'), ['b']);
+        assert!(!inbox.is_ready());
+        assert_eq!(inbox.reencode_in_background('c'), Ok(()));
+        assert_eq!(inbox.close(), ['c']);
+        assert_eq!(inbox.reencode_in_background('d'), Err('d'));
     }
 }

@@ -5,15 +5,18 @@ use std::time::{Duration, Instant};
 
 use super::question::pass::PendingQuestion;
 use super::scheduler::{self, Purpose};
+use super::trial_window::TrialWindow;
 use crate::config::Rule;
 use crate::service::AskError;
-use crate::timeline::TimeRange;
+use crate::timeline::{Clip, TimeRange};
 
 /// Work for the language worker.
 pub enum Job {
     Question(Box<PendingQuestion>),
     Caption(Window),
     Rules(Box<RulesOfWindow>),
+    /// A window of the past on which a rule is tried, with its frames.
+    Trial(Box<(TrialWindow, Clip)>),
 }
 
 /// The rules whose questions are to be scored on a window.
@@ -34,18 +37,19 @@ pub struct Window {
 }
 
 impl Job {
-    /// Returns false for a question that no client waits for any more.
+    /// Returns false for a question or a trial that no client waits for any more.
     pub fn is_wanted(&self) -> bool {
         match self {
             Job::Question(question) => !question.to.is_closed(),
+            Job::Trial(trial) => trial.0.is_wanted(),
             Job::Caption(_) | Job::Rules(_) => true,
         }
     }
 
-    /// Returns the window that the job is about. A question has none.
+    /// Returns the window that has just closed and that the job is about. Other jobs have none.
     pub fn window(&self) -> Option<&Window> {
         match self {
-            Job::Question(_) => None,
+            Job::Question(_) | Job::Trial(_) => None,
             Job::Caption(window) => Some(window),
             Job::Rules(of_window) => Some(&of_window.window),
         }
@@ -56,7 +60,7 @@ impl Job {
         match self {
             Job::Question(_) => "answer",
             Job::Caption(_) => "caption",
-            Job::Rules(_) => "scores",
+            Job::Rules(_) | Job::Trial(_) => "scores",
         }
     }
 
@@ -67,8 +71,10 @@ impl Job {
 
     /// Reports an error that the asker did not cause, if the job has an asker.
     pub fn fail(self, error: AskError) {
-        if let Job::Question(question) = self {
-            question.fail(error);
+        match self {
+            Job::Question(question) => question.fail(error),
+            Job::Trial(trial) => trial.0.fail(error),
+            Job::Caption(_) | Job::Rules(_) => {}
         }
     }
 }
@@ -81,6 +87,7 @@ impl scheduler::Job for Job {
             Job::Question(question) => &question.camera,
             Job::Caption(window) => &window.camera,
             Job::Rules(of_window) => &of_window.window.camera,
+            Job::Trial(trial) => &trial.0.camera,
         }
     }
 
@@ -89,6 +96,7 @@ impl scheduler::Job for Job {
             Job::Question(_) => Purpose::Question,
             Job::Caption(_) => Purpose::Caption,
             Job::Rules(_) => Purpose::Rules,
+            Job::Trial(_) => Purpose::Background,
         }
     }
 }

@@ -9,11 +9,14 @@
 //! Guarantees:
 //! - [`LanguageBackend::room`] decides which jobs are admitted.
 //! - After a refused question, running answers advance by a step before the next job is taken.
+//! - A job in the background is started only if the worker is idle. It is cancelled and put back if
+//!   another job needs its slot.
 //! - If an asker leaves, its sequence is cancelled before the next step.
 //! - A job on which the model fails produces no text. An asker gets an error; a caption is skipped
 //!   and counted. The next job may succeed. If none does for a while, the worker ends with an
 //!   error.
 
+mod input;
 mod jobs;
 
 use std::collections::HashMap;
@@ -23,7 +26,7 @@ use std::time::{Duration, Instant};
 
 use super::Engine;
 use super::failures::Failures;
-use super::job::{Job, RulesOfWindow};
+use super::job::Job;
 use super::question::pass::PendingQuestion;
 use super::scheduler::{Job as _, Purpose};
 use crate::event::{
@@ -33,14 +36,16 @@ use crate::event::{
 use crate::frame::{Span, rfc3339};
 use crate::journal::EventJpeg;
 use crate::language::{
-    Failure, LanguageBackend, LanguageError, LanguageModel, Limits, Output, PrefixFrame, Reply,
-    Request, Schema, Scored, SequenceId, Task, Turn, Urgency,
+    Failure, LanguageBackend, LanguageError, LanguageModel, Output, PrefixFrame, Reply, Request,
+    Scored, SequenceId, Task, Urgency,
 };
 use crate::metrics::{self, SkipReason, Stage};
 use crate::model::ModelError;
 use crate::service::AskError;
-use crate::slowfast::{FrameTokens, Plan, assemble};
+use crate::slowfast::{FrameTokens, assemble};
 use crate::timeline::{Clip, ClipFrame};
+
+use input::{Input, Work, input};
 
 /// Runs a language back end: admits jobs and delivers their results.
 pub struct LanguageWorker<B = LanguageModel> {
@@ -107,11 +112,14 @@ impl<B: LanguageBackend> LanguageWorker<B> {
             self.cancel_unneeded(engine, running)?;
             metrics::active_sequences(running.len());
             match engine.next_job(self.backend.room(), running.is_empty()) {
-                Some(job) => match self.start(engine, job, running, &mut failures)? {
-                    Admission::Running | Admission::Done => continue,
-                    Admission::Refused if running.is_empty() => continue,
-                    Admission::Refused => {}
-                },
+                Some(job) => {
+                    self.free_slot(engine, running)?;
+                    match self.start(engine, job, running, &mut failures)? {
+                        Admission::Running | Admission::Done => continue,
+                        Admission::Refused if running.is_empty() => continue,
+                        Admission::Refused => {}
+                    }
+                }
                 None if running.is_empty() => return Ok(()),
                 None => {}
             }
@@ -151,6 +159,24 @@ impl<B: LanguageBackend> LanguageWorker<B> {
     ) -> Result<(), ModelError> {
         for (id, _) in running.extract_if(|_, one| !one.is_needed(engine)) {
             self.backend.cancel(id).map_err(|error| ModelError(error.to_string()))?;
+        }
+        Ok(())
+    }
+
+    /// Frees a slot if all are in use. Only a sequence in the background can be in the way then, by
+    /// the back end's room. Its job is put back.
+    fn free_slot(
+        &mut self,
+        engine: &Engine,
+        running: &mut HashMap<SequenceId, Running>,
+    ) -> Result<(), ModelError> {
+        if running.len() < self.backend.slots() {
+            return Ok(());
+        }
+        let is_background = |one: &Running| one.job.purpose() == Purpose::Background;
+        for (id, one) in running.extract_if(|_, one| is_background(one)) {
+            self.backend.cancel(id).map_err(|error| ModelError(error.to_string()))?;
+            engine.jobs().scheduler.put_back(one.job);
         }
         Ok(())
     }
@@ -200,8 +226,9 @@ impl<B: LanguageBackend> LanguageWorker<B> {
             reencoded: look.reencoded,
         };
         let video = assemble(&tokens, &plan, self.dim);
-        // The prefix is shared only among frames of one plan: otherwise their rows differ.
-        let shared = plan == engine.plan;
+        // The prefix is shared only among frames of one plan: otherwise their rows differ. That of a
+        // trial would evict those of the present.
+        let shared = plan == engine.plan && urgency != Urgency::Background;
         let prefix_frames = || clip.references.iter().zip(&clip.frames).map(prefix_frame).collect();
         let request = Request {
             video: &video,
@@ -231,6 +258,10 @@ impl<B: LanguageBackend> LanguageWorker<B> {
                 Job::Question(asked) => {
                     asked.reject(why);
                     engine.jobs().scheduler.refused();
+                    Ok(Admission::Refused)
+                }
+                Job::Trial(trial) => {
+                    trial.0.fail(AskError::InvalidQuestion(why));
                     Ok(Admission::Refused)
                 }
             },
@@ -308,7 +339,7 @@ impl<B: LanguageBackend> LanguageWorker<B> {
                 asked.finish(engine, inference, jpegs, turns, None);
             }
             // Rules are scored.
-            Job::Rules(_) => {}
+            Job::Rules(_) | Job::Trial(_) => {}
         }
     }
 
@@ -318,6 +349,12 @@ impl<B: LanguageBackend> LanguageWorker<B> {
         match job {
             Job::Question(asked) => self.finish_question(engine, *asked, clip, scored),
             Job::Rules(of_window) => engine.rules_scored(*of_window, clip, scored),
+            Job::Trial(trial) => {
+                let (window, clip) = *trial;
+                if let Some(score) = scored.scores.first() {
+                    window.finish(clip, *score);
+                }
+            }
             // Captions have no score.
             Job::Caption(_) => {}
         }
@@ -393,69 +430,9 @@ impl Running {
             Job::Caption(_) | Job::Rules(_) => {
                 !engine.jobs().stopping && engine.cameras.get(self.job.camera()).is_some()
             }
-            Job::Question(_) => self.job.is_wanted(),
+            Job::Question(_) | Job::Trial(_) => self.job.is_wanted(),
         }
     }
-}
-
-/// The model's input for a job.
-struct Input {
-    camera: Arc<str>,
-    prompt: String,
-    work: Work,
-    clip: Clip,
-    plan: Plan,
-    urgency: Urgency,
-}
-
-/// The model's work for a job.
-enum Work {
-    Text { turns: Arc<[Turn]>, limits: Limits, schema: Option<Arc<Schema>> },
-    Scores { questions: Arc<[Arc<str>]> },
-}
-
-/// Returns the input of a job, or `None` if the camera has no captions or no frames are left.
-fn input(engine: &Engine, job: &Job) -> Option<Input> {
-    let text = |turns, max_new_tokens, schema| Work::Text {
-        turns,
-        limits: Limits { max_new_tokens, sampling: engine.sampling },
-        schema,
-    };
-    Some(match job {
-        Job::Caption(window) => Input {
-            camera: window.camera.clone(),
-            prompt: engine.cameras.get(&window.camera)?.settings.caption_prompt.clone()?,
-            work: text(Arc::default(), engine.max_new_tokens, None),
-            clip: engine.clip(&window.camera, window.range)?,
-            plan: engine.plan,
-            urgency: Urgency::Later,
-        },
-        Job::Rules(of_window) => {
-            let RulesOfWindow { window, rules } = &**of_window;
-            Input {
-                camera: window.camera.clone(),
-                prompt: String::new(),
-                work: Work::Scores {
-                    questions: rules.iter().map(|r| r.question.clone()).collect(),
-                },
-                clip: engine.clip(&window.camera, window.range)?,
-                plan: engine.plan,
-                urgency: Urgency::Later,
-            }
-        }
-        Job::Question(asked) => Input {
-            camera: asked.camera.clone(),
-            prompt: asked.prompt.clone(),
-            work: if asked.is_scored {
-                Work::Scores { questions: [asked.prompt.as_str().into()].into() }
-            } else {
-                text(asked.turns.clone(), asked.max_new_tokens, asked.schema.clone())
-            },
-            clip: asked.clip.clone(),
-            plan: asked.plan,
-            urgency: Urgency::Now,
-        },
-    })
 }
 
 fn measure(camera: &str, inference: &Inference) {

@@ -8,6 +8,9 @@
 //!              └──────── disk ◄─ ask() some are not: FrameFetch ─► encoded again ─► Scheduler
 //! ```
 //!
+//! A rule that is tried on the past (`trial`) gets its frames as a question does, and waits in the
+//! scheduler behind everything else.
+//!
 //! Guarantees: only two threads compute, and a third one owns the disk. None of them waits for a
 //! camera, a broker or a client. Schemas of answers are compiled on other threads.
 
@@ -20,12 +23,15 @@ mod language_worker;
 mod question;
 pub mod scheduler;
 mod snapshot;
+mod trial;
+mod trial_window;
 mod vision_worker;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::byte_lru::ByteLru;
@@ -39,7 +45,7 @@ use crate::language::{SchemaCompiler, Turn};
 use crate::metrics::{self, DropReason, SkipReason};
 use crate::rules::Rules;
 use crate::run_clock::RunClock;
-use crate::service::AskError;
+use crate::service::{AskError, TRIALS};
 use crate::slowfast::Plan;
 use crate::sync::{self, Waiting};
 use crate::timeline::{
@@ -53,6 +59,7 @@ use question::conversations::Conversations;
 use question::frames::FrameFetch;
 use question::pass::PendingQuestion;
 use scheduler::Scheduler;
+use trial_window::TrialWindow;
 
 pub use failures::Failures;
 pub use language_worker::LanguageWorker;
@@ -77,8 +84,10 @@ pub struct Engine {
     restoring: AtomicBool,
     /// Number of reserved places in the queue.
     queue_slots: Arc<AtomicUsize>,
-    /// Questions that are answered in parts.
-    in_parts: Mutex<JoinSet<()>>,
+    /// Tasks that answer questions in parts and try rules.
+    tasks: Mutex<JoinSet<()>>,
+    /// Places for rules that are tried at the same time.
+    trials: Arc<Semaphore>,
     /// Tokens of frames that were encoded again, with the frames' JPEGs.
     reencoded: Mutex<ByteLru<CameraFrame, FrameData>>,
     jobs: Mutex<Jobs>,
@@ -114,6 +123,11 @@ impl Jobs {
         self.scheduler.ask(Job::Question(Box::new(question)))
     }
 
+    /// Queues a window of the past on which a rule is tried.
+    fn add_trial(&mut self, window: TrialWindow, clip: Clip) {
+        self.scheduler.add_background(Job::Trial(Box::new((window, clip))));
+    }
+
     /// Returns the number of waiting questions, without the parts of long ones. Removes those that
     /// no client waits for any more.
     fn waiting_questions(&mut self) -> usize {
@@ -147,7 +161,8 @@ impl Engine {
             disk: buffer.disk.as_ref().map(|_| disk::Queue::new(disk::QUEUE_FRAMES, disk::LOOKUPS)),
             restoring: AtomicBool::new(false),
             queue_slots: Arc::default(),
-            in_parts: Mutex::default(),
+            tasks: Mutex::default(),
+            trials: Arc::new(Semaphore::new(TRIALS)),
             reencoded: Mutex::new(ByteLru::new(buffer.reencode_cache_bytes.as_u64() as usize)),
             inbox: Waiting::new(Inbox::new(INBOX_FRAMES, buffer.inbox_bytes.as_u64() as usize)),
             jobs: Mutex::new(Jobs {
@@ -197,7 +212,7 @@ impl Engine {
     /// Records that a job about a window will not be done. Call it without the lock on the jobs.
     fn skip(&self, job: &Job, reason: SkipReason) {
         match job {
-            Job::Question(_) => {}
+            Job::Question(_) | Job::Trial(_) => {}
             Job::Caption(Window { camera, .. }) => {
                 if let Some(camera) = self.cameras.get(camera) {
                     camera.progress.skipped_windows.fetch_add(1, Ordering::Relaxed);

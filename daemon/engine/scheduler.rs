@@ -14,6 +14,8 @@
 //! - Of a camera and a purpose, at most one job is in progress, and the next one waits for it. So a
 //!   camera's captions are finished in the order of its windows.
 //! - Within a purpose, the next job is that of the camera whose job was started least recently.
+//! - A job in the background is started only if no other job waits, in the order of arrival. It can be
+//!   put back if another job needs its place. It changes the order of no other job.
 //! - After a refused question, a job about a window goes before the next question, if one can be
 //!   started. So a client that repeats a question which cannot be answered does not block the
 //!   captions.
@@ -35,6 +37,9 @@ pub enum Purpose {
     Rules,
     /// A caption of a window. Per camera, the job of the newest window waits, until its deadline.
     Caption,
+    /// A rule is tried on the past. Jobs wait in the order of their arrival, for as long as others
+    /// come.
+    Background,
 }
 
 /// Work for the language worker.
@@ -49,6 +54,8 @@ pub trait Job {
 pub struct Scheduler<J: Job> {
     questions: VecDeque<J>,
     capacity: usize,
+    /// Jobs in the background. The caller limits their number.
+    background: VecDeque<J>,
     /// Jobs about the newest closed windows.
     windows: HashMap<Key<J>, Waiting<J>>,
     /// Jobs about windows that are in progress.
@@ -79,6 +86,7 @@ impl<J: Job> Scheduler<J> {
         Scheduler {
             questions: VecDeque::new(),
             capacity,
+            background: VecDeque::new(),
             windows: HashMap::new(),
             busy: HashSet::new(),
             window_first: false,
@@ -98,21 +106,49 @@ impl<J: Job> Scheduler<J> {
         Ok(())
     }
 
+    /// Queues a job in the background.
+    pub fn add_background(&mut self, job: J) {
+        self.background.push_back(job);
+    }
+
+    /// Puts a job in the background back, as the next one.
+    pub fn put_back(&mut self, job: J) {
+        self.background.push_front(job);
+    }
+
+    /// Takes the next job in the background, if no other job waits.
+    pub fn take_background(&mut self) -> Option<J> {
+        if !self.questions.is_empty() || !self.windows.is_empty() {
+            return None;
+        }
+        self.background.pop_front()
+    }
+
+    /// Takes the next job that a client waits for, whatever else waits. It is for the end, when no
+    /// job is done any more.
+    pub fn withdraw(&mut self) -> Option<J> {
+        self.questions.pop_front().or_else(|| self.background.pop_front())
+    }
+
     /// Removes questions that no client waits for any more.
     pub fn retain(&mut self, waited_for: impl FnMut(&J) -> bool) {
         self.questions.retain(waited_for);
     }
 
-    /// Removes everything that is kept about a camera, and the questions about it. Returns those
-    /// questions.
+    /// Removes everything that is kept about a camera. Returns the questions about it and its jobs in
+    /// the background.
     pub fn remove(&mut self, camera: &J::Camera) -> Vec<J> {
         self.windows.retain(|(other, _), _| other != camera);
         self.busy.retain(|(other, _)| other != camera);
         self.served.retain(|(other, _), _| other != camera);
-        let questions = std::mem::take(&mut self.questions).into_iter();
-        let (removed, kept) = questions.partition::<VecDeque<J>, _>(|job| job.camera() == camera);
-        self.questions = kept;
-        removed.into()
+        let mut removed = Vec::new();
+        for queue in [&mut self.questions, &mut self.background] {
+            let jobs = std::mem::take(queue).into_iter();
+            let (about_it, kept): (Vec<J>, _) = jobs.partition(|job| job.camera() == camera);
+            *queue = kept.into();
+            removed.extend(about_it);
+        }
+        removed
     }
 
     /// Returns true if anything is kept about the camera.
@@ -203,7 +239,7 @@ impl<J: Job> Scheduler<J> {
 
     /// Returns the number of waiting jobs.
     pub fn waiting(&self) -> usize {
-        self.questions.len() + self.windows.len()
+        self.questions.len() + self.windows.len() + self.background.len()
     }
 
     /// Returns the maximum number of waiting questions.

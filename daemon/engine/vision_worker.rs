@@ -1,5 +1,6 @@
 //! Runs the vision worker. It encodes and pools every frame once and adds it to the timeline. A
-//! frame is encoded again only for a question, if its tokens have left the hot tier.
+//! frame is encoded again only for a question or the trial of a rule, if its tokens have left the hot
+//! tier.
 //!
 //! A frame on which the model fails is dropped and counted, like a corrupt one; the next frame may
 //! succeed. If none succeeds for a while, the worker ends with an error.
@@ -149,7 +150,7 @@ impl<B: VisionBackend> VisionWorker<B> {
         let frame_len = self.backend.frame_len();
         let mut good = Vec::new();
         pixels.clear();
-        for (at, jpeg) in fetch.next(BATCH) {
+        for (at, jpeg) in fetch.next() {
             let start = pixels.len();
             pixels.resize(start + frame_len, 0.0);
             match self.prepare_again(&jpeg, &mut pixels[start..]) {

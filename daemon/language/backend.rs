@@ -17,7 +17,11 @@ use super::{LanguageError, OnOutput, Request, SequenceId, Submitted};
 /// [`Output::Scored`]: super::Output::Scored
 /// [`Output::Failed`]: super::Output::Failed
 pub trait LanguageBackend {
-    /// Returns which requests can be submitted now. Requests beyond it fail.
+    /// Returns the maximum number of sequences at a time.
+    fn slots(&self) -> usize;
+
+    /// Returns which requests can be submitted now. Requests beyond it fail. If every slot is in use
+    /// nevertheless, a sequence in the background must be cancelled before.
     fn room(&self) -> Room;
 
     /// Starts a sequence. Leaves out the oldest earlier turns if not all of them fit.

@@ -129,11 +129,6 @@ impl LanguageModel {
         })
     }
 
-    /// Returns the maximum number of sequences at a time.
-    pub fn slots(&self) -> usize {
-        self.batch.slots.count()
-    }
-
     /// Returns the number of sequences in progress.
     pub fn sequences(&self) -> usize {
         self.batch.slots.len()
@@ -430,6 +425,10 @@ impl LanguageModel {
 }
 
 impl LanguageBackend for LanguageModel {
+    fn slots(&self) -> usize {
+        self.batch.slots.count()
+    }
+
     fn room(&self) -> Room {
         self.batch.slots.room()
     }

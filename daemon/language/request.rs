@@ -59,6 +59,8 @@ pub enum Urgency {
     /// A client waits for the result.
     Now,
     Later,
+    /// Nobody is delayed if the result comes late. Read only while no other sequence has work.
+    Background,
 }
 
 /// Limits on one answer, and the way in which its tokens are picked.

@@ -14,6 +14,8 @@
 //!   chunk, tokens are generated for as long as the chunk took.
 //! - The most urgent prompt is read first, or the oldest one among equals. But if another prompt is
 //!   already reading the prefix that this prompt needs, that one is finished first.
+//! - A prompt in the background is read only while there is nothing else to do. It takes no slot
+//!   from the others, because it can be cancelled.
 //! - The sequences that generate have the first slots, without a gap, as a batch must.
 
 use std::ops::{Index, IndexMut};
@@ -118,11 +120,13 @@ impl<S: Prompt> Slots<S> {
 
     /// Returns which requests can be admitted.
     pub fn room(&self) -> Room {
-        match self.count - self.len() {
+        // A sequence in the background only reads, and is cancelled if its slot is needed.
+        let background = self.iter().filter(|s| s.urgency() == Urgency::Background).count();
+        match self.count - (self.len() - background) {
             0 => Room::Nothing,
-            _ if self.is_empty() => Room::Any,
+            _ if self.len() == background => Room::Any,
             1 => Room::Question,
-            _ if self.unread() > 0 => Room::Question,
+            _ if self.unread() > background => Room::Question,
             _ => Room::Any,
         }
     }
@@ -134,7 +138,10 @@ impl<S: Prompt> Slots<S> {
     /// Returns the next step, or `None` if there are no sequences.
     pub fn next(&self) -> Option<Step> {
         match self.next_prompt() {
-            Some(slot) if self.generating == 0 || self.owed.is_zero() => Some(Step::Prefill(slot)),
+            Some(slot) if self.generating == 0 => Some(Step::Prefill(slot)),
+            Some(slot) if self.owed.is_zero() && self[slot].urgency() != Urgency::Background => {
+                Some(Step::Prefill(slot))
+            }
             _ if self.generating > 0 => Some(Step::Generate),
             _ => None,
         }

@@ -4,6 +4,7 @@
 //! another version. The error names the field.
 
 mod alert;
+mod trial;
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -20,6 +21,7 @@ use crate::proto;
 use crate::service::CameraInfo;
 
 pub use alert::rule;
+pub use trial::trial_item;
 
 #[derive(Debug, PartialEq, thiserror::Error)]
 #[error("unexpected reply: field {0} is missing or unknown (different daemon version?)")]
@@ -175,18 +177,19 @@ fn coverage(from: Option<proto::Coverage>) -> Read<Coverage> {
 }
 
 fn gap(from: proto::Gap) -> Read<Gap> {
-    Ok(Gap {
-        cause: match from.cause() {
-            proto::GapCause::CameraDown => GapCause::CameraDown,
-            proto::GapCause::Overload => GapCause::Overload,
-            proto::GapCause::Evicted => GapCause::Evicted,
-            proto::GapCause::BeforeStart => GapCause::BeforeStart,
-            proto::GapCause::Clock => GapCause::Clock,
-            proto::GapCause::Corrupt => GapCause::Corrupt,
-            proto::GapCause::ModelFailed => GapCause::ModelFailed,
-            proto::GapCause::Unspecified => return Err(UnexpectedReply("cause")),
-        },
-        span: span(from.span, "span")?,
+    Ok(Gap { cause: gap_cause(from.cause())?, span: span(from.span, "span")? })
+}
+
+fn gap_cause(cause: proto::GapCause) -> Read<GapCause> {
+    Ok(match cause {
+        proto::GapCause::CameraDown => GapCause::CameraDown,
+        proto::GapCause::Overload => GapCause::Overload,
+        proto::GapCause::Evicted => GapCause::Evicted,
+        proto::GapCause::BeforeStart => GapCause::BeforeStart,
+        proto::GapCause::Clock => GapCause::Clock,
+        proto::GapCause::Corrupt => GapCause::Corrupt,
+        proto::GapCause::ModelFailed => GapCause::ModelFailed,
+        proto::GapCause::Unspecified => return Err(UnexpectedReply("cause")),
     })
 }
 

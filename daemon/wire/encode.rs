@@ -1,6 +1,7 @@
 //! Converts the daemon's values to protobuf. The opposite direction, for clients, is `decode.rs`.
 
 mod alert;
+mod trial;
 
 use std::time::SystemTime;
 
@@ -16,6 +17,7 @@ use crate::proto;
 use crate::service::CameraInfo;
 
 pub use alert::rule;
+pub use trial::{trial_item, trial_request};
 
 pub fn event(event: &Event) -> proto::Event {
     proto::Event {
@@ -166,7 +168,11 @@ fn coverage(from: &Coverage) -> proto::Coverage {
 }
 
 fn gap(from: &Gap) -> proto::Gap {
-    let cause = match from.cause {
+    proto::Gap { span: Some(span(from.span)), cause: gap_cause(from.cause).into() }
+}
+
+fn gap_cause(cause: GapCause) -> proto::GapCause {
+    match cause {
         GapCause::CameraDown => proto::GapCause::CameraDown,
         GapCause::Overload => proto::GapCause::Overload,
         GapCause::Evicted => proto::GapCause::Evicted,
@@ -174,8 +180,7 @@ fn gap(from: &Gap) -> proto::Gap {
         GapCause::Clock => proto::GapCause::Clock,
         GapCause::Corrupt => proto::GapCause::Corrupt,
         GapCause::ModelFailed => proto::GapCause::ModelFailed,
-    };
-    proto::Gap { span: Some(span(from.span)), cause: cause.into() }
+    }
 }
 
 pub fn frame_reference(from: &FrameReference) -> proto::FrameReference {

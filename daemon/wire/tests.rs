@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::decode::{UnexpectedReply, event};
 use super::encode;
+use crate::config::Thresholds;
 use crate::event::{
     Acknowledgement, Alert, AlertPhase, AlertUpdate, Answer, AnswerPart, Body, CameraState,
     CameraStatus, Caption, Coverage, Description, Devices, EndReason, Event, EventId, FinishReason,
@@ -14,7 +15,7 @@ use crate::event::{
 };
 use crate::frame::{Clock, FrameId, Span};
 use crate::proto;
-use crate::service::{RuleInfo, RuleState};
+use crate::service::{RuleInfo, RuleState, Trial, TrialItem, TriedResult, TriedWindow};
 
 fn times() -> impl Strategy<Value = SystemTime> {
     (0u64..4_000_000_000, 0u32..1_000_000_000)
@@ -262,7 +263,40 @@ fn rule_statuses() -> impl Strategy<Value = RuleStatus> {
     })
 }
 
+fn trial_items() -> impl Strategy<Value = TrialItem> {
+    let durations = (0u64..1 << 40, 0u32..1_000_000_000).prop_map(|(s, n)| Duration::new(s, n));
+    let thresholds = (any::<[f64; 2]>(), any::<[u16; 2]>(), [durations.clone(), durations]);
+    let thresholds = thresholds.prop_map(|([on, off], [needed, among], [cooldown, hold])| {
+        let (needed, among) = (needed.into(), among.into());
+        Thresholds { on, off, needed, among, cooldown, hold }
+    });
+    let started = (prop::array::uniform3(texts()), thresholds, any::<f64>(), spans(), any::<u32>());
+    let started = started.prop_map(|(names, thresholds, temperature, span, windows)| {
+        let [camera, rule, question] = names.map(Into::into);
+        let trial = Trial { camera, rule, question, thresholds, temperature, span, windows };
+        TrialItem::Started(Box::new(trial))
+    });
+    let result = prop_oneof![
+        any::<f64>().prop_map(TriedResult::Score),
+        prop::sample::select(vec![GapCause::CameraDown, GapCause::ModelFailed])
+            .prop_map(TriedResult::Unknown),
+        Just(TriedResult::OffSchedule),
+    ];
+    let window = (spans(), result);
+    prop_oneof![
+        started,
+        window.prop_map(|(window, result)| TrialItem::Window(TriedWindow { window, result })),
+        alerts().prop_map(|alert| TrialItem::Alert(Box::new(alert))),
+    ]
+}
+
 proptest! {
+    #[test]
+    fn decoding_an_encoded_item_of_a_trial_returns_it(item in trial_items()) {
+        let sent = encode::trial_item(&item).expect("a message");
+        prop_assert_eq!(super::decode::trial_item(sent), Ok(item));
+    }
+
     #[test]
     fn decoding_an_encoded_rule_returns_it(
         names in prop::array::uniform3(texts()),

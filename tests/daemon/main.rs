@@ -27,3 +27,4 @@ mod schemas;
 mod soak;
 mod stored_frames;
 mod streams;
+mod trials;

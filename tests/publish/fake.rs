@@ -2,6 +2,7 @@
 
 use super::*;
 
+pub type TryRule = Box<dyn Fn(TrialRequest) -> Result<TrialStream, TrialError> + Send>;
 pub type Ask = Box<dyn Fn(Question) -> Result<AnswerStream, AskError> + Send>;
 
 pub struct Fake {
@@ -13,6 +14,7 @@ pub struct Fake {
     pub panics: AtomicBool,
     pub ask: Mutex<Ask>,
     pub rules: Mutex<Vec<RuleInfo>>,
+    pub try_rule: Mutex<TryRule>,
 }
 
 impl Fake {
@@ -92,6 +94,10 @@ impl Service for Fake {
         Ok(self.journal.append(rule.camera.clone(), Body::Alert(alert)))
     }
 
+    fn try_rule(&self, request: TrialRequest) -> Result<TrialStream, TrialError> {
+        (self.try_rule.lock().unwrap())(request)
+    }
+
     fn troubles(&self) -> Vec<String> {
         vec!["the disk is full".into()]
     }
@@ -128,6 +134,7 @@ impl Daemon {
             panics: AtomicBool::new(false),
             ask: Mutex::new(Box::new(|_| Err(AskError::Stopping))),
             rules: Mutex::default(),
+            try_rule: Mutex::new(Box::new(|_| Err(TrialError::TooManyTrials))),
         });
         let grpc = format!("127.0.0.1:{}", free_port());
         let stop = CancellationToken::new();

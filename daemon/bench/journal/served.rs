@@ -12,7 +12,7 @@ use crate::publish::{Listener, grpc};
 use crate::question::{Limits, Question};
 use crate::service::{
     AlertNotFound, AnswerStream, AskError, CameraInfo, FrameError, FrameLookup, Readiness,
-    RuleInfo, Service,
+    RuleInfo, Service, TrialError, TrialRequest, TrialStream,
 };
 
 /// A journal's server, which runs until this is dropped.
@@ -77,6 +77,10 @@ impl Service for JournalOnly {
 
     fn acknowledge(&self, alert_id: &str, _: bool) -> Result<Arc<Event>, AlertNotFound> {
         Err(AlertNotFound(alert_id.into()))
+    }
+
+    fn try_rule(&self, request: TrialRequest) -> Result<TrialStream, TrialError> {
+        Err(AskError::CameraNotFound(request.camera).into())
     }
 
     fn readiness(&self) -> Readiness {

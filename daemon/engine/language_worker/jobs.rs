@@ -31,7 +31,10 @@ impl Engine {
             }
             let mut jobs = self.jobs();
             let next = match room {
-                _ if jobs.stopping => jobs.scheduler.take(),
+                _ if jobs.stopping => jobs.scheduler.withdraw(),
+                Room::Any if is_idle => {
+                    jobs.scheduler.take().or_else(|| jobs.scheduler.take_background())
+                }
                 Room::Any => jobs.scheduler.take(),
                 Room::Question => jobs.scheduler.take_question(),
                 Room::Nothing => None,
@@ -78,7 +81,7 @@ impl Engine {
         tracing::warn!(camera = &**job.camera(), "no {}: {failure}", job.result());
         match job {
             Job::Caption(_) | Job::Rules(_) => self.abandon(&job, skipped),
-            Job::Question(asked) => asked.fail(error),
+            Job::Question(_) | Job::Trial(_) => job.fail(error),
         }
     }
 
@@ -105,7 +108,7 @@ impl Engine {
     pub fn broken(&self, why: &str) {
         let mut jobs = self.jobs();
         jobs.stopping = true;
-        let asked: Vec<Job> = std::iter::from_fn(|| jobs.scheduler.take_question()).collect();
+        let asked: Vec<Job> = std::iter::from_fn(|| jobs.scheduler.withdraw()).collect();
         metrics::waiting_jobs(jobs.scheduler.waiting());
         drop(jobs);
         asked.into_iter().for_each(|asked| asked.fail(AskError::ModelFailed(why.into())));
@@ -116,9 +119,12 @@ impl Engine {
     /// finished.
     pub(super) fn took(&self, running: &Running, finished: Instant, alone: Duration) {
         let scheduler = &mut self.jobs().scheduler;
-        scheduler.job_took(alone);
         match running.job.purpose() {
-            Purpose::Question => {}
+            Purpose::Background => return,
+            _ => scheduler.job_took(alone),
+        }
+        match running.job.purpose() {
+            Purpose::Question | Purpose::Background => {}
             purpose => scheduler.window_took(purpose, finished - running.admitted),
         }
     }

@@ -2,6 +2,8 @@
 //! order in which captions come out.
 
 mod rules;
+mod stand_in;
+mod trials;
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -23,98 +25,13 @@ use crate::language::{OnOutput, Room, SchemaError, Submitted};
 use crate::run_clock::RunClock;
 use crate::service::AnswerItem;
 
+use stand_in::{Fate, StandIn};
+
 /// Number of frames of each camera, one per second.
 const FRAMES: u64 = 60;
 
 /// A prompt that the model rejects.
 const TOO_LONG: &str = "too long";
-
-/// The fate of a prompt in the stand-in.
-#[derive(Clone)]
-enum Fate {
-    /// The prompt is answered after this many steps.
-    Steps(usize),
-    FailsAtOnce,
-    Fails(Failure),
-    Breaks,
-}
-
-/// A callback before each step of the stand-in.
-type Happening = Box<dyn FnMut(&Arc<Engine>) + Send>;
-
-struct StandIn {
-    engine: Arc<Engine>,
-    fates: VecDeque<Fate>,
-    /// Sequences, each with the rest of its fate.
-    work: Vec<(SequenceId, Fate)>,
-    /// Number of questions of the sequences that score.
-    questions: HashMap<SequenceId, usize>,
-    begun: u64,
-    refused: Vec<mpsc::Receiver<AnswerItem>>,
-    between: Happening,
-}
-
-impl LanguageBackend for StandIn {
-    fn room(&self) -> Room {
-        match 4 - self.work.len() {
-            0 => Room::Nothing,
-            1 => Room::Question,
-            _ => Room::Any,
-        }
-    }
-
-    fn submit(&mut self, request: Request<'_>) -> Result<Submitted, LanguageError> {
-        if matches!(request.task, Task::Text { prompt: TOO_LONG, .. }) {
-            // The asker repeats the question at once.
-            self.refused.push(asks(&self.engine, TOO_LONG));
-            assert!(self.refused.len() < 100, "nobody else has a turn");
-            return Err(LanguageError::BadPrompt("too long".into()));
-        }
-        let fate = self.fates.pop_front().unwrap_or(Fate::Steps(1));
-        if matches!(fate, Fate::FailsAtOnce) {
-            return Err(Failure::Run("out of memory".into()).into());
-        }
-        self.begun += 1;
-        let id = SequenceId::of(self.begun);
-        self.work.push((id, fate));
-        Ok(Submitted {
-            id,
-            turns: match request.task {
-                Task::Text { turns, .. } => turns.len(),
-                Task::Scores { questions } => {
-                    self.questions.insert(id, questions.len());
-                    0
-                }
-            },
-        })
-    }
-
-    fn poll(&mut self, on_output: &mut OnOutput<'_>) -> Result<(), LanguageError> {
-        (self.between)(&self.engine);
-        for (id, fate) in &mut self.work {
-            match fate {
-                Fate::Steps(left) => *left = left.saturating_sub(1),
-                Fate::Breaks => return Err(LanguageError::Broken("slots are lost".into())),
-                _ => {}
-            }
-            match fate {
-                Fate::Steps(0) => match self.questions.get(id) {
-                    Some(count) => on_output(*id, Output::Scored(scored(*count))),
-                    None => on_output(*id, Output::Finished(reply())),
-                },
-                Fate::Fails(failure) => on_output(*id, Output::Failed(failure.clone())),
-                _ => on_output(*id, Output::Text("")),
-            }
-        }
-        self.work.retain(|(_, fate)| matches!(fate, Fate::Steps(1..) | Fate::Breaks));
-        Ok(())
-    }
-
-    fn cancel(&mut self, id: SequenceId) -> Result<(), LanguageError> {
-        self.work.retain(|(other, _)| *other != id);
-        Ok(())
-    }
-}
 
 fn scored(questions: usize) -> Scored {
     Scored {
@@ -242,14 +159,25 @@ fn asks_for(engine: &Engine, text: &str, is_scored: bool) -> mpsc::Receiver<Answ
     answer
 }
 
-/// Runs the worker. `between` is called before each step, until it stops the engine.
+/// Runs the worker with four slots. `between` is called before each step, until it stops the engine.
 fn work(
+    engine: &Arc<Engine>,
+    fates: Vec<Fate>,
+    between: impl FnMut(&Arc<Engine>) + Send + 'static,
+) -> Result<(), ModelError> {
+    work_with(4, engine, fates, between)
+}
+
+fn work_with(
+    slots: usize,
     engine: &Arc<Engine>,
     fates: Vec<Fate>,
     between: impl FnMut(&Arc<Engine>) + Send + 'static,
 ) -> Result<(), ModelError> {
     let backend = StandIn {
         engine: engine.clone(),
+        slots,
+        background: Vec::new(),
         fates: fates.into(),
         work: Vec::new(),
         questions: HashMap::new(),

@@ -1,8 +1,10 @@
-//! Collects the token sets that a question needs. If frames have left the hot tier, their JPEGs are
+//! Collects the token sets that a question, or the trial of a rule, needs. If frames have left the hot tier, their JPEGs are
 //! read from memory or else from the disk, and the vision worker encodes them again in batches.
 //! Only then is the question queued.
 //!
-//! The question holds its place in the queue from the start, and frees it when its asker leaves.
+//! The question holds its place in the queue from the start, and frees it when its asker leaves. The
+//! trial of a rule waits behind everything else, takes one frame at a time and leaves nothing in the
+//! cache of re-encoded frames.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,12 +13,14 @@ use std::time::Duration;
 use super::super::Engine;
 use super::pass::Pass;
 use crate::disk::{DiskEvents, FrameToRead, JpegReceiver, Jpegs, ReadRefused, ReadRequest};
+use crate::engine::trial_window::TrialWindow;
 use crate::frame::FrameId;
 use crate::heartbeat::Worker;
 use crate::metrics;
 use crate::service::AskError;
 use crate::slowfast::FrameTokens;
-use crate::timeline::{DiskAddress, DiskState, Entry, FrameData, Selection};
+use crate::timeline::{Clip, DiskAddress, DiskState, Entry, FrameData, Selection};
+use crate::vision::BATCH;
 
 /// A place in the queue that is reserved before it is used.
 pub struct QueueSlot(Arc<AtomicUsize>);
@@ -34,28 +38,64 @@ impl Drop for QueueSlot {
     }
 }
 
-/// A question whose clip is being collected.
+/// The recipient of a clip that is being collected.
+pub enum Recipient {
+    /// A pass of a question, with its place in the queue, or `None` for a part of a question that
+    /// holds it.
+    Question {
+        pass: Pass,
+        slot: Option<QueueSlot>,
+    },
+    Trial(TrialWindow),
+}
+
+impl Recipient {
+    fn camera(&self) -> &Arc<str> {
+        match self {
+            Recipient::Question { pass, .. } => &pass.question.camera,
+            Recipient::Trial(window) => &window.camera,
+        }
+    }
+
+    fn is_wanted(&self) -> bool {
+        match self {
+            Recipient::Question { pass, .. } => pass.is_wanted(),
+            Recipient::Trial(window) => window.is_wanted(),
+        }
+    }
+
+    fn fail(self, error: AskError) {
+        match self {
+            Recipient::Question { pass, .. } => pass.fail(error),
+            Recipient::Trial(window) => window.fail(error),
+        }
+    }
+}
+
+/// A clip that is being collected.
 pub struct FrameFetch {
     pub camera: Arc<str>,
-    pass: Pass,
+    recipient: Recipient,
     selection: Selection,
     /// The data of each selected frame, as far as it is available.
     data: Vec<FrameData>,
     /// The frames that are still to be encoded: position and JPEG.
     jpegs: Vec<(usize, Arc<[u8]>)>,
     encode: Duration,
-    /// The place in the queue, or `None` for a part of a question that holds it.
-    slot: Option<QueueSlot>,
 }
 
 impl FrameFetch {
-    /// Returns true while the asker still waits.
+    /// Returns true while somebody still waits for the result.
     pub fn is_wanted(&self) -> bool {
-        self.pass.is_wanted()
+        self.recipient.is_wanted()
     }
 
-    /// Returns at most `most` JPEGs to encode, the oldest first. Empty if no more are available.
-    pub fn next(&mut self, most: usize) -> Vec<(usize, Arc<[u8]>)> {
+    /// Returns the next JPEGs to encode together, the oldest first. Empty if no more are available.
+    pub fn next(&mut self) -> Vec<(usize, Arc<[u8]>)> {
+        let most = match self.recipient {
+            Recipient::Question { .. } => BATCH,
+            Recipient::Trial(_) => 1,
+        };
         self.jpegs.drain(..most.min(self.jpegs.len())).collect()
     }
 
@@ -69,7 +109,9 @@ impl FrameFetch {
             let data = &mut self.data[at];
             let bytes = tokens.bytes() + data.jpeg.as_ref().map_or(0, |jpeg| jpeg.len());
             data.tokens = Some(Arc::new(tokens));
-            reencoded.put(name, data.clone(), bytes);
+            if matches!(self.recipient, Recipient::Question { .. }) {
+                reencoded.put(name, data.clone(), bytes);
+            }
         }
         metrics::reencode_cache(reencoded.bytes() as u64);
     }
@@ -78,27 +120,32 @@ impl FrameFetch {
         self.jpegs.is_empty()
     }
 
-    /// Ends the question with an error that the asker did not cause.
+    /// Ends the question or the trial with an error that its client did not cause.
     pub fn fail(self, error: AskError) {
-        self.pass.fail(error);
+        self.recipient.fail(error);
     }
 }
 
 impl Engine {
     /// Starts collecting the missing tokens of the selected frames.
-    pub(super) fn fetch_frames(
+    pub(in crate::engine) fn fetch_frames(
         self: &Arc<Engine>,
         selection: Selection,
-        pass: Pass,
-        slot: Option<QueueSlot>,
+        recipient: Recipient,
     ) {
-        let camera = pass.question.camera.clone();
+        let camera = recipient.camera().clone();
         let mut data = selection.data();
         let missing =
             selection.frames.iter().zip(&mut data).filter(|(_, data)| data.tokens.is_none());
         for (entry, data) in missing {
-            if let Some(known) = self.reencoded().get(&(camera.clone(), entry.id)) {
-                *data = known.clone();
+            let known = match &recipient {
+                Recipient::Question { .. } => {
+                    self.reencoded().get(&(camera.clone(), entry.id)).cloned()
+                }
+                Recipient::Trial(window) => window.known.get(&entry.id).cloned(),
+            };
+            if let Some(known) = known {
+                *data = known;
             }
         }
         let (mut jpegs, mut places, mut wanted) = (Vec::new(), Vec::new(), Vec::new());
@@ -119,12 +166,11 @@ impl Engine {
         }
         let fetch = Box::new(FrameFetch {
             camera,
-            pass,
+            recipient,
             selection,
             data,
             jpegs,
             encode: Duration::ZERO,
-            slot,
         });
         let Some(disk) = self.disk.as_ref().filter(|_| !wanted.is_empty()) else {
             return self.proceed(fetch);
@@ -142,18 +188,52 @@ impl Engine {
     /// Passes the question to the vision worker, or to the queue if nothing has to be encoded.
     pub(in crate::engine) fn proceed(&self, fetch: Box<FrameFetch>) {
         if fetch.is_complete() {
-            self.queue(*fetch);
-        } else if let Err(fetch) = self.inbox.change(|inbox| inbox.reencode(fetch)) {
+            return self.queue(*fetch);
+        }
+        let refused = self.inbox.change(|inbox| match fetch.recipient {
+            Recipient::Question { .. } => inbox.reencode(fetch),
+            Recipient::Trial(_) => inbox.reencode_in_background(fetch),
+        });
+        if let Err(fetch) = refused {
             fetch.fail(AskError::Stopping);
         }
     }
 
     fn queue(&self, fetch: FrameFetch) {
-        let FrameFetch { pass, selection, data, encode, slot, .. } = fetch;
-        if self.cameras.get(&pass.question.camera).is_none() {
-            let error = AskError::CameraNotFound(pass.question.camera.to_string());
-            return pass.fail(error);
+        let FrameFetch { camera, recipient, selection, data, encode, .. } = fetch;
+        if self.cameras.get(&camera).is_none() {
+            return recipient.fail(AskError::CameraNotFound(camera.to_string()));
         }
+        match recipient {
+            Recipient::Question { pass, slot } => {
+                self.queue_question(pass, slot, selection, data, encode);
+            }
+            Recipient::Trial(window) => match selection.clip(data, &self.plan) {
+                Some(clip) => self.queue_trial(window, clip),
+                None => window.fail_without_frames(),
+            },
+        }
+    }
+
+    fn queue_trial(&self, window: TrialWindow, clip: Clip) {
+        let mut jobs = self.jobs();
+        if jobs.stopping {
+            return window.fail(AskError::Stopping);
+        }
+        jobs.add_trial(window, clip);
+        metrics::waiting_jobs(jobs.scheduler.waiting());
+        drop(jobs);
+        self.wake.notify_one();
+    }
+
+    fn queue_question(
+        &self,
+        pass: Pass,
+        slot: Option<QueueSlot>,
+        selection: Selection,
+        data: Vec<FrameData>,
+        encode: Duration,
+    ) {
         let Some(clip) = selection.clip(data, &pass.plan) else {
             return pass.fail_without_frames();
         };
@@ -174,11 +254,11 @@ impl Engine {
     }
 }
 
-/// A question that waits for JPEGs from the disk.
+/// A clip that waits for JPEGs from the disk.
 struct Reading {
     engine: Arc<Engine>,
     fetch: Box<FrameFetch>,
-    /// The frames' positions in the question.
+    /// The frames' positions in the clip.
     places: Vec<usize>,
 }
 

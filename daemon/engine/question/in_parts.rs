@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::frames::QueueSlot;
+use super::frames::{QueueSlot, Recipient};
 use super::parts;
 use super::pass::{Accepted, AnswerWithJpegs, Pass, Receiver};
 use crate::config;
@@ -178,12 +178,13 @@ impl InParts {
         plan: Plan,
         streams: bool,
     ) -> Result<AnswerWithJpegs, AskError> {
-        let (result, pass) = oneshot::channel();
+        let (result, answered) = oneshot::channel();
         let receiver = Receiver::InParts { result, streams };
         let question = self.question.clone();
-        self.engine.fetch_frames(frames, Pass { question, window, prompt, plan, receiver }, None);
+        let pass = Pass { question, window, prompt, plan, receiver };
+        self.engine.fetch_frames(frames, Recipient::Question { pass, slot: None });
         // A pass is dropped only while the engine stops.
-        pass.await.unwrap_or(Err(AskError::Stopping))
+        answered.await.unwrap_or(Err(AskError::Stopping))
     }
 
     /// Combines the passes to one answer.

@@ -30,7 +30,7 @@ use crate::sync;
 use crate::timeline::{Selection, Tiers, TimeRange};
 
 use conversations::{Conversation, Conversations};
-use frames::QueueSlot;
+use frames::{QueueSlot, Recipient};
 use in_parts::InParts;
 use pass::{Accepted, AnswerWithJpegs, Pass};
 use range::ClockRange;
@@ -107,7 +107,10 @@ impl Engine {
             None if parts.len() > 1 => {
                 self.spawn(self.clone().begin(accepted, parts, selection, slot));
             }
-            None => self.fetch_frames(selection, Pass::only(accepted, self.plan), Some(slot)),
+            None => {
+                let pass = Pass::only(accepted, self.plan);
+                self.fetch_frames(selection, Recipient::Question { pass, slot: Some(slot) });
+            }
         }
         Ok(answer)
     }
@@ -124,7 +127,8 @@ impl Engine {
             InParts { engine: self, question, parts, overview: selection }.run(slot).await;
         } else {
             let plan = self.plan;
-            self.fetch_frames(selection, Pass::only(question, plan), Some(slot));
+            let pass = Pass::only(question, plan);
+            self.fetch_frames(selection, Recipient::Question { pass, slot: Some(slot) });
         }
     }
 
@@ -173,17 +177,17 @@ impl Engine {
         sync::lock(&self.conversations)
     }
 
-    /// Starts answering a question in parts.
-    fn spawn(&self, in_parts: impl Future<Output = ()> + Send + 'static) {
-        let mut running = sync::lock(&self.in_parts);
+    /// Starts a task that answers a question in parts, or tries a rule.
+    pub(in crate::engine) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut running = sync::lock(&self.tasks);
         // Finished ones are forgotten.
         while running.try_join_next().is_some() {}
-        running.spawn(in_parts);
+        running.spawn(task);
     }
 
-    /// Waits for the end of all questions in parts. They end soon after the workers do.
-    pub async fn finish_in_parts(&self) {
-        let mut running = std::mem::take(&mut *sync::lock(&self.in_parts));
+    /// Waits for the end of all tasks. They end soon after the workers do.
+    pub async fn finish_tasks(&self) {
+        let mut running = std::mem::take(&mut *sync::lock(&self.tasks));
         while running.join_next().await.is_some() {}
     }
 
@@ -206,7 +210,11 @@ impl Engine {
     /// Returns the time that a range means. Recent frames are selected by the run's clock, other
     /// frames by UTC. If frames have times that are in the future by the clock, the range can
     /// include them.
-    fn time_range(&self, camera: &Camera, range: Range) -> Result<TimeRange, AskError> {
+    pub(in crate::engine) fn time_range(
+        &self,
+        camera: &Camera,
+        range: Range,
+    ) -> Result<TimeRange, AskError> {
         let range = match range {
             Range::Recent => ClockRange::Last(camera.settings.window),
             Range::Last(length) => ClockRange::Last(length),
@@ -262,7 +270,11 @@ impl Engine {
 
     /// Checks that the frames of the span have been read from the disk after a start. Frames that
     /// are still to come are not a gap: the question is too early and gets an error.
-    fn is_restored(&self, camera: &Camera, span: Span) -> Result<(), AskError> {
+    pub(in crate::engine) fn is_restored(
+        &self,
+        camera: &Camera,
+        span: Span,
+    ) -> Result<(), AskError> {
         let began = self.clock.now().utc_at(Duration::ZERO);
         let whole = camera.ring().is_whole_from(span.from, self.run, began);
         if whole || !self.restoring.load(Ordering::Relaxed) {
@@ -273,7 +285,7 @@ impl Engine {
     }
 }
 
-fn no_frames(camera: &Camera, span: Span) -> AskError {
+pub(in crate::engine) fn no_frames(camera: &Camera, span: Span) -> AskError {
     let held = camera.ring().span();
     let there = match held {
         Some(Span { from, to }) => {

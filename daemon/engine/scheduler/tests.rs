@@ -37,6 +37,10 @@ const fn rules(camera: usize, number: u64) -> Numbered {
     Numbered { camera, purpose: Purpose::Rules, number }
 }
 
+const fn background(camera: usize, number: u64) -> Numbered {
+    Numbered { camera, purpose: Purpose::Background, number }
+}
+
 /// A camera.
 const A: usize = 1;
 const B: usize = 2;
@@ -104,6 +108,31 @@ fn rules_come_before_captions_and_replace_none() {
     scheduler.window(rules(B, 2), ms(0), ms(100));
     scheduler.window(caption(B, 2), ms(0), ms(100));
     assert_eq!(scheduler.late(ms(41)), [rules(B, 2)]);
+}
+
+#[test]
+fn a_job_in_the_background_waits_for_all_others() {
+    let mut scheduler = Scheduler::new(1);
+    scheduler.add_background(background(A, 1));
+    scheduler.add_background(background(B, 2));
+    scheduler.ask(question(1)).expect("a free place");
+    scheduler.window(caption(A, 1), ms(0), ms(100));
+    assert_eq!(scheduler.take_background(), None);
+    assert_eq!(scheduler.take(), Some(question(1)));
+    assert_eq!(scheduler.take_background(), None, "a caption waits");
+    assert_eq!(scheduler.take(), Some(caption(A, 1)));
+    assert_eq!(scheduler.take(), None);
+    assert_eq!(scheduler.take_background(), Some(background(A, 1)));
+    scheduler.put_back(background(A, 1));
+    assert_eq!(scheduler.take_background(), Some(background(A, 1)));
+    // At the end, nobody waits for anything.
+    scheduler.window(caption(B, 1), ms(0), ms(100));
+    scheduler.ask(question(2)).expect("a free place");
+    assert_eq!(scheduler.withdraw(), Some(question(2)));
+    assert_eq!(scheduler.withdraw(), Some(background(B, 2)));
+    assert_eq!(scheduler.withdraw(), None);
+    scheduler.add_background(background(A, 3));
+    assert_eq!(scheduler.remove(&A), [background(A, 3)]);
 }
 
 #[test]
@@ -301,10 +330,58 @@ proptest! {
             match scheduler.take().map(|job| job.purpose) {
                 Some(Purpose::Question) => scheduler.refused(),
                 Some(Purpose::Caption | Purpose::Rules) => captions += 1,
-                None => prop_assert!(false, "questions wait"),
+                Some(Purpose::Background) | None => prop_assert!(false, "questions wait"),
             }
         }
         prop_assert_eq!(captions, cameras);
+    }
+
+    /// Jobs in the background change nothing for the others: neither their order, nor which of them
+    /// are late, replaced or refused. They start only if no other job waits.
+    #[test]
+    fn jobs_in_the_background_delay_no_other_job(
+        steps in prop::collection::vec((0usize..4, 0u8..9), 0..300),
+    ) {
+        let mut alone = Scheduler::new(3);
+        let mut shared = Scheduler::new(3);
+        let mut now = ms(0);
+        for (number, (camera, step)) in steps.into_iter().enumerate() {
+            now += ms(3);
+            let number = number as u64;
+            match step {
+                0 => prop_assert_eq!(
+                    alone.window(caption(camera, number), now, ms(12)),
+                    shared.window(caption(camera, number), now, ms(12))
+                ),
+                1 => prop_assert_eq!(
+                    alone.window(rules(camera, number), now, ms(12)),
+                    shared.window(rules(camera, number), now, ms(12))
+                ),
+                2 => prop_assert_eq!(alone.ask(question(number)), shared.ask(question(number))),
+                3 => {
+                    let late = |scheduler: &mut Scheduler<Numbered>| {
+                        let mut late = scheduler.late(now);
+                        late.sort();
+                        late
+                    };
+                    prop_assert_eq!(late(&mut alone), late(&mut shared));
+                }
+                4 => {
+                    alone.refused();
+                    shared.refused();
+                }
+                5 => for purpose in [Purpose::Caption, Purpose::Rules] {
+                    alone.done(&camera, purpose);
+                    shared.done(&camera, purpose);
+                },
+                6 => shared.add_background(background(camera, number)),
+                7 => if let Some(taken) = shared.take_background() {
+                    prop_assert_eq!(alone.waiting(), 0, "{:?} was not the last one", taken);
+                    shared.put_back(taken);
+                },
+                _ => prop_assert_eq!(alone.take(), shared.take()),
+            }
+        }
     }
 
     /// Every job comes out once, is replaced once, is skipped once, or is refused.

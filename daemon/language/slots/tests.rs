@@ -41,6 +41,10 @@ fn caption(name: &'static str, chunks: usize) -> Asked {
     Asked { urgency: Urgency::Later, ..question(name, chunks) }
 }
 
+fn background(name: &'static str, chunks: usize) -> Asked {
+    Asked { urgency: Urgency::Background, ..question(name, chunks) }
+}
+
 fn about(window: u32, asked: Asked) -> Asked {
     Asked { window: Some(window), prefix_chunks: asked.chunks - 1, ..asked }
 }
@@ -102,6 +106,27 @@ fn the_last_free_slot_is_for_a_question() {
     assert!(slots.free_slot().is_none());
     slots.remove(1);
     assert_eq!(slots.room(), Room::Question);
+}
+
+#[test]
+fn a_prompt_in_the_background_is_read_only_while_nothing_else_has_work() {
+    let mut slots = Slots::new(3);
+    admit(&mut slots, background("b", 4));
+    assert_eq!(steps(&mut slots, 1), "b");
+    assert_eq!(slots.room(), Room::Any, "it does not count");
+    admit(&mut slots, caption("c", 2));
+    assert_eq!(slots.room(), Room::Question, "the caption counts");
+    assert_eq!(steps(&mut slots, 5), "cc***");
+    admit(&mut slots, question("q", 2));
+    assert_eq!(slots.room(), Room::Question, "one slot is left for the others");
+    assert!(slots.free_slot().is_none(), "the one in the background is to be cancelled for it");
+    // A token costs less than half of a chunk, and the chunk of the question is paid back.
+    assert_eq!(steps(&mut slots, 5), "q***q");
+    for name in ["c", "q"] {
+        let slot = slots.iter().position(|asked| asked.name == name).expect(name);
+        slots.remove(slot);
+    }
+    assert_eq!(steps(&mut slots, 2), "bb");
 }
 
 #[test]

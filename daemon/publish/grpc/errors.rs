@@ -10,7 +10,7 @@ use tonic::Status;
 use tonic_types::{ErrorDetails, StatusExt, pb};
 
 use crate::journal::QueryError;
-use crate::service::{AlertNotFound, AskError, Code, FrameError};
+use crate::service::{AlertNotFound, AskError, Code, FrameError, TrialError};
 
 /// The domain of the reasons.
 const DOMAIN: &str = "lookout";
@@ -44,6 +44,13 @@ pub fn of_frame(error: &FrameError) -> Status {
 
 pub fn of_alert(error: &AlertNotFound) -> Status {
     status(AlertNotFound::CODE, AlertNotFound::REASON, error.to_string())
+}
+
+pub fn of_trial(error: &TrialError) -> Status {
+    match error {
+        TrialError::Refused(error) => of_question(error),
+        error => status(error.code(), error.reason(), error.to_string()),
+    }
 }
 
 /// Returns the path of a question's field in an `AskRequest`.

@@ -10,6 +10,7 @@ mod connections;
 mod errors;
 mod events;
 mod frames;
+mod trial;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -38,8 +39,7 @@ use crate::wire::encode;
 /// events wait in the journal.
 const STREAM_BUFFER: usize = 16;
 
-/// Maximum number of open Watch, Ask and GetEventFrames streams of all clients. A further one is refused with
-/// RESOURCE_EXHAUSTED.
+/// Maximum number of open streams of all clients. A further one is refused with RESOURCE_EXHAUSTED.
 const STREAMS: usize = 256;
 
 const STREAMS_PER_CONNECTION: u32 = 64;
@@ -267,6 +267,16 @@ impl LookoutService for Server {
     ) -> Result<Response<proto::ListRulesResponse>, Status> {
         let rules = self.service.rules().iter().map(encode::rule).collect();
         Ok(Response::new(proto::ListRulesResponse { rules }))
+    }
+
+    type TryRuleStream = Reply<proto::TryRuleResponse>;
+
+    async fn try_rule(
+        &self,
+        request: Request<proto::TryRuleRequest>,
+    ) -> Result<Response<Self::TryRuleStream>, Status> {
+        let items = trial::begin(&*self.service, request.into_inner())?;
+        self.stream(|to| trial::forward(items, to))
     }
 
     async fn ack_alert(

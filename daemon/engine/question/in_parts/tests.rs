@@ -96,7 +96,7 @@ async fn next(engine: &Engine) -> Option<PendingQuestion> {
         let next = engine.jobs().scheduler.take();
         match next {
             Some(Job::Question(asked)) => return Some(*asked),
-            Some(Job::Caption(_) | Job::Rules(_)) => panic!("no window is queued"),
+            Some(_) => panic!("only questions are queued"),
             None => tokio::task::yield_now().await,
         }
     }
@@ -387,7 +387,7 @@ async fn a_question_in_parts_counts_once_and_frees_its_place_when_cancelled() {
     }
     assert_eq!(slots(&engine), 0);
     assert!(try_ask(&engine, whole()).is_ok());
-    engine.finish_in_parts().await;
+    engine.finish_tasks().await;
 }
 
 /// Sets the clock back by 20 s after the event, so that the times of its frames occur twice.
