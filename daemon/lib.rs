@@ -18,6 +18,7 @@ pub mod demo;
 pub mod disk;
 pub mod embedding;
 pub mod engine;
+pub mod evaluation;
 pub mod event;
 pub mod event_store;
 mod exit;

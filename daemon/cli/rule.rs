@@ -1,6 +1,7 @@
 //! Implements `lookout rule try`.
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -60,6 +61,12 @@ pub struct Try {
     /// Value by which the logit of every score is divided.
     #[arg(long, value_name = "NUMBER")]
     temperature: Option<f64>,
+    /// Compare the windows and alerts with the labels in this JSON file; docs/rules.md describes it.
+    #[arg(long, value_name = "FILE")]
+    against: Option<PathBuf>,
+    /// Draw the scores, thresholds and alerts into this file.
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
 }
 
 pub async fn rule(command: Rule, out: &mut dyn Write) -> Result<(), Failure> {
@@ -84,7 +91,8 @@ pub async fn rule(command: Rule, out: &mut dyn Write) -> Result<(), Failure> {
         },
         range: question::range(&draft)?,
     };
+    let files = client::TrialFiles { labels: args.against, chart: args.svg };
     let Client { server, json } = args.client;
-    client::try_rule(&server, &request, output(json), out).await?;
+    client::try_rule(&server, &request, &files, output(json), out).await?;
     Ok(())
 }

@@ -31,8 +31,9 @@ pub use export::export;
 pub use replay::{Replayed, replay};
 pub use rules::{acknowledge, rules};
 pub use search::search_events;
-pub use trial::try_rule;
+pub use trial::{TrialFiles, try_rule};
 
+use crate::evaluation::labels::LabelsError;
 use crate::event::{EventId, EventKind};
 use crate::proto;
 use crate::proto::lookout_service_client::LookoutServiceClient;
@@ -96,6 +97,8 @@ pub enum ClientError {
     Broken { address: String, why: String },
     #[error(transparent)]
     UnexpectedReply(#[from] UnexpectedReply),
+    #[error(transparent)]
+    Labels(#[from] LabelsError),
     #[error("none of the event's {frames} frames is stored or in the buffer")]
     NoFrames { frames: usize },
     #[error("stopped; no file was written")]

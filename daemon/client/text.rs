@@ -1,5 +1,6 @@
 //! Formats events and cameras as lines for people and as JSON for programs.
 
+pub mod evaluation;
 mod rules;
 pub mod trial;
 

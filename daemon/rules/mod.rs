@@ -12,7 +12,7 @@
 
 pub mod calibration;
 mod curve;
-mod machine;
+pub mod machine;
 #[cfg(test)]
 mod tests;
 mod watcher;
@@ -95,6 +95,7 @@ impl Rules {
         state.watchers = kept;
         for mut watcher in removed {
             let body = watcher.remove();
+            metrics::rule(&watcher.camera, &watcher.rule.name, None, false, false);
             self.publish(&mut state, &watcher.camera, body, &[]);
         }
     }

@@ -13,6 +13,7 @@ use crate::event::{
 };
 use crate::frame::{Clock, FrameId};
 use crate::journal::MemoryJournal;
+use crate::metrics;
 use crate::service::RuleState;
 
 const HEAD: &str = r#"
@@ -456,4 +457,25 @@ proptest! {
             prop_assert_eq!(active.get(&key), rule.alert_id.as_ref());
         }
     }
+}
+
+/// A camera that is added again begins with rules that have no alert.
+#[test]
+fn the_metrics_of_a_removed_camera_disappear_and_begin_anew() {
+    let text = metrics::rendered(|| {
+        let journal = journal();
+        let rules = rules(PERSON, &journal);
+        score(&rules, "gate", 0, 0.9);
+        score(&rules, "yard", 0, 0.9);
+        rules.remove_camera("gate");
+    });
+    let line = |camera: &str, value: u8| {
+        format!("lookout_rule_active{{camera=\"{camera}\",rule=\"person\"}} {value}\n")
+    };
+    assert!(text.contains(&line("gate", 0)) && text.contains(&line("yard", 1)), "{text}");
+    let shown = metrics::of_cameras(&text, |camera| camera == "yard");
+    assert!(
+        !shown.contains("gate") && shown.contains("lookout_rule_score{camera=\"yard\""),
+        "{shown}"
+    );
 }

@@ -75,9 +75,32 @@ fn a_rule_is_tried_on_frames_from_memory_and_from_disk() {
     assert_eq!((&summary["alerts"], &summary["scored"]), (&2.into(), &scored.len().into()));
     assert!(daemon.metric("lookout_frames_reencoded_total{camera=\"drive\"}") > 0.0);
 
-    // A new rule with the same question, on the same time: the same windows.
+    // Labels that agree with the scores, and a chart.
+    let label = |window: &&Value| {
+        let value = window["score"].as_f64() >= Some(0.5);
+        let (from, to) = (&window["window"]["from"], &window["window"]["to"]);
+        serde_json::json!({ "camera": "drive", "from": from, "to": to, "value": value })
+    };
+    let mut labels: Vec<Value> = of_kind(&tried, "tried_window").iter().map(label).collect();
+    // Windows overlap. Of those that do not, each has its own label.
+    labels = labels.into_iter().step_by(2).collect();
+    let file = folder.path().join("labels.json");
+    let text = serde_json::json!({ "least_seconds": 3.9, "labels": labels }).to_string();
+    std::fs::write(&file, text).expect("written");
+    let chart = folder.path().join("car.svg");
     let (from, to) = (started["span"]["from"].as_str(), started["span"]["to"].as_str());
     let between = ["--from", from.expect("a time"), "--to", to.expect("a time")];
+    let (file, chart) = (file.display().to_string(), chart.display().to_string());
+    let files = ["car", "--against", &file, "--svg", &chart];
+    let compared = try_rule(&daemon, &[&files[..], &between[..]].concat());
+    let evaluation = of_kind(&compared, "trial_evaluation")[0];
+    let judged = evaluation["judged_windows"].as_u64().expect("a number");
+    assert!(judged as usize >= scored.len() / 2 - 1, "{evaluation}");
+    assert!(evaluation["best_on"].is_number() && evaluation["temperature"].is_number());
+    let svg = std::fs::read_to_string(chart).expect("a chart");
+    assert!(svg.contains("car on drive: Is there a car?") && svg.contains("<title>alert</title>"));
+
+    // A new rule with the same question, on the same time: the same windows.
     let question = ["--question", "Is there a car?", "--on", "1", "--temperature", "2"];
     let again = try_rule(&daemon, &[&between[..], &question[..]].concat());
     assert_eq!(of_kind(&again, "trial")[0]["rule"], "trial");

@@ -84,22 +84,21 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// Counts a window.
-    pub fn window(&mut self, window: &TriedWindow) {
-        self.windows += 1;
-        match window.result {
-            TriedResult::Score(_) => self.scored += 1,
-            TriedResult::Unknown(cause) => {
-                *self.unknown.entry(cause_name(cause)).or_default() += 1;
+    /// Counts the windows and the events of the alerts.
+    pub fn of(windows: &[TriedWindow], alerts: &[Alert]) -> Summary {
+        let mut summary = Summary { windows: windows.len(), ..Summary::default() };
+        for window in windows {
+            match window.result {
+                TriedResult::Score(_) => summary.scored += 1,
+                TriedResult::Unknown(cause) => {
+                    *summary.unknown.entry(cause_name(cause)).or_default() += 1;
+                }
+                TriedResult::OffSchedule => summary.off_schedule += 1,
             }
-            TriedResult::OffSchedule => self.off_schedule += 1,
         }
-    }
-
-    /// Counts an event of an alert.
-    pub fn alert(&mut self, alert: &Alert) {
-        self.alerts += usize::from(alert.phase == AlertPhase::New);
-        self.active = alert.is_active();
+        summary.alerts = alerts.iter().filter(|alert| alert.phase == AlertPhase::New).count();
+        summary.active = alerts.last().is_some_and(Alert::is_active);
+        summary
     }
 }
 
