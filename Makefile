@@ -1,7 +1,7 @@
 # The project's commands. `make demo` and `make test` need nothing but Rust and Debian or Ubuntu.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-clips demo-model demo-score test check setup setup-cuda setup-test golden \
+.PHONY: help demo demo-clips demo-model demo-score demo-rules test check setup setup-cuda setup-test golden \
 	families test-export test-ha soak chaos fuzz release export-env install check-breaking
 
 PYTHON = target/export-env/bin/python
@@ -22,6 +22,11 @@ demo-score: setup export-env ## count how many captions and answers about unseen
 	$(PYTHON) models/demo/render.py target/held-out --held-out 12
 	cargo build --bin lookout
 	target/debug/lookout demo --score --clips target/held-out --for 210s
+
+demo-rules: setup export-env ## count how many alerts of six rules about unseen scenes are right
+	$(PYTHON) models/demo/render.py target/held-out --held-out 12
+	cargo build --bin lookout
+	$(PYTHON) models/demo/rules_score.py --svg target/reliability.svg
 
 # An interrupted run continues; `rm -r target/demo-model` starts over.
 demo-model: export-env ## train the demo's model and export it to models/demo/package (hours)
