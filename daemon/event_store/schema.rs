@@ -5,7 +5,7 @@
 //! answers; captions that say "unchanged" are not in it. `jpegs` has each stored frame once,
 //! `event_jpegs` says which events need it, and `jpeg_totals` sums the frames up. `kept_events` has
 //! the events that are exempt from retention. Triggers delete what no event needs any more.
-//! `vectors` has the vector of a text for the search by meaning, and `vectors_pending` the events
+//! `vectors` has the vectors of a text for the search by meaning, and `vectors_pending` the events
 //! that have a text and no vector. `recorded` has, per camera and ten minutes, the number of
 //! captions whose window ends in them, and the time that they cover. `readers` has the position of
 //! each named reader. `clock` has the largest number of milliseconds by which an event was published

@@ -1,9 +1,10 @@
 //! The vectors of events in memory, with the columns that filters need. A search compares all of
-//! them.
+//! them; the most similar vector of an event counts.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BinaryHeap, HashSet};
 
+use super::passages::MOST;
 use super::vector::{Vector, products};
 
 /// Rows of a block. Blocks are allocated as they are needed, and never moved.
@@ -33,29 +34,34 @@ pub struct RowFilter {
     pub until_ms: Option<i64>,
 }
 
-/// A row that was found, with the cosine of its vector and the one that was searched for.
+/// An event that was found, with the greatest cosine of its vectors and the one that was searched
+/// for.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Found {
     pub id: i64,
     pub similarity: f32,
 }
 
-/// A table of vectors with a maximum number of rows. If it is full, the oldest rows are left out.
+/// A table of vectors with a maximum number of rows. If it is full, the oldest events are left out.
 pub struct Matrix {
     dimensions: usize,
     capacity: usize,
     /// Vectors, in blocks of [`BLOCK`] rows.
     blocks: Vec<Vec<i8>>,
     columns: Vec<Columns>,
-    /// Row numbers by event.
-    rows: BTreeMap<i64, u32>,
+    /// Row numbers by event and number of its vector.
+    rows: BTreeMap<(i64, u8), u32>,
+    /// Number of events.
+    events: usize,
     cameras: Vec<String>,
-    /// Publication time of the newest row that was left out.
+    /// Publication time of the newest event that was left out.
     left_out_ms: Option<i64>,
 }
 
 struct Columns {
     id: i64,
+    /// Number of the vector among those of the event.
+    number: u8,
     published_ms: i64,
     scale: f32,
     /// Index in the list of cameras.
@@ -73,21 +79,18 @@ impl Matrix {
             blocks: Vec::new(),
             columns: Vec::new(),
             rows: BTreeMap::new(),
+            events: 0,
             cameras: Vec::new(),
             left_out_ms: None,
         }
     }
 
-    pub fn len(&self) -> usize {
-        self.columns.len()
+    /// Returns the number of events.
+    pub fn events(&self) -> usize {
+        self.events
     }
 
-    /// Returns true if a row older than all others would be left out.
-    pub fn is_full(&self) -> bool {
-        self.len() >= self.capacity
-    }
-
-    /// Returns the publication time of the newest row that was left out for lack of room.
+    /// Returns the publication time of the newest event that was left out for lack of room.
     pub fn left_out_ms(&self) -> Option<i64> {
         self.left_out_ms
     }
@@ -96,71 +99,85 @@ impl Matrix {
         self.blocks.clear();
         self.columns.clear();
         self.rows.clear();
+        self.events = 0;
         self.left_out_ms = None;
     }
 
-    /// Adds a row, or replaces the one with the same ID.
-    pub fn insert(&mut self, row: Row, vector: &Vector) {
-        if vector.values.len() != self.dimensions {
+    /// Adds an event's vectors, at most [`MOST`]. They replace those that it has.
+    pub fn insert(&mut self, row: Row, vectors: &[Vector]) {
+        let vectors = &vectors[..vectors.len().min(MOST)];
+        self.remove(row.id);
+        if vectors.is_empty() || vectors.iter().any(|v| v.values.len() != self.dimensions) {
             return;
         }
-        self.remove(row.id);
-        if self.is_full() {
-            let Some((&oldest, &at)) = self.rows.first_key_value() else { return };
-            if oldest > row.id {
+        while self.columns.len() + vectors.len() > self.capacity {
+            let oldest = self.rows.first_key_value().filter(|((oldest, _), _)| *oldest < row.id);
+            let Some((&(oldest, _), &at)) = oldest else {
                 self.left_out_ms = self.left_out_ms.max(Some(row.published_ms));
                 return;
-            }
+            };
             self.left_out_ms = self.left_out_ms.max(Some(self.columns[at as usize].published_ms));
             self.remove(oldest);
         }
-        let at = self.len();
-        if at == self.blocks.len() * BLOCK {
-            self.blocks.push(Vec::with_capacity(BLOCK * self.dimensions));
+        let Row { id, published_ms, camera, kind } = row;
+        let camera = self.camera(camera);
+        for (number, Vector { scale, values }) in (0..).zip(vectors) {
+            let at = self.columns.len();
+            if at == self.blocks.len() * BLOCK {
+                self.blocks.push(Vec::with_capacity(BLOCK * self.dimensions));
+            }
+            self.blocks[at / BLOCK].extend_from_slice(values);
+            self.columns.push(Columns { id, number, published_ms, scale: *scale, camera, kind });
+            self.rows.insert((id, number), at as u32);
         }
-        self.blocks[at / BLOCK].extend_from_slice(&vector.values);
-        let camera = self.camera(row.camera);
-        let Row { id, published_ms, kind, .. } = row;
-        self.columns.push(Columns { id, published_ms, scale: vector.scale, camera, kind });
-        self.rows.insert(id, at as u32);
+        self.events += 1;
+    }
+
+    /// Removes an event's vectors, if it has any.
+    pub fn remove(&mut self, id: i64) {
+        let numbers = 0..MOST as u8;
+        let rows = numbers.map_while(|number| self.remove_row((id, number))).count();
+        self.events -= usize::from(rows > 0);
     }
 
     /// Removes a row, if it exists. The last row takes its place.
-    pub fn remove(&mut self, id: i64) {
-        let Some(at) = self.rows.remove(&id) else { return };
-        let at = at as usize;
-        let Some(block) = self.blocks.last_mut() else { return };
+    fn remove_row(&mut self, key: (i64, u8)) -> Option<()> {
+        let at = self.rows.remove(&key)? as usize;
+        let block = self.blocks.last_mut()?;
         let last: Vec<i8> = block.split_off(block.len() - self.dimensions);
         self.columns.swap_remove(at);
         if let Some(moved) = self.columns.get(at) {
             let start = at % BLOCK * self.dimensions;
             self.blocks[at / BLOCK][start..][..self.dimensions].copy_from_slice(&last);
-            self.rows.insert(moved.id, at as u32);
+            self.rows.insert((moved.id, moved.number), at as u32);
         }
         if self.blocks.last().is_some_and(Vec::is_empty) {
             self.blocks.pop();
         }
+        Some(())
     }
 
-    /// Returns the rows most similar to a vector, at most `limit`, the most similar first and the
+    /// Returns the events most similar to a vector, at most `limit`, the most similar first and the
     /// newer one first of two equals.
     pub fn search(&self, vector: &Vector, filter: &RowFilter, limit: usize) -> Vec<Found> {
         if vector.values.len() != self.dimensions || limit == 0 {
             return Vec::new();
         }
         let is_wanted = self.filter(filter);
-        let mut best: BinaryHeap<Reverse<Candidate>> = BinaryHeap::with_capacity(limit + 1);
+        // Enough for `limit` events, also if all vectors of each are among the best.
+        let rows = limit.saturating_mul(MOST).min(self.columns.len());
+        let mut best: BinaryHeap<Reverse<Candidate>> = BinaryHeap::with_capacity(rows + 1);
         let mut dots = Vec::with_capacity(BLOCK);
         for (block, columns) in std::iter::zip(&self.blocks, self.columns.chunks(BLOCK)) {
             products(&vector.values, block, &mut dots);
             for (dot, columns) in std::iter::zip(&dots, columns) {
                 let candidate = Candidate { score: *dot as f32 * columns.scale, id: columns.id };
-                if best.len() == limit && best.peek().is_some_and(|least| candidate <= least.0) {
+                if best.len() == rows && best.peek().is_some_and(|least| candidate <= least.0) {
                     continue;
                 }
                 if is_wanted(columns) {
                     best.push(Reverse(candidate));
-                    if best.len() > limit {
+                    if best.len() > rows {
                         best.pop();
                     }
                 }
@@ -168,8 +185,11 @@ impl Matrix {
         }
         // The order is reversed, so that the smallest is the best.
         let found = best.into_sorted_vec().into_iter();
+        let mut seen = HashSet::with_capacity(limit.min(rows));
         found
             .map(|Reverse(Candidate { score, id })| Found { id, similarity: score * vector.scale })
+            .filter(|found| seen.insert(found.id))
+            .take(limit)
             .collect()
     }
 
@@ -240,7 +260,7 @@ mod tests {
     fn the_most_similar_rows_are_found() {
         let mut matrix = Matrix::new(2, 1 << 20);
         for (id, angle) in [(1, 0.0), (2, 1.0), (3, 2.0), (4, 0.5), (5, 1.0)] {
-            matrix.insert(row(id, if id < 3 { "gate" } else { "yard" }), &vector(angle));
+            matrix.insert(row(id, if id < 3 { "gate" } else { "yard" }), &[vector(angle)]);
         }
         let all = RowFilter::default();
         let found = matrix.search(&vector(0.0), &all, 10);
@@ -261,35 +281,57 @@ mod tests {
     fn the_oldest_rows_are_left_out_if_there_is_no_room() {
         let mut matrix = Matrix::new(2, 3 * (2 + ROW_BYTES));
         for id in [5, 3, 4, 2, 6] {
-            matrix.insert(row(id, "gate"), &vector(0.0));
+            matrix.insert(row(id, "gate"), &[vector(0.0)]);
         }
         assert_eq!(ids(&matrix.search(&vector(0.0), &RowFilter::default(), 10)), [6, 5, 4]);
         assert_eq!(matrix.left_out_ms(), Some(30));
         matrix.clear();
-        assert_eq!((matrix.len(), matrix.left_out_ms()), (0, None));
+        assert_eq!((matrix.events(), matrix.left_out_ms()), (0, None));
+    }
+
+    #[test]
+    fn the_most_similar_vector_of_an_event_counts() {
+        let mut matrix = Matrix::new(2, 1 << 20);
+        let all = RowFilter::default();
+        matrix.insert(row(1, "gate"), &[vector(0.8), vector(0.0), vector(0.1)]);
+        matrix.insert(row(2, "gate"), &[vector(0.3)]);
+        matrix.insert(row(3, "gate"), &[vector(1.0), vector(0.9)]);
+        let found = matrix.search(&vector(0.0), &all, 2);
+        assert_eq!(ids(&found), [1, 2]);
+        assert!((found[0].similarity - 1.0).abs() < 0.01, "{found:?}");
+        assert_eq!(ids(&matrix.search(&vector(1.0), &all, 10)), [3, 1, 2]);
+        // An event that has no room among older ones takes that of the oldest.
+        let mut matrix = Matrix::new(2, 4 * (2 + ROW_BYTES));
+        matrix.insert(row(1, "gate"), &[vector(0.0), vector(1.0)]);
+        matrix.insert(row(2, "gate"), &[vector(0.0)]);
+        matrix.insert(row(3, "gate"), &[vector(0.0), vector(1.0), vector(2.0)]);
+        assert_eq!(ids(&matrix.search(&vector(0.0), &all, 10)), [3, 2]);
+        assert_eq!((matrix.events(), matrix.left_out_ms()), (2, Some(10)));
     }
 
     proptest! {
         #[test]
-        fn rows_stay_with_their_vectors(steps in prop::collection::vec((0_i64..40, any::<bool>()), 0..200)) {
+        fn rows_stay_with_their_vectors(steps in prop::collection::vec((0_i64..40, 0..4_usize), 0..200)) {
             let mut matrix = Matrix::new(2, 1 << 20);
-            let mut expected = std::collections::BTreeSet::new();
-            for (id, is_added) in steps {
-                match is_added {
-                    true => {
-                        matrix.insert(row(id, "gate"), &vector(id as f32 / 20.0));
-                        expected.insert(id);
-                    }
-                    false => {
-                        matrix.remove(id);
-                        expected.remove(&id);
-                    }
+            let angle = |id: i64, number: usize| (id as f32 * 4.0 + number as f32) * 0.0375;
+            let mut expected = BTreeMap::new();
+            for (id, vectors) in steps {
+                let of_event: Vec<_> = (0..vectors).map(|number| vector(angle(id, number))).collect();
+                if vectors == 0 {
+                    matrix.remove(id);
+                    expected.remove(&id);
+                } else {
+                    matrix.insert(row(id, "gate"), &of_event);
+                    expected.insert(id, vectors);
                 }
             }
-            prop_assert_eq!(matrix.len(), expected.len());
-            for id in expected {
-                let found = matrix.search(&vector(id as f32 / 20.0), &RowFilter::default(), 1);
-                prop_assert_eq!(found[0].id, id);
+            prop_assert_eq!(matrix.events(), expected.len());
+            prop_assert_eq!(matrix.columns.len(), expected.values().sum::<usize>());
+            for (id, vectors) in expected {
+                for number in 0..vectors {
+                    let found = matrix.search(&vector(angle(id, number)), &RowFilter::default(), 1);
+                    prop_assert_eq!(found[0].id, id);
+                }
             }
         }
     }

@@ -1,4 +1,5 @@
-//! Search by meaning: a vector per caption and answer, on disk and in memory.
+//! Search by meaning: vectors of captions and answers, on disk and in memory. A text of several
+//! statements has one for each of them, and one for the whole (`passages`).
 //!
 //! A thread embeds the texts of stored events, new ones first, then older ones without a vector. The
 //! journal's writer stores the vectors. Searches are embedded by the same thread, between two texts.
@@ -7,6 +8,7 @@
 //! its event is in the database.
 
 mod matrix;
+mod passages;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -26,7 +28,7 @@ use crate::embedding::{EmbeddingError, TextEmbedder};
 use crate::journal::{EventFilter, QueryError};
 use crate::sync::{Waiting, lock};
 use matrix::{Matrix, RowFilter};
-use table::NewVector;
+use table::NewVectors;
 
 pub use matrix::Found;
 pub use table::{COUNTED, count_pending, store};
@@ -38,11 +40,12 @@ const WAITING_SEARCHES: usize = 32;
 
 /// The vectors of the journal's events.
 pub struct Meaning {
+    /// Identity of the vectors: the model, and that texts are divided into passages.
     model: String,
     matrix: RwLock<Matrix>,
     inbox: Waiting<Inbox>,
     /// Vectors for the writer to store.
-    outgoing: Mutex<Vec<NewVector>>,
+    outgoing: Mutex<Vec<NewVectors>>,
     /// The reason why texts are not embedded. Empty if all is well.
     problem: Mutex<String>,
 }
@@ -76,7 +79,7 @@ impl Meaning {
     pub fn new(embedder: &dyn TextEmbedder, bytes: u64) -> Meaning {
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
         Meaning {
-            model: embedder.id().to_owned(),
+            model: format!("{} of passages", embedder.id()),
             matrix: RwLock::new(Matrix::new(embedder.dimensions(), bytes)),
             inbox: Waiting::default(),
             outgoing: Mutex::default(),
@@ -111,7 +114,7 @@ impl Meaning {
     }
 
     /// Takes the vectors that wait for the writer. After them it calls [`Meaning::vectors_stored`].
-    pub fn take_vectors(&self) -> Vec<NewVector> {
+    pub fn take_vectors(&self) -> Vec<NewVectors> {
         std::mem::take(&mut *lock(&self.outgoing))
     }
 
@@ -198,7 +201,7 @@ impl Meaning {
     }
 
     /// Gives vectors to the writer, unless they are of a database that is no longer in use.
-    fn give(&self, vectors: Vec<NewVector>) {
+    fn give(&self, vectors: Vec<NewVectors>) {
         let mut inbox = self.inbox.lock();
         if !inbox.reload {
             inbox.is_writing = true;

@@ -1,4 +1,4 @@
-//! The tables of vectors: `vectors` has a vector per event, `vectors_pending` the events that have a
+//! The tables of vectors: `vectors` has the vectors of an event in one row, `vectors_pending` the events that have a
 //! text and no vector yet, and `embedding_model` the model that the vectors are from.
 //!
 //! Triggers of the schema put new events into `vectors_pending`, take events with a vector out of
@@ -24,11 +24,11 @@ pub struct Unembedded {
     pub text: String,
 }
 
-/// A vector for the table. An event is named by its ID: its row may have been deleted and given to
+/// The vectors of an event for the table. An event is named by its ID: its row may have been deleted and given to
 /// another event.
-pub struct NewVector {
+pub struct NewVectors {
     pub event: EventId,
-    /// Bytes of a [`Vector`], or nothing for a text that the model does not accept.
+    /// Bytes of each [`Vector`], or nothing for a text that the model does not accept.
     pub bytes: Vec<u8>,
 }
 
@@ -70,25 +70,25 @@ pub fn pending(connection: &Connection, limit: usize) -> Result<Vec<Unembedded>,
 }
 
 /// Stores vectors, except those of events that were deleted.
-pub fn store(connection: &Connection, vectors: &[NewVector]) -> Result<(), StoreError> {
+pub fn store(connection: &Connection, vectors: &[NewVectors]) -> Result<(), StoreError> {
     let mut insert = connection.prepare_cached(
         "INSERT OR REPLACE INTO vectors (event, vector) \
          SELECT id, ? FROM events WHERE run = ? AND sequence = ?",
     )?;
-    for NewVector { event, bytes } in vectors {
+    for NewVectors { event, bytes } in vectors {
         insert.execute(params![bytes, integer(event.run), integer(event.sequence)])?;
     }
     Ok(())
 }
 
-/// Returns vectors of the events before a row, at most `limit`, the newest first. A vector is `None`
-/// if it has another length, or the model did not accept the text.
+/// Returns the vectors of the events before a row, of at most `limit` events, the newest first. There
+/// are none if they have another length, or the model did not accept the text.
 pub fn load(
     connection: &Connection,
     before: i64,
     limit: usize,
     dimensions: usize,
-) -> Result<Vec<(Row, Option<Vector>)>, StoreError> {
+) -> Result<Vec<(Row, Vec<Vector>)>, StoreError> {
     let mut select = connection.prepare_cached(
         "SELECT events.id, published_ms, camera, kind, vector \
          FROM vectors CROSS JOIN events ON events.id = vectors.event \
@@ -98,7 +98,7 @@ pub fn load(
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
         let bytes = row.get_ref(4)?.as_blob().unwrap_or_default();
-        found.push((columns(row)?, Vector::read(bytes, dimensions)));
+        found.push((columns(row)?, Vector::read_all(bytes, dimensions)));
     }
     Ok(found)
 }

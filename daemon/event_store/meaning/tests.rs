@@ -12,7 +12,7 @@ use crate::embedding::{EmbeddingError, TextEmbedder};
 use crate::event::{Body, EventId};
 use crate::event_store::database::{Database, RowChange};
 use crate::event_store::meaning::Vector;
-use crate::event_store::meaning::table::{self, NewVector};
+use crate::event_store::meaning::table::{self, NewVectors};
 use crate::event_store::tests::{RUN, caption, searched, settings};
 use crate::event_store::{EventStore, MeaningSearch};
 use crate::frame::Span;
@@ -156,6 +156,22 @@ async fn vectors_outlive_the_daemon_and_belong_to_a_model() {
 }
 
 #[tokio::test]
+async fn each_statement_of_a_text_is_found() {
+    let folder = tempfile::tempdir().unwrap();
+    for run in [RUN, RUN + 1] {
+        let journal = begin(&folder, run, &Synonyms::new("a"));
+        if run == RUN {
+            append(&*journal, &["A red car waits, then a dog runs.", "A red dog."]);
+        }
+        for (text, sequence) in [("a hound", 1), ("a crimson automobile", 1), ("a red hound", 2)] {
+            let page = found(&*journal, by_meaning(text), 2).await;
+            assert_eq!(page.hits[0].event.id.sequence, sequence, "{text}");
+            assert!(page.hits[0].similarity > Some(0.9), "{text}: {page:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_text_that_the_model_refuses_delays_no_other() {
     let folder = tempfile::tempdir().unwrap();
     let journal = begin(&folder, RUN, &Synonyms::new("a"));
@@ -200,7 +216,7 @@ fn vectors_leave_with_their_events() {
     database.append(events.iter().map(|event| (&**event, Vec::new()))).unwrap();
     let bytes = Vector::new(&[0.6, 0.8]).bytes();
     let vector =
-        |sequence| NewVector { event: EventId { run: RUN, sequence }, bytes: bytes.clone() };
+        |sequence| NewVectors { event: EventId { run: RUN, sequence }, bytes: bytes.clone() };
     // The fourth event does not exist.
     database.write(|c| table::store(c, &[vector(1), vector(2), vector(4)])).unwrap();
     let pending = |database: &mut Database| {

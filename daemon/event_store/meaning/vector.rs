@@ -19,9 +19,17 @@ impl Vector {
         Vector { scale: square.max(1.0).sqrt().recip(), values }
     }
 
+    /// Reads the bytes of several vectors, one after the other. Returns none if they are not those
+    /// of vectors with this length.
+    pub fn read_all(bytes: &[u8], dimensions: usize) -> Vec<Vector> {
+        let vectors = bytes.chunks(size_of::<f32>() + dimensions);
+        let vectors: Option<_> = vectors.map(|bytes| Vector::read(bytes, dimensions)).collect();
+        vectors.unwrap_or_default()
+    }
+
     /// Reads the bytes of [`Vector::bytes`]. Returns `None` if they are not those of a vector with
     /// this length.
-    pub fn read(bytes: &[u8], dimensions: usize) -> Option<Vector> {
+    fn read(bytes: &[u8], dimensions: usize) -> Option<Vector> {
         let (scale, values) = bytes.split_first_chunk()?;
         let scale = f32::from_le_bytes(*scale);
         let is_valid = values.len() == dimensions && scale.is_finite();
@@ -94,6 +102,10 @@ mod tests {
         assert_eq!(Vector::read(&vector.bytes(), 3), Some(vector.clone()));
         assert_eq!(Vector::read(&vector.bytes(), 4), None);
         assert_eq!(Vector::read(&[0, 0, 128], 0), None);
+        let two = [vector.bytes(), vector.bytes()].concat();
+        assert_eq!(Vector::read_all(&two, 3), [vector.clone(), vector]);
+        assert_eq!(Vector::read_all(&two[1..], 3), []);
+        assert_eq!(Vector::read_all(&[], 3), []);
         assert_eq!(*Vector::new(&[0.0, 0.0]).values, [0, 0]);
     }
 

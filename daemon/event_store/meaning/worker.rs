@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::matrix::Row;
-use super::table::{self, NewVector, Unembedded};
+use super::passages::passages;
+use super::table::{self, NewVectors, Unembedded};
 use super::vector::Vector;
 use super::{Inbox, Meaning, Search};
 use crate::embedding::{EmbeddingError, TextEmbedder};
@@ -40,7 +41,7 @@ pub struct Worker {
     meaning: Arc<Meaning>,
     embedder: Box<dyn TextEmbedder>,
     /// Vectors that the writer stores, by the row of their event.
-    in_flight: HashMap<i64, (Row, Vector)>,
+    in_flight: HashMap<i64, (Row, Vec<Vector>)>,
     /// Row before which vectors are still to be loaded.
     load_before: Option<i64>,
     /// Time before which nothing is embedded, after a failure.
@@ -103,14 +104,14 @@ impl Worker {
         for change in changes {
             match change {
                 RowChange::Inserted(id) => {
-                    if let Some((row, vector)) = self.in_flight.remove(&id) {
-                        matrix.insert(row, &vector);
+                    if let Some((row, vectors)) = self.in_flight.remove(&id) {
+                        matrix.insert(row, &vectors);
                     }
                 }
                 RowChange::Deleted(id) => matrix.remove(id),
             }
         }
-        metrics::search_vectors(matrix.len());
+        metrics::search_vectors(matrix.events());
     }
 
     /// Embeds the texts that are searched for.
@@ -130,16 +131,14 @@ impl Worker {
         let page = self.shared.readers.read_here(read).map_err(|error| self.unreadable(error))?;
         let mut matrix = self.meaning.matrix_mut();
         self.load_before = page.last().map(|(row, _)| row.id);
-        for (row, vector) in page {
-            if let Some(vector) = vector {
-                matrix.insert(row, &vector);
-            }
+        for (row, vectors) in page {
+            matrix.insert(row, &vectors);
         }
         // Older vectors have no room either.
         if matrix.left_out_ms().is_some() {
             self.load_before = None;
         }
-        metrics::search_vectors(matrix.len());
+        metrics::search_vectors(matrix.events());
         drop(matrix);
         if self.load_before.is_none() {
             self.meaning.inbox.change_for_all(|inbox| {
@@ -171,15 +170,13 @@ impl Worker {
         let begun = Instant::now();
         let mut vectors = Vec::with_capacity(pending.len());
         for Unembedded { event, row, text } in pending {
-            let bytes = match self.vector(&text)? {
-                Some(vector) => {
-                    let bytes = vector.bytes();
-                    self.in_flight.insert(row.id, (row, vector));
-                    bytes
-                }
-                None => Vec::new(),
-            };
-            vectors.push(NewVector { event, bytes });
+            let mut of_text = Vec::new();
+            for passage in passages(&text) {
+                of_text.extend(self.vector(passage)?);
+            }
+            let bytes = of_text.iter().flat_map(Vector::bytes).collect();
+            self.in_flight.insert(row.id, (row, of_text));
+            vectors.push(NewVectors { event, bytes });
             let waiting = std::mem::take(&mut self.meaning.inbox.lock().searches);
             self.answer(waiting);
             if begun.elapsed() > BATCH_TIME {

@@ -85,5 +85,5 @@ async fn captions_are_found_by_other_words() {
     let all = report("all", &groups.values().flatten().collect::<Vec<_>>());
     assert!(of_things >= 95.0, "{of_things}");
     // Synonyms of colours, and what somebody does, are found less often.
-    assert!(all >= 78.0, "{all}");
+    assert!(all >= 83.0, "{all}");
 }
