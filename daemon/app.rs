@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::camera;
 use crate::cameras::Cameras;
+use crate::clips::{self, ClipMaker, Streams};
 use crate::config::{self, Config};
 use crate::disk::{self, Disk, DiskProblem};
 use crate::embedding::SentenceModel;
@@ -34,6 +35,7 @@ pub struct App {
     daemon: Arc<Daemon>,
     journal: Arc<dyn Journal>,
     clock: Arc<RunClock>,
+    clip_maker: ClipMaker,
     workers: Workers,
     disk: Option<Disk>,
     grpc: Option<Listener>,
@@ -79,8 +81,26 @@ impl App {
         let clock = Arc::new(RunClock::start());
         let engine = Engine::new(&config, journal.clone(), run, clock.clone());
         engine.rules.restore().await;
-        let daemon = Arc::new(Daemon::new(&config, engine, journal.clone(), disk_problem));
-        Ok(App { config, daemon, journal, clock, workers, disk, grpc, http, targets, metrics })
+        let limits = clips::Limits {
+            age: config.buffer.encoded_age,
+            bytes: config.buffer.encoded_bytes.as_u64(),
+        };
+        let streams = Arc::new(Streams::new(limits, &config.rules, clock.clone()));
+        let clip_maker = ClipMaker::new(streams.clone(), engine.rules.clone(), journal.clone());
+        let daemon = Arc::new(Daemon::new(&config, engine, journal.clone(), disk_problem, streams));
+        Ok(App {
+            clip_maker,
+            config,
+            daemon,
+            journal,
+            clock,
+            workers,
+            disk,
+            grpc,
+            http,
+            targets,
+            metrics,
+        })
     }
 
     /// Runs until `signals` asks to stop, or a module that the others need fails.
@@ -95,6 +115,7 @@ impl App {
             cameras.add(camera.clone())?;
         }
         let stop = CancellationToken::new();
+        let clips = tokio::spawn(self.clip_maker.run());
         let upkeep = tokio::spawn(metrics::upkeep(self.metrics.clone()));
         let mut interfaces = JoinSet::new();
         let service: Arc<dyn Service> = self.daemon.clone();
@@ -131,6 +152,7 @@ impl App {
         };
         watchdog.abort();
         upkeep.abort();
+        clips.abort();
         systemd::stopping();
         tracing::info!("stopping: running work has {:?} to end", self.config.stop_timeout);
         self.daemon.stop();

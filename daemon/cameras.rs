@@ -63,6 +63,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::clips::{Limits, Streams};
     use crate::config::Config;
     use crate::disk::DiskProblem;
     use crate::engine::Engine;
@@ -91,7 +92,10 @@ mod tests {
         let journal = MemoryJournal::shared(1, 100);
         let clock = Arc::new(RunClock::start());
         let engine = Engine::new(&config, journal.clone(), 1, clock.clone());
-        let daemon = Arc::new(Daemon::new(&config, engine, journal, Arc::<DiskProblem>::default()));
+        let limits = Limits { age: config.buffer.encoded_age, bytes: 0 };
+        let streams = Arc::new(Streams::new(limits, &[], clock.clone()));
+        let problem = Arc::<DiskProblem>::default();
+        let daemon = Arc::new(Daemon::new(&config, engine, journal, problem, streams));
         let cameras = Cameras::new(daemon.clone(), clock);
         let listed = || {
             let cameras = daemon.cameras().into_iter().map(|camera| camera.name.to_string());

@@ -5,6 +5,7 @@
 //! (`proto/lookout/v1/lookout.proto`).
 
 mod alert;
+mod clip;
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -18,6 +19,7 @@ pub use alert::{
     Acknowledgement, Alert, AlertPhase, AlertUpdate, Description, EndReason, RuleStatus,
     ScorePoint, Severity, Sight,
 };
+pub use clip::{AlertClip, ClipState};
 
 /// Identifies an event. The order is that of publication.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -91,7 +93,7 @@ impl Body {
     /// Returns the window or range that the event is about.
     pub fn window(&self) -> Option<Span> {
         match self {
-            Body::Alert(alert) => Some(alert.window),
+            Body::Alert(alert) => Some(alert.shown()),
             body => body.inference().map(|inference| inference.window),
         }
     }

@@ -13,6 +13,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use bytes::Bytes;
+
 use crate::event::{Body, Event, EventId};
 use crate::frame::FrameId;
 
@@ -21,6 +23,9 @@ pub use query::{
     CameraCoverage, Deleted, Deletion, EventFilter, EventPage, MeaningCoverage, Pending, Query,
     QueryError, SearchCoverage, SearchHit, SearchMode, SearchPage, SearchQuery,
 };
+
+/// Bytes of a chunk of a clip.
+pub const CLIP_CHUNK: usize = 256 << 10;
 
 /// Numbered events, appended by the daemon and read by the interfaces.
 pub trait Journal: Send + Sync + 'static {
@@ -40,6 +45,14 @@ pub trait Journal: Send + Sync + 'static {
     fn jpeg(&self, _camera: String, _frame: FrameId) -> Pending<'_, Option<Vec<u8>>> {
         Box::pin(std::future::ready(Ok(None)))
     }
+
+    /// Stores the clip of an alert. It belongs to the next event that says that it is ready, and is
+    /// deleted with that event.
+    fn store_clip(&self, alert_id: Arc<str>, clip: Bytes) -> Pending<'_, ()>;
+
+    /// Returns a chunk of an alert's clip by its number, from 0. All but the last have
+    /// [`CLIP_CHUNK`] bytes. `None` after the last one, or if there is no clip.
+    fn clip_chunk(&self, alert_id: String, number: u32) -> Pending<'_, Option<Bytes>>;
 
     /// Returns an event while the journal holds it. A `run` of `None` is this run.
     fn get(&self, run: Option<u64>, sequence: u64) -> Option<Arc<Event>>;

@@ -21,8 +21,8 @@ use crate::event::Devices;
 use crate::interface::Interface;
 
 pub use labels::{
-    BufferTier, DeliveryResult, DropReason, FailureKind, JpegLoss, NotWritten, SkipReason, Stage,
-    WindowResult,
+    BufferTier, ClipResult, DeliveryResult, DropReason, FailureKind, JpegLoss, NotWritten,
+    SkipReason, Stage, WindowResult,
 };
 
 /// Histogram buckets in seconds, from a publish of a few milliseconds to a caption on a small CPU.
@@ -245,6 +245,16 @@ pub fn journal_jpegs_not_stored(reason: JpegLoss, frames: u64) {
 pub fn journal_jpegs(frames: u64, bytes: u64) {
     table::JOURNAL_JPEGS.gauge([]).set(frames as f64);
     table::JOURNAL_JPEG_BYTES.gauge([]).set(bytes as f64);
+}
+
+/// Counts a clip of an alert that was made, or could not be.
+pub fn clip(camera: &str, result: ClipResult) {
+    table::CLIPS.counter([camera, result.value()]).increment(1);
+}
+
+/// Sets the size of the encoded streams that are held for clips.
+pub fn encoded_bytes(bytes: u64) {
+    table::ENCODED_BYTES.gauge([]).set(bytes as f64);
 }
 
 /// Sets the size of the database of events.

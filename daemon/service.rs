@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::mpsc;
 
-use crate::event::{Alert, AnswerPart, CameraStatus, Event, Severity};
+use crate::event::{Alert, AlertClip, AnswerPart, CameraStatus, Event, Severity};
 use crate::journal::{Journal, QueryError};
 use crate::metrics;
 use crate::question::{Draft, Limits, Question, QuestionError};
@@ -63,6 +63,11 @@ pub trait Service: Send + Sync + 'static {
     /// Tries a rule on the past. Never waits: too many trials are an error. Dropping the receiver
     /// cancels the trial.
     fn try_rule(&self, request: TrialRequest) -> Result<TrialStream, TrialError>;
+
+    /// Returns the present state of an alert's clip, if the alert is among the newest 1,000.
+    fn alert_clip(&self, _alert_id: &str) -> Option<AlertClip> {
+        None
+    }
 
     fn readiness(&self) -> Readiness;
 
@@ -128,6 +133,38 @@ impl RuleState {
             RuleState::Active => "active",
             RuleState::Cooldown => "cooldown",
             RuleState::OffSchedule => "off schedule",
+        }
+    }
+}
+
+/// The error of a request for a clip.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum ClipError {
+    #[error("the event is not an event of an alert")]
+    NoAlert,
+    #[error("the alert has no clip: its rule makes none (clip = \"none\")")]
+    NotMade,
+    #[error("the alert's clip is not complete yet; ask again after its next event")]
+    Pending,
+    #[error("the alert has no clip: {0}")]
+    Missing(String),
+    #[error("the alert's clip was deleted, on request or because the journal was too large")]
+    Deleted,
+}
+
+impl ClipError {
+    pub fn code(&self) -> Code {
+        match self {
+            ClipError::Pending => Code::FailedPrecondition,
+            _ => Code::NotFound,
+        }
+    }
+
+    /// Returns the reason that programs can compare.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            ClipError::Pending => "CLIP_PENDING",
+            _ => "CLIP_NOT_FOUND",
         }
     }
 }

@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Instant, SystemTime};
 
-use crate::camera::Sink;
+use crate::camera::{Recorder, Sink};
+use crate::clips::Streams;
 use crate::config::{self, Config};
 use crate::disk::DiskProblem;
 use crate::engine::Engine;
-use crate::event::{Alert, Body, CameraState, CameraStatus, Event};
+use crate::event::{Alert, AlertClip, Body, CameraState, CameraStatus, Event};
 use crate::frame::Frame;
 use crate::journal::Journal;
 use crate::metrics;
@@ -25,6 +26,8 @@ use crate::sync::lock;
 pub struct Daemon {
     pub engine: Arc<Engine>,
     journal: Arc<dyn Journal>,
+    /// The encoded streams of cameras with clips.
+    streams: Arc<Streams>,
     cameras: Mutex<Vec<Camera>>,
     /// Maximum length of a question.
     question_bytes: usize,
@@ -49,11 +52,13 @@ impl Daemon {
         engine: Arc<Engine>,
         journal: Arc<dyn Journal>,
         disk_problem: Arc<DiskProblem>,
+        streams: Arc<Streams>,
     ) -> Daemon {
         Daemon {
             engine,
             journal,
             disk_problem,
+            streams,
             cameras: Mutex::default(),
             question_bytes: config.generate.question_bytes,
             stopping: AtomicBool::new(false),
@@ -84,6 +89,7 @@ impl Daemon {
             at.map(|at| listed.remove(at))
         };
         let Some(camera) = removed else { return };
+        self.streams.remove(name);
         metrics::camera_removed(name);
         let status = CameraStatus {
             state: CameraState::Lost,
@@ -105,6 +111,10 @@ impl Sink for Daemon {
             camera.status.last_frame_at = Some(frame.captured_at);
         }
         self.engine.frame(frame);
+    }
+
+    fn recorder(&self, camera: &Arc<str>) -> Option<Arc<dyn Recorder>> {
+        self.streams.recorder(camera)
     }
 
     fn status(&self, camera: &Arc<str>, status: CameraStatus) {
@@ -192,6 +202,10 @@ impl Service for Daemon {
             return Err(TrialError::InvalidRule(why));
         }
         self.engine.try_rule(request)
+    }
+
+    fn alert_clip(&self, alert_id: &str) -> Option<AlertClip> {
+        self.engine.rules.clip(alert_id)
     }
 
     fn readiness(&self) -> Readiness {

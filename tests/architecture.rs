@@ -108,7 +108,7 @@ const PURE: &[(&str, &[&str])] = &[
     ("daemon/question", &["clap", "humantime", "jiff", "thiserror"]),
     ("daemon/byte_lru.rs", &["lru"]),
     ("daemon/heartbeat.rs", &[]),
-    ("daemon/journal", &["serde", "thiserror", "tokio::sync::"]),
+    ("daemon/journal", &["bytes", "serde", "thiserror", "tokio::sync::"]),
     ("daemon/slowfast/", &["serde", "thiserror", "half"]),
     ("daemon/engine/inbox", &[]),
     ("daemon/engine/question/range", &[]),

@@ -1,7 +1,10 @@
 //! Tests clips with real RTSP: a camera's encoded stream is cut, written as MP4, and decoded again.
-//! Its pictures must be the frames of the same times.
+//! Its pictures must be the frames of the same times. `of_alerts` tests the clips of alerts with the
+//! whole daemon.
 #![cfg(feature = "demo")]
 
+#[path = "clips/of_alerts.rs"]
+mod of_alerts;
 #[path = "support/mod.rs"]
 mod support;
 
@@ -113,7 +116,7 @@ struct Picture {
     bgrx: Vec<u8>,
 }
 
-/// Decodes an MP4 file.
+/// Decodes an MP4 file or a JPEG.
 fn decode(file: &Path) -> Vec<Picture> {
     let launch = format!(
         "filesrc location={} ! decodebin ! videoconvert ! video/x-raw,format=BGRx \
@@ -127,7 +130,7 @@ fn decode(file: &Path) -> Vec<Picture> {
     while let Ok(sample) = sink.pull_sample() {
         let buffer = sample.buffer().unwrap();
         let segment = sample.segment().unwrap().downcast_ref::<gst::ClockTime>().unwrap();
-        let at = segment.to_running_time(buffer.pts().unwrap()).unwrap();
+        let at = buffer.pts().and_then(|pts| segment.to_running_time(pts)).unwrap_or_default();
         let bgrx = buffer.map_readable().unwrap().to_vec();
         pictures.push(Picture { at: at.into(), bgrx });
     }

@@ -1,4 +1,4 @@
-//! Implements `lookout keep`, `delete`, `frames` and `export`.
+//! Implements `lookout keep`, `delete`, `frames`, `clip` and `export`.
 
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
@@ -33,6 +33,17 @@ pub struct Frames {
     /// Folder of the files, named CAMERA-RUN-NUMBER.jpg. It is created if it is missing.
     #[arg(long, value_name = "DIR")]
     into: PathBuf,
+}
+
+#[derive(Args)]
+pub struct Clip {
+    #[command(flatten)]
+    client: Client,
+    #[command(flatten)]
+    event: Event,
+    /// The MP4 file to write.
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
 }
 
 #[derive(Args)]
@@ -93,6 +104,12 @@ pub async fn keep(args: Keep, out: &mut dyn Write) -> Result<(), Failure> {
 pub async fn frames(args: Frames, out: &mut dyn Write) -> Result<(), Failure> {
     let Client { server, json } = args.client;
     client::frames(&server, args.event.position(), &args.into, output(json), out).await?;
+    Ok(())
+}
+
+pub async fn clip(args: Clip, out: &mut dyn Write) -> Result<(), Failure> {
+    let Client { server, json } = args.client;
+    client::clip(&server, args.event.position(), &args.output, output(json), out).await?;
     Ok(())
 }
 

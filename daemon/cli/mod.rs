@@ -97,6 +97,12 @@ enum Command {
     ///
     /// Example: lookout frames 1234 --into frames
     Frames(journal::Frames),
+    /// Save the clip of an alert: the camera's video around it, as MP4.
+    ///
+    /// The rule must have clip = "alert". Any event of the alert names it.
+    ///
+    /// Example: lookout clip 1234 -o alert.mp4
+    Clip(journal::Clip),
     /// Save the JPEG of a frame that an event names.
     Frame(Frame),
     /// Run a complete demo on this machine: rendered cameras, a broker and a small model.
@@ -222,6 +228,7 @@ fn execute(command: Command) -> Result<ExitCode, Failure> {
         Command::Keep(args) => runtime.block_on(success(journal::keep(args, out))),
         Command::Delete(args) => runtime.block_on(success(journal::delete(args, out))),
         Command::Export(args) => runtime.block_on(success(journal::export(args, out))),
+        Command::Clip(args) => runtime.block_on(success(journal::clip(args, out))),
         Command::Frames(args) => runtime.block_on(success(journal::frames(args, out))),
         Command::Ask(args) => runtime.block_on(success(ask::ask(args, out))),
         Command::Frame(Frame { client, camera, number, run, output }) => {

@@ -1,7 +1,7 @@
 //! Exports events with their frames into one ZIP file.
 //!
 //! `events.jsonl` has an event per line, the newest first, in the JSON of MQTT. `frames/` has the
-//! JPEGs, each once, and `SHA256SUMS` the sums of all files as `sha256sum -c` reads them. The file
+//! JPEGs, each once, `clips/` the clips of alerts, and `SHA256SUMS` the sums of all files as `sha256sum -c` reads them. The file
 //! appears under its name only when it is complete.
 
 use std::collections::HashSet;
@@ -16,11 +16,11 @@ use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
 use super::{ClientError, Daemon, Done, events};
-use crate::event::{Event, EventId};
+use crate::event::{Body, ClipState, Event, EventId};
 use crate::frame::FrameId;
 use crate::journal::EventFilter;
 use crate::proto;
-use crate::wire::decode;
+use crate::wire::{decode, encode};
 
 /// Interval of the progress on a terminal.
 const PROGRESS: Duration = Duration::from_millis(500);
@@ -46,22 +46,25 @@ pub async fn export(
         written = archive.write(&mut daemon, filter) => written?,
         () = stop => return Err(ClientError::Stopped),
     }
-    let Contents { events, frames, missing } = archive.finish()?;
+    let Contents { events, frames, clips, missing } = archive.finish()?;
     file.as_file().sync_all().map_err(wrong)?;
     file.persist(path).map_err(|error| wrong(error.error))?;
     let shown = path.display();
+    let clips = if clips == 0 { String::new() } else { format!(", {clips} clips") };
     let missing = match missing {
         0 => String::new(),
         missing => format!("; {missing} frames are neither stored nor in the buffer"),
     };
-    super::quietly(writeln!(out, "{shown}: {events} events, {frames} frames{missing}")).map(drop)
+    super::quietly(writeln!(out, "{shown}: {events} events, {frames} frames{clips}{missing}"))
+        .map(drop)
 }
 
-/// Numbers of events and frames in an archive.
+/// Numbers of events, frames and clips in an archive.
 #[derive(Clone, Copy, Default)]
 struct Contents {
     events: u64,
     frames: u64,
+    clips: u64,
     /// Number of frames that do not exist any more.
     missing: u64,
 }
@@ -73,6 +76,8 @@ struct Archive<'a> {
     /// The lines of `SHA256SUMS`.
     sums: String,
     contents: Contents,
+    /// The clips to write: a camera, an event of the alert and its ID.
+    clips: Vec<(Arc<str>, EventId, Arc<str>)>,
     progress: Option<Instant>,
 }
 
@@ -80,11 +85,21 @@ impl<'a> Archive<'a> {
     fn new(file: &'a NamedTempFile, path: &'a Path) -> Archive<'a> {
         let progress = std::io::stderr().is_terminal().then(Instant::now);
         let zip = ZipWriter::new(BufWriter::new(file.as_file()));
-        Archive { zip, path, sums: String::new(), contents: Contents::default(), progress }
+        Archive {
+            zip,
+            path,
+            sums: String::new(),
+            contents: Contents::default(),
+            clips: Vec::new(),
+            progress,
+        }
     }
 
     async fn write(&mut self, daemon: &mut Daemon, filter: &EventFilter) -> Done {
         let with_frames = self.write_events(daemon, filter).await?;
+        for (camera, id, alert_id) in std::mem::take(&mut self.clips) {
+            self.write_clip(daemon, &camera, id, &alert_id).await?;
+        }
         let mut known = HashSet::new();
         for (camera, id) in with_frames {
             self.write_frames(daemon, &camera, id, &mut known).await?;
@@ -107,6 +122,7 @@ impl<'a> Archive<'a> {
         self.start("events.jsonl", CompressionMethod::Deflated)?;
         let mut sum = Sha256::new();
         let mut with_frames = Vec::new();
+        let mut clips = HashSet::new();
         let mut page_token = String::new();
         loop {
             let request = proto::ListEventsRequest {
@@ -124,6 +140,12 @@ impl<'a> Archive<'a> {
                 sum.update(&line);
                 self.put(&line)?;
                 self.contents.events += 1;
+                if let Body::Alert(alert) = &event.body
+                    && alert.clip.as_ref().is_some_and(|clip| clip.state == ClipState::Ready)
+                    && clips.insert(alert.alert_id.clone())
+                {
+                    self.clips.push((event.camera.clone(), event.id, alert.alert_id.clone()));
+                }
                 if event.body.inference().is_some_and(|inference| !inference.frames.is_empty()) {
                     with_frames.push((event.camera, event.id));
                 }
@@ -136,6 +158,31 @@ impl<'a> Archive<'a> {
         }
         self.add_sum(sum, "events.jsonl");
         Ok(with_frames)
+    }
+
+    /// Writes the clip of an alert. One that was deleted after its event is left out.
+    async fn write_clip(
+        &mut self,
+        daemon: &mut Daemon,
+        camera: &str,
+        event: EventId,
+        alert_id: &str,
+    ) -> Done {
+        let mut stream = match daemon.clip(encode::event_id(event)).await {
+            Err(ClientError::Refused { code: tonic::Code::NotFound, .. }) => return Ok(()),
+            stream => stream?,
+        };
+        let name = format!("clips/{camera}/{alert_id}.mp4");
+        // The pictures are compressed already.
+        self.start(&name, CompressionMethod::Stored)?;
+        let mut sum = Sha256::new();
+        while let Some(part) = stream.message().await.map_err(|status| daemon.failed(status))? {
+            sum.update(&part.data);
+            self.put(&part.data)?;
+        }
+        self.add_sum(sum, &name);
+        self.contents.clips += 1;
+        Ok(())
     }
 
     /// Writes the frames of an event that no event before it has.

@@ -6,6 +6,7 @@
 
 mod ask;
 mod changes;
+mod clip;
 mod events;
 mod export;
 mod replay;
@@ -26,6 +27,7 @@ use tonic_types::StatusExt;
 pub use crate::wire::decode::UnexpectedReply;
 pub use ask::ask;
 pub use changes::{Deletion, delete, frames, keep};
+pub use clip::clip;
 pub use events::list_events;
 pub use export::export;
 pub use replay::{Replayed, replay};

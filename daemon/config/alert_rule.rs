@@ -35,6 +35,28 @@ pub struct Rule {
     pub describe: Option<Arc<str>>,
     /// The JSON Schema that the answer to `describe` follows.
     pub describe_schema: Option<Arc<str>>,
+    /// The clip of each alert, or `None` if alerts have no clip.
+    pub clip: Option<RuleClip>,
+}
+
+/// The length of the clips of a rule's alerts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RuleClip {
+    /// Time before the window with which an alert begins.
+    pub before: Duration,
+    /// Time after an alert's end.
+    pub after: Duration,
+    /// Maximum length of a clip.
+    pub max: Duration,
+}
+
+/// The choice whether alerts have clips.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum ClipMode {
+    #[default]
+    None,
+    Alert,
 }
 
 /// The limits at which alerts begin and end.
@@ -87,6 +109,8 @@ impl Rule {
         let (cooldown, hold) = (changes.cooldown.unwrap_or(cooldown), changes.hold.unwrap_or(hold));
         rule.thresholds = thresholds(on, off, of, cooldown, hold)?;
         rule.temperature = temperature(changes.temperature.unwrap_or(rule.temperature))?;
+        // What is past has no clip.
+        rule.clip = None;
         Ok(rule)
     }
 
@@ -116,6 +140,13 @@ pub struct RuleTable {
     deliver: Option<Vec<String>>,
     describe: Option<String>,
     describe_schema: Option<String>,
+    clip: ClipMode,
+    #[serde(with = "humantime_serde")]
+    clip_before: Duration,
+    #[serde(with = "humantime_serde")]
+    clip_after: Duration,
+    #[serde(with = "humantime_serde")]
+    clip_max: Duration,
 }
 
 impl Default for RuleTable {
@@ -136,6 +167,10 @@ impl Default for RuleTable {
             deliver: None,
             describe: None,
             describe_schema: None,
+            clip: ClipMode::default(),
+            clip_before: Duration::from_secs(5),
+            clip_after: Duration::from_secs(5),
+            clip_max: Duration::from_secs(120),
         }
     }
 }
@@ -197,7 +232,13 @@ impl RuleTable {
             return Err(invalid("deliver", format!("{unknown:?}"), wanted));
         }
         let of = n_of_m(&self.of)?;
+        let clip = RuleClip {
+            before: at_least("clip_before", self.clip_before, Duration::ZERO)?,
+            after: at_least("clip_after", self.clip_after, Duration::ZERO)?,
+            max: at_least("clip_max", self.clip_max, Duration::from_secs(1))?,
+        };
         Ok(Rule {
+            clip: (self.clip == ClipMode::Alert).then_some(clip),
             name: name.into(),
             cameras: self.cameras.into_iter().map(Into::into).collect(),
             question,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::rules::{at_least, in_range, invalid, shown, size_at_least};
-use super::{Bytes, Camera, ConfigError};
+use super::{Bytes, Camera, ConfigError, Rule};
 
 /// Limits of each camera's rolling buffer.
 #[derive(Clone, Debug)]
@@ -21,6 +21,9 @@ pub struct Buffer {
     pub reencode_cache_bytes: Bytes,
     /// Limit for full-size frames that wait to be encoded, shared by all cameras.
     pub inbox_bytes: Bytes,
+    /// Limits for each camera's encoded stream, which is held for the clips of alerts.
+    pub encoded_age: Duration,
+    pub encoded_bytes: Bytes,
     pub disk: Option<Disk>,
     /// Maximum width in pixels of each frame's JPEG.
     pub jpeg_width: u32,
@@ -47,6 +50,9 @@ pub struct BufferTable {
     jpeg_bytes: Bytes,
     reencode_cache_bytes: Bytes,
     inbox_bytes: Bytes,
+    #[serde(with = "humantime_serde")]
+    encoded_age: Duration,
+    encoded_bytes: Bytes,
     jpeg_width: u32,
     jpeg_quality: u8,
     disk: DiskTable,
@@ -71,6 +77,8 @@ impl Default for BufferTable {
             jpeg_bytes: Bytes::mib(256),
             reencode_cache_bytes: Bytes::mib(256),
             inbox_bytes: Bytes::mib(512),
+            encoded_age: Duration::from_secs(120),
+            encoded_bytes: Bytes::mib(64),
             jpeg_width: 640,
             jpeg_quality: 80,
             disk: DiskTable::default(),
@@ -107,10 +115,40 @@ impl BufferTable {
             jpeg_bytes: self.jpeg_bytes,
             reencode_cache_bytes: self.reencode_cache_bytes,
             inbox_bytes,
+            encoded_age: at_least("buffer.encoded_age", self.encoded_age, Duration::ZERO)?,
+            encoded_bytes: size_at_least(
+                "buffer.encoded_bytes",
+                self.encoded_bytes,
+                Bytes::mib(1),
+            )?,
             disk: self.disk.check(folder)?,
             jpeg_width: in_range("buffer.jpeg_width", self.jpeg_width, 32..=8192)?,
             jpeg_quality: in_range("buffer.jpeg_quality", self.jpeg_quality, 1..=100)?,
         })
+    }
+}
+
+impl Buffer {
+    /// Checks that the encoded streams reach back far enough for the clips of rules. A clip is
+    /// planned when an alert begins, and reaches back to before its first window.
+    pub fn check_clips(&self, rules: &[Rule], cameras: &[Camera]) -> Result<(), ConfigError> {
+        for rule in rules {
+            let Some(clip) = rule.clip else { continue };
+            let among = u32::try_from(rule.thresholds.among).unwrap_or(u32::MAX);
+            for camera in cameras.iter().filter(|camera| rule.applies_to(&camera.name)) {
+                let until_alert = camera.caption_interval.saturating_mul(among);
+                let least = clip.before + camera.window + until_alert;
+                if self.encoded_age < least {
+                    let (found, least) = (shown(self.encoded_age), shown(least));
+                    let (rule, camera) = (&rule.name, &camera.name);
+                    let wanted = format!(
+                        "at least {least}, for clips of the rule {rule:?} on the camera {camera:?}"
+                    );
+                    return Err(invalid("buffer.encoded_age", found, wanted));
+                }
+            }
+        }
+        Ok(())
     }
 }
 

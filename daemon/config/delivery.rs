@@ -60,6 +60,8 @@ pub enum Phase {
     Update,
     /// The update with the description.
     Description,
+    /// The update with the clip, or the reason why there is none.
+    Clip,
     End,
     Acknowledged,
 }
@@ -71,6 +73,7 @@ impl Phase {
             Phase::New => alert.phase == AlertPhase::New,
             Phase::Update => alert.phase == AlertPhase::Update,
             Phase::Description => alert.update == Some(AlertUpdate::Description),
+            Phase::Clip => alert.update == Some(AlertUpdate::Clip),
             Phase::End => alert.phase == AlertPhase::End,
             Phase::Acknowledged => alert.phase == AlertPhase::Acknowledged,
         }

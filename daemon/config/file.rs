@@ -81,17 +81,20 @@ impl File {
         };
         let journal = self.journal.check(folder)?;
         let targets = delivery::targets(self.webhook, self.ntfy, folder)?;
+        let rules = alert_rule::rules(self.rule, &cameras, &targets)?;
+        let buffer = self.buffer.check(&cameras, folder)?;
+        buffer.check_clips(&rules, &cameras)?;
         Ok(Config {
             search: self.search.check(folder, journal.is_some())?,
             model: self.model.check(folder)?,
             wording,
             generate: self.generate.check()?,
-            buffer: self.buffer.check(&cameras, folder)?,
+            buffer,
             journal,
             grpc: self.grpc.check("grpc", 50051, 256)?,
             http: self.http.check("http", 9090, 64)?,
             mqtt: self.mqtt.map(|mqtt| mqtt.check(folder)).transpose()?,
-            rules: alert_rule::rules(self.rule, &cameras, &targets)?,
+            rules,
             targets,
             cameras,
             stop_timeout: at_least("stop_timeout", self.stop_timeout, Duration::ZERO)?,

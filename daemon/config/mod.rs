@@ -23,7 +23,7 @@ mod values;
 use std::path::Path;
 use std::time::Duration;
 
-pub use alert_rule::{Rule, RuleChanges, Thresholds};
+pub use alert_rule::{Rule, RuleChanges, RuleClip, Thresholds};
 pub use buffer::{Buffer, Disk};
 pub use camera::{Camera, DecodeFrames};
 pub use delivery::{Endpoint, Format, Ntfy, Phase, Picture, Target, Webhook};

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Coverage, Devices, FinishReason, FrameReference, Timing, Usage};
+use super::{AlertClip, Coverage, Devices, FinishReason, FrameReference, Timing, Usage};
 use crate::frame::{Span, rfc3339};
 
 /// An alert as it is at one time. All events of an alert have the same ID.
@@ -52,11 +52,23 @@ pub struct Alert {
     /// The answer to the rule's `describe`. `None` until the model has given it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub description: Option<Description>,
+    /// The alert's clip. `None` if the rule makes none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clip: Option<AlertClip>,
 }
 
 impl Alert {
     pub fn is_active(&self) -> bool {
         self.ended_at.is_none()
+    }
+
+    /// Returns the time that the alert's frames and its clip show.
+    pub fn shown(&self) -> Span {
+        let Span { from, to } = self.window;
+        match self.clip.as_ref().and_then(|clip| clip.span) {
+            Some(clip) => Span { from: from.min(clip.from), to: to.max(clip.to) },
+            None => self.window,
+        }
     }
 
     /// Returns true if somebody marked the alert as false.
@@ -117,6 +129,8 @@ pub enum AlertUpdate {
     Scores,
     /// The description.
     Description,
+    /// The clip, or the reason why there is none.
+    Clip,
 }
 
 /// A text of the model about the window with which an alert began.

@@ -12,9 +12,10 @@ use rusqlite::{OptionalExtension, params, params_from_iter};
 use tokio::sync::oneshot;
 
 use super::Shared;
+use super::clips::{self, Storing};
 use super::database::{BUSY, Database};
 use super::values::{StoreError, integer, milliseconds};
-use crate::event::{Event, EventId};
+use crate::event::{Body, Event, EventId};
 use crate::journal::{Deleted, Deletion, QueryError};
 use crate::sync::lock;
 use crate::wire::{decode, encode};
@@ -36,6 +37,7 @@ pub type Reply<T> = oneshot::Sender<Result<T, QueryError>>;
 pub enum Change {
     Keep { id: EventId, kept: bool, reply: Reply<Arc<Event>> },
     Delete(Deleting),
+    StoreClip(Storing),
 }
 
 /// A deletion in progress.
@@ -62,6 +64,7 @@ impl Change {
         match self {
             Change::Keep { reply, .. } => drop(reply.send(Err(error))),
             Change::Delete(Deleting { reply, .. }) => drop(reply.send(Err(error))),
+            Change::StoreClip(Storing { reply, .. }) => drop(reply.send(Err(error))),
         }
     }
 
@@ -83,6 +86,11 @@ impl Change {
                 finish(reply, result)?;
                 Ok(None)
             }
+            Change::StoreClip(mut storing) => match storing.step(&mut database.connection) {
+                Ok(false) => Ok(Some(Change::StoreClip(storing))),
+                Ok(true) => finish(storing.reply, Ok(Ok(()))).map(|()| None),
+                Err(error) => finish(storing.reply, Err(error)).map(|()| None),
+            },
             Change::Delete(mut deleting) => match deleting.step(shared, database, written) {
                 Ok(false) => Ok(Some(Change::Delete(deleting))),
                 Ok(true) => {
@@ -175,6 +183,19 @@ impl Database {
             .optional()?;
         let event = found.and_then(|(row, body)| Some((row, decode::event_bytes(&body).ok()?)));
         let Some((row, mut event)) = event else { return Ok(Err(QueryError::NoEvent(id))) };
+        if let Body::Alert(alert) = &event.body
+            && let Some(of_clip) = clips::event_of(&transaction, &alert.alert_id)?
+        {
+            // The clip is exempt with the event that it belongs to.
+            transaction.execute(
+                if kept {
+                    "INSERT OR IGNORE INTO kept_events (event) VALUES (?)"
+                } else {
+                    "DELETE FROM kept_events WHERE event = ?"
+                },
+                [of_clip],
+            )?;
+        }
         event.kept = kept;
         transaction.execute(
             "UPDATE events SET body = ? WHERE id = ?",
@@ -191,7 +212,9 @@ impl Database {
                      WHERE id IN (SELECT event FROM kept_events)) + \
                     (SELECT coalesce(sum(length(jpeg)), 0) FROM jpegs WHERE id IN \
                      (SELECT jpeg FROM event_jpegs \
-                      WHERE event IN (SELECT event FROM kept_events)))",
+                      WHERE event IN (SELECT event FROM kept_events))) + \
+                    (SELECT coalesce(sum(length(data)), 0) FROM clip_chunks WHERE clip IN \
+                     (SELECT id FROM clips WHERE event IN (SELECT event FROM kept_events)))",
             [],
             |row| row.get(0),
         )?;

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::file::FILE;
 use super::values::{StoreError, integer, kind_number, milliseconds};
-use super::{jpegs, newest, schema};
+use super::{clips, jpegs, newest, schema};
 use crate::event::{Alert, AlertPhase, AlertUpdate, Answer, Body, Caption, Event};
 use crate::journal::EventJpeg;
 use crate::wire::encode;
@@ -62,6 +62,7 @@ impl Database {
         connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
         let mut database = Database { connection };
         schema::migrate(&mut database.connection)?;
+        clips::delete_unlinked(&database.connection)?;
         // Reads both ends of the table, so that a file cut short is noticed at once.
         newest::run(&database.connection)?;
         database.connection.query_row(
@@ -128,8 +129,9 @@ impl Database {
                     encode::event_bytes(event),
                 ])? > 0;
                 appended.events += u64::from(is_new);
-                if is_new && !jpegs.is_empty() {
+                if is_new {
                     let id = transaction.last_insert_rowid();
+                    clips::link(&transaction, id, &event.body)?;
                     appended.frames += jpegs::insert(&transaction, id, &event.camera, &jpegs)?;
                 }
             }
@@ -173,12 +175,17 @@ impl Database {
         Ok(deleted)
     }
 
-    /// Makes the database smaller if it is larger than `bytes`: deletes the JPEGs of the oldest
-    /// events and, if there are none, those events. Ends after [`STEP`] at the latest. Returns the
+    /// Makes the database smaller if it is larger than `bytes`: deletes the oldest clips and
+    /// JPEGs of events and, if there are none, those events. Ends after [`STEP`] at the latest. Returns the
     /// number of events that were deleted.
     pub fn delete_over(&self, bytes: u64) -> Result<usize, StoreError> {
         let (begun, mut deleted) = (Instant::now(), 0);
         while self.bytes()? > bytes && begun.elapsed() < STEP {
+            let clips = clips::delete_oldest(&self.connection)?;
+            if clips > 0 {
+                self.give_back(clips)?;
+                continue;
+            }
             let stripped = self.connection.execute(
                 "DELETE FROM event_jpegs WHERE event IN \
                  (SELECT DISTINCT event FROM event_jpegs \

@@ -9,6 +9,7 @@
 //! (`journal/memory`), from which readers that keep up are served.
 
 mod changes;
+mod clips;
 mod coverage;
 mod cursor;
 mod database;
@@ -36,6 +37,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::embedding::TextEmbedder;
@@ -47,6 +49,7 @@ use crate::journal::{
 };
 use crate::sync::{Waiting, lock};
 use changes::Change;
+use clips::Storing;
 use cursor::{Start, StoreCursor};
 use jpegs::JpegQueue;
 use meaning::Meaning;
@@ -399,6 +402,21 @@ impl Journal for StoredJournal {
             let read =
                 self.shared.readers.read(move |connection| jpegs::get(connection, &camera, frame));
             read.await.map_err(|error| self.shared.unreadable(error))
+        })
+    }
+
+    fn store_clip(&self, alert_id: Arc<str>, clip: Bytes) -> Pending<'_, ()> {
+        let change =
+            move |reply| Change::StoreClip(Storing::new(alert_id.to_string(), clip, reply));
+        Box::pin(self.shared.change(change))
+    }
+
+    fn clip_chunk(&self, alert_id: String, number: u32) -> Pending<'_, Option<Bytes>> {
+        Box::pin(async move {
+            let read = move |connection: &_| clips::chunk(connection, &alert_id, number);
+            let chunk = self.shared.readers.read(read).await;
+            let chunk = chunk.map_err(|error| self.shared.unreadable(error))?;
+            Ok(chunk.map(Bytes::from))
         })
     }
 

@@ -3,7 +3,8 @@
 //! `events` has a row per event, with its columns for filters and the whole event as the protobuf
 //! message `lookout.v1.Event`. `texts` is the full-text index over the texts of captions and
 //! answers; captions that say "unchanged" are not in it. `jpegs` has each stored frame once,
-//! `event_jpegs` says which events need it, and `jpeg_totals` sums the frames up. `kept_events` has
+//! `event_jpegs` says which events need it, and `jpeg_totals` sums the frames up. `clips` has the
+//! clip of each alert and the event that it belongs to, `clip_chunks` its bytes. `kept_events` has
 //! the events that are exempt from retention. Triggers delete what no event needs any more.
 //! `vectors` has the vectors of a text for the search by meaning, and `vectors_pending` the events
 //! that have a text and no vector. `recorded` has, per camera and ten minutes, the number of
@@ -162,6 +163,24 @@ pub const MIGRATIONS: &[&str] = &[
         DELETE FROM kept_events WHERE event = old.id;
     END;
     CREATE INDEX events_window ON events (window_to_ms, window_from_ms);
+    ",
+    "
+    CREATE TABLE clips (id INTEGER PRIMARY KEY, alert_id TEXT NOT NULL, event INTEGER);
+    CREATE INDEX clips_alert ON clips (alert_id);
+    CREATE INDEX clips_event ON clips (event);
+    CREATE TABLE clip_chunks (
+        id INTEGER PRIMARY KEY,
+        clip INTEGER NOT NULL,
+        number INTEGER NOT NULL,
+        data BLOB NOT NULL
+    );
+    CREATE UNIQUE INDEX clip_chunks_number ON clip_chunks (clip, number);
+    CREATE TRIGGER events_delete_clip AFTER DELETE ON events BEGIN
+        DELETE FROM clips WHERE event = old.id;
+    END;
+    CREATE TRIGGER clips_delete_chunks AFTER DELETE ON clips BEGIN
+        DELETE FROM clip_chunks WHERE clip = old.id;
+    END;
     ",
 ];
 

@@ -1,6 +1,7 @@
 //! The journal on disk, with real files.
 
 mod changes;
+mod clips;
 mod clock;
 mod faults;
 mod jpegs;

@@ -3,17 +3,22 @@
 //! Each run of the daemon begins an empty journal. The ring can hold events back from its readers
 //! until they are stored on disk, within [`HELD_MAX`] and [`HELD_FOR`].
 
+mod clips;
+
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
+use bytes::Bytes;
 use tokio::sync::watch;
 
+use clips::ClipRing;
+
 use super::{
-    Cursor, Deleted, Deletion, EventJpeg, EventPage, Journal, Pending, Query, QueryError, Read,
-    SearchPage, SearchQuery,
+    CLIP_CHUNK, Cursor, Deleted, Deletion, EventJpeg, EventPage, Journal, Pending, Query,
+    QueryError, Read, SearchPage, SearchQuery,
 };
 use crate::event::{Body, Event, EventId, EventKind};
 use crate::sync::lock;
@@ -35,6 +40,7 @@ pub struct MemoryJournal(Arc<Shared>);
 struct Shared {
     run: u64,
     ring: Mutex<Ring>,
+    clips: Mutex<ClipRing>,
     /// The newest sequence. Readers wait for it to change.
     newest: watch::Sender<u64>,
 }
@@ -82,7 +88,12 @@ impl MemoryJournal {
             held_since: None,
         };
         let newest = watch::Sender::new(0);
-        MemoryJournal(Arc::new(Shared { run, ring: Mutex::new(ring), newest }))
+        MemoryJournal(Arc::new(Shared {
+            run,
+            ring: Mutex::new(ring),
+            clips: Mutex::default(),
+            newest,
+        }))
     }
 
     /// Sets whether new events wait for [`MemoryJournal::release`] before readers see them. False
@@ -153,6 +164,9 @@ impl MemoryJournal {
         let mut deleted = Vec::new();
         for slot in &mut ring.events {
             if let Some(event) = slot.take_if(|event| deletion.includes(event)) {
+                if let Body::Alert(alert) = &event.body {
+                    lock(&self.0.clips).remove(&alert.alert_id);
+                }
                 deleted.push(event.id.sequence);
             }
         }
@@ -221,6 +235,19 @@ impl Journal for MemoryJournal {
         };
         self.0.newest.send_replace(released);
         event
+    }
+
+    fn store_clip(&self, alert_id: Arc<str>, clip: Bytes) -> Pending<'_, ()> {
+        Box::pin(std::future::ready(lock(&self.0.clips).push(alert_id, clip)))
+    }
+
+    fn clip_chunk(&self, alert_id: String, number: u32) -> Pending<'_, Option<Bytes>> {
+        let clips = lock(&self.0.clips);
+        let chunk = clips.get(&alert_id).and_then(|clip| {
+            let from = (number as usize).checked_mul(CLIP_CHUNK).filter(|at| *at < clip.len())?;
+            Some(clip.slice(from..clip.len().min(from + CLIP_CHUNK)))
+        });
+        Box::pin(std::future::ready(Ok(chunk)))
     }
 
     fn get(&self, run: Option<u64>, sequence: u64) -> Option<Arc<Event>> {

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use crate::event::{Event, EventId, EventKind, Inference};
+use crate::event::{Event, EventId, EventKind};
 use crate::frame::Span;
 
 /// A result that may have to be read from the disk.
@@ -155,10 +155,8 @@ impl Deletion {
     /// none, it was published within the span.
     pub fn includes(&self, event: &Event) -> bool {
         let camera = self.cameras.is_empty() || self.cameras.iter().any(|c| **c == *event.camera);
-        let time = match event.body.inference() {
-            Some(Inference { window, .. }) => {
-                window.to > self.span.from && window.from < self.span.to
-            }
+        let time = match event.body.window() {
+            Some(window) => window.to > self.span.from && window.from < self.span.to,
             None => self.span.contains(event.published_at),
         };
         camera && time && (self.include_kept || !event.kept)

@@ -232,3 +232,13 @@ label_values! {
         Disk = "disk",
     }
 }
+
+label_values! {
+    /// Results of making a clip.
+    pub enum ClipResult, CLIP_RESULT = "result" {
+        /// The clip is stored.
+        Ready = "ready",
+        /// There is no clip. The alert's event has the reason.
+        Missing = "missing",
+    }
+}

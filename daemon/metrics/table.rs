@@ -3,7 +3,7 @@
 use metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
 
 use super::labels::{
-    CAMERA, COMPONENT, DELIVERY_RESULT, DEVICE, DEVICE_REASON, DIRECTION, DROP_REASON,
+    CAMERA, CLIP_RESULT, COMPONENT, DELIVERY_RESULT, DEVICE, DEVICE_REASON, DIRECTION, DROP_REASON,
     FAILURE_KIND, INTERFACE, JPEG_LOSS, Label, MODEL, NOT_WRITTEN, REFUSAL, RESULT, RULE,
     SET_ASIDE, SKIP_REASON, STAGE, TARGET, TIER, WINDOW_RESULT,
 };
@@ -101,6 +101,10 @@ metrics! {
             "Alerts that began",
         FALSE_ALARMS: Counter "lookout_false_alarms_total" [CAMERA RULE]
             "Alerts that were marked as false alarms",
+        CLIPS: Counter "lookout_clips_total" [CAMERA CLIP_RESULT]
+            "Clips of alerts that were made, or could not be",
+        ENCODED_BYTES: Gauge "lookout_encoded_bytes" []
+            "Size of the encoded streams that are held for clips",
         DELIVERY_ATTEMPTS: Counter "lookout_delivery_attempts_total" [TARGET DELIVERY_RESULT]
             "Attempts to deliver an event of an alert to a webhook or by ntfy",
         DELIVERY_FAILING: Gauge "lookout_delivery_failing" [TARGET]

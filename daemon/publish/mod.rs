@@ -6,6 +6,7 @@
 //! interfaces nor the cameras.
 
 mod asking;
+mod clip;
 mod connection;
 pub mod delivery;
 pub mod grpc;

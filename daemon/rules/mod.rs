@@ -25,7 +25,8 @@ use uuid::Uuid;
 
 use crate::config::{self, Rule};
 use crate::event::{
-    Acknowledgement, Alert, AlertPhase, AlertUpdate, Body, Description, EndReason, Event, EventKind,
+    Acknowledgement, Alert, AlertClip, AlertPhase, AlertUpdate, Body, ClipState, Description,
+    EndReason, Event, EventKind,
 };
 use crate::frame::Span;
 use crate::journal::{EventFilter, EventJpeg, Journal, Query};
@@ -265,6 +266,36 @@ impl Rules {
     /// Returns the rule of a name.
     pub fn get(&self, name: &str) -> Option<Arc<Rule>> {
         self.rules.iter().find(|rule| *rule.name == *name).cloned()
+    }
+
+    /// Returns the alerts whose clip is still to be made, with their cameras.
+    pub fn alerts_with_pending_clip(&self) -> Vec<(Arc<str>, Alert)> {
+        let state = self.state();
+        let is_pending = |alert: &Alert| {
+            alert.clip.as_ref().is_some_and(|clip| clip.state == ClipState::Pending)
+        };
+        let pending = state.newest.iter().filter(|newest| is_pending(&newest.alert));
+        pending.map(|newest| (newest.camera.clone(), newest.alert.clone())).collect()
+    }
+
+    /// Returns the present state of an alert's clip, if the alert is among the newest ones.
+    pub fn clip(&self, alert_id: &str) -> Option<AlertClip> {
+        let state = self.state();
+        let newest = state.newest.iter().find(|newest| *newest.alert.alert_id == *alert_id)?;
+        newest.alert.clip.clone()
+    }
+
+    /// Takes the clip of an alert, active or ended, and publishes it as an update of the alert.
+    pub fn set_clip(&self, alert_id: &str, clip: AlertClip) {
+        let mut state = self.state();
+        let known = state.newest.iter().find(|newest| *newest.alert.alert_id == *alert_id);
+        let Some(NewestAlert { camera, alert }) = known else { return };
+        let (camera, alert) = (camera.clone(), alert.clone());
+        let active = state.watchers.iter_mut();
+        let active = active.filter_map(|watcher| watcher.set_clip(alert_id, &clip)).next();
+        let ended = updated(Alert { clip: Some(clip), ..alert }, AlertUpdate::Clip);
+        let body = Body::Alert(active.unwrap_or(ended));
+        self.publish(&mut state, &camera, [body], &[]);
     }
 
     /// Returns the state of every rule for each of its cameras, in the order of the config.

@@ -8,8 +8,8 @@ use super::curve;
 use super::machine::{Change, Machine, Step};
 use crate::config::Rule;
 use crate::event::{
-    Acknowledgement, Alert, AlertPhase, AlertUpdate, Body, Coverage, Description, EndReason,
-    FrameReference, RuleStatus, ScorePoint, Sight,
+    Acknowledgement, Alert, AlertClip, AlertPhase, AlertUpdate, Body, Coverage, Description,
+    EndReason, FrameReference, RuleStatus, ScorePoint, Sight,
 };
 use crate::frame::{Span, shift};
 use crate::journal::EventJpeg;
@@ -170,6 +170,13 @@ impl Watcher {
         Some(updated(alert.clone(), AlertUpdate::Description))
     }
 
+    /// Takes the clip of the alert if it is the active one.
+    pub fn set_clip(&mut self, id: &str, clip: &AlertClip) -> Option<Alert> {
+        let alert = self.alert.as_mut().filter(|alert| *alert.alert_id == *id)?;
+        alert.clip = Some(clip.clone());
+        Some(updated(alert.clone(), AlertUpdate::Clip))
+    }
+
     pub fn state(&self, now: SystemTime) -> RuleState {
         if self.rule.schedule.contains(now) { self.machine.state() } else { RuleState::OffSchedule }
     }
@@ -223,6 +230,7 @@ impl Watcher {
             acknowledgement: None,
             update: None,
             description: None,
+            clip: self.rule.clip.map(|_| AlertClip::pending()),
         }
     }
 

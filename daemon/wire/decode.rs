@@ -20,7 +20,7 @@ use crate::frame::{Clock, FrameId, Span};
 use crate::proto;
 use crate::service::CameraInfo;
 
-pub use alert::rule;
+pub use alert::{clip, rule};
 pub use trial::trial_item;
 
 #[derive(Debug, PartialEq, thiserror::Error)]

@@ -16,7 +16,7 @@ use crate::frame::{Clock, FrameId, Span, clamped};
 use crate::proto;
 use crate::service::CameraInfo;
 
-pub use alert::rule;
+pub use alert::{clip, rule};
 pub use trial::{trial_item, trial_request};
 
 pub fn event(event: &Event) -> proto::Event {

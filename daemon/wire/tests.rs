@@ -8,10 +8,10 @@ use super::decode::{UnexpectedReply, event};
 use super::encode;
 use crate::config::Thresholds;
 use crate::event::{
-    Acknowledgement, Alert, AlertPhase, AlertUpdate, Answer, AnswerPart, Body, CameraState,
-    CameraStatus, Caption, Coverage, Description, Devices, EndReason, Event, EventId, FinishReason,
-    FrameReference, Gap, GapCause, Inference, Placement, RuleStatus, ScorePoint, Severity, Sight,
-    SummaryMethod, Timing, Unchanged, Usage,
+    Acknowledgement, Alert, AlertClip, AlertPhase, AlertUpdate, Answer, AnswerPart, Body,
+    CameraState, CameraStatus, Caption, ClipState, Coverage, Description, Devices, EndReason,
+    Event, EventId, FinishReason, FrameReference, Gap, GapCause, Inference, Placement, RuleStatus,
+    ScorePoint, Severity, Sight, SummaryMethod, Timing, Unchanged, Usage,
 };
 use crate::frame::{Clock, FrameId, Span};
 use crate::proto;
@@ -194,7 +194,11 @@ fn alerts() -> impl Strategy<Value = Alert> {
         (times(), prop::option::of(0.0..1.0f64)).prop_map(|(at, score)| ScorePoint { at, score });
     let acknowledgements =
         (times(), any::<bool>()).prop_map(|(at, false_alarm)| Acknowledgement { at, false_alarm });
-    let updates = prop::sample::select(vec![AlertUpdate::Scores, AlertUpdate::Description]);
+    let updates = prop::sample::select(vec![
+        AlertUpdate::Scores,
+        AlertUpdate::Description,
+        AlertUpdate::Clip,
+    ]);
     let descriptions = inferences().prop_map(|from| Description {
         prompt: from.prompt,
         text: from.text,
@@ -214,7 +218,7 @@ fn alerts() -> impl Strategy<Value = Alert> {
         any::<[u32; 2]>(),
         prop::collection::vec(points, 0..4),
         prop::option::of(acknowledgements),
-        prop::option::of(descriptions),
+        (prop::option::of(descriptions), prop::option::of(clips())),
     )
         .prop_map(
             |(
@@ -226,7 +230,7 @@ fn alerts() -> impl Strategy<Value = Alert> {
                 windows,
                 curve,
                 acknowledgement,
-                description,
+                (description, clip),
             )| {
                 let [alert_id, rule, question] = names.map(Into::into);
                 Alert {
@@ -249,9 +253,19 @@ fn alerts() -> impl Strategy<Value = Alert> {
                     acknowledgement,
                     update: kinds.3,
                     description,
+                    clip,
                 }
             },
         )
+}
+
+fn clips() -> impl Strategy<Value = AlertClip> {
+    let states =
+        prop::sample::select(vec![ClipState::Pending, ClipState::Ready, ClipState::Missing]);
+    let texts = prop::array::uniform2(texts());
+    (states, prop::option::of(spans()), texts, any::<u64>()).prop_map(
+        |(state, span, [codec, reason], bytes)| AlertClip { state, span, codec, bytes, reason },
+    )
 }
 
 fn rule_statuses() -> impl Strategy<Value = RuleStatus> {

@@ -241,6 +241,7 @@ pub fn alert(rule: &str, alert_id: &str) -> Body {
         acknowledgement: None,
         update: None,
         description: None,
+        clip: None,
     })
 }
 

@@ -5,7 +5,10 @@ use std::time::SystemTime;
 use serde::Serialize;
 
 use super::{clock_time, one_line, short, table};
-use crate::event::{Alert, AlertPhase, AlertUpdate, Description, EndReason, RuleStatus, Severity};
+use crate::event::{
+    Alert, AlertClip, AlertPhase, AlertUpdate, ClipState, Description, EndReason, RuleStatus,
+    Severity,
+};
 use crate::service::RuleInfo;
 
 /// Formats the content of an alert's event, without its time and camera.
@@ -24,13 +27,28 @@ pub fn alert(alert: &Alert) -> String {
     }
     let what = match (alert.phase, alert.is_false_alarm()) {
         (AlertPhase::New, _) => format!("ALERT {rule}: {}", one_line(&alert.question)),
-        (AlertPhase::Update, _) => format!("alert {rule} continues since {since}"),
+        (AlertPhase::Update, _) => match &alert.clip {
+            Some(clip) if alert.update == Some(AlertUpdate::Clip) => {
+                format!("alert {rule} of {since}: {}", clip_text(clip))
+            }
+            _ => format!("alert {rule} continues since {since}"),
+        },
         (AlertPhase::End, _) => format!("alert {rule} of {since} ended{reason}"),
         (AlertPhase::Acknowledged, false) => format!("alert {rule} of {since} acknowledged"),
         (AlertPhase::Acknowledged, true) => format!("alert {rule} of {since} marked as false"),
     };
     let severity = alert.severity.name();
     format!("{what}   [{severity}, score {score:.2}, peak {peak_score:.2}, {alert_id}]")
+}
+
+/// Formats the state of a clip that is not pending.
+fn clip_text(AlertClip { state, span, bytes, reason, .. }: &AlertClip) -> String {
+    if *state == ClipState::Missing {
+        return format!("no clip ({reason})");
+    }
+    let seconds = span.map_or(0.0, |span| span.length().as_secs_f64());
+    let reason = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
+    format!("clip of {seconds:.1} s, {bytes} bytes{reason}")
 }
 
 /// Formats the content of a change of sight, without its time and camera.

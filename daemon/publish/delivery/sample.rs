@@ -39,6 +39,7 @@ pub fn event() -> Event {
         acknowledgement: None,
         update: None,
         description: None,
+        clip: None,
     };
     Event::new(EventId { run: 0, sequence: 0 }, to, "test".into(), Body::Alert(alert))
 }

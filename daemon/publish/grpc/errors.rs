@@ -10,7 +10,7 @@ use tonic::Status;
 use tonic_types::{ErrorDetails, StatusExt, pb};
 
 use crate::journal::QueryError;
-use crate::service::{AlertNotFound, AskError, Code, FrameError, TrialError};
+use crate::service::{AlertNotFound, AskError, ClipError, Code, FrameError, TrialError};
 
 /// The domain of the reasons.
 const DOMAIN: &str = "lookout";
@@ -51,6 +51,10 @@ pub fn of_trial(error: &TrialError) -> Status {
         TrialError::Refused(error) => of_question(error),
         error => status(error.code(), error.reason(), error.to_string()),
     }
+}
+
+pub fn of_clip(error: &ClipError) -> Status {
+    status(error.code(), error.reason(), error.to_string())
 }
 
 /// Returns the path of a question's field in an `AskRequest`.

@@ -6,6 +6,7 @@
 //! or does not finish a request, is disconnected.
 
 mod ask;
+mod clips;
 mod connections;
 mod errors;
 mod events;
@@ -25,6 +26,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use super::asking::Asking;
+use super::clip::Clip;
 use super::{Listener, PublishError};
 use crate::interface::Interface;
 use crate::journal::{Cursor, EventFilter, Read};
@@ -277,6 +279,19 @@ impl LookoutService for Server {
     ) -> Result<Response<Self::TryRuleStream>, Status> {
         let items = trial::begin(&*self.service, request.into_inner())?;
         self.stream(|to| trial::forward(items, to))
+    }
+
+    type GetClipStream = Reply<proto::GetClipResponse>;
+
+    async fn get_clip(
+        &self,
+        request: Request<proto::GetClipRequest>,
+    ) -> Result<Response<Self::GetClipStream>, Status> {
+        let event = events::get(self.service.journal(), request.into_inner().event).await?;
+        let clip = Clip::open(self.service.clone(), &event).await;
+        let clip = clip.map_err(|error| errors::of_query(&error))?;
+        let clip = clip.map_err(|error| errors::of_clip(&error))?;
+        self.stream(|to| clips::send(clip, to))
     }
 
     async fn ack_alert(

@@ -5,8 +5,8 @@ use super::{
     time, timing, usage,
 };
 use crate::event::{
-    Acknowledgement, Alert, AlertPhase, AlertUpdate, Description, EndReason, RuleStatus,
-    ScorePoint, Severity, Sight,
+    Acknowledgement, Alert, AlertClip, AlertPhase, AlertUpdate, ClipState, Description, EndReason,
+    RuleStatus, ScorePoint, Severity, Sight,
 };
 use crate::proto;
 use crate::service::{RuleInfo, RuleState};
@@ -54,6 +54,7 @@ pub fn alert(from: proto::Alert) -> Read<Alert> {
             proto::AlertUpdate::Unspecified => None,
             proto::AlertUpdate::Scores => Some(AlertUpdate::Scores),
             proto::AlertUpdate::Description => Some(AlertUpdate::Description),
+            proto::AlertUpdate::Clip => Some(AlertUpdate::Clip),
         },
         alert_id: from.alert_id.into(),
         rule: from.rule.into(),
@@ -70,6 +71,7 @@ pub fn alert(from: proto::Alert) -> Read<Alert> {
         curve: from.curve.into_iter().map(score_point).collect::<Read<_>>()?,
         acknowledgement: from.acknowledgement.map(acknowledgement).transpose()?,
         description: from.description.map(description).transpose()?,
+        clip: from.clip.map(clip).transpose()?,
     })
 }
 
@@ -83,6 +85,21 @@ fn description(from: proto::Description) -> Read<Description> {
         devices: devices(from.devices)?,
         usage: usage(from.usage.ok_or(UnexpectedReply("usage"))?),
         timing: timing(from.timing.ok_or(UnexpectedReply("timing"))?),
+    })
+}
+
+pub fn clip(from: proto::AlertClip) -> Read<AlertClip> {
+    Ok(AlertClip {
+        state: match from.state() {
+            proto::ClipState::Pending => ClipState::Pending,
+            proto::ClipState::Ready => ClipState::Ready,
+            proto::ClipState::Missing => ClipState::Missing,
+            proto::ClipState::Unspecified => return Err(UnexpectedReply("clip.state")),
+        },
+        span: from.span.map(|from| span(Some(from), "clip.span")).transpose()?,
+        codec: from.codec,
+        bytes: from.bytes,
+        reason: from.reason,
     })
 }
 

@@ -2,8 +2,8 @@
 
 use super::{coverage, devices, finish_reason, frame_reference, span, time, timing, usage};
 use crate::event::{
-    Acknowledgement, Alert, AlertPhase, AlertUpdate, Description, EndReason, RuleStatus,
-    ScorePoint, Severity, Sight,
+    Acknowledgement, Alert, AlertClip, AlertPhase, AlertUpdate, ClipState, Description, EndReason,
+    RuleStatus, ScorePoint, Severity, Sight,
 };
 use crate::proto;
 use crate::service::{RuleInfo, RuleState};
@@ -48,6 +48,7 @@ pub fn alert(from: &Alert) -> proto::Alert {
         None => proto::AlertUpdate::Unspecified,
         Some(AlertUpdate::Scores) => proto::AlertUpdate::Scores,
         Some(AlertUpdate::Description) => proto::AlertUpdate::Description,
+        Some(AlertUpdate::Clip) => proto::AlertUpdate::Clip,
     };
     proto::Alert {
         alert_id: from.alert_id.to_string(),
@@ -69,6 +70,7 @@ pub fn alert(from: &Alert) -> proto::Alert {
         acknowledgement: from.acknowledgement.as_ref().map(acknowledgement),
         update: update.into(),
         description: from.description.as_ref().map(description),
+        clip: from.clip.as_ref().map(clip),
     }
 }
 
@@ -82,6 +84,21 @@ fn description(from: &Description) -> proto::Description {
         finish_reason: finish_reason(from.finish_reason).into(),
         usage: Some(usage(from.usage)),
         timing: Some(timing(from.timing)),
+    }
+}
+
+pub fn clip(from: &AlertClip) -> proto::AlertClip {
+    let state = match from.state {
+        ClipState::Pending => proto::ClipState::Pending,
+        ClipState::Ready => proto::ClipState::Ready,
+        ClipState::Missing => proto::ClipState::Missing,
+    };
+    proto::AlertClip {
+        state: state.into(),
+        span: from.span.map(span),
+        codec: from.codec.clone(),
+        bytes: from.bytes,
+        reason: from.reason.clone(),
     }
 }
 
