@@ -25,7 +25,7 @@ BINS = 10
 
 
 def of(kind, colour=None):
-    return lambda actor: [actor] if actor["kind"] == kind and colour in (None, actor["colour"]) else []
+    return lambda actor: [actor] if actor["kind"] == kind and colour in (None, actor.get("colour")) else []
 
 
 # Each question, with the spans of an actor in which the answer is yes.
