@@ -10,7 +10,8 @@ mod clip;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use uuid::{NoContext, Timestamp, Uuid};
 
 use crate::frame::{Clock, FrameId, Span, rfc3339};
@@ -22,7 +23,7 @@ pub use alert::{
 pub use clip::{AlertClip, ClipState};
 
 /// Identifies an event. The order is that of publication.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, JsonSchema)]
 pub struct EventId {
     /// The run of the daemon that published the event. A later run has a greater number.
     pub run: u64,
@@ -31,13 +32,15 @@ pub struct EventId {
 }
 
 /// An entry of the journal.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Event {
     #[serde(flatten)]
     pub id: EventId,
     /// Identifies the event among those of all daemons (UUIDv7).
+    #[schemars(with = "String")]
     pub uuid: Uuid,
     #[serde(with = "rfc3339")]
+    #[schemars(with = "rfc3339::Text")]
     pub published_at: SystemTime,
     pub camera: Arc<str>,
     /// True if the event is exempt from retention.
@@ -60,7 +63,7 @@ impl Event {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Body {
     Caption(Caption),
@@ -99,7 +102,9 @@ impl Body {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, clap::ValueEnum)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, Serialize, clap::ValueEnum, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 #[value(rename_all = "snake_case")]
 pub enum EventKind {
@@ -111,7 +116,7 @@ pub enum EventKind {
 }
 
 /// The text about a window that the daemon generates regularly.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Caption {
     #[serde(flatten)]
     pub inference: Inference,
@@ -124,7 +129,7 @@ pub struct Caption {
 }
 
 /// The text that answers a question.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Answer {
     #[serde(flatten)]
     pub inference: Inference,
@@ -155,7 +160,7 @@ pub struct Answer {
 
 /// A text that the model generated about frames, with everything needed to judge how far to trust
 /// it.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Inference {
     /// The question or caption prompt.
     pub prompt: String,
@@ -172,14 +177,14 @@ pub struct Inference {
 }
 
 /// The devices that ran the components of a model.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Devices {
     pub vision: Placement,
     pub language: Placement,
 }
 
 /// The device that ran a component of a model.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Placement {
     /// `cpu` or `cuda`.
     pub device: String,
@@ -210,23 +215,24 @@ impl Devices {
 }
 
 /// The captioned window that a window does not differ from.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Unchanged {
     /// Start of the last captioned window.
     #[serde(with = "rfc3339")]
+    #[schemars(with = "rfc3339::Text")]
     pub since: SystemTime,
     /// The event with that window's caption.
     pub event: EventId,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct AnswerPart {
     pub window: Span,
     pub text: String,
     pub coverage: Coverage,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SummaryMethod {
     /// Every part began with yes or no, and `text` names those that began with yes.
@@ -240,11 +246,12 @@ pub enum SummaryMethod {
     List,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct FrameReference {
     #[serde(flatten)]
     pub id: FrameId,
     #[serde(with = "rfc3339")]
+    #[schemars(with = "rfc3339::Text")]
     pub captured_at: SystemTime,
     /// True if the model saw the frame with many tokens (slow and fast), false if only with few
     /// (fast).
@@ -252,7 +259,7 @@ pub struct FrameReference {
 }
 
 /// The share of a window that the model saw.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Coverage {
     /// Number of frames that the window holds at the camera's rate, at most the number that the
     /// plan samples.
@@ -265,14 +272,14 @@ pub struct Coverage {
     pub clock_source: Clock,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Gap {
     #[serde(flatten)]
     pub span: Span,
     pub cause: GapCause,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum GapCause {
     /// The camera sent no frames.
@@ -292,7 +299,7 @@ pub enum GapCause {
     ModelFailed,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum FinishReason {
     /// The model ended its answer.
@@ -302,7 +309,7 @@ pub enum FinishReason {
 }
 
 /// Number of input and output tokens.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Usage {
     pub video_tokens: u32,
     pub text_tokens: u32,
@@ -313,7 +320,7 @@ pub struct Usage {
 }
 
 /// Durations of the stages, in seconds, from the window's close (for a question: from its arrival).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, JsonSchema)]
 pub struct Timing {
     /// Time until the model started on the prompt: encoding of the window's last frames, and
     /// waiting for a turn.
@@ -329,14 +336,16 @@ pub struct Timing {
     pub total_seconds: f64,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct CameraStatus {
     pub state: CameraState,
     #[serde(with = "rfc3339")]
+    #[schemars(with = "rfc3339::Text")]
     pub since: SystemTime,
     /// The reason for the state, as text. Empty if the camera is live.
     pub reason: String,
     #[serde(with = "rfc3339::option")]
+    #[schemars(with = "Option<rfc3339::Text>")]
     pub last_frame_at: Option<SystemTime>,
     /// Number of times since the daemon's start that the camera was lost and the connection was
     /// retried.
@@ -359,7 +368,7 @@ impl CameraStatus {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum CameraState {
     Connecting,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// A frame as the camera module delivers it.
@@ -28,7 +29,7 @@ pub struct Frame {
 }
 
 /// Identifies a frame of a camera across restarts of the daemon. The order is that of capture.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, JsonSchema)]
 pub struct FrameId {
     /// The run of the daemon that took the frame: the number of milliseconds from 1970 to its start
     /// by the host's clock, but always greater than that of every run on disk.
@@ -59,7 +60,7 @@ pub fn shift(time: SystemTime, nanoseconds: i128) -> SystemTime {
 }
 
 /// The clock from which `captured_at` was read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Clock {
     /// The camera's clock, by RTCP sender reports (RFC 3550, 6.4.1).
@@ -84,11 +85,13 @@ pub fn clamped(time: SystemTime) -> SystemTime {
 }
 
 /// A half-open span of time `[from, to)`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Span {
     #[serde(with = "rfc3339")]
+    #[schemars(with = "rfc3339::Text")]
     pub from: SystemTime,
     #[serde(with = "rfc3339")]
+    #[schemars(with = "rfc3339::Text")]
     pub to: SystemTime,
 }
 
@@ -127,9 +130,29 @@ impl Span {
 pub mod rfc3339 {
     use std::time::SystemTime;
 
+    use std::borrow::Cow;
+
+    use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
     use serde::{Serialize, Serializer};
 
     use super::clamped;
+
+    /// The type of a time in a JSON Schema.
+    pub struct Text;
+
+    impl JsonSchema for Text {
+        fn schema_name() -> Cow<'static, str> {
+            "Time".into()
+        }
+
+        fn json_schema(_: &mut SchemaGenerator) -> Schema {
+            json_schema!({ "type": "string", "format": "date-time" })
+        }
+
+        fn inline_schema() -> bool {
+            true
+        }
+    }
 
     /// Formats any time. One outside the range of the format becomes the nearest that can be
     /// written.

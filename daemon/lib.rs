@@ -33,6 +33,7 @@ pub mod loaded;
 pub mod logging;
 pub mod metrics;
 pub mod model;
+pub mod moment;
 pub mod publish;
 pub mod question;
 pub mod rules;

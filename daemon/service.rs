@@ -7,9 +7,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use schemars::JsonSchema;
+use serde::Serialize;
 use tokio::sync::mpsc;
 
 use crate::event::{Alert, AlertClip, AnswerPart, CameraStatus, Event, Severity};
+use crate::frame::rfc3339;
 use crate::journal::{Journal, QueryError};
 use crate::metrics;
 use crate::question::{Draft, Limits, Question, QuestionError};
@@ -75,11 +78,13 @@ pub trait Service: Send + Sync + 'static {
     fn troubles(&self) -> Vec<String>;
 }
 
-#[derive(Clone, Debug)]
+/// A configured camera, its state and its buffer.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct CameraInfo {
     pub name: Arc<str>,
     /// The camera's URL without user and password.
     pub source: String,
+    #[serde(flatten)]
     pub status: CameraStatus,
     /// Number of frames that can be asked about, on disk or in memory.
     pub buffer_frames: u64,
@@ -87,11 +92,13 @@ pub struct CameraInfo {
     pub buffer_bytes: u64,
     pub disk_bytes: u64,
     /// Time of the oldest frame that can be asked about.
+    #[serde(with = "rfc3339::option")]
+    #[schemars(with = "Option<rfc3339::Text>")]
     pub oldest_frame_at: Option<SystemTime>,
 }
 
 /// A rule and its state for one camera.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct RuleInfo {
     pub name: Arc<str>,
     pub camera: Arc<str>,
@@ -99,9 +106,14 @@ pub struct RuleInfo {
     pub severity: Severity,
     pub state: RuleState,
     /// True if no window could be scored for longer than the rule's `hold`.
+    #[serde(rename = "blind")]
     pub is_blind: bool,
-    /// End of the newest window that was scored, and its score.
-    pub score: Option<(SystemTime, f64)>,
+    /// Score of the newest window that was scored.
+    pub score: Option<f64>,
+    /// End of that window.
+    #[serde(with = "rfc3339::option")]
+    #[schemars(with = "Option<rfc3339::Text>")]
+    pub scored_at: Option<SystemTime>,
     /// ID of the active alert.
     pub alert_id: Option<Arc<str>>,
     /// Number of alerts that began since midnight in the rule's time zone.
@@ -111,7 +123,8 @@ pub struct RuleInfo {
 }
 
 /// The state of a rule for one camera.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
 pub enum RuleState {
     /// No window of the newest ones reached `on`.
     Idle,
@@ -254,6 +267,7 @@ pub enum Code {
     ResourceExhausted,
     InvalidArgument,
     FailedPrecondition,
+    PermissionDenied,
     Unavailable,
     Internal,
 }
@@ -266,6 +280,7 @@ impl Code {
             Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
             Code::InvalidArgument => "INVALID_ARGUMENT",
             Code::FailedPrecondition => "FAILED_PRECONDITION",
+            Code::PermissionDenied => "PERMISSION_DENIED",
             Code::Unavailable => "UNAVAILABLE",
             Code::Internal => "INTERNAL",
         }

@@ -10,6 +10,7 @@ use crate::client;
 use crate::event::EventKind;
 use crate::exit::Failure;
 use crate::journal::{EventFilter, SearchMode};
+use crate::moment;
 
 #[derive(Args)]
 pub struct Events {
@@ -52,13 +53,13 @@ pub struct Filter {
     #[arg(long)]
     kind: Vec<EventKind>,
     /// Include this much time up to now, such as 24h. Default: all.
-    #[arg(long, value_name = "DURATION", conflicts_with = "since", value_parser = ago)]
+    #[arg(long, value_name = "DURATION", conflicts_with = "since", value_parser = moment::ago)]
     last: Option<SystemTime>,
     /// Include events published from this time on, such as 2026-03-01T14:05:00Z.
-    #[arg(long, value_name = "TIME", value_parser = moment)]
+    #[arg(long, value_name = "TIME", value_parser = moment::parse)]
     since: Option<SystemTime>,
     /// Include events published before this time.
-    #[arg(long, value_name = "TIME", value_parser = moment)]
+    #[arg(long, value_name = "TIME", value_parser = moment::parse)]
     until: Option<SystemTime>,
 }
 
@@ -104,32 +105,4 @@ pub async fn search(args: Search, out: &mut dyn Write) -> Result<(), Failure> {
     let mode = args.mode.map(Mode::read);
     client::search_events(&server, &args.query, mode, &filter, limit, output(json), out).await?;
     Ok(())
-}
-
-/// Parses a time, or a duration before now.
-pub fn moment(text: &str) -> Result<SystemTime, String> {
-    humantime::parse_rfc3339_weak(text).or_else(|_| ago(text)).map_err(|_| {
-        "wanted a time such as 2026-03-01T14:05:00Z, or a duration such as 2h".to_owned()
-    })
-}
-
-fn ago(text: &str) -> Result<SystemTime, String> {
-    let length = humantime::parse_duration(text).map_err(|error| error.to_string())?;
-    SystemTime::now().checked_sub(length).ok_or_else(|| "the duration is too long".to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    #[test]
-    fn a_moment_is_a_time_or_a_duration() {
-        let time = moment("1970-01-01T00:01:00Z").unwrap();
-        assert_eq!(time, SystemTime::UNIX_EPOCH + Duration::from_secs(60));
-        let elapsed = moment("2h").unwrap().elapsed().unwrap();
-        assert!((7_200..7_210).contains(&elapsed.as_secs()), "{elapsed:?}");
-        assert!(moment("yesterday").unwrap_err().contains("wanted a time"));
-    }
 }

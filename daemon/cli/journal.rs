@@ -7,11 +7,12 @@ use std::time::SystemTime;
 use anyhow::bail;
 use clap::Args;
 
-use super::events::{Filter, moment};
+use super::events::Filter;
 use super::{Client, output};
 use crate::client::{self, Deletion, Position};
 use crate::exit::Failure;
 use crate::frame::Span;
+use crate::moment;
 
 #[derive(Args)]
 pub struct Keep {
@@ -68,10 +69,10 @@ pub struct Delete {
     client: Client,
     /// Delete events about the time from here on, such as 2026-03-01T14:05:00Z, or from this long
     /// ago, such as 2h.
-    #[arg(long, value_name = "TIME", value_parser = moment)]
+    #[arg(long, value_name = "TIME", value_parser = moment::parse)]
     from: SystemTime,
     /// Delete events about the time until here, such as 2026-03-01T14:10:00Z.
-    #[arg(long, value_name = "TIME", value_parser = moment)]
+    #[arg(long, value_name = "TIME", value_parser = moment::parse)]
     to: SystemTime,
     /// Delete only events of this camera; may be repeated.
     #[arg(long, value_name = "NAME")]

@@ -136,7 +136,7 @@ struct Watch {
     run: Option<u64>,
     /// Start at the first event from this time on, such as 2026-03-01T14:05:00Z, or from this long
     /// ago, such as 2h.
-    #[arg(long, value_name = "TIME", conflicts_with = "from_sequence", value_parser = events::moment)]
+    #[arg(long, value_name = "TIME", conflicts_with = "from_sequence", value_parser = crate::moment::parse)]
     since: Option<SystemTime>,
 }
 

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::event::{Event, EventId, FrameReference};
 use crate::frame::Span;
+use crate::journal::Deleted;
 use crate::proto;
 use crate::wire::{decode, encode};
 
@@ -57,35 +58,29 @@ pub async fn delete(
     let mut daemon = Daemon::reach(endpoint).await?;
     let span = Some(encode::span(span));
     let request = proto::DeleteEventsRequest { span, cameras, include_kept };
-    let (mut events, mut jpegs) = (0, 0);
-    let kept_events = loop {
+    let mut deleted = Deleted::default();
+    loop {
         let reply = daemon.client.delete_events(request.clone()).await;
         let reply = reply.map_err(|status| daemon.failed(status))?.into_inner();
-        events += reply.events;
-        jpegs += reply.jpegs;
+        deleted.events += reply.events;
+        deleted.jpegs += reply.jpegs;
+        deleted.kept_events = reply.kept_events;
         if !reply.more {
-            break reply.kept_events;
+            break;
         }
-    };
+    }
     quietly(match output {
         Output::Text => {
-            let left = match kept_events {
+            let Deleted { events, jpegs, .. } = deleted;
+            let left = match deleted.kept_events {
                 0 => String::new(),
                 kept => format!("; {kept} kept events stay (--include-kept deletes them)"),
             };
             writeln!(out, "deleted {events} events and {jpegs} frames{left}")
         }
-        Output::Json => json_line(out, &DeletedJson { events, jpegs, kept_events }),
+        Output::Json => json_line(out, &deleted),
     })
     .map(drop)
-}
-
-/// The JSON line of a deletion.
-#[derive(Serialize)]
-struct DeletedJson {
-    events: u64,
-    jpegs: u64,
-    kept_events: u64,
 }
 
 /// Writes the JPEGs of an event's frames into a folder, and prints their paths.

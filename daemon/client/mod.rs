@@ -43,7 +43,7 @@ use crate::proto::watch_response::Item as WatchItem;
 
 use crate::service::CameraInfo;
 use crate::wire::{decode, encode};
-use text::{CameraJson, MissedEventsJson};
+use text::MissedEventsJson;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -126,9 +126,7 @@ pub async fn cameras(endpoint: &str, output: Output, out: &mut dyn Write) -> Don
         reply.cameras.into_iter().map(decode::camera).collect::<Result<_, _>>()?;
     quietly(match output {
         Output::Text => out.write_all(text::camera_table(&cameras, SystemTime::now()).as_bytes()),
-        Output::Json => {
-            cameras.iter().try_for_each(|camera| json_line(out, &CameraJson::from(camera)))
-        }
+        Output::Json => cameras.iter().try_for_each(|camera| json_line(out, camera)),
     })
     .map(drop)
 }

@@ -7,7 +7,6 @@ use super::{Daemon, Done, Output, UnexpectedReply, json_line, quietly, text};
 use crate::proto;
 use crate::service::RuleInfo;
 use crate::wire::decode;
-use text::RuleJson;
 
 /// Prints every rule with its state for each of its cameras.
 pub async fn rules(endpoint: &str, output: Output, out: &mut dyn Write) -> Done {
@@ -18,7 +17,7 @@ pub async fn rules(endpoint: &str, output: Output, out: &mut dyn Write) -> Done 
         reply.rules.into_iter().map(decode::rule).collect::<Result<_, _>>()?;
     quietly(match output {
         Output::Text => out.write_all(text::rule_table(&rules, SystemTime::now()).as_bytes()),
-        Output::Json => rules.iter().try_for_each(|rule| json_line(out, &RuleJson::from(rule))),
+        Output::Json => rules.iter().try_for_each(|rule| json_line(out, rule)),
     })
     .map(drop)
 }

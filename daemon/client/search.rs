@@ -2,15 +2,15 @@
 
 use std::io::Write;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use serde::Serialize;
 
 use super::events::{message, page_size};
 use super::{ClientError, Daemon, Done, Output, UnexpectedReply, json_line, quietly, text};
-use crate::event::Event;
-use crate::frame::rfc3339;
-use crate::journal::{CameraCoverage, EventFilter, MeaningCoverage, SearchCoverage, SearchMode};
+use crate::journal::{
+    CameraCoverage, EventFilter, MeaningCoverage, SearchCoverage, SearchHit, SearchMode,
+};
 use crate::proto;
 use crate::wire::{decode, search};
 
@@ -47,15 +47,15 @@ pub async fn search_events(
     });
     quietly(printed.and_then(|()| match output {
         Output::Text => writeln!(out, "{}", coverage_line(&coverage)),
-        Output::Json => json_line(out, &CoverageJson::new(mode, coverage)),
+        Output::Json => json_line(out, &CoverageJson { kind: "search_coverage", mode, coverage }),
     }))
     .map(drop)
 }
 
-fn hit(result: proto::SearchResult) -> Result<HitJson, ClientError> {
+fn hit(result: proto::SearchResult) -> Result<SearchHit, ClientError> {
     let event = Arc::new(decode::event(result.event.ok_or(UnexpectedReply("event"))?)?);
     let proto::SearchResult { snippet, score, words_rank, meaning_rank, similarity, .. } = result;
-    Ok(HitJson { event, snippet, score, words_rank, meaning_rank, similarity })
+    Ok(SearchHit { event, snippet, score, words_rank, meaning_rank, similarity })
 }
 
 /// Formats the part of the time that was searched, and what the search by meaning cannot find.
@@ -110,77 +110,19 @@ fn shown(length: Duration) -> String {
     text.split(' ').take(2).collect::<Vec<_>>().join(" ")
 }
 
-/// The JSON line of a result.
-#[derive(Serialize)]
-struct HitJson {
-    #[serde(flatten)]
-    event: Arc<Event>,
-    snippet: String,
-    score: f64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    words_rank: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    meaning_rank: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    similarity: Option<f64>,
-}
-
 /// The JSON line after the results: what was searched.
 #[derive(Serialize)]
 struct CoverageJson {
     kind: &'static str,
     mode: SearchMode,
-    #[serde(with = "rfc3339::option")]
-    from: Option<SystemTime>,
-    #[serde(with = "rfc3339::option")]
-    to: Option<SystemTime>,
-    cameras: Vec<CameraJson>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    meaning: Option<MeaningJson>,
-}
-
-/// The part of the time for which the journal has captions of a camera.
-#[derive(Serialize)]
-struct CameraJson {
-    camera: String,
-    recorded_seconds: f64,
-}
-
-/// The events that the search by meaning cannot find.
-#[derive(Serialize)]
-struct MeaningJson {
-    events_without_vector: u64,
-    is_lower_bound: bool,
-    is_loading: bool,
-    #[serde(with = "rfc3339::option")]
-    since: Option<SystemTime>,
-}
-
-impl CoverageJson {
-    fn new(mode: SearchMode, coverage: SearchCoverage) -> CoverageJson {
-        let camera = |CameraCoverage { camera, recorded }| CameraJson {
-            camera,
-            recorded_seconds: recorded.as_secs_f64(),
-        };
-        let meaning = |from: MeaningCoverage| MeaningJson {
-            events_without_vector: from.without_vector,
-            is_lower_bound: from.is_lower_bound,
-            is_loading: from.is_loading,
-            since: from.since,
-        };
-        CoverageJson {
-            kind: "search_coverage",
-            mode,
-            from: coverage.asked.map(|span| span.from),
-            to: coverage.asked.map(|span| span.to),
-            cameras: coverage.cameras.into_iter().map(camera).collect(),
-            meaning: coverage.meaning.map(meaning),
-        }
-    }
+    #[serde(flatten)]
+    coverage: SearchCoverage,
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
     use crate::frame::Span;
 

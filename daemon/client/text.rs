@@ -14,7 +14,7 @@ use crate::event::{
 };
 use crate::service::CameraInfo;
 
-pub use rules::{RuleJson, rule_table};
+pub use rules::rule_table;
 
 /// Minimum width of the camera's name, which aligns the texts.
 const NAME_WIDTH: usize = 8;
@@ -197,33 +197,6 @@ fn table<const N: usize>(
         }
     }
     table
-}
-
-#[derive(Serialize)]
-pub struct CameraJson<'a> {
-    name: &'a str,
-    source: &'a str,
-    #[serde(flatten)]
-    status: &'a CameraStatus,
-    buffer_frames: u64,
-    buffer_bytes: u64,
-    disk_bytes: u64,
-    #[serde(with = "crate::frame::rfc3339::option")]
-    oldest_frame_at: Option<SystemTime>,
-}
-
-impl<'a> From<&'a CameraInfo> for CameraJson<'a> {
-    fn from(camera: &'a CameraInfo) -> Self {
-        CameraJson {
-            name: &camera.name,
-            source: &camera.source,
-            status: &camera.status,
-            buffer_frames: camera.buffer_frames,
-            buffer_bytes: camera.buffer_bytes,
-            disk_bytes: camera.disk_bytes,
-            oldest_frame_at: camera.oldest_frame_at,
-        }
-    }
 }
 
 /// Formats the line printed where events are missing, without a line end.

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{AlertClip, Coverage, Devices, FinishReason, FrameReference, Timing, Usage};
 use crate::frame::{Span, rfc3339};
 
 /// An alert as it is at one time. All events of an alert have the same ID.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Alert {
     /// A UUID (version 7), the same from the alert's first event to its last.
     pub alert_id: Arc<str>,
@@ -31,9 +32,11 @@ pub struct Alert {
     pub frames: Vec<FrameReference>,
     /// End of the first window whose score reached the rule's `on`.
     #[serde(with = "rfc3339")]
+    #[schemars(with = "rfc3339::Text")]
     pub started_at: SystemTime,
     /// End of the window that ended the alert. `None` while it is active.
     #[serde(with = "rfc3339::option")]
+    #[schemars(with = "Option<rfc3339::Text>")]
     pub ended_at: Option<SystemTime>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub end_reason: Option<EndReason>,
@@ -77,7 +80,7 @@ impl Alert {
     }
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     Info,
@@ -97,7 +100,7 @@ impl Severity {
 }
 
 /// The reason for an event of an alert.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum AlertPhase {
     /// The alert began.
@@ -122,7 +125,7 @@ impl AlertPhase {
 }
 
 /// The new content of an update.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum AlertUpdate {
     /// The scores until now.
@@ -134,7 +137,7 @@ pub enum AlertUpdate {
 }
 
 /// A text of the model about the window with which an alert began.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Description {
     /// The rule's `describe`.
     pub prompt: String,
@@ -149,7 +152,7 @@ pub struct Description {
 }
 
 /// The reason why an alert ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum EndReason {
     /// The scores fell below the rule's `off`.
@@ -161,25 +164,27 @@ pub enum EndReason {
 }
 
 /// A point of a score curve.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct ScorePoint {
     /// End of the window.
     #[serde(with = "rfc3339")]
+    #[schemars(with = "rfc3339::Text")]
     pub at: SystemTime,
     /// `None` if the window could not be scored.
     pub score: Option<f64>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Acknowledgement {
     #[serde(with = "rfc3339")]
+    #[schemars(with = "rfc3339::Text")]
     pub at: SystemTime,
     /// True if the alert was marked as false.
     pub false_alarm: bool,
 }
 
 /// A change of whether a rule's windows can be scored.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct RuleStatus {
     /// Name of the rule.
     pub rule: Arc<str>,
@@ -187,10 +192,11 @@ pub struct RuleStatus {
     /// The rule is blind: end of the last window that was scored, or the first window's if none
     /// was. The rule sees: end of the window that was scored.
     #[serde(with = "rfc3339")]
+    #[schemars(with = "rfc3339::Text")]
     pub since: SystemTime,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Sight {
     /// No window could be scored for longer than the rule's `hold`.

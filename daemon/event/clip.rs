@@ -1,11 +1,12 @@
 //! The clip of an alert: a video file of the camera's encoded stream.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::frame::Span;
 
 /// The state of an alert's clip.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct AlertClip {
     pub state: ClipState,
     /// Times of capture from the first picture to the end of the last. `None` if there is no file.
@@ -21,7 +22,7 @@ pub struct AlertClip {
     pub reason: String,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ClipState {
     /// The clip is complete some seconds after the alert's end.

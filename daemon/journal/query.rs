@@ -4,10 +4,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::event::{Event, EventId, EventKind};
-use crate::frame::Span;
+use crate::frame::{Span, rfc3339};
 
 /// A result that may have to be read from the disk.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = Result<T, QueryError>> + Send + 'a>>;
@@ -67,7 +68,7 @@ pub struct SearchQuery {
 }
 
 /// The way in which a text is compared with those of events.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SearchMode {
     /// Both of the others, with their results merged.
@@ -80,8 +81,9 @@ pub enum SearchMode {
 }
 
 /// An event whose text was found.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, PartialEq, Serialize, JsonSchema)]
 pub struct SearchHit {
+    #[serde(flatten)]
     pub event: Arc<Event>,
     /// The text around the words, which stand in brackets. The beginning of the text if it was found
     /// by meaning only.
@@ -89,10 +91,13 @@ pub struct SearchHit {
     /// Quality of the match: greater is better. Comparable within one search.
     pub score: f64,
     /// Place in the order of the search for words, from 1. `None` if it did not find the event.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub words_rank: Option<u32>,
     /// Place in the order of the search by meaning, from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub meaning_rank: Option<u32>,
     /// Cosine of the two vectors: 1 for the same meaning, about 0 for unrelated ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub similarity: Option<f64>,
 }
 
@@ -107,7 +112,7 @@ pub struct SearchPage {
 }
 
 /// The part of the time and of the events that a search covers.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, JsonSchema)]
 pub struct SearchCoverage {
     /// The span that the search asked about. `None` if nothing is stored.
     pub asked: Option<Span>,
@@ -118,18 +123,21 @@ pub struct SearchCoverage {
 }
 
 /// The part of the time for which the journal has captions of a camera.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct CameraCoverage {
     pub camera: String,
     /// Time that the windows of the camera's captions cover within the span. At its ends an estimate
     /// within ten minutes.
+    #[serde(rename = "recorded_seconds", serialize_with = "seconds")]
+    #[schemars(with = "f64")]
     pub recorded: Duration,
 }
 
 /// The events that the search by meaning cannot find.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct MeaningCoverage {
     /// Number of events of the filter that have no vector yet.
+    #[serde(rename = "events_without_vector")]
     pub without_vector: u64,
     /// True if there may be more events without a vector.
     pub is_lower_bound: bool,
@@ -137,7 +145,13 @@ pub struct MeaningCoverage {
     pub is_loading: bool,
     /// Publication time of the newest event whose vector has no room in memory. Only later events
     /// are found for certain.
+    #[serde(with = "rfc3339::option")]
+    #[schemars(with = "Option<rfc3339::Text>")]
     pub since: Option<SystemTime>,
+}
+
+fn seconds<S: Serializer>(length: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(length.as_secs_f64())
 }
 
 /// A request to delete the events about a span of time.
@@ -164,7 +178,7 @@ impl Deletion {
 }
 
 /// The result of a deletion.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Deleted {
     pub events: u64,
     pub jpegs: u64,

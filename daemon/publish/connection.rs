@@ -6,6 +6,7 @@
 //! Not here: the protocol spoken over the connection.
 
 use std::io::{self, ErrorKind};
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
@@ -144,6 +145,11 @@ impl Connection {
 
     pub fn timeouts(&self) -> Timeouts {
         self.timeouts
+    }
+
+    /// Returns the client's address, or `None` if the connection is broken.
+    pub fn peer_address(&self) -> Option<IpAddr> {
+        self.stream.peer_addr().ok().map(|address| address.ip())
     }
 
     pub fn calls(&self) -> &Calls {

@@ -9,6 +9,7 @@ mod asking;
 mod clip;
 mod connection;
 pub mod delivery;
+mod frames;
 pub mod grpc;
 pub mod http;
 mod json_fields;

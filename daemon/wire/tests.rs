@@ -322,7 +322,8 @@ proptest! {
             RuleState::OffSchedule,
         ]),
         is_blind: bool,
-        score in prop::option::of((times(), 0.0..1.0f64)),
+        score in prop::option::of(0.0..1.0f64),
+        scored_at in prop::option::of(times()),
         alert_id in prop::option::of("[a-z]{1,9}"),
         counts: [u32; 2],
     ) {
@@ -335,6 +336,7 @@ proptest! {
             state,
             is_blind,
             score,
+            scored_at,
             alert_id: alert_id.map(Into::into),
             alerts_today: counts[0],
             false_alarms_today: counts[1],

@@ -191,6 +191,12 @@ impl Daemon {
     }
 }
 
+/// Returns the recorder of metrics, which all tests of the program share.
+pub fn metrics() -> PrometheusHandle {
+    static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
+    RECORDER.get_or_init(|| lookout::metrics::install().unwrap()).clone()
+}
+
 /// Binds a listener with enough connections for a test and short timeouts.
 pub async fn listener(interface: Interface, addr: SocketAddr) -> Result<Listener, PublishError> {
     let second = Duration::from_secs(1);
@@ -212,6 +218,7 @@ pub fn rule(name: &str, alert_id: Option<&str>) -> RuleInfo {
         state: if alert_id.is_some() { RuleState::Active } else { RuleState::Idle },
         is_blind: false,
         score: None,
+        scored_at: None,
         alert_id: alert_id.map(Into::into),
         alerts_today: 0,
         false_alarms_today: 0,

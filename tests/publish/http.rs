@@ -23,7 +23,7 @@ async fn while_the_model_loads_http_is_healthy_and_not_ready() {
 #[tokio::test]
 async fn http_reports_health_readiness_and_metrics() {
     let daemon = Daemon::start(10).await;
-    let metrics = lookout::metrics::install().unwrap();
+    let metrics = metrics();
     lookout::metrics::frame("gate");
     lookout::metrics::frame("removed");
     lookout::metrics::published("gate", Interface::Mqtt, Duration::from_millis(7));

@@ -1,6 +1,7 @@
 //! Tests gRPC, MQTT, HTTP and the delivery of alerts from outside: a real mosquitto, a real gRPC
 //! client, a real HTTP server, and a fake daemon with a journal and a few answers.
 
+mod api;
 mod broker;
 mod client;
 mod delivery;
@@ -32,6 +33,7 @@ use lookout::event::*;
 use lookout::frame::{Clock, FrameId, Span};
 use lookout::interface::Interface;
 use lookout::journal::{EventFilter, Journal, MemoryJournal, Query};
+use lookout::metrics::PrometheusHandle;
 use lookout::proto;
 use lookout::proto::lookout_service_client::LookoutServiceClient;
 use lookout::publish::{self, Listener, PublishError, Timeouts};

@@ -2,12 +2,9 @@
 
 use std::time::SystemTime;
 
-use serde::Serialize;
-
 use super::{clock_time, one_line, short, table};
 use crate::event::{
     Alert, AlertClip, AlertPhase, AlertUpdate, ClipState, Description, EndReason, RuleStatus,
-    Severity,
 };
 use crate::service::RuleInfo;
 
@@ -67,7 +64,7 @@ pub fn rule_table(rules: &[RuleInfo], now: SystemTime) -> String {
     let head = ["RULE", "CAMERA", "STATE", "SCORE", "SCORED", "ALERTS TODAY", "FALSE", "QUESTION"];
     let row = |rule: &RuleInfo| {
         let blind = if rule.is_blind { ", blind" } else { "" };
-        let (score, scored) = match rule.score {
+        let (score, scored) = match rule.scored_at.zip(rule.score) {
             Some((at, score)) => (format!("{score:.2}"), format!("{} ago", short(now, at))),
             None => ("-".into(), "never".into()),
         };
@@ -83,39 +80,4 @@ pub fn rule_table(rules: &[RuleInfo], now: SystemTime) -> String {
         ]
     };
     table(head, rules.iter().map(row), |_| None)
-}
-
-/// The JSON of a rule.
-#[derive(Serialize)]
-pub struct RuleJson<'a> {
-    name: &'a str,
-    camera: &'a str,
-    question: &'a str,
-    severity: Severity,
-    state: String,
-    blind: bool,
-    score: Option<f64>,
-    #[serde(with = "crate::frame::rfc3339::option")]
-    scored_at: Option<SystemTime>,
-    alert_id: &'a str,
-    alerts_today: u32,
-    false_alarms_today: u32,
-}
-
-impl<'a> From<&'a RuleInfo> for RuleJson<'a> {
-    fn from(rule: &'a RuleInfo) -> RuleJson<'a> {
-        RuleJson {
-            name: &rule.name,
-            camera: &rule.camera,
-            question: &rule.question,
-            severity: rule.severity,
-            state: rule.state.name().replace(' ', "_"),
-            blind: rule.is_blind,
-            score: rule.score.map(|(_, score)| score),
-            scored_at: rule.score.map(|(at, _)| at),
-            alert_id: rule.alert_id.as_deref().unwrap_or_default(),
-            alerts_today: rule.alerts_today,
-            false_alarms_today: rule.false_alarms_today,
-        }
-    }
 }

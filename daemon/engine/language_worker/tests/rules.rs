@@ -24,10 +24,9 @@ const DESCRIBED: &str = "on = 0.7\ndescribe = \"Describe the dog.\"";
 
 /// Returns the score of each rule, and the second at which the scored window ends.
 fn scores(engine: &Engine) -> Vec<Option<(u64, f64)>> {
-    let score = |(time, score): (SystemTime, f64)| {
-        (time.duration_since(at(0)).expect("later").as_secs(), score)
-    };
-    engine.rules.list().into_iter().map(|rule| rule.score.map(score)).collect()
+    let second = |time: SystemTime| time.duration_since(at(0)).expect("later").as_secs();
+    let rules = engine.rules.list().into_iter();
+    rules.map(|rule| rule.scored_at.map(second).zip(rule.score)).collect()
 }
 
 /// Returns the kinds of the events, in order.

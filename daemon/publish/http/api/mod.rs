@@ -1,0 +1,113 @@
+//! The HTTP API: the daemon's values, in the JSON of MQTT.
+//!
+//! Guarantees: every error is a [`Refusal`] in JSON. A request with an unknown parameter or field
+//! is refused. Streams are limited in number, and end when the daemon stops.
+
+mod ask;
+mod cameras;
+mod events;
+mod media;
+pub mod openapi;
+mod refusal;
+mod request;
+mod rules;
+mod search;
+mod stream;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::{HeaderValue, header};
+use axum::middleware::{from_fn, map_response};
+use axum::response::{Json, Response};
+use axum::routing::{get, post};
+use schemars::JsonSchema;
+use serde::Serialize;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+pub use refusal::Refusal;
+
+use super::guard;
+use crate::service::{Code, Readiness, Service};
+
+/// Maximum size of a request's body in bytes, more than the longest question to the maximum number
+/// of cameras needs.
+const MAX_BODY_BYTES: usize = 1 << 20;
+
+/// Maximum number of open streams of all clients. It is below the default number of connections, so
+/// that streams alone do not use up all connections.
+const STREAMS: usize = 48;
+
+/// The state of the handlers.
+#[derive(Clone)]
+struct Api {
+    service: Arc<dyn Service>,
+    stop: CancellationToken,
+    streams: Arc<Semaphore>,
+}
+
+pub fn routes(service: Arc<dyn Service>, stop: CancellationToken) -> Router {
+    let api = Api { service, stop, streams: Arc::new(Semaphore::new(STREAMS)) };
+    let routes = Router::new()
+        .route("/openapi.json", get(async || Json(openapi::document())))
+        .route("/status", get(status))
+        .route("/cameras", get(cameras::list))
+        .route("/cameras/{camera}/frames/{frame}", get(media::frame))
+        .route("/events", get(events::list_or_stream).delete(events::delete))
+        .route("/events/{event}", get(events::one))
+        .route("/events/{event}/keep", post(events::keep))
+        .route("/search", get(search::search))
+        .route("/ask", post(ask::ask))
+        .route("/rules", get(rules::list))
+        .route("/alerts/{alert}/acknowledge", post(rules::acknowledge))
+        .fallback(async || {
+            Refusal::new(Code::NotFound, "NO_SUCH_PATH", "no such path; see /api/v1/openapi.json")
+        })
+        .method_not_allowed_fallback(async || Refusal::wrong_method())
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(from_fn(guard::admit))
+        .layer(map_response(as_data))
+        .with_state(api);
+    Router::new().nest("/api/v1", routes)
+}
+
+/// Tells browsers to take a reply as the type that it states, and not to store it unless it says
+/// so.
+async fn as_data(mut reply: Response) -> Response {
+    let headers = reply.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    reply
+}
+
+/// The state of the daemon.
+#[derive(Serialize, JsonSchema)]
+struct Status {
+    version: &'static str,
+    /// The number of the daemon's present run.
+    run: u64,
+    /// True if the daemon answers questions: the model is loaded, every worker makes progress and a
+    /// camera is live.
+    ready: bool,
+    /// The reason why the daemon is not ready.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_ready_reason: Option<String>,
+    /// What does not work although the daemon runs: one sentence per problem.
+    troubles: Vec<String>,
+}
+
+async fn status(State(api): State<Api>) -> Json<Status> {
+    let not_ready_reason = match api.service.readiness() {
+        Readiness::Ready => None,
+        Readiness::NotYet(why) => Some(why),
+    };
+    Json(Status {
+        version: env!("CARGO_PKG_VERSION"),
+        run: api.service.journal().run(),
+        ready: not_ready_reason.is_none(),
+        not_ready_reason,
+        troubles: api.service.troubles(),
+    })
+}
