@@ -147,7 +147,7 @@ fn a_temperature_applies_before_the_thresholds() {
     score(&rules, "gate", 0, 0.9);
     assert_eq!(phases(&journal), []);
     let of_gate = rules.list().into_iter().find(|rule| &*rule.camera == "gate").expect("a rule");
-    assert_eq!(of_gate.score.map(|(_, score)| (score * 100.0).round()), Some(75.0));
+    assert_eq!(of_gate.score.map(|score| (score * 100.0).round()), Some(75.0));
     score(&rules, "gate", 1, 0.99);
     assert_eq!(phases(&journal), [AlertPhase::New]);
     assert!((alerts(&journal)[0].score - 0.9087).abs() < 0.001);
