@@ -13,7 +13,7 @@ use axum::http::{HeaderMap, HeaderName, Method, header};
 use axum::middleware::Next;
 use axum::response::Response;
 
-use super::api::Refusal;
+use super::refusal::Refusal;
 use crate::publish::connection::{Call, Calls, Connection};
 use crate::service::Code;
 

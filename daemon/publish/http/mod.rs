@@ -6,6 +6,7 @@
 mod api;
 mod guard;
 mod monitoring;
+mod refusal;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -8,7 +8,6 @@ mod cameras;
 mod events;
 mod media;
 pub mod openapi;
-mod refusal;
 mod request;
 mod rules;
 mod search;
@@ -27,9 +26,8 @@ use serde::Serialize;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-pub use refusal::Refusal;
-
 use super::guard;
+use super::refusal::Refusal;
 use crate::service::{Code, Readiness, Service};
 
 /// Maximum size of a request's body in bytes, more than the longest question to the maximum number
@@ -94,7 +92,7 @@ struct Status {
     /// The reason why the daemon is not ready.
     #[serde(skip_serializing_if = "Option::is_none")]
     not_ready_reason: Option<String>,
-    /// What does not work although the daemon runs: one sentence per problem.
+    /// The problems of the running daemon, a sentence each.
     troubles: Vec<String>,
 }
 
