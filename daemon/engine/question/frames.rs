@@ -43,7 +43,7 @@ pub enum Recipient {
     /// A pass of a question, with its place in the queue, or `None` for a part of a question that
     /// holds it.
     Question {
-        pass: Pass,
+        pass: Box<Pass>,
         slot: Option<QueueSlot>,
     },
     Trial(TrialWindow),
@@ -228,7 +228,7 @@ impl Engine {
 
     fn queue_question(
         &self,
-        pass: Pass,
+        pass: Box<Pass>,
         slot: Option<QueueSlot>,
         selection: Selection,
         data: Vec<FrameData>,

@@ -182,7 +182,7 @@ impl InParts {
         let receiver = Receiver::InParts { result, streams };
         let question = self.question.clone();
         let pass = Pass { question, window, prompt, plan, receiver };
-        self.engine.fetch_frames(frames, Recipient::Question { pass, slot: None });
+        self.engine.fetch_frames(frames, Recipient::Question { pass: Box::new(pass), slot: None });
         // A pass is dropped only while the engine stops.
         answered.await.unwrap_or(Err(AskError::Stopping))
     }

@@ -109,7 +109,10 @@ impl Engine {
             }
             None => {
                 let pass = Pass::only(accepted, self.plan);
-                self.fetch_frames(selection, Recipient::Question { pass, slot: Some(slot) });
+                self.fetch_frames(
+                    selection,
+                    Recipient::Question { pass: Box::new(pass), slot: Some(slot) },
+                );
             }
         }
         Ok(answer)
@@ -128,7 +131,10 @@ impl Engine {
         } else {
             let plan = self.plan;
             let pass = Pass::only(question, plan);
-            self.fetch_frames(selection, Recipient::Question { pass, slot: Some(slot) });
+            self.fetch_frames(
+                selection,
+                Recipient::Question { pass: Box::new(pass), slot: Some(slot) },
+            );
         }
     }
 
