@@ -201,7 +201,12 @@ impl Connection {
         // rtspsrc stops if packets come before the answer to PLAY.
         let mut early = Vec::new();
         loop {
-            match reader.piece(&channels)? {
+            let piece = match reader.piece(&channels) {
+                // The camera has closed the connection, although it had not read everything.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Piece::Unfinished,
+                piece => piece?,
+            };
+            match piece {
                 Piece::Packet(_) => {
                     let packets = reader.take_packets();
                     if !self.play_asked.load(Ordering::Relaxed) {

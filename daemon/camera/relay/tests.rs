@@ -80,9 +80,26 @@ fn a_client_that_gives_up_waiting_does_not_count_as_a_closed_camera() {
     let (served, _) = camera.accept().unwrap();
     assert_eq!(relay.error(), None);
     // A camera that closes does.
+    Reader::new(served.try_clone().unwrap()).message().unwrap();
     drop(served);
-    let _ = (&next).read(&mut [0; 1]);
-    let deadline = std::time::Instant::now() + PATIENCE;
+    counts_as_closed(&relay, &next);
+}
+
+/// A camera that closes a connection before it has read everything resets it.
+#[test]
+fn a_camera_that_resets_the_connection_counts_as_closed() {
+    let camera = TcpListener::bind("127.0.0.1:0").unwrap();
+    let relay = relay_to(&camera, None);
+    let client = ask(&relay, relay.secret());
+    let (served, _) = camera.accept().unwrap();
+    assert_eq!(served.peek(&mut [0; 1]).unwrap(), 1);
+    drop(served);
+    counts_as_closed(&relay, &client);
+}
+
+fn counts_as_closed(relay: &Relay, mut client: &TcpStream) {
+    let _ = client.read(&mut [0; 1]);
+    let deadline = std::time::Instant::now() + 4 * PATIENCE;
     while relay.error() != Some(RelayError::Closed) {
         assert!(std::time::Instant::now() < deadline, "{:?}", relay.error());
         thread::sleep(Duration::from_millis(5));
