@@ -37,7 +37,11 @@ def make(path, codec, options, tag=None):
 
 # One slice per picture: rtph264pay repeats the parameter sets before each slice of a key frame.
 SAME = "keyint=25:min-keyint=25:bframes=3:b-adapt=0:scenecut=0"
-make("b-frames.h264.mp4", "libx264", {"crf": "26", "x264-params": f"{SAME}:b-pyramid=normal:open-gop=0:slices=1:sliced-threads=0"})
+make(
+    "b-frames.h264.mp4",
+    "libx264",
+    {"crf": "26", "x264-params": f"{SAME}:b-pyramid=normal:open-gop=0:slices=1:sliced-threads=0"},
+)
 make("open-gop.h265.mp4", "libx265", {"crf": "28", "x265-params": f"{SAME}:open-gop=1"}, tag="hvc1")
 
 # The first 12 s of a camera of the demo: a car is there from 2 s to 6 s.
