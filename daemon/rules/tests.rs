@@ -461,7 +461,7 @@ proptest! {
 
 /// A camera that is added again begins with rules that have no alert.
 #[test]
-fn the_metrics_of_a_removed_camera_disappear_and_begin_anew() {
+fn a_removed_camera_leaves_no_metrics_of_its_rules() {
     let text = metrics::rendered(|| {
         let journal = journal();
         let rules = rules(PERSON, &journal);
