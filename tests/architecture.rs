@@ -81,6 +81,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("httpdate", &["daemon/publish/delivery/http"]),
     ("http_range_header", &["daemon/publish/http"]),
     ("serde_html_form", &["daemon/publish/http"]),
+    ("rust_embed", &["daemon/publish/http/page/"]),
     ("http_body", &["daemon/publish/grpc"]),
     ("tower_layer", &["daemon/publish/grpc"]),
     ("metrics", &["daemon/metrics"]),

@@ -5,17 +5,17 @@ use serde_json::json;
 use super::*;
 
 /// An HTTP server of the fake daemon.
-struct Server {
+pub struct Server {
     address: SocketAddr,
     stop: CancellationToken,
     serving: JoinHandle<Result<(), PublishError>>,
 }
 
 /// A reply: its status, its head in lower case, and its body.
-struct Reply {
-    status: u16,
-    head: String,
-    body: Vec<u8>,
+pub struct Reply {
+    pub status: u16,
+    pub head: String,
+    pub body: Vec<u8>,
 }
 
 impl Reply {
@@ -39,7 +39,7 @@ impl Reply {
 }
 
 impl Server {
-    async fn start(daemon: &Daemon) -> Server {
+    pub async fn start(daemon: &Daemon) -> Server {
         let listener = listener(Interface::Http, "127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
@@ -60,7 +60,7 @@ impl Server {
         stream
     }
 
-    async fn send(&self, request: &str, headers: &str, body: &str) -> Reply {
+    pub async fn send(&self, request: &str, headers: &str, body: &str) -> Reply {
         let reply = to_its_end(self.open(request, headers, body).await).await;
         let end = reply.windows(4).position(|bytes| bytes == b"\r\n\r\n").expect("a head");
         let head = String::from_utf8_lossy(&reply[..end]).to_lowercase();
@@ -77,7 +77,7 @@ impl Server {
         self.send(&format!("POST /api/v1{path}"), kind, &body.to_string()).await
     }
 
-    async fn stopped(self) {
+    pub async fn stopped(self) {
         self.stop.cancel();
         timeout(SOON, self.serving).await.unwrap().unwrap().unwrap();
     }

@@ -15,6 +15,7 @@ mod mqtt;
 mod mqtt5;
 mod mqtt_replay;
 mod mqtt_tls;
+mod page;
 mod real_home_assistant;
 mod receiver;
 mod reference;

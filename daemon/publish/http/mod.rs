@@ -1,4 +1,4 @@
-//! Serves HTTP: pages for monitoring, and the API below `/api/v1`.
+//! Serves HTTP: pages for monitoring, the API below `/api/v1`, and the page for people at `/`.
 //!
 //! Guarantees: a client that does not finish its request's head, or does not read the reply, is
 //! disconnected. The API answers only this machine, and no web page of another origin.
@@ -6,6 +6,7 @@
 mod api;
 mod guard;
 mod monitoring;
+mod page;
 mod refusal;
 
 use std::sync::Arc;
@@ -39,13 +40,14 @@ pub async fn serve(
     stop: CancellationToken,
 ) -> Result<(), PublishError> {
     let monitoring = monitoring::routes(service.clone(), metrics);
-    accept(listener, monitoring.merge(api::routes(service, stop.clone())), stop).await;
+    let api = api::routes(service, stop.clone());
+    accept(listener, monitoring.merge(api).merge(page::routes()), stop).await;
     Ok(())
 }
 
 /// Answers until `stop` while the model is loading.
 pub async fn serve_loading(listener: Listener, stop: CancellationToken) {
-    accept(listener, monitoring::routes_while_loading(), stop).await;
+    accept(listener, monitoring::routes_while_loading().merge(page::routes()), stop).await;
 }
 
 async fn accept(listener: Listener, routes: Router, stop: CancellationToken) {

@@ -1,0 +1,100 @@
+// Starts the page: the navigation, the keys, and the view that the address names.
+
+import { h, icon, setText, show } from './dom.js';
+import { connection, on, start } from './feed.js';
+import { ZONE } from './time.js';
+import { VIEWS } from './views.js';
+
+const main = document.getElementById('main');
+const listed = VIEWS.filter((view) => view.icon);
+
+/** The view that is open: the view, the end of its signal, and its receiver of new parameters. */
+let open = null;
+
+function route() {
+  const [path, query = ''] = location.hash.replace(/^#\/?/, '').split('?');
+  const view = VIEWS.find((view) => view.path === path) ?? VIEWS[0];
+  const parameters = new URLSearchParams(query);
+  mark(view);
+  if (open?.view === view && open.change) {
+    open.change(parameters);
+    return;
+  }
+  const isFirst = open === null;
+  open?.end.abort();
+  const end = new AbortController();
+  const root = h('div', { class: ['view', `view-${view.path}`] });
+  document.title = `${view.title} · lookout`;
+  show(main, root);
+  open = { view, end, change: view.open(root, parameters, end.signal) };
+  if (!isFirst) {
+    main.scrollTop = 0;
+    window.scrollTo(0, 0);
+    main.focus({ preventScroll: true });
+  }
+}
+
+function mark(view) {
+  for (const item of document.querySelectorAll('#nav a')) {
+    if (item.dataset.view === view.path) item.setAttribute('aria-current', 'page');
+    else item.removeAttribute('aria-current');
+  }
+}
+
+function showNavigation() {
+  const items = listed.map((view) =>
+    h('a', { href: `#/${view.path}`, 'data-view': view.path }, icon(view.icon), h('span', {}, view.title)),
+  );
+  show(document.getElementById('nav'), items);
+  setText(document.getElementById('zone'), `Times in ${ZONE}`);
+}
+
+function showConnection() {
+  const words = { connecting: 'Connecting…', open: 'Connected', lost: 'Connection lost' };
+  const shown = document.getElementById('connection');
+  shown.className = `is-${connection.state}`;
+  setText(shown, words[connection.state]);
+  const banner = document.getElementById('banner');
+  const text = connection.state === 'lost' ? `Connection lost. Trying again… ${connection.reason}` : '';
+  banner.hidden = !text;
+  setText(banner, text);
+}
+
+/** Keys that views handle themselves, as they say in their `keys`. */
+function showKeys() {
+  const rows = [
+    ...listed.map((view, at) => [String(at + 1), view.title]),
+    ...VIEWS.flatMap((view) => view.keys ?? []),
+    ['?', 'This list'],
+    ['Esc', 'Close'],
+  ];
+  const dialog = document.getElementById('keys');
+  show(
+    dialog,
+    h('h2', { id: 'keys-title' }, 'Keys'),
+    h('dl', {}, rows.map(([key, meaning]) => [h('dt', {}, h('kbd', {}, key)), h('dd', {}, meaning)])),
+    h('form', { method: 'dialog' }, h('button', { class: 'quiet' }, 'Close')),
+  );
+  dialog.showModal();
+}
+
+function pressed(event) {
+  const isText = event.target.closest?.('input, textarea, select, [contenteditable]');
+  if (isText || event.ctrlKey || event.metaKey || event.altKey || document.querySelector('dialog[open]')) return;
+  if (event.key === '?') showKeys();
+  const view = listed[Number(event.key) - 1];
+  if (view) location.hash = `#/${view.path}`;
+}
+
+showNavigation();
+showConnection();
+on('connection', showConnection);
+document.addEventListener('keydown', pressed);
+document.getElementById('keys-button').addEventListener('click', showKeys);
+document.querySelector('.skip').addEventListener('click', (event) => {
+  event.preventDefault();
+  main.focus();
+});
+window.addEventListener('hashchange', route);
+route();
+start();

@@ -1,0 +1,16 @@
+// The views, in the order of the navigation.
+//
+// A view is an object:
+//   path     the name in the page's address: `#/path?parameters`
+//   title    its title
+//   icon     the path of its icon, or `null` for a view that the navigation does not show
+//   open(root, parameters, signal)
+//            fills `root`, an empty element. `parameters` is a URLSearchParams, `signal` is aborted
+//            when the view is left: pass it to `on`, `get` and `addEventListener`. May return a
+//            function that takes new parameters of the same view; without it the view is opened
+//            again.
+
+import { live } from './views/live.js';
+import { status } from './views/status.js';
+
+export const VIEWS = [live, status];
