@@ -93,6 +93,14 @@ impl Body {
         }
     }
 
+    /// Returns the frames that the model saw, oldest first: for a text, or for an alert's score.
+    pub fn frames(&self) -> &[FrameReference] {
+        match self {
+            Body::Alert(alert) => &alert.frames,
+            body => body.inference().map_or(&[], |inference| &inference.frames),
+        }
+    }
+
     /// Returns the window or range that the event is about.
     pub fn window(&self) -> Option<Span> {
         match self {

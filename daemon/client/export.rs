@@ -146,7 +146,7 @@ impl<'a> Archive<'a> {
                 {
                     self.clips.push((event.camera.clone(), event.id, alert.alert_id.clone()));
                 }
-                if event.body.inference().is_some_and(|inference| !inference.frames.is_empty()) {
+                if !event.body.frames().is_empty() {
                     with_frames.push((event.camera, event.id));
                 }
             }

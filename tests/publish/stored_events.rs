@@ -31,6 +31,12 @@ async fn an_event_and_its_frames_are_returned() {
     }
     // The buffer has only one of the two.
     assert_eq!(frames, [(4, true, Some(b"jpeg 4".to_vec())), (6, false, None)]);
+    // An alert has frames as well: those of its newest window.
+    daemon.service.journal.append("gate".into(), alert("person", "a1"));
+    let request = proto::GetEventFramesRequest { event: id(2) };
+    let mut stream = client.get_event_frames(request).await.unwrap().into_inner();
+    let first = stream.message().await.unwrap().expect("a frame of the alert");
+    assert_eq!(first.jpeg.as_deref(), Some(&b"jpeg 4"[..]));
 
     let folder = tempfile::tempdir().unwrap();
     let mut out = Lines::until(1);
@@ -41,7 +47,7 @@ async fn an_event_and_its_frames_are_returned() {
     assert_eq!(out.text.trim(), file.display().to_string());
     assert_eq!(std::fs::read(file).unwrap(), b"jpeg 4");
 
-    let request = proto::GetEventRequest { event: id(2) };
+    let request = proto::GetEventRequest { event: id(3) };
     let status = client.get_event(request).await.unwrap_err();
     assert_eq!((status.code(), &*reason(&status)), (Code::NotFound, "EVENT_NOT_FOUND"));
     let status = client.get_event(proto::GetEventRequest { event: None }).await.unwrap_err();

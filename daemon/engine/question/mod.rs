@@ -30,6 +30,7 @@ use crate::sync;
 use crate::timeline::{Selection, Tiers, TimeRange};
 
 use conversations::{Conversation, Conversations};
+use event_range::SeenWindow;
 use frames::{QueueSlot, Recipient};
 use in_parts::InParts;
 use pass::{Accepted, AnswerWithJpegs, Pass};
@@ -263,15 +264,14 @@ impl Engine {
             };
             return Err(AskError::NoFrames { camera: camera.name.to_string(), why });
         };
-        let Some(inference) = event.body.inference() else {
+        let Some(seen) = SeenWindow::of(&event.body) else {
             return Err(AskError::InvalidQuestion(format!(
-                "event {sequence} is a change of a camera's state and has no window"
+                "event {sequence} is a change of a state and has no window"
             )));
         };
-        let is_caption = matches!(event.body, Body::Caption(_));
-        let in_run = (event.camera == camera.name)
-            .then(|| event_range::in_run(inference, is_caption, &camera.ring(), self.run));
-        Ok((inference.window, in_run.flatten()))
+        let in_run =
+            (event.camera == camera.name).then(|| seen.in_run(&camera.ring(), self.run)).flatten();
+        Ok((seen.window, in_run))
     }
 
     /// Checks that the frames of the span have been read from the disk after a start. Frames that

@@ -17,8 +17,7 @@ type Sender = mpsc::Sender<Result<proto::GetEventFramesResponse, Status>>;
 
 /// Sends each frame of an event, the oldest first.
 pub async fn send(service: Arc<dyn Service>, event: Arc<Event>, to: Sender) {
-    let frames = event.body.inference().map_or(&[][..], |inference| &inference.frames);
-    for reference in frames {
+    for reference in event.body.frames() {
         let frame = Some(encode::frame_reference(reference));
         let item = match frames::jpeg(&*service, &event.camera, reference.id).await {
             Ok(jpeg) => Ok(proto::GetEventFramesResponse { frame, jpeg }),
