@@ -2,6 +2,7 @@
 //! daemon only through [`Service`].
 
 mod trial;
+mod trial_json;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use crate::event::{Alert, AlertClip, AnswerPart, CameraStatus, Event, Severity};
+use crate::event::{Alert, AlertClip, AnswerPart, CameraStatus, Event, EventId, Severity};
 use crate::frame::rfc3339;
 use crate::journal::{Journal, QueryError};
 use crate::metrics;
@@ -20,6 +21,7 @@ use crate::question::{Draft, Limits, Question, QuestionError};
 pub use trial::{
     TRIALS, Trial, TrialError, TrialItem, TrialRequest, TrialStream, TriedResult, TriedWindow,
 };
+pub use trial_json::{TrialMessage, TrialSummary, cause_name};
 
 /// The daemon as the interfaces see it, implemented by `app`.
 pub trait Service: Send + Sync + 'static {
@@ -59,6 +61,11 @@ pub trait Service: Send + Sync + 'static {
 
     /// Returns the newest alert of a rule on a camera, active or ended, as it is now.
     fn newest_alert(&self, camera: &str, rule: &str) -> Option<Alert>;
+
+    /// Returns alerts among the newest 1,000 as they are now, the one that began last first.
+    fn alerts(&self, _query: &AlertQuery) -> Vec<ListedAlert> {
+        Vec::new()
+    }
 
     /// Acknowledges an alert, active or ended. Returns the event of the acknowledgement.
     fn acknowledge(&self, alert_id: &str, false_alarm: bool) -> Result<Arc<Event>, AlertNotFound>;
@@ -148,6 +155,42 @@ impl RuleState {
             RuleState::OffSchedule => "off schedule",
         }
     }
+}
+
+/// Selects alerts.
+#[derive(Clone, Debug, Default)]
+pub struct AlertQuery {
+    /// Names of cameras and of rules; empty means all.
+    pub cameras: Vec<String>,
+    pub rules: Vec<String>,
+    /// True for active alerts only, false for ended ones only.
+    pub is_active: Option<bool>,
+    /// ID of an alert: only those that began before it.
+    pub before: Option<String>,
+    /// Maximum number of alerts.
+    pub limit: usize,
+}
+
+impl AlertQuery {
+    pub fn wants(&self, camera: &str, alert: &Alert) -> bool {
+        let is_named = |names: &[String], name: &str| {
+            names.is_empty() || names.iter().any(|wanted| wanted == name)
+        };
+        is_named(&self.cameras, camera)
+            && is_named(&self.rules, &alert.rule)
+            && self.is_active.is_none_or(|is_active| is_active == alert.is_active())
+    }
+}
+
+/// An alert as it is now, and its newest event.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct ListedAlert {
+    /// The newest event of the alert.
+    #[serde(flatten)]
+    pub event: EventId,
+    pub camera: Arc<str>,
+    #[serde(flatten)]
+    pub alert: Alert,
 }
 
 /// The error of a request for a clip.

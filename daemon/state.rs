@@ -17,8 +17,8 @@ use crate::journal::Journal;
 use crate::metrics;
 use crate::question::{self, Question};
 use crate::service::{
-    AlertNotFound, AnswerStream, AskError, CameraInfo, FrameLookup, Readiness, RuleInfo, Service,
-    TrialError, TrialRequest, TrialStream,
+    AlertNotFound, AlertQuery, AnswerStream, AskError, CameraInfo, FrameLookup, ListedAlert,
+    Readiness, RuleInfo, Service, TrialError, TrialRequest, TrialStream,
 };
 use crate::sync::lock;
 
@@ -185,6 +185,10 @@ impl Service for Daemon {
 
     fn newest_alert(&self, camera: &str, rule: &str) -> Option<Alert> {
         self.engine.rules.newest_alert(camera, rule)
+    }
+
+    fn alerts(&self, query: &AlertQuery) -> Vec<ListedAlert> {
+        self.engine.rules.alerts(query)
     }
 
     fn acknowledge(&self, alert_id: &str, false_alarm: bool) -> Result<Arc<Event>, AlertNotFound> {

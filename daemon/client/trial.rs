@@ -6,14 +6,16 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::text::evaluation::Evaluation;
-use super::text::trial::{self, Summary};
+use super::text::trial;
 use super::{ClientError, Daemon, Done, Output, Reader, UnexpectedReply, json_line, quietly};
 use crate::evaluation::Judged;
 use crate::evaluation::chart::Chart;
 use crate::evaluation::labels::Labels;
 use crate::event::{Alert, AlertPhase};
 use crate::frame::Span;
-use crate::service::{Trial, TrialItem, TrialRequest, TriedResult, TriedWindow};
+use crate::service::{
+    Trial, TrialItem, TrialMessage, TrialRequest, TrialSummary, TriedResult, TriedWindow,
+};
 use crate::wire::{decode, encode};
 
 /// Files of a trial.
@@ -47,11 +49,13 @@ pub async fn try_rule(
     let reply = daemon.client.try_rule(encode::trial_request(request)).await;
     let mut stream = reply.map_err(|status| daemon.failed(status))?.into_inner();
     let mut tried: Option<Tried> = None;
+    let mut summary = TrialSummary::default();
     while let Some(reply) = stream.message().await.map_err(|status| daemon.failed(status))? {
         let item = decode::trial_item(reply)?;
         if quietly(print(&item, output, out).and_then(|()| out.flush()))? == Reader::Left {
             return Ok(());
         }
+        summary.add(&item);
         match (item, &mut tried) {
             (TrialItem::Started(trial), None) => {
                 tried = Some(Tried { trial: *trial, windows: Vec::new(), alerts: Vec::new() });
@@ -65,7 +69,6 @@ pub async fn try_rule(
     if let Some(path) = &files.chart {
         write_chart(&tried, path)?;
     }
-    let summary = Summary::of(&tried.windows, &tried.alerts);
     let evaluation = labels.map(|labels| Evaluation::of(&tried.trial, &judged(&tried, &labels)));
     quietly(match output {
         Output::Text => writeln!(out, "{summary}")
@@ -79,7 +82,7 @@ pub async fn try_rule(
 fn print(item: &TrialItem, output: Output, out: &mut dyn Write) -> io::Result<()> {
     match output {
         Output::Text => trial::line(item).map_or(Ok(()), |line| writeln!(out, "{line}")),
-        Output::Json => trial::json(item).map_or(Ok(()), |json| json_line(out, &json)),
+        Output::Json => TrialMessage::of(item).map_or(Ok(()), |json| json_line(out, &json)),
     }
 }
 

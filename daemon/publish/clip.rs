@@ -1,4 +1,4 @@
-//! Reads the clip of an alert for an interface, in parts.
+//! Reads the clip of an alert for an interface, in chunks.
 
 use std::sync::Arc;
 
@@ -11,10 +11,10 @@ use crate::service::{ClipError, Service};
 /// A clip that exists, and a reader of its file.
 pub struct Clip {
     service: Arc<dyn Service>,
-    alert_id: Arc<str>,
+    pub alert_id: Arc<str>,
     pub description: AlertClip,
+    /// The first chunk, until it is read.
     first: Option<Bytes>,
-    next: u32,
 }
 
 impl Clip {
@@ -37,17 +37,14 @@ impl Clip {
         if first.is_none() {
             return Ok(Err(ClipError::Deleted));
         }
-        Ok(Ok(Clip { service, alert_id, description, first, next: 1 }))
+        Ok(Ok(Clip { service, alert_id, description, first }))
     }
 
-    /// Returns the next part of the file, `None` at its end.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, QueryError> {
-        if let Some(first) = self.first.take() {
-            return Ok(Some(first));
+    /// Returns the chunk of the file with this number, `None` after the last one.
+    pub async fn chunk(&mut self, number: u32) -> Result<Option<Bytes>, QueryError> {
+        match self.first.take().filter(|_| number == 0) {
+            Some(first) => Ok(Some(first)),
+            None => self.service.journal().clip_chunk(self.alert_id.to_string(), number).await,
         }
-        let journal = self.service.journal();
-        let chunk = journal.clip_chunk(self.alert_id.to_string(), self.next).await?;
-        self.next += 1;
-        Ok(chunk)
     }
 }

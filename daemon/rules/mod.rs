@@ -26,12 +26,12 @@ use uuid::Uuid;
 use crate::config::{self, Rule};
 use crate::event::{
     Acknowledgement, Alert, AlertClip, AlertPhase, AlertUpdate, Body, ClipState, Description,
-    EndReason, Event, EventKind,
+    EndReason, Event, EventId, EventKind,
 };
 use crate::frame::Span;
 use crate::journal::{EventFilter, EventJpeg, Journal, Query};
 use crate::metrics::{self, WindowResult};
-use crate::service::{AlertNotFound, RuleInfo};
+use crate::service::{AlertNotFound, AlertQuery, ListedAlert, RuleInfo};
 use crate::sync::lock;
 
 pub use watcher::{ScoredWindow, Watcher};
@@ -61,6 +61,8 @@ struct State {
 struct NewestAlert {
     camera: Arc<str>,
     alert: Alert,
+    /// The newest event of the alert.
+    event: EventId,
 }
 
 impl Rules {
@@ -116,7 +118,7 @@ impl Rules {
         let mut state = self.state();
         for event in events {
             if let Body::Alert(alert) = &event.body {
-                state.remember(&event.camera, alert);
+                state.remember(&event.camera, alert, event.id);
             }
         }
         let active = state.newest.iter().rev().filter(|newest| newest.alert.is_active());
@@ -191,7 +193,7 @@ impl Rules {
     pub fn described(&self, alert_id: &str, description: &Description) {
         let mut state = self.state();
         let known = state.newest.iter().rev().find(|newest| *newest.alert.alert_id == *alert_id);
-        let Some(NewestAlert { camera, alert }) = known else { return };
+        let Some(NewestAlert { camera, alert, .. }) = known else { return };
         let (camera, mut alert) = (camera.clone(), alert.clone());
         let active = state.watchers.iter_mut().find_map(|w| w.describe(alert_id, description));
         alert.description = Some(description.clone());
@@ -237,7 +239,7 @@ impl Rules {
         let mut state = self.state();
         let not_found = || AlertNotFound(alert_id.to_owned());
         let known = state.newest.iter().find(|newest| *newest.alert.alert_id == *alert_id);
-        let NewestAlert { camera, alert } = known.ok_or_else(not_found)?;
+        let NewestAlert { camera, alert, .. } = known.ok_or_else(not_found)?;
         let (camera, mut alert) = (camera.clone(), alert.clone());
         let was_false = alert.is_false_alarm();
         let active = state.watchers.iter_mut();
@@ -249,8 +251,9 @@ impl Rules {
         if false_alarm && !was_false {
             metrics::false_alarm(&camera, &alert.rule);
         }
-        state.remember(&camera, &alert);
-        Ok(self.journal.append(camera, Body::Alert(alert)))
+        let event = self.journal.append(camera.clone(), Body::Alert(alert.clone()));
+        state.remember(&camera, &alert, event.id);
+        Ok(event)
     }
 
     /// Returns the newest alert of a rule on a camera, active or ended, as it is now.
@@ -261,6 +264,25 @@ impl Rules {
         let newest = state.newest.iter().rev().map(|newest| (&newest.camera, &newest.alert));
         let found = active.find(of_rule).or_else(|| newest.into_iter().find(of_rule));
         found.map(|(_, alert)| alert.clone())
+    }
+
+    /// Returns alerts among the newest ones as they are now, the one that began last first.
+    pub fn alerts(&self, query: &AlertQuery) -> Vec<ListedAlert> {
+        let state = self.state();
+        let end = match &query.before {
+            Some(id) => state.newest.iter().position(|newest| *newest.alert.alert_id == **id),
+            None => Some(state.newest.len()),
+        };
+        let older = state.newest.iter().take(end.unwrap_or(0)).rev();
+        let wanted = older.filter(|newest| query.wants(&newest.camera, &newest.alert));
+        let active: Vec<&Alert> = state.watchers.iter().filter_map(Watcher::alert).collect();
+        let listed = |NewestAlert { camera, alert, event }: &NewestAlert| {
+            // The scores of an active alert are newer than its newest event.
+            let present = active.iter().find(|active| active.alert_id == alert.alert_id);
+            let alert = (*present.unwrap_or(&alert)).clone();
+            ListedAlert { event: *event, camera: camera.clone(), alert }
+        };
+        wanted.take(query.limit).map(listed).collect()
     }
 
     /// Returns the rule of a name.
@@ -289,7 +311,7 @@ impl Rules {
     pub fn set_clip(&self, alert_id: &str, clip: AlertClip) {
         let mut state = self.state();
         let known = state.newest.iter().find(|newest| *newest.alert.alert_id == *alert_id);
-        let Some(NewestAlert { camera, alert }) = known else { return };
+        let Some(NewestAlert { camera, alert, .. }) = known else { return };
         let (camera, alert) = (camera.clone(), alert.clone());
         let active = state.watchers.iter_mut();
         let active = active.filter_map(|watcher| watcher.set_clip(alert_id, &clip)).next();
@@ -362,15 +384,17 @@ impl Rules {
         jpegs: &[EventJpeg],
     ) {
         for body in bodies {
-            let mut jpegs_of_event = Vec::new();
-            if let Body::Alert(alert) = &body {
-                jpegs_of_event = jpegs.to_vec();
+            if !matches!(body, Body::Alert(_)) {
+                self.journal.append(camera.clone(), body);
+                continue;
+            }
+            let event = self.journal.append_with_jpegs(camera.clone(), body, jpegs.to_vec());
+            if let Body::Alert(alert) = &event.body {
                 if alert.phase == AlertPhase::New {
                     metrics::alert(camera, &alert.rule);
                 }
-                state.remember(camera, alert);
+                state.remember(camera, alert, event.id);
             }
-            self.journal.append_with_jpegs(camera.clone(), body, jpegs_of_event);
         }
     }
 
@@ -381,16 +405,16 @@ impl Rules {
 
 impl State {
     /// Keeps an alert as it is now among the newest ones.
-    fn remember(&mut self, camera: &Arc<str>, alert: &Alert) {
+    fn remember(&mut self, camera: &Arc<str>, alert: &Alert, event: EventId) {
         let mut newest = self.newest.iter_mut().rev();
         if let Some(known) = newest.find(|newest| newest.alert.alert_id == alert.alert_id) {
-            known.alert = alert.clone();
+            (known.alert, known.event) = (alert.clone(), event);
             return;
         }
         if self.newest.len() >= NEWEST {
             self.newest.pop_front();
         }
-        self.newest.push_back(NewestAlert { camera: camera.clone(), alert: alert.clone() });
+        self.newest.push_back(NewestAlert { camera: camera.clone(), alert: alert.clone(), event });
     }
 }
 

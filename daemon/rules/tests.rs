@@ -479,3 +479,16 @@ fn a_removed_camera_leaves_no_metrics_of_its_rules() {
         "{shown}"
     );
 }
+
+#[test]
+fn alerts_are_listed_with_their_newest_scores_the_newest_first() {
+    let rules = rules(PERSON, &journal());
+    for (window, value) in [0.9, 0.1, 0.9, 0.1, 0.9, 0.85, 0.84, 0.83].into_iter().enumerate() {
+        score(&rules, "gate", window, value);
+    }
+    let all = rules.alerts(&AlertQuery { limit: 10, ..AlertQuery::default() });
+    let scores: Vec<_> = all.iter().map(|listed| listed.alert.score).collect();
+    assert_eq!(scores, [0.83, 0.1, 0.1]);
+    let before = Some(all[1].alert.alert_id.to_string());
+    assert_eq!(rules.alerts(&AlertQuery { before, limit: 10, ..AlertQuery::default() }), all[2..]);
+}

@@ -19,19 +19,19 @@ pub struct Reply {
 }
 
 impl Reply {
-    fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).expect("JSON")
     }
 
     /// Returns the data of the stream's messages.
-    fn messages(&self) -> Vec<Value> {
+    pub fn messages(&self) -> Vec<Value> {
         let text = String::from_utf8_lossy(&self.body);
         let data = text.lines().filter_map(|line| line.strip_prefix("data: "));
         data.map(|data| serde_json::from_str(data).expect("JSON")).collect()
     }
 
     /// Asserts that the request was refused with this status and this reason.
-    fn refused(&self, status: u16, reason: &str) -> Value {
+    pub fn refused(&self, status: u16, reason: &str) -> Value {
         let refusal = self.json();
         assert_eq!((self.status, &refusal["reason"]), (status, &json!(reason)), "{refusal}");
         refusal
@@ -50,7 +50,7 @@ impl Server {
     }
 
     /// Opens a connection and sends a request. In HTTP/1.0 the reply ends with the connection.
-    async fn open(&self, request: &str, headers: &str, body: &str) -> TcpStream {
+    pub async fn open(&self, request: &str, headers: &str, body: &str) -> TcpStream {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         let host = if headers.contains("Host:") { "" } else { "Host: localhost\r\n" };
         let length = body.len();
@@ -68,11 +68,11 @@ impl Server {
         Reply { status, head, body: reply[end + 4..].to_vec() }
     }
 
-    async fn get(&self, path: &str) -> Reply {
+    pub async fn get(&self, path: &str) -> Reply {
         self.send(&format!("GET /api/v1{path}"), "", "").await
     }
 
-    async fn post(&self, path: &str, body: &Value) -> Reply {
+    pub async fn post(&self, path: &str, body: &Value) -> Reply {
         let kind = "Content-Type: application/json\r\n";
         self.send(&format!("POST /api/v1{path}"), kind, &body.to_string()).await
     }
@@ -84,7 +84,7 @@ impl Server {
 }
 
 /// Reads from a stream until it contains a text this many times.
-async fn until(stream: &mut TcpStream, heard: &mut String, text: &str, times: usize) {
+pub async fn until(stream: &mut TcpStream, heard: &mut String, text: &str, times: usize) {
     let reading = async {
         while heard.matches(text).count() < times {
             let mut bytes = [0; 4096];

@@ -14,6 +14,8 @@ pub struct Fake {
     pub panics: AtomicBool,
     pub ask: Mutex<Ask>,
     pub rules: Mutex<Vec<RuleInfo>>,
+    /// Alerts, the one that began last first.
+    pub alerts: Mutex<Vec<ListedAlert>>,
     pub try_rule: Mutex<TryRule>,
 }
 
@@ -83,6 +85,20 @@ impl Service for Fake {
         Some(alert)
     }
 
+    fn alerts(&self, query: &AlertQuery) -> Vec<ListedAlert> {
+        let alerts = self.alerts.lock().unwrap();
+        let is_before =
+            |listed: &&ListedAlert| Some(&*listed.alert.alert_id) != query.before.as_deref();
+        let skipped = if query.before.is_some() {
+            alerts.iter().take_while(is_before).count() + 1
+        } else {
+            0
+        };
+        let older = alerts.iter().skip(skipped);
+        let wanted = older.filter(|listed| query.wants(&listed.camera, &listed.alert));
+        wanted.take(query.limit).cloned().collect()
+    }
+
     fn acknowledge(&self, alert_id: &str, false_alarm: bool) -> Result<Arc<Event>, AlertNotFound> {
         let not_found = || AlertNotFound(alert_id.to_owned());
         let rules = self.rules();
@@ -134,6 +150,7 @@ impl Daemon {
             panics: AtomicBool::new(false),
             ask: Mutex::new(Box::new(|_| Err(AskError::Stopping))),
             rules: Mutex::default(),
+            alerts: Mutex::default(),
             try_rule: Mutex::new(Box::new(|_| Err(TrialError::TooManyTrials))),
         });
         let grpc = format!("127.0.0.1:{}", free_port());

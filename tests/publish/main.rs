@@ -2,6 +2,7 @@
 //! client, a real HTTP server, and a fake daemon with a journal and a few answers.
 
 mod api;
+mod api_alerts;
 mod broker;
 mod client;
 mod delivery;

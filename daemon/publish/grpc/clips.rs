@@ -8,11 +8,11 @@ use crate::proto;
 use crate::publish::clip::Clip;
 use crate::wire::encode;
 
-/// Sends a clip's description, then its file in parts.
+/// Sends a clip's description, then its file in chunks.
 pub async fn send(mut clip: Clip, to: mpsc::Sender<Result<proto::GetClipResponse, Status>>) {
     let mut description = Some(encode::clip(&clip.description));
-    loop {
-        let item = match clip.next().await {
+    for number in 0.. {
+        let item = match clip.chunk(number).await {
             Ok(Some(data)) => {
                 Ok(proto::GetClipResponse { clip: description.take(), data: data.to_vec() })
             }

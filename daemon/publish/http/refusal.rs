@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::journal::QueryError;
-use crate::service::{AlertNotFound, AskError, Code, FrameError};
+use crate::service::{AlertNotFound, AskError, ClipError, Code, FrameError, TrialError};
 
 /// The JSON of an error.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
@@ -109,6 +109,21 @@ impl From<AskError> for Refusal {
             _ => None,
         };
         Refusal { field, ..refusal }.after(error.retry_after())
+    }
+}
+
+impl From<TrialError> for Refusal {
+    fn from(error: TrialError) -> Refusal {
+        match error {
+            TrialError::Refused(error) => error.into(),
+            error => Refusal::new(error.code(), error.reason(), error.to_string()),
+        }
+    }
+}
+
+impl From<ClipError> for Refusal {
+    fn from(error: ClipError) -> Refusal {
+        Refusal::new(error.code(), error.reason(), error.to_string())
     }
 }
 

@@ -158,7 +158,8 @@ pub async fn one(
     get(api.service.journal(), event_id("event", &event)?).await.map(Json)
 }
 
-async fn get(journal: &Arc<dyn Journal>, id: EventId) -> Result<Arc<Event>, Refusal> {
+/// Returns an event of the journal.
+pub async fn get(journal: &Arc<dyn Journal>, id: EventId) -> Result<Arc<Event>, Refusal> {
     let from = journal.clone();
     let found = tokio::task::spawn_blocking(move || from.get(Some(id.run), id.sequence)).await;
     found.ok().flatten().ok_or_else(|| QueryError::NoEvent(id).into())

@@ -12,6 +12,7 @@ mod request;
 mod rules;
 mod search;
 mod stream;
+mod trial;
 
 use std::sync::Arc;
 
@@ -55,10 +56,13 @@ pub fn routes(service: Arc<dyn Service>, stop: CancellationToken) -> Router {
         .route("/cameras/{camera}/frames/{frame}", get(media::frame))
         .route("/events", get(events::list_or_stream).delete(events::delete))
         .route("/events/{event}", get(events::one))
+        .route("/events/{event}/clip", get(media::clip))
         .route("/events/{event}/keep", post(events::keep))
         .route("/search", get(search::search))
         .route("/ask", post(ask::ask))
         .route("/rules", get(rules::list))
+        .route("/rules/try", post(trial::try_rule))
+        .route("/alerts", get(rules::alerts))
         .route("/alerts/{alert}/acknowledge", post(rules::acknowledge))
         .fallback(async || {
             Refusal::new(Code::NotFound, "NO_SUCH_PATH", "no such path; see /api/v1/openapi.json")

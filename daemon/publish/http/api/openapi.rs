@@ -5,10 +5,11 @@ use schemars::generate::{SchemaGenerator, SchemaSettings};
 use schemars::{JsonSchema, Schema};
 use serde_json::{Map, Value, json};
 
-use super::{Refusal, Status, ask, cameras, events, rules, search};
+use super::{Refusal, Status, ask, cameras, events, rules, search, trial};
 use crate::event::Event;
 use crate::journal::Deleted;
 use crate::publish::QUESTION_FIELDS;
+use crate::service::{TrialMessage, TrialSummary};
 
 /// Returns the document.
 pub fn document() -> Value {
@@ -50,6 +51,12 @@ pub fn document() -> Value {
     let event = &[("event", "ID of the event, `RUN.SEQUENCE`.")];
     let one = operation("Returns an event.", schemas.reply::<Event>());
     add("/events/{event}", "get", with_path(one, event));
+    let clip = operation(
+        "Returns the clip of an event's alert, or ranges of it. It is refused with the reason \
+         `CLIP_PENDING` while the clip is not complete, and with `CLIP_NOT_FOUND` if there is none.",
+        json!({ "video/mp4": {} }),
+    );
+    add("/events/{event}/clip", "get", with_path(clip, event));
     let keep = operation("Exempts an event from retention.", schemas.reply::<Event>());
     let keep = schemas.with_body::<events::Keep>(keep);
     add("/events/{event}/keep", "post", with_path(keep, event));
@@ -64,6 +71,24 @@ pub fn document() -> Value {
     );
     add("/ask", "post", with_json(asked, question()));
     add("/rules", "get", operation("Returns every rule.", schemas.reply::<rules::Rules>()));
+    let tried = operation(
+        "Tries a rule on the past, as a stream of server-sent events: first the trial, then each \
+         window with the alerts that begin or end with it, and a summary. Nothing is published. \
+         Closing the connection ends the trial.",
+        json!({
+            "text/event-stream":
+                schemas.messages(&["TrialMessage", "TrialSummary", "TrialFailed"]),
+        }),
+    );
+    schemas.define::<TrialMessage>();
+    schemas.define::<TrialSummary>();
+    schemas.define::<trial::TrialFailed>();
+    add("/rules/try", "post", schemas.with_body::<trial::TryRule>(tried));
+    let alerts = operation(
+        "Returns alerts among the newest 1,000, the one that began last first.",
+        schemas.reply::<rules::Alerts>(),
+    );
+    add("/alerts", "get", schemas.with_query::<rules::AlertsQuery>(alerts));
     let acknowledged = operation("Acknowledges an alert.", schemas.reply::<Event>());
     let acknowledged = schemas.with_body::<rules::Acknowledge>(acknowledged);
     let alert = &[("alert", "ID of the alert.")];
