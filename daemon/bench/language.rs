@@ -14,13 +14,13 @@
 //! rounds or steps. The video tokens are noise, because their content does not change the cost.
 //! Answers never end early.
 
+mod rules;
 mod schema;
 
 use std::fmt;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use anyhow::bail;
 use clap::{Args, ValueEnum};
@@ -119,7 +119,7 @@ struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     prefix: Option<Prefix>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    rules: Option<Rules>,
+    rules: Option<rules::Costs>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     batch: Vec<Together>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -134,16 +134,6 @@ struct Prefix {
     eight_questions_seconds: f64,
     eight_to_one: f64,
     cached_bytes: usize,
-}
-
-#[derive(Serialize)]
-struct Rules {
-    caption_alone_seconds: f64,
-    eight_rules_seconds: f64,
-    /// A caption of a window whose rules were scored before.
-    caption_after_seconds: f64,
-    /// Ratio of the rules and the caption after them to a caption alone.
-    both_to_caption: f64,
 }
 
 #[derive(Serialize)]
@@ -226,30 +216,6 @@ impl Bench {
             eight_questions_seconds: median(eight),
             eight_to_one: median(more),
             cached_bytes,
-        })
-    }
-
-    /// Measures a caption alone, and rules with a caption after them, each about a window of its own.
-    fn rules(&mut self, rounds: usize) -> anyhow::Result<Rules> {
-        let rules = QUESTIONS.map(Arc::from);
-        let (mut alone, mut scored) = (Vec::new(), Vec::new());
-        let (mut after, mut ratios) = (Vec::new(), Vec::new());
-        for _ in 0..rounds {
-            let window = self.window();
-            alone.push(self.caption(&window)?);
-            let window = self.window();
-            let begun = cpu_time();
-            window::score(&mut self.language, window.scores(&rules))?;
-            scored.push((cpu_time() - begun).as_secs_f64());
-            after.push(self.caption(&window)?);
-            let last = alone.len() - 1;
-            ratios.push((scored[last] + after[last]) / alone[last]);
-        }
-        Ok(Rules {
-            caption_alone_seconds: median(alone),
-            eight_rules_seconds: median(scored),
-            caption_after_seconds: median(after),
-            both_to_caption: median(ratios),
         })
     }
 
@@ -373,15 +339,7 @@ impl fmt::Display for Report {
             )?;
         }
         if let Some(rules) = rules {
-            writeln!(
-                f,
-                "rules     a caption alone {:.3} s; eight rules {:.3} s and then the caption {:.3} s: \
-                 {:.2} times",
-                rules.caption_alone_seconds,
-                rules.eight_rules_seconds,
-                rules.caption_after_seconds,
-                rules.both_to_caption
-            )?;
+            write!(f, "{rules}")?;
         }
         for Together { rows, tokens_per_second, ratio } in batch {
             writeln!(f, "batch {rows:<3} {tokens_per_second:.1} tokens/s: {ratio:.2} times one")?;

@@ -9,7 +9,7 @@ use anyhow::anyhow;
 use crate::config::{self, Sampling};
 use crate::language::{
     Budget, LanguageBackend, LanguageModel, Limits, Output, PrefixFrame, Reply, Request, Schema,
-    Task, Urgency,
+    Scored, Task, Urgency,
 };
 use crate::model::{Package, Runtime};
 use crate::slowfast::VideoTokens;
@@ -120,14 +120,14 @@ pub fn ask(
     Ok(Answered { read: read - begun, written: clock(language) - read, reply })
 }
 
-/// Scores questions. Returns their scores.
-pub fn score(language: &mut LanguageModel, request: Request<'_>) -> anyhow::Result<Vec<f64>> {
+/// Scores questions.
+pub fn score(language: &mut LanguageModel, request: Request<'_>) -> anyhow::Result<Scored> {
     let mut scores = None;
     language.submit(request)?;
     while language.sequences() > 0 {
         language.poll(&mut |_, output| {
             if let Output::Scored(scored) = output {
-                scores = Some(scored.scores);
+                scores = Some(scored);
             }
         })?;
     }

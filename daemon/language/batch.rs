@@ -7,7 +7,8 @@
 //!   prompt with the same head and frames reuses it. Chunk borders do not depend on a cache hit,
 //!   so the answer is identical to the bit.
 //! - The questions of a sequence that scores are read in its slot one after the other. Each is read
-//!   right behind the prefix, so its score is the same to the bit as alone.
+//!   right behind the prefix, so its score is that which it has alone, up to the rounding of
+//!   floats. Questions that begin alike read their common start once.
 //! - If a run fails, only the sequences in that run fail. A sequence whose logits are not finite
 //!   fails, and its prefix is not kept.
 
@@ -219,7 +220,8 @@ impl Stepping<'_> {
         match scoring.push(logits) {
             Ok(Some(question)) => {
                 if let Some(prefix_end) = &scoring.prefix_end {
-                    decoder.rewind(cache, slot, prefix_end).map_err(broken)?;
+                    let shared = question.shared;
+                    decoder.rewind(cache, slot, prefix_end, shared).map_err(broken)?;
                 }
                 sequence.follow_up(&question, *dim);
                 Ok(())

@@ -435,13 +435,25 @@ impl Decoder {
         Mark { len: cache.len(slot), values }
     }
 
-    /// Removes the tokens that a slot has received since the mark.
-    pub fn rewind(&self, cache: &mut KvCache, slot: usize, mark: &Mark) -> Result<(), TensorError> {
+    /// Returns true if a slot can be cut to any length.
+    pub fn can_cut(&self) -> bool {
+        self.in_place
+    }
+
+    /// Removes the tokens that a slot has received since the mark, but for the first `shared` of
+    /// them. `shared` must be 0 if a slot cannot be cut to any length.
+    pub fn rewind(
+        &self,
+        cache: &mut KvCache,
+        slot: usize,
+        mark: &Mark,
+        shared: usize,
+    ) -> Result<(), TensorError> {
         if let (Store::Growing(slots), Some(values)) = (&mut cache.store, &mark.values) {
             slots[slot].values = values.clone();
             self.take_past(&mut slots[slot]).map_err(|e| self.session.error(e))?;
         }
-        cache.lengths[slot] = mark.len;
+        cache.lengths[slot] = mark.len + shared;
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use super::batch::Batch;
 use super::capacity::{allocate, capacity};
 use super::generation::Generation;
 use super::schema::SchemaCompiler;
-use super::scoring::Scoring;
+use super::scoring::{Following, Scoring, reading_order, shared_start};
 use super::sequence::{PrefixKey, Prepared, Work};
 use super::slots::{Room, Slots};
 use super::template::{ChatTemplate, Turn};
@@ -320,35 +320,43 @@ impl LanguageModel {
                 Ok(prompt)
             })
             .collect::<Result<Vec<_>, LanguageError>>()?;
-        let [first, following @ ..] = &prompts[..] else {
+        let Some(one) = prompts.first() else {
             return Err(LanguageError::BadPrompt("there is no question to score".into()));
         };
-        let shares = |other: &Prompt| {
-            other.pieces[0] == first.pieces[0] && self.prefix_tokens(other, video) > 0
+        let shares_prefix = |prompt: &Prompt| {
+            prompt.pieces[0] == one.pieces[0] && self.prefix_tokens(prompt, video) > 0
         };
-        let prefix_tokens =
-            if following.iter().all(shares) { self.prefix_tokens(first, video) } else { 0 };
+        let has_prefix = prompts.iter().all(shares_prefix);
+        let prefix_tokens = if has_prefix { self.prefix_tokens(one, video) } else { 0 };
+        // Behind a prefix, only the text after the video is read again.
+        let texts: Vec<&[u32]> = prompts.iter().map(|p| &*p.pieces[p.pieces.len() - 1]).collect();
+        let order = if has_prefix { reading_order(&texts) } else { (0..prompts.len()).collect() };
+        let first = &prompts[order[0]];
         let embeddings = self.embeddings(first, video).map_err(Failure::from)?;
-        let following_embeddings = following
-            .iter()
-            .map(|prompt| match &prompt.pieces[..] {
-                [_, text] if prefix_tokens > 0 => self.batch.embedder.embed(text),
-                _ => self.embeddings(prompt, video),
-            })
-            .collect::<Result<VecDeque<_>, _>>()
-            .map_err(Failure::from)?;
-        let repeated_tokens = if prefix_tokens > 0 { first.pieces[0].len() } else { 0 };
-        let following_tokens: usize =
-            following.iter().map(|prompt| prompt.text_tokens() - repeated_tokens).sum();
+        let (mut following, mut text_tokens) = (VecDeque::new(), first.text_tokens());
+        for pair in order.windows(2) {
+            let (before, next) = (texts[pair[0]], texts[pair[1]]);
+            let question = if has_prefix {
+                let cut = self.batch.decoder.can_cut();
+                let shared = if cut { shared_start(before, next) } else { 0 };
+                text_tokens += next.len() - shared;
+                self.batch.embedder.embed(&next[shared..]).map(|rows| (shared, rows))
+            } else {
+                text_tokens += prompts[pair[1]].text_tokens();
+                self.embeddings(&prompts[pair[1]], video).map(|rows| (0, rows))
+            };
+            let (shared, embeddings) = question.map_err(Failure::from)?;
+            following.push_back(Following { shared, embeddings });
+        }
         Ok(Prepared {
             urgency,
-            work: Work::Score(Scoring::new(words, following_embeddings)),
             tokens: tokens_of(first, video),
             prefix_tokens,
             key: key(first, frames, prefix_tokens),
             video_tokens: video.len(),
-            text_tokens: first.text_tokens() + following_tokens,
+            text_tokens,
             embeddings,
+            work: Work::Score(Scoring::new(words, order, following)),
         })
     }
 

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::time::Instant;
 
 use super::generation::Generation;
-use super::scoring::Scoring;
+use super::scoring::{Following, Scoring};
 use super::slots::Prompt;
 use super::tokenizer::Tokenizer;
 use super::{Failure, PrefixFrames, Reply, Scored, Urgency};
@@ -136,12 +136,12 @@ impl Sequence {
     }
 
     /// Replaces the question after the prefix by the next one, whose embeddings have `dim` numbers
-    /// per token.
-    pub fn follow_up(&mut self, question: &[f32], dim: usize) {
-        self.embeddings.truncate(self.prefix_tokens * dim);
-        self.embeddings.extend_from_slice(question);
+    /// per token. The tokens that both share count as read.
+    pub fn follow_up(&mut self, question: &Following, dim: usize) {
+        self.read = self.prefix_tokens + question.shared;
+        self.embeddings.truncate(self.read * dim);
+        self.embeddings.extend_from_slice(&question.embeddings);
         self.tokens = self.embeddings.len() / dim;
-        self.read = self.prefix_tokens;
     }
 
     /// Ends the text. Returns its rest, which was not returned yet, and the reply. Returns `None`

@@ -1,6 +1,6 @@
 //! Tests scores with the demo's model.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::super::tokenizer::Tokenizer;
@@ -76,6 +76,13 @@ fn scores(language: &mut LanguageModel, video: &VideoTokens, questions: &[&str])
     run(language).0.remove(&id).expect("scores")
 }
 
+fn assert_close(scores: &[f64], wanted: &[f64], context: &str) {
+    assert_eq!(scores.len(), wanted.len(), "{context}");
+    for (score, wanted) in scores.iter().zip(wanted) {
+        assert!((score - wanted).abs() < 1e-6, "{context}: {score}, wanted {wanted}");
+    }
+}
+
 /// The logits are those of one run over the whole prompt, and all of them enter the softmax.
 #[test]
 fn a_score_is_computed_from_the_logits_after_the_prompt() {
@@ -120,11 +127,48 @@ fn questions_together_have_the_scores_that_they_have_alone() {
         let mut language = language(prefix_bytes);
         for round in 0..2 {
             let together = scores(&mut language, &video, &QUESTIONS);
-            assert_eq!(together.scores, alone, "{prefix_bytes} bytes of cache, round {round}");
+            let context = format!("{prefix_bytes} bytes of cache, round {round}");
+            assert_close(&together.scores, &alone, &context);
             let cached = together.usage.cached_tokens > 0;
             assert_eq!(cached, prefix_bytes > 0 && round == 1);
         }
     }
+}
+
+/// Questions of any order, the same one twice, and one that is the start of another.
+#[test]
+fn the_common_start_of_questions_is_read_once() {
+    let questions = [
+        "Is there a person?",
+        "Is it night?",
+        "Is there a red car",
+        "Is there a person?",
+        "Is there a red car?",
+        "Is there",
+    ];
+    let mut language = language(0);
+    let video = video(&language);
+    let mut alone = Vec::new();
+    let mut tokens_alone = 0;
+    for question in questions {
+        let scored = scores(&mut language, &video, &[question]);
+        alone.extend(scored.scores);
+        tokens_alone += scored.usage.text_tokens;
+    }
+    let together = scores(&mut language, &video, &questions);
+    assert_close(&together.scores, &alone, "together");
+    let texts: Vec<Vec<u32>> = questions
+        .iter()
+        .map(|question| language.prompt(&[], question).expect("a prompt").pieces)
+        .map(|mut pieces| pieces.pop().expect("a text"))
+        .collect();
+    // A start is read once, however many questions have it; each question reads its last token.
+    let starts: BTreeSet<&[u32]> =
+        texts.iter().flat_map(|text| (1..text.len()).map(|end| &text[..end])).collect();
+    let head = tokens_alone as usize - texts.iter().map(Vec::len).sum::<usize>();
+    let read = head / questions.len() + starts.len() + texts.len();
+    assert_eq!(together.usage.text_tokens as usize, read);
+    assert!(read < tokens_alone as usize / 2, "{read} of {tokens_alone} tokens");
 }
 
 #[test]
