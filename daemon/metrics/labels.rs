@@ -206,7 +206,7 @@ label_values! {
 }
 
 label_values! {
-    /// A stage on the way to a caption or an answer, to which its time is attributed.
+    /// A stage on the way to a caption, an answer or an alert, to which its time is attributed.
     pub enum Stage, STAGE = "stage" {
         /// Per frame: from its arrival to the decoded frame (jitter buffer, decoding, conversion).
         Decode = "decode_frame",
@@ -218,6 +218,13 @@ label_values! {
         Prefill = "prefill",
         /// Per caption or answer: generating the text.
         DecodeTokens = "decode_tokens",
+        /// Per window with rules: from its close until the rules' questions are read. Includes
+        /// running the vision encoder for its last frame.
+        RulesWait = "rules_wait",
+        /// Per window with rules: reading the questions.
+        RulesScore = "rules_score",
+        /// Per window with rules: from the scores until their alerts are in the journal.
+        RulesPublish = "rules_publish",
     }
 }
 

@@ -76,7 +76,7 @@ metrics! {
         MODEL_FAILURES: Counter "lookout_model_failures_total" [COMPONENT FAILURE_KIND]
             "Captions, answers and frames on which the model failed",
         STAGE_SECONDS: Histogram "lookout_stage_seconds" [CAMERA STAGE]
-            "Time that a frame, a caption or an answer spent in a stage",
+            "Time that a frame, a caption, an answer or a window with rules spent in a stage",
         PUBLISH_SECONDS: Histogram "lookout_publish_seconds" [CAMERA INTERFACE]
             "Time from an event's entry in the journal until the interface had taken it",
         TOKENS: Counter "lookout_tokens_total" [CAMERA DIRECTION]

@@ -106,6 +106,24 @@ fn an_alert_arrives_everywhere_under_one_id_until_its_end() {
     assert_eq!(daemon.metric(&format!("lookout_false_alarms_total{of_car}")), 1.0);
     let (code, _, error) = daemon.client(&["ack", "no-such-alert"]);
     assert!(code != Some(0) && error.contains("no alert has the ID"), "{error}");
+    print_times(&daemon);
+}
+
+/// Prints the mean times from a window's close to its alert in the journal.
+fn print_times(daemon: &Daemon) {
+    let stage = |stage: &str, what: &str| {
+        let labels = format!("camera=\"drive\",stage=\"{stage}\"");
+        daemon.metric(&format!("lookout_stage_seconds_{what}{{{labels}}}"))
+    };
+    let mean = |name: &str| 1000.0 * stage(name, "sum") / stage(name, "count");
+    let [wait, score, publish, encode] =
+        ["rules_wait", "rules_score", "rules_publish", "encode_frame"].map(mean);
+    println!(
+        "{} windows with rules: {wait:.1} ms until they are read, of which {encode:.1} ms to encode \
+         a frame; {score:.1} ms to read them; {publish:.1} ms to the journal",
+        stage("rules_wait", "count")
+    );
+    assert_eq!(stage("rules_publish", "count"), stage("rules_score", "count"));
 }
 
 #[test]

@@ -90,15 +90,18 @@ impl Engine {
         let RulesOfWindow { window, rules } = of_window;
         let camera = &window.camera;
         let wait = scored.started.saturating_duration_since(window.closed);
-        metrics::stage(camera, Stage::Wait, wait);
-        metrics::stage(camera, Stage::Prefill, scored.prefill);
+        metrics::stage(camera, Stage::RulesWait, wait);
+        metrics::stage(camera, Stage::RulesScore, scored.prefill);
         measure_tokens(camera, scored.usage);
+        let scored_at = scored.started + scored.prefill;
         let scores: Vec<(Arc<Rule>, f64)> = rules.into_iter().zip(scored.scores).collect();
         let jpegs = self.jpegs_of(&clip);
         let span = window.range.span;
         let (coverage, frames) = (clip.coverage.clone(), clip.references.clone());
-        let scored = ScoredWindow { window: span, coverage, frames, jpegs };
-        for (alert_id, rule) in self.rules.window_scored(camera, &scored, &scores) {
+        let window = ScoredWindow { window: span, coverage, frames, jpegs };
+        let begun = self.rules.window_scored(camera, &window, &scores);
+        metrics::stage(camera, Stage::RulesPublish, scored_at.elapsed());
+        for (alert_id, rule) in begun {
             self.describe((camera, alert_id), &rule, span, &clip);
         }
         self.jobs().scheduler.done(camera, Purpose::Rules);
