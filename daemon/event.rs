@@ -305,6 +305,8 @@ pub enum GapCause {
     Corrupt,
     /// The model failed on this part of a long range. The same question may succeed later.
     ModelFailed,
+    /// The frames were deleted on request.
+    Deleted,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]

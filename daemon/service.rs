@@ -13,8 +13,8 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 
 use crate::event::{Alert, AlertClip, AnswerPart, CameraStatus, Event, EventId, Severity};
-use crate::frame::rfc3339;
-use crate::journal::{Journal, QueryError};
+use crate::frame::{Span, rfc3339};
+use crate::journal::{Deleted, Deletion, Journal, Pending, QueryError};
 use crate::metrics;
 use crate::question::{Draft, Limits, Question, QuestionError};
 
@@ -33,6 +33,21 @@ pub trait Service: Send + Sync + 'static {
     /// Returns the JPEG of a frame while the buffer holds it. A `run` of `None` is this run. Waits
     /// for the disk if memory does not have the JPEG.
     fn frame_jpeg(&self, camera: &str, run: Option<u64>, number: u64) -> FrameLookup;
+
+    /// Deletes the frames that cameras took in a span, from memory and from the disk. No names: those
+    /// of all cameras, also of those that are no longer configured.
+    fn delete_frames(&self, span: Span, cameras: &[String]) -> FrameDeletion;
+
+    /// Deletes the events about a span of time, and the frames that were taken in it.
+    fn delete(&self, deletion: Deletion) -> Pending<'_, Deleted> {
+        Box::pin(async move {
+            // The frames go first, so that no caption is made of them after the events are deleted.
+            let frames = self.delete_frames(deletion.span, &deletion.cameras).await;
+            let deleted = self.journal().delete(deletion).await?;
+            let buffer_frames = frames.map_err(QueryError::FramesNotDeleted)?;
+            Ok(Deleted { buffer_frames, ..deleted })
+        })
+    }
 
     /// Returns the limits that questions are checked against.
     fn limits(&self) -> Limits;
@@ -247,6 +262,9 @@ pub struct FrameJpeg {
 /// A future that looks up a frame. Dropping it frees its place in the disk's queue.
 pub type FrameLookup = Pin<Box<dyn Future<Output = Result<FrameJpeg, FrameError>> + Send>>;
 
+/// A future of the number of deleted frames, or of the reason why some were not deleted.
+pub type FrameDeletion = Pin<Box<dyn Future<Output = Result<u64, String>> + Send>>;
+
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum FrameError {
     #[error("no camera is named {0:?}")]
@@ -393,7 +411,9 @@ impl QueryError {
             QueryError::TooMuchKept { .. } | QueryError::QueueFull(_) => Code::ResourceExhausted,
             QueryError::NoWord => Code::InvalidArgument,
             QueryError::NoVector(_) => Code::Internal,
-            QueryError::Unwritable(_) | QueryError::Unreadable(_) => Code::Unavailable,
+            QueryError::Unwritable(_)
+            | QueryError::Unreadable(_)
+            | QueryError::FramesNotDeleted(_) => Code::Unavailable,
         }
     }
 
@@ -409,6 +429,7 @@ impl QueryError {
             QueryError::QueueFull(_) => "QUEUE_FULL",
             QueryError::NoVector(_) => "NO_VECTOR",
             QueryError::Unreadable(_) => "JOURNAL_UNREADABLE",
+            QueryError::FramesNotDeleted(_) => "FRAMES_NOT_DELETED",
         }
     }
 }

@@ -12,13 +12,13 @@ use crate::config::{self, Config};
 use crate::disk::DiskProblem;
 use crate::engine::Engine;
 use crate::event::{Alert, AlertClip, Body, CameraState, CameraStatus, Event};
-use crate::frame::Frame;
+use crate::frame::{Frame, Span};
 use crate::journal::Journal;
 use crate::metrics;
 use crate::question::{self, Question};
 use crate::service::{
-    AlertNotFound, AlertQuery, AnswerStream, AskError, CameraInfo, FrameLookup, ListedAlert,
-    Readiness, RuleInfo, Service, TrialError, TrialRequest, TrialStream,
+    AlertNotFound, AlertQuery, AnswerStream, AskError, CameraInfo, FrameDeletion, FrameLookup,
+    ListedAlert, Readiness, RuleInfo, Service, TrialError, TrialRequest, TrialStream,
 };
 use crate::sync::lock;
 
@@ -159,6 +159,10 @@ impl Service for Daemon {
 
     fn frame_jpeg(&self, camera: &str, run: Option<u64>, number: u64) -> FrameLookup {
         self.engine.frame_jpeg(camera, run, number)
+    }
+
+    fn delete_frames(&self, span: Span, cameras: &[String]) -> FrameDeletion {
+        self.engine.delete_frames(span, cameras)
     }
 
     fn troubles(&self) -> Vec<String> {

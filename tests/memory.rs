@@ -41,7 +41,7 @@ fn a_buffer_takes_frames_times_bytes_per_frame() {
             jpeg: Arc::from(vec![1u8; JPEG_BYTES]),
         },
         disk_state: DiskState::Absent,
-        evicted_before: false,
+        left_before: None,
     };
     let near = |found: usize, wanted: usize| {
         let ratio = found as f64 / wanted as f64;

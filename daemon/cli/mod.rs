@@ -74,11 +74,11 @@ enum Command {
     ///
     /// Example: lookout keep 1234
     Keep(journal::Keep),
-    /// Delete the events about a span of time from the journal, with their frames.
+    /// Delete the events about a span of time, with their frames, and the frames of the buffer.
     ///
-    /// Captions and answers are deleted whose window overlaps the span. Nothing of them is left in
-    /// the journal's files. Frames in the buffer stay, and so does what clients and the broker have
-    /// received.
+    /// Captions and answers are deleted whose window overlaps the span, and the frames that were
+    /// taken in it. Nothing of them is left in the files. What clients and the broker have received
+    /// stays.
     ///
     /// Example: lookout delete --from 2026-03-01T14:05:00Z --to 2026-03-01T14:10:00Z --camera gate
     Delete(journal::Delete),

@@ -64,6 +64,7 @@ pub async fn delete(
         let reply = reply.map_err(|status| daemon.failed(status))?.into_inner();
         deleted.events += reply.events;
         deleted.jpegs += reply.jpegs;
+        deleted.buffer_frames += reply.buffer_frames;
         deleted.kept_events = reply.kept_events;
         if !reply.more {
             break;
@@ -71,12 +72,16 @@ pub async fn delete(
     }
     quietly(match output {
         Output::Text => {
-            let Deleted { events, jpegs, .. } = deleted;
+            let Deleted { events, jpegs, buffer_frames, .. } = deleted;
             let left = match deleted.kept_events {
                 0 => String::new(),
                 kept => format!("; {kept} kept events stay (--include-kept deletes them)"),
             };
-            writeln!(out, "deleted {events} events and {jpegs} frames{left}")
+            writeln!(
+                out,
+                "deleted {events} events with {jpegs} frames, and {buffer_frames} frames of the \
+                 buffer{left}"
+            )
         }
         Output::Json => json_line(out, &deleted),
     })

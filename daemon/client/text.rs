@@ -131,6 +131,7 @@ fn gaps(inference: &Inference) -> String {
             GapCause::Clock => "a clock was set",
             GapCause::Corrupt => "unusable frames",
             GapCause::ModelFailed => "the model failed",
+            GapCause::Deleted => "deleted",
         };
         format!(", gap {}–{} ({cause})", clock_time(span.from), clock_time(span.to))
     };

@@ -1,4 +1,5 @@
 //! Manages the segments of a folder: numbered files that only grow; the oldest is deleted first.
+//! Frames that are deleted on request are overwritten in their place.
 //!
 //! Records of all cameras are stored in the order of their arrival, so every camera reaches back
 //! equally far. Each run of the daemon starts its own segment and so never writes behind a
@@ -11,6 +12,7 @@
 //! segments remain in use.
 
 mod deletion;
+mod erasure;
 
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
@@ -26,6 +28,8 @@ use super::record::{self, Names, Record};
 use super::segment::{self, End, Found, frames_file, index_file};
 use crate::frame::FrameId;
 use crate::timeline::DiskAddress;
+
+pub use erasure::ErasedSegment;
 
 /// Divisor of the folder's limits: a segment holds at most a sixteenth of them, so at most a
 /// sixteenth is deleted at a time.
@@ -205,7 +209,7 @@ impl Folder {
         if !from_index && !segment.unreadable {
             self.write_index(at, &builder(&records));
         }
-        let frames = records.len() as u64;
+        let frames = records.iter().filter(|(record, _)| !record.deleted).count() as u64;
         if self.left_out || self.frames + frames > self.frames_most {
             if !self.left_out {
                 self.leave_out(number);
@@ -309,6 +313,9 @@ impl Folder {
         let (record, jpeg) = record::decode(&bytes).map_err(|e| bad(&e))?;
         if *record.camera != *camera || record.id != id {
             return Err(bad(&"the record is of another frame"));
+        }
+        if record.deleted {
+            return Err(bad(&"the frame was deleted"));
         }
         Ok(jpeg.to_vec())
     }

@@ -10,6 +10,7 @@
 //! Numbers are little endian. An incomplete index, or one whose segment has a different size, is
 //! ignored; the segment is read instead.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -20,6 +21,11 @@ use crate::timeline::DiskAddress;
 const MAGIC: &[u8] = b"LKI1";
 const HEADER: usize = 18;
 pub const ROW: usize = 47;
+/// Positions in a row.
+const ROW_FLAGS: usize = 2;
+const ROW_OFFSET: usize = 35;
+/// The flag of a deleted frame.
+const DELETED: u8 = 4;
 const CHECKSUM: usize = 4;
 
 /// Maximum number of frames in a segment; it keeps the index small.
@@ -44,7 +50,8 @@ impl Builder {
         // There are at most as many names as frames, and the number of frames fits a `u16`.
         self.rows.extend(u16::try_from(name).unwrap_or(u16::MAX).to_le_bytes());
         let camera = u8::from(record.clock == Clock::Camera);
-        self.rows.push(camera | u8::from(record.missing_before) << 1);
+        let deleted = if record.deleted { DELETED } else { 0 };
+        self.rows.push(camera | u8::from(record.missing_before) << 1 | deleted);
         for number in [
             record.id.run,
             record.id.number,
@@ -55,6 +62,17 @@ impl Builder {
             self.rows.extend(number.to_le_bytes());
         }
         self.rows.extend(address.length.to_le_bytes());
+    }
+
+    /// Marks the frames at these offsets of the segment as deleted.
+    pub fn mark_deleted(&mut self, offsets: &HashSet<u64>) {
+        for row in self.rows.chunks_exact_mut(ROW) {
+            let (front, rest) = row.split_at_mut(ROW_OFFSET);
+            let offset = rest.first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
+            if offset.is_some_and(|offset| offsets.contains(&offset)) {
+                front[ROW_FLAGS] |= DELETED;
+            }
+        }
     }
 
     pub fn frames(&self) -> u32 {
@@ -120,6 +138,7 @@ pub fn decode(
             monotonic: Duration::from_nanos(reader.u64()?),
             clock: if flags & 1 > 0 { Clock::Camera } else { Clock::Host },
             missing_before: flags & 2 > 0,
+            deleted: flags & DELETED > 0,
         };
         let (offset, length) = (reader.u64()?, reader.u32()?);
         if offset.checked_add(u64::from(length)).is_none_or(|end| end > size) {

@@ -16,7 +16,7 @@ mod record;
 mod request;
 mod segment;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
@@ -25,10 +25,13 @@ use std::{fmt, io};
 pub use folder::Bounds;
 pub use queue::Queue;
 pub use record::Record;
-pub use request::{FrameToRead, JpegReceiver, Jpegs, ReadRefused, ReadRequest, WriteRequest};
+pub use request::{
+    Erasure, FrameToRead, JpegReceiver, Jpegs, ReadRefused, ReadRequest, WriteRequest,
+};
 #[cfg(fuzzing)]
 pub use segment::fuzz_segment;
 
+use crate::event::GapCause;
 use crate::frame::FrameId;
 use crate::metrics::{self, NotWritten};
 use crate::run_clock::boot_time;
@@ -49,6 +52,9 @@ const RETRY: Duration = Duration::from_secs(5);
 
 /// Interval at which expired segments are deleted and the folder is checked for existence.
 const TICK: Duration = Duration::from_secs(1);
+
+/// Number of frames that are overwritten before other jobs have their turn.
+const ERASED_AT_ONCE: usize = 32;
 
 /// Maximum number of file names in a message.
 const NAMED_MOST: usize = 3;
@@ -162,6 +168,11 @@ impl Disk {
                     }
                 }
                 Job::Write(write) => self.write(queue, write, events),
+                Job::Erase(erasure) => {
+                    if let Some(more) = self.erase(erasure) {
+                        queue.resume_erasure(more);
+                    }
+                }
             }
         }
         if let Some(folder) = &mut self.folder {
@@ -188,7 +199,14 @@ impl Disk {
             found => Some(found),
         };
         if let Some(records) = records {
-            for (camera, entries) in entries(records) {
+            let (cameras, deleted_at_end) = entries(records);
+            for camera in deleted_at_end {
+                let newer = self.held_back.get_mut(&camera).and_then(|newer| newer.first_mut());
+                if let Some(newer) = newer {
+                    newer.left_before = Some(GapCause::Deleted);
+                }
+            }
+            for (camera, entries) in cameras {
                 if let Some(newer) = self.held_back.insert(camera.clone(), entries) {
                     events.restored(&camera, newer);
                 }
@@ -197,7 +215,8 @@ impl Disk {
             let more_before = folder.more_before();
             for (camera, mut entries) in self.held_back.drain() {
                 if let Some(oldest) = entries.first_mut() {
-                    oldest.evicted_before |= more_before;
+                    let evicted = more_before.then_some(GapCause::Evicted);
+                    oldest.left_before = oldest.left_before.or(evicted);
                 }
                 events.restored(&camera, entries);
             }
@@ -282,6 +301,51 @@ impl Disk {
                 None
             }
         }
+    }
+
+    /// Makes a step of an erasure. Returns it if more steps follow.
+    fn erase(&mut self, mut erasure: Erasure) -> Option<Erasure> {
+        let Some(folder) = &mut self.folder else {
+            let why = format!("{}; frames on disk are not deleted", self.why);
+            erasure.finish(Some(why));
+            return None;
+        };
+        if erasure.segments.is_none() {
+            erasure.segments = Some(folder.segments_since(erasure.span.from));
+            // These were read, and have not been passed on.
+            self.found.retain(|(record, _)| !erasure.wants(&record.camera, record.captured_at));
+            for (camera, entries) in &mut self.held_back {
+                entries.retain(|entry| !erasure.wants(camera, entry.captured_at));
+            }
+        }
+        let mut step = || -> io::Result<bool> {
+            if let Some(segment) = &mut erasure.current {
+                let erased = folder.erase(segment, ERASED_AT_ONCE)?;
+                erasure.erased += erased;
+                if erased == 0 {
+                    erasure.current = None;
+                }
+                return Ok(true);
+            }
+            let Some(number) = erasure.segments.as_mut().and_then(VecDeque::pop_front) else {
+                return Ok(false);
+            };
+            let begun = folder.begin_erasing(number, |record| {
+                erasure.wants(&record.camera, record.captured_at)
+            })?;
+            erasure.current = begun;
+            Ok(true)
+        };
+        match step() {
+            Ok(true) => return Some(erasure),
+            Ok(false) => erasure.finish(None),
+            Err(error) => {
+                let path = self.path.display();
+                tracing::error!("{path}: frames on disk could not be deleted: {error}");
+                erasure.finish(Some(format!("{path}: frames on disk are not deleted: {error}")));
+            }
+        }
+        None
     }
 
     /// Runs the checks that are due every second.
@@ -405,10 +469,20 @@ impl fmt::Display for Bounds {
     }
 }
 
-/// Groups the records by camera, in their order.
-fn entries(records: Vec<(Record, DiskAddress)>) -> HashMap<Arc<str>, Vec<Entry>> {
+/// Groups the records by camera, in their order. Also returns the cameras whose last records are of
+/// deleted frames.
+fn entries(
+    records: Vec<(Record, DiskAddress)>,
+) -> (HashMap<Arc<str>, Vec<Entry>>, HashSet<Arc<str>>) {
     let mut cameras: HashMap<Arc<str>, Vec<Entry>> = HashMap::new();
+    let mut deleted = HashSet::new();
     for (record, address) in records {
+        if record.deleted {
+            deleted.insert(record.camera);
+            continue;
+        }
+        let was_deleted = deleted.remove(&record.camera).then_some(GapCause::Deleted);
+        let evicted = record.missing_before.then_some(GapCause::Evicted);
         cameras.entry(record.camera).or_default().push(Entry {
             id: record.id,
             monotonic: record.monotonic,
@@ -416,10 +490,10 @@ fn entries(records: Vec<(Record, DiskAddress)>) -> HashMap<Arc<str>, Vec<Entry>>
             clock: record.clock,
             residency: Residency::Disk,
             disk_state: DiskState::At(address),
-            evicted_before: record.missing_before,
+            left_before: was_deleted.or(evicted),
         });
     }
-    cameras
+    (cameras, deleted)
 }
 
 #[cfg(test)]

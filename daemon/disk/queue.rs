@@ -14,7 +14,7 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::request::{Kind, ReadRefused, ReadRequest, WriteRequest};
+use super::request::{Erasure, Kind, ReadRefused, ReadRequest, WriteRequest};
 use crate::frame::FrameId;
 use crate::sync::Waiting;
 
@@ -22,6 +22,8 @@ pub enum Job {
     /// Read one JPEG of the request, then return the request with [`Queue::resume`].
     Read(ReadRequest),
     Write(WriteRequest),
+    /// Overwrite some of the frames, then return the request with [`Queue::resume_erasure`].
+    Erase(Erasure),
     /// No job was available.
     Idle,
 }
@@ -52,6 +54,27 @@ impl Queue {
         self.0.lock().reads.push_back(read);
     }
 
+    /// Queues a request to overwrite frames. Those of them that wait to be written are dropped. Returns
+    /// the request if the queue is closed.
+    pub fn erase(&self, erasure: Erasure) -> Result<(), Erasure> {
+        self.0.change(|jobs| {
+            if jobs.closed {
+                return Err(erasure);
+            }
+            let stays = |write: &WriteRequest| {
+                !erasure.wants(&write.record.camera, write.record.captured_at)
+            };
+            jobs.writes.retain(stays);
+            jobs.erasures.push_back(erasure);
+            Ok(())
+        })
+    }
+
+    /// Puts a request back, after some of its frames were overwritten.
+    pub fn resume_erasure(&self, erasure: Erasure) {
+        self.0.lock().erasures.push_front(erasure);
+    }
+
     /// Records that the frame before this camera's queued frames could not be written.
     pub fn missed(&self, camera: &Arc<str>) {
         self.0.lock().missed(camera);
@@ -80,6 +103,8 @@ struct Jobs {
     /// Read requests; the next one to be served comes first.
     reads: VecDeque<ReadRequest>,
     writes: VecDeque<WriteRequest>,
+    /// Requests to overwrite frames. They take the turns of the reads, before them.
+    erasures: VecDeque<Erasure>,
     /// True if the last job was a read.
     was_read: bool,
     /// Cameras with unwritten frames since their last queued record.
@@ -94,6 +119,7 @@ impl Jobs {
             lookups,
             reads: VecDeque::new(),
             writes: VecDeque::new(),
+            erasures: VecDeque::new(),
             was_read: false,
             missing: HashSet::new(),
             closed: false,
@@ -139,12 +165,19 @@ impl Jobs {
 
     /// Returns true if the disk thread has something to do: a job, or the end.
     fn has_news(&self) -> bool {
-        !self.reads.is_empty() || !self.writes.is_empty() || self.closed
+        !self.reads.is_empty()
+            || !self.writes.is_empty()
+            || !self.erasures.is_empty()
+            || self.closed
     }
 
     /// Returns the next job, or `None` if the queue is closed and all jobs are done.
     fn next(&mut self) -> Option<Job> {
         if !self.was_read || self.writes.is_empty() {
+            if let Some(erasure) = self.erasures.pop_front() {
+                self.was_read = true;
+                return Some(Job::Erase(erasure));
+            }
             while let Some(read) = self.reads.pop_front() {
                 if read.receiver.wants_jpegs() {
                     self.was_read = true;
@@ -331,7 +364,7 @@ mod tests {
                         written += 1;
                         Ok(true)
                     }
-                    Some(Job::Idle) | None => Ok(false),
+                    Some(Job::Erase(_) | Job::Idle) | None => Ok(false),
                 }
             };
             for step in steps {

@@ -5,7 +5,7 @@
 //!   4  name's bytes  16 number  u64    32  monotonic  u64, ns of the run   44  CRC-32 of the JPEG
 //!   5  clock                                                               48  CRC-32 of 0..48 and
 //!   6  frames before it are missing on disk        52  name, JPEG             of the name
-//!   7  0
+//!   7  1: deleted, the JPEG is zeros
 //! ```
 //!
 //! Numbers are little endian. An intact header gives the offset of the next one.
@@ -33,6 +33,8 @@ pub struct Record {
     pub clock: Clock,
     /// Set when frames between the camera's previous record and this one were not written.
     pub missing_before: bool,
+    /// True if the frame was deleted: its JPEG was overwritten.
+    pub deleted: bool,
 }
 
 /// The lengths that a header gives, before the name is known.
@@ -87,7 +89,7 @@ pub fn encode(record: &Record, jpeg: &[u8]) -> Option<Vec<u8>> {
         Clock::Host => 2,
     };
     let name_len = u8::try_from(name.len()).ok().filter(|n| usize::from(*n) <= NAME_MAX)?;
-    bytes.extend([name_len, clock, u8::from(record.missing_before), 0]);
+    bytes.extend([name_len, clock, u8::from(record.missing_before), u8::from(record.deleted)]);
     bytes.extend(record.id.run.to_le_bytes());
     bytes.extend(record.id.number.to_le_bytes());
     bytes.extend(u64::try_from(captured.as_nanos()).ok()?.to_le_bytes());
@@ -129,6 +131,7 @@ pub fn read_header(
         monotonic: Duration::from_nanos(u64_at(header, 32)),
         clock,
         missing_before: header[6] != 0,
+        deleted: header[7] != 0,
     })
 }
 
@@ -181,6 +184,7 @@ pub mod tests {
             captured_at: SystemTime::UNIX_EPOCH + Duration::new(1_700_000_000 + number, 7),
             clock: Clock::Camera,
             missing_before: number % 3 == 1,
+            deleted: false,
         }
     }
 

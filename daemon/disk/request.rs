@@ -1,10 +1,12 @@
-//! Requests to the disk: a frame to be written, and frames to be read back.
+//! Requests to the disk: a frame to be written, frames to be read back, and frames to be overwritten.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use super::Record;
-use crate::frame::FrameId;
+use super::folder::ErasedSegment;
+use crate::frame::{FrameId, Span};
 use crate::timeline::DiskAddress;
 
 /// A frame to be written to disk.
@@ -77,6 +79,43 @@ impl ReadRequest {
     pub fn give_up(mut self) {
         self.jpegs.resize(self.jpegs.len() + self.wanted.len(), None);
         self.receiver.receive(self.jpegs);
+    }
+}
+
+/// A request to overwrite the frames of a span of time.
+pub struct Erasure {
+    pub span: Span,
+    /// Names of cameras, also of those that are no longer configured; empty means all.
+    pub cameras: Vec<String>,
+    /// Segments that are still to be looked at; `None` before the first step.
+    pub(super) segments: Option<VecDeque<u64>>,
+    /// The segment whose frames are being overwritten.
+    pub(super) current: Option<ErasedSegment>,
+    /// Number of frames overwritten so far.
+    pub(super) erased: u64,
+    done: Box<dyn FnOnce(Result<u64, String>) + Send>,
+}
+
+impl Erasure {
+    /// Creates a request. `done` receives the number of frames on disk that were overwritten, or the
+    /// reason why some were not.
+    pub fn new(
+        span: Span,
+        cameras: Vec<String>,
+        done: impl FnOnce(Result<u64, String>) + Send + 'static,
+    ) -> Erasure {
+        let done = Box::new(done);
+        Erasure { span, cameras, segments: None, current: None, erased: 0, done }
+    }
+
+    /// Returns true for a frame that is to be overwritten.
+    pub fn wants(&self, camera: &str, captured_at: SystemTime) -> bool {
+        let is_wanted = self.cameras.is_empty() || self.cameras.iter().any(|name| name == camera);
+        is_wanted && self.span.contains(captured_at)
+    }
+
+    pub(super) fn finish(self, failed: Option<String>) {
+        (self.done)(failed.map_or(Ok(self.erased), Err));
     }
 }
 

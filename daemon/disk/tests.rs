@@ -6,6 +6,7 @@ use std::thread;
 
 use super::record::tests::record;
 use super::*;
+use crate::frame::Span;
 
 const BOUNDS: Bounds = Bounds { retention: Duration::from_secs(3600), bytes: 1 << 20 };
 
@@ -84,8 +85,10 @@ fn earlier_runs_are_reported_in_order_and_overflow_is_kept() {
     let first = restored[0].id.number;
     let numbers: Vec<_> = restored.iter().map(|entry| entry.id.number).collect();
     assert_eq!(numbers, (first..100).collect::<Vec<_>>());
-    assert!(first > 30 && restored[0].evicted_before);
-    assert!(!restored[1..].iter().any(|entry| entry.evicted_before && entry.id.number % 3 != 1));
+    assert!(first > 30 && restored[0].left_before.is_some());
+    assert!(
+        !restored[1..].iter().any(|entry| entry.left_before.is_some() && entry.id.number % 3 != 1)
+    );
 }
 
 #[test]
@@ -180,4 +183,91 @@ impl DiskEvents for Counted {
     }
 
     fn restoring(&self, _: bool) {}
+}
+
+/// Returns the numbers of the frames that a new start finds, with the reasons for gaps before them.
+fn found_again(path: &std::path::Path) -> Vec<(u64, Option<GapCause>)> {
+    let mut disk = Disk::open(path.into(), BOUNDS, Arc::default());
+    let heard = Heard::default();
+    disk.restore(&heard, Duration::from_secs(20));
+    let restored = heard.restored.lock().expect("whole");
+    restored.iter().map(|entry| (entry.id.number, entry.left_before)).collect()
+}
+
+#[test]
+fn erased_frames_leave_no_byte_and_the_others_stay() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("frames");
+    let written = |camera: &str, number: u64| {
+        let mut record = record(camera, number);
+        record.missing_before = false;
+        WriteRequest {
+            record,
+            jpeg: format!("JPEG {camera} {number} ").repeat(40).as_bytes().into(),
+        }
+    };
+    let time = |number| record("gate", number).captured_at;
+    let bytes = || -> Vec<u8> {
+        let files = fs::read_dir(&path).expect("the folder");
+        files.flat_map(|file| fs::read(file.expect("a file").path()).expect("bytes")).collect()
+    };
+    let holds = |camera: &str, number: u64| {
+        let text = format!("JPEG {camera} {number} ");
+        bytes().windows(text.len()).any(|window| window == text.as_bytes())
+    };
+    let erase = |queue: &Queue, from: u64, to: u64| {
+        let (done, erased) = std::sync::mpsc::channel();
+        let span = Span { from: time(from), to: time(to) };
+        let cameras = vec!["gate".to_owned()];
+        let erasure = Erasure::new(span, cameras, move |result| done.send(result).expect("sent"));
+        assert!(queue.erase(erasure).is_ok());
+        erased.recv_timeout(Duration::from_secs(20)).expect("a result")
+    };
+    // The folder is written by two runs of the thread, each with a segment of its own.
+    for run in 0..2 {
+        let disk = Disk::open(path.clone(), BOUNDS, Arc::default());
+        let (queue, heard) = (Queue::new(100, 8), Heard::default());
+        thread::scope(|scope| {
+            scope.spawn(|| disk.run(&queue, &heard));
+            for number in run * 10..run * 10 + 10 {
+                assert!(
+                    queue.write(written("gate", number)) && queue.write(written("yard", number))
+                );
+                heard.address(number).expect("written");
+            }
+            if run == 1 {
+                // The end of the complete segment, and a frame of the growing one.
+                assert_eq!(erase(&queue, 7, 10), Ok(3));
+                assert_eq!(erase(&queue, 12, 13), Ok(1));
+                assert_eq!(erase(&queue, 7, 10), Ok(0), "they are erased already");
+                assert!(!holds("gate", 7) && !holds("gate", 9) && !holds("gate", 12));
+                assert!(holds("gate", 6) && holds("gate", 11) && holds("yard", 8));
+                assert!(queue.write(written("gate", 30)));
+                heard.address(30).expect("written");
+            }
+            queue.close();
+        });
+    }
+    let find = || -> Vec<_> {
+        let numbers = found_again(&path).into_iter();
+        numbers.filter(|(number, cause)| cause.is_some() || (5..14).contains(number)).collect()
+    };
+    let wanted = [5, 6, 10, 11, 13]
+        .map(|number| (number, [10, 13].contains(&number).then_some(GapCause::Deleted)));
+    let yard = (5..14).map(|number| (number, None));
+    let mut expected: Vec<_> = wanted.into_iter().chain(yard).collect();
+    let sorted = |mut frames: Vec<(u64, Option<GapCause>)>| {
+        frames.sort_by_key(|(number, cause)| (*number, cause.is_none()));
+        frames
+    };
+    expected = sorted(expected);
+    assert_eq!(sorted(find()), expected);
+    // Without the indexes, the records say the same.
+    for file in fs::read_dir(&path).expect("the folder") {
+        let file = file.expect("a file").path();
+        if file.extension().is_some_and(|extension| extension == "index") {
+            fs::remove_file(file).expect("removed");
+        }
+    }
+    assert_eq!(sorted(find()), expected);
 }

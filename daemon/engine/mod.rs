@@ -16,6 +16,7 @@
 
 mod cameras;
 pub mod caption;
+mod deletion;
 mod failures;
 mod inbox;
 mod job;

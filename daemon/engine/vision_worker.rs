@@ -246,9 +246,13 @@ impl Engine {
             clock,
             residency: Residency::Hot { tokens: Arc::new(tokens), jpeg: jpeg.clone() },
             disk_state: if self.disk.is_some() { DiskState::Pending } else { DiskState::Absent },
-            evicted_before: false,
+            left_before: None,
         };
-        self.change_ring(camera, |ring| ring.push(entry));
+        let mut is_held = false;
+        self.change_ring(camera, |ring| is_held = ring.push(entry));
+        if !is_held {
+            return;
+        }
         // The entry is added first, because the disk may finish before this thread continues.
         if let Some(disk) = &self.disk {
             let record = Record {
@@ -258,6 +262,7 @@ impl Engine {
                 captured_at,
                 clock,
                 missing_before: false,
+                deleted: false,
             };
             if !disk.write(WriteRequest { record, jpeg }) {
                 metrics::frame_not_written(camera, NotWritten::Queue);

@@ -186,6 +186,8 @@ pub struct Deleted {
     pub kept_events: u64,
     /// True if further events are left to delete.
     pub more: bool,
+    /// Number of frames that were deleted from the buffer, in memory or on disk.
+    pub buffer_frames: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -211,4 +213,6 @@ pub enum QueryError {
     NoVector(String),
     #[error("the journal cannot be read: {0}")]
     Unreadable(String),
+    #[error("{0}")]
+    FramesNotDeleted(String),
 }

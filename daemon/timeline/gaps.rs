@@ -98,12 +98,12 @@ impl Walk<'_> {
         let (edge, to) = (self.edge, self.time_of(next));
         self.follows = self.seen.is_some_and(|seen| seen + 1 == at || self.skipped);
         let before = at.checked_sub(1).and_then(|at| self.section.get(at));
-        let evicted = next.evicted_before || self.skipped;
-        match before {
-            _ if evicted => {
-                self.add(edge, to, GapCause::Evicted);
+        let left = if self.skipped { Some(GapCause::Evicted) } else { next.left_before };
+        match (before, left) {
+            (_, Some(cause)) => {
+                self.add(edge, to, cause);
             }
-            Some(before) if before.id.run == next.id.run => {
+            (Some(before), None) if before.id.run == next.id.run => {
                 let cause = self.lost(Some(before.id), next.id);
                 if clock_was_set(before, next) || self.seen.is_some_and(|seen| seen + 1 != at) {
                     self.over_a_step(at, before, next, cause);
@@ -151,11 +151,16 @@ impl Walk<'_> {
         let Some(end) = self.section.end() else { return };
         let last = end.checked_sub(1).and_then(|at| self.section.get(at));
         let after = self.section.get(end);
-        let skipped = self.skipped || after.is_some_and(|after| after.evicted_before);
+        let left = match after {
+            _ if self.skipped => Some(GapCause::Evicted),
+            Some(after) => after.left_before,
+            None => self.ring.newest_were_deleted.then_some(GapCause::Deleted),
+        };
+        if let Some(cause) = left {
+            self.add(edge, to, cause);
+            return;
+        }
         match (last, after) {
-            _ if skipped => {
-                self.add(edge, to, GapCause::Evicted);
-            }
             (Some(last), Some(after)) if last.id.run == after.id.run => {
                 let cause = self.lost(Some(last.id), after.id);
                 if clock_was_set(last, after) {

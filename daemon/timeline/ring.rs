@@ -14,11 +14,14 @@
 //! where a clock was set back: there a new *stretch* begins. A span of UTC is looked up in every
 //! stretch, so no clock hides a frame.
 
+mod deletion;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::frame::{CLOCK_STEP, Clock, FrameId, difference};
+use crate::event::GapCause;
+use crate::frame::{CLOCK_STEP, Clock, FrameId, Span, difference};
 use crate::slowfast::FrameTokens;
 
 /// A frame that was encoded once, and what remains of it.
@@ -31,8 +34,9 @@ pub struct Entry {
     pub clock: Clock,
     pub residency: Residency,
     pub disk_state: DiskState,
-    /// True if frames between the previous entry and this one have left the buffer.
-    pub evicted_before: bool,
+    /// The reason why frames between the previous entry and this one are no longer in the buffer:
+    /// evicted or deleted. `None` if there were none.
+    pub left_before: Option<GapCause>,
 }
 
 /// The contents of a frame in memory.
@@ -148,6 +152,10 @@ pub struct Ring {
     warm: Tier,
     disk: Tier,
     evicted: u64,
+    /// The spans that were deleted last. A frame of one of them that is still to come is dropped.
+    deleted: VecDeque<Span>,
+    /// True if frames after the newest entry were deleted.
+    pub(super) newest_were_deleted: bool,
     limits: Limits,
 }
 
@@ -171,13 +179,22 @@ impl Ring {
             warm: empty,
             disk: empty,
             evicted: 0,
+            deleted: VecDeque::new(),
+            newest_were_deleted: false,
             limits,
         }
     }
 
     /// Adds the newest entry, which is hot. Entries beyond the limits move to the next tier or
-    /// leave. The newest itself stays.
-    pub fn push(&mut self, entry: Entry) {
+    /// leave. The newest itself stays. Returns false if its time was deleted; it is then not added.
+    pub fn push(&mut self, mut entry: Entry) -> bool {
+        if self.deleted.iter().any(|span| span.contains(entry.captured_at)) {
+            self.newest_were_deleted = true;
+            return false;
+        }
+        if std::mem::take(&mut self.newest_were_deleted) {
+            entry.left_before = Some(GapCause::Deleted);
+        }
         debug_assert!(entry.tokens().is_some(), "a new frame is hot");
         debug_assert!(self.entries.back().is_none_or(|last| last.id < entry.id));
         if self.entries.back().is_some_and(|last| last.captured_at >= entry.captured_at) {
@@ -194,6 +211,7 @@ impl Ring {
         self.disk.bytes += entry.on_disk();
         self.entries.push_back(entry);
         self.move_down(now);
+        true
     }
 
     /// Records that the frame with this id arrived and was corrupt.
@@ -213,6 +231,13 @@ impl Ring {
     /// entries; others are left out.
     pub fn restore(&mut self, mut entries: Vec<Entry>) {
         while let Some(entry) = entries.pop() {
+            // The disk was read before it overwrote the frame.
+            if self.deleted.iter().any(|span| span.contains(entry.captured_at)) {
+                if let Some(next) = self.entries.front_mut() {
+                    next.left_before = Some(GapCause::Deleted);
+                }
+                continue;
+            }
             let next = self.entries.front().map(|next| (next.id, next.captured_at));
             let fits = next.is_none_or(|(id, _)| entry.id < id);
             if matches!(entry.residency, Residency::Disk) && entry.on_disk() > 0 && fits {
@@ -331,9 +356,22 @@ impl Ring {
     }
 
     fn remove(&mut self, at: usize) {
-        self.forget_record(at);
         let Some(entry) = self.entries.remove(at) else { return };
-        let bytes = entry.bytes() as u64;
+        self.uncount(&entry);
+        self.evicted += 1;
+        if let Some(next) = self.entries.get_mut(at) {
+            next.left_before = Some(GapCause::Evicted);
+            let id = next.id;
+            self.add_break(id);
+        }
+        self.forget_older();
+    }
+
+    /// Subtracts an entry that has left from the counts, and forgets its break.
+    fn uncount(&mut self, entry: &Entry) {
+        let (bytes, on_disk) = (entry.bytes() as u64, entry.on_disk());
+        self.disk.frames -= usize::from(on_disk > 0);
+        self.disk.bytes -= on_disk;
         self.token_bytes -= entry.token_bytes();
         let tier = match entry.residency {
             Residency::Hot { .. } => Some(&mut self.hot),
@@ -344,16 +382,19 @@ impl Ring {
             tier.frames -= 1;
             tier.bytes -= bytes;
         }
-        self.evicted += 1;
         if let Ok(at) = self.breaks.binary_search(&entry.id) {
             self.breaks.remove(at);
         }
-        if let Some(next) = self.entries.get_mut(at) {
-            next.evicted_before = true;
-            if let Err(at) = self.breaks.binary_search(&next.id) {
-                self.breaks.insert(at, next.id);
-            }
+    }
+
+    fn add_break(&mut self, id: FrameId) {
+        if let Err(at) = self.breaks.binary_search(&id) {
+            self.breaks.insert(at, id);
         }
+    }
+
+    /// Forgets what is known of frames before the oldest entry.
+    fn forget_older(&mut self) {
         let oldest = self.entries.front().map(|entry| entry.id);
         while self.stretches.front().is_some_and(|id| oldest.is_none_or(|oldest| *id <= oldest)) {
             self.stretches.pop_front();
@@ -367,7 +408,7 @@ impl Ring {
     /// clock was set.
     fn is_break(&self, before: &Entry, next: &Entry) -> bool {
         before.id.run != next.id.run
-            || next.evicted_before
+            || next.left_before.is_some()
             || before.captured_at >= next.captured_at
             || clock_was_set(before, next)
             || next.monotonic.saturating_sub(before.monotonic) > self.usual_step

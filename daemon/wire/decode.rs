@@ -189,6 +189,7 @@ fn gap_cause(cause: proto::GapCause) -> Read<GapCause> {
         proto::GapCause::Clock => GapCause::Clock,
         proto::GapCause::Corrupt => GapCause::Corrupt,
         proto::GapCause::ModelFailed => GapCause::ModelFailed,
+        proto::GapCause::Deleted => GapCause::Deleted,
         proto::GapCause::Unspecified => return Err(UnexpectedReply("cause")),
     })
 }

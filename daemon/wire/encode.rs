@@ -180,6 +180,7 @@ fn gap_cause(cause: GapCause) -> proto::GapCause {
         GapCause::Clock => proto::GapCause::Clock,
         GapCause::Corrupt => proto::GapCause::Corrupt,
         GapCause::ModelFailed => proto::GapCause::ModelFailed,
+        GapCause::Deleted => proto::GapCause::Deleted,
     }
 }
 

@@ -43,6 +43,7 @@ fn coverages() -> impl Strategy<Value = Coverage> {
         GapCause::Clock,
         GapCause::Corrupt,
         GapCause::ModelFailed,
+        GapCause::Deleted,
     ]);
     let gaps = (spans(), causes).prop_map(|(span, cause)| Gap { span, cause });
     (

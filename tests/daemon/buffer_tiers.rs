@@ -248,6 +248,78 @@ fn the_disk_tier_keeps_its_limits() {
     assert!(error.contains("frame 0 is not in the buffer"), "{error}");
 }
 
+/// Returns true if a file of a folder contains these bytes.
+fn holds(folder: &Path, bytes: &[u8]) -> bool {
+    let files = fs::read_dir(folder).expect("the folder");
+    files.map(|file| fs::read(file.expect("a file").path()).expect("a file")).any(|file| {
+        // The end of a JPEG is not the same in two frames.
+        let end = &bytes[bytes.len() - 64..];
+        file.windows(end.len()).any(|window| window == end)
+    })
+}
+
+#[test]
+fn deleted_frames_are_gone_from_memory_and_from_disk() {
+    let folder = folder();
+    let dir = folder.path();
+    let cameras = Cameras::start(dir, 0, &[("gate", &clip("gate"))], &[]);
+    let gate = camera("gate", &cameras.url("gate"), "");
+    let kept = dir.join("frames");
+    let mut daemon = start(dir, &tiers(&kept, ""), std::slice::from_ref(&gate));
+    let mut events = daemon.watch(dir);
+    let caption =
+        events.until("a caption", SECONDS(30), &mut Vec::new(), |e| is_caption(e, "gate"));
+    wait_for("frames that are on disk only", SECONDS(60), || {
+        let [hot, warm, disk] =
+            ["hot", "warm", "disk"].map(|name| tier(&daemon, "frames", "gate", name));
+        (disk > hot + warm + 12.0).then_some(())
+    });
+    let frames = caption["frames"].as_array().expect("frames");
+    let number = frames[frames.len() / 2]["number"].to_string();
+    let file = dir.join("frame.jpg");
+    let frame = ["frame", "gate", &number, "-o", file.to_str().expect("UTF-8")];
+    assert_eq!(daemon.client(&frame).0, Some(0));
+    let jpeg = fs::read(&file).expect("a JPEG");
+    assert!(holds(&kept, &jpeg), "the frame is not on disk");
+
+    let word = |value: &Value| value.as_str().expect("a time").to_string();
+    let (from, to) = (word(&caption["window"]["from"]), word(&caption["window"]["to"]));
+    let delete = ["delete", "--json", "--yes", "--camera", "gate", "--from", &from, "--to", &to];
+    let (code, out, error) = daemon.client(&delete);
+    assert_eq!(code, Some(0), "{error}");
+    let deleted: Value = serde_json::from_str(&out).expect("JSON");
+    assert!(deleted["events"].as_u64() >= Some(1), "{deleted}");
+    assert!(deleted["buffer_frames"].as_u64() >= Some(frames.len() as u64), "{deleted}");
+    assert!(!holds(&kept, &jpeg), "the frame is still on disk");
+    let (code, _, error) = daemon.client(&frame);
+    assert!(code != Some(0) && error.contains("is not in the buffer"), "{error}");
+
+    // Frames in memory, too. Captions go on.
+    let (code, out, error) =
+        daemon.client(&["delete", "--json", "--yes", "--from", "3s", "--to", "0s"]);
+    assert_eq!(code, Some(0), "{error}");
+    let deleted: Value = serde_json::from_str(&out).expect("JSON");
+    assert!(deleted["buffer_frames"].as_u64() >= Some(2), "{deleted}");
+    captions_go_on(&daemon, dir);
+
+    let begun = seconds(&caption["window"]["to"]);
+    let later = humantime::format_rfc3339_millis(
+        std::time::UNIX_EPOCH + Duration::from_secs_f64(begun + 4.0),
+    );
+    let gap = |daemon: &Daemon| {
+        let range = ["--from", &from, "--to", &later.to_string()];
+        let answer = ask(daemon, "gate", QUESTIONS[0], &range);
+        let gaps = answer["coverage"]["gaps"].as_array().expect("gaps").clone();
+        assert!(gaps.iter().any(|gap| gap["cause"] == "deleted"), "{answer}");
+    };
+    gap(&daemon);
+    daemon.process.signal(libc::SIGKILL);
+    daemon.process.ended(SECONDS(5));
+    let daemon = start(dir, &tiers(&kept, ""), std::slice::from_ref(&gate));
+    gap(&daemon);
+    assert_ne!(daemon.client(&frame).0, Some(0));
+}
+
 /// Starts a daemon in its own mount namespace, after running `mount` for `kept`.
 fn start_with_mount(dir: &Path, kept: &Path, mount: &str, camera: &str) -> Option<Daemon> {
     let may = Command::new("unshare").args(["--mount", "true"]).stderr(Stdio::null()).status();

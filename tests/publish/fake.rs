@@ -65,6 +65,10 @@ impl Service for Fake {
         Box::pin(std::future::ready(found))
     }
 
+    fn delete_frames(&self, _: Span, _: &[String]) -> FrameDeletion {
+        Box::pin(std::future::ready(Ok(7)))
+    }
+
     fn limits(&self) -> Limits {
         Limits { text_bytes: 8192, cameras: Some(vec!["gate".into(), "yard".into()]) }
     }

@@ -6,13 +6,14 @@ use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 
 use crate::event::{Alert, Event};
+use crate::frame::Span;
 use crate::interface::Interface;
 use crate::journal::Journal;
 use crate::publish::{Listener, grpc};
 use crate::question::{Limits, Question};
 use crate::service::{
-    AlertNotFound, AnswerStream, AskError, CameraInfo, FrameError, FrameLookup, Readiness,
-    RuleInfo, Service, TrialError, TrialRequest, TrialStream,
+    AlertNotFound, AnswerStream, AskError, CameraInfo, FrameDeletion, FrameError, FrameLookup,
+    Readiness, RuleInfo, Service, TrialError, TrialRequest, TrialStream,
 };
 
 /// A journal's server, which runs until this is dropped.
@@ -57,6 +58,10 @@ impl Service for JournalOnly {
     fn frame_jpeg(&self, camera: &str, _: Option<u64>, _: u64) -> FrameLookup {
         let error = FrameError::CameraNotFound(camera.into());
         Box::pin(std::future::ready(Err(error)))
+    }
+
+    fn delete_frames(&self, _: Span, _: &[String]) -> FrameDeletion {
+        Box::pin(std::future::ready(Ok(0)))
     }
 
     fn limits(&self) -> Limits {

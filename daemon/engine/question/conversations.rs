@@ -78,6 +78,12 @@ impl<T: Clone> Conversations<T> {
         self.held.retain(|((_, about), ..)| **about != *camera);
     }
 
+    /// Removes the conversations about a camera's span of time.
+    pub fn forget_span(&mut self, camera: &str, span: Span) {
+        let overlaps = |window: Span| window.to > span.from && window.from < span.to;
+        self.held.retain(|((_, about), _, held)| **about != *camera || !overlaps(held.window));
+    }
+
     fn forget(&mut self, now: Instant) {
         let age = self.age;
         self.held.retain(|(_, spoken, _)| now.saturating_duration_since(*spoken) <= age);

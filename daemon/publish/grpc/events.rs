@@ -12,6 +12,7 @@ use crate::journal::{
     Deleted, Deletion, EventFilter, Journal, Query, QueryError, SearchHit, SearchQuery,
 };
 use crate::proto;
+use crate::service::Service;
 use crate::wire::{decode, encode, search};
 
 const PAGE: usize = 50;
@@ -96,7 +97,7 @@ pub async fn keep(
 }
 
 pub async fn delete(
-    journal: &dyn Journal,
+    service: &dyn Service,
     request: proto::DeleteEventsRequest,
 ) -> Result<proto::DeleteEventsResponse, Status> {
     let proto::DeleteEventsRequest { span, cameras, include_kept } = request;
@@ -109,10 +110,10 @@ pub async fn delete(
     if span.from >= span.to {
         return Err(errors::invalid("span.to", "span.to is not later than span.from"));
     }
-    let deleted = journal.delete(Deletion { span, cameras, include_kept }).await;
-    let Deleted { events, jpegs, kept_events, more } =
+    let deleted = service.delete(Deletion { span, cameras, include_kept }).await;
+    let Deleted { events, jpegs, kept_events, more, buffer_frames } =
         deleted.map_err(|error| errors::of_query(&error))?;
-    Ok(proto::DeleteEventsResponse { events, jpegs, kept_events, more })
+    Ok(proto::DeleteEventsResponse { events, jpegs, kept_events, more, buffer_frames })
 }
 
 /// Reads the event that a request names.

@@ -232,7 +232,7 @@ impl LookoutService for Server {
         &self,
         request: Request<proto::DeleteEventsRequest>,
     ) -> Result<Response<proto::DeleteEventsResponse>, Status> {
-        events::delete(&**self.service.journal(), request.into_inner()).await.map(Response::new)
+        events::delete(&*self.service, request.into_inner()).await.map(Response::new)
     }
 
     type AskStream = Reply<proto::AskResponse>;

@@ -29,7 +29,7 @@ pub fn entry(number: u64, milliseconds: u64, jpeg: usize) -> Entry {
             jpeg: vec![0; jpeg].into(),
         },
         disk_state: DiskState::Absent,
-        evicted_before: false,
+        left_before: None,
     }
 }
 
@@ -142,7 +142,7 @@ proptest! {
             prop_assert_eq!(usage.frames as u64 + usage.evicted, number);
             // Every frame missing between two entries is recorded.
             for (a, b) in ring.entries.iter().zip(ring.entries.iter().skip(1)) {
-                prop_assert_eq!(b.id.number > a.id.number + 1, b.evicted_before);
+                prop_assert_eq!(b.id.number > a.id.number + 1, b.left_before.is_some());
             }
         }
     }
@@ -172,7 +172,7 @@ fn a_frame_passes_through_the_tiers() {
     assert_eq!(held(&ring), "0 disk, 1 disk, 2 disk, 3 warm, 4 warm, 5 hot, 6 hot, 7 hot");
     // A frame that was never stored leaves, and the next one records it.
     ring.stored(id(1), None);
-    assert!(ring.get(id(2)).is_some_and(|entry| entry.evicted_before));
+    assert!(ring.get(id(2)).is_some_and(|entry| entry.left_before.is_some()));
     // Segment 1 holds 2 and 3. Frame 3 is warm and stays, but its record is gone.
     ring.segment_gone(1);
     assert_eq!(held(&ring), "0 disk, 3 warm, 4 warm, 5 hot, 6 hot, 7 hot");
@@ -213,6 +213,54 @@ fn an_earlier_run_comes_before_this_one() {
     ring.restore(vec![earlier(3, 7, 1000), earlier(3, 8, 4500)]);
     ring.push(entry(0, 2000, 0));
     assert_eq!(ids(&ring), [(3, 7), (3, 8), (RUN, 0)]);
-    assert!(ring.newest().is_some_and(|entry| !entry.evicted_before));
+    assert!(ring.newest().is_some_and(|entry| entry.left_before.is_none()));
     assert_eq!(found(&ring, 1500, 5000), [(3, 8), (RUN, 0)]);
+}
+
+#[test]
+fn a_deleted_span_leaves_every_tier_and_its_frames_are_not_added_later() {
+    let mut ring = Ring::new(limits(60_000, 1 << 20, 1 << 20));
+    ring.restore((0..5).map(|number| on_disk(RUN - 1, number, number * 1000)).collect());
+    for number in 0..10 {
+        assert!(ring.push(entry(number, 10_000 + number * 1000, 10)));
+    }
+    let span = |from, to| Span { from: at(from), to: at(to) };
+    let numbers =
+        |entries: Vec<Entry>| -> Vec<u64> { entries.iter().map(|entry| entry.id.number).collect() };
+    assert_eq!(numbers(ring.delete(span(2000, 4000))), [2, 3]);
+    assert_eq!(numbers(ring.delete(span(12_000, 13_001))), [2, 3]);
+    assert_eq!(numbers(ring.delete(span(2000, 4000))), [0; 0]);
+    check(&ring).unwrap();
+    assert_eq!(ring.usage().evicted, 0);
+    let after = |ring: &Ring, id| ring.get(id).and_then(|entry| entry.left_before);
+    assert_eq!(after(&ring, FrameId { run: RUN - 1, number: 4 }), Some(GapCause::Deleted));
+    assert_eq!(after(&ring, id(4)), Some(GapCause::Deleted));
+    assert_eq!(after(&ring, id(5)), None);
+    // The newest frames, and one of that time that was still being encoded.
+    assert_eq!(numbers(ring.delete(span(18_000, 21_000))), [8, 9]);
+    assert!(!ring.push(entry(10, 20_000, 10)));
+    assert!(ring.push(entry(11, 21_000, 10)));
+    assert_eq!(after(&ring, id(11)), Some(GapCause::Deleted));
+    check(&ring).unwrap();
+    // A frame that the disk read before it was overwritten.
+    let early = span(500, 900);
+    assert_eq!(numbers(ring.delete(early)), [0; 0]);
+    ring.restore(vec![on_disk(RUN - 2, 7, 400), on_disk(RUN - 2, 8, 600)]);
+    assert!(ring.get(FrameId { run: RUN - 2, number: 8 }).is_none());
+    assert!(ring.get(FrameId { run: RUN - 2, number: 7 }).is_some());
+    assert_eq!(after(&ring, FrameId { run: RUN - 1, number: 0 }), Some(GapCause::Deleted));
+    check(&ring).unwrap();
+    assert_eq!(numbers(ring.delete(span(0, 30_000))).len(), 11);
+    check(&ring).unwrap();
+    assert_eq!(ring.usage(), Usage::default());
+}
+
+/// Returns a frame of an earlier run.
+fn on_disk(run: u64, number: u64, milliseconds: u64) -> Entry {
+    Entry {
+        id: FrameId { run, number },
+        residency: Residency::Disk,
+        disk_state: DiskState::At(address(1)),
+        ..entry(number, milliseconds, 0)
+    }
 }

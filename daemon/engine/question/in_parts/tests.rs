@@ -56,7 +56,7 @@ fn engine(lost: u64) -> Arc<Engine> {
         clock: Clock::Camera,
         residency: Residency::Disk,
         disk_state: DiskState::At(DiskAddress { segment: 1, offset: 0, length: 100 }),
-        evicted_before: false,
+        left_before: None,
     };
     engine.restored("gate", (0..lost).map(entry).collect());
     for number in lost..FRAMES {
@@ -64,7 +64,7 @@ fn engine(lost: u64) -> Arc<Engine> {
         let tokens = Arc::new(FrameTokens { slow, fast });
         let residency = Residency::Hot { tokens, jpeg: Arc::new([0]) };
         let entry = Entry { residency, disk_state: DiskState::Absent, ..entry(number) };
-        engine.change_ring("gate", |ring| ring.push(entry));
+        engine.change_ring("gate", |ring| assert!(ring.push(entry)));
     }
     engine
 }
@@ -410,9 +410,9 @@ async fn a_question_about_an_event_finds_its_frames_after_the_clock_was_set_back
             clock: Clock::Camera,
             residency,
             disk_state: DiskState::Absent,
-            evicted_before: false,
+            left_before: None,
         };
-        engine.change_ring("gate", |ring| ring.push(entry));
+        engine.change_ring("gate", |ring| assert!(ring.push(entry)));
     }
     let draft = Draft {
         camera: "gate".into(),

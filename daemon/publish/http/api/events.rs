@@ -212,5 +212,5 @@ pub async fn delete(
         return Err(Refusal::invalid("until", "until is not later than since"));
     }
     let deletion = Deletion { span: Span { from, to }, cameras, include_kept };
-    Ok(Json(api.service.journal().delete(deletion).await?))
+    Ok(Json(api.service.delete(deletion).await?))
 }
