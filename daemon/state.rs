@@ -162,7 +162,14 @@ impl Service for Daemon {
     }
 
     fn delete_frames(&self, span: Span, cameras: &[String]) -> FrameDeletion {
-        self.engine.delete_frames(span, cameras)
+        // Frames that are still to be taken are not meant.
+        let span = Span { to: span.to.min(SystemTime::now()), ..span };
+        let deleted = self.engine.delete_frames(span, cameras);
+        let (streams, cameras) = (self.streams.clone(), cameras.to_vec());
+        Box::pin(async move {
+            streams.delete(span, &cameras).await;
+            deleted.await
+        })
     }
 
     fn troubles(&self) -> Vec<String> {

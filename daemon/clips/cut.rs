@@ -43,9 +43,9 @@ pub struct Cut {
 pub enum Flaw {
     #[error("begins {:.1} s late: the stream before is not held", .0.as_secs_f64())]
     BeginsLate(Duration),
-    #[error("ends {:.1} s early: the camera sent no more frames", .0.as_secs_f64())]
+    #[error("ends {:.1} s early: the stream after is not held", .0.as_secs_f64())]
     EndsEarly(Duration),
-    #[error("the camera sent no frames for {:.1} s", .0.as_secs_f64())]
+    #[error("has no pictures for {:.1} s: none came, or they were deleted", .0.as_secs_f64())]
     Paused(Duration),
     #[error("the camera's stream changed its format, and the clip holds one format")]
     FormatChanged,

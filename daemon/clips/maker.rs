@@ -135,6 +135,8 @@ impl ClipMaker {
             .map(|(id, _)| id.clone())
             .collect();
         for alert_id in due {
+            // While something is deleted, clips wait until it is.
+            let Ok(in_work) = self.streams.clips_in_work.clone().try_read_owned() else { return };
             let Some(waiting) = self.waiting.get_mut(&alert_id) else { continue };
             waiting.is_writing = true;
             let camera = waiting.camera.clone();
@@ -162,6 +164,7 @@ impl ClipMaker {
                 let result = if is_ready { ClipResult::Ready } else { ClipResult::Missing };
                 metrics::clip(&camera, result);
                 rules.set_clip(&alert_id, clip);
+                drop(in_work);
             });
         }
     }

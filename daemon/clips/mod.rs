@@ -19,6 +19,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
+use tokio::sync::RwLock;
+
 pub use cut::{Cut, Flaw};
 pub use maker::ClipMaker;
 pub use ring::{Limits, Ring};
@@ -36,6 +38,8 @@ pub struct Streams {
     clock: Arc<RunClock>,
     rules: Vec<Rule>,
     streams: Mutex<HashMap<Arc<str>, Arc<Stream>>>,
+    /// Held for reading by each clip from when it is cut until it is published.
+    clips_in_work: Arc<RwLock<()>>,
 }
 
 /// The encoded stream of one camera.
@@ -56,7 +60,7 @@ struct State {
 impl Streams {
     pub fn new(limits: Limits, rules: &[Rule], clock: Arc<RunClock>) -> Streams {
         let rules = rules.iter().filter(|rule| rule.clip.is_some()).cloned().collect();
-        Streams { limits, clock, rules, streams: Mutex::default() }
+        Streams { limits, clock, rules, streams: Mutex::default(), clips_in_work: Arc::default() }
     }
 
     /// Returns the receiver of a camera's stream, if a rule makes clips of it.
@@ -72,6 +76,17 @@ impl Streams {
     /// Forgets a camera that was removed.
     pub fn remove(&self, camera: &str) {
         lock(&self.streams).remove(camera);
+    }
+
+    /// Deletes what cameras sent in a span. No names: the streams of all cameras. Returns when the
+    /// clips that were cut before are published, so that they can be deleted from the journal.
+    pub async fn delete(&self, span: Span, cameras: &[String]) {
+        for (camera, stream) in &*lock(&self.streams) {
+            if cameras.is_empty() || cameras.iter().any(|name| **name == **camera) {
+                stream.state().ring.delete(span);
+            }
+        }
+        drop(self.clips_in_work.write().await);
     }
 
     /// Returns the bytes that the streams take.

@@ -1,13 +1,17 @@
 //! The newest access units of a camera, in memory. Pure.
 //!
 //! Guarantees: the ring never holds more than its limit of bytes. It begins with a key frame, and
-//! so does each connection in it. Units leave it together up to the next key frame.
+//! so does each connection in it. Units leave it together up to the next key frame. No unit refers
+//! to one that is missing.
 
 use std::collections::VecDeque;
 use std::time::{Duration, SystemTime};
 
 use crate::access_unit::AccessUnit;
 use crate::frame::Span;
+
+/// Number of deleted spans that are remembered for units which are still to come.
+const REMEMBERED: usize = 16;
 
 /// Bytes that a unit takes in addition to its data.
 const OVERHEAD: u64 = size_of::<AccessUnit>() as u64;
@@ -27,22 +31,41 @@ pub struct Ring {
     bytes: u64,
     /// True until the next key frame: the units before it cannot be decoded.
     waits_for_key: bool,
+    /// Time of the newest key frame, if units before it are missing. Units that are shown before it
+    /// refer to them.
+    begins_at: Option<Duration>,
+    /// The spans that were deleted last. A unit of one of them that is still to come is dropped.
+    deleted: VecDeque<Span>,
 }
 
 impl Ring {
     pub fn new(limits: Limits) -> Ring {
-        Ring { limits, units: VecDeque::new(), bytes: 0, waits_for_key: true }
+        Ring {
+            limits,
+            units: VecDeque::new(),
+            bytes: 0,
+            waits_for_key: true,
+            begins_at: None,
+            deleted: VecDeque::new(),
+        }
     }
 
     /// Adds the newest unit. Units captured from `needed_from` on are held for any age.
     pub fn push(&mut self, unit: AccessUnit, needed_from: Option<SystemTime>) {
         let newest = self.units.back();
         let is_connected = newest.is_some_and(|newest| newest.connection == unit.connection);
-        self.waits_for_key |= !is_connected;
-        if self.waits_for_key && !unit.is_key {
+        let is_deleted = self.deleted.iter().any(|span| span.contains(unit.captured_at));
+        self.waits_for_key |= !is_connected || is_deleted;
+        if is_deleted || self.waits_for_key && !unit.is_key {
             return;
         }
+        if unit.is_key {
+            self.begins_at = self.waits_for_key.then_some(unit.pts);
+        }
         self.waits_for_key = false;
+        if self.begins_at.is_some_and(|begins_at| unit.pts < begins_at) {
+            return;
+        }
         let now = unit.arrived_at;
         self.bytes += size(&unit);
         self.units.push_back(unit);
@@ -64,6 +87,34 @@ impl Ring {
         let units = self.units.iter().skip(first);
         let last = units.clone().rposition(|unit| unit.captured_at < span.to);
         units.take(last.map_or(0, |last| last + 1)).cloned().collect()
+    }
+
+    /// Deletes the groups of pictures that have a unit captured in a span, because the units of a
+    /// group refer to each other. Units of the span that are still to come are dropped.
+    pub fn delete(&mut self, span: Span) {
+        self.deleted.push_back(span);
+        if self.deleted.len() > REMEMBERED {
+            self.deleted.pop_front();
+        }
+        let mut units = std::mem::take(&mut self.units).into_iter().peekable();
+        let mut is_behind_deleted = false;
+        while let Some(key) = units.next() {
+            let begins_at = key.pts;
+            let mut group = vec![key];
+            while let Some(unit) = units.next_if(|unit| !unit.is_key) {
+                group.push(unit);
+            }
+            if group.iter().any(|unit| span.contains(unit.captured_at)) {
+                is_behind_deleted = true;
+                continue;
+            }
+            if std::mem::take(&mut is_behind_deleted) {
+                group.retain(|unit| unit.pts >= begins_at);
+            }
+            self.units.extend(group);
+        }
+        self.waits_for_key |= is_behind_deleted;
+        self.bytes = self.units.iter().map(size).sum();
     }
 
     /// Returns the time of capture of the newest unit.
@@ -172,6 +223,39 @@ mod tests {
         assert_eq!((ring.of(all).len(), ring.bytes()), (0, 0));
         ring.push(unit(21_000, true, 1_000, 1), None);
         assert_eq!(ring.of(all).len(), 1);
+    }
+
+    #[test]
+    fn a_deletion_takes_whole_groups_and_what_refers_to_them() {
+        let all = Span { from: at(0), to: at(90_000) };
+        let seconds = |ring: &Ring| {
+            let keys = ring.of(all).into_iter().filter(|unit| unit.is_key);
+            keys.map(|unit| unit.pts.as_secs()).collect::<Vec<_>>()
+        };
+        let mut ring = ring(60, 1 << 30);
+        fill(&mut ring, 10, None);
+        // Shown before the key frame at 10 s, and refers to the group at 9 s.
+        ring.push(unit(10_000, true, 1_000, 1), None);
+        ring.push(unit(9_950, false, 1_000, 1), None);
+        ring.push(unit(10_050, false, 1_000, 1), None);
+        ring.delete(Span { from: at(2_500), to: at(4_001) });
+        assert_eq!(seconds(&ring), [0, 1, 5, 6, 7, 8, 9, 10]);
+        assert_eq!((ring.of(all).len(), ring.bytes()), (73, 73 * (1_000 + OVERHEAD)));
+        ring.delete(Span { from: at(9_000), to: at(9_100) });
+        let units = ring.of(Span { from: at(10_000), to: at(90_000) });
+        assert_eq!(times(&units), Some((at(10_000), at(10_050))));
+        assert_eq!(units.len(), 2);
+
+        // Up to the newest unit, with units that are still to come.
+        ring.delete(Span { from: at(10_040), to: at(10_200) });
+        ring.push(unit(10_100, true, 1_000, 1), None);
+        ring.push(unit(10_300, false, 1_000, 1), None);
+        assert_eq!(seconds(&ring), [0, 1, 5, 6, 7, 8]);
+        ring.push(unit(11_000, true, 1_000, 1), None);
+        ring.push(unit(10_950, false, 1_000, 1), None);
+        ring.push(unit(11_100, false, 1_000, 1), None);
+        assert_eq!(seconds(&ring), [0, 1, 5, 6, 7, 8, 11]);
+        assert_eq!(ring.of(all).len(), 62);
     }
 
     proptest! {

@@ -1,5 +1,5 @@
-//! Deletes the frames of a span of time from the buffer: in memory, where they are encoded again from,
-//! and on disk. Conversations about that time are forgotten too.
+//! Deletes the frames of a span of time from the buffer: in memory, where they are encoded again
+//! from, and on disk. Conversations about that time are forgotten too.
 
 use std::collections::HashSet;
 use std::time::SystemTime;
@@ -14,11 +14,15 @@ use crate::sync::lock;
 use crate::timeline::DiskState;
 
 impl Engine {
-    /// Deletes the frames that cameras took in a span, up to now. No names: those of all cameras.
+    /// Returns true if the frames of this time were deleted lately.
+    pub fn was_deleted(&self, camera: &str, captured_at: SystemTime) -> bool {
+        let camera = self.cameras.get(camera);
+        camera.is_some_and(|camera| camera.ring().was_deleted(captured_at))
+    }
+
+    /// Deletes the frames that cameras took in a span. No names: those of all cameras.
     /// Returns the number of deleted frames, or the reason why some remain on disk.
     pub fn delete_frames(&self, span: Span, names: &[String]) -> FrameDeletion {
-        // Frames that are still to be taken are not meant.
-        let span = Span { to: span.to.min(SystemTime::now()), ..span };
         let mut only_in_memory = 0;
         for camera in self.cameras.all() {
             if !names.is_empty() && !names.iter().any(|name| *name == *camera.name) {

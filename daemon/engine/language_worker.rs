@@ -322,7 +322,7 @@ impl<B: LanguageBackend> LanguageWorker<B> {
                 let frames = clip.frames.clone();
                 let (since, whole) = (window.range.span.from, clip.coverage.gaps.is_empty());
                 let timing = timing(window.closed, window.encode, &reply);
-                let jpegs = engine.jpegs_of(&clip);
+                let jpegs = engine.jpegs_of(&camera, &clip);
                 let caption = self.inference(prompt, window.range.span, clip, reply, timing);
                 let event = self.publish(engine, &camera, caption, jpegs, None).id;
                 if whole && let Some(known) = engine.cameras.get(&camera) {
@@ -333,7 +333,7 @@ impl<B: LanguageBackend> LanguageWorker<B> {
             Job::Question(asked) => {
                 let timing = timing(asked.asked_at, asked.encode, &reply);
                 let text = asked.text.clone();
-                let jpegs = engine.jpegs_of(&clip);
+                let jpegs = engine.jpegs_of(&asked.camera, &clip);
                 let inference = self.inference(text, asked.window, clip, reply, timing);
                 measure(&asked.camera, &inference);
                 asked.finish(engine, inference, jpegs, turns, None);
@@ -372,7 +372,7 @@ impl<B: LanguageBackend> LanguageWorker<B> {
             decode: Duration::ZERO,
         };
         let timing = timing(asked.asked_at, asked.encode, &reply);
-        let jpegs = engine.jpegs_of(&clip);
+        let jpegs = engine.jpegs_of(&asked.camera, &clip);
         let inference = self.inference(asked.text.clone(), asked.window, clip, reply, timing);
         measure(&asked.camera, &inference);
         asked.stream(&inference.text);

@@ -235,8 +235,9 @@ impl Engine {
         selection.clip(data, &self.plan)
     }
 
-    /// Returns the JPEGs of a clip that are stored with its event.
-    fn jpegs_of(&self, clip: &Clip) -> Vec<EventJpeg> {
+    /// Returns the JPEGs of a clip that are stored with its event. Frames that were deleted in the
+    /// meantime have none.
+    fn jpegs_of(&self, camera: &str, clip: &Clip) -> Vec<EventJpeg> {
         let frames = clip.references.iter().zip(&clip.frames);
         let stored = frames.filter(|(reference, _)| match self.journal_jpegs {
             config::Jpegs::All => true,
@@ -244,7 +245,9 @@ impl Engine {
             config::Jpegs::None => false,
         });
         let jpeg = |(reference, frame): (&FrameReference, &ClipFrame)| {
-            Some(EventJpeg { frame: reference.id, jpeg: frame.jpeg.clone()? })
+            let jpeg = frame.jpeg.clone()?;
+            let is_there = !self.was_deleted(camera, reference.captured_at);
+            is_there.then_some(EventJpeg { frame: reference.id, jpeg })
         };
         stored.filter_map(jpeg).collect()
     }

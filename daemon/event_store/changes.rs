@@ -44,7 +44,10 @@ pub enum Change {
 pub struct Deleting {
     deletion: Deletion,
     deleted: Deleted,
-    /// Time at which the first step begins.
+    /// Sequence of the newest event at the first step. Events up to it are stored before anything is
+    /// deleted, so that what belongs to them is deleted with them.
+    newest: Option<u64>,
+    /// Time at which the deletion begins.
     begun: Option<Instant>,
     /// Number of attempts to empty the write-ahead log.
     attempts: u32,
@@ -54,7 +57,14 @@ pub struct Deleting {
 impl Change {
     pub fn delete(deletion: Deletion, reply: Reply<Deleted>) -> Change {
         let deleted = Deleted::default();
-        Change::Delete(Deleting { deletion, deleted, begun: None, attempts: 0, reply })
+        Change::Delete(Deleting {
+            deletion,
+            deleted,
+            newest: None,
+            begun: None,
+            attempts: 0,
+            reply,
+        })
     }
 
     /// Fails the change, because the database cannot be written.
@@ -129,6 +139,9 @@ impl Deleting {
         database: &mut Database,
         written: u64,
     ) -> Result<bool, StoreError> {
+        if written < *self.newest.get_or_insert(shared.memory.newest_sequence()) {
+            return Ok(false);
+        }
         let is_first = self.begun.is_none();
         let begun = *self.begun.get_or_insert_with(Instant::now);
         if is_first {

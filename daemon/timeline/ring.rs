@@ -188,7 +188,7 @@ impl Ring {
     /// Adds the newest entry, which is hot. Entries beyond the limits move to the next tier or
     /// leave. The newest itself stays. Returns false if its time was deleted; it is then not added.
     pub fn push(&mut self, mut entry: Entry) -> bool {
-        if self.deleted.iter().any(|span| span.contains(entry.captured_at)) {
+        if self.was_deleted(entry.captured_at) {
             self.newest_were_deleted = true;
             return false;
         }
@@ -232,7 +232,7 @@ impl Ring {
     pub fn restore(&mut self, mut entries: Vec<Entry>) {
         while let Some(entry) = entries.pop() {
             // The disk was read before it overwrote the frame.
-            if self.deleted.iter().any(|span| span.contains(entry.captured_at)) {
+            if self.was_deleted(entry.captured_at) {
                 if let Some(next) = self.entries.front_mut() {
                     next.left_before = Some(GapCause::Deleted);
                 }

@@ -122,6 +122,42 @@ fn an_alert_gets_a_clip_with_its_frames_which_can_be_saved_exported_and_deleted(
 }
 
 #[test]
+fn a_clip_that_is_made_after_a_deletion_does_not_show_the_deleted_time() {
+    let folder = folder();
+    let dir = folder.path();
+    lookout::camera::init().unwrap();
+    let cameras = serve(dir);
+    let daemon = start(dir, &cameras, "6s");
+    let mut watch = daemon.watch(dir);
+    next(&mut watch, None, |event| event["phase"] == "end");
+    let new = next(&mut watch, None, |event| event["phase"] == "new");
+    // The newest frame, and the stream of its time, which waits for the end of the alert.
+    let frames = new["frames"].as_array().expect("frames");
+    let last = seconds(&frames[frames.len() - 1]["captured_at"]);
+    let from = last - 0.1;
+    let time = |at: f64| {
+        let at = std::time::UNIX_EPOCH + Duration::from_secs_f64(at);
+        humantime::format_rfc3339_millis(at).to_string()
+    };
+    let delete = ["delete", "--from", &time(from), "--to", &time(last + 0.1), "--yes"];
+    let (code, _, error) = daemon.client(&delete);
+    assert_eq!(code, Some(0), "{error}");
+
+    let ready = next(&mut watch, Some(&new["alert_id"]), has_clip("ready"));
+    let begin = seconds(&ready["clip"]["span"]["from"]);
+    assert!(begin < from, "the clip begins at {begin}, behind the deleted time {from}");
+    let file = dir.join("clip.mp4");
+    let saved = ["clip", &ready["sequence"].to_string(), "-o", file.to_str().unwrap()];
+    let (code, _, error) = daemon.client(&saved);
+    assert_eq!(code, Some(0), "{error}");
+    let times: Vec<f64> =
+        decode(&file).iter().map(|picture| begin + picture.at.as_secs_f64()).collect();
+    let is_deleted = |at: &f64| (from..last + 0.1).contains(at);
+    assert!(!times.iter().any(is_deleted), "pictures at {times:?}, deleted from {from}");
+    assert!(times.iter().any(|at| *at > last), "no picture after the deleted time");
+}
+
+#[test]
 fn a_clip_that_a_kill_interrupted_is_reported_as_missing() {
     let folder = folder();
     let dir = folder.path();

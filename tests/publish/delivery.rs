@@ -181,6 +181,23 @@ async fn a_webhook_that_fails_in_every_way_gets_every_alert_in_order() {
 }
 
 #[tokio::test]
+async fn an_alert_that_is_deleted_while_it_waits_is_not_sent_again() {
+    let daemon = memory();
+    let mut receiver = Receiver::start().await;
+    receiver.reacts(vec![Reaction::Answer(500, ""); 1000]);
+    let running = Running::start(&daemon, config(&webhook(receiver.port, ""), Path::new("/")));
+    publish_alert(&daemon, "car", AlertPhase::New);
+    receiver.next().await;
+    let window = Span { from: SystemTime::UNIX_EPOCH, to: SystemTime::now() };
+    let deletion = Deletion { span: window, cameras: Vec::new(), include_kept: true };
+    assert_eq!(daemon.service.delete(deletion).await.unwrap().events, 1);
+    publish_alert(&daemon, "car", AlertPhase::End);
+    let received = receiver.until(2).await;
+    assert!(received.len() < 100, "the deleted alert was sent {} times", received.len());
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn a_refused_alert_is_dropped_and_logged_once() {
     let log = Log::default();
     let _logging = log.begin();

@@ -34,7 +34,7 @@ use lookout::config::{ClientCertificate, Mqtt, MqttTls, Secret};
 use lookout::event::*;
 use lookout::frame::{Clock, FrameId, Span};
 use lookout::interface::Interface;
-use lookout::journal::{EventFilter, Journal, MemoryJournal, Query};
+use lookout::journal::{Deletion, EventFilter, Journal, MemoryJournal, Query};
 use lookout::metrics::PrometheusHandle;
 use lookout::proto;
 use lookout::proto::lookout_service_client::LookoutServiceClient;

@@ -95,7 +95,7 @@ impl Engine {
         measure_tokens(camera, scored.usage);
         let scored_at = scored.started + scored.prefill;
         let scores: Vec<(Arc<Rule>, f64)> = rules.into_iter().zip(scored.scores).collect();
-        let jpegs = self.jpegs_of(&clip);
+        let jpegs = self.jpegs_of(camera, &clip);
         let span = window.range.span;
         let (coverage, frames) = (clip.coverage.clone(), clip.references.clone());
         let window = ScoredWindow { window: span, coverage, frames, jpegs };

@@ -105,11 +105,13 @@ impl FrameFetch {
         self.encode += took;
         let mut reencoded = engine.reencoded();
         for (at, tokens) in frames {
-            let name = (self.camera.clone(), self.selection.frames[at].id);
+            let Entry { id, captured_at, .. } = self.selection.frames[at];
+            let name = (self.camera.clone(), id);
             let data = &mut self.data[at];
             let bytes = tokens.bytes() + data.jpeg.as_ref().map_or(0, |jpeg| jpeg.len());
             data.tokens = Some(Arc::new(tokens));
-            if matches!(self.recipient, Recipient::Question { .. }) {
+            let is_shared = matches!(self.recipient, Recipient::Question { .. });
+            if is_shared && !engine.was_deleted(&self.camera, captured_at) {
                 reencoded.put(name, data.clone(), bytes);
             }
         }

@@ -104,11 +104,17 @@ async fn a_deletion_leaves_no_byte_of_a_text() {
     };
     assert_eq!(hits().await, 250);
     let deleted = journal.delete(of("gate")).await.unwrap();
-    assert_eq!(deleted, Deleted { events: 249, jpegs: 249, kept_events: 1, more: false, buffer_frames: 0 });
+    assert_eq!(
+        deleted,
+        Deleted { events: 249, jpegs: 249, kept_events: 1, more: false, buffer_frames: 0 }
+    );
     assert_eq!(hits().await, 1);
     let all = Deletion { include_kept: true, ..of("gate") };
     let deleted = journal.delete(all).await.unwrap();
-    assert_eq!(deleted, Deleted { events: 1, jpegs: 2, kept_events: 0, more: false, buffer_frames: 0 });
+    assert_eq!(
+        deleted,
+        Deleted { events: 1, jpegs: 2, kept_events: 0, more: false, buffer_frames: 0 }
+    );
     assert_eq!(hits().await, 0);
     assert_eq!(files_with(&folder, PLANTED), Vec::<String>::new());
     // The index has stems.

@@ -299,7 +299,8 @@ impl Delivery {
         phases.any(|phase| phase.includes(alert)) && !self.excluded.contains(&alert.rule)
     }
 
-    /// Sends an event until the target has accepted or refused it, or it is too old.
+    /// Sends an event until the target has accepted or refused it, or it is too old, or it is
+    /// deleted.
     async fn send(&mut self, event: &Event, alert: &Alert, end: &End) -> ControlFlow<()> {
         let mut picture = if self.target.wants_picture() {
             Picture::of(&*self.service, event, alert).await
@@ -348,7 +349,19 @@ impl Delivery {
                 () = tokio::time::sleep(pause) => {}
                 () = end.stop.cancelled() => return ControlFlow::Break(()),
             }
+            if !self.is_in_journal(event.id).await {
+                self.log.missed(Some(1));
+                metrics::delivery_missed(self.name(), 1);
+                return ControlFlow::Continue(());
+            }
         }
+    }
+
+    /// Returns false if an event was deleted, or left a journal in memory.
+    async fn is_in_journal(&self, id: EventId) -> bool {
+        let journal = self.service.journal().clone();
+        let read = move || journal.get(Some(id.run), id.sequence).is_some();
+        tokio::task::spawn_blocking(read).await.unwrap_or(true)
     }
 
     /// Returns true for an event that is older than `catch_up`. The host's clock may have been set

@@ -1,5 +1,7 @@
-//! Deletes the frames of a span of time from a ring, in all tiers. Frames of that time that are still
-//! being encoded are dropped when they come.
+//! Deletes the frames of a span of time from a ring, in all tiers. Frames of that time that are
+//! still being encoded are dropped when they come.
+
+use std::time::SystemTime;
 
 use super::{Entry, Ring};
 use crate::event::GapCause;
@@ -9,6 +11,11 @@ use crate::frame::Span;
 const REMEMBERED: usize = 16;
 
 impl Ring {
+    /// Returns true if this time was deleted. Only the newest deletions are remembered.
+    pub fn was_deleted(&self, captured_at: SystemTime) -> bool {
+        self.deleted.iter().any(|span| span.contains(captured_at))
+    }
+
     /// Deletes the frames that were taken in a span. Returns them.
     pub fn delete(&mut self, span: Span) -> Vec<Entry> {
         self.deleted.push_back(span);

@@ -119,7 +119,7 @@ fn reply(engine: &Engine, asked: PendingQuestion, text: &str) {
         timing: Timing::default(),
     };
     let earlier_turns = asked.turns.len() as u32;
-    let jpegs = engine.jpegs_of(&asked.clip);
+    let jpegs = engine.jpegs_of(&asked.camera, &asked.clip);
     asked.finish(engine, inference, jpegs, earlier_turns, None);
 }
 
