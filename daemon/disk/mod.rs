@@ -100,7 +100,7 @@ pub struct Disk {
     found: Vec<(Record, DiskAddress)>,
     /// Oldest frames read so far of each camera. They are passed on once it is known what precedes
     /// them.
-    held_back: HashMap<Arc<str>, Vec<Entry>>,
+    held_back: EntriesByCamera,
     restoring: bool,
     newest_run: Option<u64>,
     /// Approximate start of the run, in the host's boot time, so that frames also age while the
@@ -469,12 +469,13 @@ impl fmt::Display for Bounds {
     }
 }
 
+/// Frames on disk by camera, in order.
+type EntriesByCamera = HashMap<Arc<str>, Vec<Entry>>;
+
 /// Groups the records by camera, in their order. Also returns the cameras whose last records are of
 /// deleted frames.
-fn entries(
-    records: Vec<(Record, DiskAddress)>,
-) -> (HashMap<Arc<str>, Vec<Entry>>, HashSet<Arc<str>>) {
-    let mut cameras: HashMap<Arc<str>, Vec<Entry>> = HashMap::new();
+fn entries(records: Vec<(Record, DiskAddress)>) -> (EntriesByCamera, HashSet<Arc<str>>) {
+    let mut cameras = EntriesByCamera::new();
     let mut deleted = HashSet::new();
     for (record, address) in records {
         if record.deleted {

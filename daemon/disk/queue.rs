@@ -54,19 +54,19 @@ impl Queue {
         self.0.lock().reads.push_back(read);
     }
 
-    /// Queues a request to overwrite frames. Those of them that wait to be written are dropped. Returns
-    /// the request if the queue is closed.
-    pub fn erase(&self, erasure: Erasure) -> Result<(), Erasure> {
+    /// Queues a request to overwrite frames. Those of them that wait to be written are dropped.
+    /// Returns false if the queue is closed.
+    pub fn erase(&self, erasure: Erasure) -> bool {
         self.0.change(|jobs| {
             if jobs.closed {
-                return Err(erasure);
+                return false;
             }
             let stays = |write: &WriteRequest| {
                 !erasure.wants(&write.record.camera, write.record.captured_at)
             };
             jobs.writes.retain(stays);
             jobs.erasures.push_back(erasure);
-            Ok(())
+            true
         })
     }
 

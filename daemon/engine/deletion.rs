@@ -41,7 +41,7 @@ impl Engine {
         if let Some(disk) = &self.disk {
             // A client that has gone needs no result.
             let erasure = Erasure::new(span, names.to_vec(), |result| drop(to.send(result)));
-            if disk.erase(erasure).is_err() {
+            if !disk.erase(erasure) {
                 return Box::pin(std::future::ready(Err(stopping())));
             }
         } else {
