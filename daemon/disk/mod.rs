@@ -330,19 +330,18 @@ impl Disk {
             let Some(number) = erasure.segments.as_mut().and_then(VecDeque::pop_front) else {
                 return Ok(false);
             };
-            let begun = folder.begin_erasing(number, |record| {
-                erasure.wants(&record.camera, record.captured_at)
-            })?;
-            erasure.current = begun;
+            let wanted = |record: &Record| erasure.wants(&record.camera, record.captured_at);
+            erasure.current = folder.begin_erasing(number, wanted)?;
             Ok(true)
         };
         match step() {
             Ok(true) => return Some(erasure),
             Ok(false) => erasure.finish(None),
             Err(error) => {
-                let path = self.path.display();
-                tracing::error!("{path}: frames on disk could not be deleted: {error}");
-                erasure.finish(Some(format!("{path}: frames on disk are not deleted: {error}")));
+                let why =
+                    format!("{}: frames on disk are not deleted: {error}", self.path.display());
+                tracing::error!("{why}");
+                erasure.finish(Some(why));
             }
         }
         None
@@ -452,8 +451,8 @@ fn aside_messages(Aside { unreadable, undeletable }: &Aside) -> Vec<String> {
 /// Describes a folder for `lookout check`. The folder is created if it does not exist.
 pub fn check(path: &Path, bounds: Bounds) -> io::Result<String> {
     let inspection::Contents { frames, bytes, in_use, unreadable } = inspection::inspect(path)?;
-    let bytes = bytesize::ByteSize(bytes);
-    let mut line = format!("{}: {frames} frames, {bytes}; at most {bounds}", path.display());
+    let (bytes, path) = (bytesize::ByteSize(bytes), path.display());
+    let mut line = format!("{path}: {frames} frames, {bytes}; at most {bounds}");
     if in_use {
         line += "; a daemon keeps its frames there now";
     }

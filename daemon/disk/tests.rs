@@ -216,7 +216,7 @@ fn erased_frames_leave_no_byte_and_the_others_stay() {
         bytes().windows(text.len()).any(|window| window == text.as_bytes())
     };
     let erase = |queue: &Queue, from: u64, to: u64| {
-        let (done, erased) = std::sync::mpsc::channel();
+        let (done, erased) = std::sync::mpsc::sync_channel(1);
         let span = Span { from: time(from), to: time(to) };
         let cameras = vec!["gate".to_owned()];
         let erasure = Erasure::new(span, cameras, move |result| done.send(result).expect("sent"));
