@@ -1,11 +1,12 @@
 //! Implements `lookout bench ingest`: the CPU cost of receiving a camera, compared with a bare
-//! GStreamer pipeline.
+//! GStreamer pipeline, and the cost of clips: with the encoded stream held in memory, and every
+//! picture written into a clip once.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use std::{fs, thread};
 
@@ -14,11 +15,14 @@ use clap::{Args, ValueEnum};
 
 use super::loopback::{Killed, Served};
 use super::median;
-use crate::camera::{self, Sink};
+use crate::access_unit::AccessUnit;
+use crate::camera::{self, Recorder, Sink};
+use crate::clips::{Cut, Limits, Ring};
 use crate::config;
 use crate::event::CameraStatus;
-use crate::frame::Frame;
+use crate::frame::{Frame, Span};
 use crate::run_clock::RunClock;
+use crate::sync::lock;
 
 #[derive(Args)]
 pub struct Ingest {
@@ -53,7 +57,16 @@ pub struct IngestOnly {
     fps: f64,
     #[arg(long, value_enum)]
     decode_frames: Decode,
+    /// Hold the encoded stream, and write all of it into clips.
+    #[arg(long)]
+    clips: bool,
 }
+
+/// Length of the clips that are written.
+const CLIP: Duration = Duration::from_secs(5);
+
+/// Length and size of the encoded stream that is held: the daemon's defaults.
+const HELD: Limits = Limits { age: Duration::from_secs(120), bytes: 64 << 20 };
 
 pub fn compare(ingest: Ingest, out: &mut dyn Write) -> anyhow::Result<()> {
     let lookout = std::env::current_exe()?;
@@ -79,24 +92,38 @@ pub fn compare(ingest: Ingest, out: &mut dyn Write) -> anyhow::Result<()> {
         command.args(["--decode-frames", if keys { "keyframes" } else { "all" }]);
         command
     };
+    let with_clips = |url: &str| {
+        let mut command = ours(url);
+        command.arg("--clips");
+        command
+    };
     let (mut bares, mut ourses, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut withs, mut mores) = (Vec::new(), Vec::new());
     writeln!(
         out,
         "CPU-seconds a second of stream, {} rounds of {:?} a side",
         ingest.rounds, ingest.time
     )?;
-    writeln!(out, "round   gst-launch      lookout        ratio")?;
+    writeln!(out, "round   gst-launch      lookout        ratio   with clips         more")?;
     for round in 1..=ingest.rounds {
         let b = cpu_share(bare(url), ingest.time)?;
         let o = cpu_share(ours(url), ingest.time)?;
-        writeln!(out, "{round:>5}   {b:>10.4}   {o:>10.4}   {:>10.3}", o / b)?;
+        let w = cpu_share(with_clips(url), ingest.time)?;
+        let (ratio, more) = (o / b, w - o);
+        writeln!(
+            out,
+            "{round:>5}   {b:>10.4}   {o:>10.4}   {ratio:>10.3}   {w:>10.4}   {more:>10.4}"
+        )?;
         out.flush()?;
+        withs.push(w);
+        mores.push(more);
         bares.push(b);
         ourses.push(o);
-        ratios.push(o / b);
+        ratios.push(ratio);
     }
     let (b, o, r) = (median(bares), median(ourses), median(ratios));
-    writeln!(out, "median  {b:>10.4}   {o:>10.4}   {r:>10.3}")?;
+    let (w, m) = (median(withs), median(mores));
+    writeln!(out, "median  {b:>10.4}   {o:>10.4}   {r:>10.3}   {w:>10.4}   {m:>10.4}")?;
     Ok(())
 }
 
@@ -124,15 +151,51 @@ fn cpu_seconds(id: u32) -> anyhow::Result<f64> {
     Ok(ticks.iter().sum::<f64>() / a_second)
 }
 
+/// Counts a camera's frames, and holds its encoded stream.
+struct Counted {
+    frames: AtomicU64,
+    held: Option<Arc<Held>>,
+}
+
+struct Held(Mutex<Ring>);
+
+impl Sink for Counted {
+    fn frame(&self, _: Frame) {
+        self.frames.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn status(&self, _: &Arc<str>, _: CameraStatus) {}
+
+    fn recorder(&self, _: &Arc<str>) -> Option<Arc<dyn Recorder>> {
+        self.held.clone().map(|held| held as Arc<dyn Recorder>)
+    }
+}
+
+impl Recorder for Held {
+    fn unit(&self, unit: AccessUnit) {
+        lock(&self.0).push(unit, None);
+    }
+
+    fn unsupported(&self, reason: String) {
+        eprintln!("no clips: {reason}");
+    }
+}
+
+impl Held {
+    /// Writes the newest pictures into a clip. Returns its size.
+    fn write_clip(&self) -> anyhow::Result<usize> {
+        let ring = lock(&self.0);
+        let to = ring.newest().context("no access unit has arrived")?;
+        let span = Span { from: to - CLIP, to };
+        let units = ring.of(span);
+        drop(ring);
+        let cut = Cut::of(units, span, to).context("no key frame has arrived")?;
+        Ok(camera::mp4(cut.codec, &cut.units)?.len())
+    }
+}
+
 /// Receives frames until the process is killed.
 pub fn receive(only: IngestOnly) -> anyhow::Result<()> {
-    struct Counted(AtomicU64);
-    impl Sink for Counted {
-        fn frame(&self, _: Frame) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-        fn status(&self, _: &Arc<str>, _: CameraStatus) {}
-    }
     let decode = if only.decode_frames == Decode::Keyframes { "keyframes" } else { "all" };
     let text = format!(
         "[model]\npackage = \"none\"\n[[camera]]\n\
@@ -142,13 +205,20 @@ pub fn receive(only: IngestOnly) -> anyhow::Result<()> {
     );
     let config = config::Config::parse(&text, Path::new("."))?;
     camera::init()?;
-    let sink = Arc::new(Counted(AtomicU64::new(0)));
+    let held = only.clips.then(|| Arc::new(Held(Mutex::new(Ring::new(HELD)))));
+    let sink = Arc::new(Counted { frames: AtomicU64::new(0), held });
     let run = Arc::new(RunClock::start());
     let cameras = config.cameras.into_iter();
     let _running: Vec<_> =
         cameras.map(|camera| camera::start(camera, sink.clone(), run.clone())).collect();
     loop {
-        thread::sleep(Duration::from_secs(1));
-        eprintln!("{} frames", sink.0.load(Ordering::Relaxed));
+        thread::sleep(CLIP);
+        eprintln!("{} frames", sink.frames.load(Ordering::Relaxed));
+        if let Some(held) = &sink.held {
+            match held.write_clip() {
+                Ok(bytes) => eprintln!("a clip of {bytes} bytes"),
+                Err(error) => eprintln!("no clip: {error:#}"),
+            }
+        }
     }
 }
