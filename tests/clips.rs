@@ -3,8 +3,16 @@
 //! whole daemon.
 #![cfg(feature = "demo")]
 
+#[path = "support/gst_server.rs"]
+mod gst_server;
+#[path = "clips/interruptions.rs"]
+mod interruptions;
 #[path = "clips/of_alerts.rs"]
 mod of_alerts;
+// These tests use few of the quirks.
+#[allow(dead_code)]
+#[path = "support/quirky.rs"]
+mod quirky;
 #[path = "support/mod.rs"]
 mod support;
 

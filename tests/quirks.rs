@@ -2,15 +2,18 @@
 //! docs/cameras.md.
 #![cfg(feature = "demo")]
 
+#[path = "support/gst_server.rs"]
+mod gst_server;
 #[path = "support/quirky.rs"]
 mod quirky;
 #[path = "support/watched.rs"]
 mod watched;
 
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use gst_rtsp_server::prelude::*;
+use gst_server::serve;
 use lookout::camera::{self, CameraError};
 use lookout::config::{Camera, DecodeFrames, Rtsp, RtspTls, Secret, Source, Transport};
 use lookout::event::CameraState;
@@ -205,11 +208,9 @@ fn a_session_is_ended_before_the_next_begins() {
 fn udp_only_cameras_and_rare_codecs_play() {
     let small = "videotestsrc is-live=true pattern=ball ! video/x-raw,format=I420,width=160,height=128,framerate=10/1";
     let jpeg = "jpegenc ! rtpjpegpay name=pay0 pt=26";
-    let port = serve(&[
-        ("mjpeg", &format!("{small} ! {jpeg}")),
-        ("vp8", &format!("{small} ! vp8enc deadline=1 keyframe-max-dist=10 ! rtpvp8pay name=pay0")),
-        ("udp", &format!("{small} ! {jpeg}")),
-    ]);
+    let vp8 = "vp8enc deadline=1 keyframe-max-dist=10 ! rtpvp8pay name=pay0";
+    let (jpeg, vp8) = (format!("{small} ! {jpeg}"), format!("{small} ! {vp8}"));
+    let port = serve(&[("mjpeg", &jpeg), ("vp8", &vp8), ("udp", &jpeg)], &Arc::default());
     for (mount, codec) in [("mjpeg", "MJPEG"), ("vp8", "VP8"), ("udp", "MJPEG")] {
         let probed = camera::probe(&camera_of(rtsp_at(port, mount)), PATIENCE);
         let seen = probed.map(|probed| (probed.codec, probed.width, probed.height));
@@ -221,33 +222,6 @@ fn udp_only_cameras_and_rare_codecs_play() {
     let over_tcp = Rtsp { transport: Transport::Tcp, ..rtsp_at(port, "udp") };
     let error = camera::probe(&camera_of(over_tcp), PATIENCE).unwrap_err();
     assert!(error.to_string().contains("transport = \"udp\""), "{error}");
-}
-
-/// Starts a GStreamer RTSP server. Its mount `udp` sends over UDP only.
-fn serve(mounts: &[(&str, &str)]) -> u16 {
-    gst::init().unwrap();
-    let context = gst::glib::MainContext::new();
-    let server = gst_rtsp_server::RTSPServer::new();
-    server.set_address("127.0.0.1");
-    server.set_service("0");
-    let points = server.mount_points().unwrap();
-    for (name, launch) in mounts {
-        let factory = gst_rtsp_server::RTSPMediaFactory::new();
-        factory.set_launch(&format!("( {launch} )"));
-        factory.set_shared(true);
-        if *name == "udp" {
-            factory.set_protocols(gst_rtsp_server::gst_rtsp::RTSPLowerTrans::UDP);
-        }
-        points.add_factory(&format!("/{name}"), factory);
-    }
-    server.attach(Some(&context)).unwrap();
-    let port = server.bound_port() as u16;
-    thread::spawn(move || {
-        let _server = server;
-        let _ =
-            context.with_thread_default(|| gst::glib::MainLoop::new(Some(&context), false).run());
-    });
-    port
 }
 
 fn rtsp(camera: &Quirky, path: &str) -> Rtsp {

@@ -2,6 +2,7 @@
 //!
 //! The file's index comes before its pictures, so that a browser plays it while it loads.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use gst::prelude::*;
@@ -58,6 +59,9 @@ fn write(
     gst::Element::link_many(chain).map_err(failed)?;
     let pads = muxer.sink_pads();
     pads.iter().for_each(|pad| pad.set_property("trak-timescale", TIMESCALE));
+    if let Some(pad) = filter.static_pad("src") {
+        keep_durations(&pad, units);
+    }
     pipeline.set_state(gst::State::Playing).map_err(failed)?;
     for unit in units {
         source.push_buffer(buffer(unit)).map_err(|error| reason(pipeline, error))?;
@@ -84,8 +88,27 @@ fn write(
     }
 }
 
+/// Gives buffers the durations of their pictures. The parser removes them if the stream does not
+/// contain its frame rate, and then the last picture would have the length 0 and not be shown.
+fn keep_durations(pad: &gst::Pad, units: &[TimedUnit]) {
+    let of_unit = |unit: &TimedUnit| Some((time(&unit.presented_at)?, time(&unit.duration)?));
+    let durations: HashMap<gst::ClockTime, gst::ClockTime> =
+        units.iter().filter_map(of_unit).collect();
+    pad.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
+        if let Some(buffer) = info.buffer_mut()
+            && let Some(duration) = buffer.pts().and_then(|pts| durations.get(&pts))
+        {
+            buffer.make_mut().set_duration(*duration);
+        }
+        gst::PadProbeReturn::Ok
+    });
+}
+
+fn time(time: &Duration) -> Option<gst::ClockTime> {
+    gst::ClockTime::try_from(*time).ok()
+}
+
 fn buffer(TimedUnit { unit, decoded_at, presented_at, duration }: &TimedUnit) -> gst::Buffer {
-    let time = |time: &Duration| gst::ClockTime::try_from(*time).ok();
     let mut buffer = gst::Buffer::from_slice(unit.data.clone());
     if let Some(buffer) = buffer.get_mut() {
         buffer.set_dts(time(decoded_at));

@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 
 use crate::access_unit::{AccessUnit, TimedUnit, VideoCodec};
-use crate::frame::Span;
+use crate::frame::{Span, shift};
 
 /// Difference between the times of two units, by the stream's clock and by the time of capture, at
 /// which the stream's clock was set.
@@ -58,15 +58,27 @@ struct Piece {
     parameter_sets: Vec<Bytes>,
 }
 
+impl Piece {
+    /// Returns the time of capture of the first picture, according to most of them. The first
+    /// pictures of a connection are dated by their arrival, which is later.
+    fn begin(&self) -> SystemTime {
+        let zero = self.units[0].pts.as_nanos() as i128;
+        let begin = |unit: &AccessUnit| shift(unit.captured_at, zero - unit.pts.as_nanos() as i128);
+        let mut begins: Vec<SystemTime> = self.units.iter().map(begin).collect();
+        begins.sort_unstable();
+        begins[begins.len() / 2]
+    }
+}
+
 impl Cut {
     /// Cuts the units of a span. Returns `None` if none can be decoded. Of a stream that changes its
     /// format, the part that contains `around`, or else the first part after it, remains.
     pub fn of(units: Vec<AccessUnit>, span: Span, around: SystemTime) -> Option<Cut> {
         let (pieces, is_changed) = one_format(pieces(units), around);
-        let codec = pieces.first()?.codec;
+        let first = pieces.first()?;
+        let (codec, begin) = (first.codec, first.begin());
         let units = timed(pieces);
-        let (first, last) = (units.first()?, units.last()?);
-        let begin = first.unit.captured_at;
+        let last = units.last()?;
         let end = units.iter().map(|unit| unit.unit.captured_at).max()? + last.duration;
         let mut flaws = Vec::new();
         let late = begin.duration_since(span.from).unwrap_or_default();
@@ -146,16 +158,14 @@ fn one_format(mut pieces: Vec<Piece>, around: SystemTime) -> (Vec<Piece>, bool) 
 
 /// Puts pieces on one time line.
 fn timed(pieces: Vec<Piece>) -> Vec<TimedUnit> {
-    let Some(begin) = pieces.first().map(|piece| piece.units[0].captured_at) else {
-        return Vec::new();
-    };
+    let Some(begin) = pieces.first().map(Piece::begin) else { return Vec::new() };
     let mut units = Vec::new();
     // Times of presentation from the first picture's on.
     let mut presented: Vec<Duration> = Vec::new();
     let mut end = Duration::ZERO;
     for piece in pieces {
         let first = &piece.units[0];
-        let since_begin = first.captured_at.duration_since(begin).unwrap_or_default();
+        let since_begin = piece.begin().duration_since(begin).unwrap_or_default();
         let (at, zero) = (since_begin.max(end), first.pts);
         for unit in piece.units {
             let time = at + unit.pts.saturating_sub(zero);
@@ -264,6 +274,20 @@ mod tests {
         assert_eq!(cut.units[20].presented_at, ms(7_000));
         assert_eq!(cut.units[19].duration, ms(5_100));
         assert_eq!(cut.flaws, [Flaw::Paused(ms(5_100))]);
+    }
+
+    #[test]
+    fn the_first_pictures_of_a_connection_have_the_time_that_later_ones_say() {
+        let mut units = stream(0, 20, 0, 1, 0);
+        units.extend(stream(4_000, 20, 0, 2, 0));
+        for unit in units[..3].iter_mut() {
+            unit.captured_at = at(700);
+        }
+        for unit in units[20..23].iter_mut() {
+            unit.captured_at = at(4_700);
+        }
+        let cut = Cut::of(units, span(0, 6_000), at(1_000)).unwrap();
+        assert_eq!((cut.span.from, cut.units[20].presented_at), (at(0), ms(4_000)));
     }
 
     #[test]
