@@ -50,6 +50,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time between two attempts of a watch to reconnect to the daemon.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// Bytes of a stream that may be sent before they are read. A larger window could hold more small
+/// messages that nobody reads yet than the HTTP/2 library accepts before it ends the connection.
+const STREAM_WINDOW: u32 = 128 * 1024;
+
 /// Size limit of a reply; larger than any frame's JPEG and any event with many frames.
 const LARGEST_REPLY: usize = 64 * 1024 * 1024;
 
@@ -256,6 +260,7 @@ impl Daemon {
         let channel = Endpoint::from_shared(uri)
             .map_err(|_| ClientError::Endpoint(endpoint.to_owned()))?
             .connect_timeout(CONNECT_TIMEOUT)
+            .initial_stream_window_size(STREAM_WINDOW)
             .http2_keep_alive_interval(Duration::from_secs(10))
             .keep_alive_timeout(Duration::from_secs(5))
             .connect()
