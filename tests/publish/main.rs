@@ -21,6 +21,7 @@ mod real_home_assistant;
 mod receiver;
 mod reference;
 mod stored_events;
+mod trials;
 
 use std::io::{self, ErrorKind, Write};
 use std::net::SocketAddr;

@@ -55,11 +55,8 @@ fn read(request: proto::TryRuleRequest) -> Result<TrialRequest, Status> {
     let range =
         question::range(&draft).map_err(|error| errors::of_question(&AskError::from(error)))?;
     let duration = |field: &str, from: Option<prost_types::Duration>| {
-        let read = |from| {
-            Duration::try_from(from)
-                .map_err(|_| errors::invalid(field, &format!("{field} is negative")))
-        };
-        from.map(read).transpose()
+        let negative = || errors::invalid(field, &format!("{field} is negative"));
+        from.map(|from| duration(from).ok_or_else(negative)).transpose()
     };
     Ok(TrialRequest {
         camera: request.camera,
@@ -75,4 +72,12 @@ fn read(request: proto::TryRuleRequest) -> Result<TrialRequest, Status> {
         },
         range,
     })
+}
+
+/// Reads a length of time, the sum of both parts. Returns `None` if it is negative.
+fn duration(from: prost_types::Duration) -> Option<Duration> {
+    let nanoseconds = i128::from(from.seconds) * 1_000_000_000 + i128::from(from.nanos);
+    let nanoseconds = u128::try_from(nanoseconds).ok()?;
+    let (seconds, rest) = (nanoseconds / 1_000_000_000, nanoseconds % 1_000_000_000);
+    Some(Duration::new(u64::try_from(seconds).ok()?, rest as u32))
 }
