@@ -124,15 +124,20 @@ async fn a_webhook_gets_every_phase_in_order_with_a_valid_signature() {
         ] {
             assert_eq!(received.header(name), value, "{name}");
         }
-        let signature = received.header("x-lookout-signature");
-        let (time, hex) = signature.split_once(",v1=").unwrap();
-        let time = time.strip_prefix("t=").unwrap();
-        let signed = [time.as_bytes(), b".", &received.body].concat();
-        assert_eq!(hex, hex_hmac("sesame", &signed));
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
-        assert!(now.as_secs() - time.parse::<u64>().unwrap() < 60, "{time}");
+        assert_signed(&received);
     }
     running.stop().await;
+}
+
+/// Checks that a request was signed with the key `sesame` a short time ago.
+fn assert_signed(received: &Received) {
+    let signature = received.header("x-lookout-signature");
+    let (time, hex) = signature.split_once(",v1=").unwrap();
+    let time = time.strip_prefix("t=").unwrap();
+    let signed = [time.as_bytes(), b".", &received.body].concat();
+    assert_eq!(hex, hex_hmac("sesame", &signed));
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    assert!(now.as_secs() - time.parse::<u64>().unwrap() < 60, "{time}");
 }
 
 #[tokio::test]
@@ -152,12 +157,16 @@ async fn a_webhook_that_fails_in_every_way_gets_every_alert_in_order() {
         Reaction::Answer(503, ""),
         Reaction::Answer(408, ""),
     ]);
-    let running = Running::start(&daemon, config(&webhook(receiver.port, ""), Path::new("/")));
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("key"), "sesame").unwrap();
+    let table = webhook(receiver.port, "signature_key_file = \"key\"");
+    let running = Running::start(&daemon, config(&table, folder.path()));
     let events = [AlertPhase::New, AlertPhase::Update, AlertPhase::End]
         .map(|phase| publish_alert(&daemon, "car", phase));
     let received = receiver.until(3).await;
     assert_eq!(in_order(&received), [1, 2, 3]);
     for request in &received {
+        assert_signed(request);
         let event = &events[request.sequence() as usize - 1];
         assert_eq!(request.header("idempotency-key"), event.uuid.to_string());
     }
