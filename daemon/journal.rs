@@ -6,6 +6,7 @@
 //! reads at its own pace. It gets every event once and in order, or the exact number of events that
 //! it missed. A reader with a position in another run of the daemon is notified.
 
+mod density;
 mod memory;
 mod query;
 
@@ -18,6 +19,7 @@ use bytes::Bytes;
 use crate::event::{Body, Event, EventId};
 use crate::frame::FrameId;
 
+pub use density::{Bucket, Density, DensityQuery};
 pub use memory::{Batch, CAPACITY, HELD_FOR, MemoryJournal};
 pub use query::{
     CameraCoverage, Deleted, Deletion, EventFilter, EventPage, MeaningCoverage, Pending, Query,
@@ -85,6 +87,9 @@ pub trait Journal: Send + Sync + 'static {
 
     /// Returns events from the newest to the oldest.
     fn list(&self, query: Query) -> Pending<'_, EventPage>;
+
+    /// Counts captions over time.
+    fn density(&self, query: DensityQuery) -> Pending<'_, Density>;
 
     /// Returns captions and answers whose texts match, the best match first.
     fn search(&self, query: SearchQuery) -> Pending<'_, SearchPage>;

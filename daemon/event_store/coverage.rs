@@ -106,7 +106,7 @@ impl Recorded {
     }
 }
 
-fn time(ms: i64) -> SystemTime {
+pub fn time(ms: i64) -> SystemTime {
     crate::frame::shift(SystemTime::UNIX_EPOCH, i128::from(ms) * 1_000_000)
 }
 

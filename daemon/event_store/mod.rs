@@ -13,6 +13,7 @@ mod clips;
 mod coverage;
 mod cursor;
 mod database;
+mod density;
 mod file;
 mod jpegs;
 mod meaning;
@@ -44,8 +45,8 @@ use crate::embedding::TextEmbedder;
 use crate::event::{Body, Event, EventId};
 use crate::frame::FrameId;
 use crate::journal::{
-    self, Cursor, Deleted, Deletion, EventJpeg, EventPage, HELD_FOR, Journal, MemoryJournal,
-    Pending, Query, QueryError, SearchPage, SearchQuery,
+    self, Cursor, Deleted, Deletion, Density, DensityQuery, EventJpeg, EventPage, HELD_FOR,
+    Journal, MemoryJournal, Pending, Query, QueryError, SearchPage, SearchQuery,
 };
 use crate::sync::{Waiting, lock};
 use changes::Change;
@@ -390,6 +391,18 @@ impl Journal for StoredJournal {
                     self.shared.memory.list(query).await
                 }
             }
+        })
+    }
+
+    fn density(&self, query: DensityQuery) -> Pending<'_, Density> {
+        Box::pin(async move {
+            let stored = self.shared.stored.load(Ordering::Relaxed);
+            let mut newest = Density::default();
+            self.shared.memory.add_density_after(stored, &query, &mut newest);
+            let read = self.shared.readers.read(move |file| density::density(file, &query));
+            let mut density = read.await.map_err(|error| self.shared.unreadable(error))?;
+            density.merge(newest);
+            Ok(density)
         })
     }
 

@@ -182,6 +182,11 @@ pub const MIGRATIONS: &[&str] = &[
         DELETE FROM clip_chunks WHERE clip = old.id;
     END;
     ",
+    // The kind and the camera let captions be counted over time from the index alone.
+    "
+    DROP INDEX events_window;
+    CREATE INDEX events_window ON events (window_to_ms, window_from_ms, kind, camera);
+    ",
 ];
 
 /// Brings a database to the newest version.

@@ -3,6 +3,7 @@
 mod changes;
 mod clips;
 mod clock;
+mod density;
 mod faults;
 mod jpegs;
 mod migration;

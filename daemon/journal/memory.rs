@@ -17,8 +17,8 @@ use tokio::sync::watch;
 use clips::ClipRing;
 
 use super::{
-    CLIP_CHUNK, Cursor, Deleted, Deletion, EventJpeg, EventPage, Journal, Pending, Query,
-    QueryError, Read, SearchPage, SearchQuery,
+    CLIP_CHUNK, Cursor, Deleted, Deletion, Density, DensityQuery, EventJpeg, EventPage, Journal,
+    Pending, Query, QueryError, Read, SearchPage, SearchQuery,
 };
 use crate::event::{Body, Event, EventId, EventKind};
 use crate::sync::lock;
@@ -189,6 +189,16 @@ impl MemoryJournal {
         EventPage { events, more }
     }
 
+    /// Counts the captions after a sequence.
+    pub fn add_density_after(&self, sequence: u64, query: &DensityQuery, density: &mut Density) {
+        let ring = self.0.ring();
+        let later =
+            ring.events.iter().rev().flatten().take_while(|event| event.id.sequence > sequence);
+        for event in later.filter(|event| event.id.sequence <= ring.released) {
+            density.add_event(query, event);
+        }
+    }
+
     /// Returns the sequence of the oldest event that is held.
     pub fn oldest(&self) -> u64 {
         self.0.ring().oldest()
@@ -303,6 +313,12 @@ impl Journal for MemoryJournal {
 
     fn list(&self, query: Query) -> Pending<'_, EventPage> {
         Box::pin(std::future::ready(Ok(self.page_after(0, &query))))
+    }
+
+    fn density(&self, query: DensityQuery) -> Pending<'_, Density> {
+        let mut density = Density::default();
+        self.add_density_after(0, &query, &mut density);
+        Box::pin(std::future::ready(Ok(density)))
     }
 
     fn delete(&self, deletion: Deletion) -> Pending<'_, Deleted> {

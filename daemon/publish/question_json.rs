@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::json_fields;
 use crate::question::{Draft, RawLength, RawTime, start_of};
 
-pub const WANTED: &str = r#"wanted {"question_id", "question", "max_new_tokens", "detail", "conversation", "schema", and "last": "10m", or "from" and "to", or "event" and its "run"}"#;
+pub const WANTED: &str = r#"wanted {"question_id", "question", "max_new_tokens", "detail", "conversation", "score_yes_no", "schema", and "last": "10m", or "from" and "to", or "event" and its "run"}"#;
 
 /// The fields of a question in JSON with their meaning, for the documentation.
 pub const QUESTION_FIELDS: &[(&str, &str)] = &[
@@ -19,6 +19,11 @@ pub const QUESTION_FIELDS: &[(&str, &str)] = &[
     ("detail", "`auto` (default), `overview` or `parts`."),
     ("conversation", "Conversation of an earlier answer."),
     ("max_new_tokens", "Maximum number of tokens of the answer."),
+    (
+        "score_yes_no",
+        "`true` scores a yes/no question instead of generating a text. See \
+         `AskRequest.score_yes_no` in gRPC.",
+    ),
     (
         "schema",
         "JSON Schema that the answer's text must follow, as an object or as text, at most 16 KiB. \
@@ -61,6 +66,10 @@ pub fn fill(draft: &mut Draft, field: &str, value: Value) -> Result<(), String> 
         "run" => draft.run = Some(count(value)?),
         "detail" => draft.detail = Some(text(value)?),
         "conversation" => draft.conversation = Some(text(value)?),
+        "score_yes_no" => match value.as_bool() {
+            Some(is_scored) => draft.score_yes_no = is_scored,
+            None => return Err(wanted("true or false", &value)),
+        },
         "schema" => {
             draft.schema = Some(match value {
                 Value::String(text) => text,

@@ -155,6 +155,9 @@ async fn what_cannot_be_read_is_refused_by_name() {
     let daemon = Daemon::start(100).await;
     let server = Server::start(&daemon).await;
     for (path, field) in [
+        ("/timeline?since=1h&buckets=0", "buckets"),
+        ("/timeline?since=1h&until=2h", "until"),
+        ("/timeline", "query"),
         ("/events?limit=0", "limit"),
         ("/events?limit=201", "limit"),
         ("/events?limit=many", "query"),
@@ -194,11 +197,35 @@ async fn what_cannot_be_read_is_refused_by_name() {
         json!({ "cameras": ["gate"] }),
         json!({ "cameras": ["gate"], "question": "Open?", "questoin": "" }),
         json!({ "cameras": ["gate"], "question": "Open?", "last": "soon" }),
+        json!({ "cameras": ["gate"], "question": "Open?", "score_yes_no": "yes" }),
     ] {
         server.post("/ask", &body).await.refused(400, "INVALID_QUESTION");
     }
     let unknown = json!({ "cameras": ["attic"], "question": "Open?" });
     server.post("/ask", &unknown).await.refused(404, "CAMERA_NOT_FOUND");
+    server.stopped().await;
+}
+
+#[tokio::test]
+async fn a_timeline_counts_captions_and_names_gaps() {
+    let daemon = Daemon::start(100).await;
+    daemon.caption("one");
+    daemon.caption("two");
+    daemon.yard_is(CameraState::Lost);
+    let server = Server::start(&daemon).await;
+    // The windows of the captions end at 08:53:28; the camera `yard` is lost since 08:53:20.
+    // They are published now, after their windows.
+    let path = "/timeline?since=2025-10-09T08:53:20.123Z&buckets=2";
+    let timeline = server.get(path).await.json();
+    let [gate, yard] = timeline["cameras"].as_array().unwrap().as_slice() else { panic!() };
+    assert_eq!((&gate["camera"], &yard["camera"]), (&json!("gate"), &json!("yard")));
+    assert_eq!(gate["captions"], json!([2, 0]));
+    let [gap] = yard["gaps"].as_array().unwrap().as_slice() else { panic!("{yard}") };
+    assert_eq!((&gap["cause"], &gap["reason"]), (&json!("camera_down"), &json!("no route")));
+    assert_eq!((&gap["from"], &gap["to"]), (&timeline["span"]["from"], &timeline["span"]["to"]));
+    let one = server.get(&format!("{path}&camera=yard")).await.json();
+    assert_eq!(one["cameras"].as_array().unwrap().len(), 1);
+    server.get("/timeline?since=1h&camera=attic").await.refused(404, "CAMERA_NOT_FOUND");
     server.stopped().await;
 }
 

@@ -12,6 +12,7 @@ mod request;
 mod rules;
 mod search;
 mod stream;
+mod timeline;
 mod trial;
 
 use std::sync::Arc;
@@ -59,6 +60,7 @@ pub fn routes(service: Arc<dyn Service>, stop: CancellationToken) -> Router {
         .route("/events/{event}/clip", get(media::clip))
         .route("/events/{event}/keep", post(events::keep))
         .route("/search", get(search::search))
+        .route("/timeline", get(timeline::timeline))
         .route("/ask", post(ask::ask))
         .route("/rules", get(rules::list))
         .route("/rules/try", post(trial::try_rule))

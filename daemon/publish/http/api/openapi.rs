@@ -5,7 +5,7 @@ use schemars::generate::{SchemaGenerator, SchemaSettings};
 use schemars::{JsonSchema, Schema};
 use serde_json::{Map, Value, json};
 
-use super::{Refusal, Status, ask, cameras, events, rules, search, trial};
+use super::{Refusal, Status, ask, cameras, events, rules, search, timeline, trial};
 use crate::event::Event;
 use crate::journal::Deleted;
 use crate::publish::QUESTION_FIELDS;
@@ -62,6 +62,11 @@ pub fn document() -> Value {
     add("/events/{event}/keep", "post", with_path(keep, event));
     let found = operation("Searches captions and answers.", schemas.reply::<search::Found>());
     add("/search", "get", schemas.with_query::<search::SearchParameters>(found));
+    let timeline = operation(
+        "Counts the captions of a span of time, and names its gaps with their causes.",
+        schemas.reply::<timeline::Timeline>(),
+    );
+    add("/timeline", "get", schemas.with_query::<timeline::TimelineParameters>(timeline));
     let mut replies = schemas.reply::<ask::Answers>();
     replies["text/event-stream"] = schemas.messages(&["Message"]);
     let asked = operation(
@@ -151,6 +156,7 @@ fn with_json(mut operation: Value, schema: Value) -> Value {
 fn question() -> Value {
     let kinds = |name: &str| match name {
         "event" | "run" | "max_new_tokens" => json!(["integer", "null"]),
+        "score_yes_no" => json!(["boolean", "null"]),
         "last" | "question_id" => json!(["string", "number", "null"]),
         _ => json!(["string", "null"]),
     };
