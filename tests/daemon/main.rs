@@ -2,6 +2,8 @@
 //!
 //! Most of these tests wait for cameras. They are one program, so that they wait at the same time.
 
+#[path = "../support/browser.rs"]
+mod browser;
 #[path = "../support/home_assistant.rs"]
 mod home_assistant_process;
 #[path = "../support/host_clock.rs"]
@@ -22,6 +24,7 @@ mod home_assistant;
 mod journal_faults;
 mod long_questions;
 mod outages;
+mod page;
 mod rules;
 mod schemas;
 mod soak;

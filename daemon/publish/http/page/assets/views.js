@@ -10,7 +10,10 @@
 //            function that takes new parameters of the same view; without it the view is opened
 //            again.
 
+import { ask } from './views/ask.js';
 import { live } from './views/live.js';
+import { search } from './views/search.js';
 import { status } from './views/status.js';
+import { timeline } from './views/timeline.js';
 
-export const VIEWS = [live, status];
+export const VIEWS = [live, timeline, ask, search, status];

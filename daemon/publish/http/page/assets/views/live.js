@@ -3,7 +3,7 @@
 // Only what changed is updated, and pictures are loaded only for tiles that are on the screen.
 
 import { eventId, frameUrl, get } from '../api.js';
-import { h, setText, show } from '../dom.js';
+import { h, link, setText, show } from '../dom.js';
 import { cameras, connection, on, readCameras } from '../feed.js';
 import { empty, head, loading, problem, statePill } from '../parts.js';
 import { ago, clock, length } from '../time.js';
@@ -11,6 +11,12 @@ import { coverage } from '../words.js';
 
 /** Number of captions with which the view begins; a camera without one of them is asked about. */
 const FIRST = 200;
+
+/** Number of cameras up to which each tile has a strip of the frames that the model saw. */
+const STRIPS = 9;
+
+/** Number of frames in a strip. */
+const STRIP = 4;
 
 /** Interval at which the cameras are read again, for the time of their newest frame. */
 const READ_EVERY = 10000;
@@ -50,6 +56,7 @@ function open(root, _parameters, signal) {
           seen.observe(tile.element);
         }
       }
+      grid.classList.toggle('has-strips', names.length <= STRIPS);
       show(grid, names.map((name) => tiles.get(name).element));
     }
     for (const [name, tile] of tiles) tile.setState(cameras.get(name));
@@ -117,18 +124,24 @@ class Tile {
     this.image = h('img', { alt: '', decoding: 'async', hidden: true });
     this.image.addEventListener('load', () => (this.image.hidden = false));
     this.image.addEventListener('error', () => (this.image.hidden = true));
+    this.strip = Array.from({ length: STRIP }, () => h('img', { alt: '', decoding: 'async' }));
     this.state = h('span', { class: 'tile-state' });
     this.alert = h('span', { class: 'tile-alert', hidden: true });
     this.age = h('span', { class: 'tile-age' });
     this.text = h('p', { class: 'tile-text' });
     this.note = h('span', {});
     this.reason = h('p', { class: 'tile-reason', hidden: true });
+    const links = h('span', { class: 'tile-links' },
+      link('ask', { camera: name }, { 'aria-label': `Ask about ${name}` }, 'Ask'),
+      link('timeline', { camera: name }, { 'aria-label': `Timeline of ${name}` }, 'Timeline'),
+    );
     this.element = h('article', { class: 'tile', 'data-camera': name, 'aria-label': `Camera ${name}` },
-      h('div', { class: 'tile-picture' }, this.image, this.alert, this.age),
+      h('div', { class: 'tile-picture' }, h('span', { class: 'tile-none' }, 'No frame yet'), this.image, this.alert, this.age),
+      h('div', { class: 'tile-strip', 'aria-hidden': 'true' }, this.strip),
       h('div', { class: 'tile-body' },
         h('div', { class: 'tile-head' }, h('h2', {}, name), this.state),
         this.reason, this.text,
-        h('div', { class: 'tile-foot' }, this.note),
+        h('div', { class: 'tile-foot' }, this.note, links),
       ),
     );
   }
@@ -151,6 +164,7 @@ class Tile {
     const isOlder = this.event && (event.run - this.event.run || event.sequence - this.event.sequence) < 0;
     if (isOlder) return;
     this.event = event;
+    this.element.dataset.event = eventId(event);
     this.showText();
     if (this.isSeen) this.showFrame();
   }
@@ -170,12 +184,24 @@ class Tile {
     this.text.classList.toggle('is-unchanged', Boolean(unchanged));
     setText(this.text, unchanged ? `Unchanged since ${clock(unchanged.since)}.` : text);
     this.text.title = `${clock(window.from)} – ${clock(window.to)}`;
-    setText(this.note, `${coverage(this.event.coverage)} · ${length(timing.total_seconds)} after the window`);
+    setText(this.note, `${coverage(this.event.coverage)} · delay ${length(timing.total_seconds)}`);
     this.showAge();
   }
 
   showAge() {
     if (this.event) setText(this.age, ago(this.event.window.to));
+  }
+
+  /** Shows frames of the window in the strip, the oldest first. */
+  showStrip(frames) {
+    if (!this.element.parentElement?.classList.contains('has-strips')) return;
+    const slow = frames.filter((frame) => frame.slow);
+    const from = slow.length >= STRIP ? slow : frames;
+    this.strip.forEach((image, at) => {
+      const frame = from[Math.round((at * (from.length - 1)) / (STRIP - 1))];
+      const source = frameUrl(this.name, frame);
+      if (image.getAttribute('src') !== source) image.src = source;
+    });
   }
 
   /** Loads the newest slow frame of the caption. An unchanged window has frames, too. */
@@ -187,5 +213,6 @@ class Tile {
     if (this.image.getAttribute('src') === source) return;
     this.image.alt = `${this.name} at ${clock(frame.captured_at)}`;
     this.image.src = source;
+    this.showStrip(frames);
   }
 }

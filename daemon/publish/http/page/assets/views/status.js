@@ -1,7 +1,7 @@
 // The view Status: what works, what does not and how to fix it, and the daemon's numbers.
 
 import { get, text } from '../api.js';
-import { h, setText, show } from '../dom.js';
+import { h, link, setText, show } from '../dom.js';
 import { cameras, connection, on, readCameras } from '../feed.js';
 import { Metrics } from '../metrics.js';
 import { empty, head, loading, pill, problem, statePill } from '../parts.js';
@@ -91,7 +91,7 @@ function cameraTable(metrics) {
     const share = of('lookout_captions_total') ? of('lookout_captions_unchanged_total') / of('lookout_captions_total') : 0;
     const number = (value) => h('td', { class: 'number' }, value.toLocaleString());
     return h('tr', {},
-      h('th', { scope: 'row' }, camera.name),
+      h('th', { scope: 'row' }, link('timeline', { camera: camera.name }, {}, camera.name)),
       h('td', {}, statePill(camera.state)),
       h('td', {}, camera.last_frame_at ? ago(camera.last_frame_at) : 'none yet'),
       h('td', {}, camera.oldest_frame_at ? ago(camera.oldest_frame_at) : '–'),
