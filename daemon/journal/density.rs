@@ -29,7 +29,7 @@ impl DensityQuery {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bucket {
     pub captions: u64,
-    /// From the start of the first window to the end of the last one.
+    /// Span from the start of the first window to the end of the last one.
     pub covered: Span,
 }
 
