@@ -7,6 +7,8 @@
 mod alert;
 mod clip;
 
+use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -29,6 +31,25 @@ pub struct EventId {
     pub run: u64,
     /// Number of the event. It starts at 1 in each run and has no gaps.
     pub sequence: u64,
+}
+
+/// `RUN.SEQUENCE`, as HTTP names events.
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.run, self.sequence)
+    }
+}
+
+impl FromStr for EventId {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<EventId, String> {
+        let read = || {
+            let (run, sequence) = text.split_once('.')?;
+            Some(EventId { run: run.parse().ok()?, sequence: sequence.parse().ok()? })
+        };
+        read().ok_or_else(|| format!("{text:?}; wanted RUN.SEQUENCE, like 1760000000000.42"))
+    }
 }
 
 /// An entry of the journal.

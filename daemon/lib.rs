@@ -31,6 +31,7 @@ pub mod journal;
 pub mod language;
 pub mod loaded;
 pub mod logging;
+mod mcp_stdio;
 pub mod metrics;
 pub mod model;
 pub mod moment;

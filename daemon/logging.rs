@@ -5,8 +5,9 @@ use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
 
 /// Sets up the log on stderr. `RUST_LOG` takes precedence over `level`, the value of `--log`; the
-/// default is `info`. onnxruntime's messages of level `info` are not useful: it is logged from
-/// `warn` on, unless the level names `ort`.
+/// default is `info`. Libraries that log too much are logged from a level of their own on, unless
+/// the level names them: onnxruntime (`ort`) and the MCP library (`rmcp`), which logs every message
+/// of a client.
 ///
 /// Returns an error if the level is invalid or the log is already set up.
 pub fn init(level: Option<&str>) -> Result<(), String> {
@@ -15,11 +16,13 @@ pub fn init(level: Option<&str>) -> Result<(), String> {
     let filter = EnvFilter::try_new(wanted).map_err(|e| {
         format!("log level {wanted:?}: {e}; one of error, warn, info, debug, trace")
     })?;
-    let limits_ort = names_target(wanted, "ort") || matches!(wanted, "off" | "error");
-    let filter = if limits_ort {
+    let quiet = [("ort", "warn"), ("rmcp", "error")].into_iter();
+    let quiet = quiet.filter(|(target, _)| !names_target(wanted, target));
+    let quiet: String = quiet.map(|(target, level)| format!(",{target}={level}")).collect();
+    let filter = if matches!(wanted, "off" | "error") {
         filter
     } else {
-        EnvFilter::try_new(format!("{wanted},ort=warn")).unwrap_or(filter)
+        EnvFilter::try_new(format!("{wanted}{quiet}")).unwrap_or(filter)
     };
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)

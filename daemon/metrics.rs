@@ -21,8 +21,8 @@ use crate::event::Devices;
 use crate::interface::Interface;
 
 pub use labels::{
-    BufferTier, ClipResult, DeliveryResult, DropReason, FailureKind, JpegLoss, NotWritten,
-    SkipReason, Stage, WindowResult,
+    BufferTier, ClipResult, DeliveryResult, DropReason, FailureKind, JpegLoss, McpResult,
+    NotWritten, SkipReason, Stage, WindowResult,
 };
 
 /// Histogram buckets in seconds, from a publish of a few milliseconds to a caption on a small CPU.
@@ -292,6 +292,11 @@ pub fn mqtt_message_refused() {
 }
 
 /// Changes the number of open connections by `change` (1 or -1).
+/// Counts a call of a tool by MCP.
+pub fn mcp_call(tool: &str, result: McpResult) {
+    table::MCP_CALLS.counter([tool, result.value()]).increment(1);
+}
+
 pub fn connections(interface: Interface, change: f64) {
     table::CONNECTIONS.gauge([interface.name()]).increment(change);
 }

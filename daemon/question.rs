@@ -379,7 +379,7 @@ fn time(raw: &RawTime) -> Result<SystemTime, String> {
 }
 
 /// Reads RFC 3339 with any offset. A time without an offset is UTC.
-fn parse_time(text: &str) -> Option<SystemTime> {
+pub fn parse_time(text: &str) -> Option<SystemTime> {
     let pieces = DateTimeParser::new().parse_pieces(text).ok()?;
     // A time zone's name is not an offset. Ignoring it would misread the time.
     if pieces.time_zone_annotation().is_some() {

@@ -12,11 +12,13 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use crate::event::{Alert, AlertClip, AnswerPart, CameraStatus, Event, EventId, Severity};
-use crate::frame::{Span, rfc3339};
+use crate::event::{
+    Alert, AlertClip, AnswerPart, CameraStatus, Coverage, Event, EventId, Severity,
+};
+use crate::frame::{FrameId, Span, rfc3339};
 use crate::journal::{Deleted, Deletion, Journal, Pending, QueryError};
 use crate::metrics;
-use crate::question::{Draft, Limits, Question, QuestionError};
+use crate::question::{Draft, Limits, Question, QuestionError, Range};
 
 pub use trial::{
     TRIALS, Trial, TrialError, TrialItem, TrialRequest, TrialStream, TriedResult, TriedWindow,
@@ -48,6 +50,15 @@ pub trait Service: Send + Sync + 'static {
             Ok(Deleted { buffer_frames, ..deleted })
         })
     }
+
+    /// Samples a range of a camera's buffer evenly: returns at most `most` of its frames, at least
+    /// one.
+    fn sample_frames(
+        &self,
+        camera: &str,
+        range: Range,
+        most: usize,
+    ) -> Result<FrameSample, AskError>;
 
     /// Returns the limits that questions are checked against.
     fn limits(&self) -> Limits;
@@ -257,6 +268,15 @@ impl AlertNotFound {
 pub struct FrameJpeg {
     pub jpeg: Arc<[u8]>,
     pub captured_at: SystemTime,
+}
+
+/// Frames of a range, sampled evenly.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FrameSample {
+    pub window: Span,
+    /// The frames and their times of capture, oldest first.
+    pub frames: Vec<(FrameId, SystemTime)>,
+    pub coverage: Coverage,
 }
 
 /// A future that looks up a frame. Dropping it frees its place in the disk's queue.

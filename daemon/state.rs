@@ -15,10 +15,10 @@ use crate::event::{Alert, AlertClip, Body, CameraState, CameraStatus, Event};
 use crate::frame::{Frame, Span};
 use crate::journal::Journal;
 use crate::metrics;
-use crate::question::{self, Question};
+use crate::question::{self, Question, Range};
 use crate::service::{
     AlertNotFound, AlertQuery, AnswerStream, AskError, CameraInfo, FrameDeletion, FrameLookup,
-    ListedAlert, Readiness, RuleInfo, Service, TrialError, TrialRequest, TrialStream,
+    FrameSample, ListedAlert, Readiness, RuleInfo, Service, TrialError, TrialRequest, TrialStream,
 };
 use crate::sync::lock;
 
@@ -170,6 +170,15 @@ impl Service for Daemon {
             streams.delete(span, &cameras).await;
             deleted.await
         })
+    }
+
+    fn sample_frames(
+        &self,
+        camera: &str,
+        range: Range,
+        most: usize,
+    ) -> Result<FrameSample, AskError> {
+        self.engine.sample_frames(camera, range, most)
     }
 
     fn troubles(&self) -> Vec<String> {

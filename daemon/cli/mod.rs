@@ -21,6 +21,7 @@ use crate::client::{self, OnEnd, Output};
 use crate::event::EventKind;
 use crate::exit::Failure;
 use crate::logging;
+use crate::mcp_stdio;
 
 /// Watch RTSP cameras and describe in text what happens.
 #[derive(Parser)]
@@ -105,6 +106,10 @@ enum Command {
     Clip(journal::Clip),
     /// Save the JPEG of a frame that an event names.
     Frame(Frame),
+    /// Connect an MCP client that starts programs, such as a desktop assistant, with the daemon.
+    ///
+    /// Passes messages between standard input and output and the daemon's /mcp.
+    Mcp(Mcp),
     /// Run a complete demo on this machine: rendered cameras, a broker and a small model.
     #[cfg(feature = "demo")]
     Demo(crate::demo::Options),
@@ -165,6 +170,18 @@ struct Frame {
     /// Output file; `-` is standard output.
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
+}
+
+#[derive(Args)]
+struct Mcp {
+    /// Address of the daemon's HTTP server.
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        default_value = "127.0.0.1:9090",
+        env = "LOOKOUT_HTTP_SERVER"
+    )]
+    http: String,
 }
 
 #[derive(Args)]
@@ -234,6 +251,9 @@ fn execute(command: Command) -> Result<ExitCode, Failure> {
         Command::Frame(Frame { client, camera, number, run, output }) => {
             let frame = client::frame(&client.server, &camera, (run, number), &output, out);
             runtime.block_on(success(frame))
+        }
+        Command::Mcp(Mcp { http }) => {
+            runtime.block_on(success(mcp_stdio::serve(&http, mcp_stdio::input()?, out)))
         }
         #[cfg(feature = "demo")]
         Command::Demo(options) => runtime.block_on(success(crate::demo::run(options, out))),

@@ -53,7 +53,7 @@ use crate::timeline::{
     Clip, ClipFrame, FrameData, Limits, RunPosition, Selection, Tiers, TimeRange, select,
 };
 
-use cameras::CameraRegistry;
+use cameras::{Camera, CameraRegistry};
 use inbox::Inbox;
 use job::{Job, RulesOfWindow, Window};
 use question::conversations::Conversations;
@@ -253,10 +253,19 @@ impl Engine {
     }
 
     fn select(&self, camera: &str, range: impl Into<TimeRange>, tiers: Tiers) -> Option<Selection> {
-        let camera = self.cameras.get(camera)?;
+        self.select_by(&self.plan, &*self.cameras.get(camera)?, range.into(), tiers)
+    }
+
+    fn select_by(
+        &self,
+        plan: &Plan,
+        camera: &Camera,
+        range: TimeRange,
+        tiers: Tiers,
+    ) -> Option<Selection> {
         let next = FrameId { run: self.run, number: camera.progress.next_number() };
         let position = RunPosition { next, now: self.clock.now() };
-        select(&camera.ring(), range.into(), camera.settings.period, position, &self.plan, tiers)
+        select(&camera.ring(), range, camera.settings.period, position, plan, tiers)
     }
 
     fn reencoded(&self) -> MutexGuard<'_, ByteLru<CameraFrame, FrameData>> {

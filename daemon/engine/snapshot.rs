@@ -1,4 +1,4 @@
-//! Looks up the JPEG of a frame in the tier that holds it.
+//! Looks up the JPEG of a frame in the tier that holds it, and samples the frames of a range.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,10 +6,13 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::Engine;
+use super::question::no_frames;
 use crate::disk::{FrameToRead, JpegReceiver, Jpegs, ReadRefused, ReadRequest};
 use crate::frame::FrameId;
-use crate::service::{FrameError, FrameJpeg, FrameLookup};
-use crate::timeline::DiskState;
+use crate::question::Range;
+use crate::service::{AskError, FrameError, FrameJpeg, FrameLookup, FrameSample};
+use crate::slowfast::Plan;
+use crate::timeline::{DiskState, Entry, Tiers};
 
 /// Maximum time for reading a JPEG from the disk. A slower read counts as hung.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -30,6 +33,26 @@ impl Engine {
                 Err(_) | Ok(Err(_) | Ok(None)) => Err(FrameError::Unreadable { camera, number }),
             }
         })
+    }
+
+    /// Samples a range evenly: returns at most `most` of its frames, at least one.
+    pub fn sample_frames(
+        &self,
+        name: &str,
+        range: Range,
+        most: usize,
+    ) -> Result<FrameSample, AskError> {
+        let camera = self.cameras.get(name);
+        let camera = camera.ok_or_else(|| AskError::CameraNotFound(name.to_owned()))?;
+        let range = self.time_range(&camera, range)?;
+        self.is_restored(&camera, range.span)?;
+        let plan = Plan { frames: most.max(1), ..self.plan };
+        let selection = self.select_by(&plan, &camera, range, Tiers::All);
+        let selection = selection.ok_or_else(|| no_frames(&camera, range.span))?;
+        let coverage = selection.coverage();
+        let frame = |entry: &Entry| (entry.id, entry.captured_at);
+        let frames = selection.frames.iter().map(frame).collect();
+        Ok(FrameSample { window: range.span, frames, coverage })
     }
 
     fn look_up(&self, camera: &str, run: Option<u64>, number: u64) -> Result<Found, FrameError> {

@@ -52,6 +52,7 @@ impl Label {
 pub const CAMERA: Label = Label::described("camera", "the camera's name in the config");
 pub const RULE: Label = Label::described("rule", "the rule's name in the config");
 pub const TARGET: Label = Label::described("target", "the target's name in the config");
+pub const TOOL: Label = Label::described("tool", "the tool's name");
 pub const MODEL: Label = Label::described("model", "the package's name");
 pub const DEVICE: Label = Label::described("device", "the device that runs the model");
 pub const DEVICE_REASON: Label =
@@ -247,5 +248,19 @@ label_values! {
         Ready = "ready",
         /// There is no clip. The alert's event has the reason.
         Missing = "missing",
+    }
+}
+
+label_values! {
+    /// Results of a call of a tool by MCP.
+    pub enum McpResult, MCP_RESULT = "result" {
+        /// The tool returned its result.
+        Ok = "ok",
+        /// The tool refused the call.
+        Refused = "refused",
+        /// The client cancelled the call or went away.
+        Cancelled = "cancelled",
+        /// The tool panicked.
+        Failed = "failed",
     }
 }

@@ -4,8 +4,8 @@ use metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
 
 use super::labels::{
     CAMERA, CLIP_RESULT, COMPONENT, DELIVERY_RESULT, DEVICE, DEVICE_REASON, DIRECTION, DROP_REASON,
-    FAILURE_KIND, INTERFACE, JPEG_LOSS, Label, MODEL, NOT_WRITTEN, REFUSAL, RESULT, RULE,
-    SET_ASIDE, SKIP_REASON, STAGE, TARGET, TIER, WINDOW_RESULT,
+    FAILURE_KIND, INTERFACE, JPEG_LOSS, Label, MCP_RESULT, MODEL, NOT_WRITTEN, REFUSAL, RESULT,
+    RULE, SET_ASIDE, SKIP_REASON, STAGE, TARGET, TIER, TOOL, WINDOW_RESULT,
 };
 
 /// A metric: its name, type, labels and meaning.
@@ -169,6 +169,8 @@ metrics! {
             "Events that the journal deleted, or older than `mqtt.catch_up`, before they were sent",
         MQTT_MESSAGES_REFUSED: Counter "lookout_mqtt_messages_refused_total" []
             "Messages dropped because the broker does not accept them",
+        MCP_CALLS: Counter "lookout_mcp_calls_total" [TOOL MCP_RESULT]
+            "Calls of a tool by MCP",
         CONNECTIONS: Gauge "lookout_connections" [INTERFACE]
             "Clients connected",
         CONNECTIONS_REFUSED: Counter "lookout_connections_refused_total" [INTERFACE]

@@ -84,6 +84,12 @@ fn around(times: impl Iterator<Item = SystemTime>) -> Option<Span> {
         .reduce(|all, one| Span { from: all.from.min(one.from), to: all.to.max(one.to) })
 }
 
+/// Returns the clock of the frames' times: the camera's if it gave all of them.
+fn clock_of<'a>(frames: impl IntoIterator<Item = &'a Entry>) -> Clock {
+    let from_camera = frames.into_iter().all(|entry| entry.clock == Clock::Camera);
+    if from_camera { Clock::Camera } else { Clock::Host }
+}
+
 impl Selection {
     pub fn gaps(&self) -> &[Gap] {
         &self.gaps
@@ -110,6 +116,19 @@ impl Selection {
             jpeg: entry.jpeg().cloned(),
         };
         self.frames.iter().map(data).collect()
+    }
+
+    /// Returns the share of the range that the frames show, whether their tokens are in memory or
+    /// not.
+    pub fn coverage(&self) -> Coverage {
+        let times = self.frames.iter().map(|entry| self.range.time_of(entry, self.run));
+        Coverage {
+            frames_expected: self.frames_expected,
+            frames_used: self.frames.len() as u32,
+            covered_span: around(times),
+            gaps: self.gaps.clone(),
+            clock_source: clock_of(&self.frames),
+        }
     }
 
     /// Builds the clip from the data of each frame, in the order of `frames`. Frames without
@@ -152,13 +171,12 @@ impl Selection {
             captured_at: entry.captured_at,
             slow: slow.contains(&at),
         };
-        let from_camera = seen.iter().all(|(entry, _)| entry.clock == Clock::Camera);
         let coverage = Coverage {
             frames_expected: self.frames_expected,
             frames_used: seen.len() as u32,
             covered_span: Some(covered),
             gaps: self.gaps,
-            clock_source: if from_camera { Clock::Camera } else { Clock::Host },
+            clock_source: clock_of(seen.iter().map(|(entry, _)| entry)),
         };
         let references = seen.iter().enumerate().map(reference).collect();
         let frames = seen.into_iter().map(|(_, frame)| frame).collect();

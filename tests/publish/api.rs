@@ -6,7 +6,7 @@ use super::*;
 
 /// An HTTP server of the fake daemon.
 pub struct Server {
-    address: SocketAddr,
+    pub address: SocketAddr,
     stop: CancellationToken,
     serving: JoinHandle<Result<(), PublishError>>,
 }
@@ -40,7 +40,11 @@ impl Reply {
 
 impl Server {
     pub async fn start(daemon: &Daemon) -> Server {
-        let listener = listener(Interface::Http, "127.0.0.1:0".parse().unwrap()).await.unwrap();
+        Server::start_at(daemon, "127.0.0.1:0".parse().unwrap()).await
+    }
+
+    pub async fn start_at(daemon: &Daemon, address: SocketAddr) -> Server {
+        let listener = listener(Interface::Http, address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
         let metrics = metrics();

@@ -69,6 +69,27 @@ impl Service for Fake {
         Box::pin(std::future::ready(Ok(7)))
     }
 
+    /// Returns the first of the frames that `frame_jpeg` has of the run 1.
+    fn sample_frames(
+        &self,
+        camera: &str,
+        range: Range,
+        most: usize,
+    ) -> Result<FrameSample, AskError> {
+        if camera != "gate" {
+            return Err(AskError::CameraNotFound(camera.into()));
+        }
+        if let Range::Last(length) = range
+            && length > Duration::from_secs(3600)
+        {
+            let why = "no frames from then to now; there are some from now to now".into();
+            return Err(AskError::NoFrames { camera: camera.into(), why });
+        }
+        let Inference { window, coverage, frames, .. } = inference("");
+        let frames = frames.iter().map(|frame| (frame.id, frame.captured_at));
+        Ok(FrameSample { window, frames: frames.take(most).collect(), coverage })
+    }
+
     fn limits(&self) -> Limits {
         Limits { text_bytes: 8192, cameras: Some(vec!["gate".into(), "yard".into()]) }
     }

@@ -12,6 +12,7 @@ mod home_assistant;
 #[path = "../support/home_assistant.rs"]
 mod home_assistant_process;
 mod http;
+mod mcp;
 mod mqtt;
 mod mqtt5;
 mod mqtt_replay;
@@ -40,7 +41,7 @@ use lookout::metrics::PrometheusHandle;
 use lookout::proto;
 use lookout::proto::lookout_service_client::LookoutServiceClient;
 use lookout::publish::{self, Listener, PublishError, Timeouts};
-use lookout::question::{Draft, Limits, Question};
+use lookout::question::{Draft, Limits, Question, Range};
 use lookout::service::*;
 use rumqttc::{AsyncClient, MqttOptions, Packet, QoS};
 use serde_json::Value;

@@ -10,10 +10,10 @@ use crate::frame::Span;
 use crate::interface::Interface;
 use crate::journal::Journal;
 use crate::publish::{Listener, grpc};
-use crate::question::{Limits, Question};
+use crate::question::{Limits, Question, Range};
 use crate::service::{
     AlertNotFound, AnswerStream, AskError, CameraInfo, FrameDeletion, FrameError, FrameLookup,
-    Readiness, RuleInfo, Service, TrialError, TrialRequest, TrialStream,
+    FrameSample, Readiness, RuleInfo, Service, TrialError, TrialRequest, TrialStream,
 };
 
 /// A journal's server, which runs until this is dropped.
@@ -62,6 +62,10 @@ impl Service for JournalOnly {
 
     fn delete_frames(&self, _: Span, _: &[String]) -> FrameDeletion {
         Box::pin(std::future::ready(Ok(0)))
+    }
+
+    fn sample_frames(&self, name: &str, _: Range, _: usize) -> Result<FrameSample, AskError> {
+        Err(AskError::CameraNotFound(name.into()))
     }
 
     fn limits(&self) -> Limits {

@@ -1,10 +1,12 @@
-//! Serves HTTP: pages for monitoring, the API below `/api/v1`, and the page for people at `/`.
+//! Serves HTTP: pages for monitoring, the API below `/api/v1`, MCP at `/mcp`, and the page for people
+//! at `/`.
 //!
 //! Guarantees: a client that does not finish its request's head, or does not read the reply, is
-//! disconnected. The API answers only this machine, and no web page of another origin.
+//! disconnected. The API and MCP answer only this machine, and no web page of another origin.
 
 mod api;
 mod guard;
+mod mcp;
 mod monitoring;
 mod page;
 mod refusal;
@@ -16,6 +18,7 @@ use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -33,15 +36,26 @@ const DRAIN: Duration = Duration::from_secs(1);
 /// Maximum size of a request's head in bytes, more than a request to the API needs.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
 
+/// Maximum size of a request's body in bytes, more than the longest question to the maximum number
+/// of cameras needs.
+const MAX_BODY_BYTES: usize = 1 << 20;
+
+/// Maximum number of open streams of all clients, and of questions and trials by MCP. It is below
+/// the default number of connections, so that streams alone do not use up all connections.
+const STREAMS: usize = 48;
+
 pub async fn serve(
     listener: Listener,
     service: Arc<dyn Service>,
     metrics: PrometheusHandle,
     stop: CancellationToken,
 ) -> Result<(), PublishError> {
-    let monitoring = monitoring::routes(service.clone(), metrics);
-    let api = api::routes(service, stop.clone());
-    accept(listener, monitoring.merge(api).merge(page::routes()), stop).await;
+    let streams = Arc::new(Semaphore::new(STREAMS));
+    let routes = monitoring::routes(service.clone(), metrics)
+        .merge(api::routes(service.clone(), streams.clone(), stop.clone()))
+        .merge(mcp::routes(service, streams, stop.clone()))
+        .merge(page::routes());
+    accept(listener, routes, stop).await;
     Ok(())
 }
 

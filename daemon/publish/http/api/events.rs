@@ -20,8 +20,8 @@ use crate::publish::http::guard::Client;
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// Number of events in a page, and the maximum that a client can ask for.
-pub const PAGE: usize = 50;
-pub const LARGEST_PAGE: usize = 200;
+const PAGE: usize = 50;
+const LARGEST_PAGE: usize = 200;
 
 /// The parameters of a list or a stream of events.
 #[derive(Deserialize, JsonSchema)]
@@ -83,7 +83,7 @@ async fn list(api: &Api, query: EventsQuery) -> Result<Json<Events>, Refusal> {
     let filter = between(filter, query.since.as_deref(), query.until.as_deref())?;
     let page = api.service.journal().list(Query { filter, before, limit }).await?;
     let last = page.events.last().filter(|_| page.more);
-    let next_before = last.map(|event| text(event.id));
+    let next_before = last.map(|event| event.id.to_string());
     Ok(Json(Events { events: page.events, next_before }))
 }
 
@@ -95,10 +95,6 @@ pub fn page_size(limit: Option<usize>) -> Result<usize, Refusal> {
             Err(Refusal::invalid("limit", why))
         }
     }
-}
-
-fn text(EventId { run, sequence }: EventId) -> String {
-    format!("{run}.{sequence}")
 }
 
 fn stream(
@@ -137,7 +133,7 @@ async fn send(mut cursor: Box<dyn Cursor>, filter: EventFilter, to: Sender) {
     loop {
         let is_open = match cursor.next().await {
             Read::Event(event) if filter.wants(&event) => {
-                to.send(&*event, Some(text(event.id))).await
+                to.send(&*event, Some(event.id.to_string())).await
             }
             Read::Event(_) => continue,
             // The contents of the lost events are unknown, so no filter applies.

@@ -28,17 +28,11 @@ use serde::Serialize;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::guard;
+pub use events::get as event;
+
 use super::refusal::Refusal;
+use super::{MAX_BODY_BYTES, guard};
 use crate::service::{Code, Readiness, Service};
-
-/// Maximum size of a request's body in bytes, more than the longest question to the maximum number
-/// of cameras needs.
-const MAX_BODY_BYTES: usize = 1 << 20;
-
-/// Maximum number of open streams of all clients. It is below the default number of connections, so
-/// that streams alone do not use up all connections.
-const STREAMS: usize = 48;
 
 /// The state of the handlers.
 #[derive(Clone)]
@@ -48,8 +42,12 @@ struct Api {
     streams: Arc<Semaphore>,
 }
 
-pub fn routes(service: Arc<dyn Service>, stop: CancellationToken) -> Router {
-    let api = Api { service, stop, streams: Arc::new(Semaphore::new(STREAMS)) };
+pub fn routes(
+    service: Arc<dyn Service>,
+    streams: Arc<Semaphore>,
+    stop: CancellationToken,
+) -> Router {
+    let api = Api { service, stop, streams };
     let routes = Router::new()
         .route("/openapi.json", get(async || Json(openapi::document())))
         .route("/status", get(status))
@@ -79,7 +77,7 @@ pub fn routes(service: Arc<dyn Service>, stop: CancellationToken) -> Router {
 
 /// Tells browsers to take a reply as the type that it states, and not to store it unless it says
 /// so.
-async fn as_data(mut reply: Response) -> Response {
+pub async fn as_data(mut reply: Response) -> Response {
     let headers = reply.headers_mut();
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));

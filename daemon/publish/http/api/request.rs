@@ -6,10 +6,11 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use serde::de::DeserializeOwned;
 
-use super::{MAX_BODY_BYTES, Refusal};
+use super::Refusal;
 use crate::event::EventId;
 use crate::journal::EventFilter;
 use crate::moment;
+use crate::publish::http::MAX_BODY_BYTES;
 
 /// The parameters of a request's query string. A parameter may be repeated if `T` has a list.
 pub struct Parameters<T>(pub T);
@@ -59,14 +60,7 @@ fn is_json(headers: &HeaderMap) -> bool {
 
 /// Reads the ID of an event, `RUN.SEQUENCE`.
 pub fn event_id(field: &str, text: &str) -> Result<EventId, Refusal> {
-    let read = || {
-        let (run, sequence) = text.split_once('.')?;
-        Some(EventId { run: run.parse().ok()?, sequence: sequence.parse().ok()? })
-    };
-    read().ok_or_else(|| {
-        let why = format!("{field} is {text:?}; wanted RUN.SEQUENCE, like 1760000000000.42");
-        Refusal::invalid(field, why)
-    })
+    text.parse().map_err(|why| Refusal::invalid(field, format!("{field} is {why}")))
 }
 
 /// Completes a filter with its times.

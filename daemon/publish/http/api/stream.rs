@@ -10,7 +10,8 @@ use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::{Api, Refusal, STREAMS};
+use super::{Api, Refusal};
+use crate::publish::http::STREAMS;
 use crate::publish::http::guard::Client;
 
 /// Number of messages that wait for a client that reads slowly. Further events wait in the journal.
