@@ -13,6 +13,10 @@ pub struct Fake {
     /// Set to make the next query of the cameras panic.
     pub panics: AtomicBool,
     pub ask: Mutex<Ask>,
+    /// Names of cameras besides `gate` and `yard`.
+    pub more_cameras: Mutex<Vec<String>>,
+    /// The JPEG of every frame. Empty: some frames have a text as JPEG.
+    pub jpeg: Mutex<Arc<[u8]>>,
     pub rules: Mutex<Vec<RuleInfo>>,
     /// Alerts, the one that began last first.
     pub alerts: Mutex<Vec<ListedAlert>>,
@@ -36,8 +40,11 @@ impl Service for Fake {
     fn cameras(&self) -> Vec<CameraInfo> {
         assert!(!self.panics.swap(false, Ordering::Relaxed), "wanted by a test");
         let yard = *self.yard.lock().unwrap();
+        let more = self.more_cameras.lock().unwrap();
+        let more = more.iter().map(|name| (name.as_str(), Some(CameraState::Live)));
         [("gate", Some(CameraState::Live)), ("yard", yard)]
             .into_iter()
+            .chain(more)
             .filter_map(|(name, state)| Some((name, state?)))
             .map(|(name, state)| CameraInfo {
                 name: name.into(),
@@ -52,7 +59,9 @@ impl Service for Fake {
     }
 
     fn frame_jpeg(&self, camera: &str, run: Option<u64>, number: u64) -> FrameLookup {
+        let jpeg = self.jpeg.lock().unwrap().clone();
         let found = match number {
+            _ if !jpeg.is_empty() => Ok(FrameJpeg { jpeg, captured_at: SystemTime::now() }),
             7 if run.is_none() => {
                 Ok(FrameJpeg { jpeg: b"a jpeg"[..].into(), captured_at: SystemTime::now() })
             }
@@ -91,7 +100,10 @@ impl Service for Fake {
     }
 
     fn limits(&self) -> Limits {
-        Limits { text_bytes: 8192, cameras: Some(vec!["gate".into(), "yard".into()]) }
+        let more = self.more_cameras.lock().unwrap();
+        let more = more.iter().map(|name| name.as_str().into());
+        let cameras = ["gate".into(), "yard".into()].into_iter().chain(more).collect();
+        Limits { text_bytes: 8192, cameras: Some(cameras) }
     }
 
     fn ask(&self, question: Question) -> Result<AnswerStream, AskError> {
@@ -174,6 +186,8 @@ impl Daemon {
             yard: Mutex::new(Some(CameraState::Lost)),
             panics: AtomicBool::new(false),
             ask: Mutex::new(Box::new(|_| Err(AskError::Stopping))),
+            more_cameras: Mutex::default(),
+            jpeg: Mutex::new([].into()),
             rules: Mutex::default(),
             alerts: Mutex::default(),
             try_rule: Mutex::new(Box::new(|_| Err(TrialError::TooManyTrials))),

@@ -4,6 +4,9 @@
 mod api;
 mod api_alerts;
 mod broker;
+#[path = "../support/browser.rs"]
+mod browser;
+mod browser_page;
 mod client;
 mod delivery;
 mod fake;

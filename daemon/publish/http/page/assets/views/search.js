@@ -53,8 +53,9 @@ function open(root, parameters, signal) {
   let asked = null;
   const run = async (offset = 0) => {
     asked?.abort();
-    asked = new AbortController();
-    signal.addEventListener('abort', () => asked.abort());
+    const asking = new AbortController();
+    asked = asking;
+    signal.addEventListener('abort', () => asking.abort(), { once: true });
     if (!words.value.trim()) {
       setText(state, '');
       show(results, empty('Find what the cameras saw', 'Search by words, such as “red car”, or describe what you look for.'));
@@ -64,14 +65,15 @@ function open(root, parameters, signal) {
     const query = { q: words.value.trim(), camera: [...chosen], mode: mode.value, kind: kind.value, since: last ?? from, until: to, limit: PAGE, offset };
     if (offset === 0) show(results, loading('Searching…'));
     try {
-      const found = await get('search', query, asked.signal);
+      const found = await get('search', query, asking.signal);
+      if (asking.signal.aborted) return;
       if (offset === 0) show(results, found.results.length ? h('ol', { class: 'hits' }) : nothing(query));
       results.querySelector('.hits')?.append(...found.results.map(hit));
       results.querySelector('.more')?.remove();
       if (found.next_offset !== null) results.append(more(() => run(found.next_offset)));
       setText(state, `${count(results.querySelectorAll('.hit').length, 'result')}${found.next_offset === null ? '' : ' so far'}. ${coverage(found.coverage)}`);
     } catch (error) {
-      if (asked.signal.aborted) return;
+      if (asking.signal.aborted) return;
       setText(state, '');
       show(results, error.reason === 'NO_STORE' ? withoutStore() : problem(error));
     }

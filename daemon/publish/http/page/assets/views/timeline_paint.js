@@ -62,11 +62,12 @@ export class Painter {
     context.clearRect(0, 0, this.width, this.height);
     const box = this.canvas.getBoundingClientRect();
     const [top, bottom] = [-box.top, window.innerHeight - box.top];
+    this.drawAxis();
     view.lanes.forEach((name, lane) => {
       const y = AXIS + lane * view.laneHeight;
       if (y + view.laneHeight >= top && y <= bottom) this.drawLane(name, y, data);
     });
-    this.drawAxis();
+    this.drawFuture();
     this.drawSelection();
     this.drawCursor();
   }
@@ -96,11 +97,13 @@ export class Painter {
       }
       lastDay = today;
     }
+  }
+
+  drawFuture() {
     const now = this.x(Date.now());
-    if (now < this.width) {
-      context.fillStyle = colours.sunk;
-      context.fillRect(now, AXIS, this.width - now, this.height - AXIS);
-    }
+    if (now >= this.width) return;
+    this.context.fillStyle = this.colours.sunk;
+    this.context.fillRect(now, AXIS, this.width - now, this.height - AXIS);
   }
 
   drawLane(name, y, data) {
