@@ -10,8 +10,8 @@
 //! - schema: a token of an answer by a JSON Schema compared with one without, and what the schema
 //!   itself costs.
 //!
-//! All figures are CPU time of one process; ratios of neighbouring measurements, medians over
-//! rounds or steps. The video tokens are noise, because their content does not change the cost.
+//! All figures are CPU time of one process, or wall-clock time if a GPU runs the model; ratios of
+//! neighbouring measurements, medians over rounds or steps. The video tokens are noise, because their content does not change the cost.
 //! Answers never end early.
 
 mod rules;
@@ -21,6 +21,7 @@ use std::fmt;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::bail;
 use clap::{Args, ValueEnum};
@@ -28,9 +29,9 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde::Serialize;
 
-use super::cpu::cpu_time;
+use super::cpu::{cpu_time, wall_time};
 use super::median;
-use super::package::ModelArgs;
+use super::package::{DeviceArg, ModelArgs};
 use super::window::{self, Answered, QUESTIONS, Window};
 use crate::config;
 use crate::exit::Failure;
@@ -45,6 +46,9 @@ const MOST_ROWS: usize = 8;
 pub struct Options {
     #[command(flatten)]
     model: ModelArgs,
+    /// Device, as `model.device` in a config. With cuda, times are wall-clock times.
+    #[arg(long, value_name = "DEVICE", value_enum, default_value_t = DeviceArg::Cpu)]
+    device: DeviceArg,
     /// Number of onnxruntime threads.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
     threads: u32,
@@ -99,6 +103,9 @@ pub fn run(options: &Options, out: &mut dyn Write) -> Result<ExitCode, Failure> 
 
 struct Bench {
     model: config::Model,
+    clock: fn() -> Duration,
+    /// What `clock` measures.
+    time: &'static str,
     package: Package,
     runtime: Runtime,
     language: LanguageModel,
@@ -107,11 +114,12 @@ struct Bench {
     windows: u64,
 }
 
-/// Medians of the rounds, in CPU time.
+/// Medians of the rounds.
 #[derive(Serialize)]
 struct Report {
     model: String,
     plan: String,
+    time: &'static str,
     video_tokens: usize,
     threads: usize,
     tokens: usize,
@@ -159,7 +167,8 @@ struct Share {
 impl Bench {
     fn new(options: &Options) -> anyhow::Result<Bench> {
         let mut keys = options.model.keys()?;
-        keys.insert("device".into(), "cpu".into());
+        keys.insert("device".into(), options.device.name().into());
+        let on_cpu = options.device == DeviceArg::Cpu;
         keys.insert("language_threads".into(), i64::from(options.threads).into());
         let chunk = options.prefill_chunk.map(i64::from);
         keys.extend(chunk.map(|chunk| ("prefill_chunk".into(), chunk.into())));
@@ -170,7 +179,19 @@ impl Bench {
         let video_tokens =
             model.plan.video_tokens(model.plan.frames, package.vision.grid_tokens)?;
         let language = window::language(&runtime, &mut package, &model, tokens)?;
-        Ok(Bench { model, package, runtime, language, video_tokens, tokens, windows: 0 })
+        let clock: fn() -> Duration = if on_cpu { cpu_time } else { wall_time };
+        let time = if on_cpu { "CPU time" } else { "wall-clock time" };
+        Ok(Bench {
+            model,
+            clock,
+            time,
+            package,
+            runtime,
+            language,
+            video_tokens,
+            tokens,
+            windows: 0,
+        })
     }
 
     fn report(&mut self, rounds: usize, only: Option<Part>) -> anyhow::Result<Report> {
@@ -184,6 +205,7 @@ impl Bench {
         Ok(Report {
             model: self.package.name.clone(),
             plan: self.model.plan.to_string(),
+            time: self.time,
             video_tokens: self.video_tokens,
             threads: self.model.language_threads,
             tokens: self.tokens,
@@ -221,8 +243,8 @@ impl Bench {
 
     /// Returns the CPU-seconds of a window's caption.
     fn caption(&mut self, window: &Window) -> anyhow::Result<f64> {
-        let request = window.request(0, self.tokens);
-        let answered = window::ask(&mut self.language, request, |_| cpu_time())?;
+        let (request, clock) = (window.request(0, self.tokens), self.clock);
+        let answered = window::ask(&mut self.language, request, |_| clock())?;
         Ok((answered.read + answered.written).as_secs_f64())
     }
 
@@ -237,10 +259,11 @@ impl Bench {
 
     /// Asks eight questions, one after the other. Returns the CPU-seconds of each.
     fn eight_questions(&mut self, window: &Window) -> anyhow::Result<Vec<f64>> {
+        let clock = self.clock;
         let mut seconds = Vec::new();
         for at in 0..QUESTIONS.len() {
             let request = window.request(at, self.tokens);
-            let answered = window::ask(&mut self.language, request, |_| cpu_time())?;
+            let answered = window::ask(&mut self.language, request, |_| clock())?;
             seconds.push((answered.read + answered.written).as_secs_f64());
             let cached = answered.reply.usage.cached_tokens;
             if (cached > 0) != (at > 0) {
@@ -261,6 +284,7 @@ impl Bench {
             decoder.read(&mut cache, 0, chunk)?;
         }
         let mut prefix = decoder.keep(&mut cache, 0)?;
+        let clock = self.clock;
         let mut seconds = ROWS.map(|_| Vec::new());
         for _ in 0..steps {
             for row in 0..MOST_ROWS {
@@ -270,10 +294,10 @@ impl Bench {
             // caches cold.
             decoder.step(&mut cache, MOST_ROWS, &embedder.embed(&[0; MOST_ROWS])?)?;
             for (at, rows) in ROWS.into_iter().enumerate() {
-                let begun = cpu_time();
+                let begun = clock();
                 let embeddings = embedder.embed(&vec![0; rows])?;
                 decoder.step(&mut cache, rows, &embeddings)?;
-                seconds[at].push((cpu_time() - begun).as_secs_f64());
+                seconds[at].push((clock() - begun).as_secs_f64());
             }
         }
         let alone = seconds[0].clone();
@@ -290,16 +314,17 @@ impl Bench {
     fn share(&mut self, rounds: usize) -> anyhow::Result<Share> {
         let (mut theirs, mut ours, mut added) = (Vec::new(), Vec::new(), Vec::new());
         let (mut reads, mut writes) = (Vec::new(), Vec::new());
+        let clock = self.clock;
         let prompt_tokens =
             self.language.prompt(&[], QUESTIONS[0])?.text_tokens() + self.video_tokens;
         for _ in 0..rounds {
             let window = self.window();
-            let begun = cpu_time();
-            self.language.time_calls(cpu_time);
+            let begun = clock();
+            self.language.time_calls(clock);
             let request = window.request(0, self.tokens);
             let Answered { read: reading, written: writing, .. } =
                 window::ask(&mut self.language, request, LanguageModel::calls_took)?;
-            let all = (cpu_time() - begun).as_secs_f64();
+            let all = (clock() - begun).as_secs_f64();
             let calls = (reading + writing).as_secs_f64();
             reads.push(prompt_tokens as f64 / reading.as_secs_f64());
             writes.push((self.tokens - 1) as f64 / writing.as_secs_f64());
@@ -320,12 +345,12 @@ impl Bench {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Report { model, plan, video_tokens, threads, tokens, rounds, .. } = self;
+        let Report { model, plan, time, video_tokens, threads, tokens, rounds, .. } = self;
         let Report { prefix, rules, batch, share, schema, .. } = self;
         writeln!(f, "{model}, plan {plan}: {video_tokens} video tokens, answers of {tokens}")?;
         writeln!(
             f,
-            "CPU time, threads {threads}, medians of {rounds} rounds, batch of {} steps",
+            "{time}, threads {threads}, medians of {rounds} rounds, batch of {} steps",
             rounds * tokens
         )?;
         if let Some(prefix) = prefix {

@@ -16,12 +16,12 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context, anyhow, bail};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde::Serialize;
 
 use super::clip::{self, Scene};
 use super::median;
-use super::package::ModelArgs;
+use super::package::{DeviceArg, ModelArgs};
 use super::parity::{Parity, Tolerance};
 use crate::config::{self, Sampling};
 use crate::exit::Failure;
@@ -56,13 +56,6 @@ pub struct Options {
     /// Print one JSON object instead of lines.
     #[arg(long)]
     json: bool,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum DeviceArg {
-    Cpu,
-    Cuda,
-    Auto,
 }
 
 /// Runs the benchmark. Exit code 0: the device agrees with the CPU; 1: it does not, or a part of
@@ -142,13 +135,9 @@ enum Speed {
 
 impl Bench {
     fn new(options: &Options) -> anyhow::Result<Bench> {
-        let device = options
-            .device
-            .to_possible_value()
-            .map_or_else(String::new, |value| value.get_name().to_owned());
         // All other settings have the defaults of a config.
         let mut keys = options.model.keys()?;
-        keys.insert("device".into(), device.into());
+        keys.insert("device".into(), options.device.name().into());
         let model = config::Model::of(keys)?;
         let package = Package::read(&model.package, &model.precision)?;
         let frames = pixels(&model, &package)?;

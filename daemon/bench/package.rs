@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use toml::{Table, Value};
 
 use crate::assets;
@@ -22,6 +22,25 @@ pub struct ModelArgs {
     /// One suffix for all graphs (q4), or one for each: vision=int8,embed=fp16,decoder=q4.
     #[arg(long, value_name = "SUFFIX", value_parser = precision)]
     precision: Option<Value>,
+}
+
+/// A device, as `model.device` in a config.
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+pub enum DeviceArg {
+    Cpu,
+    Cuda,
+    Auto,
+}
+
+impl DeviceArg {
+    /// Returns the value of `model.device`.
+    pub fn name(self) -> &'static str {
+        match self {
+            DeviceArg::Cpu => "cpu",
+            DeviceArg::Cuda => "cuda",
+            DeviceArg::Auto => "auto",
+        }
+    }
 }
 
 impl ModelArgs {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::super::window::{self, QUESTIONS};
-use super::{Bench, cpu_time, median};
+use super::{Bench, median};
 
 /// Questions of rules.
 const RULES: [&str; 8] = [
@@ -56,6 +56,7 @@ impl Bench {
     /// Measures a caption alone, and both sets of questions with a caption after them, each about a
     /// window of its own.
     pub(super) fn rules(&mut self, rounds: usize) -> anyhow::Result<Costs> {
+        let clock = self.clock;
         let sets = [RULES, QUESTIONS].map(|set| set.map(Arc::from));
         let mut alone = Vec::new();
         let mut measured = [Rounds::default(), Rounds::default()];
@@ -65,9 +66,9 @@ impl Bench {
             alone.push(caption);
             for (questions, rounds) in sets.iter().zip(&mut measured) {
                 let window = self.window();
-                let begun = cpu_time();
+                let begun = clock();
                 let scored = window::score(&mut self.language, window.scores(questions))?;
-                let scores = (cpu_time() - begun).as_secs_f64();
+                let scores = (clock() - begun).as_secs_f64();
                 let after = self.caption(&window)?;
                 rounds.tokens = scored.usage.text_tokens as usize;
                 rounds.scores.push(scores);

@@ -12,7 +12,6 @@ use rand::{Rng, SeedableRng};
 use serde::Serialize;
 
 use super::{Bench, median};
-use crate::bench::cpu::cpu_time;
 use crate::bench::window;
 use crate::config::Sampling;
 use crate::inspection::resident_bytes;
@@ -103,6 +102,7 @@ pub fn vocabulary(folder: &Path, rounds: usize) -> anyhow::Result<Costs> {
 impl Bench {
     /// Measures the vocabulary of the package, then answers with and without the schema in turn.
     pub(super) fn schema(&mut self, rounds: usize) -> anyhow::Result<Costs> {
+        let clock = self.clock;
         let mut costs = vocabulary(&self.package.folder, rounds)?;
         let schema = self.language.schemas().compile(SCHEMA)?;
         let window = self.window();
@@ -110,7 +110,7 @@ impl Bench {
         for round in 0..=rounds {
             let mut seconds_per_token = |schema| {
                 let request = window.request_by(0, self.tokens, schema);
-                let answered = window::ask(&mut self.language, request, |_| cpu_time())?;
+                let answered = window::ask(&mut self.language, request, |_| clock())?;
                 anyhow::Ok(answered.written.as_secs_f64() / answered.reply.ids.len() as f64)
             };
             let (without, with) = (seconds_per_token(None)?, seconds_per_token(Some(&schema))?);
