@@ -104,7 +104,7 @@ pub fn run(options: &Options, out: &mut dyn Write) -> Result<ExitCode, Failure> 
 struct Bench {
     model: config::Model,
     clock: fn() -> Duration,
-    /// What `clock` measures.
+    /// The name of the quantity that `clock` measures.
     time: &'static str,
     package: Package,
     runtime: Runtime,

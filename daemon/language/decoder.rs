@@ -173,7 +173,7 @@ impl Decoder {
         Ok(Store::InPlace(InPlace {
             bindings: HashMap::new(),
             memory: Memory::new(&self.session, self.kv, shape.numbers())?,
-            spare: Memory::new(&self.session, self.kv, shape.head())?,
+            spare: Memory::for_copy(&self.session, self.kv, shape.head())?,
             shape,
         }))
     }
@@ -299,7 +299,7 @@ impl Decoder {
             Store::Growing(slots) => &mut slots[first].binding,
         };
         let shape = [slots, new, self.text.hidden_size];
-        binding.bind_input("inputs_embeds", &self.embeds.tensor(&shape, embeddings.to_vec())?)?;
+        binding.bind_input("inputs_embeds", &self.embeds.tensor(&shape, embeddings)?)?;
         // Rows are padded on the right; a row's sum is its length including the new tokens.
         let longest = lengths.iter().max().copied().unwrap_or(0) + new;
         let mask = lengths
@@ -393,7 +393,8 @@ impl Decoder {
     fn compact(&self, store: &mut InPlace, slot: usize, len: usize) -> ort::Result<Memory> {
         let InPlace { memory, shape, .. } = store;
         let head = len * shape.head_dim;
-        let mut kept = Memory::new(&self.session, self.kv, shape.planes * shape.heads * head)?;
+        let numbers = shape.planes * shape.heads * head;
+        let mut kept = Memory::for_copy(&self.session, self.kv, numbers)?;
         for (at, from) in shape.heads_of(slot).enumerate() {
             kept.copy(at * head, memory, from, head)?;
         }

@@ -421,7 +421,9 @@ impl LanguageModel {
         prompt: &Prompt,
         video: &VideoTokens,
     ) -> Result<Vec<f32>, TensorError> {
-        let mut embeddings = Vec::new();
+        let tokens: usize = prompt.pieces.iter().map(|piece| piece.len()).sum();
+        let videos = prompt.pieces.len().saturating_sub(1);
+        let mut embeddings = Vec::with_capacity(tokens * video.dim + videos * video.rows.len());
         for (at, piece) in prompt.pieces.iter().enumerate() {
             if at > 0 {
                 embeddings.extend_from_slice(&video.rows);

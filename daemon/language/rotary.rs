@@ -42,7 +42,7 @@ pub fn rotary_initialisers(
                     own.shape, tables.half
                 ));
             }
-            let tensor = float.tensor(&[tables.positions, tables.half], values.clone());
+            let tensor = float.tensor(&[tables.positions, tables.half], values);
             replaced.push((name.clone(), tensor.map_err(|e| e.to_string())?));
         }
     }

@@ -29,12 +29,12 @@ impl Float {
     }
 
     /// Creates a tensor of this shape from 32-bit values.
-    pub fn tensor(self, shape: &[usize], values: Vec<f32>) -> ort::Result<DynValue> {
+    pub fn tensor(self, shape: &[usize], values: &[f32]) -> ort::Result<DynValue> {
         let shape = Shape::new(shape.iter().map(|side| *side as i64));
         Ok(match self {
-            Float::F32 => Tensor::from_array((shape, values))?.into_dyn(),
+            Float::F32 => Tensor::from_array((shape, values.to_vec()))?.into_dyn(),
             Float::F16 => {
-                Tensor::from_array((shape, Vec::<f16>::from_f32_slice(&values)))?.into_dyn()
+                Tensor::from_array((shape, Vec::<f16>::from_f32_slice(values)))?.into_dyn()
             }
         })
     }

@@ -32,15 +32,33 @@ enum Place {
 impl Memory {
     /// Allocates memory filled with zeros on the session's device.
     pub fn new(session: &Session, float: Float, numbers: usize) -> ort::Result<Memory> {
+        Memory::on(session, float, numbers, |session, float| match float {
+            Float::F32 => Ok(session.tensor::<f32>(&[numbers])?.upcast()),
+            Float::F16 => Ok(session.tensor::<f16>(&[numbers])?.upcast()),
+        })
+    }
+
+    /// Allocates memory for a copy. Its content is unspecified until all of it is written. Writing
+    /// zeros first would take longer on a GPU than the copy.
+    pub fn for_copy(session: &Session, float: Float, numbers: usize) -> ort::Result<Memory> {
+        Memory::on(session, float, numbers, |session, float| match float {
+            Float::F32 => Ok(session.unwritten_tensor::<f32>(&[numbers])?.upcast()),
+            Float::F16 => Ok(session.unwritten_tensor::<f16>(&[numbers])?.upcast()),
+        })
+    }
+
+    fn on(
+        session: &Session,
+        float: Float,
+        numbers: usize,
+        on_device: impl FnOnce(&Session, Float) -> ort::Result<DynTensor>,
+    ) -> ort::Result<Memory> {
         let place = match session.placement.processor {
             Processor::Cpu => {
                 let map = MmapMut::map_anon((numbers * float.bytes()).max(1));
                 Place::Host(map.map_err(|e| ort::Error::new(format!("{numbers} numbers: {e}")))?)
             }
-            Processor::Cuda => Place::Device(match float {
-                Float::F32 => session.tensor::<f32>(&[numbers])?.upcast(),
-                Float::F16 => session.tensor::<f16>(&[numbers])?.upcast(),
-            }),
+            Processor::Cuda => Place::Device(on_device(session, float)?),
         };
         Ok(Memory { place, float, numbers, info: session.memory()? })
     }

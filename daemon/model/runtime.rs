@@ -316,16 +316,27 @@ impl Session {
     where
         T: PrimitiveTensorElementType + Clone + Default + std::fmt::Debug + 'static,
     {
-        if self.placement.processor == Processor::Cpu {
-            return OrtTensor::new(&Allocator::default(), shape);
-        }
-        let mut tensor = OrtTensor::new(&Allocator::new(&self.session, self.memory()?)?, shape)?;
+        let mut tensor = self.unwritten_tensor(shape)?;
         let numbers = shape.iter().product();
-        if numbers > 0 {
+        if self.placement.processor == Processor::Cuda && numbers > 0 {
             let zeros = OrtTensor::from_array((shape, vec![T::default(); numbers]))?;
             zeros.copy_into(&mut tensor)?;
         }
         Ok(tensor)
+    }
+
+    /// Allocates a tensor in [`Session::memory`]. Its content is unspecified, so all of it must be
+    /// written before a kernel may read it.
+    pub fn unwritten_tensor<T>(&self, shape: &[usize]) -> ort::Result<OrtTensor<T>>
+    where
+        T: PrimitiveTensorElementType + Clone + Default + std::fmt::Debug + 'static,
+    {
+        match self.placement.processor {
+            Processor::Cpu => OrtTensor::new(&Allocator::default(), shape),
+            Processor::Cuda => {
+                OrtTensor::new(&Allocator::new(&self.session, self.memory()?)?, shape)
+            }
+        }
     }
 
     /// Waits until the bound inputs have reached the device.

@@ -111,7 +111,7 @@ impl Encoder {
     fn run(&mut self, pixels: &[f32]) -> ort::Result<(Vec<i64>, Vec<f32>)> {
         let size = self.image_size;
         let shape = [pixels.len() / self.frame_len(), 3, size, size];
-        let input = self.pixels.tensor(&shape, pixels.to_vec())?;
+        let input = self.pixels.tensor(&shape, pixels)?;
         let outputs = self.session.session.run(ort::inputs!["pixel_values" => input])?;
         self.features.values(&outputs["image_features"])
     }
