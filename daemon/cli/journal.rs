@@ -8,6 +8,7 @@ use anyhow::bail;
 use clap::Args;
 
 use super::events::Filter;
+use super::stop::stop_signal;
 use super::{Client, output};
 use crate::client::{self, Deletion, Position};
 use crate::exit::Failure;
@@ -144,17 +145,4 @@ fn is_confirmed(span: Span, cameras: &[String]) -> anyhow::Result<bool> {
     let mut reply = String::new();
     std::io::stdin().read_line(&mut reply)?;
     Ok(matches!(reply.trim().to_lowercase().as_str(), "y" | "yes"))
-}
-
-/// Returns a future that ends with SIGINT or SIGTERM.
-fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    Ok(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-    })
 }

@@ -7,6 +7,7 @@ mod inspect;
 mod journal;
 mod rule;
 mod run;
+mod stop;
 mod test_alert;
 
 use std::io::{self, Write};
@@ -63,7 +64,7 @@ enum Command {
     ///
     /// Example: lookout ack 019adf2e-6c1b-7d0a-9d7e-0a4d2f3b5c61 --false
     Ack(Ack),
-    /// Print captions, answers, alerts and camera state changes as they happen.
+    /// Print captions, answers, alerts and camera state changes as they happen, until Ctrl-C.
     Watch(Watch),
     /// List the events that the daemon's journal holds.
     Events(events::Events),
@@ -283,6 +284,6 @@ async fn watch(args: Watch, out: &mut dyn Write) -> Result<(), Failure> {
     let Watch { client: Client { server, json }, camera, kind, from_sequence, run, since } = args;
     let from = from_sequence.map(|sequence| client::Position { run, sequence });
     let filter = client::Filter { cameras: camera, kinds: kind, from, since };
-    client::watch(&server, filter, output(json), OnEnd::Reconnect, out).await?;
-    Ok(())
+    let watching = client::watch(&server, filter, output(json), OnEnd::Reconnect, out);
+    stop::until_stopped(watching).await
 }
