@@ -131,7 +131,7 @@ impl Database {
                 appended.events += u64::from(is_new);
                 if is_new {
                     let id = transaction.last_insert_rowid();
-                    clips::link(&transaction, id, &event.body)?;
+                    clips::link(&transaction, id, event)?;
                     appended.frames += jpegs::insert(&transaction, id, &event.camera, &jpegs)?;
                 }
             }

@@ -1,16 +1,16 @@
 //! Copies what can be read of a corrupt database into a new one: events, and the positions of
-//! readers. JPEGs are copied with kept events only, because they may take more room than the disk has
-//! twice; the others stay in the file that was set aside.
+//! readers. JPEGs and clips are copied with kept events only, because they may take more room than
+//! the disk has twice; the others stay in the file that was set aside.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
 use super::database::Database;
-use super::positions;
 use super::values::{StoreError, integer};
-use crate::event::{Event, EventId};
+use super::{clips, positions};
+use crate::event::{Body, Event, EventId};
 use crate::frame::FrameId;
 use crate::journal::EventJpeg;
 use crate::wire::decode;
@@ -60,29 +60,44 @@ fn copy_all(
     }
     let mut rows = Rows { source, next: 0, unreadable: 0 };
     loop {
-        let batch: Vec<(Event, Vec<EventJpeg>)> =
-            rows.by_ref().filter(|(event, _)| event.id < before).take(BATCH).collect();
+        let batch: Vec<Row> =
+            rows.by_ref().filter(|row| row.event.id < before).take(BATCH).collect();
         if batch.is_empty() {
             return Ok(rows.unreadable);
         }
-        let events = batch.iter().map(|(event, jpegs)| (event, jpegs.clone()));
+        let events = batch.iter().map(|row| (&row.event, row.jpegs.clone()));
         *copied += to.append(events)?.events;
-        to.write(|connection| mark_kept(connection, &batch))?;
+        for row in batch.iter().filter(|row| row.is_kept) {
+            to.write(|connection| keep(source, row, connection))?;
+            if begun.elapsed() > LONGEST {
+                return Err(StoreError::Failed(format!("it took longer than {LONGEST:?}")));
+            }
+        }
         if begun.elapsed() > LONGEST {
             return Err(StoreError::Failed(format!("it took longer than {LONGEST:?}")));
         }
     }
 }
 
-fn mark_kept(connection: &Connection, batch: &[(Event, Vec<EventJpeg>)]) -> Result<(), StoreError> {
-    for (event, _) in batch.iter().filter(|(event, _)| event.kept) {
-        connection.execute(
-            "INSERT OR IGNORE INTO kept_events \
-             SELECT id FROM events WHERE run = ? AND sequence = ?",
-            params![integer(event.id.run), integer(event.id.sequence)],
-        )?;
-    }
-    Ok(())
+/// Exempts a copied event from retention, and copies its clip.
+fn keep(source: &Connection, row: &Row, to: &Connection) -> Result<(), StoreError> {
+    let EventId { run, sequence } = row.event.id;
+    let mut select = to.prepare_cached("SELECT id FROM events WHERE run = ? AND sequence = ?")?;
+    let copy: i64 = select.query_row([integer(run), integer(sequence)], |row| row.get(0))?;
+    to.execute("INSERT OR IGNORE INTO kept_events VALUES (?)", [copy])?;
+    let Body::Alert(alert) = &row.event.body else { return Ok(()) };
+    clips::copy(source, row.id, to, (copy, alert))
+}
+
+/// An event that can be read.
+struct Row {
+    id: i64,
+    event: Event,
+    /// True if the event is exempt from retention: it is kept, or the clip of a kept alert belongs to
+    /// it.
+    is_kept: bool,
+    /// The JPEGs of the event, if it is exempt.
+    jpegs: Vec<EventJpeg>,
 }
 
 /// The readable events of a database in the order of their rows, with the JPEGs of kept ones.
@@ -94,19 +109,21 @@ struct Rows<'a> {
 }
 
 impl Iterator for Rows<'_> {
-    type Item = (Event, Vec<EventJpeg>);
+    type Item = Row;
 
     fn next(&mut self) -> Option<Self::Item> {
         let mut failed = 0;
         while failed < UNREADABLE_MOST {
             match self.read() {
-                Ok(Some((row, body))) => {
-                    self.next = row + 1;
-                    match decode::event_bytes(&body) {
-                        Ok(event) if event.kept => return Some((event, self.jpegs(row))),
-                        Ok(event) => return Some((event, Vec::new())),
-                        Err(_) => self.unreadable += 1,
-                    }
+                Ok(Some((id, body))) => {
+                    self.next = id + 1;
+                    let Ok(event) = decode::event_bytes(&body) else {
+                        self.unreadable += 1;
+                        continue;
+                    };
+                    let is_kept = event.kept || self.is_kept(id);
+                    let jpegs = if is_kept { self.jpegs(id) } else { Vec::new() };
+                    return Some(Row { id, event, is_kept, jpegs });
                 }
                 Ok(None) => return None,
                 // The row is on a damaged page, or the page that leads to it is damaged.
@@ -128,6 +145,12 @@ impl Rows<'_> {
             .source
             .prepare_cached("SELECT id, body FROM events WHERE id >= ? ORDER BY id LIMIT 1")?;
         select.query_row([self.next], |row| Ok((row.get(0)?, row.get(1)?))).optional()
+    }
+
+    /// Returns true if the table of exempt events has an event.
+    fn is_kept(&self, row: i64) -> bool {
+        let select = self.source.prepare_cached("SELECT 1 FROM kept_events WHERE event = ?");
+        select.and_then(|mut select| select.exists([row])).unwrap_or(false)
     }
 
     /// Returns the JPEGs of an event, as far as they can be read.

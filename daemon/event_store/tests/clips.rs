@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::event::{Alert, AlertClip, AlertPhase, AlertUpdate, ClipState, Severity};
-use crate::event_store::{clips, read};
+use crate::event_store::{clips, read, salvage};
 use crate::journal::CLIP_CHUNK;
 
 /// Returns an event of an alert that says that its clip is in a state.
@@ -140,6 +140,67 @@ async fn a_clip_is_kept_with_any_event_of_its_alert() {
     let database = Database::open(&settings(&folder).folder).unwrap();
     database.delete_over(1).unwrap();
     assert!(clips::chunk(&database.connection, "kept", 0).unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_clip_that_is_ready_after_its_alert_was_kept_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = begin(&folder, RUN);
+    for id in ["kept", "other"] {
+        let first = journal.append("gate".into(), alert(id, ClipState::Pending));
+        journal.flush();
+        if id == "kept" {
+            journal.keep(first.id, true).await.unwrap();
+        }
+        store(&journal, id, 3 * CLIP_CHUNK).await;
+    }
+    journal.flush();
+    drop(journal);
+    let database = Database::open(&settings(&folder).folder).unwrap();
+    database.delete_over(1).unwrap();
+    let chunk = |id: &str| clips::chunk(&database.connection, id, 0).unwrap();
+    assert!(chunk("kept").is_some() && chunk("other").is_none());
+}
+
+#[tokio::test]
+async fn kept_clips_are_copied_from_a_corrupt_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = begin(&folder, RUN);
+    let mut first = Vec::new();
+    for id in ["kept", "damaged", "other"] {
+        let Body::Alert(of_alert) = alert(id, ClipState::Ready) else { unreachable!() };
+        let bytes = 3 * CLIP_CHUNK as u64;
+        let clip = of_alert.clip.clone().map(|clip| AlertClip { bytes, ..clip });
+        first.push(journal.append("gate".into(), alert(id, ClipState::Pending)));
+        journal.store_clip(id.into(), file(3 * CLIP_CHUNK)).await.unwrap();
+        journal.append("gate".into(), Body::Alert(Alert { clip, ..of_alert }));
+    }
+    journal.flush();
+    for event in &first[..2] {
+        journal.keep(event.id, true).await.unwrap();
+    }
+    drop(journal);
+    let path = settings(&folder).folder;
+    let corrupt = path.join("corrupt.sqlite");
+    fs::rename(path.join(FILE), &corrupt).unwrap();
+    let source = rusqlite::Connection::open(&corrupt).unwrap();
+    let damaged = "DELETE FROM clip_chunks WHERE number = 1 AND clip = \
+                   (SELECT id FROM clips WHERE alert_id = 'damaged')";
+    assert_eq!(source.execute(damaged, []), Ok(1));
+    drop(source);
+
+    let mut database = Database::open(&path).unwrap();
+    let copied = salvage::copy(&corrupt, &mut database, EventId { run: RUN + 1, sequence: 1 });
+    assert!(copied.starts_with("6 of its events were copied"), "{copied}");
+    drop(database);
+    let journal = begin(&folder, RUN + 1);
+    assert!(stored(&journal, "kept").await == file(3 * CLIP_CHUNK));
+    assert!(stored(&journal, "damaged").await.is_empty(), "a part of a clip cannot be played");
+    assert!(stored(&journal, "other").await.is_empty(), "only kept clips are copied");
+    drop(journal);
+    let database = Database::open(&path).unwrap();
+    database.delete_over(1).unwrap();
+    assert!(clips::chunk(&database.connection, "kept", 0).unwrap().is_some());
 }
 
 #[tokio::test]
