@@ -118,7 +118,13 @@ pub async fn run(options: Options, out: &mut dyn Write) -> anyhow::Result<()> {
     };
     let http = free_port()?;
     let config = folder.path().join("lookout.toml");
-    fs::write(&config, daemon_config(&assets, &cameras, Ports { rtsp, broker, grpc, http }))?;
+    let ports = Ports { rtsp, broker, grpc, http };
+    let mut text = daemon_config(&assets, &cameras, ports) + &journal_config(folder.path());
+    let embedding_model = crate::assets::embedding_model();
+    if let Some(model) = &embedding_model {
+        text += &format!("[search]\nmodel = {model:?}\n");
+    }
+    fs::write(&config, text)?;
     let server = format!("127.0.0.1:{grpc}");
     children.daemon(&config, &server, START_TIMEOUT).await?;
     say(&format!(
@@ -127,6 +133,11 @@ pub async fn run(options: Options, out: &mut dyn Write) -> anyhow::Result<()> {
     ));
     say("Captions come every 4 s a camera, each about the 8 s before it. In another terminal:");
     say(&format!("          lookout ask {} \"Is there a person?\" --server {server}", cameras[0]));
+    let query = match embedding_model {
+        Some(_) => "somebody in crimson clothing",
+        None => "person red",
+    };
+    say(&format!("          lookout search \"{query}\" --server {server}"));
     say(&format!("          mosquitto_sub -p {broker} -t 'lookout/#' -v"));
 
     let score = Score::of_clips(&clips, &cameras)?;
@@ -193,6 +204,11 @@ struct Ports {
     broker: u16,
     grpc: u16,
     http: u16,
+}
+
+/// Returns the table of a journal on disk, which a search needs.
+fn journal_config(folder: &Path) -> String {
+    format!("[journal]\nfolder = {:?}\nbytes = \"1GiB\"\n", folder.join("journal"))
 }
 
 fn daemon_config(assets: &Path, cameras: &[String], ports: Ports) -> String {

@@ -50,6 +50,29 @@ fn the_demos_captions_are_true() {
     assert!(judged >= 1, "no answer could be judged");
 }
 
+/// Searches by meaning while the demo runs. The model is that of `make setup`.
+#[test]
+fn the_demo_can_be_searched_by_meaning_until_it_is_interrupted() {
+    let folder = folder();
+    let port = free_port().to_string();
+    let mut command = Command::new(LOOKOUT);
+    command.args(["demo", "--json", "--port", &port]);
+    let mut demo = Lines::of("demo", &mut command, folder.path());
+    demo.next(Duration::from_secs(60)).expect("a first line");
+    let server = format!("http://127.0.0.1:{port}");
+    let found = wait_for("a caption by its meaning", Duration::from_secs(60), || {
+        let mut search = Command::new(LOOKOUT);
+        search.args(["search", "an automobile", "--mode", "meaning", "--json"]);
+        let output = search.args(["--server", &server]).output().expect("lookout search");
+        let lines = String::from_utf8_lossy(&output.stdout).into_owned();
+        lines.lines().find(|line| line.contains("\"similarity\":")).map(String::from)
+    });
+    let found: Value = serde_json::from_str(&found).expect("JSON");
+    assert!(found["similarity"].as_f64() > Some(0.0), "{found}");
+    demo.process.signal(libc::SIGINT);
+    assert_eq!(demo.process.ended(Duration::from_secs(30)), Some(0), "{}", demo.process.log());
+}
+
 /// Runs the demo with `--score`, which prints the counts and every mistake.
 #[test]
 fn the_demo_keeps_the_score() {
