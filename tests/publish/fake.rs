@@ -69,6 +69,8 @@ impl Service for Fake {
                 Ok(FrameJpeg { jpeg: b"jpeg 4"[..].into(), captured_at: SystemTime::now() })
             }
             8 => Err(FrameError::Busy),
+            // The lookup does not end.
+            9 => return Box::pin(std::future::pending()),
             _ => Err(FrameError::FrameNotFound { camera: camera.into(), number }),
         };
         Box::pin(std::future::ready(found))

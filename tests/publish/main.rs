@@ -9,12 +9,14 @@ mod browser;
 mod browser_page;
 mod client;
 mod delivery;
+mod delivery_dropped;
 mod fake;
 mod grpc;
 mod home_assistant;
 #[path = "../support/home_assistant.rs"]
 mod home_assistant_process;
 mod http;
+mod interrupted;
 mod mcp;
 mod mqtt;
 mod mqtt5;

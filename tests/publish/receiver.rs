@@ -1,6 +1,6 @@
 //! A real HTTP server that receives alerts, and misbehaves as a test wants it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use super::*;
 
@@ -49,6 +49,8 @@ pub struct Receiver {
     pub port: u16,
     received: mpsc::Receiver<Received>,
     reactions: Arc<Mutex<VecDeque<Reaction>>>,
+    /// Sequences of the events that are answered 500.
+    failing: Arc<Mutex<HashSet<u64>>>,
     serving: JoinHandle<()>,
 }
 
@@ -62,20 +64,26 @@ impl Receiver {
         let port = listener.local_addr().unwrap().port();
         let (to, received) = mpsc::channel(10_000);
         let reactions = Arc::<Mutex<VecDeque<Reaction>>>::default();
-        let next = reactions.clone();
+        let failing = Arc::<Mutex<HashSet<u64>>>::default();
+        let (next, fails) = (reactions.clone(), failing.clone());
         let serving = tokio::spawn(async move {
             while let Ok((connection, _)) = listener.accept().await {
                 let reaction = next.lock().unwrap().pop_front();
                 let reaction = reaction.unwrap_or(Reaction::Answer(200, ""));
-                tokio::spawn(serve(connection, reaction, to.clone()));
+                tokio::spawn(serve(connection, reaction, fails.clone(), to.clone()));
             }
         });
-        Receiver { port, received, reactions, serving }
+        Receiver { port, received, reactions, failing, serving }
     }
 
     /// Sets the reactions to the next connections.
     pub fn reacts(&self, reactions: impl IntoIterator<Item = Reaction>) {
         self.reactions.lock().unwrap().extend(reactions);
+    }
+
+    /// Answers 500 to an event whenever it comes.
+    pub fn fails_at(&self, sequence: u64) {
+        self.failing.lock().unwrap().insert(sequence);
     }
 
     pub async fn next(&mut self) -> Received {
@@ -103,13 +111,22 @@ impl Drop for Receiver {
     }
 }
 
-async fn serve(mut connection: TcpStream, reaction: Reaction, to: mpsc::Sender<Received>) {
+async fn serve(
+    mut connection: TcpStream,
+    mut reaction: Reaction,
+    failing: Arc<Mutex<HashSet<u64>>>,
+    to: mpsc::Sender<Received>,
+) {
     if matches!(reaction, Reaction::Reset) {
         // The system resets a connection that is closed with unread bytes.
         let _ = connection.readable().await;
         return;
     }
     let Some(received) = read(&mut connection).await else { return };
+    let is_event = received.headers.contains_key("x-lookout-event");
+    if is_event && failing.lock().unwrap().contains(&received.sequence()) {
+        reaction = Reaction::Answer(500, "");
+    }
     let _ = to.try_send(Received { reaction: reaction.clone(), ..received });
     match reaction {
         Reaction::Answer(status, headers) => {

@@ -31,7 +31,8 @@ pub enum Failure {
     /// smaller one.
     Refused { why: String, may_be_too_large: bool },
     /// A later attempt may succeed, after the time that the target named, if it named one.
-    Temporary { why: String, retry_after: Option<Duration> },
+    /// `is_server_error` is true if the target answered with a status 5xx.
+    Temporary { why: String, retry_after: Option<Duration>, is_server_error: bool },
 }
 
 impl Failure {
@@ -40,7 +41,7 @@ impl Failure {
     }
 
     pub fn temporary(why: impl Into<String>) -> Failure {
-        Failure::Temporary { why: why.into(), retry_after: None }
+        Failure::Temporary { why: why.into(), retry_after: None, is_server_error: false }
     }
 }
 
@@ -107,7 +108,8 @@ fn judge(
         return Err(Failure::Refused { why, may_be_too_large });
     }
     let retry_after = header(RETRY_AFTER).and_then(|text| retry_after(text, now));
-    Err(Failure::Temporary { why, retry_after })
+    let is_server_error = status.is_server_error();
+    Err(Failure::Temporary { why, retry_after, is_server_error })
 }
 
 fn origin(url: &Url) -> String {

@@ -6,9 +6,11 @@
 //! Guarantees: every event of an alert that the target wants, that the journal still holds and that
 //! is not older than the target's `catch_up`, is accepted by the target at least once and in order,
 //! with a journal on disk also after a restart of the daemon. After a failure the same event is
-//! sent again, with the same `Idempotency-Key`. An event that the target refuses is dropped and counted.
+//! sent again, with the same `Idempotency-Key`. An event that the target refuses is dropped and
+//! counted, and so is one that it answers with a status 5xx while it accepts the next one (`blame`).
 //! Each target has its own task and position, so that one that is unreachable delays nobody.
 
+mod blame;
 mod http;
 mod log;
 mod ntfy;
@@ -34,6 +36,7 @@ use crate::interface::Interface;
 use crate::journal::{Cursor, Read};
 use crate::metrics::{self, DeliveryResult};
 use crate::service::Service;
+use blame::Blame;
 use http::{Failure, HttpRequest};
 use log::Log;
 use ntfy::Ntfy;
@@ -308,6 +311,7 @@ impl Delivery {
             None
         };
         let mut backoff = Backoff::new(self.target.config.max_retry_delay);
+        let mut blame = Blame::default();
         loop {
             if self.is_too_old(event) {
                 self.log.too_old();
@@ -338,9 +342,24 @@ impl Delivery {
                     self.log.refused(&why);
                     return ControlFlow::Continue(());
                 }
-                Err(Failure::Temporary { why, retry_after }) => {
+                Err(Failure::Temporary { why, retry_after, is_server_error }) => {
+                    if blame.is_to_blame(is_server_error) {
+                        metrics::delivery_attempt(self.name(), DeliveryResult::Refused);
+                        self.log.refused(&format!("{why} each time, and accepted the next alert"));
+                        return ControlFlow::Continue(());
+                    }
                     metrics::delivery_attempt(self.name(), DeliveryResult::Failed);
                     self.log.failed(&why);
+                    if blame.failed(is_server_error) {
+                        let accepts = tokio::select! {
+                            accepts = self.accepts_event_after(event.id) => accepts,
+                            () = end.passed() => return ControlFlow::Break(()),
+                        };
+                        if accepts {
+                            blame.next_was_accepted();
+                            continue;
+                        }
+                    }
                     retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER)
                 }
             };
