@@ -36,6 +36,7 @@ pub async fn until_stopped<E: Into<Failure>>(
         // The command may have ended.
         let _ = to.send(());
         tokio::time::sleep(PATIENCE).await;
+        #[expect(clippy::disallowed_methods, reason = "a blocked main thread cannot return")]
         std::process::exit(1);
     });
     tokio::select! {

@@ -55,9 +55,10 @@ impl Delivery {
         else {
             return false;
         };
-        let picture = match self.target.wants_picture() {
-            true => Picture::of(&*self.service, event, alert).await,
-            false => None,
+        let picture = if self.target.wants_picture() {
+            Picture::of(&*self.service, event, alert).await
+        } else {
+            None
         };
         self.target.attempt((event, alert), picture.as_ref()).await.is_ok()
     }
