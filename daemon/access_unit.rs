@@ -48,6 +48,14 @@ impl VideoCodec {
         }
     }
 
+    /// Returns true for the header byte of an access unit delimiter.
+    fn is_delimiter(self, header: u8) -> bool {
+        match self {
+            VideoCodec::H264 => header & 0x1f == 9,
+            VideoCodec::H265 => header >> 1 & 0x3f == 35,
+        }
+    }
+
     /// Returns true for the header byte of a NAL unit that describes the stream: VPS, SPS or PPS.
     fn is_parameter_set(self, header: u8) -> bool {
         match self {
@@ -58,6 +66,21 @@ impl VideoCodec {
 }
 
 impl AccessUnit {
+    /// Returns the picture as a sample of an MP4 file: each NAL unit after its length. Parameter
+    /// sets and delimiters are left out; the file's head has the former.
+    pub fn sample(&self) -> Vec<u8> {
+        let mut sample = Vec::with_capacity(self.data.len() + 16);
+        for nal in nal_units(&self.data) {
+            let Some(first) = nal.first() else { continue };
+            if self.codec.is_parameter_set(*first) || self.codec.is_delimiter(*first) {
+                continue;
+            }
+            sample.extend((nal.len() as u32).to_be_bytes());
+            sample.extend(nal);
+        }
+        sample
+    }
+
     /// Returns the parameter sets in the unit, each once. A stream often repeats them.
     pub fn parameter_sets(&self) -> Vec<Bytes> {
         let is_set =

@@ -1,6 +1,7 @@
 //! The requests that the daemon answers, independent of the interface. `publish/` accesses the
 //! daemon only through [`Service`].
 
+mod live;
 mod trial;
 mod trial_json;
 
@@ -13,13 +14,14 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 
 use crate::event::{
-    Alert, AlertClip, AnswerPart, CameraStatus, Coverage, Event, EventId, Severity,
+    Alert, AlertClip, AnswerPart, CameraStatus, Coverage, Event, EventId, FrameReference, Severity,
 };
 use crate::frame::{FrameId, Span, rfc3339};
 use crate::journal::{Deleted, Deletion, Journal, Pending, QueryError};
 use crate::metrics;
 use crate::question::{Draft, Limits, Question, QuestionError, Range};
 
+pub use live::{LiveItem, LiveStream};
 pub use trial::{
     TRIALS, Trial, TrialError, TrialItem, TrialRequest, TrialStream, TriedResult, TriedWindow,
 };
@@ -59,6 +61,11 @@ pub trait Service: Send + Sync + 'static {
         range: Range,
         most: usize,
     ) -> Result<FrameSample, AskError>;
+
+    /// Begins the live video of a camera, or returns `None` if no camera has this name.
+    fn live_video(&self, _camera: &str) -> Option<LiveStream> {
+        None
+    }
 
     /// Returns the limits that questions are checked against.
     fn limits(&self) -> Limits;
@@ -215,6 +222,8 @@ pub struct ListedAlert {
     #[serde(flatten)]
     pub event: EventId,
     pub camera: Arc<str>,
+    /// The frames of the window with which the alert began, oldest first.
+    pub first_frames: Vec<FrameReference>,
     #[serde(flatten)]
     pub alert: Alert,
 }

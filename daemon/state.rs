@@ -18,7 +18,8 @@ use crate::metrics;
 use crate::question::{self, Question, Range};
 use crate::service::{
     AlertNotFound, AlertQuery, AnswerStream, AskError, CameraInfo, FrameDeletion, FrameLookup,
-    FrameSample, ListedAlert, Readiness, RuleInfo, Service, TrialError, TrialRequest, TrialStream,
+    FrameSample, ListedAlert, LiveStream, Readiness, RuleInfo, Service, TrialError, TrialRequest,
+    TrialStream,
 };
 use crate::sync::lock;
 
@@ -26,7 +27,7 @@ use crate::sync::lock;
 pub struct Daemon {
     pub engine: Arc<Engine>,
     journal: Arc<dyn Journal>,
-    /// The encoded streams of cameras with clips.
+    /// The encoded streams of the cameras.
     streams: Arc<Streams>,
     cameras: Mutex<Vec<Camera>>,
     /// Maximum length of a question.
@@ -114,7 +115,7 @@ impl Sink for Daemon {
     }
 
     fn recorder(&self, camera: &Arc<str>) -> Option<Arc<dyn Recorder>> {
-        self.streams.recorder(camera)
+        Some(self.streams.recorder(camera))
     }
 
     fn status(&self, camera: &Arc<str>, status: CameraStatus) {
@@ -179,6 +180,10 @@ impl Service for Daemon {
         most: usize,
     ) -> Result<FrameSample, AskError> {
         self.engine.sample_frames(camera, range, most)
+    }
+
+    fn live_video(&self, camera: &str) -> Option<LiveStream> {
+        self.streams.live(camera)
     }
 
     fn troubles(&self) -> Vec<String> {

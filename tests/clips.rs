@@ -7,6 +7,8 @@
 mod gst_server;
 #[path = "clips/interruptions.rs"]
 mod interruptions;
+#[path = "clips/live_video.rs"]
+mod live_video;
 #[path = "clips/of_alerts.rs"]
 mod of_alerts;
 // These tests use few of the quirks.

@@ -48,7 +48,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 pub use error::CameraError;
-pub use mux::{MuxError, mp4};
+pub use mux::{MuxError, TIMESCALE, mp4, mp4_head};
 
 use crate::access_unit::AccessUnit;
 use crate::config;
@@ -73,8 +73,14 @@ pub trait Sink: Send + Sync + 'static {
 
 /// The receiver of a camera's encoded stream. GStreamer's threads call it, so it must never block.
 pub trait Recorder: Send + Sync + 'static {
+    /// Returns true while access units are wanted. They are copied for the recorder only then.
+    fn is_wanted(&self) -> bool {
+        true
+    }
     /// Takes the next access unit, in the order of decoding.
     fn unit(&self, unit: AccessUnit);
+    /// Is called when a new connection has access units that can be recorded.
+    fn supported(&self) {}
     /// Takes the reason why the stream of this connection has no access units that can be recorded.
     fn unsupported(&self, reason: String);
 }

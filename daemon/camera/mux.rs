@@ -1,29 +1,65 @@
 //! Writes access units into an MP4 file in memory, without decoding them.
 //!
-//! The file's index comes before its pictures, so that a browser plays it while it loads.
+//! The file's index comes before its pictures, so that a browser plays it while it loads. A file of
+//! fragments has no index: its head is written here, and the fragments by the live video.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use gst::prelude::*;
 
-use crate::access_unit::{TimedUnit, VideoCodec};
+use crate::access_unit::{AccessUnit, TimedUnit, VideoCodec};
 
 /// Longest time for a file. Two minutes of a usual stream take far less than a second.
 const LONGEST: Duration = Duration::from_secs(60);
 
 /// Ticks per second of the times in the file, as in RTP.
-const TIMESCALE: u32 = 90_000;
+pub const TIMESCALE: u32 = 90_000;
 
 #[derive(Debug, thiserror::Error)]
 #[error("the stream cannot be written as MP4: {0}")]
 pub struct MuxError(String);
 
+/// The order of a file's parts.
+#[derive(Clone, Copy, PartialEq)]
+enum Layout {
+    /// The index of all pictures, then the pictures.
+    Indexed,
+    /// The head, then fragments of pictures.
+    Fragmented,
+}
+
 /// Returns an MP4 file with these pictures, which are in the order of decoding and begin with a key
 /// frame.
 pub fn mp4(codec: VideoCodec, units: &[TimedUnit]) -> Result<Vec<u8>, MuxError> {
+    run(codec, units, Layout::Indexed)
+}
+
+/// Returns the head of a file of fragments, which describes the stream of a key frame.
+pub fn mp4_head(unit: &AccessUnit) -> Result<Vec<u8>, MuxError> {
+    let only = TimedUnit {
+        unit: unit.clone(),
+        decoded_at: Duration::ZERO,
+        presented_at: Duration::ZERO,
+        duration: Duration::from_millis(40),
+    };
+    let mut file = run(unit.codec, &[only], Layout::Fragmented)?;
+    let mut at = 0;
+    while let Some(header) = file.get(at..at + 8) {
+        let (length, kind) = header.split_at(4);
+        let length = u32::from_be_bytes(length.try_into().unwrap_or_default()) as usize;
+        if kind == b"moof" {
+            file.truncate(at);
+            return Ok(file);
+        }
+        at += length.max(8);
+    }
+    Err(failed("the file has no fragment"))
+}
+
+fn run(codec: VideoCodec, units: &[TimedUnit], layout: Layout) -> Result<Vec<u8>, MuxError> {
     let pipeline = gst::Pipeline::new();
-    let written = write(&pipeline, codec, units);
+    let written = write(&pipeline, codec, units, layout);
     // A pipeline that does not end would fail again when it is dropped.
     let _ = pipeline.set_state(gst::State::Null);
     written
@@ -33,6 +69,7 @@ fn write(
     pipeline: &gst::Pipeline,
     codec: VideoCodec,
     units: &[TimedUnit],
+    layout: Layout,
 ) -> Result<Vec<u8>, MuxError> {
     let (media, parser, format) = match codec {
         VideoCodec::H264 => ("video/x-h264", "h264parse", "avc"),
@@ -52,7 +89,13 @@ fn write(
     let filter = make("capsfilter")?;
     filter.set_property("caps", caps(format));
     let muxer = make("mp4mux")?;
-    muxer.set_property("faststart", true);
+    match layout {
+        Layout::Indexed => muxer.set_property("faststart", true),
+        Layout::Fragmented => {
+            muxer.set_property("fragment-duration", 1000_u32);
+            muxer.set_property("streamable", true);
+        }
+    }
     let sink = gst_app::AppSink::builder().sync(false).build();
     let chain = [source.upcast_ref(), &parser, &filter, &muxer, sink.upcast_ref()];
     pipeline.add_many(chain).map_err(failed)?;

@@ -26,13 +26,21 @@ impl Recording {
     pub fn watch(&self, parser: &gst::Element, parsed: &gst::Pad, codec: Codec) {
         let Some(recorded) = codec.recorded() else {
             let name = codec.name();
-            return self.unsupported(format!("clips hold H.264 or H.265, the camera sends {name}"));
+            return self.unsupported(format!(
+                "clips and live video need H.264 or H.265, the camera sends {name}"
+            ));
         };
+        if let Some(recorder) = self.delivery.recorder() {
+            recorder.supported();
+        }
         // Every key frame gets the parameter sets, because a clip can begin at any of them.
         parser.set_property("config-interval", -1i32);
         let (delivery, connection) = (self.delivery.clone(), self.connection);
         parsed.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
-            let Some(buffer) = info.buffer() else { return gst::PadProbeReturn::Ok };
+            let is_wanted = delivery.recorder().is_some_and(|recorder| recorder.is_wanted());
+            let Some(buffer) = info.buffer().filter(|_| is_wanted) else {
+                return gst::PadProbeReturn::Ok;
+            };
             if let (Some(pts), Ok(data)) = (buffer.pts().or(buffer.dts()), buffer.map_readable()) {
                 delivery.record(Encoded {
                     codec: recorded,

@@ -134,7 +134,7 @@ fn pieces(units: Vec<AccessUnit>) -> Vec<Piece> {
 }
 
 /// Returns true if the stream's clock was set between two units.
-fn jumps(last: &AccessUnit, unit: &AccessUnit) -> bool {
+pub fn jumps(last: &AccessUnit, unit: &AccessUnit) -> bool {
     let by_stream = unit.pts.as_secs_f64() - last.pts.as_secs_f64();
     let by_arrival = unit.arrived_at.as_secs_f64() - last.arrived_at.as_secs_f64();
     (by_stream - by_arrival).abs() > JUMP.as_secs_f64()

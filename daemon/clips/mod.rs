@@ -1,16 +1,20 @@
-//! The clips of alerts: the camera's encoded stream around an alert, as an MP4 file. No picture is
-//! decoded or encoded for it.
+//! The cameras' encoded streams: the clips of alerts, which are a stream around an alert as an MP4
+//! file, and live video. No picture is decoded or encoded for them.
 //!
 //! ```text
 //!  camera/ ─► Ring (per camera) ─► Cut ─► camera/mux ─► journal
-//!                                   ▲
-//!           journal ─ alerts ─► ClipMaker
+//!                   │               ▲
+//!                   │     journal ─ alerts ─► ClipMaker
+//!                   └─► live ─► Fragments ─► viewers
 //! ```
 //!
 //! Not here: the reading of the stream and the container format (`camera`), and where clips are
 //! stored (`journal`).
 
+mod codec_string;
 mod cut;
+mod fragments;
+mod live;
 mod maker;
 mod plan;
 mod ring;
@@ -19,7 +23,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::RwLock;
+use tokio::sync::{RwLock, watch};
 
 pub use cut::{Cut, Flaw};
 pub use maker::ClipMaker;
@@ -30,9 +34,10 @@ use crate::camera::Recorder;
 use crate::config::Rule;
 use crate::frame::Span;
 use crate::run_clock::RunClock;
+use crate::service::LiveStream;
 use crate::sync::lock;
 
-/// The encoded streams of the cameras that have rules with clips.
+/// The encoded streams of the cameras.
 pub struct Streams {
     limits: Limits,
     clock: Arc<RunClock>,
@@ -45,6 +50,10 @@ pub struct Streams {
 /// The encoded stream of one camera.
 pub struct Stream {
     state: Mutex<State>,
+    /// True if a rule makes clips of the stream.
+    has_clips: bool,
+    /// Reports new units, and that there will be none. Its receivers are the viewers.
+    changed: watch::Sender<()>,
 }
 
 struct State {
@@ -63,19 +72,25 @@ impl Streams {
         Streams { limits, clock, rules, streams: Mutex::default(), clips_in_work: Arc::default() }
     }
 
-    /// Returns the receiver of a camera's stream, if a rule makes clips of it.
-    pub fn recorder(&self, camera: &Arc<str>) -> Option<Arc<dyn Recorder>> {
-        if !self.rules.iter().any(|rule| rule.applies_to(camera)) {
-            return None;
-        }
-        let mut streams = lock(&self.streams);
-        let stream = streams.entry(camera.clone());
-        Some(stream.or_insert_with(|| Arc::new(Stream::new(self.limits))).clone())
+    /// Returns the receiver of a camera's stream.
+    pub fn recorder(&self, camera: &Arc<str>) -> Arc<dyn Recorder> {
+        let has_clips = self.rules.iter().any(|rule| rule.applies_to(camera));
+        // Live video needs the units from the newest key frame on.
+        let age = if has_clips { self.limits.age } else { Duration::ZERO };
+        let new = || Arc::new(Stream::new(Ring::new(Limits { age, ..self.limits }), has_clips));
+        lock(&self.streams).entry(camera.clone()).or_insert_with(new).clone()
     }
 
-    /// Forgets a camera that was removed.
+    /// Forgets a camera that was removed. Its live video ends.
     pub fn remove(&self, camera: &str) {
-        lock(&self.streams).remove(camera);
+        if let Some(stream) = lock(&self.streams).remove(camera) {
+            stream.unsupported("the camera was removed".into());
+        }
+    }
+
+    /// Begins the live video of a camera, or returns `None` if no camera has this name.
+    pub fn live(&self, camera: &str) -> Option<LiveStream> {
+        self.get(camera).map(live::watch)
     }
 
     /// Deletes what cameras sent in a span. No names: the streams of all cameras. Returns when the
@@ -106,14 +121,9 @@ impl Streams {
 }
 
 impl Stream {
-    fn new(limits: Limits) -> Stream {
-        let state = State {
-            ring: Ring::new(limits),
-            needed_from: None,
-            arrived_at: None,
-            unsupported: None,
-        };
-        Stream { state: Mutex::new(state) }
+    fn new(ring: Ring, has_clips: bool) -> Stream {
+        let state = State { ring, needed_from: None, arrived_at: None, unsupported: None };
+        Stream { state: Mutex::new(state), has_clips, changed: watch::Sender::new(()) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -132,21 +142,38 @@ impl Stream {
         self.state().ring.of(span)
     }
 
+    /// Drops the units if nobody needs them any more.
+    fn viewer_left(&self) {
+        if !self.is_wanted() {
+            self.state().ring.clear();
+        }
+    }
+
     fn unsupported_reason(&self) -> Option<String> {
         self.state().unsupported.clone()
     }
 }
 
 impl Recorder for Stream {
+    fn is_wanted(&self) -> bool {
+        self.has_clips || self.changed.receiver_count() > 0
+    }
+
     fn unit(&self, unit: AccessUnit) {
         let mut state = self.state();
-        state.unsupported = None;
         state.arrived_at = Some(unit.arrived_at);
         let needed_from = state.needed_from;
         state.ring.push(unit, needed_from);
+        drop(state);
+        self.changed.send_replace(());
+    }
+
+    fn supported(&self) {
+        self.state().unsupported = None;
     }
 
     fn unsupported(&self, reason: String) {
         self.state().unsupported = Some(reason);
+        self.changed.send_replace(());
     }
 }

@@ -28,6 +28,8 @@ pub struct Limits {
 pub struct Ring {
     limits: Limits,
     units: VecDeque<AccessUnit>,
+    /// Number of the oldest unit. Numbers rise by one with each unit.
+    first: u64,
     bytes: u64,
     /// True until the next key frame: the units before it cannot be decoded.
     waits_for_key: bool,
@@ -43,6 +45,7 @@ impl Ring {
         Ring {
             limits,
             units: VecDeque::new(),
+            first: 0,
             bytes: 0,
             waits_for_key: true,
             begins_at: None,
@@ -90,12 +93,13 @@ impl Ring {
     }
 
     /// Deletes the groups of pictures that have a unit captured in a span, because the units of a
-    /// group refer to each other. Units of the span that are still to come are dropped.
+    /// group refer to each other. The units that are left get new numbers. Units of the span that are still to come are dropped.
     pub fn delete(&mut self, span: Span) {
         self.deleted.push_back(span);
         if self.deleted.len() > REMEMBERED {
             self.deleted.pop_front();
         }
+        let held = self.units.len();
         let mut units = std::mem::take(&mut self.units).into_iter().peekable();
         let mut is_behind_deleted = false;
         while let Some(key) = units.next() {
@@ -115,6 +119,38 @@ impl Ring {
         }
         self.waits_for_key |= is_behind_deleted;
         self.bytes = self.units.iter().map(size).sum();
+        if self.units.len() < held {
+            // No unit has the number of one that was deleted.
+            self.first += held as u64;
+        }
+    }
+
+    /// Returns the newest key frame and its number.
+    pub fn newest_key(&self) -> Option<(u64, &AccessUnit)> {
+        let at = self.units.iter().rposition(|unit| unit.is_key)?;
+        Some((self.first + at as u64, self.units.get(at)?))
+    }
+
+    /// Returns the unit of a number, or `None` if it has left the ring or has not come yet.
+    pub fn get(&self, number: u64) -> Option<&AccessUnit> {
+        self.units.get(usize::try_from(number.checked_sub(self.first)?).ok()?)
+    }
+
+    /// Returns the number of the oldest unit.
+    pub fn oldest(&self) -> u64 {
+        self.first
+    }
+
+    /// Returns all units, the oldest first.
+    pub fn units(&self) -> impl Iterator<Item = &AccessUnit> {
+        self.units.iter()
+    }
+
+    /// Drops all units.
+    pub fn clear(&mut self) {
+        self.first += self.units.len() as u64;
+        self.units.clear();
+        (self.bytes, self.waits_for_key) = (0, true);
     }
 
     /// Returns the time of capture of the newest unit.
@@ -139,6 +175,7 @@ impl Ring {
     fn drop_oldest(&mut self) {
         while let Some(unit) = self.units.pop_front() {
             self.bytes -= size(&unit);
+            self.first += 1;
             if self.units.front().is_some_and(|next| next.is_key) {
                 break;
             }
@@ -256,6 +293,23 @@ mod tests {
         ring.push(unit(11_100, false, 1_000, 1), None);
         assert_eq!(seconds(&ring), [0, 1, 5, 6, 7, 8, 11]);
         assert_eq!(ring.of(all).len(), 62);
+    }
+
+    #[test]
+    fn units_keep_their_numbers() {
+        let mut ring = ring(5, 1 << 30);
+        fill(&mut ring, 20, None);
+        assert_eq!(
+            ring.newest_key().map(|(number, key)| (number, key.captured_at)),
+            Some((190, at(19_000)))
+        );
+        assert_eq!(ring.get(195).map(|unit| unit.captured_at), Some(at(19_500)));
+        assert_eq!((ring.oldest(), ring.get(139), ring.get(200)), (140, None, None));
+        ring.clear();
+        ring.push(unit(20_000, false, 1_000, 1), None);
+        assert_eq!((ring.oldest(), ring.bytes(), ring.newest_key()), (200, 0, None));
+        ring.push(unit(20_100, true, 1_000, 1), None);
+        assert_eq!(ring.newest_key().map(|(number, _)| number), Some(200));
     }
 
     proptest! {

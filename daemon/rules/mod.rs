@@ -26,7 +26,7 @@ use uuid::Uuid;
 use crate::config::{self, Rule};
 use crate::event::{
     Acknowledgement, Alert, AlertClip, AlertPhase, AlertUpdate, Body, ClipState, Description,
-    EndReason, Event, EventId, EventKind,
+    EndReason, Event, EventId, EventKind, FrameReference,
 };
 use crate::frame::Span;
 use crate::journal::{EventFilter, EventJpeg, Journal, Query};
@@ -63,6 +63,8 @@ struct NewestAlert {
     alert: Alert,
     /// The newest event of the alert.
     event: EventId,
+    /// The frames of the alert's first event.
+    first_frames: Vec<FrameReference>,
 }
 
 impl Rules {
@@ -276,11 +278,12 @@ impl Rules {
         let older = state.newest.iter().take(end.unwrap_or(0)).rev();
         let wanted = older.filter(|newest| query.wants(&newest.camera, &newest.alert));
         let active: Vec<&Alert> = state.watchers.iter().filter_map(Watcher::alert).collect();
-        let listed = |NewestAlert { camera, alert, event }: &NewestAlert| {
+        let listed = |NewestAlert { camera, alert, event, first_frames }: &NewestAlert| {
             // The scores of an active alert are newer than its newest event.
             let present = active.iter().find(|active| active.alert_id == alert.alert_id);
             let alert = (*present.unwrap_or(&alert)).clone();
-            ListedAlert { event: *event, camera: camera.clone(), alert }
+            let first_frames = first_frames.clone();
+            ListedAlert { event: *event, camera: camera.clone(), first_frames, alert }
         };
         wanted.take(query.limit).map(listed).collect()
     }
@@ -414,7 +417,12 @@ impl State {
         if self.newest.len() >= NEWEST {
             self.newest.pop_front();
         }
-        self.newest.push_back(NewestAlert { camera: camera.clone(), alert: alert.clone(), event });
+        self.newest.push_back(NewestAlert {
+            camera: camera.clone(),
+            alert: alert.clone(),
+            event,
+            first_frames: alert.frames.clone(),
+        });
     }
 }
 

@@ -489,6 +489,7 @@ fn alerts_are_listed_with_their_newest_scores_the_newest_first() {
     let all = rules.alerts(&AlertQuery { limit: 10, ..AlertQuery::default() });
     let scores: Vec<_> = all.iter().map(|listed| listed.alert.score).collect();
     assert_eq!(scores, [0.83, 0.1, 0.1]);
+    assert_eq!((all[1].first_frames[0].id.number, all[1].alert.frames[0].id.number), (2, 3));
     let before = Some(all[1].alert.alert_id.to_string());
     assert_eq!(rules.alerts(&AlertQuery { before, limit: 10, ..AlertQuery::default() }), all[2..]);
 }

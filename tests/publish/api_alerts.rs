@@ -11,7 +11,8 @@ fn raise(daemon: &Daemon, id: &str, change: impl FnOnce(&mut Alert)) -> ListedAl
     let Body::Alert(mut alert) = alert("person", id) else { unreachable!() };
     change(&mut alert);
     let event = daemon.service.journal.append("gate".into(), Body::Alert(alert.clone()));
-    ListedAlert { event: event.id, camera: "gate".into(), alert }
+    let first_frames = alert.frames.clone();
+    ListedAlert { event: event.id, camera: "gate".into(), first_frames, alert }
 }
 
 fn clip(state: ClipState, bytes: u64, reason: &str) -> Option<AlertClip> {

@@ -18,6 +18,8 @@ pub struct Fake {
     /// The JPEG of every frame. Empty: some frames have a text as JPEG.
     pub jpeg: Mutex<Arc<[u8]>>,
     pub rules: Mutex<Vec<RuleInfo>>,
+    /// The live video of the camera `gate`.
+    pub live: Mutex<Option<LiveStream>>,
     /// Alerts, the one that began last first.
     pub alerts: Mutex<Vec<ListedAlert>>,
     pub try_rule: Mutex<TryRule>,
@@ -124,6 +126,10 @@ impl Service for Fake {
         Some(alert)
     }
 
+    fn live_video(&self, camera: &str) -> Option<LiveStream> {
+        if camera == "gate" { self.live.lock().unwrap().take() } else { None }
+    }
+
     fn alerts(&self, query: &AlertQuery) -> Vec<ListedAlert> {
         let alerts = self.alerts.lock().unwrap();
         let is_before =
@@ -191,6 +197,7 @@ impl Daemon {
             more_cameras: Mutex::default(),
             jpeg: Mutex::new([].into()),
             rules: Mutex::default(),
+            live: Mutex::default(),
             alerts: Mutex::default(),
             try_rule: Mutex::new(Box::new(|_| Err(TrialError::TooManyTrials))),
         });

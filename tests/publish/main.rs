@@ -3,6 +3,7 @@
 
 mod api;
 mod api_alerts;
+mod api_live;
 mod broker;
 #[path = "../support/browser.rs"]
 mod browser;

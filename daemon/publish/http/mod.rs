@@ -90,7 +90,8 @@ async fn serve_connection(connection: Connection, routes: Router, stop: Cancella
         .timer(TokioTimer::new())
         .header_read_timeout(head_timeout)
         .max_buf_size(MAX_HEAD_BYTES)
-        .serve_connection(TokioIo::new(connection), TowerToHyperService::new(routes));
+        .serve_connection(TokioIo::new(connection), TowerToHyperService::new(routes))
+        .with_upgrades();
     let mut serving = std::pin::pin!(serving);
     tokio::select! {
         _ = &mut serving => return,

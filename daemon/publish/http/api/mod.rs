@@ -6,6 +6,7 @@
 mod ask;
 mod cameras;
 mod events;
+mod live;
 mod media;
 pub mod openapi;
 mod request;
@@ -53,6 +54,7 @@ pub fn routes(
         .route("/status", get(status))
         .route("/cameras", get(cameras::list))
         .route("/cameras/{camera}/frames/{frame}", get(media::frame))
+        .route("/cameras/{camera}/live", get(live::live))
         .route("/events", get(events::list_or_stream).delete(events::delete))
         .route("/events/{event}", get(events::one))
         .route("/events/{event}/clip", get(media::clip))

@@ -5,7 +5,7 @@ use schemars::generate::{SchemaGenerator, SchemaSettings};
 use schemars::{JsonSchema, Schema};
 use serde_json::{Map, Value, json};
 
-use super::{Refusal, Status, ask, cameras, events, rules, search, timeline, trial};
+use super::{Refusal, Status, ask, cameras, events, live, rules, search, timeline, trial};
 use crate::event::Event;
 use crate::journal::Deleted;
 use crate::publish::QUESTION_FIELDS;
@@ -34,6 +34,14 @@ pub fn document() -> Value {
         "get",
         with_path(frame, &[("camera", "Name of the camera."), ("frame", "`RUN.NUMBER`.")]),
     );
+    let live = operation(
+        "Opens a WebSocket with the live video of a camera: messages of text have the type \
+         `#/components/schemas/LiveMessage`; binary ones are the head of an MP4 file, then its \
+         fragments.",
+        json!({}),
+    );
+    schemas.define::<live::LiveMessage>();
+    add("/cameras/{camera}/live", "get", with_path(live, &[("camera", "Name of the camera.")]));
     let mut replies = schemas.reply::<events::Events>();
     replies["text/event-stream"] = schemas.messages(&["Event", "MissedEvents"]);
     schemas.define::<events::MissedEvents>();
