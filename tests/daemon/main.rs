@@ -25,6 +25,7 @@ mod journal_faults;
 mod long_questions;
 mod outages;
 mod page;
+mod page_alerts;
 mod rules;
 mod schemas;
 mod soak;

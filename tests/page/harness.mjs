@@ -5,6 +5,7 @@
 import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { createServer, request } from 'node:http';
+import { connect } from 'node:net';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 
@@ -153,6 +154,16 @@ export async function proxy(base, prefix) {
     to.on('error', () => reply.destroy());
     reply.on('close', () => to.destroy());
     asked.pipe(to);
+  });
+  // A WebSocket: its head with the other path, then bytes in both directions.
+  server.on('upgrade', (asked, socket, first) => {
+    const to = connect(target.port, target.hostname, () => {
+      const headers = asked.rawHeaders.flatMap((text, at) => (at % 2 ? [] : [`${text}: ${asked.rawHeaders[at + 1]}`]));
+      to.write([`GET ${asked.url.slice(prefix.length - 1)} HTTP/1.1`, ...headers, '', ''].join('\r\n'));
+      to.write(first);
+      socket.pipe(to).pipe(socket);
+    });
+    for (const [one, other] of [[socket, to], [to, socket]]) one.on('error', () => other.destroy()).on('close', () => other.destroy());
   });
   await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
   server.unref();

@@ -10,10 +10,14 @@
 //            function that takes new parameters of the same view; without it the view is opened
 //            again.
 
+import { alerts } from './views/alerts.js';
 import { ask } from './views/ask.js';
+import { camera } from './views/camera.js';
+import { event } from './views/event.js';
 import { live } from './views/live.js';
 import { search } from './views/search.js';
 import { status } from './views/status.js';
 import { timeline } from './views/timeline.js';
+import { trial } from './views/trial.js';
 
-export const VIEWS = [live, timeline, ask, search, status];
+export const VIEWS = [live, timeline, ask, search, alerts, status, camera, event, trial];

@@ -8,6 +8,7 @@ import { cameras, connection, on, readCameras } from '../feed.js';
 import { empty, head, loading, problem, statePill } from '../parts.js';
 import { ago, clock, length } from '../time.js';
 import { coverage } from '../words.js';
+import { TileVideo, videoSwitch } from './tile_video.js';
 
 /** Number of captions with which the view begins; a camera without one of them is asked about. */
 const FIRST = 200;
@@ -33,7 +34,9 @@ function open(root, _parameters, signal) {
   const summary = h('p', { class: 'head-note', role: 'status' });
   const grid = h('div', { class: 'tiles' });
   const place = h('div', {}, loading());
-  show(root, head('Live', summary), place);
+  const plays = h('div', { class: 'head-actions' }, videoSwitch(() => playVideos()));
+  show(root, head('Live', summary, plays), place);
+  const playVideos = () => tiles.forEach((tile) => tile.video.update(tile.isSeen));
 
   const seen = new IntersectionObserver((entries) => {
     for (const entry of entries) {
@@ -41,6 +44,7 @@ function open(root, _parameters, signal) {
       if (!tile) continue;
       tile.isSeen = entry.isIntersecting;
       if (tile.isSeen) tile.showFrame();
+      tile.video.update(tile.isSeen);
     }
   }, { rootMargin: '200px' });
 
@@ -66,6 +70,7 @@ function open(root, _parameters, signal) {
   };
   const drop = (name, tile) => {
     seen.unobserve(tile.element);
+    tile.video.stop();
     tiles.delete(name);
   };
   const refresh = async () => {
@@ -83,6 +88,7 @@ function open(root, _parameters, signal) {
     if (event.kind === 'caption') tiles.get(event.camera)?.setCaption(event);
     if (event.kind === 'alert') tiles.get(event.camera)?.setAlert(event);
   }, signal);
+  document.addEventListener('visibilitychange', playVideos, { signal });
   const timers = [
     setInterval(() => tiles.forEach((tile) => tile.showAge()), 1000),
     setInterval(() => connection.state === 'open' && !document.hidden && readCameras(signal).catch(() => {}), READ_EVERY),
@@ -90,6 +96,7 @@ function open(root, _parameters, signal) {
   signal.addEventListener('abort', () => {
     timers.forEach(clearInterval);
     seen.disconnect();
+    tiles.forEach((tile) => tile.video.stop());
   });
   if (connection.state === 'open') refresh();
 }
@@ -124,6 +131,7 @@ class Tile {
     this.image = h('img', { alt: '', decoding: 'async', hidden: true });
     this.image.addEventListener('load', () => (this.image.hidden = false));
     this.image.addEventListener('error', () => (this.image.hidden = true));
+    this.video = new TileVideo(name, () => this.element);
     this.strip = Array.from({ length: STRIP }, () => h('img', { alt: '', decoding: 'async' }));
     this.state = h('span', { class: 'tile-state' });
     this.alert = h('span', { class: 'tile-alert', hidden: true });
@@ -136,10 +144,11 @@ class Tile {
       link('timeline', { camera: name }, { 'aria-label': `Timeline of ${name}` }, 'Timeline'),
     );
     this.element = h('article', { class: 'tile', 'data-camera': name, 'aria-label': `Camera ${name}` },
-      h('div', { class: 'tile-picture' }, h('span', { class: 'tile-none' }, 'No frame yet'), this.image, this.alert, this.age),
+      h('div', { class: 'tile-picture' }, h('span', { class: 'tile-none' }, 'No frame yet'), this.image, this.video.element,
+        h('span', { class: 'tile-live' }, 'Live video'), this.alert, this.age),
       h('div', { class: 'tile-strip', 'aria-hidden': 'true' }, this.strip),
       h('div', { class: 'tile-body' },
-        h('div', { class: 'tile-head' }, h('h2', {}, name), this.state),
+        h('div', { class: 'tile-head' }, h('h2', {}, link('camera', { name }, {}, name)), this.state),
         this.reason, this.text,
         h('div', { class: 'tile-foot' }, this.note, links),
       ),
