@@ -102,7 +102,7 @@ async fn show(mut viewer: Viewer, begin: Begin, to: &mpsc::Sender<LiveItem>) -> 
         }
         let unit = match viewer.next(number) {
             Next::Unit(unit) => unit,
-            Next::Skipped(_, key) if key.pts <= last.pts => {
+            Next::Skipped(_, key) if key.connection == last.connection && key.pts <= last.pts => {
                 return "what the camera sent was deleted".into();
             }
             Next::Skipped(key_number, key) => {
