@@ -49,6 +49,11 @@ check: setup $(RUFF) $(DENY) $(BUF) ## check formatting, lints, docs, licences a
 	$(DENY) check licenses bans sources
 	$(BUF) lint
 
+check-alerts: ## test the alerts of Prometheus in configs/prometheus
+	@command -v promtool >/dev/null || { echo "promtool is missing: apt-get install prometheus"; exit 1; }
+	promtool check rules configs/prometheus/alerts.yml
+	promtool test rules configs/prometheus/tests.yml
+
 # Nothing is released yet, so there is no default for BASELINE.
 check-breaking: $(BUF) ## compare the gRPC schema with BASELINE, a tag
 	@test -n "$(BASELINE)" || { echo "name a tag: make check-breaking BASELINE=v0.1.0"; exit 1; }
