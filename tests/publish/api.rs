@@ -44,7 +44,18 @@ impl Server {
     }
 
     pub async fn start_at(daemon: &Daemon, address: SocketAddr) -> Server {
+        Server::serve(daemon, listener(Interface::Http, address).await.unwrap())
+    }
+
+    /// Starts a server that closes no connection of a client that is slow on a loaded machine.
+    pub async fn start_patient(daemon: &Daemon) -> Server {
+        let address = "127.0.0.1:0".parse().unwrap();
+        let timeouts = Timeouts { greeting: 3 * SOON, stalled: 3 * SOON, idle: 3 * SOON };
         let listener = listener(Interface::Http, address).await.unwrap();
+        Server::serve(daemon, listener.with_timeouts(timeouts))
+    }
+
+    fn serve(daemon: &Daemon, listener: Listener) -> Server {
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
         let metrics = metrics();

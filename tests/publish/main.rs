@@ -19,6 +19,7 @@ mod home_assistant_process;
 mod http;
 mod interrupted;
 mod mcp;
+mod mcp_clients;
 mod mqtt;
 mod mqtt5;
 mod mqtt_replay;
@@ -27,6 +28,7 @@ mod page;
 mod real_home_assistant;
 mod receiver;
 mod reference;
+mod schemathesis;
 mod stored_events;
 mod trials;
 

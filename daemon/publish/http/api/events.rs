@@ -39,8 +39,10 @@ pub struct EventsQuery {
     /// Time before which the event was published. Not for a stream.
     until: Option<String>,
     /// Maximum number of events, 50 by default and at most 200. Not for a stream.
+    #[schemars(range(min = 1, max = 200))]
     limit: Option<usize>,
     /// ID of an event, `RUN.SEQUENCE`: only events before it. Not for a stream.
+    #[schemars(regex(pattern = r"^[0-9]+\.[0-9]+$"))]
     before: Option<String>,
 }
 

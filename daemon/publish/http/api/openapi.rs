@@ -139,9 +139,13 @@ fn operation(summary: &str, replies: Value) -> Value {
 
 fn with_path(mut operation: Value, parameters: &[(&str, &str)]) -> Value {
     for (name, meaning) in parameters {
+        let schema = match *name {
+            "event" | "frame" => json!({ "type": "string", "pattern": "^[0-9]+\\.[0-9]+$" }),
+            _ => json!({ "type": "string" }),
+        };
         let parameter = json!({
             "name": name, "in": "path", "required": true, "description": meaning,
-            "schema": { "type": "string" },
+            "schema": schema,
         });
         push(&mut operation, parameter);
     }
@@ -216,7 +220,8 @@ impl Schemas {
         let links: Vec<_> =
             names.iter().map(|name| format!("`#/components/schemas/{name}`")).collect();
         let meaning = format!("Server-sent events; the data of each is {}.", links.join(" or "));
-        json!({ "schema": { "type": "string", "description": meaning } })
+        // No type: some tools apply the schema to the body, others to each event.
+        json!({ "schema": { "description": meaning } })
     }
 
     /// Adds the fields of a type as parameters of the query string.

@@ -70,8 +70,11 @@ pub fn between(
     until: Option<&str>,
 ) -> Result<EventFilter, Refusal> {
     let time = |field: &'static str, text: Option<&str>| {
-        let wrong = |why| Refusal::invalid(field, format!("{field} is {text:?}; {why}"));
-        text.map(moment::parse).transpose().map_err(wrong)
+        let parse = |text| {
+            let wrong = |why| Refusal::invalid(field, format!("{field} is {text:?}; {why}"));
+            moment::parse(text).map_err(wrong)
+        };
+        text.map(parse).transpose()
     };
     Ok(EventFilter { since: time("since", since)?, until: time("until", until)?, ..filter })
 }

@@ -36,6 +36,7 @@ pub struct AlertsQuery {
     /// `active` or `ended`. Default: both.
     state: Option<AlertState>,
     /// Maximum number of alerts, 50 by default and at most 200.
+    #[schemars(range(min = 1, max = 200))]
     limit: Option<usize>,
     /// ID of an alert: only alerts that began before it.
     before: Option<String>,

@@ -34,9 +34,11 @@ pub struct SearchParameters {
     /// Time before which the event was published.
     until: Option<String>,
     /// Maximum number of results, 50 by default and at most 200.
+    #[schemars(range(min = 1, max = 200))]
     limit: Option<usize>,
     /// Number of best results to leave out.
     #[serde(default)]
+    #[schemars(range(max = 9_999))]
     offset: usize,
 }
 

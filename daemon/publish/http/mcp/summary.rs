@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::text;
-use crate::event::{AnswerPart, Body, Coverage, Event, EventKind};
+use crate::event::{AnswerPart, Body, Coverage, Event, EventKind, FinishReason};
 use crate::frame::{Span, rfc3339};
 
 /// An event in short.
@@ -28,6 +28,9 @@ pub struct EventSummary {
     /// The share of that time that the model saw.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub coverage: Option<Coverage>,
+    /// `length` if the text was cut at the maximum number of tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    finish_reason: Option<FinishReason>,
     /// The question of an answer or of an alert's rule.
     #[serde(skip_serializing_if = "Option::is_none")]
     question: Option<String>,
@@ -58,6 +61,7 @@ impl EventSummary {
             text: text::words(&event.body),
             window: event.body.inference().map(|inference| inference.window),
             coverage: event.body.inference().map(|inference| inference.coverage.clone()),
+            finish_reason: event.body.inference().map(|inference| inference.finish_reason),
             question: None,
             score: None,
             conversation: None,
@@ -96,6 +100,9 @@ impl EventSummary {
         let mut line = format!("{camera}, {time} UTC, {kind}: {}", self.text);
         let mut notes = Vec::from([format!("event {}", self.event)]);
         notes.extend(self.coverage.as_ref().map(text::coverage));
+        if self.finish_reason == Some(FinishReason::Length) {
+            notes.push("cut at the maximum number of tokens".into());
+        }
         notes.extend(self.conversation.as_ref().map(|name| format!("conversation {name}")));
         line += &format!(" [{}]", notes.join("; "));
         for AnswerPart { window, text, coverage } in &self.parts {
