@@ -89,7 +89,7 @@ export async function open(browser, base, view, { viewport = DESKTOP, colorSchem
   /** True while the daemon is away, so that requests fail. */
   page.isCut = false;
   page.on('console', (message) => {
-    if (message.type() === 'error' && !(page.isCut && /Failed to load resource/.test(message.text()))) page.faults.push(message.text());
+    if (message.type() === 'error' && !(page.isCut && /Failed to load resource|WebSocket connection/.test(message.text()))) page.faults.push(message.text());
   });
   page.on('pageerror', (error) => page.faults.push(String(error)));
   page.on('dialog', (dialog) => {

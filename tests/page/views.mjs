@@ -1,11 +1,14 @@
 // Checks every view on a running daemon with three cameras and one that cannot be reached.
 //
 //   node views.mjs ADDRESS
+//
+// With UPDATE_SCREENSHOTS it also takes the pictures of the documents.
 
 import { DESKTOP, PHONE, accessible, act, api, assert, check, close, fits, main, open, proxy, until } from './harness.mjs';
+import { screenshots } from './screenshots.mjs';
 
 const base = process.argv[2];
-const VIEWS = ['live', 'timeline?last=1h', 'ask', 'search', 'status'];
+const VIEWS = ['live', 'timeline?last=1h', 'ask', 'search', 'alerts', 'status'];
 
 /** Waits until a view has its content. */
 async function ready(page, view) {
@@ -14,6 +17,7 @@ async function ready(page, view) {
     timeline: '.timeline-list h2',
     ask: '.ask-form textarea',
     search: '.search-form input[type=search]',
+    alerts: '.view-alerts h1',
     status: '.status table tbody tr',
   };
   await page.locator(content[view.split('?')[0]]).first().waitFor();
@@ -143,7 +147,7 @@ main(async (browser) => {
     await ready(page, 'live');
     await page.keyboard.press('2');
     await ready(page, 'timeline');
-    await page.keyboard.press('5');
+    await page.keyboard.press('6');
     await ready(page, 'status');
     await page.keyboard.press('?');
     await page.getByRole('dialog').getByText('Timeline: zoom').waitFor();
@@ -179,6 +183,8 @@ main(async (browser) => {
     await page.locator('.answer[aria-busy=false] .answer-note').first().waitFor();
     await close(page);
   });
+
+  if (process.env.UPDATE_SCREENSHOTS) await screenshots(browser, base);
 
   await check('the page survives a restart of the daemon', async () => {
     const page = await open(browser, base, 'live');
