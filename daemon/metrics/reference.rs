@@ -30,6 +30,27 @@ fn the_document_lists_the_metrics() {
     }
 }
 
+#[test]
+fn dashboards_and_alerts_name_metrics_of_the_table() {
+    for file in ["configs/grafana/lookout.json", "configs/prometheus/alerts.yml"] {
+        let path = format!("{}/{file}", env!("CARGO_MANIFEST_DIR"));
+        let text = std::fs::read_to_string(&path).unwrap();
+        let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let names: Vec<&str> = words.filter(|word| word.starts_with("lookout_")).collect();
+        assert!(names.len() > 10, "{file} names {} metrics", names.len());
+        for name in names {
+            let parts = ["_bucket", "_sum", "_count"];
+            let is_it = |metric: &Metric| match metric.kind {
+                Kind::Histogram => {
+                    parts.iter().any(|part| format!("{}{part}", metric.name) == name)
+                }
+                Kind::Counter | Kind::Gauge => metric.name == name,
+            };
+            assert!(super::table::all().any(is_it), "{file} names {name}, which does not exist");
+        }
+    }
+}
+
 /// Returns the generated part of the document: a table for each section, then the meaning of its
 /// labels' values.
 fn reference() -> String {
