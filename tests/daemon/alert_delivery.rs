@@ -1,5 +1,5 @@
 //! Tests the delivery of alerts with the whole daemon: a webhook gets every event of every alert in
-//! order, although it is away and the daemon is killed.
+//! order, although it is away for an hour and the daemon is killed.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::host_clock::HostClock;
 use crate::support::*;
 
 /// A rule about the clip `drive`, which shows a car from 2 s to 6 s and from 16 s to 20 s.
@@ -120,7 +121,7 @@ fn alerts(daemon: &Daemon) -> Vec<Value> {
 }
 
 #[test]
-fn a_webhook_gets_every_alert_in_order_while_it_is_away_and_the_daemon_is_killed() {
+fn a_webhook_gets_every_alert_in_order_after_an_hour_away_and_a_kill_of_the_daemon() {
     let folder = folder();
     let dir = folder.path();
     let webhook = Webhook::start();
@@ -148,11 +149,11 @@ fn a_webhook_gets_every_alert_in_order_while_it_is_away_and_the_daemon_is_killed
     let to_webhook = |what: &str| {
         daemon.metric_sum(&format!("lookout_publish_seconds_{what}"), "interface=\"webhook\"")
     };
-    let seconds = wait_for("a metric", Duration::from_secs(20), || {
+    let mean = wait_for("a metric", Duration::from_secs(20), || {
         let count = to_webhook("count");
         (count > 0.0).then(|| to_webhook("sum") / count)
     });
-    println!("accepted {seconds:.3} s after the alert's event, on average");
+    println!("accepted {mean:.3} s after the alert's event, on average");
     let described = webhook.until("its description", |event| event["update"] == "description");
     assert_eq!(described["alert_id"], begin["alert_id"]);
     assert_eq!(described["description"]["prompt"], "What is happening?");
@@ -165,7 +166,7 @@ fn a_webhook_gets_every_alert_in_order_while_it_is_away_and_the_daemon_is_killed
     let (_, found, _) = daemon.client(&["search", word, "--kind", "alert", "--json"]);
     assert!(found.contains("\"update\":\"description\""), "{word}: {found}");
 
-    // The daemon is killed while it retries.
+    // The daemon is killed while it retries, and starts again an hour later.
     webhook.is_away.store(true, Ordering::SeqCst);
     wait_for("the end of the alert", Duration::from_secs(60), || {
         let ended = alerts(&daemon).iter().any(is("end"));
@@ -174,7 +175,11 @@ fn a_webhook_gets_every_alert_in_order_while_it_is_away_and_the_daemon_is_killed
     daemon.process.signal(libc::SIGKILL);
     daemon.process.ended(Duration::from_secs(5));
     let before = webhook.accepted().len();
-    daemon = Daemon::with_config(dir, &config, grpc, http);
+    let clock = HostClock::new(dir);
+    clock.set(3600);
+    let mut command = clock.command(&[], LOOKOUT);
+    command.args(["run", "--config"]).arg(&file);
+    daemon = Daemon::by(command, dir, grpc, http);
     webhook.is_away.store(false, Ordering::SeqCst);
     let run = begin["run"].clone();
     webhook.until("an alert of the next run", |event| event["run"] != run);
@@ -197,6 +202,9 @@ fn a_webhook_gets_every_alert_in_order_while_it_is_away_and_the_daemon_is_killed
     // The one event whose acknowledgement the kill may have prevented.
     assert!(duplicates <= 1, "{ids:?}");
     println!("{} events accepted, {before} of them before the kill", accepted.len());
+    let published = accepted.iter().map(|one| seconds(&one.event["published_at"]));
+    let published: Vec<f64> = published.collect();
+    assert!(published[published.len() - 1] - published[before - 1] > 3590.0, "{published:?}");
     let of_hook = |result: &str| {
         let name = "lookout_delivery_attempts_total";
         daemon.metric(&format!("{name}{{target=\"hook\",result=\"{result}\"}}"))
