@@ -31,6 +31,7 @@ pub mod journal;
 pub mod language;
 pub mod loaded;
 pub mod logging;
+pub mod masks;
 mod mcp_stdio;
 pub mod metrics;
 pub mod model;

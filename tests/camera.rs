@@ -209,6 +209,7 @@ fn only_key_frames_are_decoded_where_so_configured() {
     let watched = Watched::start(Camera {
         fps: 6.0,
         decode_frames: DecodeFrames::Keyframes,
+        masks: Vec::new(),
         ..config("gate", Source::Rtsp(rtsp))
     });
     for frame in watched.frames(4) {
@@ -294,6 +295,7 @@ fn config(name: &str, source: Source) -> Camera {
         unchanged_threshold: 0.0,
         caption_prompt: None,
         decode_frames: DecodeFrames::All,
+        masks: Vec::new(),
         stall_timeout: Duration::from_secs(2),
         max_reconnect_delay: Duration::from_secs(2),
     }

@@ -104,6 +104,7 @@ fn camera_at(source: Source) -> Camera {
         unchanged_threshold: 0.0,
         caption_prompt: None,
         decode_frames: DecodeFrames::All,
+        masks: Vec::new(),
         stall_timeout: Duration::from_secs(5),
         max_reconnect_delay: Duration::from_secs(2),
     }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use gst_video::prelude::*;
 
 use super::clock::{self, CaptureClock, ClockChange};
@@ -14,6 +14,7 @@ use super::{Recorder, Sink};
 use crate::access_unit::{AccessUnit, VideoCodec};
 use crate::event::CameraStatus;
 use crate::frame::{Frame, difference, shift};
+use crate::masks::Mask;
 use crate::metrics::{self, Stage};
 use crate::run_clock::RunClock;
 use crate::sync::lock;
@@ -23,6 +24,7 @@ pub struct Delivery {
     sink: Arc<dyn Sink>,
     /// The receiver of the encoded stream, if it is wanted.
     recorder: Option<Arc<dyn Recorder>>,
+    masks: Vec<Mask>,
     sequence: Mutex<Sequence>,
     run: Arc<RunClock>,
 }
@@ -82,7 +84,20 @@ impl Delivery {
     /// Creates the delivery of one camera. `run` is the clock shared by all cameras.
     pub fn new(camera: Arc<str>, sink: Arc<dyn Sink>, run: Arc<RunClock>) -> Delivery {
         let recorder = sink.recorder(&camera);
-        Delivery { camera, sink, recorder, sequence: Mutex::default(), run }
+        let masks = Vec::new();
+        Delivery { camera, sink, recorder, masks, sequence: Mutex::default(), run }
+    }
+
+    /// Paints masks over every frame. The encoded stream is then not recorded, because it shows what
+    /// they hide.
+    pub fn with_masks(mut self, masks: Vec<Mask>) -> Delivery {
+        if !masks.is_empty()
+            && let Some(recorder) = self.recorder.take()
+        {
+            recorder.unsupported("the camera has privacy masks, which its stream does not".into());
+        }
+        self.masks = masks;
+        self
     }
 
     /// Begins a connection to the camera. Returns its number.
@@ -121,7 +136,7 @@ impl Delivery {
 
     pub fn deliver(&self, sample: &gst::Sample, timing: Timing) -> Result<()> {
         let Timing { age, believed } = timing;
-        let image = Image::of(sample)?;
+        let image = Image::of(sample)?.masked(&self.masks);
         let now = self.run.now();
         let arrived = now.monotonic.saturating_sub(age);
         let mut sequence = self.sequence();
@@ -194,6 +209,16 @@ impl Image {
         let (width, height) = (frame.width(), frame.height());
         let bgrx = colours::bgrx(sample, &frame)?;
         Ok(Image { width, height, bgrx, camera_time: camera_time(buffer) })
+    }
+
+    fn masked(self, masks: &[Mask]) -> Image {
+        if masks.is_empty() {
+            return self;
+        }
+        let copy = |shared: Bytes| BytesMut::from(&shared[..]);
+        let mut bgrx = self.bgrx.try_into_mut().unwrap_or_else(copy);
+        masks.iter().for_each(|mask| mask.paint(&mut bgrx, self.width as usize));
+        Image { bgrx: bgrx.freeze(), ..self }
     }
 }
 

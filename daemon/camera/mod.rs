@@ -129,7 +129,8 @@ const NEEDED: [(&str, &str); 16] = [
 /// cameras.
 pub fn start(config: config::Camera, sink: Arc<dyn Sink>, run: Arc<RunClock>) -> CameraHandle {
     let stop = Arc::new(Stop::default());
-    let delivery = Arc::new(Delivery::new(config.name.clone(), sink, run));
+    let delivery = Delivery::new(config.name.clone(), sink, run).with_masks(config.masks.clone());
+    let delivery = Arc::new(delivery);
     let thread = thread::Builder::new().name(config.name.to_string()).spawn({
         let stop = stop.clone();
         move || {

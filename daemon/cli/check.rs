@@ -139,7 +139,13 @@ fn check_camera(camera: &config::Camera) -> Result<String, String> {
         camera::probe(camera, CAMERA_TIMEOUT).map_err(|error| format!("{source}: {error}"))?;
     let camera::Probed { codec, decoder, width, height, first_frame_after } = probed;
     let after = first_frame_after.as_secs_f64();
-    Ok(format!("{source}: {codec} {width}x{height} by {decoder}, first frame after {after:.1} s"))
+    let masks = match camera.masks.len() {
+        0 => String::new(),
+        masks => format!("; privacy masks: {masks}, so alerts have no clips"),
+    };
+    Ok(format!(
+        "{source}: {codec} {width}x{height} by {decoder}, first frame after {after:.1} s{masks}"
+    ))
 }
 
 /// Checks that a server accepts connections at this address.

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use super::ConfigError;
 use super::rules::{at_least, in_range, plain_name, required};
 use super::source::{self, Source, Transport};
+use crate::masks::{MASKS, Mask};
 
 /// The level of MQTT topics at which the daemon publishes its own state.
 const RESERVED: &str = "available";
@@ -30,6 +31,8 @@ pub struct Camera {
     /// Prompt for the caption of each window, or `None` for no captions, only answers.
     pub caption_prompt: Option<String>,
     pub decode_frames: DecodeFrames,
+    /// Polygons in which frames are black.
+    pub masks: Vec<Mask>,
     /// Time without a frame after which a connected camera counts as stalled and is reconnected.
     pub stall_timeout: Duration,
     /// Maximum pause between two attempts to connect.
@@ -69,6 +72,7 @@ pub struct CameraTable {
     caption_prompt: String,
     captions: bool,
     decode_frames: DecodeFrames,
+    masks: Vec<Vec<[f64; 2]>>,
     #[serde(with = "humantime_serde")]
     stall_timeout: Duration,
     #[serde(with = "humantime_serde")]
@@ -94,6 +98,7 @@ impl Default for CameraTable {
             caption_prompt: "What is happening?".into(),
             captions: true,
             decode_frames: DecodeFrames::default(),
+            masks: Vec::new(),
             stall_timeout: Duration::from_secs(5),
             max_reconnect_delay: Duration::from_secs(8),
         }
@@ -153,8 +158,22 @@ impl CameraTable {
             )?,
             caption_prompt: self.captions.then_some(self.caption_prompt),
             decode_frames: self.decode_frames,
+            masks: masks(self.masks)?,
             stall_timeout: at_least("stall_timeout", self.stall_timeout, second)?,
             max_reconnect_delay: at_least("max_reconnect_delay", self.max_reconnect_delay, second)?,
         })
     }
+}
+
+fn masks(polygons: Vec<Vec<[f64; 2]>>) -> Result<Vec<Mask>, ConfigError> {
+    if polygons.len() > MASKS {
+        return Err(ConfigError(format!(
+            "masks: {} polygons: wanted at most {MASKS}",
+            polygons.len()
+        )));
+    }
+    let mask = |(at, corners)| {
+        Mask::new(corners).map_err(|why| ConfigError(format!("masks: polygon {}: {why}", at + 1)))
+    };
+    polygons.into_iter().enumerate().map(mask).collect()
 }

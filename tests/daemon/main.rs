@@ -23,6 +23,7 @@ mod footage;
 mod home_assistant;
 mod journal_faults;
 mod long_questions;
+mod masks;
 mod mcp;
 mod outages;
 mod page;
