@@ -127,10 +127,8 @@ pub async fn run(options: Options, out: &mut dyn Write) -> anyhow::Result<()> {
     fs::write(&config, text)?;
     let server = format!("127.0.0.1:{grpc}");
     children.daemon(&config, &server, START_TIMEOUT).await?;
-    say(&format!(
-        "daemon    gRPC {server}, http://127.0.0.1:{http}/metrics, log {}",
-        children.log("run")
-    ));
+    say(&format!("daemon    gRPC {server}, log {}", children.log("run")));
+    say(&format!("page      http://127.0.0.1:{http}/ (open it in a browser)"));
     say("Captions come every 4 s a camera, each about the 8 s before it. In another terminal:");
     say(&format!("          lookout ask {} \"Is there a person?\" --server {server}", cameras[0]));
     let query = match embedding_model {

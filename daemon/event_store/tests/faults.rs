@@ -75,7 +75,8 @@ async fn a_damaged_page_in_the_middle_is_noticed_and_the_other_events_are_copied
     let (found, missed) = read_all(&*journal).await;
     assert!(missed, "{} events were read", found.len());
     assert!(found.is_sorted_by(|a, b| a < b), "{found:?}");
-    assert!(found.len() > 2_000 && found.len() < 3_000, "{} events", found.len());
+    // With an inner page of a table, everything below it is lost.
+    assert!(found.len() > 1_000 && found.len() < 3_000, "{} events", found.len());
     wait_for_trouble(&*journal, "set aside as");
     // What memory holds is stored in the new file, once.
     let event = journal.append("gate".into(), caption("after it"));
