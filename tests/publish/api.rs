@@ -43,8 +43,19 @@ impl Server {
         Server::start_at(daemon, "127.0.0.1:0".parse().unwrap()).await
     }
 
+    /// Starts a server at an address that an earlier server may still be leaving.
     pub async fn start_at(daemon: &Daemon, address: SocketAddr) -> Server {
-        Server::serve(daemon, listener(Interface::Http, address).await.unwrap())
+        let bound = async {
+            loop {
+                match listener(Interface::Http, address).await {
+                    Err(PublishError::AddressInUse(_)) => {
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                    }
+                    bound => break bound.unwrap(),
+                }
+            }
+        };
+        Server::serve(daemon, timeout(SOON, bound).await.expect("the address stays in use"))
     }
 
     /// Starts a server that closes no connection of a client that is slow on a loaded machine.
