@@ -1,4 +1,5 @@
-//! The clocks of the benchmarks. CPU time is more reliable than wall-clock time on a shared machine.
+//! The clocks of the benchmarks: on a shared machine, CPU time is more reliable than wall-clock
+//! time.
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};

@@ -11,8 +11,8 @@
 //!   itself costs.
 //!
 //! All figures are CPU time of one process, or wall-clock time if a GPU runs the model; ratios of
-//! neighbouring measurements, medians over rounds or steps. The video tokens are noise, because their content does not change the cost.
-//! Answers never end early.
+//! neighbouring measurements, medians over rounds or steps. The video tokens are noise, because
+//! their content does not change the cost. Answers never end early.
 
 mod rules;
 mod schema;

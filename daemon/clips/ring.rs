@@ -93,7 +93,8 @@ impl Ring {
     }
 
     /// Deletes the groups of pictures that have a unit captured in a span, because the units of a
-    /// group refer to each other. The units that are left get new numbers. Units of the span that are still to come are dropped.
+    /// group refer to each other. The units that are left get new numbers. Units of the span that
+    /// are still to come are dropped.
     pub fn delete(&mut self, span: Span) {
         self.deleted.push_back(span);
         if self.deleted.len() > REMEMBERED {

@@ -25,7 +25,17 @@ pub async fn acknowledged(daemon: &Daemon, port: u16, sequence: u64) {
 pub fn stored(folder: &Path, number: u64) -> Daemon {
     let settings =
         Settings { folder: folder.into(), retention: Duration::from_secs(3600), bytes: 1 << 30 };
-    let journal = EventStore::open(settings).unwrap().journal(RUN + number).unwrap();
+    // A process that another test starts holds the folder's lock for a moment, until its own
+    // program begins.
+    let begun = Instant::now();
+    let store = loop {
+        match EventStore::open(settings.clone()) {
+            Ok(store) => break store,
+            Err(error) if begun.elapsed() > SOON => panic!("{error}"),
+            Err(_) => std::thread::sleep(Duration::from_millis(20)),
+        }
+    };
+    let journal = store.journal(RUN + number).unwrap();
     assert_eq!(journal.trouble(), None);
     Daemon::with_journal(journal)
 }
