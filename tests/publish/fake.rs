@@ -265,7 +265,7 @@ pub fn metrics() -> PrometheusHandle {
 /// Binds a listener with enough connections for a test and short timeouts.
 pub async fn listener(interface: Interface, addr: SocketAddr) -> Result<Listener, PublishError> {
     let second = Duration::from_secs(1);
-    let timeouts = Timeouts { greeting: second, stalled: 5 * second, idle: 2 * second };
+    let timeouts = Timeouts { greeting: 3 * second, stalled: 5 * second, idle: 4 * second };
     Ok(Listener::bind(interface, addr, CONNECTIONS).await?.with_timeouts(timeouts))
 }
 

@@ -51,7 +51,8 @@ function open(root, parameters, signal) {
   for (const input of [mode, kind]) input.addEventListener('change', () => words.value && submit());
 
   let asked = null;
-  const run = async (offset = 0) => {
+  /** Searches. `again` keeps the results that are shown until the new ones are there. */
+  const run = async (offset = 0, again = false) => {
     asked?.abort();
     const asking = new AbortController();
     asked = asking;
@@ -63,7 +64,7 @@ function open(root, parameters, signal) {
     }
     const { last, from, to } = range.value;
     const query = { q: words.value.trim(), camera: [...chosen], mode: mode.value, kind: kind.value, since: last ?? from, until: to, limit: PAGE, offset };
-    if (offset === 0) show(results, loading('Searching…'));
+    if (offset === 0 && !(again && results.querySelector('.hits'))) show(results, loading('Searching…'));
     try {
       const found = await get('search', query, asking.signal);
       if (asking.signal.aborted) return;
@@ -92,7 +93,7 @@ function open(root, parameters, signal) {
   };
   const showChoice = () => show(choice, cameras.size > 1 ? cameraChoice([...cameras.keys()], chosen, () => words.value && submit()) : null);
   on('cameras', () => choice.querySelectorAll('input').length !== cameras.size && showChoice(), signal);
-  on('connection', () => connection.state === 'open' && run(), signal);
+  on('connection', () => connection.state === 'open' && run(0, true), signal);
   document.addEventListener('keydown', (event) => {
     if (event.key !== '/' || event.target.closest('input, textarea, select')) return;
     event.preventDefault();
