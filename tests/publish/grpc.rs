@@ -211,7 +211,7 @@ async fn refused_questions_have_their_status() {
     let unknown = proto::WatchRequest { cameras: vec!["gaet".into()], ..Default::default() };
     assert_eq!(daemon.client().await.watch(unknown).await.unwrap_err().code(), Code::NotFound);
     let frame = |number| Some(proto::FrameId { run: None, number });
-    let request = proto::GetFrameRequest { camera: "gate".into(), frame: frame(9) };
+    let request = proto::GetFrameRequest { camera: "gate".into(), frame: frame(10) };
     assert_eq!(daemon.client().await.get_frame(request).await.unwrap_err().code(), Code::NotFound);
     let request = proto::GetFrameRequest { camera: "gate".into(), frame: frame(8) };
     let refused = daemon.client().await.get_frame(request).await.unwrap_err();
