@@ -24,7 +24,7 @@ use std::time::{Duration, SystemTime};
 
 use gst::prelude::*;
 use lookout::access_unit::{AccessUnit, VideoCodec};
-use lookout::camera::{self, Recorder, Sink};
+use lookout::camera::{self, CameraHandle, Recorder, Sink};
 use lookout::clips::{Cut, Limits, Ring};
 use lookout::config::{Camera, DecodeFrames, Rtsp, RtspTls, Source, Transport};
 use lookout::event::CameraStatus;
@@ -180,16 +180,23 @@ fn boxes(data: &[u8]) -> Vec<String> {
     found
 }
 
-/// Plays a video by RTSP, cuts a clip of `length`, and compares it with the frames of that time.
-fn record_and_compare(video: &str, codec: VideoCodec, entry: &str) {
+/// Starts a camera that plays a video by RTSP. Returns its server, what is recorded of it, and its
+/// handle.
+fn play(folder: &Path, video: &str) -> (Cameras, Arc<Recorded>, CameraHandle) {
     camera::init().unwrap();
-    let folder = folder();
     let video = repository().join("tests/media").join(video);
-    let server = Cameras::start(folder.path(), 0, &[("video", &video)], &[]);
+    let server = Cameras::start(folder, 0, &[("video", &video)], &[]);
     let recorded = Recorded::new();
     let run = Arc::new(RunClock::start());
     let source = rtsp(&server.url("video"));
     let running = camera::start(camera_at(source), Arc::new(Tap(recorded.clone())), run);
+    (server, recorded, running)
+}
+
+/// Plays a video by RTSP, cuts a clip of `length`, and compares it with the frames of that time.
+fn record_and_compare(video: &str, codec: VideoCodec, entry: &str) {
+    let folder = folder();
+    let (_server, recorded, running) = play(folder.path(), video);
     let frames = recorded.wait("frames", |state| {
         let dated = state.frames.iter().filter(|frame| frame.clock == Clock::Camera);
         let last = dated.clone().nth(30)?.captured_at;

@@ -18,14 +18,8 @@ struct Watched {
 
 /// Records units of a camera that plays a video, at least three groups of pictures.
 fn record(video: &str) -> Vec<AccessUnit> {
-    camera::init().unwrap();
     let folder = folder();
-    let video = repository().join("tests/media").join(video);
-    let server = Cameras::start(folder.path(), 0, &[("video", &video)], &[]);
-    let recorded = Recorded::new();
-    let run = Arc::new(RunClock::start());
-    let source = rtsp(&server.url("video"));
-    let running = camera::start(camera_at(source), Arc::new(Tap(recorded.clone())), run);
+    let (_server, recorded, running) = play(folder.path(), video);
     let units = recorded.wait("units", |state| {
         let keys = state.ring.units().filter(|unit| unit.is_key).count();
         (keys >= 4).then(|| state.ring.units().cloned().collect::<Vec<_>>())

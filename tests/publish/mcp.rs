@@ -5,6 +5,18 @@ use serde_json::json;
 use super::api::{Reply, Server};
 use super::*;
 
+/// The names of the tools, in the order of the list.
+pub const TOOLS: [&str; 8] = [
+    "list_cameras",
+    "ask",
+    "search_events",
+    "list_events",
+    "get_event",
+    "get_frames",
+    "list_rules",
+    "try_rule",
+];
+
 const JSON: &str = "Content-Type: application/json\r\n\
                     Accept: application/json, text/event-stream\r\n";
 
@@ -141,17 +153,7 @@ async fn the_tools_are_described_and_only_read() {
     let tools = mcp.send(&request("tools/list", json!({}))).await.json()["result"]["tools"].clone();
     let tools = tools.as_array().unwrap();
     let names: Vec<_> = tools.iter().map(|tool| tool["name"].as_str().unwrap()).collect();
-    let expected = [
-        "list_cameras",
-        "ask",
-        "search_events",
-        "list_events",
-        "get_event",
-        "get_frames",
-        "list_rules",
-        "try_rule",
-    ];
-    assert_eq!(names, expected);
+    assert_eq!(names, TOOLS);
     for tool in tools {
         assert_eq!(tool["annotations"]["readOnlyHint"], true, "{tool}");
         for schema in ["inputSchema", "outputSchema"] {

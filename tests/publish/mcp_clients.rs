@@ -5,7 +5,7 @@ use serde_json::json;
 use tokio::process::Command as Program;
 
 use super::api::Server;
-use super::mcp::fill;
+use super::mcp::{TOOLS, fill};
 use super::*;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -17,17 +17,6 @@ const INSPECTOR: &str = concat!(
 
 /// Longest run of a client. A loaded machine needs seconds for what takes one second otherwise.
 const RUN_TIME: Duration = Duration::from_secs(120);
-
-const TOOLS: [&str; 8] = [
-    "list_cameras",
-    "ask",
-    "search_events",
-    "list_events",
-    "get_event",
-    "get_frames",
-    "list_rules",
-    "try_rule",
-];
 
 /// Returns a call of each tool. The journal in memory cannot be searched.
 fn calls() -> Vec<(&'static str, Value)> {

@@ -17,7 +17,8 @@ pub const FROM: &str = "Start of the time: RFC 3339 such as \"2026-03-01T14:05:0
                         duration before now such as \"15m\".";
 pub const TO: &str = "End of the time, written as the start is. Default: now.";
 
-/// A range of time as an agent writes it.
+/// A range of time as an agent writes it. Each tool's arguments repeat the three fields: with
+/// `serde(flatten)`, unknown arguments would not be refused.
 #[derive(Default)]
 pub struct RangeText {
     pub last: Option<String>,

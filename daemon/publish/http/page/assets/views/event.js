@@ -120,7 +120,7 @@ function video(alert) {
   const { clip } = alert;
   if (!clip) return null;
   if (clip.state === 'pending') return note('The clip is ready some seconds after the alert has ended.');
-  if (clip.state === 'missing') return note(`There is no clip: ${clip.reason}.`);
+  if (clip.state === 'missing') return note(`This alert has no clip: ${clip.reason}.`);
   const source = url(`events/${eventId(alert)}/clip`).href;
   const player = h('video', { controls: true, muted: true, playsinline: true, preload: 'metadata', src: source, 'aria-label': `Clip of the alert on ${alert.camera}` });
   const place = h('figure', { class: 'clip' }, player,
