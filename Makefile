@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-clips demo-model demo-score demo-rules test check setup setup-cuda setup-test golden \
-	families test-export test-ha soak chaos fuzz release export-env install check-breaking
+	families test-export test-ha soak faults chaos fuzz release export-env install check-breaking
 
 PYTHON = target/export-env/bin/python
 # Pinned, and installed beside the build.
@@ -101,6 +101,11 @@ MINUTES ?= 10
 soak: setup-test ## run for MINUTES (10): real footage, and readers of every kind: events, memory
 	LOOKOUT_SOAK=$$(($(MINUTES) * 60)) cargo test --test daemon -- --nocapture \
 		footage::real_footage soak::
+
+ROUNDS ?= 20
+faults: setup-test ## repeat ROUNDS (20) times every fault of the broker, the network, the daemon and the journal
+	LOOKOUT_ROUNDS=$(ROUNDS) cargo test --test daemon -- --nocapture --skip alert_delivery \
+		delivery:: journal_faults::
 
 chaos: setup-test ## break everything around a daemon for ten minutes: clock, disk, broker, clients
 	LOOKOUT_CHAOS=600 cargo test --test daemon chaos -- --nocapture

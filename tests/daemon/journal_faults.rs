@@ -1,6 +1,7 @@
 //! Tests what happens to the journal on disk when its disk is full, its folder cannot be written or
 //! is used twice, and its file is old, cut short or damaged. Captions and MQTT go on from memory, the
-//! daemon says what is wrong, and once the fault is over every event is stored.
+//! daemon says what is wrong, and once the fault is over every event is stored and delivered.
+//! `LOOKOUT_ROUNDS` sets how often each fault is repeated (`make faults`).
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions, Permissions};
@@ -15,11 +16,14 @@ use lookout::proto;
 use prost::Message;
 use serde_json::Value;
 
-use crate::support::mqtt::{EventSubscriber, Id, check_delivery, id};
+use crate::support::mqtt::{Delivery, EventSubscriber, Id, check_delivery, id, repeat};
 use crate::support::small_disk::{OBEYS_PERMISSIONS, SmallDisk, is_root};
 use crate::support::*;
 
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Number of events that may be on their way when the daemon is killed.
+const WINDOW: usize = 16;
 
 /// A daemon with a journal on disk and a subscriber to its events.
 struct Setup {
@@ -83,13 +87,24 @@ impl Setup {
         events(&self.daemon)
     }
 
-    /// Checks that the subscriber has the journal's events, without a gap and in order.
-    fn all_were_delivered(&self) {
-        let journal = self.journal();
-        self.subscriber.has_all(&journal);
+    /// Checks that the subscriber has the journal's events, but for those of an earlier run, without
+    /// a gap and in order. A daemon that is killed may send again what was on its way.
+    fn all_were_delivered(&self, kills: usize) -> Delivery {
+        let of_these_runs = || -> Vec<Value> {
+            let events = self.journal().into_iter();
+            events.filter(|event| id(event).0 > EARLIER_RUN).collect()
+        };
+        self.subscriber.has_all(&of_these_runs());
         let received = self.subscriber.received();
-        println!("{:?}", check_delivery(&self.journal(), &received));
+        let delivery = check_delivery(&of_these_runs(), &received);
+        assert!(delivery.duplicates <= kills * WINDOW, "{delivery:?}");
         assert_eq!(self.daemon.metric("lookout_mqtt_events_missed_total"), 0.0);
+        delivery
+    }
+
+    /// Returns the number of events of the earlier run.
+    fn earlier_events(&self) -> usize {
+        self.journal().iter().filter(|event| id(event).0 == EARLIER_RUN).count()
     }
 }
 
@@ -141,34 +156,37 @@ fn allow(folder: &Path, allowed: bool) {
 
 #[test]
 fn a_full_disk_delays_the_storing_of_events_and_loses_none() {
-    let folder = folder();
-    let dir = folder.path();
-    let Some(disk) = SmallDisk::mount(dir.join("disk")) else { return };
-    let mut setup = Setup::start(dir, &disk.0.join("journal"));
-    setup.subscriber.more(6);
-    disk.fill();
-    setup.reports("full");
-    // Longer than the pause before storing is tried again.
-    setup.subscriber.more(14);
-    setup.reports("full");
-    disk.empty();
-    setup.recovers();
-    assert_eq!(setup.daemon.metric("lookout_journal_jpegs_not_stored_total"), 0.0);
-    setup.all_were_delivered();
-    let stored = ids(&setup.journal());
-    setup.kill_daemon();
-    // The next run begins on a full disk, and still knows what MQTT has.
-    disk.fill();
-    setup.start_daemon();
-    setup.reports("full");
-    setup.subscriber.more(6);
-    disk.empty();
-    setup.recovers();
-    setup.all_were_delivered();
-    setup.kill_daemon();
-    setup.start_daemon();
-    assert!(ids(&setup.journal()).is_superset(&stored), "events are gone");
-    setup.all_were_delivered();
+    repeat("a disk full and freed", || {
+        let folder = folder();
+        let dir = folder.path();
+        let Some(disk) = SmallDisk::mount(dir.join("disk")) else { return Delivery::default() };
+        let mut setup = Setup::start(dir, &disk.0.join("journal"));
+        setup.subscriber.more(6);
+        disk.fill();
+        setup.reports("full");
+        // Longer than the pause before storing is tried again.
+        setup.subscriber.more(14);
+        setup.reports("full");
+        disk.empty();
+        setup.recovers();
+        assert_eq!(setup.daemon.metric("lookout_journal_jpegs_not_stored_total"), 0.0);
+        setup.all_were_delivered(0);
+        let stored = ids(&setup.journal());
+        setup.kill_daemon();
+        // The next run begins on a full disk, and still knows what MQTT has.
+        disk.fill();
+        setup.start_daemon();
+        setup.reports("full");
+        setup.subscriber.more(6);
+        disk.empty();
+        setup.recovers();
+        setup.all_were_delivered(1);
+        setup.kill_daemon();
+        setup.start_daemon();
+        assert!(ids(&setup.journal()).is_superset(&stored), "events are gone");
+        setup.subscriber.more(1);
+        setup.all_were_delivered(2)
+    });
 }
 
 #[test]
@@ -191,7 +209,7 @@ fn a_folder_without_permission_delays_the_storing_of_events_and_loses_none() {
     setup.kill_daemon();
     setup.start_daemon();
     assert!(ids(&setup.journal()).is_superset(&stored), "events are gone");
-    setup.all_were_delivered();
+    setup.all_were_delivered(2);
 }
 
 #[test]
@@ -232,19 +250,6 @@ fn write_earlier_run(folder: &Path) {
     journal.flush();
 }
 
-/// Returns the number of events of the earlier run, and checks that the subscriber has all others.
-fn earlier_events(setup: &Setup) -> usize {
-    let of_this_run = || -> (Vec<_>, Vec<_>) {
-        setup.journal().into_iter().partition(|event| id(event).0 > EARLIER_RUN)
-    };
-    let (events, earlier) = of_this_run();
-    setup.subscriber.has_all(&events);
-    let received = setup.subscriber.received();
-    println!("{:?}", check_delivery(&of_this_run().0, &received));
-    assert_eq!(setup.daemon.metric("lookout_mqtt_events_missed_total"), 0.0);
-    earlier.len()
-}
-
 /// Opens the database for writing. Returns it with its number of pages.
 fn database(journal: &Path) -> (File, u64) {
     let file = OpenOptions::new().write(true).open(journal.join("events.sqlite"));
@@ -270,32 +275,47 @@ fn was_set_aside(setup: &Setup, journal: &Path) {
     assert!(names.any(|name| name.to_string_lossy().starts_with("events.sqlite.corrupt-")));
 }
 
-#[test]
-fn a_file_that_is_cut_short_is_set_aside_and_its_events_are_copied() {
+/// Damages the file of a daemon, which sets it aside, copies this number of the earlier run's events,
+/// and goes on, also after it is killed.
+fn damaged(damage: impl Fn(&File, u64), left: std::ops::Range<usize>) -> Delivery {
     let folder = folder();
     let journal = folder.path().join("journal");
     write_earlier_run(&journal);
-    let setup = Setup::start(folder.path(), &journal);
+    let mut setup = Setup::start(folder.path(), &journal);
     setup.subscriber.more(4);
     let (file, pages) = database(&journal);
-    file.set_len(pages / 2 * 4096).expect("a shorter file");
+    damage(&file, pages);
     was_set_aside(&setup, &journal);
-    let left = earlier_events(&setup);
-    assert!(left > 200 && left < EARLIER as usize, "{left} events are left");
+    let earlier = setup.earlier_events();
+    assert!(left.contains(&earlier), "{earlier} events of the earlier run, not {left:?}");
+    setup.all_were_delivered(0);
+    setup.kill_daemon();
+    setup.start_daemon();
+    setup.subscriber.more(4);
+    assert_eq!(setup.earlier_events(), earlier);
+    setup.all_were_delivered(1)
+}
+
+#[test]
+fn a_file_that_is_cut_short_is_set_aside_and_its_events_are_copied() {
+    repeat("a database cut short", || {
+        damaged(
+            |file, pages| file.set_len(pages / 2 * 4096).expect("a shorter file"),
+            200..EARLIER as usize,
+        )
+    });
 }
 
 #[test]
 fn a_damaged_page_sets_the_file_aside_and_the_other_events_are_copied() {
-    let folder = folder();
-    let journal = folder.path().join("journal");
-    write_earlier_run(&journal);
-    let setup = Setup::start(folder.path(), &journal);
-    setup.subscriber.more(4);
-    let (file, pages) = database(&journal);
-    file.write_all_at(&[0xa5; 16 * 4096], pages / 2 * 4096).expect("written");
-    was_set_aside(&setup, &journal);
-    let left = earlier_events(&setup);
-    assert!(left > 1_000 && left < EARLIER as usize, "{left} events are left");
+    repeat("a damaged page", || {
+        damaged(
+            |file, pages| {
+                file.write_all_at(&[0xa5; 16 * 4096], pages / 2 * 4096).expect("written");
+            },
+            1_000..EARLIER as usize,
+        )
+    });
 }
 
 /// The schema of version 1, as it was.
@@ -324,38 +344,42 @@ const VERSION_1: &str = "
 
 #[test]
 fn a_daemon_goes_on_with_a_journal_of_version_1() {
-    let folder = folder();
-    let journal = folder.path().join("journal");
-    fs::create_dir(&journal).expect("a folder");
-    let database = rusqlite::Connection::open(journal.join("events.sqlite")).expect("a database");
-    database.execute_batch(VERSION_1).expect("the schema");
-    for sequence in 1..=3 {
-        let time = prost_types::Timestamp { seconds: 1_760_000_000, nanos: 0 };
-        let body = proto::Event {
-            id: Some(proto::EventId { run: Some(EARLIER_RUN), sequence }),
-            published_at: Some(time),
-            camera: "gate".into(),
-            body: Some(proto::event::Body::CameraStatus(proto::CameraStatus {
-                state: proto::CameraState::Lost.into(),
-                since: Some(time),
-                reason: "an earlier reason".into(),
-                ..proto::CameraStatus::default()
-            })),
-            ..proto::Event::default()
-        };
-        let run = EARLIER_RUN as i64;
-        let row = (run, sequence as i64, [sequence as u8; 16], run, body.encode_to_vec());
-        let insert = "INSERT INTO events (run, sequence, uuid, published_ms, camera, kind, body) \
-                      VALUES (?, ?, ?, ?, 'gate', 3, ?)";
-        database.execute(insert, row).expect("an event");
-    }
-    drop(database);
-    let setup = Setup::start(folder.path(), &journal);
-    setup.subscriber.more(4);
-    assert_eq!(earlier_events(&setup), 3);
-    setup.recovers();
-    let earlier = setup.journal().into_iter().find(|event| id(event) == (EARLIER_RUN, 2));
-    let earlier = earlier.expect("the second event");
-    assert_eq!(earlier["reason"], "an earlier reason", "{earlier}");
-    assert_eq!(earlier["uuid"], "02020202-0202-0202-0202-020202020202", "{earlier}");
+    repeat("a journal of version 1", || {
+        let folder = folder();
+        let journal = folder.path().join("journal");
+        fs::create_dir(&journal).expect("a folder");
+        let database =
+            rusqlite::Connection::open(journal.join("events.sqlite")).expect("a database");
+        database.execute_batch(VERSION_1).expect("the schema");
+        for sequence in 1..=3 {
+            let time = prost_types::Timestamp { seconds: 1_760_000_000, nanos: 0 };
+            let body = proto::Event {
+                id: Some(proto::EventId { run: Some(EARLIER_RUN), sequence }),
+                published_at: Some(time),
+                camera: "gate".into(),
+                body: Some(proto::event::Body::CameraStatus(proto::CameraStatus {
+                    state: proto::CameraState::Lost.into(),
+                    since: Some(time),
+                    reason: "an earlier reason".into(),
+                    ..proto::CameraStatus::default()
+                })),
+                ..proto::Event::default()
+            };
+            let run = EARLIER_RUN as i64;
+            let row = (run, sequence as i64, [sequence as u8; 16], run, body.encode_to_vec());
+            let insert = "INSERT INTO events (run, sequence, uuid, published_ms, camera, kind, body) \
+                          VALUES (?, ?, ?, ?, 'gate', 3, ?)";
+            database.execute(insert, row).expect("an event");
+        }
+        drop(database);
+        let setup = Setup::start(folder.path(), &journal);
+        setup.subscriber.more(4);
+        assert_eq!(setup.earlier_events(), 3);
+        setup.recovers();
+        let earlier = setup.journal().into_iter().find(|event| id(event) == (EARLIER_RUN, 2));
+        let earlier = earlier.expect("the second event");
+        assert_eq!(earlier["reason"], "an earlier reason", "{earlier}");
+        assert_eq!(earlier["uuid"], "02020202-0202-0202-0202-020202020202", "{earlier}");
+        setup.all_were_delivered(0)
+    });
 }

@@ -35,6 +35,12 @@ pub fn free_port() -> u16 {
     ports.find(free).expect("a free port")
 }
 
+/// Returns `LOOKOUT_ROUNDS`, how often a test repeats its fault (`make faults ROUNDS=n`).
+pub fn rounds() -> Option<usize> {
+    let text = std::env::var("LOOKOUT_ROUNDS").ok()?;
+    Some(text.parse().unwrap_or_else(|e| panic!("LOOKOUT_ROUNDS = {text:?}: {e}")))
+}
+
 /// Polls until `ready` returns a value.
 pub fn wait_for<T>(what: &str, patience: Duration, mut ready: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + patience;

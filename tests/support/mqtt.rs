@@ -12,7 +12,7 @@ use std::time::Duration;
 use rumqttc::{Client, Event, MqttOptions, Packet, QoS};
 use serde_json::Value;
 
-use super::wait_for;
+use super::{rounds, wait_for};
 
 /// The topics on which every event is published once.
 const EVENTS: [&str; 3] = ["lookout/+/caption", "lookout/+/answer", "lookout/+/status_change"];
@@ -204,10 +204,35 @@ impl EventSubscriber {
 }
 
 /// The result of a comparison.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Delivery {
     pub events: usize,
     pub duplicates: usize,
+}
+
+/// Number of rounds from which on the share of the duplicates is judged. In fewer rounds, a single
+/// duplicate may be more than 1 %.
+const MANY_ROUNDS: usize = 20;
+
+impl Delivery {
+    /// Prints the result, and checks that at most 1 % of the events came twice.
+    pub fn check_duplicates(&self, what: &str, rounds: usize) {
+        println!("{what}: {rounds} rounds, {self:?}");
+        let is_judged = rounds >= MANY_ROUNDS;
+        assert!(!is_judged || self.duplicates * 100 <= self.events, "{what}: {self:?}");
+    }
+}
+
+/// Runs the test of a fault `LOOKOUT_ROUNDS` times, by default once, each time with a new daemon.
+pub fn repeat(what: &str, fault: impl Fn() -> Delivery) {
+    let rounds = rounds().unwrap_or(1);
+    let mut sum = Delivery::default();
+    for _ in 0..rounds {
+        let Delivery { events, duplicates } = fault();
+        sum.events += events;
+        sum.duplicates += duplicates;
+    }
+    sum.check_duplicates(what, rounds);
 }
 
 /// Checks that the received events are those of the journal: each with one ID, identical, and for
