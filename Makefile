@@ -82,6 +82,7 @@ families: setup-test export-env ## make small checkpoints and packages of every 
 
 test-export: export-env ## test the exporter
 	$(PYTHON) models/export/test_export.py
+	$(PYTHON) models/export/test_hub.py
 
 # Home Assistant 2025.4.4 needs Python 3.13, here from PYTHON_HA, and 500 MB.
 PYTHON_HA ?= python3.13

@@ -1,7 +1,8 @@
 """Exports a LLaVA checkpoint to a model package which lookout runs.
 
-CHECKPOINT is a Hugging Face folder in the layout of transformers: LLaVA (CLIP or SigLIP with Llama,
-Vicuna, Mistral or Qwen2), LLaVA-NeXT or LLaVA-OneVision. OUT becomes a package: the checkpoint's
+CHECKPOINT is a folder in the layout of transformers, or a repository of the Hugging Face Hub
+(ORGANISATION/NAME or ORGANISATION/NAME@REVISION), which is downloaded first: LLaVA (CLIP or SigLIP with
+Llama, Vicuna, Mistral or Qwen2), LLaVA-NeXT or LLaVA-OneVision. OUT becomes a package: the checkpoint's
 config and tokenizer files, and onnx/ with a vision encoder, the token embedding and the decoder.
 
 The work is done in OUT.partial, in stages; after an interruption the same command goes on where it
@@ -46,7 +47,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="lookout-export", description=__doc__, epilog=NOTES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="Hugging Face checkpoint folder")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="checkpoint folder, or repository of the hub")
     parser.add_argument("out", type=Path, metavar="OUT", help="package folder to write")
     parser.add_argument("--precision", choices=list(dict.fromkeys(p for p, _ in KINDS)), help="see below")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="what will run it (default: cpu)")
@@ -65,7 +66,10 @@ def main() -> int:
     from checkpoint import Refusal
 
     try:
-        return export(args.checkpoint, args.out, plan)
+        import hub
+
+        source = hub.fetch(args.checkpoint) if hub.is_repository(args.checkpoint) else Path(args.checkpoint)
+        return export(source, args.out, plan)
     except Refusal as refusal:
         print(f"lookout-export: {refusal}", file=sys.stderr)
         return 2
