@@ -111,7 +111,7 @@ GROUPS = {"thing": 20, "coloured": 70, "colour synonym": 40, "doing": 35, "colou
 
 
 def captions(r: random.Random) -> list[tuple[str, words.Window]]:
-    """Captions of windows of scenes that neither the trainer nor the demo uses."""
+    """Returns captions of windows of scenes that neither the trainer nor the demo uses."""
     found = []
     for number in range(CAPTIONS // 8):
         camera = scenes.held_out(number)
@@ -137,7 +137,7 @@ def named(r: random.Random, said: Wording, kind: str, colour: str | None, synony
 
 
 def question(r: random.Random, said: Wording, about: str, known: list[words.Window]):
-    """A text, and the condition on a part of a caption that it is about. None: the caption of an empty window."""
+    """Returns a text, and the condition on a part of a caption. None: the caption of an empty window."""
     if about == "empty":
         return r.choice(said.empty), None
     has_colour, has_event = about not in ("thing", "doing"), "doing" in about
@@ -158,7 +158,7 @@ def is_meant(window: words.Window, matches) -> bool:
 
 
 def questions(r: random.Random, said: Wording, windows: list[words.Window]) -> list[dict]:
-    """200 questions with the indices of their captions."""
+    """Returns 200 questions with the indices of their captions."""
     found, seen = [], set()
     for about, count in GROUPS.items():
         while sum(q["about"] == about for q in found) < count:

@@ -1,4 +1,4 @@
-"""GroupQueryAttention written otherwise, the same function: as onnxruntime's CPU is quickest at one token a time.
+"""Rewrites GroupQueryAttention into the form that is fastest on onnxruntime's CPU for one token at a time.
 
 - The scale of the scores, head_dim ** -0.5, goes into the matrices and biases that make the queries, and is 1 here.
 - Every head has a sink of -1e30. It adds nothing to a sum of exponentials, but with sinks onnxruntime leaves its flash
@@ -16,12 +16,12 @@ from onnx import numpy_helper
 from weights import overwrite
 
 NO_SINK = "no_sink"
-# Of the operator's inputs.
+# Names of the operator's inputs.
 QUERY, SINK = 0, 11
 
 
 def for_cpu(path: Path, head_dim: int) -> None:
-    """Changes a float32 graph where it is, and its data file."""
+    """Changes a float32 graph and its data file in place."""
     model = onnx.load(path, load_external_data=False)
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     makers = {name: node for node in model.graph.node for name in node.output}
@@ -32,7 +32,7 @@ def for_cpu(path: Path, head_dim: int) -> None:
         attributes["scale"].f = 1.0
         for tensor in of_queries(node, makers, weights):
             values = numpy_helper.to_array(tensor, str(path.parent)).copy()
-            # Of one matrix that makes all three, queries are the first columns.
+            # Where one matrix makes all three, the queries are its first columns.
             values[..., : heads * head_dim] *= np.float32(scale)
             overwrite(tensor, values, path.with_name(path.name + ".data"))
         node.input.extend([""] * (SINK + 1 - len(node.input)))
@@ -42,7 +42,7 @@ def for_cpu(path: Path, head_dim: int) -> None:
 
 
 def of_queries(attention: onnx.NodeProto, makers: dict, weights: dict) -> list[onnx.TensorProto]:
-    """The matrix, and the bias if there is one."""
+    """Returns the matrix of the queries, and the bias if there is one."""
     found, node = [], makers[attention.input[QUERY]]
     if node.op_type == "Add":
         found.append(next(weights[name] for name in node.input if name in weights))

@@ -24,7 +24,7 @@ TEXT_TOKENS, BEFORE_PICTURE = 12, 4
 
 @dataclass
 class Gap:
-    """Of one output: the largest deviation, and the cosine with transformers' answer."""
+    """The difference of one output from transformers': the largest deviation, and the cosine."""
 
     most: float
     cosine: float
@@ -43,7 +43,7 @@ class Deviation:
         ]
 
     def fails(self, precision: str) -> str | None:
-        """Why the package is refused, or None."""
+        """Returns the reason for which the package is refused, or None."""
         for name, gap in asdict(self).items():
             # Written so that NaN fails.
             if precision == "fp32" and not gap["most"] <= TOLERANCE:
@@ -56,7 +56,7 @@ class Deviation:
 
 @torch.no_grad()
 def write_reference(checkpoint: Checkpoint, path: Path, seed: int = 1) -> None:
-    """Two random pictures; a short random prompt around the first, then one more token."""
+    """Writes transformers' outputs for two random images, a short random prompt and one more token."""
     random = torch.Generator().manual_seed(seed)
     config, text = checkpoint.config.vision_config, checkpoint.text
     pixels = torch.randn(2, config.num_channels, config.image_size, config.image_size, generator=random)
@@ -73,7 +73,7 @@ def write_reference(checkpoint: Checkpoint, path: Path, seed: int = 1) -> None:
 
 
 def layer_by_layer(checkpoint: Checkpoint, embeds: torch.Tensor) -> torch.Tensor:
-    """transformers' logits `[1, 2, V]` of the last two positions; a layer has weights only while it works."""
+    """Returns transformers' logits `[1, 2, V]` of the last two positions. Only the layer that runs has weights."""
     language, head, tensors = checkpoint.language(), checkpoint.model.lm_head, checkpoint.tensors
     hooks = []
     for number, layer in enumerate(language.layers):

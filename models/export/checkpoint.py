@@ -1,4 +1,4 @@
-"""Reads a Hugging Face checkpoint of the LLaVA family, and refuses by name what cannot be carried over.
+"""Reads a checkpoint of the LLaVA family, and refuses by name what cannot be exported.
 
 A checkpoint is never loaded as a whole: `Tensors` reads one tensor at a time, and `Checkpoint.model`
 is transformers' own model without weights, into whose parts they are filled when needed.
@@ -43,7 +43,7 @@ OPTIONAL_FILES = [
 
 
 class Refusal(Exception):
-    """This checkpoint cannot be exported; the message is the one sentence the user sees."""
+    """The error of a checkpoint that cannot be exported. Its message is all that the user sees."""
 
 
 @dataclass
@@ -67,7 +67,7 @@ class Checkpoint:
 
     @property
     def window(self) -> int | None:
-        """How many tokens back Mistral's attention sees."""
+        """The number of tokens back that Mistral's attention sees."""
         return getattr(self.text, "sliding_window", None)
 
     @property
@@ -76,24 +76,24 @@ class Checkpoint:
 
     @property
     def tied(self) -> bool:
-        """The logits come from the embedding table: the checkpoint has no table of their own."""
+        """True if the checkpoint has no table for the logits: they come from the embedding table."""
         return "lm_head.weight" not in self.tensors
 
     @property
     def feature_layers(self) -> list[int]:
-        """The hidden states that feed the projector, counted from 0, the embeddings."""
+        """The indices of the hidden states that the projector gets. 0 is the embeddings."""
         layers, depth = self.config.vision_feature_layer, self.config.vision_config.num_hidden_layers
         return [n if n >= 0 else depth + 1 + n for n in ([layers] if isinstance(layers, int) else layers)]
 
     @cached_property
     def model(self) -> transformers.PreTrainedModel:
-        """transformers' model without weights, with plain attention (few, common operators)."""
+        """The model of transformers without weights, with plain attention (few, common operators)."""
         with torch.device("meta"):
             model = AutoModelForImageTextToText.from_config(self.config, attn_implementation="eager")
         return model.eval()
 
     def vision(self) -> torch.nn.Module:
-        """Tower and projector in float32, no deeper than the last hidden state that is used."""
+        """Returns tower and projector in float32, without the layers after the last hidden state that is used."""
         tower, projector = self.model.model.vision_tower, self.model.model.multi_modal_projector
         tower.encoder.layers = tower.encoder.layers[: max(self.feature_layers)]
         # What comes after the hidden states is not used, and some checkpoints leave it out.
@@ -108,13 +108,13 @@ class Checkpoint:
         return VisionEncoder(tower, projector, self.feature_layers, self.config.vision_feature_select_strategy)
 
     def language(self) -> torch.nn.Module:
-        """The language model without weights, but with its rotary tables."""
+        """Returns the language model without weights, but with its rotary tables."""
         language = self.model.model.language_model
         language.rotary_emb = type(language.rotary_emb)(config=self.text)
         return language
 
     def rotary_tables(self, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """cos and sin `[length, head_dim / 2]` as transformers computes them for a sequence of that length.
+        """Returns cos and sin `[length, head_dim / 2]` as transformers computes them for a sequence of that length.
 
         With dynamic scaling the table depends on the length, where that is above the trained one.
         """
@@ -139,7 +139,7 @@ class VisionEncoder(torch.nn.Module):
 
 
 def fill(module: torch.nn.Module, tensors: "Tensors", prefix: str, dtype: torch.dtype = torch.float32) -> None:
-    """Gives a module its weights."""
+    """Fills a module with its weights."""
     weights = {name: tensors.get(prefix + name).to(dtype) for name in module.state_dict()}
     module.load_state_dict(weights, assign=True)
 
@@ -183,7 +183,7 @@ def refuse_other_architectures(folder: Path, raw: dict) -> None:
 
 
 def refuse_unknown_parts(folder: Path, raw: dict) -> None:
-    """Said of the file as written, because transformers only names Python classes."""
+    """Refuses unknown parts by their names in config.json, because transformers names only Python classes."""
     if method := raw.get("quantization_config"):
         method = method.get("quant_method", "of an unnamed kind")
         raise Refusal(f"{folder}: the weights are already quantised ({method}); take the original checkpoint.")
@@ -219,7 +219,7 @@ def refuse_settings(folder: Path, config) -> None:
 
 
 def refuse_wrong_tensors(checkpoint: Checkpoint) -> None:
-    """Every tensor that will be used is there, in the shape that config.json asks for."""
+    """Refuses a checkpoint that lacks a tensor, or has it in another shape than config.json asks for."""
     depth = max(checkpoint.feature_layers)
     for name, wanted in checkpoint.model.state_dict().items():
         part = name.removeprefix("model.vision_tower.")
@@ -243,7 +243,7 @@ DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF1
 
 @dataclass
 class Stored:
-    """A tensor's place in a safetensors file."""
+    """The place of a tensor in a safetensors file."""
 
     file: Path
     dtype: torch.dtype | None
@@ -252,7 +252,7 @@ class Stored:
 
 
 class Tensors:
-    """A checkpoint's tensors under transformers 5's names, read from the file when asked for.
+    """The tensors of a checkpoint under the names of transformers 5, read from the file when requested.
 
     Files are read, not mapped, so that a tensor takes memory only while somebody holds it.
     """
@@ -281,7 +281,7 @@ class Tensors:
         return dtype
 
     def get(self, name: str) -> torch.Tensor:
-        """In the checkpoint's own dtype."""
+        """Returns a tensor in the checkpoint's dtype."""
         self.dtype(name)  # refuses what holds no floats
         place = self.stored[name]
         if isinstance(place, torch.Tensor):
@@ -289,7 +289,7 @@ class Tensors:
         return read(place, 0, math.prod(place.shape)).reshape(place.shape)
 
     def rows(self, name: str, first: int, count: int) -> torch.Tensor:
-        """Some rows of a matrix."""
+        """Returns some rows of a matrix."""
         self.dtype(name)
         place = self.stored[name]
         if isinstance(place, torch.Tensor):
@@ -310,7 +310,7 @@ def read(place: Stored, first: int, count: int) -> torch.Tensor:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The shards that an index names, or the one file without an index."""
+    """Returns the shards that an index names, or the one file without an index."""
     for stem in ("model.safetensors", "pytorch_model.bin"):
         index = folder / f"{stem}.index.json"
         if index.is_file():
@@ -343,7 +343,7 @@ def safetensors_header(file: Path) -> dict[str, Stored]:
 
 
 def pickled(file: Path) -> dict[str, torch.Tensor]:
-    """Mapped, which only torch's newer, zipped files allow."""
+    """Maps a pickled file, which only torch's newer, zipped format allows."""
     try:
         return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
@@ -351,7 +351,7 @@ def pickled(file: Path) -> dict[str, torch.Tensor]:
 
 
 def modern_name(name: str) -> str:
-    """transformers' names before version 4.52 to those of version 5, as it renames them itself."""
+    """Converts a name of transformers before 4.52 to that of version 5, as transformers does."""
     for old, new in (
         ("language_model.lm_head.", "lm_head."),
         ("language_model.model.", "model.language_model."),

@@ -1,4 +1,4 @@
-"""Exports a LLaVA checkpoint to a model package which lookout runs.
+"""Exports a LLaVA checkpoint to a model package that lookout runs.
 
 CHECKPOINT is a folder in the layout of transformers, or a repository of the Hugging Face Hub
 (ORGANISATION/NAME or ORGANISATION/NAME@REVISION), which is downloaded first: LLaVA (CLIP or SigLIP with
@@ -25,7 +25,7 @@ from pathlib import Path
 from plan import DEFAULT_PRECISION, EXTERNAL_ABOVE, KINDS, Plan
 
 HERE = Path(__file__).resolve().parent
-# What a package depends on beside the checkpoint and the settings.
+# The files of the exporter that a package depends on.
 SOURCES = [
     "attention.py", "check.py", "checkpoint.py", "export.py", "graphs.py", "plan.py", "quantise.py", "runtime.py", "weights.py",
     "requirements.txt",
@@ -82,9 +82,9 @@ def main() -> int:
 
 
 def export(source: Path, out: Path, plan: Plan, vision: Path | None = None) -> int:
-    """Writes the package; 0, or 1 when it does not agree with transformers. Raises `Refusal`.
+    """Writes the package. Returns 0, or 1 if it does not agree with transformers. Raises `Refusal`.
 
-    `vision`: this checkpoint's float32 vision encoder, where it was made before.
+    `vision` is this checkpoint's float32 vision encoder, if one exists already.
     """
     import check
     import checkpoint
@@ -132,13 +132,13 @@ def export(source: Path, out: Path, plan: Plan, vision: Path | None = None) -> i
 
 
 def peak_memory() -> float:
-    """The most that this process ever held, in GB."""
+    """Returns the largest amount of memory that this process ever held, in GB."""
     # Linux counts in KiB.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
 class Stages:
-    """OUT.partial: what of the package is finished, and for which checkpoint and settings."""
+    """The folder OUT.partial: the finished stages of a package, for one checkpoint and its settings."""
 
     def __init__(self, out: Path, wanted: str):
         self.out, self.folder = out, out.with_name(out.name + ".partial")
@@ -164,7 +164,7 @@ class Stages:
         return name in self.state["done"]
 
     def run(self, name: str, work: Callable[[], None], result: Path) -> None:
-        """Does a stage unless it was finished before; what a killed one left behind is overwritten."""
+        """Runs a stage unless it is finished. The rest of a killed stage is overwritten."""
         if self.is_done(name):
             print(f"{name:32} done before")
             return
@@ -175,7 +175,7 @@ class Stages:
         work()
         parts = result.rglob("*") if result.is_dir() else result.parent.glob(result.name + "*")
         size = sum(part.stat().st_size for part in parts if part.is_file())
-        # Before it is said: what was said to be done is not done again.
+        # Saved before the line is complete: a stage that was reported as done is not repeated.
         self.state["done"].append(name)
         self.save()
         print(f"{time.monotonic() - started:7.1f} s {size / 1e6:10.1f} MB; memory {peak_memory():.2f} GB", flush=True)
@@ -186,7 +186,7 @@ class Stages:
         new.replace(self.state_file)
 
     def finish(self, package: Path) -> None:
-        """Moves the package to OUT. An older package there stays until the new one stands beside it."""
+        """Moves the package to OUT. An older package there is replaced only then."""
         old = self.folder / "old"
         if self.out.exists():
             self.out.rename(old)
@@ -208,7 +208,7 @@ def refuse_plan(loaded, plan: Plan) -> None:
 
 
 def refuse_to_wipe(out: Path) -> None:
-    """Only a package may be replaced: never a checkpoint, nor anything else."""
+    """Refuses to replace a folder that is not a package."""
     from checkpoint import Refusal
 
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
@@ -224,7 +224,7 @@ def copy_files(source: Path, package: Path) -> None:
     (package / "onnx").mkdir(parents=True)
     for name in checkpoint.NEEDED_FILES + checkpoint.PICTURE_FILES + checkpoint.OPTIONAL_FILES:
         if (source / name).is_file():
-            # The bytes only: a read-only checkpoint should not make a read-only package.
+            # Not the mode: a read-only checkpoint should not make a read-only package.
             shutil.copyfile(source / name, package / name)
     pictures = package / "preprocessor_config.json"
     if not pictures.exists():
@@ -236,7 +236,7 @@ def copy_files(source: Path, package: Path) -> None:
 
 
 def fingerprint(source: Path, plan: Plan) -> str:
-    """The checkpoint's files by name, size and time, the settings, and the exporter."""
+    """Returns a hash of the checkpoint's files (name, size, time), the settings and the exporter."""
     digest = hashlib.sha256(repr(plan).encode())
     for file in sorted(source.iterdir()):
         if file.is_file():
@@ -248,7 +248,7 @@ def fingerprint(source: Path, plan: Plan) -> str:
 
 
 def quiet() -> None:
-    """Only this program's own lines."""
+    """Silences the libraries, so that only this program prints."""
     warnings.filterwarnings("ignore")
     import transformers
 

@@ -1,4 +1,4 @@
-"""Makes a small checkpoint of every family, its packages, and transformers' answers to hold lookout against.
+"""Makes a small checkpoint of every family, its packages, and transformers' answers for the daemon's tests.
 
     python models/export/families.py OUT_DIR [NAME ...]
 
@@ -65,7 +65,7 @@ ONEVISION = {
     "vision_feature_layer": -1, "vision_feature_select_strategy": "full",
 }  # fmt: skip
 
-# What stands around a question, written as chat templates are: pictures first, then words.
+# The text around a question, as chat templates have it: images first, then text.
 USER = (
     "{% for message in messages %}{% if message['role'] == 'user' %}BEFORE"
     "{% for part in message['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>\n' }}{% endfor %}"
@@ -171,7 +171,7 @@ def make_if_changed(name: str, folder: Path) -> int:
     started = time.monotonic()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    # Loading torch takes seconds: only when there is something to do.
+    # Loading torch takes seconds, so it is loaded only if there is something to do.
     import torch
 
     import export
@@ -247,14 +247,14 @@ def digest(name: str, files: list[Path]) -> str:
 
 
 class Family:
-    """One family's checkpoint folder and what transformers answers with it."""
+    """The checkpoint folder of a family, and transformers' answers with it."""
 
     def __init__(self, name: str, folder: Path):
         self.name, self.folder = name, folder
         self.config, self.tokenizer_kind, self.chat, self.aggregation, self.layout = FAMILIES[name]
 
     def write(self) -> dict:
-        """Tries seeds until the answer is one that two correct programs must agree on."""
+        """Tries seeds until two correct programs must agree on the answer."""
         self.folder.mkdir()
         self.write_tokenizer()
         self.write_pictures_config()
@@ -347,7 +347,7 @@ class Family:
         save_file(state, self.folder / "model.safetensors", {"format": "pt"})
 
     def answer(self) -> dict | None:
-        """What transformers says to the video, or None where its words are no clear ones."""
+        """Returns transformers' answer about the video, or None if a token was not chosen clearly."""
         import numpy as np
         import torch
         from PIL import Image
@@ -404,7 +404,7 @@ class Family:
 
 
 def byte_level_tokenizer():
-    """Bytes and a few merges, with the special tokens of Qwen2."""
+    """Returns a tokenizer of bytes and a few merges, with the special tokens of Qwen2."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -420,14 +420,14 @@ def byte_level_tokenizer():
 
 
 def older_name(name: str) -> str:
-    """transformers 5's names to those that most published checkpoints have."""
+    """Converts a name of transformers 5 to the one that most published checkpoints have."""
     name = name.replace("model.vision_tower.", "vision_tower.vision_model.")
     name = name.replace("lm_head.", "language_model.lm_head.")
     return name.replace("model.language_model.", "language_model.model.").removeprefix("model.")
 
 
 def randomise(model, seed: int) -> None:
-    """Weights that keep the size of what flows through, so that every part has a say in the answer."""
+    """Sets random weights that keep the scale of the activations, so that every part changes the answer."""
     import torch
 
     random = torch.Generator().manual_seed(seed)
@@ -446,7 +446,7 @@ def randomise(model, seed: int) -> None:
                 gain = 1.6 if any(part in name for part in ("q_proj", "k_proj")) else 0.8
                 tensor.copy_(gain * noise / tensor.shape[1] ** 0.5)
         if model.config.tie_word_embeddings:
-            # Else a word's own row answers it, over and over.
+            # Otherwise the model repeats its last token.
             norm = model.model.language_model.norm.weight
             norm.mul_(torch.randint(0, 2, norm.shape, generator=random) * 4 - 2)
         else:
@@ -454,7 +454,7 @@ def randomise(model, seed: int) -> None:
 
 
 def image_features(model, pixels):
-    """`[T, N, D]` of the base picture: the tower's hidden states, CLS dropped where asked, projected."""
+    """Returns `[T, N, D]` of the base image: the tower's hidden states, projected, without CLS where configured."""
     import torch
 
     states = model.model.vision_tower(pixels, output_hidden_states=True).hidden_states
@@ -466,7 +466,7 @@ def image_features(model, pixels):
 
 
 def slow_fast(features, aggregation: str):
-    """`[T, N, D]` to `[M, D]`: slow rows first, then fast ones. The notation of daemon/slowfast/aggregation.rs."""
+    """Converts `[T, N, D]` to `[M, D]`: slow rows first, then fast ones. Notation: daemon/slowfast/aggregation.rs."""
     import torch
     from torch.nn import functional
 
@@ -486,7 +486,7 @@ def slow_fast(features, aggregation: str):
 
 
 def with_marker(tokenizer, prompt: str) -> list[int]:
-    """Each piece around <image> tokenised on its own, -200 between; BOS once, at the front."""
+    """Tokenises each text around <image> by itself, with -200 between them and one BOS at the front."""
     first, second = (tokenizer(piece).input_ids for piece in prompt.split("<image>"))
     bos = tokenizer.bos_token_id
     starts = bos is not None and first[:1] == [bos]
@@ -494,14 +494,14 @@ def with_marker(tokenizer, prompt: str) -> list[int]:
 
 
 def plan_rope(model, planned: int) -> None:
-    """One rotary table for the whole sequence: dynamic scaling grows it, and keeps it while sequences are long."""
+    """Sets one rotary table for the whole sequence, because dynamic scaling changes it with the length."""
     import torch
 
     model.model.language_model.rotary_emb(torch.zeros(1), torch.tensor([[planned - 1]]))
 
 
 def greedy(model, embeds, planned: int):
-    """Logits `[64, V]` and ids, each new token on the cache."""
+    """Returns logits `[64, V]` and ids. Each new token uses the cache."""
     import torch
     from transformers import DynamicCache
 
@@ -527,7 +527,7 @@ def greedy_uncached(model, embeds, planned: int) -> list[int]:
 
 
 def unscaled_matters(model, embeds, planned: int, answer: list[int]) -> bool:
-    """Whether the answer is another one without the scaling: else it proves nothing about it."""
+    """Returns true if the answer changes without the scaling. Otherwise it proves nothing about the scaling."""
     import copy
 
     language = model.model.language_model
@@ -540,7 +540,7 @@ def unscaled_matters(model, embeds, planned: int, answer: list[int]) -> bool:
 
 
 def run_package(folder: Path, kind: str, plan, reference: dict):
-    """First logits and greedy ids of a package, from its own vision encoder on."""
+    """Returns the first logits and the greedy ids of a package, with its own vision encoder."""
     import numpy as np
     import torch
     from PIL import Image

@@ -1,4 +1,4 @@
-"""Exports the small checkpoints which the golden end-to-end cases name, for the daemon's tests.
+"""Exports the small checkpoints of the golden end-to-end cases, for the daemon's tests.
 
     python models/export/golden.py GOLDEN_DIR OUT_DIR [--decoder gqa|plain] [--verify]
 
@@ -39,7 +39,7 @@ def export_if_changed(source: Path, package: Path, decoder: str) -> int:
     if package.is_dir() and stamp.is_file() and stamp.read_text() == wanted:
         print(f"{package}: up to date")
         return 0
-    # Loading torch takes seconds: only when there is something to do.
+    # Loading torch takes seconds, so it is loaded only if there is something to do.
     import export
     from plan import Plan
 
@@ -51,7 +51,7 @@ def export_if_changed(source: Path, package: Path, decoder: str) -> int:
 
 
 def fingerprint(source: Path, decoder: str) -> str:
-    """What the package depends on: the checkpoint, the exporter, the lock, the kind of decoder."""
+    """Returns a hash of everything the package depends on: checkpoint, exporter, lock, kind of decoder."""
     digest = hashlib.sha256(decoder.encode())
     from export import SOURCES
 
@@ -89,7 +89,7 @@ def verify(golden: Path, out: Path, cases: list[dict], decoder_kind: str) -> int
 
 
 def prompt_of(golden: Path, case: dict, words) -> np.ndarray:
-    """`[1, L, D]`: the recorded embeddings, or the recorded video tokens between the embedded text."""
+    """Returns `[1, L, D]`: the recorded embeddings, or the recorded video tokens between the embedded texts."""
     tensors = case["tensors"]
     if "inputs_embeds" in tensors:
         whole = np.load(golden / tensors["inputs_embeds"])

@@ -28,7 +28,7 @@ from plan import Plan
 from weights import overwrite
 
 OPSET = 20
-# Of the language model's folder that the builder reads.
+# Files of the language model's folder that the builder reads.
 SHARD_BYTES = 2_000_000_000
 
 
@@ -42,7 +42,7 @@ class HalfVision(torch.nn.Module):
 
 
 class PlainDecoder(torch.nn.Module):
-    """The language model on embeddings, the KV cache going in and out as separate tensors."""
+    """The language model on embeddings, with the KV cache as separate inputs and outputs."""
 
     def __init__(self, language, head):
         super().__init__()
@@ -66,7 +66,7 @@ class PlainDecoder(torch.nn.Module):
 
 
 def causal_mask(inputs_embeds, attention_mask):
-    """`[B, 1, L, P+L]`: zero where a new token may look, very negative elsewhere."""
+    """Returns `[B, 1, L, P+L]`: zero where a new token may attend, very negative elsewhere."""
     new, total = inputs_embeds.shape[1], attention_mask.shape[1]
     key = torch.arange(total, device=attention_mask.device)
     query = torch.arange(new, device=attention_mask.device) + (total - new)
@@ -76,7 +76,7 @@ def causal_mask(inputs_embeds, attention_mask):
 
 
 def write_vision_encoder(checkpoint: Checkpoint, path: Path, plan: Plan, work: Path, float32: Path | None) -> None:
-    """`float32`: this encoder's graph, where it was made before."""
+    """Writes the vision encoder. `float32` is this encoder's float32 graph, if one exists already."""
     if float32 is None or plan.vision == "fp16":
         vision = checkpoint.config.vision_config
         pixels = torch.zeros(2, vision.num_channels, vision.image_size, vision.image_size)
@@ -92,7 +92,7 @@ def write_vision_encoder(checkpoint: Checkpoint, path: Path, plan: Plan, work: P
 
 
 def write_embed_tokens(checkpoint: Checkpoint, path: Path, plan: Plan) -> None:
-    """One Gather; a float16 table is cast after it, so that only the rows asked for grow."""
+    """Writes one Gather. A float16 table is cast after it, so that only the requested rows are converted."""
     name = "model.language_model.embed_tokens.weight"
     rows, width = checkpoint.tensors.shape(name)
     half = plan.embed == "fp16"
@@ -155,7 +155,7 @@ def write_plain_decoder(checkpoint: Checkpoint, path: Path, plan: Plan, work: Pa
 
 
 def write_language_model(checkpoint: Checkpoint, folder: Path) -> None:
-    """The text half as a folder of its own, which the builder reads: tensors renamed, dtype kept."""
+    """Writes the language model to a folder that the builder reads: tensors renamed, types kept."""
     from safetensors.torch import save_file
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
@@ -206,7 +206,7 @@ def write_gqa_decoder(checkpoint: Checkpoint, path: Path, plan: Plan, language: 
     built, cache = work / "built", work / "cache"
     shutil.rmtree(built, ignore_errors=True)
     options = ["exclude_embeds=true", "prune_lm_head=true", "hf_token=false", "windowed_kv_cache=false"]
-    # Quantised afterwards, matrix by matrix: the builder would hold the whole model twice to do it.
+    # Quantised later, matrix by matrix, because the builder would hold the whole model twice.
     kind = ("fp16", "cuda") if plan.decoder_io == "fp16" else ("fp32", "cpu")
     where = ("", str(language), str(built), *kind, str(cache))
     said = io.StringIO()
@@ -231,7 +231,7 @@ def write_gqa_decoder(checkpoint: Checkpoint, path: Path, plan: Plan, language: 
 
 
 def torch_export(module, path: Path, example: tuple, inputs: list, outputs: list, dynamic: tuple) -> None:
-    """`dynamic` has one {axis: name} for each input, in the structure of `example`."""
+    """Exports a module by torch. `dynamic` has one {axis: name} for each input, in the structure of `example`."""
     with torch.no_grad():
         program = torch.onnx.export(
             module.eval(),
@@ -253,7 +253,7 @@ def settle_weights(
     tables: dict[str, np.ndarray] | None = None,
     window: int | None = None,
 ) -> None:
-    """Moves a built graph to `path`: one file if it is small, else the weights in `path`_data beside it.
+    """Moves a built graph to `path`: one file if it is small, otherwise with its weights in `path`_data.
 
     `tables` replaces the values of initialisers of the same shape; `window` is how many tokens attention
     sees, which the builder leaves out for Mistral.
@@ -280,7 +280,7 @@ def settle_weights(
 
 
 def strip_notes(model: onnx.ModelProto) -> None:
-    """Drops what the exporters note for debugging: stack traces, with paths of the exporting machine."""
+    """Removes the exporters' debugging notes: stack traces with paths of the exporting machine."""
     graph = model.graph
     for part in (model, graph, *graph.node, *graph.initializer, *graph.value_info, *graph.input, *graph.output):
         del part.metadata_props[:]

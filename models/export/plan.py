@@ -1,4 +1,4 @@
-"""What a precision means for each graph on each device, and what the files are called."""
+"""The types and file names of each graph, by precision and device."""
 
 from dataclasses import dataclass
 
@@ -37,7 +37,7 @@ class Plan:
 
     @property
     def decoder_io(self) -> str:
-        """The type of embeddings, KV cache and logits: quantised decoders compute in float32 on a CPU."""
+        """The type of embeddings, KV cache and logits. Quantised decoders compute in float32 on a CPU."""
         if self.precision in ("int8", "int4"):
             return "fp16" if self.device == "cuda" else "fp32"
         return self.precision

@@ -1,4 +1,4 @@
-"""Smaller weights for finished float32 and float16 graphs.
+"""Quantises the weights of finished float32 and float16 graphs.
 
 One matrix is in memory at a time, however large the model.
 """
@@ -14,12 +14,12 @@ from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 from weights import outside
 
 BLOCK = 32
-# The words' own matrix keeps 8 bit at int4: a fifth of the error, and of a model of 7B one hundredth of the weights.
+# At int4 `lm_head` keeps 8 bit: it causes a fifth of the error and has 1 % of a 7B model's weights.
 HEAD = "/lm_head/MatMul"
 
 
 def vision_int8(source: Path, path: Path) -> None:
-    """Matrix products in int8, a scale for each column, activations quantised as they come; the patch
+    """Converts matrix products to int8, with a scale for each column and dynamic activations; the patch
     convolution stays float32. All weights stand in `path`.data beside the graph.
 
     onnxruntime joins the nodes to one kernel. At ViT-L size on one thread 0.46 s for four layers,
@@ -29,7 +29,7 @@ def vision_int8(source: Path, path: Path) -> None:
 
     def replace(node: onnx.NodeProto, matrix) -> tuple[list[onnx.NodeProto], list[TensorProto]]:
         (x, w), (y,) = node.input, node.output
-        # A column of zeros has no scale: any will do.
+        # A column of zeros may have any scale.
         scale = (np.abs(matrix).max(axis=0) / 127).astype(np.float32)
         whole = np.rint(matrix / np.where(scale == 0, 1, scale)).astype(np.int8)
         tensors = [(whole, f"{w}_int8"), (scale, f"{w}_scale"), (np.zeros_like(scale, np.int8), f"{w}_zero")]
@@ -49,7 +49,7 @@ def vision_int8(source: Path, path: Path) -> None:
 
 
 def decoder_blocks(source: Path, path: Path, precision: str, accuracy_level: int) -> None:
-    """Matrices in symmetric blocks, all weights in `path`.data beside the graph.
+    """Converts matrices to symmetric blocks. All weights go to `path`.data beside the graph.
 
     Accuracy level 4 also quantises activations to 8 bit as they come, which is what is fast on a CPU.
     """
@@ -61,7 +61,7 @@ def decoder_blocks(source: Path, path: Path, precision: str, accuracy_level: int
 
 
 def replace_matrices(source: Path, path: Path, replace: Callable) -> None:
-    """Puts other nodes and initialisers in the place of each product with a constant matrix."""
+    """Replaces each product with a constant matrix by other nodes and initialisers."""
     model = onnx.load(source, load_external_data=False)
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     values = lambda name: numpy_helper.to_array(weights[name], str(source.parent))
@@ -87,7 +87,7 @@ def replace_matrices(source: Path, path: Path, replace: Callable) -> None:
 
 
 def one_matrix(node: onnx.NodeProto, matrix, bits: int, accuracy_level: int):
-    """onnxruntime's quantiser on a graph of this node alone: a MatMulNBits node and its initialisers."""
+    """Runs onnxruntime's quantiser on this node alone. Returns a MatMulNBits node and its initialisers."""
     kind = helper.np_dtype_to_tensor_dtype(matrix.dtype)
     rows, columns = matrix.shape
     graph = helper.make_graph(

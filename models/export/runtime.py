@@ -9,7 +9,7 @@ DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
 class Decoder:
-    """Either kind of decoder graph behind one call: it feeds exactly the inputs which the graph declares."""
+    """Runs either kind of decoder graph. It passes exactly the inputs that the graph declares."""
 
     def __init__(self, path: Path, kv_heads: int, head_dim: int, rope: tuple[np.ndarray, np.ndarray] | None = None):
         options = one_thread()
@@ -31,7 +31,7 @@ class Decoder:
         self.cache = {name: np.zeros(self.shape, dtype) for name, dtype in past.items()}
 
     def __call__(self, embeds: np.ndarray) -> np.ndarray:
-        """Appends `[1, L, D]` embeddings to the cache; the last position's logits `[V]`."""
+        """Appends `[1, L, D]` embeddings to the cache. Returns the logits `[V]` of the last position."""
         past = self.cache["past_key_values.0.key"].shape[2]
         total = past + embeds.shape[1]
         embeds = embeds.astype(self.inputs["inputs_embeds"], copy=False)
@@ -45,7 +45,7 @@ class Decoder:
 
 
 def declared_half(path: Path) -> bool:
-    """Whether the decoder computes in float16. Its tables then are float16 too."""
+    """Returns true if the decoder computes in float16. Its tables then are float16 too."""
     import onnx
 
     graph = onnx.load(path, load_external_data=False).graph
@@ -54,7 +54,7 @@ def declared_half(path: Path) -> bool:
 
 
 def graph_file(package: Path, kind: str) -> Path:
-    """The package's one graph of a kind, whatever its suffix."""
+    """Returns the package's one graph of a kind, whatever its suffix."""
     found = sorted((package / "onnx").glob(f"{kind}*.onnx"))
     if len(found) != 1:
         raise FileNotFoundError(f"{package}/onnx: one {kind}*.onnx wanted, {len(found)} found")

@@ -31,14 +31,14 @@ from transformers.utils import chat_template_utils
 MARKER = -200
 NOW = datetime.datetime(2026, 3, 5, 7, 8, 9)
 INSTRUCTION = "Answer in one short sentence."
-# Asked in turn. Some templates trim; JSON must escape.
+# The questions, in order. Some templates trim them, and JSON must escape them.
 QUESTIONS = ["What happens at the gate?", '  Is "anyone" there?\n猫 <b>🐱</b> ']
 ANSWER = "A red car stops."
 
-# What each tokenizer is made of: a folder of tokenizers/, tokens added to it, parts replaced in it.
+# The parts of each tokenizer: a folder of tokenizers/, added tokens, replaced parts.
 TOKENIZERS = {
     "llama": {"base": "llama_bos", "add": ["<image>"], "set": {}},
-    # `<image>` is no token of these: the text is cut there.
+    # `<image>` is not a token of these, so the text is split there.
     "llama_without_image": {"base": "llama_bos", "add": [], "set": {}},
     # The space before a text, but not before what follows a token.
     "llama_first": {
@@ -65,7 +65,7 @@ VICUNA_SYSTEM = (
     "The assistant gives helpful, detailed, and polite answers to the human's questions. "
 )
 
-# Pictures of a message, then its words, as the processors' templates have it.
+# The images of a message, then its text, as in the processors' templates.
 LLAVA_15 = """\
 {% for message in messages %}
 {% if message['role'] != 'system' %}{{ message['role'].upper() + ': ' }}{% endif %}
@@ -249,7 +249,7 @@ MANNERS = """\
 {% if add_generation_prompt %}>{% endif %}
 """
 
-# System words as text beside questions in parts.
+# The system message is text, the questions are lists of parts.
 MIXED = """\
 {{ bos_token }}{% for message in messages %}{% if message.role == 'system' %}{{ message.content + '\\n' }}{% else %}\
 {{ '### ' + message.role + '\\n' }}{% for part in message.content %}{% if part.type == 'image' %}{{ '<|vision|>' }}\
@@ -262,7 +262,10 @@ QWEN = {"model_type": "llava_onevision", "text_config": {"model_type": "qwen2"}}
 
 
 def case(name, template, tokenizer, model=LLAVA, file="chat_template.jinja", content="parts", system="parts", **more):
-    """`content` and `system`: how messages are written; system "question": before the first question."""
+    """Records one case. `content` and `system` say how messages are written.
+
+    With system "question" the system message stands before the first question.
+    """
     return {
         "id": name,
         "template": template,
@@ -294,7 +297,7 @@ CASES = [
     case("manners", MANNERS, "llama", content="text", system="text"),
     case("mixed, another image token", MIXED, "llama_vision", system="text"),
     case("list", QWEN_2, "llama", file="tokenizer_config.json, a list"),
-    # The package carries none: the family's must say the same.
+    # The package has none, so the family's template must render the same.
     case("llava-1.5, family", LLAVA_15, "llama", file=None, history=False),
     case("bakllava, family", LLAVA_15, "llama", {"model_type": "llava", "text_config": {"model_type": "mistral"}},
          file=None, history=False),
@@ -360,7 +363,7 @@ def record(golden: Path, case: dict) -> dict:
 
 
 def template_files(case: dict) -> dict:
-    """What the package holds: text, or JSON."""
+    """Returns the template files of the package: text, or JSON."""
     tokenizer_config = {**case["tokens"], "tokenizer_class": "PreTrainedTokenizerFast"}
     template, files = case["template"], {"tokenizer_config.json": tokenizer_config}
     match case["file"]:

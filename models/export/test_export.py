@@ -1,4 +1,4 @@
-"""What the exporter refuses, what it survives, and that the ways to store a checkpoint make no difference.
+"""Tests of the exporter: refusals, interruptions, and every way to store a checkpoint.
 
     python models/export/test_export.py
 
@@ -58,7 +58,7 @@ class Folder(unittest.TestCase):
         shutil.copytree(PLAIN, self.source)
 
     def config(self, **changes) -> None:
-        """Changes config.json; `text_config=` and `vision_config=` are merged into what is there."""
+        """Changes config.json. `text_config=` and `vision_config=` are merged into the present values."""
         file = self.source / "config.json"
         config = json.loads(file.read_text())
         for key, value in changes.items():
@@ -174,7 +174,7 @@ class Refusals(Folder):
 
 
 class Storage(Folder):
-    """One export of the checkpoint as it is, which every other way to store it must equal."""
+    """Tests that every way to store a checkpoint gives the same package."""
 
     @classmethod
     def setUpClass(cls):
@@ -228,7 +228,7 @@ class Storage(Folder):
         np.testing.assert_array_equal(found, wanted)
 
     def test_attention_is_written_for_a_cpu(self):
-        """That it is the same function is held by the check that ends the export."""
+        """Tests the form. The check that ends the export proves that it is the same function."""
         graph = onnx.load(self.one / "onnx/decoder_model_merged.onnx").graph
         nodes = [node for node in graph.node if node.op_type == "GroupQueryAttention"]
         self.assertTrue(nodes)
@@ -273,7 +273,7 @@ class Interruption(Folder):
 
 
 class Shapes(Folder):
-    """Rare settings, held against the whole model as transformers loads it."""
+    """Tests of rare settings, compared with the whole model as transformers loads it."""
 
     def make(self, config: dict):
         shutil.rmtree(self.source)
@@ -299,7 +299,7 @@ class Shapes(Folder):
         np.testing.assert_allclose(found, wanted, atol=1e-4)
 
     def test_attention_that_forgets(self):
-        """Mistral of old sees a window of the last tokens; the whole of it must reach the graph."""
+        """Tests that the attention window of Mistral's first version reaches the graph."""
         text = families.MISTRAL | {"sliding_window": 32}
         model = self.make(families.NEXT | {"text_config": text})
         source = open_checkpoint(self.source)
@@ -314,7 +314,7 @@ class Shapes(Folder):
 
 
 class Trained(Folder):
-    """The demo's package, quantised: what precision costs where weights have been trained."""
+    """Tests of the demo's package, quantised: the error that precision causes with trained weights."""
 
     package = HERE.parent / "demo/package"
 
@@ -329,7 +329,7 @@ class Trained(Folder):
             self.assertGreater(min(seen, said), 0.98, precision)
 
     def answer(self, package: Path) -> tuple[np.ndarray, np.ndarray]:
-        """Features of sixteen frames of a demo camera, and the first logits to a question about them."""
+        """Returns features of sixteen frames of a demo camera, and the first logits of a question about them."""
         with av.open(str(HERE.parent / "demo/cameras/gate.mp4")) as clip:
             frames = [f.to_image() for number, f in enumerate(clip.decode(video=0)) if number % 12 == 0][:16]
         config, pictures = (
@@ -372,7 +372,7 @@ def shard(folder: Path, count: int) -> list[Path]:
 
 
 def command(source: Path, out: Path) -> subprocess.Popen:
-    """The exporter as a user runs it, at fp32."""
+    """Starts the exporter as a user does, at fp32."""
     return subprocess.Popen(
         [sys.executable, "-u", str(HERE / "export.py"), str(source), str(out), "--precision", "fp32"],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,

@@ -1,4 +1,4 @@
-"""Values of a graph's initialisers, which stand in the graph or in a data file beside it."""
+"""Reads and writes the values of a graph's initialisers, in the graph or in a data file beside it."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from onnx import TensorProto, helper
 
 
 def outside(tensor: TensorProto, file, location: str) -> TensorProto:
-    """Writes the values to the data file; what stays is a reference. A few numbers, such as shapes, stay."""
+    """Moves the values to the data file and leaves a reference. Small values, such as shapes, stay."""
     if len(tensor.raw_data) < 1024:
         return tensor
     # Aligned, so that onnxruntime can map them.
@@ -22,7 +22,7 @@ def outside(tensor: TensorProto, file, location: str) -> TensorProto:
 
 
 def overwrite(tensor: TensorProto, values: np.ndarray, data: Path) -> None:
-    """Other values of the same shape, in the tensor's type, where the old ones stood."""
+    """Replaces the values by others of the same shape, in the tensor's type."""
     if list(tensor.dims) != list(values.shape):
         raise RuntimeError(f"initialiser {tensor.name} is {list(tensor.dims)}; wanted {list(values.shape)}")
     payload = values.astype(helper.tensor_dtype_to_np_dtype(tensor.data_type)).tobytes()

@@ -1,1 +1,1 @@
-"""Measurements of exported packages, and aids of the tests."""
+"""Measures exported packages, and makes packages for tests."""

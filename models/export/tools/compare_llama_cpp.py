@@ -80,7 +80,7 @@ def lookout(args: argparse.Namespace, plan: str) -> tuple[int, tuple[float, floa
 
 
 def llama_bench(args: argparse.Namespace, model: Path, context: int, walls: list[float]) -> tuple[float, float]:
-    """Its tokens a second in a prompt and after it. `walls` gets its own seconds for both beside the CPU's."""
+    """Returns llama.cpp's tokens per second in a prompt and after it. `walls` gets the wall seconds of both."""
     command = [args.llama_cpp / "build/bin/llama-bench", "-m", model, "-t", "1", "-r", "1", "--no-warmup"]
     command += [
         "-p",

@@ -27,7 +27,7 @@ def write(plain: Path, out: Path) -> None:
 
 
 def flat_features(model: onnx.ModelProto) -> onnx.ModelProto:
-    """`image_features` `[B, N, D]` as `[B*N, D]`."""
+    """Changes `image_features` from `[B, N, D]` to `[B*N, D]`."""
     graph = model.graph
     width = graph.output[0].type.tensor_type.shape.dim[2].dim_value
     rename_output(graph, "image_features", "grid_features")
@@ -39,7 +39,7 @@ def flat_features(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def merged(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The decoder twice in an If; only the last `num_logits_to_keep` rows of logits come out."""
+    """Puts the decoder into both branches of an If, and returns the last `num_logits_to_keep` rows of logits."""
     graph = model.graph
     outputs = [o.name for o in graph.output]
     branches = {name: branch(graph, name) for name in ("then", "else")}
@@ -69,7 +69,7 @@ def merged(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def branch(graph: onnx.GraphProto, prefix: str) -> onnx.GraphProto:
-    """The graph's nodes under names of their own; inputs and weights are those of the graph around."""
+    """Copies the graph's nodes under other names. Inputs and weights are those of the outer graph."""
     outer = {i.name for i in graph.input} | {w.name for w in graph.initializer}
     own = lambda name: name if not name or name in outer else f"{prefix}/{name}"
     nodes = []

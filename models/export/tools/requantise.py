@@ -50,7 +50,7 @@ def requantise(package: Path, out: Path, precision: str) -> None:
 
 
 def half_table(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The embedding with a float16 table and a Cast behind it."""
+    """Returns the embedding with a float16 table and a Cast after it."""
     model = copy.deepcopy(model)
     (table,), (gather,) = model.graph.initializer, model.graph.node
     table.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(table).astype("float16"), table.name))
