@@ -114,16 +114,39 @@ fn found<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
+/// The endings of the names of a database and of SQLite's files next to it.
+const ENDINGS: [&str; 3] = ["", "-wal", "-shm"];
+
+/// Returns a path with an ending.
+fn with_ending(path: &Path, ending: &str) -> PathBuf {
+    let mut path = path.as_os_str().to_owned();
+    path.push(ending);
+    path.into()
+}
+
 /// Renames a corrupt database, and SQLite's files next to it. Returns the new name of the database.
 pub fn set_aside(folder: &Path, now: SystemTime) -> io::Result<PathBuf> {
-    let suffix = format!(".corrupt-{}", milliseconds(now));
-    let aside = folder.join(FILE.to_owned() + &suffix);
-    found(fs::rename(folder.join(FILE), &aside))?;
+    let aside = folder.join(format!("{FILE}.corrupt-{}", milliseconds(now)));
     // SQLite finds the log of a renamed database only by such a name.
-    for (name, kind) in [(WAL, "-wal"), (SHARED_MEMORY, "-shm")] {
-        found(fs::rename(folder.join(name), folder.join(FILE.to_owned() + &suffix + kind)))?;
-    }
+    rename(&folder.join(FILE), &aside)?;
     Ok(aside)
+}
+
+/// Gives a database that was set aside its name again. The new one is removed.
+pub fn put_back(folder: &Path, aside: &Path) -> io::Result<()> {
+    let file = folder.join(FILE);
+    for ending in ENDINGS {
+        found(fs::remove_file(with_ending(&file, ending)))?;
+    }
+    rename(aside, &file)
+}
+
+/// Renames a database, and SQLite's files next to it, as far as there are such.
+fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    for ending in ENDINGS {
+        found(fs::rename(with_ending(from, ending), with_ending(to, ending)))?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use rusqlite::{Connection, OpenFlags};
 
 use super::database::Database;
-use super::file::{FILE, OpenFile, WAL, set_aside};
+use super::file::{FILE, OpenFile, WAL, put_back, set_aside};
 use super::newest::EarlierRuns;
 use super::salvage;
 use super::values::StoreError;
@@ -39,7 +39,14 @@ pub fn open(folder: &Path, corrupt: Option<&str>, before: EventId) -> Result<Ope
     let (database, notice) = match opened {
         Err(StoreError::Corrupt(why)) => {
             let aside = set_aside(folder, SystemTime::now()).map_err(failed)?;
-            let mut database = Database::open(folder)?;
+            let mut database = match Database::open(folder) {
+                Ok(database) => database,
+                Err(error) => {
+                    // The next attempt copies its events.
+                    put_back(folder, &aside).map_err(failed)?;
+                    return Err(error);
+                }
+            };
             let copied = salvage::copy(&aside, &mut database, before);
             let notice =
                 format!("a corrupt journal was set aside as {}: {why}; {copied}", aside.display());

@@ -1,7 +1,7 @@
 //! Reads the database: events from a position, and pages.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rusqlite::types::Value;
@@ -12,7 +12,7 @@ use super::file::FILE;
 use super::values::{StoreError, integer, kind_number, milliseconds};
 use crate::event::{Event, EventId, EventKind};
 use crate::journal::{EventFilter, EventPage, Query};
-use crate::sync::lock;
+use crate::sync::Waiting;
 use crate::wire::decode;
 
 /// Maximum number of reads at a time; further ones wait.
@@ -21,41 +21,58 @@ const READS: usize = 4;
 /// Interval at which a read looks whether the file has been replaced.
 const REPLACED: Duration = Duration::from_millis(50);
 
+/// Longest time for which another file waits until nobody reads the present one.
+const LONGEST_READ: Duration = Duration::from_secs(60);
+
 /// Connections that read.
 pub struct Readers {
     folder: PathBuf,
     permits: Semaphore,
-    idle: Mutex<Idle>,
+    pool: Waiting<Pool>,
 }
 
 #[derive(Default)]
-struct Idle {
+struct Pool {
     /// Number of the file: it rises when another file takes its place.
     file: u64,
     /// True while another file takes its place.
     is_being_replaced: bool,
-    connections: Vec<Connection>,
+    /// Number of connections that read.
+    in_use: usize,
+    idle: Vec<Connection>,
+}
+
+/// Counts a connection as in use until it is dropped.
+struct InUse<'a>(&'a Readers);
+
+impl Drop for InUse<'_> {
+    fn drop(&mut self) {
+        self.0.pool.change(|pool| pool.in_use -= 1);
+    }
 }
 
 impl Readers {
     pub fn new(folder: &Path) -> Readers {
         let permits = Semaphore::new(READS);
-        Readers { folder: folder.into(), permits, idle: Mutex::default() }
+        Readers { folder: folder.into(), permits, pool: Waiting::default() }
     }
 
     /// Forgets the connections to a file that has been replaced.
     pub fn forget(&self) {
-        let mut idle = lock(&self.idle);
-        idle.file += 1;
-        idle.connections.clear();
+        let mut pool = self.pool.lock();
+        pool.file += 1;
+        pool.idle.clear();
     }
 
-    /// Opens a file, which may take the place of another one. Nobody reads it in the meantime.
+    /// Opens a file, which may take the place of another one. Nobody reads either in the meantime:
+    /// SQLite opens and removes a log by its name, so a connection to the old file that is opened or
+    /// closed after the new one would do so with the new one's log.
     pub fn replace<T>(&self, open: impl FnOnce() -> T) -> T {
-        lock(&self.idle).is_being_replaced = true;
+        self.pool.lock().is_being_replaced = true;
         self.forget();
+        drop(self.pool.wait(LONGEST_READ, |pool| pool.in_use == 0));
         let opened = open();
-        lock(&self.idle).is_being_replaced = false;
+        self.pool.lock().is_being_replaced = false;
         opened
     }
 
@@ -66,7 +83,7 @@ impl Readers {
     ) -> Result<T, StoreError> {
         let ended = |_| StoreError::Failed("the daemon is stopping".into());
         let _permit = self.permits.acquire().await.map_err(ended)?;
-        while lock(&self.idle).is_being_replaced {
+        while self.pool.lock().is_being_replaced {
             tokio::time::sleep(REPLACED).await;
         }
         let readers = self.clone();
@@ -80,25 +97,28 @@ impl Readers {
         read: impl FnOnce(&Connection) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let (file, connection) = {
-            let mut idle = lock(&self.idle);
-            if idle.is_being_replaced {
+            let mut pool = self.pool.lock();
+            if pool.is_being_replaced {
                 return Err(StoreError::Failed("the database is being replaced".into()));
             }
-            (idle.file, idle.connections.pop())
+            pool.in_use += 1;
+            (pool.file, pool.idle.pop())
         };
+        // Dropped after the connection.
+        let _in_use = InUse(self);
         let connection = match connection {
             Some(connection) => connection,
             None => open(&self.folder)?,
         };
         let result = read(&connection);
-        let mut idle = lock(&self.idle);
+        let mut pool = self.pool.lock();
         match result {
             // The file that was replaced says nothing about the new one.
-            Err(StoreError::Corrupt(why)) if idle.file != file => Err(StoreError::Failed(why)),
+            Err(StoreError::Corrupt(why)) if pool.file != file => Err(StoreError::Failed(why)),
             Err(error) => Err(error),
             Ok(read) => {
-                if idle.file == file && idle.connections.len() < READS {
-                    idle.connections.push(connection);
+                if pool.file == file && pool.idle.len() < READS {
+                    pool.idle.push(connection);
                 }
                 Ok(read)
             }

@@ -133,6 +133,59 @@ async fn a_file_that_is_cut_short_is_set_aside() {
     assert!(earlier.len() > 500 && earlier.is_sorted_by(|a, b| a < b), "{listed:?}");
 }
 
+#[test]
+fn a_file_is_replaced_when_nobody_reads_it() {
+    let folder = tempfile::tempdir().unwrap();
+    write(&folder, RUN, &["one"]);
+    let readers = Arc::new(Readers::new(&settings(&folder).folder));
+    let (in_the_read, has_begun) = std::sync::mpsc::channel();
+    let (go_on, may_end) = std::sync::mpsc::channel();
+    let (ended, order) = std::sync::mpsc::channel();
+    let reader = std::thread::spawn({
+        let (readers, ended) = (readers.clone(), ended.clone());
+        move || {
+            let read = |connection: &rusqlite::Connection| {
+                in_the_read.send(()).unwrap();
+                may_end.recv().unwrap();
+                ended.send("read").unwrap();
+                let count =
+                    connection.query_row("SELECT count(*) FROM events", [], |row| row.get(0));
+                Ok(count?)
+            };
+            let count: i64 = readers.read_here(read).unwrap();
+            count
+        }
+    });
+    has_begun.recv().unwrap();
+    let replacing = std::thread::spawn({
+        let readers = readers.clone();
+        move || readers.replace(|| ended.send("replaced").unwrap())
+    });
+    wait_until("the replacement", || readers.read_here(|_| Ok(())).is_err());
+    std::thread::sleep(Duration::from_millis(100));
+    go_on.send(()).unwrap();
+    assert_eq!(reader.join().unwrap(), 1);
+    replacing.join().unwrap();
+    assert_eq!(order.iter().take(2).collect::<Vec<_>>(), ["read", "replaced"]);
+    assert!(readers.read_here(|_| Ok(())).is_ok());
+}
+
+#[test]
+fn a_corrupt_file_stays_in_its_place_until_a_new_one_can_be_made() {
+    let folder = tempfile::tempdir().unwrap();
+    write_many(&folder, RUN);
+    let folder_of_journal = settings(&folder).folder;
+    // SQLite can make no new database with it in the way.
+    let obstacle = folder_of_journal.join(format!("{FILE}-journal"));
+    fs::create_dir(&obstacle).unwrap();
+    let before = EventId { run: RUN + 1, sequence: 1 };
+    let open = || open::open(&folder_of_journal, Some("a reason"), before);
+    assert!(open().is_err());
+    fs::remove_dir(&obstacle).unwrap();
+    let notice = open().unwrap().notice.unwrap_or_default();
+    assert!(notice.contains(": a reason; 3000 of its events were copied"), "{notice}");
+}
+
 #[tokio::test]
 async fn a_removed_or_replaced_database_is_noticed() {
     for replaced in [false, true] {
