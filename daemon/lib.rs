@@ -2,6 +2,7 @@
 //! overview.
 
 pub mod access_unit;
+mod allocator;
 pub mod app;
 pub mod assets;
 mod backoff;

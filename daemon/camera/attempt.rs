@@ -23,6 +23,7 @@ use super::reach;
 use super::relay::{Login, Relay, RelayError};
 use super::retry::{Attempt, Report, Stop};
 use super::rtsp::{self, Approach, Carrier};
+use crate::allocator;
 use crate::config::{Camera, Rtsp, Source, Transport};
 
 /// Interval at which the attempt checks for a stop and for a stall.
@@ -202,6 +203,7 @@ impl CameraAttempt {
         let stalled = matches!(end, Err(CameraError::Stalled(_)));
         self.patience.learn(&playing.progress.activity(), stalled);
         drop(playing);
+        allocator::return_freed_memory();
         if let Some(relay) = relay {
             self.known_method = relay.known_method();
         }
