@@ -205,7 +205,7 @@ fn the_journal_is_measured() {
     positive(&report["search"]["all"]["p95"]);
     positive(&report["search_by_meaning"]["meaning"]["p95"]);
     positive(&report["search_by_meaning"]["fused"]["p95"]);
-    assert!(report["search_by_meaning"]["vectors"].as_u64() >= Some(3_000), "{report}");
+    assert!(report["search_by_meaning"]["captions"].as_u64() >= Some(3_000), "{report}");
     for query in report["search"]["queries"].as_array().expect("queries") {
         match query["query"].as_str() {
             Some("car" | "red car") => assert_eq!(query["hits"], 50, "{query}"),

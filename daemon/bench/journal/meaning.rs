@@ -28,8 +28,9 @@ const PATIENCE: Duration = Duration::from_secs(3600);
 
 #[derive(Serialize)]
 pub struct SearchedByMeaning {
-    pub vectors: u64,
-    /// Time in which they were made and stored.
+    /// Number of captions, each with a vector for the whole and for each of its statements.
+    pub captions: u64,
+    /// Time in which the vectors were made and stored.
     pub stored_seconds: f64,
     /// Time in which they were loaded into memory at a start.
     pub loaded_seconds: f64,

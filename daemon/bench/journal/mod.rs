@@ -166,7 +166,7 @@ async fn measure(options: &Options) -> anyhow::Result<Report> {
     let journal = open_with_meaning(folder.path(), 4)?;
     let loaded_seconds = meaning::complete(&*journal).await?;
     let search_by_meaning = SearchedByMeaning {
-        vectors: stored + replay.live,
+        captions: stored + replay.live,
         stored_seconds,
         loaded_seconds,
         meaning: meaning::measure(&*journal, SearchMode::Meaning).await?,
@@ -352,9 +352,9 @@ impl fmt::Display for Report {
         for query in &search.queries {
             writeln!(f, "  {:<32} {}", query.query, times(&query.times))?;
         }
-        let SearchedByMeaning { vectors, stored_seconds, loaded_seconds, meaning, fused } =
+        let SearchedByMeaning { captions, stored_seconds, loaded_seconds, meaning, fused } =
             &self.search_by_meaning;
-        writeln!(f, "{vectors} vectors, stored in {stored_seconds:.1} s")?;
+        writeln!(f, "vectors of {captions} captions, stored in {stored_seconds:.1} s")?;
         writeln!(f, "                 loaded in {loaded_seconds:.1} s")?;
         writeln!(f, "by meaning       {}", times(meaning))?;
         writeln!(f, "fused            {}", times(fused))?;
