@@ -1,7 +1,8 @@
 # The project's commands. `make demo` and `make test` need nothing but Rust and Debian or Ubuntu.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-clips demo-model demo-score demo-rules test check setup setup-cuda setup-test golden \
+.PHONY: help demo demo-clips demo-model demo-score demo-rules test exports test-rust test-programs \
+	check check-rust check-others check-alerts setup setup-cuda setup-test golden \
 	families test-export test-ha soak faults chaos fuzz release export-env install check-breaking
 
 PYTHON = target/export-env/bin/python
@@ -36,14 +37,25 @@ demo-clips: export-env ## render the clips of the demo cameras
 	$(PYTHON) models/demo/render.py
 	$(PYTHON) models/demo/cases.py
 
+test: exports test-rust ## run every test, against real parts
+
+exports: golden families test-export
+
 # Most tests wait for cameras, so one more than there are cores runs at a time.
-test: golden families test-export ## run every test, against real parts
+test-rust: setup-test
 	RUST_TEST_THREADS=$$(($$(nproc) + 1)) cargo test --no-fail-fast
 
-check: setup $(RUFF) $(DENY) $(BUF) ## check formatting, lints, docs, licences and the schema
+test-programs: setup-test
+	cargo test --no-run
+
+check: check-rust check-others ## check formatting, lints, docs, licences and the schema
+
+check-rust: setup
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
+
+check-others: setup $(RUFF) $(DENY) $(BUF)
 	$(RUFF) check -q
 	$(RUFF) format -q --check
 	$(DENY) check licenses bans sources
