@@ -37,6 +37,7 @@ mod mcp_stdio;
 pub mod metrics;
 pub mod model;
 pub mod moment;
+mod onvif;
 pub mod publish;
 pub mod question;
 pub mod rules;

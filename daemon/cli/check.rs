@@ -133,7 +133,7 @@ fn check_cameras(config: &Config) -> Vec<Line> {
 }
 
 /// Waits for a camera's first frame.
-fn check_camera(camera: &config::Camera) -> Result<String, String> {
+pub fn check_camera(camera: &config::Camera) -> Result<String, String> {
     let source = &camera.source;
     let probed =
         camera::probe(camera, CAMERA_TIMEOUT).map_err(|error| format!("{source}: {error}"))?;

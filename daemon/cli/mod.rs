@@ -2,6 +2,7 @@
 
 mod ask;
 mod check;
+mod discover;
 mod events;
 mod inspect;
 mod journal;
@@ -45,6 +46,14 @@ enum Command {
     ///
     /// Prints one line per item, with a fix for each failure. The exit code is 2 if an item fails.
     Check(ConfigFile),
+    /// Find the ONVIF cameras of the local networks, and print their `[[camera]]` tables.
+    ///
+    /// Chooses the smallest profile of each camera that fills the model's input and waits for one
+    /// frame of it. The output is TOML in which all else is a comment. Each device that answers
+    /// receives the user and a digest of the password. The exit code is 1 if no camera works.
+    ///
+    /// Example: lookout discover --user viewer --password-file camera.password
+    Discover(discover::Discover),
     /// Send a test alert to a webhook or ntfy target of the config.
     ///
     /// Its rule and its camera are named `test`. The daemon need not run.
@@ -227,6 +236,7 @@ fn execute(command: Command) -> Result<ExitCode, Failure> {
     let done = match command {
         Command::Run(ConfigFile { config }) => runtime.block_on(run::run(&config)),
         Command::Check(ConfigFile { config }) => check::check(&config, out),
+        Command::Discover(args) => runtime.block_on(discover::discover(args, out)),
         Command::TestAlert(args) => runtime.block_on(success(test_alert::test_alert(args, out))),
         Command::Inspect(args) => inspect::inspect(args, out),
         Command::Cameras(Client { server, json }) => {

@@ -7,12 +7,15 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::ConfigError;
-use super::rules::{at_least, in_range, plain_name, required};
+use super::rules::{at_least, in_range, plain_name, required, toml_error};
 use super::source::{self, Source, Transport};
 use crate::masks::{MASKS, Mask};
 
 /// The level of MQTT topics at which the daemon publishes its own state.
 const RESERVED: &str = "available";
+
+/// Frames sampled per second, unless a camera's table says otherwise.
+pub const DEFAULT_FPS: f64 = 1.0;
 
 #[derive(Clone, Debug)]
 pub struct Camera {
@@ -37,6 +40,17 @@ pub struct Camera {
     pub stall_timeout: Duration,
     /// Maximum pause between two attempts to connect.
     pub max_reconnect_delay: Duration,
+}
+
+impl Camera {
+    /// Creates a camera from the keys of a `[[camera]]` table. Relative paths start at the current
+    /// folder.
+    pub fn of(keys: toml::Table) -> Result<Camera, ConfigError> {
+        let table: CameraTable = keys.try_into().map_err(|error: toml::de::Error| {
+            ConfigError(format!("[[camera]]: {}", toml_error(error.message())))
+        })?;
+        table.check(Path::new(""))
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -90,7 +104,7 @@ impl Default for CameraTable {
             stream: None,
             ca_file: None,
             tls_verify: true,
-            fps: 1.0,
+            fps: DEFAULT_FPS,
             window: Duration::from_secs(50),
             caption_interval: Duration::from_secs(10),
             max_caption_delay: None,

@@ -25,7 +25,7 @@ use std::time::Duration;
 
 pub use alert_rule::{Rule, RuleChanges, RuleClip, Thresholds};
 pub use buffer::{Buffer, Disk};
-pub use camera::{Camera, DecodeFrames};
+pub use camera::{Camera, DEFAULT_FPS, DecodeFrames};
 pub use delivery::{Endpoint, Format, Ntfy, Phase, Picture, Target, Webhook};
 pub use generate::{Generate, Sampling, Summary};
 pub use journal::{Journal, Jpegs};
