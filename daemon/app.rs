@@ -27,6 +27,7 @@ use crate::run_clock::RunClock;
 use crate::service::Service;
 use crate::state::Daemon;
 use crate::systemd;
+use crate::tls::ServerTls;
 use crate::workers::Workers;
 
 /// The daemon with everything loaded and every address bound, before anything runs.
@@ -38,6 +39,7 @@ pub struct App {
     clip_maker: ClipMaker,
     workers: Workers,
     disk: Option<Disk>,
+    tls: Option<Arc<ServerTls>>,
     grpc: Option<Listener>,
     http: Option<Listener>,
     /// The targets to which alerts are delivered.
@@ -61,10 +63,15 @@ impl App {
         let metrics = metrics::install().context("metrics")?;
         let targets = config.targets.iter().cloned().map(delivery::Target::new);
         let targets = targets.collect::<Result<_, _>>().map_err(anyhow::Error::msg)?;
+        let tls = config.tls.as_ref().map(ServerTls::load).transpose();
+        let tls = tls.map_err(anyhow::Error::msg)?.map(Arc::new);
+        if let Some(tls) = &tls {
+            tracing::info!("TLS: the certificate is {}", tls.describe());
+        }
         let [grpc, http] =
             file_limit::limit_connections(file_limit::raise(), [config.grpc, config.http]);
-        let grpc = bind(Interface::Grpc, grpc).await?;
-        let http = bind(Interface::Http, http).await?;
+        let grpc = bind(Interface::Grpc, grpc, tls.as_ref()).await?;
+        let http = bind(Interface::Http, http, tls.as_ref()).await?;
         camera::init()?;
         let disk_problem = Arc::<DiskProblem>::default();
         let (workers, disk, store) = load(&config, http.clone(), disk_problem.clone()).await?;
@@ -87,7 +94,8 @@ impl App {
         };
         let streams = Arc::new(Streams::new(limits, &config.rules, clock.clone()));
         let clip_maker = ClipMaker::new(streams.clone(), engine.rules.clone(), journal.clone());
-        let daemon = Arc::new(Daemon::new(&config, engine, journal.clone(), disk_problem, streams));
+        let daemon = Daemon::new(&config, engine, journal.clone(), disk_problem, streams);
+        let daemon = Arc::new(daemon.with_tls(tls.clone()));
         Ok(App {
             clip_maker,
             config,
@@ -96,6 +104,7 @@ impl App {
             clock,
             workers,
             disk,
+            tls,
             grpc,
             http,
             targets,
@@ -116,6 +125,7 @@ impl App {
         }
         let stop = CancellationToken::new();
         let clips = tokio::spawn(self.clip_maker.run());
+        let certificate = self.tls.map(|tls| tokio::spawn(tls.follow()));
         let upkeep = tokio::spawn(metrics::upkeep(self.metrics.clone()));
         let mut interfaces = JoinSet::new();
         let service: Arc<dyn Service> = self.daemon.clone();
@@ -153,6 +163,7 @@ impl App {
         watchdog.abort();
         upkeep.abort();
         clips.abort();
+        certificate.inspect(tokio::task::JoinHandle::abort);
         systemd::stopping();
         tracing::info!("stopping: running work has {:?} to end", self.config.stop_timeout);
         self.daemon.stop();
@@ -189,9 +200,23 @@ impl App {
 async fn bind(
     interface: Interface,
     listen: Option<config::Listen>,
+    tls: Option<&Arc<ServerTls>>,
 ) -> anyhow::Result<Option<Listener>> {
-    let Some(config::Listen { addr, connections }) = listen else { return Ok(None) };
-    Ok(Some(Listener::bind(interface, addr, connections).await?))
+    let Some(config::Listen { addr, connections, tls: is_encrypted, lacks }) = listen else {
+        return Ok(None);
+    };
+    if let Some(lacking) = lacks {
+        let key = interface.name();
+        tracing::warn!(
+            "{interface}: other machines can reach {addr} without {lacking} ({key}.insecure = true)"
+        );
+    }
+    metrics::interface_insecure(interface, lacks.is_some());
+    let listener = Listener::bind(interface, addr, connections).await?;
+    Ok(Some(match tls.filter(|_| is_encrypted) {
+        Some(tls) => listener.with_tls(tls.clone()),
+        None => listener,
+    }))
 }
 
 /// Loads the model, and opens the disk tier and the journal. In the meantime HTTP reports that the model is loading.

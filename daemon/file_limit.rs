@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     fn listen(connections: usize) -> Option<Listen> {
-        Some(Listen { addr: ([127, 0, 0, 1], 1).into(), connections })
+        Some(Listen { addr: ([127, 0, 0, 1], 1).into(), connections, tls: false, lacks: None })
     }
 
     fn limited(files: u64, interfaces: [Option<Listen>; 2]) -> [usize; 2] {

@@ -14,6 +14,7 @@ pub mod cli;
 pub mod client;
 pub mod clips;
 pub mod config;
+mod core_dumps;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod disk;
@@ -49,6 +50,7 @@ pub mod state;
 pub mod sync;
 mod systemd;
 pub mod timeline;
+pub mod tls;
 pub mod vision;
 mod wire;
 mod workers;

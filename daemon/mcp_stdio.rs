@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::io::{ErrorKind, Write};
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use anyhow::Context;
@@ -15,9 +16,11 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Request, Response, Uri};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use rustls::{ClientConfig, RootCertStore};
 use serde_json::{Value, json};
 use tokio::fs::File;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader};
@@ -25,6 +28,7 @@ use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::sync::lock;
+use crate::tls::{self, Named};
 
 const VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
 const METHOD: HeaderName = HeaderName::from_static("mcp-method");
@@ -46,15 +50,38 @@ pub fn input() -> std::io::Result<impl AsyncBufRead + Unpin> {
     Ok(BufReader::new(File::from_std(input.into())))
 }
 
-/// Passes messages between a client and the daemon whose HTTP server is at `address`, until the
+/// A daemon's HTTP server.
+pub struct Daemon {
+    /// `HOST:PORT`, `http://HOST:PORT` or, with TLS, `https://HOST:PORT`.
+    pub address: String,
+    /// PEM file of the authority that signed the daemon's certificate, or `None` for the system's.
+    pub ca_file: Option<PathBuf>,
+    /// PEM files of the certificate with which the client identifies itself, and of its key.
+    pub identity: Option<[PathBuf; 2]>,
+}
+
+impl Daemon {
+    /// Returns the TLS settings of the connection. Without encryption they are not used.
+    fn tls(&self) -> Result<ClientConfig, String> {
+        if !self.address.starts_with("https://") {
+            return tls::client(RootCertStore::empty(), None);
+        }
+        let files = self.identity.as_ref().map(|[cert_file, key_file]| {
+            [Named { key: "--cert", file: cert_file }, Named { key: "--key", file: key_file }]
+        });
+        tls::client(tls::authorities("--ca", self.ca_file.as_deref())?, files)
+    }
+}
+
+/// Passes messages between a client and the daemon, until the
 /// client closes its end and every reply is written.
 pub async fn serve(
-    address: &str,
+    daemon: Daemon,
     input: impl AsyncBufRead + Unpin,
     out: &mut dyn Write,
 ) -> anyhow::Result<()> {
     let (to, mut replies) = mpsc::channel(WAITING);
-    let proxy = Arc::new(Proxy::new(address, to)?);
+    let proxy = Arc::new(Proxy::new(daemon, to)?);
     let mut calls = JoinSet::new();
     let mut by_id: HashMap<String, AbortHandle> = HashMap::new();
     let mut lines = input.lines();
@@ -114,7 +141,7 @@ fn error(id: &Value, code: i32, why: &str) -> String {
 
 /// The connection to a daemon.
 struct Proxy {
-    client: Client<HttpConnector, Full<Bytes>>,
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     address: String,
     url: Uri,
     to: mpsc::Sender<String>,
@@ -123,13 +150,19 @@ struct Proxy {
 }
 
 impl Proxy {
-    fn new(address: &str, to: mpsc::Sender<String>) -> anyhow::Result<Proxy> {
-        let address = address.trim_start_matches("http://").trim_end_matches('/').to_owned();
-        let url = format!("http://{address}/mcp").parse();
+    fn new(daemon: Daemon, to: mpsc::Sender<String>) -> anyhow::Result<Proxy> {
+        let tls = daemon.tls().map_err(anyhow::Error::msg)?;
+        let address = daemon.address.trim_start_matches("http://").trim_end_matches('/').to_owned();
+        let scheme = if address.contains("://") { "" } else { "http://" };
+        let url = format!("{scheme}{address}/mcp").parse();
         let url = url.with_context(|| {
-            format!("{address:?} is not the address of a daemon; wanted HOST:PORT")
+            format!(
+                "{address:?} is not the address of a daemon; wanted HOST:PORT or https://HOST:PORT"
+            )
         })?;
-        let client = Client::builder(TokioExecutor::new()).build_http();
+        let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
+        let connector = connector.enable_http1().build();
+        let client = Client::builder(TokioExecutor::new()).build(connector);
         Ok(Proxy { client, address, url, to, version: Mutex::default() })
     }
 
@@ -144,8 +177,12 @@ impl Proxy {
 
     async fn try_to_pass(&self, line: String, message: &Value) -> anyhow::Result<()> {
         let request = self.request(line, message)?;
-        let reply = self.client.request(request).await.with_context(|| {
-            format!("the daemon is not reachable at {}; is it running?", self.address)
+        let reply = self.client.request(request).await.map_err(|error| {
+            let not = format!("the daemon is not reachable at {}", self.address);
+            match tls::explained(&error) {
+                Some(why) => anyhow::anyhow!("{not}: {why}"),
+                None => anyhow::Error::new(error).context(format!("{not}; is it running?")),
+            }
         })?;
         let kind = reply.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
         let kind = kind.unwrap_or_default().to_owned();

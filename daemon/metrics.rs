@@ -12,7 +12,7 @@ pub mod labels;
 mod reference;
 pub mod table;
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 pub use metrics_exporter_prometheus::PrometheusHandle;
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder};
@@ -307,6 +307,22 @@ pub fn connection_refused(interface: Interface) {
 
 pub fn connection_timed_out(interface: Interface) {
     table::CONNECTIONS_TIMED_OUT.counter([interface.name()]).increment(1);
+}
+
+/// Sets whether other machines can reach an interface without TLS.
+pub fn interface_insecure(interface: Interface, is_insecure: bool) {
+    table::INTERFACE_INSECURE.gauge([interface.name()]).set(one_if(is_insecure));
+}
+
+pub fn tls_handshake_failed(interface: Interface) {
+    table::TLS_HANDSHAKES_FAILED.counter([interface.name()]).increment(1);
+}
+
+/// Sets when the certificate in use expires, and whether newer files cannot be used.
+pub fn tls_certificate(expires: SystemTime, renewal_is_failing: bool) {
+    let since = expires.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    table::TLS_CERTIFICATE_EXPIRY.gauge([]).set(since.as_secs_f64());
+    table::TLS_RENEWAL_FAILING.gauge([]).set(one_if(renewal_is_failing));
 }
 
 pub fn interface_restarted(interface: Interface) {

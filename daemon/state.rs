@@ -22,6 +22,7 @@ use crate::service::{
     TrialStream,
 };
 use crate::sync::lock;
+use crate::tls::ServerTls;
 
 /// The daemon as gRPC, HTTP and MQTT see it, and the receiver of the cameras' frames.
 pub struct Daemon {
@@ -34,6 +35,8 @@ pub struct Daemon {
     question_bytes: usize,
     /// Problems of the disk, if it keeps frames.
     disk_problem: Arc<DiskProblem>,
+    /// The certificate of gRPC and HTTP.
+    tls: Option<Arc<ServerTls>>,
     stopping: AtomicBool,
 }
 
@@ -59,11 +62,17 @@ impl Daemon {
             engine,
             journal,
             disk_problem,
+            tls: None,
             streams,
             cameras: Mutex::default(),
             question_bytes: config.generate.question_bytes,
             stopping: AtomicBool::new(false),
         }
+    }
+
+    /// Reports the troubles of this certificate.
+    pub fn with_tls(self, tls: Option<Arc<ServerTls>>) -> Daemon {
+        Daemon { tls, ..self }
     }
 
     /// Refuses new questions and reports that the daemon is not ready.
@@ -187,7 +196,8 @@ impl Service for Daemon {
     }
 
     fn troubles(&self) -> Vec<String> {
-        self.disk_problem.get().into_iter().chain(self.journal.trouble()).collect()
+        let tls = self.tls.as_ref().and_then(|tls| tls.trouble());
+        self.disk_problem.get().into_iter().chain(self.journal.trouble()).chain(tls).collect()
     }
 
     fn limits(&self) -> question::Limits {

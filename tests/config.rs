@@ -122,6 +122,16 @@ fn wrong_values_are_refused_by_their_key() {
         ("#client_cert_file", "client_cert_file", "needs mqtt.client_key_file"),
         ("#client_key_file", "client_key_file", "needs mqtt.client_cert_file"),
         ("transport = \"auto\"", "transport = \"smoke\"", "smoke"),
+        ("#cert_file", "cert_file", "tls.cert_file needs tls.key_file"),
+        ("#key_file", "key_file", "tls.key_file needs tls.cert_file"),
+        ("#client_ca_file", "client_ca_file", "tls.client_ca_file needs tls.cert_file"),
+        ("#tls = true", "tls = true", "grpc.tls needs tls.cert_file"),
+        (
+            "listen = \"127.0.0.1:50051\"",
+            "listen = \"0.0.0.0:50051\"",
+            "grpc.listen = \"0.0.0.0:50051\": wanted TLS ([tls]), because other machines can reach",
+        ),
+        ("listen = \"127.0.0.1:9090\"", "listen = \"[::]:9090\"", "http.insecure = true"),
         ("listen = \"127.0.0.1:9090\"", "listen = \"9090\"", "socket address"),
         (
             "#template = \"USER: <image>\\n{prompt} ",
@@ -245,6 +255,12 @@ fn an_impossible_start_is_refused_in_one_sentence() {
         head(addr.rsplit_once(':').map_or(0, |(_, p)| p.parse().unwrap_or(0)), free_port(), None);
     refused(dir, &(occupied + &camera("gate", "rtsp://127.0.0.1:9/x", "")), &[&addr, "in use"]);
 
+    let open = whole.replace("[http]\nlisten = \"127.0.0.1", "[http]\nlisten = \"0.0.0.0");
+    refused(dir, &open, &["http.listen = \"0.0.0.0:", "wanted TLS", "http.insecure = true"]);
+    let files = "[tls]\ncert_file = \"none.pem\"\nkey_file = \"none.key\"\n[grpc]";
+    let missing = whole.replace("[grpc]", files);
+    refused(dir, &missing, &["tls.cert_file", "none.pem: cannot be read: No such file"]);
+
     let package = repository().join("models/demo/package");
     let other = |name: &str| whole.replace(package.to_str().expect("path"), name);
     refused(dir, &other("/no/such/package"), &["/no/such/package"]);
@@ -295,6 +311,30 @@ fn an_impossible_start_is_refused_in_one_sentence() {
     fs::write(&config, text.replace("\"hidden_size\": 160", "\"hidden_size\": 192"))
         .expect("write");
     refused(dir, &here, &["192"]);
+}
+
+#[test]
+fn an_insecure_interface_is_reported() {
+    let folder = folder();
+    let open = head(free_port(), free_port(), None)
+        .replace("[http]\nlisten = \"127.0.0.1", "[http]\ninsecure = true\nlisten = \"0.0.0.0")
+        .replace("models/demo/package", "models/demo/none");
+    let file = folder.path().join("lookout.toml");
+    fs::write(&file, open + &camera("gate", "file:none.mp4", "")).expect("config");
+    let run = |command: &str| {
+        let output = Command::new(LOOKOUT).args([command, "--config"]).arg(&file).output();
+        let output = output.expect("lookout");
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+    };
+    let checked = run("check");
+    let reported = "is free, INSECURE: without TLS ([tls]) (http.insecure = true)";
+    assert!(checked.contains(reported), "{checked}");
+    assert_eq!(checked.matches("INSECURE").count(), 1, "{checked}");
+    // The warning comes before the model is loaded, which fails here.
+    let logged = run("run");
+    let warned = logged.contains("HTTP: other machines can reach 0.0.0.0:");
+    assert!(warned && logged.contains("without TLS ([tls]) (http.insecure = true)"), "{logged}");
+    assert!(!logged.contains("gRPC: other machines"), "{logged}");
 }
 
 fn replaced(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {

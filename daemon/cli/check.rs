@@ -1,7 +1,7 @@
 //! Implements `lookout check`: prints one line per item, with a fix for each failure.
 
 use std::io::{self, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::net::{TcpListener, TcpStream, ToSocketAddrs};
 use std::path::Path;
 use std::process::ExitCode;
 use std::thread;
@@ -15,6 +15,7 @@ use crate::event_store;
 use crate::exit::Failure;
 use crate::model::{Package, Runtime};
 use crate::publish::{self, delivery};
+use crate::tls::ServerTls;
 use crate::workers::Workers;
 
 /// Longest wait for a camera's first frame.
@@ -37,6 +38,7 @@ pub fn check(file: &Path, out: &mut dyn Write) -> Result<ExitCode, Failure> {
     let found = format!("{}, {} cameras", file.display(), config.cameras.len());
     print(out, &("config".into(), Ok(found)))?;
     let checks = [
+        check_tls,
         check_addresses,
         check_broker,
         check_targets,
@@ -63,13 +65,29 @@ fn print(out: &mut dyn Write, (item, result): &Line) -> io::Result<()> {
     out.flush()
 }
 
+/// Checks that the certificate of gRPC and HTTP can be used and is valid.
+fn check_tls(config: &Config) -> Vec<Line> {
+    let Some(files) = &config.tls else { return Vec::new() };
+    let result = ServerTls::load(files).and_then(|tls| match tls.trouble() {
+        Some(trouble) => Err(trouble),
+        None => Ok(format!("{}: {}", files.cert_file.display(), tls.describe())),
+    });
+    vec![("tls".into(), result)]
+}
+
 /// Checks that the addresses of gRPC and HTTP are free.
 fn check_addresses(config: &Config) -> Vec<Line> {
     let interfaces = [("grpc", config.grpc), ("http", config.http)];
-    let interfaces = interfaces.into_iter().filter_map(|(name, listen)| Some((name, listen?.addr)));
-    let check = |(name, addr): (&str, SocketAddr)| {
+    let interfaces = interfaces.into_iter().filter_map(|(name, listen)| Some((name, listen?)));
+    let check = |(name, listen): (&str, config::Listen)| {
+        let config::Listen { addr, tls, lacks, .. } = listen;
         let bound = TcpListener::bind(addr);
-        let result = bound.map(|_| format!("{addr} is free"));
+        let protection = match lacks {
+            Some(lacking) => format!(", INSECURE: without {lacking} ({name}.insecure = true)"),
+            None if tls => ", with TLS".into(),
+            None => String::new(),
+        };
+        let result = bound.map(|_| format!("{addr} is free{protection}"));
         (name.into(), result.map_err(|e| format!("{addr}: {e}; is lookout running already?")))
     };
     interfaces.map(check).collect()

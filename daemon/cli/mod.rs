@@ -8,6 +8,7 @@ mod inspect;
 mod journal;
 mod rule;
 mod run;
+mod server;
 mod stop;
 mod test_alert;
 
@@ -184,14 +185,16 @@ struct Frame {
 
 #[derive(Args)]
 struct Mcp {
-    /// Address of the daemon's HTTP server.
+    /// Address of the daemon's HTTP server: HOST:PORT, or https://HOST:PORT if it uses TLS.
     #[arg(
         long,
-        value_name = "HOST:PORT",
+        value_name = "ADDRESS",
         default_value = "127.0.0.1:9090",
         env = "LOOKOUT_HTTP_SERVER"
     )]
     http: String,
+    #[command(flatten)]
+    tls: server::Tls,
 }
 
 #[derive(Args)]
@@ -203,14 +206,8 @@ struct ConfigFile {
 
 #[derive(Args)]
 struct Client {
-    /// Address of the daemon's gRPC server.
-    #[arg(
-        long,
-        value_name = "HOST:PORT",
-        default_value = "127.0.0.1:50051",
-        env = "LOOKOUT_SERVER"
-    )]
-    server: String,
+    #[command(flatten)]
+    server: server::Server,
     /// Print one JSON object per line.
     #[arg(long)]
     json: bool,
@@ -263,8 +260,13 @@ fn execute(command: Command) -> Result<ExitCode, Failure> {
             let frame = client::frame(&client.server, &camera, (run, number), &output, out);
             runtime.block_on(success(frame))
         }
-        Command::Mcp(Mcp { http }) => {
-            runtime.block_on(success(mcp_stdio::serve(&http, mcp_stdio::input()?, out)))
+        Command::Mcp(Mcp { http, tls }) => {
+            let daemon = mcp_stdio::Daemon {
+                address: http,
+                ca_file: tls.ca.clone(),
+                identity: tls.identity(),
+            };
+            runtime.block_on(success(mcp_stdio::serve(daemon, mcp_stdio::input()?, out)))
         }
         #[cfg(feature = "demo")]
         Command::Demo(options) => runtime.block_on(success(crate::demo::run(options, out))),

@@ -8,9 +8,11 @@ use tokio::sync::mpsc;
 
 use crate::app::{App, Ended};
 use crate::config::Config;
+use crate::core_dumps;
 use crate::exit::Failure;
 
 pub async fn run(config: &Path) -> Result<ExitCode, Failure> {
+    core_dumps::switch_off();
     let mut signals = signals()?;
     let config = Config::read(config).map_err(Failure::cannot_begin)?;
     let app = tokio::select! {

@@ -5,7 +5,7 @@ use std::io::Write;
 use tonic_types::RpcStatusExt;
 
 use super::text;
-use super::{ClientError, Daemon, Done, Output, Reader, json_line, printable, quietly};
+use super::{ClientError, Daemon, Done, Output, Reader, Server, json_line, printable, quietly};
 use crate::event::{Body, SummaryMethod};
 use crate::proto;
 use crate::proto::ask_request::Range as AskRange;
@@ -20,14 +20,14 @@ use crate::wire::decode::{self, UnexpectedReply};
 ///
 /// `questions` must differ only in the camera.
 pub async fn ask(
-    endpoint: &str,
+    server: impl Into<Server>,
     questions: &[Question],
     output: Output,
     out: &mut dyn Write,
 ) -> Done {
     let Some(request) = request(questions) else { return Ok(()) };
     let several = questions.len() > 1;
-    let mut daemon = Daemon::reach(endpoint).await?;
+    let mut daemon = Daemon::reach(&server.into()).await?;
     let reply = daemon.client.ask(request).await;
     let mut stream = reply.map_err(|status| daemon.failed(status))?.into_inner();
     let (mut heard, mut begun, mut in_parts, mut refusal) = (0, false, false, None);

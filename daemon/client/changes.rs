@@ -7,7 +7,7 @@ use serde::Serialize;
 use tonic::Streaming;
 
 use super::{
-    ClientError, Daemon, Done, Output, Position, UnexpectedReply, json_line, quietly, text,
+    ClientError, Daemon, Done, Output, Position, Server, UnexpectedReply, json_line, quietly, text,
 };
 use crate::event::{Event, EventId, FrameReference};
 use crate::frame::Span;
@@ -27,13 +27,13 @@ pub struct Deletion {
 
 /// Marks an event as kept, or removes the mark, and prints the event.
 pub async fn keep(
-    endpoint: &str,
+    server: impl Into<Server>,
     event: Position,
     kept: bool,
     output: Output,
     out: &mut dyn Write,
 ) -> Done {
-    let mut daemon = Daemon::reach(endpoint).await?;
+    let mut daemon = Daemon::reach(&server.into()).await?;
     let request = proto::KeepEventRequest { event: Some(event.into()), clear: !kept };
     let reply = daemon.client.keep_event(request).await;
     let reply = reply.map_err(|status| daemon.failed(status))?.into_inner();
@@ -50,12 +50,12 @@ pub async fn keep(
 
 /// Deletes events and prints their number.
 pub async fn delete(
-    endpoint: &str,
+    server: impl Into<Server>,
     Deletion { span, cameras, include_kept }: Deletion,
     output: Output,
     out: &mut dyn Write,
 ) -> Done {
-    let mut daemon = Daemon::reach(endpoint).await?;
+    let mut daemon = Daemon::reach(&server.into()).await?;
     let span = Some(encode::span(span));
     let request = proto::DeleteEventsRequest { span, cameras, include_kept };
     let mut deleted = Deleted::default();
@@ -90,13 +90,13 @@ pub async fn delete(
 
 /// Writes the JPEGs of an event's frames into a folder, and prints their paths.
 pub async fn frames(
-    endpoint: &str,
+    server: impl Into<Server>,
     event: Position,
     into: &Path,
     output: Output,
     out: &mut dyn Write,
 ) -> Done {
-    let mut daemon = Daemon::reach(endpoint).await?;
+    let mut daemon = Daemon::reach(&server.into()).await?;
     let event = daemon.event(event).await?;
     let mut frames = daemon.frames(event.id).await?;
     let wrong = |why| ClientError::Write { to: into.display().to_string(), why };

@@ -7,20 +7,22 @@ use serde::Serialize;
 use tokio::fs::File;
 use tokio::io::AsyncWriteExt;
 
-use super::{ClientError, Daemon, Done, Output, Position, UnexpectedReply, json_line, quietly};
+use super::{
+    ClientError, Daemon, Done, Output, Position, Server, UnexpectedReply, json_line, quietly,
+};
 use crate::event::AlertClip;
 use crate::proto;
 use crate::wire::decode;
 
 /// Writes the clip of the alert that an event is of into a file, and prints its description.
 pub async fn clip(
-    endpoint: &str,
+    server: impl Into<Server>,
     event: Position,
     path: &Path,
     output: Output,
     out: &mut dyn Write,
 ) -> Done {
-    let mut daemon = Daemon::reach(endpoint).await?;
+    let mut daemon = Daemon::reach(&server.into()).await?;
     let wrong = |why| ClientError::Write { to: path.display().to_string(), why };
     let mut stream = daemon.clip(event.into()).await?;
     let (clip, mut data) = daemon.first_part(&mut stream).await?;

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use super::{Daemon, Done, Output, json_line, quietly, text};
+use super::{Daemon, Done, Output, Server, json_line, quietly, text};
 use crate::event::Event;
 use crate::journal::EventFilter;
 use crate::proto;
@@ -13,13 +13,13 @@ pub(super) const PAGE: usize = 200;
 
 /// Prints the newest events, at most `limit`, from the oldest of them to the newest.
 pub async fn list_events(
-    endpoint: &str,
+    server: impl Into<Server>,
     filter: &EventFilter,
     limit: usize,
     output: Output,
     out: &mut dyn Write,
 ) -> Done {
-    let mut daemon = Daemon::reach(endpoint).await?;
+    let mut daemon = Daemon::reach(&server.into()).await?;
     let mut events: Vec<Event> = Vec::new();
     let mut page_token = String::new();
     loop {

@@ -15,7 +15,7 @@ use tempfile::NamedTempFile;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
-use super::{ClientError, Daemon, Done, events};
+use super::{ClientError, Daemon, Done, Server, events};
 use crate::event::{Body, ClipState, Event, EventId};
 use crate::frame::FrameId;
 use crate::journal::EventFilter;
@@ -27,13 +27,13 @@ const PROGRESS: Duration = Duration::from_millis(500);
 
 /// Exports the events of a filter to `path`. `stop` ends the export early, without a file.
 pub async fn export(
-    endpoint: &str,
+    server: impl Into<Server>,
     filter: &EventFilter,
     path: &Path,
     stop: impl Future<Output = ()>,
     out: &mut dyn Write,
 ) -> Done {
-    let mut daemon = Daemon::reach(endpoint).await?;
+    let mut daemon = Daemon::reach(&server.into()).await?;
     let folder = match path.parent() {
         Some(folder) if folder != Path::new("") => folder,
         _ => Path::new("."),

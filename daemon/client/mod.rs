@@ -12,6 +12,7 @@ mod export;
 mod replay;
 mod rules;
 mod search;
+mod server;
 mod text;
 mod trial;
 
@@ -20,7 +21,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
@@ -33,6 +34,7 @@ pub use export::export;
 pub use replay::{Replayed, replay};
 pub use rules::{acknowledge, rules};
 pub use search::search_events;
+pub use server::Server;
 pub use trial::{TrialFiles, try_rule};
 
 use crate::evaluation::labels::LabelsError;
@@ -43,16 +45,11 @@ use crate::proto::watch_response::Item as WatchItem;
 
 use crate::service::CameraInfo;
 use crate::wire::{decode, encode};
+use server::cause;
 use text::MissedEventsJson;
-
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Time between two attempts of a watch to reconnect to the daemon.
 const RETRY: Duration = Duration::from_secs(1);
-
-/// Bytes of a stream that may be sent before they are read. A larger window could hold more small
-/// messages that nobody reads yet than the HTTP/2 library accepts before it ends the connection.
-const STREAM_WINDOW: u32 = 128 * 1024;
 
 /// Size limit of a reply; larger than any frame's JPEG and any event with many frames.
 const LARGEST_REPLY: usize = 64 * 1024 * 1024;
@@ -92,8 +89,11 @@ pub struct Position {
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    #[error("{0:?} is not the address of a daemon; wanted HOST:PORT")]
+    #[error("{0:?} is not the address of a daemon; wanted HOST:PORT or https://HOST:PORT")]
     Endpoint(String),
+    /// The certificates of the client cannot be used.
+    #[error("{0}")]
+    Tls(String),
     #[error("the daemon is not reachable at {address}: {why}; is the daemon running?")]
     Unreachable { address: String, why: String },
     /// The daemon refused the request. `retry_after` is set if waiting helps.
@@ -122,8 +122,8 @@ impl ClientError {
 
 type Done = Result<(), ClientError>;
 
-pub async fn cameras(endpoint: &str, output: Output, out: &mut dyn Write) -> Done {
-    let mut daemon = Daemon::reach(endpoint).await?;
+pub async fn cameras(server: impl Into<Server>, output: Output, out: &mut dyn Write) -> Done {
+    let mut daemon = Daemon::reach(&server.into()).await?;
     let reply = daemon.client.list_cameras(proto::ListCamerasRequest::default()).await;
     let reply = reply.map_err(|status| daemon.failed(status))?.into_inner();
     let cameras: Vec<CameraInfo> =
@@ -137,14 +137,15 @@ pub async fn cameras(endpoint: &str, output: Output, out: &mut dyn Write) -> Don
 
 /// Prints events until the reader goes away or, unless `on_end` is `Reconnect`, the daemon does.
 pub async fn watch(
-    endpoint: &str,
+    server: impl Into<Server>,
     mut filter: Filter,
     output: Output,
     on_end: OnEnd,
     out: &mut dyn Write,
 ) -> Done {
     // A missing daemon is reported at once. Only a daemon that was reachable before is waited for.
-    let mut daemon = Daemon::reach(endpoint).await?;
+    let server = server.into();
+    let mut daemon = Daemon::reach(&server).await?;
     loop {
         let ended = watch_once(&mut daemon, &mut filter, output, out).await;
         match (ended, on_end) {
@@ -160,7 +161,7 @@ pub async fn watch(
         }
         daemon = loop {
             tokio::time::sleep(RETRY).await;
-            if let Ok(daemon) = Daemon::reach(endpoint).await {
+            if let Ok(daemon) = Daemon::reach(&server).await {
                 break daemon;
             }
         };
@@ -221,13 +222,13 @@ async fn watch_once(
 /// Writes the JPEG of a frame to a file; `-` is `out`. A run of `None` is the daemon's current one. Returns the time
 /// of the frame's capture.
 pub async fn frame(
-    endpoint: &str,
+    server: impl Into<Server>,
     camera: &str,
     (run, number): (Option<u64>, u64),
     path: &Path,
     out: &mut dyn Write,
 ) -> Result<SystemTime, ClientError> {
-    let mut daemon = Daemon::reach(endpoint).await?;
+    let mut daemon = Daemon::reach(&server.into()).await?;
     let request = proto::GetFrameRequest {
         camera: camera.to_owned(),
         frame: Some(proto::FrameId { run, number }),
@@ -250,27 +251,10 @@ struct Daemon {
 }
 
 impl Daemon {
-    /// Connects to the daemon. `endpoint` is `HOST:PORT`, with or without `http://`.
-    async fn reach(endpoint: &str) -> Result<Daemon, ClientError> {
-        let uri = match endpoint.contains("://") {
-            true => endpoint.to_owned(),
-            false => format!("http://{endpoint}"),
-        };
-        let address = endpoint.trim_start_matches("http://").to_owned();
-        let channel = Endpoint::from_shared(uri)
-            .map_err(|_| ClientError::Endpoint(endpoint.to_owned()))?
-            .connect_timeout(CONNECT_TIMEOUT)
-            .initial_stream_window_size(STREAM_WINDOW)
-            .http2_keep_alive_interval(Duration::from_secs(10))
-            .keep_alive_timeout(Duration::from_secs(5))
-            .connect()
-            .await
-            .map_err(|error| {
-                let why = innermost(&error);
-                ClientError::Unreachable { address: address.clone(), why }
-            })?;
+    async fn reach(server: &Server) -> Result<Daemon, ClientError> {
+        let channel = server.connect().await?;
         let client = LookoutServiceClient::new(channel).max_decoding_message_size(LARGEST_REPLY);
-        Ok(Daemon { client, address })
+        Ok(Daemon { client, address: server.shown() })
     }
 
     /// Converts a status to an error: the daemon's own refusal, or a broken connection.
@@ -278,7 +262,7 @@ impl Daemon {
         // A status that tonic made from a broken connection has a source; one received from the
         // daemon has none.
         if let Some(source) = std::error::Error::source(&status) {
-            return self.broken(innermost(source));
+            return self.broken(cause(source));
         }
         let retry = status.get_details_retry_info().and_then(|info| info.retry_delay);
         ClientError::Refused {
@@ -324,12 +308,4 @@ fn json_line(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
 /// Removes control characters that could affect a terminal; a token's line ends and spaces stay.
 fn printable(token: &str) -> String {
     token.chars().filter(|c| !c.is_control() || *c == '\n' || *c == '\t').collect()
-}
-
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut error = error;
-    while let Some(source) = error.source() {
-        error = source;
-    }
-    error.to_string()
 }

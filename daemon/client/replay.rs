@@ -1,6 +1,6 @@
 //! Reads a daemon's journal by `Watch` without printing it.
 
-use super::{ClientError, Daemon};
+use super::{ClientError, Daemon, Server};
 use crate::proto;
 use crate::proto::watch_response::Item;
 use crate::wire::decode::UnexpectedReply;
@@ -15,10 +15,10 @@ pub enum Replayed {
 
 /// Reads all events from the oldest on, and the new ones, until `received` returns false.
 pub async fn replay(
-    endpoint: &str,
+    server: impl Into<Server>,
     mut received: impl FnMut(Replayed) -> bool,
 ) -> Result<(), ClientError> {
-    let mut daemon = Daemon::reach(endpoint).await?;
+    let mut daemon = Daemon::reach(&server.into()).await?;
     let from = Some(proto::EventId { run: None, sequence: 0 });
     let request = proto::WatchRequest { from, ..proto::WatchRequest::default() };
     let stream = daemon.client.watch(request).await;

@@ -3,14 +3,14 @@
 use std::io::Write;
 use std::time::SystemTime;
 
-use super::{Daemon, Done, Output, UnexpectedReply, json_line, quietly, text};
+use super::{Daemon, Done, Output, Server, UnexpectedReply, json_line, quietly, text};
 use crate::proto;
 use crate::service::RuleInfo;
 use crate::wire::decode;
 
 /// Prints every rule with its state for each of its cameras.
-pub async fn rules(endpoint: &str, output: Output, out: &mut dyn Write) -> Done {
-    let mut daemon = Daemon::reach(endpoint).await?;
+pub async fn rules(server: impl Into<Server>, output: Output, out: &mut dyn Write) -> Done {
+    let mut daemon = Daemon::reach(&server.into()).await?;
     let reply = daemon.client.list_rules(proto::ListRulesRequest {}).await;
     let reply = reply.map_err(|status| daemon.failed(status))?.into_inner();
     let rules: Vec<RuleInfo> =
@@ -24,13 +24,13 @@ pub async fn rules(endpoint: &str, output: Output, out: &mut dyn Write) -> Done 
 
 /// Acknowledges an alert, and prints its event.
 pub async fn acknowledge(
-    endpoint: &str,
+    server: impl Into<Server>,
     alert_id: String,
     false_alarm: bool,
     output: Output,
     out: &mut dyn Write,
 ) -> Done {
-    let mut daemon = Daemon::reach(endpoint).await?;
+    let mut daemon = Daemon::reach(&server.into()).await?;
     let reply = daemon.client.ack_alert(proto::AckAlertRequest { alert_id, false_alarm }).await;
     let reply = reply.map_err(|status| daemon.failed(status))?.into_inner();
     let event = decode::event(reply.event.ok_or(UnexpectedReply("event"))?)?;

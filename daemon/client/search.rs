@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::events::{message, page_size};
-use super::{ClientError, Daemon, Done, Output, UnexpectedReply, json_line, quietly, text};
+use super::{ClientError, Daemon, Done, Output, Server, UnexpectedReply, json_line, quietly, text};
 use crate::journal::{
     CameraCoverage, EventFilter, MeaningCoverage, SearchCoverage, SearchHit, SearchMode,
 };
@@ -20,7 +20,7 @@ const CAMERAS_SHOWN: usize = 6;
 /// Prints the best results of a search, at most `limit`, the best first, and the part of the time
 /// that was searched.
 pub async fn search_events(
-    endpoint: &str,
+    server: impl Into<Server>,
     query: &str,
     mode: Option<SearchMode>,
     filter: &EventFilter,
@@ -28,7 +28,7 @@ pub async fn search_events(
     output: Output,
     out: &mut dyn Write,
 ) -> Done {
-    let mut daemon = Daemon::reach(endpoint).await?;
+    let mut daemon = Daemon::reach(&server.into()).await?;
     let request = proto::SearchEventsRequest {
         query: query.to_owned(),
         filter: Some(message(filter)),

@@ -7,7 +7,9 @@ use std::time::SystemTime;
 
 use super::text::evaluation::Evaluation;
 use super::text::trial;
-use super::{ClientError, Daemon, Done, Output, Reader, UnexpectedReply, json_line, quietly};
+use super::{
+    ClientError, Daemon, Done, Output, Reader, Server, UnexpectedReply, json_line, quietly,
+};
 use crate::evaluation::Judged;
 use crate::evaluation::chart::Chart;
 use crate::evaluation::labels::Labels;
@@ -37,7 +39,7 @@ struct Tried {
 
 /// Tries a rule. Ends early if the reader of `out` goes away, which cancels the trial.
 pub async fn try_rule(
-    endpoint: &str,
+    server: impl Into<Server>,
     request: &TrialRequest,
     files: &TrialFiles,
     output: Output,
@@ -45,7 +47,7 @@ pub async fn try_rule(
 ) -> Done {
     let labels = files.labels.as_deref().map(|path| Labels::read(path, &request.camera));
     let labels = labels.transpose()?;
-    let mut daemon = Daemon::reach(endpoint).await?;
+    let mut daemon = Daemon::reach(&server.into()).await?;
     let reply = daemon.client.try_rule(encode::trial_request(request)).await;
     let mut stream = reply.map_err(|status| daemon.failed(status))?.into_inner();
     let mut tried: Option<Tried> = None;

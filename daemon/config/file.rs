@@ -12,11 +12,12 @@ use super::camera::CameraTable;
 use super::delivery::{self, NtfyTable, WebhookTable};
 use super::generate::GenerateTable;
 use super::journal::JournalTable;
-use super::listen::ListenTable;
+use super::listen::{Guards, ListenTable};
 use super::model::ModelTable;
 use super::mqtt::MqttTable;
 use super::rules::{at_least, toml_error};
 use super::search::SearchTable;
+use super::tls::TlsTable;
 use super::{Camera, Config, ConfigError, Wording};
 
 /// The whole file, as written.
@@ -32,6 +33,7 @@ struct File {
     buffer: BufferTable,
     journal: JournalTable,
     search: SearchTable,
+    tls: TlsTable,
     grpc: ListenTable,
     http: ListenTable,
     mqtt: Option<MqttTable>,
@@ -51,6 +53,7 @@ impl Default for File {
             buffer: BufferTable::default(),
             journal: JournalTable::default(),
             search: SearchTable::default(),
+            tls: TlsTable::default(),
             grpc: ListenTable::default(),
             http: ListenTable::default(),
             mqtt: None,
@@ -84,6 +87,8 @@ impl File {
         let rules = alert_rule::rules(self.rule, &cameras, &targets)?;
         let buffer = self.buffer.check(&cameras, folder)?;
         buffer.check_clips(&rules, &cameras)?;
+        let tls = self.tls.check(folder)?;
+        let guards = Guards { tls: tls.is_some() };
         Ok(Config {
             search: self.search.check(folder, journal.is_some())?,
             model: self.model.check(folder)?,
@@ -91,8 +96,9 @@ impl File {
             generate: self.generate.check()?,
             buffer,
             journal,
-            grpc: self.grpc.check("grpc", 50051, 256)?,
-            http: self.http.check("http", 9090, 64)?,
+            grpc: self.grpc.check("grpc", 50051, 256, guards)?,
+            http: self.http.check("http", 9090, 64, guards)?,
+            tls,
             mqtt: self.mqtt.map(|mqtt| mqtt.check(folder)).transpose()?,
             rules,
             targets,

@@ -1,11 +1,14 @@
 //! The tables of the interfaces that listen: `[grpc]` and `[http]`.
+//!
+//! Guarantees: an interface that other machines can reach uses TLS, unless its table says
+//! `insecure = true`.
 
 use std::net::SocketAddr;
 
 use serde::Deserialize;
 
 use super::ConfigError;
-use super::rules::in_range;
+use super::rules::{in_range, invalid};
 
 /// Maximum number of connections of an interface. The systemd unit allows the daemon 65,536 open
 /// files, and cameras and segments need some of them.
@@ -17,6 +20,18 @@ pub struct Listen {
     pub addr: SocketAddr,
     /// Maximum number of open connections. Further ones are closed.
     pub connections: usize,
+    /// True if connections use TLS, with the certificate of the config.
+    pub tls: bool,
+    /// The protection that the interface lacks although other machines can reach it, if the config
+    /// allows that.
+    pub lacks: Option<&'static str>,
+}
+
+/// The protections against other machines that the config has for the interfaces.
+#[derive(Clone, Copy, Debug)]
+pub struct Guards {
+    /// True if there is a certificate.
+    pub tls: bool,
 }
 
 /// The table as written.
@@ -25,6 +40,8 @@ pub struct Listen {
 pub struct ListenTable {
     enabled: Option<bool>,
     listen: Option<SocketAddr>,
+    tls: Option<bool>,
+    insecure: bool,
     connections: Option<usize>,
 }
 
@@ -36,10 +53,34 @@ impl ListenTable {
         name: &str,
         port: u16,
         connections: usize,
+        guards: Guards,
     ) -> Result<Option<Listen>, ConfigError> {
         let key = format!("{name}.connections");
         let connections = in_range(&key, self.connections.unwrap_or(connections), 1..=CONNECTIONS)?;
         let addr = self.listen.unwrap_or_else(|| ([127, 0, 0, 1], port).into());
-        Ok(self.enabled.unwrap_or(true).then_some(Listen { addr, connections }))
+        if !self.enabled.unwrap_or(true) {
+            return Ok(None);
+        }
+        let tls = self.tls.unwrap_or(guards.tls);
+        if tls && !guards.tls {
+            return Err(ConfigError(format!("{name}.tls needs tls.cert_file and tls.key_file")));
+        }
+        let is_local = addr.ip().to_canonical().is_loopback();
+        let lacks = if is_local { None } else { Guards { tls }.missing() };
+        if let (Some(lacking), false) = (lacks, self.insecure) {
+            let wanted = format!(
+                "{lacking}, because other machines can reach this address; or listen on \
+                 127.0.0.1, or allow it by {name}.insecure = true"
+            );
+            return Err(invalid(&format!("{name}.listen"), format!("\"{addr}\""), wanted));
+        }
+        Ok(Some(Listen { addr, connections, tls, lacks }))
+    }
+}
+
+impl Guards {
+    /// Returns the protection that is missing.
+    fn missing(self) -> Option<&'static str> {
+        if self.tls { None } else { Some("TLS ([tls])") }
     }
 }

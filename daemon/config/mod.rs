@@ -18,6 +18,7 @@ mod mqtt;
 mod rules;
 mod search;
 mod source;
+mod tls;
 mod values;
 
 use std::path::Path;
@@ -35,6 +36,7 @@ pub use model::{Device, Model, Precision, Resize, Wording};
 pub use mqtt::{ClientCertificate, Mqtt, MqttTls};
 pub use search::Search;
 pub use source::{Rtsp, RtspTls, Source, Transport};
+pub use tls::Tls;
 pub use values::{Bytes, Secret};
 
 #[derive(Clone, Debug)]
@@ -47,6 +49,8 @@ pub struct Config {
     pub journal: Option<Journal>,
     /// The search by meaning, or `None` to search for words only.
     pub search: Option<Search>,
+    /// The certificate of gRPC and HTTP.
+    pub tls: Option<Tls>,
     pub grpc: Option<Listen>,
     pub http: Option<Listen>,
     pub mqtt: Option<Mqtt>,

@@ -177,6 +177,14 @@ metrics! {
             "Connections closed at once, because too many were open",
         CONNECTIONS_TIMED_OUT: Counter "lookout_connections_timed_out_total" [INTERFACE]
             "Connections closed, because the client was idle or too slow",
+        INTERFACE_INSECURE: Gauge "lookout_interface_insecure" [INTERFACE]
+            "1 if other machines can reach the interface without TLS (`insecure = true`), else 0",
+        TLS_HANDSHAKES_FAILED: Counter "lookout_tls_handshakes_failed_total" [INTERFACE]
+            "Connections closed, because the client did not complete the TLS handshake",
+        TLS_CERTIFICATE_EXPIRY: Gauge "lookout_tls_certificate_expiry_timestamp_seconds" []
+            "Time at which the certificate in use expires, in seconds since 1970",
+        TLS_RENEWAL_FAILING: Gauge "lookout_tls_renewal_failing" []
+            "1 while the certificate's files have changed and cannot be used, else 0",
         INTERFACE_RESTARTS: Counter "lookout_interface_restarts_total" [INTERFACE]
             "Restarts of an interface after a failure or a panic",
     }

@@ -13,10 +13,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep};
 
+use super::stream::Stream;
 use crate::interface::Interface;
 use crate::metrics;
 use crate::sync::lock;
@@ -41,6 +41,9 @@ impl Default for Timeouts {
         }
     }
 }
+
+/// Reason for closing a connection whose client does not begin.
+const SILENT: &str = "the client sends nothing";
 
 /// One of the permitted connections; it is counted while this value lives.
 pub struct Permit {
@@ -112,7 +115,7 @@ impl Drop for Call {
 
 /// A client's connection. It ends with an error when one of its time limits has passed.
 pub struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     timeouts: Timeouts,
     /// Number of bytes of the greeting that are still to come.
     greeting: usize,
@@ -124,12 +127,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    pub fn new(
-        stream: TcpStream,
-        permit: Permit,
-        timeouts: Timeouts,
-        greeting: usize,
-    ) -> Connection {
+    pub fn new(stream: Stream, permit: Permit, timeouts: Timeouts, greeting: usize) -> Connection {
         let first = if greeting > 0 { timeouts.greeting } else { timeouts.idle };
         let watch = Box::pin(tokio::time::sleep(first));
         Connection {
@@ -149,7 +147,7 @@ impl Connection {
 
     /// Returns the client's address, or `None` if the connection is broken.
     pub fn peer_address(&self) -> Option<IpAddr> {
-        self.stream.peer_addr().ok().map(|address| address.ip())
+        self.stream.peer()
     }
 
     pub fn calls(&self) -> &Calls {
@@ -178,14 +176,19 @@ impl Connection {
         }
     }
 
-    fn written(
+    /// Applies the limits to a write or a flush.
+    fn written<T>(
         &mut self,
         cx: &mut Context<'_>,
-        done: Poll<io::Result<usize>>,
-    ) -> Poll<io::Result<usize>> {
+        done: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
         if done.is_ready() {
             self.stalled = None;
             return done;
+        }
+        if self.stream.is_in_handshake() {
+            let is_late = self.has_timed_out(cx);
+            return if is_late { Poll::Ready(Err(self.timed_out(SILENT))) } else { Poll::Pending };
         }
         let limit = self.timeouts.stalled;
         let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
@@ -214,11 +217,7 @@ impl AsyncRead for Connection {
             me.greeted(buf.filled().len() - before);
             return read;
         }
-        if me.has_timed_out(cx) {
-            Poll::Ready(Err(me.timed_out("the client sends nothing")))
-        } else {
-            Poll::Pending
-        }
+        if me.has_timed_out(cx) { Poll::Ready(Err(me.timed_out(SILENT))) } else { Poll::Pending }
     }
 }
 
@@ -248,7 +247,10 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+        // With TLS, a write may only have filled a buffer.
+        let me = self.get_mut();
+        let done = Pin::new(&mut me.stream).poll_flush(cx);
+        me.written(cx, done)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -261,6 +263,7 @@ mod tests {
     use std::net::SocketAddr;
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
 
     use super::super::Listener;
     use super::*;

@@ -3,28 +3,27 @@
 //! Guarantees: a connection beyond the limit is closed at once and counted. When the process has no
 //! file descriptors left, accepting pauses instead of spinning.
 //!
-//! Not here: the time limits of a connection (`connection`), and the protocol spoken over it.
+//! Not here: the time limits of a connection (`connection`), its TLS handshake (`stream`), and the
+//! protocol spoken over it.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
-use tokio::time::Instant;
 
 use super::PublishError;
 use super::connection::{Connection, Permit, Timeouts};
+use super::log_interval::LogInterval;
+use super::stream::{ListenerTls, Stream};
 use crate::interface::Interface;
 use crate::metrics;
-use crate::sync::lock;
+use crate::tls::{Protocol, ServerTls};
 
 /// Pause before accepting again after the system refused, for lack of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
-
-/// Minimum time between two log lines about the same problem.
-const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// A bound address and its connections. Clones share both.
 #[derive(Clone)]
@@ -34,14 +33,9 @@ pub struct Listener {
     connections: usize,
     interface: Interface,
     timeouts: Timeouts,
-    last_logged: Arc<LastLogged>,
-}
-
-/// The times of the last log line about each problem.
-#[derive(Default)]
-struct LastLogged {
-    full: Mutex<Option<Instant>>,
-    failed: Mutex<Option<Instant>>,
+    tls: Option<ListenerTls>,
+    full: Arc<LogInterval>,
+    failed: Arc<LogInterval>,
 }
 
 impl Listener {
@@ -62,12 +56,22 @@ impl Listener {
             connections,
             interface,
             timeouts: Timeouts::default(),
-            last_logged: Arc::default(),
+            tls: None,
+            full: Arc::default(),
+            failed: Arc::default(),
         })
     }
 
     pub fn with_timeouts(self, timeouts: Timeouts) -> Listener {
         Listener { timeouts, ..self }
+    }
+
+    /// Encrypts the connections that are accepted from now on.
+    pub fn with_tls(self, server: Arc<ServerTls>) -> Listener {
+        let interface = self.interface;
+        let protocol = if interface == Interface::Grpc { Protocol::Http2 } else { Protocol::Http1 };
+        let tls = Some(ListenerTls { server, protocol, interface, failed: Arc::default() });
+        Listener { tls, ..self }
     }
 
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -83,7 +87,7 @@ impl Listener {
                 Ok((stream, _)) => stream,
                 Err(error) if concerns_one_connection(&error) => continue,
                 Err(error) => {
-                    if may_log(&self.last_logged.failed) {
+                    if self.failed.may_log() {
                         let interface = self.interface;
                         tracing::error!("{interface}: cannot accept connections: {error}");
                     }
@@ -93,7 +97,7 @@ impl Listener {
             };
             let Ok(permit) = self.permits.clone().try_acquire_owned() else {
                 metrics::connection_refused(self.interface);
-                if may_log(&self.last_logged.full) {
+                if self.full.may_log() {
                     tracing::warn!(
                         "{}: {} connections are open; more are closed ({}.connections)",
                         self.interface,
@@ -106,6 +110,7 @@ impl Listener {
             // Otherwise a token waits until the previous packet is acknowledged.
             let _ = stream.set_nodelay(true);
             let permit = Permit::new(permit, self.interface);
+            let stream = Stream::new(stream, self.tls.clone());
             return Connection::new(stream, permit, self.timeouts, greeting);
         }
     }
@@ -116,16 +121,6 @@ impl Listener {
 fn concerns_one_connection(error: &io::Error) -> bool {
     use ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
-}
-
-/// Returns true if the last line about the same problem is old enough, and records a new one.
-fn may_log(last: &Mutex<Option<Instant>>) -> bool {
-    let mut last = lock(last);
-    let may = last.is_none_or(|at| at.elapsed() >= LOG_INTERVAL);
-    if may {
-        *last = Some(Instant::now());
-    }
-    may
 }
 
 #[cfg(test)]

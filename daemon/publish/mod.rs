@@ -14,10 +14,11 @@ pub mod grpc;
 pub mod http;
 mod json_fields;
 mod listener;
+mod log_interval;
 pub mod mqtt;
 mod question_json;
+mod stream;
 mod supervision;
-mod tls;
 
 use std::net::SocketAddr;
 

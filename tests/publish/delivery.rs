@@ -466,6 +466,7 @@ async fn a_certificate_is_checked_against_the_authority_of_the_config() {
     })
     .await
     .unwrap();
+    assert!(log.text().contains("its certificate is not signed by a known authority"));
     unknown.stop().await;
     assert!(received.try_recv().is_err());
     let running = Running::start(&daemon, config(&url("ca_file = \"ca.pem\""), folder.path()));

@@ -4,6 +4,7 @@
 mod api;
 mod api_alerts;
 mod api_live;
+mod authority;
 mod broker;
 #[path = "../support/browser.rs"]
 mod browser;
@@ -30,6 +31,7 @@ mod receiver;
 mod reference;
 mod schemathesis;
 mod stored_events;
+mod tls;
 mod trials;
 
 use std::io::{self, ErrorKind, Write};
@@ -62,6 +64,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use tonic::transport::Channel;
 
+use authority::*;
 use broker::*;
 use fake::*;
 

@@ -1,58 +1,44 @@
 //! Tests TLS, passwords and client certificates with a real mosquitto.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::*;
 
-/// An authority, and the files of the certificates that it signed.
-struct Authority {
-    folder: tempfile::TempDir,
-    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
-}
-
 impl Authority {
-    fn new() -> Authority {
-        let folder = tempfile::tempdir().unwrap();
-        let key = rcgen::KeyPair::generate().unwrap();
-        let mut authority = rcgen::CertificateParams::new(Vec::new()).unwrap();
-        authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        authority.distinguished_name.push(rcgen::DnType::CommonName, "authority");
-        let certificate = authority.self_signed(&key).unwrap().pem();
-        std::fs::write(folder.path().join("ca.pem"), certificate).unwrap();
-        Authority { folder, issuer: rcgen::Issuer::new(authority, key) }
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    /// Writes the files `NAME.pem` and `NAME.key`.
-    fn sign(&self, name: &str) -> ClientCertificate {
-        let key = rcgen::KeyPair::generate().unwrap();
-        let mut leaf = rcgen::CertificateParams::new(vec![name.into()]).unwrap();
-        leaf.distinguished_name.push(rcgen::DnType::CommonName, name);
-        let leaf = leaf.signed_by(&key, &self.issuer).unwrap();
-        let (cert_file, key_file) =
-            (self.file(&format!("{name}.pem")), self.file(&format!("{name}.key")));
-        std::fs::write(&cert_file, leaf.pem()).unwrap();
-        std::fs::write(&key_file, key.serialize_pem()).unwrap();
-        ClientCertificate { cert_file, key_file }
-    }
-
     /// Returns mosquitto's settings of a listener with TLS.
     fn listener(&self, port: u16, more: &str) -> String {
-        let ClientCertificate { cert_file, key_file } = self.sign("localhost");
-        format!(
-            "per_listener_settings true\nlistener {port} 127.0.0.1\ncertfile {}\nkeyfile {}\n\
-             {more}",
-            cert_file.display(),
-            key_file.display(),
-        )
+        listener_with(&self.sign("localhost"), port, more)
     }
 
     fn config(&self, port: u16, client: Option<ClientCertificate>) -> Mqtt {
         let tls = Some(MqttTls { ca_file: Some(self.file("ca.pem")), client });
         Mqtt { host: "localhost".into(), tls, ..mqtt_config(port) }
+    }
+}
+
+/// Returns mosquitto's settings of a listener with this certificate.
+fn listener_with(certificate: &ClientCertificate, port: u16, more: &str) -> String {
+    let ClientCertificate { cert_file, key_file } = certificate;
+    format!(
+        "per_listener_settings true\nlistener {port} 127.0.0.1\ncertfile {}\nkeyfile {}\n{more}",
+        cert_file.display(),
+        key_file.display(),
+    )
+}
+
+#[tokio::test]
+async fn the_reason_why_a_broker_is_not_trusted_is_named() {
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    for (certificate, reason) in [
+        (authority.sign_until("localhost", 2001), "its certificate has expired"),
+        (authority.sign("broker.example"), "its certificate has another name"),
+        (stranger.sign("localhost"), "its certificate is not signed by a known authority"),
+    ] {
+        let port = free_port();
+        let listener = listener_with(&certificate, port, "allow_anonymous true\n");
+        let _broker = Broker::start_on(free_port(), &listener);
+        let why = checked(&authority.config(port, None)).await.unwrap_err();
+        assert!(why.contains(reason), "{why}; wanted {reason}");
     }
 }
 

@@ -19,8 +19,8 @@ use hyper_util::rt::TokioExecutor;
 use rustls::{ClientConfig, RootCertStore};
 use url::Url;
 
-use super::super::tls::{authorities, builder};
 use crate::config::{Endpoint, Target};
+use crate::tls;
 
 pub type HttpRequest = Request<Full<Bytes>>;
 
@@ -49,11 +49,11 @@ impl Failure {
 pub fn tls(target: &Target) -> Result<ClientConfig, String> {
     // Without encryption, nobody's certificate is checked.
     let roots = if target.endpoint.is_encrypted() {
-        authorities("ca_file", target.ca_file.as_deref())?
+        tls::authorities("ca_file", target.ca_file.as_deref())?
     } else {
         RootCertStore::empty()
     };
-    Ok(builder(roots)?.with_no_client_auth())
+    tls::client(roots, None)
 }
 
 /// Makes one attempt.
@@ -61,7 +61,10 @@ pub async fn send(request: HttpRequest, tls: ClientConfig, target: &Target) -> R
     let sent = tokio::time::timeout(target.timeout, client(tls).request(request)).await;
     let response = match sent {
         Ok(Ok(response)) => response,
-        Ok(Err(error)) => return Err(Failure::temporary(chain(&error))),
+        Ok(Err(error)) => {
+            let why = tls::explained(&error).unwrap_or_else(|| chain(&error));
+            return Err(Failure::temporary(why));
+        }
         Err(_) => {
             let timeout = target.timeout.as_secs_f64();
             return Err(Failure::temporary(format!("no response within {timeout} s")));

@@ -15,6 +15,7 @@ use rumqttc::{Outgoing, Packet, QoS};
 use super::message::Message;
 use super::options::{self, Access, LARGEST_PACKET};
 use super::outbox::WINDOW;
+use crate::tls;
 
 /// Maximum number of queued requests: the window, five subscriptions and the DISCONNECT.
 const REQUESTS: usize = WINDOW + 6;
@@ -265,7 +266,7 @@ fn break_v5(error: v5::ConnectionError) -> Break {
     use v5::{ConnectionError, StateError};
     let because = |cause, why: String| Break { why, cause };
     match error {
-        ConnectionError::Io(error) => because(Cause::Other, error.to_string()),
+        ConnectionError::Io(error) => because(Cause::Other, said(&error)),
         ConnectionError::Timeout(_) => because(Cause::Other, "no answer in time".into()),
         ConnectionError::ConnectionRefused(ConnectReturnCode::UnsupportedProtocolVersion)
         // This is the answer of an MQTT 3.1.1 broker to an unknown version.
@@ -300,7 +301,7 @@ fn break_v5(error: v5::ConnectionError) -> Break {
                 because(Cause::TooLarge, too_large(pkt_size))
             }
             StateError::Io(error) | StateError::Deserialization(Bad::Io(error)) => {
-                because(of_io(&error), error.to_string())
+                because(of_io(&error), said(&error))
             }
             // The library treats an acknowledgement with an unknown reason code as malformed.
             StateError::Deserialization(error) => {
@@ -312,7 +313,7 @@ fn break_v5(error: v5::ConnectionError) -> Break {
             }
             error => because(Cause::Other, error.to_string()),
         },
-        other => because(Cause::Other, other.to_string()),
+        other => because(Cause::Other, said(&other)),
     }
 }
 
@@ -321,7 +322,7 @@ fn break_v3(error: rumqttc::ConnectionError) -> Break {
     use rumqttc::{ConnectReturnCode, ConnectionError, StateError};
     let because = |cause, why: String| Break { why, cause };
     match error {
-        ConnectionError::Io(error) => because(Cause::Other, error.to_string()),
+        ConnectionError::Io(error) => because(Cause::Other, said(&error)),
         ConnectionError::NetworkTimeout => because(Cause::Other, "no answer in time".into()),
         ConnectionError::ConnectionRefused(ConnectReturnCode::RefusedProtocolVersion) => {
             because(Cause::Version, "it does not speak MQTT 3.1.1".into())
@@ -334,13 +335,18 @@ fn break_v3(error: rumqttc::ConnectionError) -> Break {
                 because(Cause::TooLarge, too_large(bytes))
             }
             StateError::Io(error) | StateError::Deserialization(Bad::Io(error)) => {
-                because(of_io(&error), error.to_string())
+                because(of_io(&error), said(&error))
             }
             StateError::ConnectionAborted => because(Cause::Closed, error.to_string()),
             error => because(Cause::Other, error.to_string()),
         },
-        other => because(Cause::Other, other.to_string()),
+        other => because(Cause::Other, said(&other)),
     }
+}
+
+/// Describes an error. Those of TLS name a fix.
+fn said(error: &(dyn std::error::Error + 'static)) -> String {
+    tls::explained(error).unwrap_or_else(|| error.to_string())
 }
 
 fn of_io(error: &std::io::Error) -> Cause {

@@ -1,0 +1,45 @@
+//! The flags that say how to connect to the daemon.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::client;
+
+/// The daemon's gRPC server.
+#[derive(Args)]
+pub struct Server {
+    /// Address of the daemon's gRPC server: HOST:PORT, or https://HOST:PORT if it uses TLS.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:50051", env = "LOOKOUT_SERVER")]
+    server: String,
+    #[command(flatten)]
+    tls: Tls,
+}
+
+/// The TLS of the connection.
+#[derive(Args)]
+pub struct Tls {
+    /// PEM file of the authority that signed the daemon's certificate. Default: the system's.
+    #[arg(long, value_name = "FILE", env = "LOOKOUT_CA")]
+    pub ca: Option<PathBuf>,
+    /// PEM file of the client certificate, if the daemon requires one.
+    #[arg(long, value_name = "FILE", requires = "key", env = "LOOKOUT_CERT")]
+    cert: Option<PathBuf>,
+    /// PEM file of the client certificate's key.
+    #[arg(long, value_name = "FILE", requires = "cert", env = "LOOKOUT_KEY")]
+    key: Option<PathBuf>,
+}
+
+impl Tls {
+    /// Returns the files of the client certificate and its key.
+    pub fn identity(&self) -> Option<[PathBuf; 2]> {
+        self.cert.clone().zip(self.key.clone()).map(<[PathBuf; 2]>::from)
+    }
+}
+
+impl From<&Server> for client::Server {
+    fn from(Server { server, tls }: &Server) -> client::Server {
+        let address = server.clone();
+        client::Server { address, ca_file: tls.ca.clone(), identity: tls.identity() }
+    }
+}
