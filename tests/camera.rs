@@ -2,6 +2,8 @@
 //! and paused, and clips whose frames show their number, so that their times can be checked.
 #![cfg(feature = "demo")]
 
+#[path = "camera/tls.rs"]
+mod tls;
 #[path = "support/watched.rs"]
 mod watched;
 
@@ -84,26 +86,6 @@ fn half_a_frame_per_second_is_delivered() {
     let rtsp = server.rtsp("h264");
     let watched = Watched::start(Camera { fps: 0.5, ..config("slow", Source::Rtsp(rtsp)) });
     check_frames(&watched.dated_frames(4), 0.5);
-}
-
-#[test]
-fn only_the_configured_authority_is_trusted() {
-    let folder = tempfile::tempdir().unwrap();
-    let right = Authority::new(folder.path(), "right");
-    let wrong = Authority::new(folder.path(), "wrong");
-    let server = Server::start(Serve { tls: Some(right.server.clone()), ..Serve::default() });
-    let rtsp = |tls| Rtsp { tls, ..server.rtsp("h264") };
-
-    let authority = Source::Rtsp(rtsp(RtspTls::Authority(right.authority)));
-    let watched = Watched::start(Camera { fps: 6.0, ..config("tls", authority) });
-    check_frames(&watched.dated_frames(10), 6.0);
-    for refused in [RtspTls::Authority(wrong.authority), RtspTls::System] {
-        let config = config("tls", Source::Rtsp(rtsp(refused)));
-        let error = camera::probe(&config, PATIENCE).unwrap_err();
-        assert!(error.to_string().to_lowercase().contains("certificate"), "{error}");
-    }
-    let unchecked = config("tls", Source::Rtsp(rtsp(RtspTls::Unchecked)));
-    camera::probe(&unchecked, PATIENCE).unwrap();
 }
 
 #[test]
@@ -385,37 +367,6 @@ impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-    }
-}
-
-/// A CA certificate, and a server's certificate and key that the CA signed.
-struct Authority {
-    authority: PathBuf,
-    server: (PathBuf, PathBuf),
-}
-
-impl Authority {
-    fn new(folder: &Path, name: &str) -> Authority {
-        use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, format!("{name} authority"));
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().unwrap();
-        let authority = params.self_signed(&key).unwrap().pem();
-        let issuer = Issuer::new(params, key);
-
-        let params = CertificateParams::new(vec!["127.0.0.1".to_string()]).unwrap();
-        let key = KeyPair::generate().unwrap();
-        let leaf = params.signed_by(&key, &issuer).unwrap().pem();
-        let write = |what: &str, text: String| {
-            let path = folder.join(format!("{name}-{what}.pem"));
-            std::fs::write(&path, text).unwrap();
-            path
-        };
-        Authority {
-            authority: write("authority", authority),
-            server: (write("server", leaf), write("key", key.serialize_pem())),
-        }
     }
 }
 
