@@ -69,6 +69,12 @@ fn sentence(error: &rustls::Error) -> String {
             Wrong::NotValidForName | Wrong::NotValidForNameContext { .. } => {
                 format!("its certificate has another name: {wrong}; use a name of the certificate")
             }
+            // The certificate checker's own error, whose type is not public here.
+            wrong if format!("{wrong:?}").contains("CaUsedAsEndEntity") => {
+                "its certificate is that of an authority; let the authority sign one for the \
+                 server (docs/security.md)"
+                    .into()
+            }
             wrong => format!("its certificate is not valid: {wrong}"),
         },
         rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => {

@@ -30,6 +30,7 @@ mod page;
 mod page_alerts;
 mod rules;
 mod schemas;
+mod secrets;
 mod soak;
 mod stored_frames;
 mod streams;

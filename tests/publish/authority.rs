@@ -21,6 +21,7 @@ impl Authority {
         authority.distinguished_name.push(DnType::CommonName, "authority");
         let certificate = authority.self_signed(&key).unwrap().pem();
         std::fs::write(folder.path().join("ca.pem"), certificate).unwrap();
+        std::fs::write(folder.path().join("ca.key"), key.serialize_pem()).unwrap();
         Authority { folder, issuer: Issuer::new(authority, key) }
     }
 

@@ -267,6 +267,16 @@ async fn an_expired_certificate_is_reported_by_both_sides() {
     assert!(why.contains("its certificate has expired: "), "{why}");
 }
 
+#[tokio::test]
+async fn the_certificate_of_an_authority_is_not_one_of_a_server() {
+    let authority = Authority::new();
+    let served = Encrypted::start(&authority, None).await;
+    let [cert_file, key_file] = ["ca.pem", "ca.key"].map(|name| authority.file(name));
+    served.tls.reload(&Tls { cert_file, key_file, client_ca_file: None }).unwrap();
+    let why = refusal(served.server(&authority)).await;
+    assert!(why.contains("its certificate is that of an authority; let the"), "{why}");
+}
+
 /// The first bytes of a ClientHello, whose end does not come.
 const HALF_A_HELLO: &[u8] = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
 
