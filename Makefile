@@ -134,8 +134,10 @@ fuzz: setup-test $(FUZZ) ## fuzz each parser for FUZZ_SECONDS (60)
 			-print_final_stats=1 || exit 1; \
 	done
 
-release: setup ## build the release binary
+release: setup ## build the release binary, its manual pages and its completions
 	cargo build --release --bin lookout
+	target/release/lookout generate man target/generated/man
+	target/release/lookout generate completions target/generated/completions
 
 # Needs root, not Rust. An existing config stays.
 install: ## install into /usr, or under DESTDIR
@@ -145,6 +147,13 @@ install: ## install into /usr, or under DESTDIR
 	test ! -e target/onnxruntime-cuda/version || \
 		{ install -d $(DESTDIR)/usr/lib/lookout/cuda && \
 		install -m 644 target/onnxruntime-cuda/*.so* $(DESTDIR)/usr/lib/lookout/cuda; }
+	install -D -m 644 -t $(DESTDIR)/usr/share/man/man1 target/generated/man/*.1
+	install -D -m 644 -t $(DESTDIR)/usr/share/man/man5 docs/lookout.toml.5
+	install -D -m 644 target/generated/completions/lookout.bash \
+		$(DESTDIR)/usr/share/bash-completion/completions/lookout
+	install -D -m 644 -t $(DESTDIR)/usr/share/zsh/vendor-completions target/generated/completions/_lookout
+	install -D -m 644 -t $(DESTDIR)/usr/share/fish/vendor_completions.d \
+		target/generated/completions/lookout.fish
 	install -D -m 644 systemd/lookout.service $(DESTDIR)/lib/systemd/system/lookout.service
 	test -e $(DESTDIR)/etc/lookout/lookout.toml || \
 		{ install -d $(DESTDIR)/etc/lookout && \

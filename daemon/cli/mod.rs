@@ -4,6 +4,7 @@ mod ask;
 mod check;
 mod discover;
 mod events;
+mod generate;
 mod inspect;
 mod journal;
 mod rule;
@@ -17,7 +18,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::bench;
 use crate::client::{self, OnEnd, Output};
@@ -130,6 +131,9 @@ enum Command {
     DemoCameras(crate::demo::CamerasArgs),
     /// Run a benchmark.
     Bench(bench::Bench),
+    /// Write the manual pages, or the completions of shells, to a folder.
+    #[command(hide = true)]
+    Generate(generate::Generate),
 }
 
 #[derive(Args)]
@@ -213,6 +217,11 @@ struct Client {
     json: bool,
 }
 
+/// Returns the definition of all commands and their arguments.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
 pub fn main() -> ExitCode {
     // SAFETY: no thread has been started.
     unsafe { crate::model::no_telemetry() };
@@ -275,6 +284,7 @@ fn execute(command: Command) -> Result<ExitCode, Failure> {
             crate::demo::serve(args).map(|()| ExitCode::SUCCESS).map_err(Failure::from)
         }
         Command::Bench(args) => bench::run(args, out),
+        Command::Generate(args) => generate::generate(&args).map(|()| ExitCode::SUCCESS),
     };
     // A model that is still loading, or a name lookup in progress, must not delay the exit.
     runtime.shutdown_timeout(Duration::from_millis(100));

@@ -1,5 +1,5 @@
-//! Compares `docs/configuration.md` with the example config. With `UPDATE_DOCS=1` the file is
-//! rewritten instead.
+//! Compares `docs/configuration.md` and the manual page `docs/lookout.toml.5` with the example config.
+//! With `UPDATE_DOCS=1` the files are rewritten instead.
 
 use std::fs;
 
@@ -34,14 +34,22 @@ fn the_document_lists_the_keys() {
     let document = fs::read_to_string(&path).expect("docs/configuration.md");
     let (before, rest) = document.split_once(BEGIN).expect("the first mark");
     let (_, after) = rest.split_once(END).expect("the second mark");
-    let wanted = format!("{before}{BEGIN}\n{}{END}{after}", reference());
+    compare("docs/configuration.md", &format!("{before}{BEGIN}\n{}{END}{after}", reference()));
+}
+
+#[test]
+fn the_manual_page_lists_the_keys() {
+    compare("docs/lookout.toml.5", &manual_page());
+}
+
+fn compare(file: &str, wanted: &str) {
+    let path = repository().join(file);
     if std::env::var_os("UPDATE_DOCS").is_some() {
         fs::write(&path, wanted).expect("written");
     } else {
         assert!(
-            document == wanted,
-            "docs/configuration.md differs from configs/example.toml; run UPDATE_DOCS=1 cargo test \
-             --test config"
+            fs::read_to_string(&path).expect(file) == wanted,
+            "{file} differs from configs/example.toml; run UPDATE_DOCS=1 cargo test --test config"
         );
     }
 }
@@ -90,21 +98,94 @@ fn meaning(comments: &[String]) -> (String, String) {
     (comments[..at].join(" "), comments[at..].join(" "))
 }
 
-/// Returns the default as the document shows it. A key is required if the config is refused
-/// without it. If the config is another one without it, the example does not show its default.
+/// Returns the default as the document shows it.
 fn default_of(key: &Key) -> String {
+    let value = &key.value;
+    match shown(key) {
+        Shown::Default => format!("`{value}`"),
+        Shown::Unset => format!("unset, e.g. `{value}`"),
+        Shown::Required => format!("required, e.g. `{value}`"),
+        Shown::Example => format!("see meaning; e.g. `{value}`"),
+    }
+}
+
+/// The relation of a value in the example to the key's default.
+enum Shown {
+    Default,
+    Unset,
+    Required,
+    Example,
+}
+
+/// Finds out whether the example shows a key's default. A key is required if the config is refused
+/// without it. If the config is another one without it, the example does not show its default.
+fn shown(key: &Key) -> Shown {
     if key.commented_out {
-        return format!("unset, e.g. `{}`", key.value);
+        return Shown::Unset;
     }
     let text = example();
     let without: Vec<&str> =
         text.lines().enumerate().filter(|(at, _)| *at != key.line).map(|(_, line)| line).collect();
     let shown = format!("{:?}", parse(&text).expect("the example"));
     match parse(&without.join("\n")) {
-        Err(_) => format!("required, e.g. `{}`", key.value),
-        Ok(config) if format!("{config:?}") == shown => format!("`{}`", key.value),
-        Ok(_) => format!("see meaning; e.g. `{}`", key.value),
+        Err(_) => Shown::Required,
+        Ok(config) if format!("{config:?}") == shown => Shown::Default,
+        Ok(_) => Shown::Example,
     }
+}
+
+/// Renders the reference in the language of manual pages.
+fn manual_page() -> String {
+    let mut page = String::from(concat!(
+        ".TH lookout.toml 5 \"\" lookout lookout\n",
+        ".SH NAME\n",
+        "lookout.toml \\- configuration of lookout\n",
+        ".SH SYNOPSIS\n",
+        "/etc/lookout/lookout.toml\n",
+        ".SH DESCRIPTION\n",
+        "The file that \\fBlookout run\\fP and \\fBlookout check\\fP read, in TOML.\n",
+        "A duration is written \"10s\", \"2m 30s\" or \"24h\", a size \"256 MiB\".\n",
+        "A relative path starts at the folder of the file.\n",
+        "An unknown key is an error that names the nearest known key.\n",
+    ));
+    for table in tables() {
+        let header = Some(&table.header).filter(|header| !header.is_empty());
+        page += &format!(".SH {}\n", header.map_or("WHOLE FILE".into(), |h| roff(h)));
+        for comment in &table.comments {
+            page += &format!("{}\n", roff(comment));
+        }
+        for key in &table.keys {
+            let (meaning, change) = meaning(&key.comments);
+            let shown = match shown(key) {
+                Shown::Default => "",
+                Shown::Unset => " (an example; there is no default)",
+                Shown::Required => " (an example; the key is required)",
+                Shown::Example => " (an example)",
+            };
+            let (name, value) = (roff(&key.name), roff(&key.value));
+            page += &format!(".TP\n\\fB{name}\\fP = {value}{shown}\n{}\n", roff(&meaning));
+            page += &format!("{}\n", roff(&change));
+        }
+    }
+    page += ".SH SEE ALSO\n.BR lookout (1),\n.BR lookout\\-check (1),\n.BR lookout\\-run (1)\n";
+    page
+}
+
+/// Escapes what troff would interpret.
+fn roff(text: &str) -> String {
+    let mut escaped = String::new();
+    for letter in text.chars() {
+        match letter {
+            '\\' => escaped += "\\e",
+            '-' => escaped += "\\-",
+            '\'' => escaped += "\\(aq",
+            '`' => escaped += "\\(ga",
+            '^' => escaped += "\\(ha",
+            '~' => escaped += "\\(ti",
+            _ => escaped.push(letter),
+        }
+    }
+    if escaped.starts_with('.') { format!("\\&{escaped}") } else { escaped }
 }
 
 fn tables() -> Vec<Table> {

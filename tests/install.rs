@@ -1,0 +1,102 @@
+//! Tests what `make install` and the packages contain beside the program: manual pages and completions
+//! of shells.
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use support::*;
+use tempfile::TempDir;
+
+/// Writes the manual pages or the completions to a folder.
+fn generated(files: &str) -> TempDir {
+    let folder = tempfile::tempdir().expect("folder");
+    let written = Command::new(LOOKOUT).args(["generate", files]).arg(folder.path()).output();
+    let written = written.expect("lookout generate");
+    assert!(written.status.success(), "{written:?}");
+    folder
+}
+
+/// Returns true if a program is installed; says on stdout what is not tested without it.
+fn installed(program: &str) -> bool {
+    let found = std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).is_file()));
+    if !found {
+        println!("not tested: {program} is not installed");
+    }
+    found
+}
+
+/// Runs a program and returns its output, which must end with success.
+fn output(program: &str, args: &[&str], folder: &Path) -> Output {
+    let output = Command::new(program)
+        .args(args)
+        .current_dir(folder)
+        .env("HOME", folder)
+        .env("LC_ALL", "C.UTF-8")
+        .env("MANWIDTH", "80")
+        .output()
+        .unwrap_or_else(|error| panic!("{program}: {error}"));
+    assert!(output.status.success(), "{program} {args:?}: {output:?}");
+    output
+}
+
+#[test]
+fn every_command_has_a_manual_page_without_warnings() {
+    let folder = generated("man");
+    let configuration = repository().join("docs/lookout.toml.5");
+    fs::copy(configuration, folder.path().join("lookout.toml.5")).expect("copy");
+    let pages: Vec<String> = fs::read_dir(folder.path())
+        .expect("folder")
+        .map(|entry| entry.expect("entry").file_name().to_string_lossy().into_owned())
+        .collect();
+    let command = lookout::cli::command();
+    for command in command.get_subcommands().filter(|command| !command.is_hide_set()) {
+        let page = format!("lookout-{}.1", command.get_name());
+        assert!(pages.contains(&page), "{page} is missing in {pages:?}");
+    }
+    assert!(!pages.iter().any(|page| page.contains("generate")), "{pages:?}");
+    for page in &pages {
+        let args = ["--warnings", "-E", "UTF-8", "-l", "-Tutf8", "-Z", page];
+        let rendered = output("man", &args, folder.path());
+        let warnings = String::from_utf8_lossy(&rendered.stderr).into_owned();
+        assert!(warnings.is_empty(), "{page}: {warnings}");
+    }
+    if installed("mandoc") {
+        let mut args = vec!["-T", "lint", "-W", "error"];
+        args.extend(pages.iter().map(String::as_str));
+        output("mandoc", &args, folder.path());
+    }
+}
+
+#[test]
+fn bash_completes_commands() {
+    let folder = generated("completions");
+    let script = "source lookout.bash; complete -p lookout; COMP_WORDS=(lookout se); COMP_CWORD=1; \
+                  _lookout lookout se lookout; echo \"found: ${COMPREPLY[*]}\"";
+    let completed = output("bash", &["--norc", "-c", script], folder.path());
+    let completed = String::from_utf8_lossy(&completed.stdout).into_owned();
+    assert!(completed.contains("found: search"), "{completed}");
+    let text = fs::read_to_string(folder.path().join("lookout.bash")).expect("lookout.bash");
+    assert!(!text.contains("demo-cameras"), "a hidden command is offered");
+}
+
+#[test]
+fn zsh_and_fish_load_their_completions() {
+    let folder = generated("completions");
+    if installed("zsh") {
+        let script = "fpath=($PWD $fpath); autoload -Uz compinit; compinit -D -u; \
+                      print found: $_comps[lookout]; autoload +X -Uz _lookout";
+        let loaded = output("zsh", &["-f", "-c", script], folder.path());
+        let loaded = String::from_utf8_lossy(&loaded.stdout).into_owned();
+        assert!(loaded.contains("found: _lookout"), "{loaded}");
+    }
+    if installed("fish") {
+        let script = "source lookout.fish; complete -C 'lookout se'";
+        let completed = output("fish", &["--no-config", "-c", script], folder.path());
+        let completed = String::from_utf8_lossy(&completed.stdout).into_owned();
+        assert!(completed.starts_with("search\t"), "{completed}");
+    }
+}
