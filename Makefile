@@ -10,6 +10,7 @@ PYTHON = target/export-env/bin/python
 RUFF = target/tools/ruff-0.17.6/bin/ruff
 DENY = target/tools/cargo-deny-0.20.2/bin/cargo-deny
 BUF = target/tools/buf-1.75.0/node_modules/.bin/buf
+CARGO_DEB = target/tools/cargo-deb-3.8.0/bin/cargo-deb
 FUZZ = target/tools/cargo-fuzz-0.13.2/bin/cargo-fuzz
 
 help: ## list the commands
@@ -139,6 +140,15 @@ release: setup ## build the release binary, its manual pages and its completions
 	target/release/lookout generate man target/generated/man
 	target/release/lookout generate completions target/generated/completions
 
+deb: release $(CARGO_DEB) ## build the packages for Debian, in target/debian
+	rm -f target/debian/*.deb
+	for package in daemon onnxruntime demo embedding; do \
+		$(CARGO_DEB) -q --no-build --variant $$package --output target/debian/ || exit 1; \
+	done
+
+test-deb: deb ## test the packages in a new Debian 12: needs root and debootstrap
+	packaging/test-deb.sh target/debian
+
 # Needs root, not Rust. An existing config stays.
 install: ## install into /usr, or under DESTDIR
 	@test -x target/release/lookout || { echo "first: make release"; exit 1; }
@@ -155,9 +165,13 @@ install: ## install into /usr, or under DESTDIR
 	install -D -m 644 -t $(DESTDIR)/usr/share/fish/vendor_completions.d \
 		target/generated/completions/lookout.fish
 	install -D -m 644 systemd/lookout.service $(DESTDIR)/lib/systemd/system/lookout.service
+	install -D -m 644 systemd/sysusers.conf $(DESTDIR)/usr/lib/sysusers.d/lookout.conf
+	test -n "$(DESTDIR)" || systemd-sysusers lookout.conf
+	install -D -m 644 -t $(DESTDIR)/usr/share/doc/lookout/examples \
+		configs/example.toml systemd/lookout-*.conf
 	test -e $(DESTDIR)/etc/lookout/lookout.toml || \
-		{ install -d $(DESTDIR)/etc/lookout && \
-		sed 's|"../models/|"/usr/share/lookout/|' configs/example.toml >$(DESTDIR)/etc/lookout/lookout.toml; }
+		install -D -m 640 configs/installed.toml $(DESTDIR)/etc/lookout/lookout.toml
+	test -n "$(DESTDIR)" || chown root:lookout /etc/lookout/lookout.toml
 	mkdir -p $(DESTDIR)/usr/share/lookout/demo
 	cp -R target/embedding/all-MiniLM-L6-v2 $(DESTDIR)/usr/share/lookout/
 	cp -R models/demo/package models/demo/package-fp16 models/demo/cameras $(DESTDIR)/usr/share/lookout/demo
@@ -173,6 +187,9 @@ $(RUFF): | setup-test
 # A debug build: it runs for three seconds, and a release build takes minutes.
 $(DENY):
 	cargo install -q cargo-deny --version 0.20.2 --locked --debug --root $(patsubst %/bin/cargo-deny,%,$@)
+
+$(CARGO_DEB):
+	cargo install -q cargo-deb --version 3.8.0 --locked --debug --root $(patsubst %/bin/cargo-deb,%,$@)
 
 # buf is distributed by npm. Node.js is needed for nothing else.
 $(BUF):

@@ -1,5 +1,5 @@
-//! Tests what `make install` and the packages contain beside the program: manual pages and completions
-//! of shells.
+//! Tests what `make install` and the packages contain in addition to the program: manual pages,
+//! completions of shells, the systemd unit and the config that they install.
 
 mod support;
 
@@ -99,4 +99,51 @@ fn zsh_and_fish_load_their_completions() {
         let completed = String::from_utf8_lossy(&completed.stdout).into_owned();
         assert!(completed.starts_with("search\t"), "{completed}");
     }
+}
+
+#[test]
+fn the_unit_is_hardened_with_and_without_a_gpu() {
+    if !installed("systemd-analyze") {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("folder");
+    let read = |name: &str| {
+        let path = repository().join("systemd").join(name);
+        fs::read_to_string(path).expect(name)
+    };
+    let unit = read("lookout.service");
+    for drop_in in [None, Some("lookout-nvidia.conf"), Some("lookout-vaapi.conf")] {
+        // `systemd-analyze` reads no drop-in of a file that it is given.
+        let (before, after) = unit.split_once("[Install]").expect("[Install]");
+        let more = drop_in.map(read).unwrap_or_default();
+        let file = folder.path().join("lookout.service");
+        fs::write(&file, format!("{before}{more}\n[Install]{after}")).expect("write");
+        let args = ["security", "--offline=true", "--threshold=20", "lookout.service"];
+        let checked = output("systemd-analyze", &args, folder.path());
+        let text = String::from_utf8_lossy(&checked.stdout).into_owned();
+        let exposure = text.lines().last().unwrap_or_default().to_owned();
+        assert!(exposure.contains("Overall exposure level"), "{drop_in:?}: {text}");
+        println!("{drop_in:?}: {exposure}");
+    }
+}
+
+#[test]
+fn the_installed_config_lacks_only_a_camera() {
+    let path = repository().join("configs/installed.toml");
+    let text = fs::read_to_string(path).expect("installed.toml");
+    let parse = |text: &str| {
+        lookout::config::Config::parse(text, Path::new("/etc/lookout")).map_err(|e| e.to_string())
+    };
+    let error = parse(&text).expect_err("no camera");
+    assert!(error.contains("no [[camera]] table"), "{error}");
+    // Every commented line is a key or a table that the daemon knows.
+    let is_code =
+        |line: &str| line.starts_with("#[") || line.contains(" = \"") && !line.contains("# ");
+    let all: Vec<&str> = text
+        .lines()
+        .map(|line| if is_code(line) { line.trim_start_matches('#') } else { line })
+        .collect();
+    let config = parse(&all.join("\n")).expect("every line");
+    assert_eq!(config.cameras.len(), 1);
+    assert!(config.search.is_some() && config.mqtt.is_some());
 }
