@@ -13,7 +13,7 @@ use crate::exit::Failure;
 
 #[derive(Args)]
 pub struct Generate {
-    /// What to write.
+    /// Kind of the files.
     #[arg(value_enum)]
     files: Files,
     /// Folder of the files. It is created if it is missing.
