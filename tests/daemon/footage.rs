@@ -96,7 +96,7 @@ fn real_footage_is_captioned() {
     let (mut seen, mut memory, mut right, mut looked_at) = (Vec::new(), Vec::new(), 0, 0);
     while Instant::now() < end {
         let caption = events
-            .until("a caption", Duration::from_secs(20), &mut seen, |e| is_caption(e, "street"));
+            .until("a caption", Duration::from_secs(60), &mut seen, |e| is_caption(e, "street"));
         memory.push(daemon.process.memory());
         assert_eq!(caption["coverage"]["gaps"], Value::Array(Vec::new()), "{caption}");
         // One frame of each window is checked, at a different position each time.
