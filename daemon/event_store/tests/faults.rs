@@ -138,9 +138,9 @@ fn a_file_is_replaced_when_nobody_reads_it() {
     let folder = tempfile::tempdir().unwrap();
     write(&folder, RUN, &["one"]);
     let readers = Arc::new(Readers::new(&settings(&folder).folder));
-    let (in_the_read, has_begun) = std::sync::mpsc::channel();
-    let (go_on, may_end) = std::sync::mpsc::channel();
-    let (ended, order) = std::sync::mpsc::channel();
+    let (in_the_read, has_begun) = std::sync::mpsc::sync_channel(1);
+    let (go_on, may_end) = std::sync::mpsc::sync_channel(1);
+    let (ended, order) = std::sync::mpsc::sync_channel(2);
     let reader = std::thread::spawn({
         let (readers, ended) = (readers.clone(), ended.clone());
         move || {
