@@ -62,10 +62,12 @@ check-others: setup $(RUFF) $(DENY) $(BUF)
 	$(DENY) check licenses bans sources
 	$(BUF) lint
 
-check-alerts: ## test the alerts of Prometheus in configs/prometheus
+check-alerts: setup ## test the alerts of Prometheus, also with the metrics of a real daemon (2 min, root)
 	@command -v promtool >/dev/null || { echo "promtool is missing: apt-get install prometheus"; exit 1; }
 	promtool check rules configs/prometheus/alerts.yml
 	promtool test rules configs/prometheus/tests.yml
+	cargo build --bin lookout
+	python3 configs/prometheus/recorded.py
 
 # Nothing is released yet, so there is no default for BASELINE.
 check-breaking: $(BUF) ## compare the gRPC schema with BASELINE, a tag
