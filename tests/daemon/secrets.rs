@@ -174,8 +174,8 @@ fn no_secret_leaves_the_daemon() {
     fs::write(&cert_file, certificate.expect("a certificate").pem()).expect("a certificate");
     let pem = key.serialize_pem();
     fs::write(&key_file, &pem).expect("a key");
-    let key_lines = pem.lines().filter(|line| line.len() > 40);
-    secrets.0.insert("TLS key", key_lines.last().expect("a line").trim_end_matches('=').to_owned());
+    let key = pem.lines().rfind(|line| line.len() > 40).expect("a line");
+    secrets.0.insert("TLS key", key.trim_end_matches('=').to_owned());
 
     let (grpc, http) = (free_port(), free_port());
     let config = head(grpc, http, None)
