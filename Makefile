@@ -167,7 +167,7 @@ install: ## install into /usr, or under DESTDIR
 	install -D -m 644 -t $(DESTDIR)/usr/share/fish/vendor_completions.d \
 		target/generated/completions/lookout.fish
 	install -D -m 644 systemd/lookout.service $(DESTDIR)/lib/systemd/system/lookout.service
-	install -D -m 644 systemd/sysusers.conf $(DESTDIR)/usr/lib/sysusers.d/lookout.conf
+	install -D -m 644 systemd/sysusers/lookout.conf $(DESTDIR)/usr/lib/sysusers.d/lookout.conf
 	test -n "$(DESTDIR)" || systemd-sysusers lookout.conf
 	install -D -m 644 -t $(DESTDIR)/usr/share/doc/lookout/examples \
 		configs/example.toml systemd/lookout-*.conf

@@ -21,16 +21,12 @@ fi
 root=$(realpath "$root")
 daemon=
 cleanup() {
-  [ -z "$daemon" ] || kill "$daemon" 2>/dev/null || true
-  for mounted in dev/pts dev proc; do
-    mountpoint -q "$root/$mounted" && umount "$root/$mounted" || true
-  done
-  # Never across a mount.
-  mountpoint -q "$root/dev" || rm -rf --one-file-system "$work"
+  [ -z "$daemon" ] || inside sh -c 'kill -KILL $(pidof lookout)' || true
+  ! mountpoint -q "$root/proc" || umount -l "$root/proc"
+  rm -rf --one-file-system "$work"
 }
 trap cleanup EXIT
 mount -t proc proc "$root/proc"
-mount --rbind --make-rslave /dev "$root/dev" 2>/dev/null || mount --bind /dev "$root/dev"
 cp /etc/resolv.conf "$root/etc/resolv.conf"
 # apt reaches the mirror as this machine does.
 for file in /etc/apt/apt.conf.d/*proxy* /etc/apt/apt.conf.d/*registry*; do
