@@ -77,6 +77,11 @@ impl Schedule {
         Ok(Schedule { zone, periods: periods.collect::<Result<_, _>>()? })
     }
 
+    /// Returns true if the schedule is in force at every time.
+    pub fn is_always(&self) -> bool {
+        self.periods.is_empty()
+    }
+
     pub fn zone(&self) -> &Zone {
         &self.zone
     }

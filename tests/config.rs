@@ -115,7 +115,26 @@ fn wrong_values_are_refused_by_their_key() {
         ("name = \"gate\"", "name = \"my gate\"", "camera.name"),
         ("name = \"gate\"", "name = \"available\"", "topic is taken"),
         ("url = \"rtsp:", "url = \"http:", "wanted rtsp, rtsps or file"),
-        ("#masks = [[[0.0, 0.0], ", "masks = [[[0.0, 1.5], ", "polygon 1: a corner is [0, 1.5]"),
+        (
+            "#masks = [{ polygon = [[0.0, 0.0], ",
+            "masks = [{ polygon = [[0.0, 1.5], ",
+            "mask 1: a corner is [0, 1.5]",
+        ),
+        (
+            "#masks = [{ polygon = [[0.0, 0.0], ",
+            "masks = [{ image = \"/no.png\" }] #",
+            "mask 1: image /no.png: No such file",
+        ),
+        (
+            "#masks = [{ polygon = [[0.0, 0.0], ",
+            "masks = [{ schedule = \"Mon\" }] #",
+            "mask 1: wanted either polygon or image",
+        ),
+        (
+            "#masks = [{ polygon = [[0.0, 0.0], ",
+            "masks = [{ schedule = \"Mo\" }] #",
+            "mask 1: schedule = \"Mo\": wanted periods",
+        ),
         ("url = \"rtsp://", "url = \"rtsp://admin:12/34@", "write / as %2F"),
         ("broker = \"mqtt:", "broker = \"amqp:", "mqtt.broker"),
         ("#ca_file", "ca_file", "mqtt.ca_file needs mqtts://"),

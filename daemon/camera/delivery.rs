@@ -14,9 +14,9 @@ use super::{Recorder, Sink};
 use crate::access_unit::{AccessUnit, VideoCodec};
 use crate::event::CameraStatus;
 use crate::frame::{Frame, difference, shift};
-use crate::masks::Mask;
+use crate::masks::{Mask, Painter};
 use crate::metrics::{self, Stage};
-use crate::run_clock::RunClock;
+use crate::run_clock::{Moment, RunClock};
 use crate::sync::lock;
 
 pub struct Delivery {
@@ -24,7 +24,8 @@ pub struct Delivery {
     sink: Arc<dyn Sink>,
     /// The receiver of the encoded stream, if it is wanted.
     recorder: Option<Arc<dyn Recorder>>,
-    masks: Vec<Mask>,
+    /// The privacy masks, if the camera has any.
+    painter: Option<Mutex<Painter>>,
     sequence: Mutex<Sequence>,
     run: Arc<RunClock>,
 }
@@ -84,19 +85,19 @@ impl Delivery {
     /// Creates the delivery of one camera. `run` is the clock shared by all cameras.
     pub fn new(camera: Arc<str>, sink: Arc<dyn Sink>, run: Arc<RunClock>) -> Delivery {
         let recorder = sink.recorder(&camera);
-        let masks = Vec::new();
-        Delivery { camera, sink, recorder, masks, sequence: Mutex::default(), run }
+        Delivery { camera, sink, recorder, painter: None, sequence: Mutex::default(), run }
     }
 
-    /// Paints masks over every frame. The encoded stream is then not recorded, because it shows what
-    /// they hide.
+    /// Paints masks over the frames. The encoded stream is then not recorded, because it shows what
+    /// they hide. This is so also while their schedules are off.
     pub fn with_masks(mut self, masks: Vec<Mask>) -> Delivery {
-        if !masks.is_empty()
-            && let Some(recorder) = self.recorder.take()
-        {
+        if masks.is_empty() {
+            return self;
+        }
+        if let Some(recorder) = self.recorder.take() {
             recorder.unsupported("the camera has privacy masks, which its stream does not".into());
         }
-        self.masks = masks;
+        self.painter = Some(Mutex::new(Painter::new(masks)));
         self
     }
 
@@ -136,7 +137,7 @@ impl Delivery {
 
     pub fn deliver(&self, sample: &gst::Sample, timing: Timing) -> Result<()> {
         let Timing { age, believed } = timing;
-        let image = Image::of(sample)?.masked(&self.masks);
+        let image = Image::of(sample)?;
         let now = self.run.now();
         let arrived = now.monotonic.saturating_sub(age);
         let mut sequence = self.sequence();
@@ -156,6 +157,10 @@ impl Delivery {
             ),
             None => {}
         }
+        let image = match &self.painter {
+            Some(painter) => image.masked(&mut lock(painter), stamp.captured_at, now),
+            None => image,
+        };
         metrics::stage(&self.camera, Stage::Decode, age);
         let pts = sample.buffer().and_then(|buffer| buffer.pts());
         let captured_at = stamp.captured_at;
@@ -211,13 +216,10 @@ impl Image {
         Ok(Image { width, height, bgrx, camera_time: camera_time(buffer) })
     }
 
-    fn masked(self, masks: &[Mask]) -> Image {
-        if masks.is_empty() {
-            return self;
-        }
+    fn masked(self, painter: &mut Painter, captured_at: SystemTime, now: Moment) -> Image {
         let copy = |shared: Bytes| BytesMut::from(&shared[..]);
         let mut bgrx = self.bgrx.try_into_mut().unwrap_or_else(copy);
-        masks.iter().for_each(|mask| mask.paint(&mut bgrx, self.width as usize));
+        painter.paint(&mut bgrx, self.width as usize, captured_at, now);
         Image { bgrx: bgrx.freeze(), ..self }
     }
 }

@@ -13,6 +13,7 @@ use crate::disk;
 use crate::embedding::{SentenceModel, TextEmbedder};
 use crate::event_store;
 use crate::exit::Failure;
+use crate::masks::{self, Mask};
 use crate::model::{Package, Runtime};
 use crate::publish::{self, delivery};
 use crate::tls::ServerTls;
@@ -157,13 +158,34 @@ pub fn check_camera(camera: &config::Camera) -> Result<String, String> {
         camera::probe(camera, CAMERA_TIMEOUT).map_err(|error| format!("{source}: {error}"))?;
     let camera::Probed { codec, decoder, width, height, first_frame_after } = probed;
     let after = first_frame_after.as_secs_f64();
-    let masks = match camera.masks.len() {
-        0 => String::new(),
-        masks => format!("; privacy masks: {masks}, so alerts have no clips"),
-    };
+    let masks = describe_masks(&camera.masks, width as usize, height as usize);
     Ok(format!(
         "{source}: {codec} {width}x{height} by {decoder}, first frame after {after:.1} s{masks}"
     ))
+}
+
+/// Describes how much of a camera's frames its masks hide. Warns of masks that hide nothing or all.
+fn describe_masks(masks: &[Mask], width: usize, height: usize) -> String {
+    if masks.is_empty() {
+        return String::new();
+    }
+    let share = masks::share(masks, width, height);
+    let warning = if share == 0.0 {
+        "; WARNING: they hide nothing"
+    } else if share == 1.0 {
+        "; WARNING: they hide the whole frame"
+    } else {
+        ""
+    };
+    let scheduled = match masks.iter().filter(|mask| mask.has_schedule()).count() {
+        0 => String::new(),
+        scheduled => format!(" ({scheduled} with a schedule)"),
+    };
+    let (count, percent) = (masks.len(), 100.0 * share);
+    format!(
+        "; privacy masks: {count}{scheduled}, which hide {percent:.1} % of the frame, so alerts \
+         have no clips{warning}"
+    )
 }
 
 /// Checks that a server accepts connections at this address.

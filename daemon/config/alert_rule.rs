@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::rules::{at_least, in_range, invalid, plain_name, required};
+use super::rules::{at_least, in_range, invalid, plain_name, required, schedule};
 use super::{Camera, ConfigError, Target};
 use crate::event::Severity;
-use crate::schedule::{Schedule, Zone};
+use crate::schedule::Schedule;
 
 /// Maximum number of rules: each costs a prompt for every window.
 const RULES: usize = 64;
@@ -291,20 +291,5 @@ fn n_of_m(text: &str) -> Result<(usize, usize), ConfigError> {
     numbers.filter(is_valid).ok_or_else(|| {
         let wanted = format!("\"N/M\", N of M windows, with 1 ≤ N ≤ M ≤ {AMONG}");
         invalid("of", format!("{text:?}"), wanted)
-    })
-}
-
-fn schedule(text: Option<&str>, time_zone: Option<&str>) -> Result<Schedule, ConfigError> {
-    let zone = match time_zone {
-        Some(name) => Zone::named(name).ok_or_else(|| {
-            let wanted = "a name of the system's time zones such as \"Europe/Berlin\"";
-            invalid("time_zone", format!("{name:?}"), wanted)
-        })?,
-        None => Zone::of_host(),
-    };
-    let Some(text) = text else { return Ok(Schedule::always(zone)) };
-    Schedule::parse(text, zone).map_err(|why| {
-        let wanted = format!("periods separated by commas ({why})");
-        invalid("schedule", format!("{text:?}"), wanted)
     })
 }

@@ -7,9 +7,10 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::ConfigError;
+use super::privacy_mask::{MaskTable, masks};
 use super::rules::{at_least, in_range, plain_name, required, toml_error};
 use super::source::{self, Source, Transport};
-use crate::masks::{MASKS, Mask};
+use crate::masks::Mask;
 
 /// The level of MQTT topics at which the daemon publishes its own state.
 const RESERVED: &str = "available";
@@ -34,7 +35,7 @@ pub struct Camera {
     /// Prompt for the caption of each window, or `None` for no captions, only answers.
     pub caption_prompt: Option<String>,
     pub decode_frames: DecodeFrames,
-    /// Polygons in which frames are black.
+    /// Parts of the frames that are black.
     pub masks: Vec<Mask>,
     /// Time without a frame after which a connected camera counts as stalled and is reconnected.
     pub stall_timeout: Duration,
@@ -86,7 +87,7 @@ pub struct CameraTable {
     caption_prompt: String,
     captions: bool,
     decode_frames: DecodeFrames,
-    masks: Vec<Vec<[f64; 2]>>,
+    masks: Vec<MaskTable>,
     #[serde(with = "humantime_serde")]
     stall_timeout: Duration,
     #[serde(with = "humantime_serde")]
@@ -172,22 +173,9 @@ impl CameraTable {
             )?,
             caption_prompt: self.captions.then_some(self.caption_prompt),
             decode_frames: self.decode_frames,
-            masks: masks(self.masks)?,
+            masks: masks(self.masks, folder)?,
             stall_timeout: at_least("stall_timeout", self.stall_timeout, second)?,
             max_reconnect_delay: at_least("max_reconnect_delay", self.max_reconnect_delay, second)?,
         })
     }
-}
-
-fn masks(polygons: Vec<Vec<[f64; 2]>>) -> Result<Vec<Mask>, ConfigError> {
-    if polygons.len() > MASKS {
-        return Err(ConfigError(format!(
-            "masks: {} polygons: wanted at most {MASKS}",
-            polygons.len()
-        )));
-    }
-    let mask = |(at, corners)| {
-        Mask::new(corners).map_err(|why| ConfigError(format!("masks: polygon {}: {why}", at + 1)))
-    };
-    polygons.into_iter().enumerate().map(mask).collect()
 }

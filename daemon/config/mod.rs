@@ -15,6 +15,7 @@ mod listen;
 mod mask;
 mod model;
 mod mqtt;
+mod privacy_mask;
 mod rules;
 mod search;
 mod source;

@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::{Bytes, ConfigError, masked};
+use crate::schedule::{Schedule, Zone};
 
 /// Maximum duration of a key, ten years. Sums of several stay within the range of every clock.
 const LONGEST: Duration = Duration::from_secs(3650 * 24 * 3600);
@@ -54,6 +55,22 @@ pub fn plain_name(key: &str, name: &str) -> Result<(), ConfigError> {
         return Ok(());
     }
     Err(invalid(key, format!("{name:?}"), "1 to 64 letters, digits, `-` or `_`"))
+}
+
+/// Checks the keys `schedule` and `time_zone`.
+pub fn schedule(text: Option<&str>, time_zone: Option<&str>) -> Result<Schedule, ConfigError> {
+    let zone = match time_zone {
+        Some(name) => Zone::named(name).ok_or_else(|| {
+            let wanted = "a name of the system's time zones such as \"Europe/Berlin\"";
+            invalid("time_zone", format!("{name:?}"), wanted)
+        })?,
+        None => Zone::of_host(),
+    };
+    let Some(text) = text else { return Ok(Schedule::always(zone)) };
+    Schedule::parse(text, zone).map_err(|why| {
+        let wanted = format!("periods separated by commas ({why})");
+        invalid("schedule", format!("{text:?}"), wanted)
+    })
 }
 
 /// Returns a value that has no default.

@@ -1,20 +1,16 @@
-//! Privacy masks: polygons in which a camera's frames are black. Pure.
+//! A mask from a polygon. Pure.
 //!
-//! Guarantees: every pixel that a mask covers or touches is black. A mask that intersects itself
-//! covers everything that its outline encloses.
+//! Guarantees: every pixel that the polygon covers or touches is black. A polygon that intersects
+//! itself covers everything that its outline encloses.
 
 use std::ops::Range;
 
-/// Bytes of a pixel, BGRx.
-const PIXEL: usize = 4;
-
-/// Maximum number of masks of a camera, and of corners of a mask.
-pub const MASKS: usize = 64;
+/// Maximum number of corners.
 const CORNERS: usize = 256;
 
-/// A polygon. Its corners are fractions of an image's width and height, from the top left.
+/// A polygon. Its corners are fractions of a frame's width and height, from the top left.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Mask(Vec<[f64; 2]>);
+pub struct Polygon(Vec<[f64; 2]>);
 
 /// A line between two corners, in pixels, from its upper end to its lower one.
 #[derive(Clone, Copy)]
@@ -25,9 +21,9 @@ struct Edge {
     direction: i32,
 }
 
-impl Mask {
-    /// Makes a mask. Returns the reason as text if the corners are not those of a polygon.
-    pub fn new(corners: Vec<[f64; 2]>) -> Result<Mask, String> {
+impl Polygon {
+    /// Makes a polygon. Returns the reason as text if the corners are not those of one.
+    pub fn new(corners: Vec<[f64; 2]>) -> Result<Polygon, String> {
         if !(3..=CORNERS).contains(&corners.len()) {
             return Err(format!("{} corners: wanted 3 to {CORNERS}", corners.len()));
         }
@@ -36,20 +32,20 @@ impl Mask {
             Some([x, y]) => Err(format!(
                 "a corner is [{x}, {y}]: wanted fractions of the width and of the height, 0 to 1"
             )),
-            None => Ok(Mask(corners)),
+            None => Ok(Polygon(corners)),
         }
     }
 
-    /// Paints the mask over an image of this many pixels per row.
-    pub fn paint(&self, bgrx: &mut [u8], width: usize) {
-        let height = bgrx.len() / PIXEL / width.max(1);
+    /// Returns the pixels of a frame of this size that are black, row by row.
+    pub fn pixels(&self, width: usize, height: usize) -> Vec<Range<usize>> {
         let edges = self.edges(width as f64, height as f64);
-        for (y, row) in bgrx.chunks_exact_mut(PIXEL * width.max(1)).enumerate() {
-            for columns in columns(&edges, y as f64) {
-                let Range { start, end } = columns;
-                row[PIXEL * start.min(width)..PIXEL * end.min(width)].fill(0);
-            }
-        }
+        let row = |y: usize| {
+            let within = move |Range { start, end }| {
+                y * width + width.min(start)..y * width + width.min(end)
+            };
+            columns(&edges, y as f64).into_iter().map(within)
+        };
+        (0..height).flat_map(row).collect()
     }
 
     fn edges(&self, width: f64, height: f64) -> Vec<Edge> {
@@ -129,19 +125,16 @@ mod tests {
 
     use super::*;
 
-    /// Returns the rows of a white image with the mask: `#` for black pixels.
+    /// Returns the rows of a frame with the mask: `#` for black pixels.
     fn painted(corners: &[[f64; 2]], width: usize, height: usize) -> Vec<String> {
-        let mut bgrx = vec![255; PIXEL * width * height];
-        Mask::new(corners.to_vec()).expect("a mask").paint(&mut bgrx, width);
-        let row = |row: &[u8]| {
-            let pixel = |pixel: &[u8]| if pixel == [0; PIXEL] { '#' } else { '.' };
-            row.chunks(PIXEL).map(pixel).collect()
-        };
-        bgrx.chunks(PIXEL * width).map(row).collect()
+        let polygon = Polygon::new(corners.to_vec()).expect("a polygon");
+        let mut frame = vec!['.'; width * height];
+        polygon.pixels(width, height).into_iter().for_each(|pixels| frame[pixels].fill('#'));
+        frame.chunks(width).map(|row| row.iter().collect()).collect()
     }
 
     #[test]
-    fn a_mask_covers_the_pixels_that_it_touches() {
+    fn a_polygon_covers_the_pixels_that_it_touches() {
         let rectangle = [[0.25, 0.5], [0.625, 0.5], [0.625, 1.0], [0.25, 1.0]];
         assert_eq!(painted(&rectangle, 8, 4), ["........", "........", "..###...", "..###..."]);
         let touches = [[0.3, 0.55], [0.6, 0.55], [0.6, 0.7], [0.3, 0.7]];
@@ -165,8 +158,8 @@ mod tests {
     }
 
     #[test]
-    fn corners_outside_the_image_are_refused() {
-        let refused = |corners: Vec<[f64; 2]>| Mask::new(corners).expect_err("no mask");
+    fn corners_outside_the_frame_are_refused() {
+        let refused = |corners: Vec<[f64; 2]>| Polygon::new(corners).expect_err("no polygon");
         assert_eq!(refused(vec![[0.0, 0.0], [1.0, 1.0]]), "2 corners: wanted 3 to 256");
         for wrong in [[1.5, 0.0], [0.0, -0.1], [f64::NAN, 0.0]] {
             let error = refused(vec![[0.0, 0.0], wrong, [1.0, 1.0]]);
