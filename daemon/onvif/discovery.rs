@@ -136,7 +136,9 @@ fn read(answer: &str, id: &str, from: IpAddr) -> Option<Found> {
     if !related.ends_with(id) {
         return None;
     }
-    let device = answer.at(&["Body", "ProbeMatches", "ProbeMatch"])?;
+    let body = answer.child("Body")?;
+    // Some devices leave out the list.
+    let device = body.at(&["ProbeMatches", "ProbeMatch"]).or(body.child("ProbeMatch"))?;
     let urls = device.text_at(&["XAddrs"])?.split_whitespace();
     let urls = urls.filter_map(|url| Url::parse(url).ok()).filter(|url| url.scheme() == "http");
     let urls: Vec<Url> = urls.collect();
@@ -221,6 +223,8 @@ mod tests {
     fn an_answer_to_another_probe_is_ignored() {
         let answer = answer("7", "http://192.0.2.9/a", "");
         assert!(read(&answer, "7", CAMERA).is_some());
+        let bare = answer.replace("<d:ProbeMatches>", "").replace("</d:ProbeMatches>", "");
+        assert_eq!(read(&bare, "7", CAMERA), read(&answer, "7", CAMERA));
         assert_eq!(read(&answer, "8", CAMERA), None);
         assert_eq!(read("<a/>", "7", CAMERA), None);
         assert_eq!(read("\u{0}", "7", CAMERA), None);
