@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::{Audit, Gate, TokenStore, Tokens};
 use crate::camera;
 use crate::cameras::Cameras;
 use crate::clips::{self, ClipMaker, Streams};
@@ -42,6 +43,10 @@ pub struct App {
     tls: Option<Arc<ServerTls>>,
     grpc: Option<Listener>,
     http: Option<Listener>,
+    /// The tokens and the audit log, if there is access control.
+    access: Option<(Arc<Tokens>, Audit)>,
+    /// Ends the interfaces.
+    stop: CancellationToken,
     /// The targets to which alerts are delivered.
     targets: Vec<delivery::Target>,
     metrics: PrometheusHandle,
@@ -70,6 +75,8 @@ impl App {
         }
         let [grpc, http] =
             file_limit::limit_connections(file_limit::raise(), [config.grpc, config.http]);
+        let stop = CancellationToken::new();
+        let access = config.access.as_ref().map(|access| open_access(access, &stop)).transpose()?;
         let grpc = bind(Interface::Grpc, grpc, tls.as_ref()).await?;
         let http = bind(Interface::Http, http, tls.as_ref()).await?;
         camera::init()?;
@@ -107,6 +114,8 @@ impl App {
             tls,
             grpc,
             http,
+            access,
+            stop,
             targets,
             metrics,
         })
@@ -123,22 +132,29 @@ impl App {
         for camera in &self.config.cameras {
             cameras.add(camera.clone())?;
         }
-        let stop = CancellationToken::new();
+        let stop = self.stop;
         let clips = tokio::spawn(self.clip_maker.run());
         let certificate = self.tls.map(|tls| tokio::spawn(tls.follow()));
         let upkeep = tokio::spawn(metrics::upkeep(self.metrics.clone()));
         let mut interfaces = JoinSet::new();
         let service: Arc<dyn Service> = self.daemon.clone();
+        let gate = match self.access {
+            Some((tokens, audit)) => {
+                let following = tokens.clone();
+                tokio::spawn(async move { following.follow().await });
+                Gate::guarded(service.clone(), stop.clone(), tokens, audit)
+            }
+            None => Gate::open(service.clone(), stop.clone()),
+        };
         if let Some(listener) = self.grpc {
-            let (service, end) = (service.clone(), stop.clone());
-            let serve = move || grpc::serve(listener.clone(), service.clone(), end.clone());
+            let (gate, end) = (gate.clone(), stop.clone());
+            let serve = move || grpc::serve(listener.clone(), gate.clone(), end.clone());
             interfaces.spawn(publish::supervise(Interface::Grpc, stop.clone(), serve));
         }
         if let Some(listener) = self.http {
-            let (service, metrics, end) = (service.clone(), self.metrics, stop.clone());
-            let serve = move || {
-                http::serve(listener.clone(), service.clone(), metrics.clone(), end.clone())
-            };
+            let (gate, metrics, end) = (gate.clone(), self.metrics, stop.clone());
+            let serve =
+                move || http::serve(listener.clone(), gate.clone(), metrics.clone(), end.clone());
             interfaces.spawn(publish::supervise(Interface::Http, stop.clone(), serve));
         }
         if let Some(config) = self.config.mqtt {
@@ -240,6 +256,20 @@ async fn load(
         let _ = page.await;
     }
     Ok(loaded)
+}
+
+/// Reads the tokens and opens the audit log.
+fn open_access(
+    config: &config::AccessControl,
+    stop: &CancellationToken,
+) -> anyhow::Result<(Arc<Tokens>, Audit)> {
+    let folder = &config.folder;
+    std::fs::create_dir_all(folder).with_context(|| format!("access: {}", folder.display()))?;
+    let tokens = Tokens::read(TokenStore::new(folder), config.limits, stop.clone());
+    let tokens = tokens.context("access")?;
+    let audit = Audit::open(folder)
+        .with_context(|| format!("access: the audit log in {}", folder.display()))?;
+    Ok((Arc::new(tokens), audit))
 }
 
 fn open_disk(config: &Config, disk_problem: Arc<DiskProblem>) -> Option<Disk> {

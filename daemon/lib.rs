@@ -1,6 +1,7 @@
 //! lookout watches RTSP cameras and describes in text what happens. See `ARCHITECTURE.md` for an
 //! overview.
 
+pub mod access;
 pub mod access_unit;
 mod allocator;
 pub mod app;

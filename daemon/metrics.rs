@@ -145,6 +145,16 @@ pub fn question_refused(reason: &str) {
     table::QUESTIONS_REFUSED.counter([&reason.to_ascii_lowercase()]).increment(1);
 }
 
+/// Counts a request that access control refused, by the reason.
+pub fn access_denied(interface: Interface, reason: &str) {
+    table::ACCESS_DENIED.counter([interface.name(), &reason.to_ascii_lowercase()]).increment(1);
+}
+
+/// Counts entries of the audit log that were not written.
+pub fn audit_lost(entries: u64) {
+    table::AUDIT_LOST.counter([]).increment(entries);
+}
+
 /// Counts a failure of a model's component, `vision` or `language`.
 pub fn model_failed(component: &str, kind: FailureKind) {
     table::MODEL_FAILURES.counter([component, kind.value()]).increment(1);

@@ -324,6 +324,11 @@ pub enum AskError {
     CameraNotFound(String),
     #[error("camera {camera:?}: {why}")]
     NoFrames { camera: String, why: String },
+    #[error(
+        "the token may ask {per_minute} questions a minute; ask again in {} s",
+        retry_after.as_secs().max(1)
+    )]
+    TooManyQuestions { per_minute: u32, retry_after: Duration },
     #[error("{waiting} questions are waiting already; ask again in {} s", retry_after.as_secs().max(1))]
     QueueFull { waiting: usize, retry_after: Duration },
     #[error("{0}")]
@@ -358,6 +363,7 @@ pub enum Code {
     InvalidArgument,
     FailedPrecondition,
     PermissionDenied,
+    Unauthenticated,
     Unavailable,
     Internal,
 }
@@ -371,6 +377,7 @@ impl Code {
             Code::InvalidArgument => "INVALID_ARGUMENT",
             Code::FailedPrecondition => "FAILED_PRECONDITION",
             Code::PermissionDenied => "PERMISSION_DENIED",
+            Code::Unauthenticated => "UNAUTHENTICATED",
             Code::Unavailable => "UNAVAILABLE",
             Code::Internal => "INTERNAL",
         }
@@ -382,7 +389,9 @@ impl AskError {
         match self {
             AskError::CameraNotFound(_) => Code::NotFound,
             AskError::NoFrames { .. } => Code::OutOfRange,
-            AskError::QueueFull { .. } => Code::ResourceExhausted,
+            AskError::QueueFull { .. } | AskError::TooManyQuestions { .. } => {
+                Code::ResourceExhausted
+            }
             AskError::InvalidQuestion(_) | AskError::InvalidField { .. } => Code::InvalidArgument,
             AskError::Stopping | AskError::ModelFailedTemporarily(_) => Code::Unavailable,
             AskError::ModelFailed(_) => Code::Internal,
@@ -396,6 +405,7 @@ impl AskError {
             AskError::CameraNotFound(_) => "CAMERA_NOT_FOUND",
             AskError::NoFrames { .. } => "NO_FRAMES",
             AskError::QueueFull { .. } => "QUEUE_FULL",
+            AskError::TooManyQuestions { .. } => "TOO_MANY_QUESTIONS",
             AskError::InvalidQuestion(_) | AskError::InvalidField { .. } => "INVALID_QUESTION",
             AskError::Stopping => "STOPPING",
             AskError::ModelFailedTemporarily(_) => "MODEL_FAILED_TEMPORARILY",
@@ -406,7 +416,11 @@ impl AskError {
     /// Returns the delay, in whole seconds and at least one, after which a refused client may ask
     /// again.
     pub fn retry_after(&self) -> Option<Duration> {
-        let AskError::QueueFull { retry_after, .. } = self else { return None };
+        let (AskError::QueueFull { retry_after, .. }
+        | AskError::TooManyQuestions { retry_after, .. }) = self
+        else {
+            return None;
+        };
         let rounded_up = retry_after.saturating_add(Duration::from_nanos(999_999_999)).as_secs();
         Some(Duration::from_secs(rounded_up.max(1)))
     }

@@ -148,7 +148,7 @@ fn wrong_values_are_refused_by_their_key() {
         (
             "listen = \"127.0.0.1:50051\"",
             "listen = \"0.0.0.0:50051\"",
-            "grpc.listen = \"0.0.0.0:50051\": wanted TLS ([tls]), because other machines can reach",
+            "grpc.listen = \"0.0.0.0:50051\": wanted TLS ([tls]) and access control",
         ),
         ("listen = \"127.0.0.1:9090\"", "listen = \"[::]:9090\"", "http.insecure = true"),
         ("listen = \"127.0.0.1:9090\"", "listen = \"9090\"", "socket address"),
@@ -346,13 +346,13 @@ fn an_insecure_interface_is_reported() {
         String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
     };
     let checked = run("check");
-    let reported = "is free, INSECURE: without TLS ([tls]) (http.insecure = true)";
+    let reported = "is free, INSECURE: without TLS ([tls]) and access control (access.enabled = true) (http.insecure = true)";
     assert!(checked.contains(reported), "{checked}");
     assert_eq!(checked.matches("INSECURE").count(), 1, "{checked}");
     // The warning comes before the model is loaded, which fails here.
     let logged = run("run");
     let warned = logged.contains("HTTP: other machines can reach 0.0.0.0:");
-    assert!(warned && logged.contains("without TLS ([tls]) (http.insecure = true)"), "{logged}");
+    assert!(warned && logged.contains("without TLS ([tls]) and access control (access.enabled = true) (http.insecure = true)"), "{logged}");
     assert!(!logged.contains("gRPC: other machines"), "{logged}");
 }
 

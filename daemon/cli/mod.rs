@@ -12,6 +12,7 @@ mod run;
 mod server;
 mod stop;
 mod test_alert;
+mod token;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -62,6 +63,9 @@ enum Command {
     ///
     /// Example: lookout test-alert phone --config lookout.toml
     TestAlert(test_alert::TestAlert),
+    /// Make, list and revoke the tokens of clients.
+    #[command(subcommand)]
+    Token(token::Token),
     /// Inspect a model package: contents, memory requirements, and any reason it cannot run.
     Inspect(inspect::Inspect),
     /// List the cameras of a running daemon and their state.
@@ -244,6 +248,7 @@ fn execute(command: Command) -> Result<ExitCode, Failure> {
         Command::Check(ConfigFile { config }) => check::check(&config, out),
         Command::Discover(args) => runtime.block_on(discover::discover(args, out)),
         Command::TestAlert(args) => runtime.block_on(success(test_alert::test_alert(args, out))),
+        Command::Token(command) => token::token(command, out).map(|()| ExitCode::SUCCESS),
         Command::Inspect(args) => inspect::inspect(args, out),
         Command::Cameras(Client { server, json }) => {
             runtime.block_on(success(client::cameras(&server, output(json), out)))

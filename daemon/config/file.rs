@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::access::AccessTable;
 use super::alert_rule::{self, RuleTable};
 use super::buffer::BufferTable;
 use super::camera::CameraTable;
@@ -36,6 +37,7 @@ struct File {
     tls: TlsTable,
     grpc: ListenTable,
     http: ListenTable,
+    access: AccessTable,
     mqtt: Option<MqttTable>,
     camera: Vec<CameraTable>,
     rule: Vec<RuleTable>,
@@ -56,6 +58,7 @@ impl Default for File {
             tls: TlsTable::default(),
             grpc: ListenTable::default(),
             http: ListenTable::default(),
+            access: AccessTable::default(),
             mqtt: None,
             camera: Vec::new(),
             rule: Vec::new(),
@@ -88,7 +91,8 @@ impl File {
         let buffer = self.buffer.check(&cameras, folder)?;
         buffer.check_clips(&rules, &cameras)?;
         let tls = self.tls.check(folder)?;
-        let guards = Guards { tls: tls.is_some() };
+        let access = self.access.check(folder)?;
+        let guards = Guards { tls: tls.is_some(), access: access.is_some() };
         Ok(Config {
             search: self.search.check(folder, journal.is_some())?,
             model: self.model.check(folder)?,
@@ -99,6 +103,7 @@ impl File {
             grpc: self.grpc.check("grpc", 50051, 256, guards)?,
             http: self.http.check("http", 9090, 64, guards)?,
             tls,
+            access,
             mqtt: self.mqtt.map(|mqtt| mqtt.check(folder)).transpose()?,
             rules,
             targets,

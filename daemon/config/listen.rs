@@ -1,7 +1,7 @@
 //! The tables of the interfaces that listen: `[grpc]` and `[http]`.
 //!
-//! Guarantees: an interface that other machines can reach uses TLS, unless its table says
-//! `insecure = true`.
+//! Guarantees: an interface that other machines can reach uses TLS and access control, unless its
+//! table says `insecure = true`.
 
 use std::net::SocketAddr;
 
@@ -32,6 +32,8 @@ pub struct Listen {
 pub struct Guards {
     /// True if there is a certificate.
     pub tls: bool,
+    /// True if there is access control.
+    pub access: bool,
 }
 
 /// The table as written.
@@ -66,7 +68,7 @@ impl ListenTable {
             return Err(ConfigError(format!("{name}.tls needs tls.cert_file and tls.key_file")));
         }
         let is_local = addr.ip().to_canonical().is_loopback();
-        let lacks = if is_local { None } else { Guards { tls }.missing() };
+        let lacks = if is_local { None } else { Guards { tls, ..guards }.missing() };
         if let (Some(lacking), false) = (lacks, self.insecure) {
             let wanted = format!(
                 "{lacking}, because other machines can reach this address; or listen on \
@@ -81,6 +83,13 @@ impl ListenTable {
 impl Guards {
     /// Returns the protection that is missing.
     fn missing(self) -> Option<&'static str> {
-        if self.tls { None } else { Some("TLS ([tls])") }
+        match self {
+            Guards { tls: true, access: true } => None,
+            Guards { tls: false, access: true } => Some("TLS ([tls])"),
+            Guards { tls: true, access: false } => Some("access control (access.enabled = true)"),
+            Guards { tls: false, access: false } => {
+                Some("TLS ([tls]) and access control (access.enabled = true)")
+            }
+        }
     }
 }

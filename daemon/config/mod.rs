@@ -4,6 +4,7 @@
 //! Each table of the file has a module: a `…Table` is the table as written, with its defaults, and
 //! its `check` returns what the program uses.
 
+mod access;
 mod alert_rule;
 mod buffer;
 mod camera;
@@ -25,6 +26,7 @@ mod values;
 use std::path::Path;
 use std::time::Duration;
 
+pub use access::AccessControl;
 pub use alert_rule::{Rule, RuleChanges, RuleClip, Thresholds};
 pub use buffer::{Buffer, Disk};
 pub use camera::{Camera, DEFAULT_FPS, DecodeFrames};
@@ -54,6 +56,8 @@ pub struct Config {
     pub tls: Option<Tls>,
     pub grpc: Option<Listen>,
     pub http: Option<Listen>,
+    /// Access control, or `None` if every client of gRPC and HTTP may do everything.
+    pub access: Option<AccessControl>,
     pub mqtt: Option<Mqtt>,
     pub cameras: Vec<Camera>,
     pub rules: Vec<Rule>,

@@ -83,10 +83,20 @@ pub const REFUSAL: Label = Label::listed(
         ("camera_not_found", "no camera has this name"),
         ("no_frames", "the buffer has no frame of the range"),
         ("queue_full", "too many questions were waiting"),
+        ("too_many_questions", "the token had asked as often as it may"),
         ("invalid_question", "the question was not valid"),
         ("stopping", "the daemon was stopping"),
         ("model_failed_temporarily", "the model failed on this question"),
         ("model_failed", "the model failed"),
+    ],
+);
+pub const DENIAL: Label = Label::listed(
+    "reason",
+    &[
+        ("no_token", "the request had no token"),
+        ("wrong_token", "the token was unknown, expired or revoked"),
+        ("too_many_failures", "its address had sent too many wrong tokens"),
+        ("role_too_low", "the token's role does not permit it"),
     ],
 );
 pub const SET_ASIDE: Label = Label::listed(

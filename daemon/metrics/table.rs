@@ -3,9 +3,9 @@
 use metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
 
 use super::labels::{
-    CAMERA, CLIP_RESULT, COMPONENT, DELIVERY_RESULT, DEVICE, DEVICE_REASON, DIRECTION, DROP_REASON,
-    FAILURE_KIND, INTERFACE, JPEG_LOSS, Label, MCP_RESULT, MODEL, NOT_WRITTEN, REFUSAL, RESULT,
-    RULE, SET_ASIDE, SKIP_REASON, STAGE, TARGET, TIER, TOOL, WINDOW_RESULT,
+    CAMERA, CLIP_RESULT, COMPONENT, DELIVERY_RESULT, DENIAL, DEVICE, DEVICE_REASON, DIRECTION,
+    DROP_REASON, FAILURE_KIND, INTERFACE, JPEG_LOSS, Label, MCP_RESULT, MODEL, NOT_WRITTEN,
+    REFUSAL, RESULT, RULE, SET_ASIDE, SKIP_REASON, STAGE, TARGET, TIER, TOOL, WINDOW_RESULT,
 };
 
 /// A metric: its name, type, labels and meaning.
@@ -185,6 +185,10 @@ metrics! {
             "Time at which the certificate in use expires, in seconds since 1970",
         TLS_RENEWAL_FAILING: Gauge "lookout_tls_renewal_failing" []
             "1 while the certificate's files have changed and cannot be used, else 0",
+        ACCESS_DENIED: Counter "lookout_access_denied_total" [INTERFACE DENIAL]
+            "Requests that access control refused",
+        AUDIT_LOST: Counter "lookout_audit_lost_total" []
+            "Entries of the audit log that were not written",
         INTERFACE_RESTARTS: Counter "lookout_interface_restarts_total" [INTERFACE]
             "Restarts of an interface after a failure or a panic",
     }

@@ -70,8 +70,8 @@ impl Server {
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
         let metrics = metrics();
-        let service = daemon.service.clone();
-        let serving = tokio::spawn(publish::http::serve(listener, service, metrics, stop.clone()));
+        let gate = daemon.gate(&stop);
+        let serving = tokio::spawn(publish::http::serve(listener, gate, metrics, stop.clone()));
         Server { address, stop, serving }
     }
 

@@ -1,6 +1,7 @@
 //! The page in a real browser, on a fake daemon: texts that contain markup, an answer that never
 //! ends, a model that is loading, and 32 cameras with 100,000 events.
 
+use lookout::access::Gate;
 use lookout::event_store::{EventStore, Settings};
 use tokio::runtime::Handle;
 
@@ -28,7 +29,12 @@ impl Site {
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
         let service = daemon.service.clone();
-        tokio::spawn(publish::http::serve(listener, service, metrics(), stop.clone()));
+        tokio::spawn(publish::http::serve(
+            listener,
+            Gate::open(service, stop.clone()),
+            metrics(),
+            stop.clone(),
+        ));
         Site { address, stop }
     }
 
@@ -122,7 +128,12 @@ async fn the_page_waits_for_a_model_that_is_loading() {
                 serving.take().expect("the model loads once").await.unwrap();
                 let service = daemon.service.clone();
                 let stop = CancellationToken::new();
-                tokio::spawn(publish::http::serve(listener.clone(), service, metrics(), stop));
+                tokio::spawn(publish::http::serve(
+                    listener.clone(),
+                    Gate::open(service, stop.clone()),
+                    metrics(),
+                    stop,
+                ));
             });
         });
     };

@@ -1,5 +1,7 @@
 //! A fake daemon with a journal and a few answers, and its gRPC server.
 
+use lookout::access::{Audit, Gate, Tokens};
+
 use super::*;
 
 pub type TryRule = Box<dyn Fn(TrialRequest) -> Result<TrialStream, TrialError> + Send>;
@@ -175,6 +177,8 @@ pub struct Daemon {
     pub service: Arc<Fake>,
     pub grpc: String,
     pub stop: CancellationToken,
+    /// The tokens and the audit log, if the interfaces have access control.
+    pub access: Option<(Arc<Tokens>, Audit)>,
     pub serving: Option<JoinHandle<Result<(), PublishError>>>,
 }
 
@@ -203,14 +207,26 @@ impl Daemon {
         });
         let grpc = format!("127.0.0.1:{}", free_port());
         let stop = CancellationToken::new();
-        Daemon { service, grpc, stop, serving: None }
+        Daemon { service, grpc, stop, access: None, serving: None }
     }
 
     pub async fn serve_again(&mut self) {
         let listener = listener(Interface::Grpc, self.grpc.parse().unwrap()).await.unwrap();
         self.stop = CancellationToken::new();
-        let serving = publish::grpc::serve(listener, self.service.clone(), self.stop.clone());
+        let gate = self.gate(&self.stop);
+        let serving = publish::grpc::serve(listener, gate, self.stop.clone());
         self.serving = Some(tokio::spawn(serving));
+    }
+
+    /// Returns the way to the service for an interface that `stop` ends.
+    pub fn gate(&self, stop: &CancellationToken) -> Gate {
+        let service = self.service.clone();
+        match &self.access {
+            Some((tokens, audit)) => {
+                Gate::guarded(service, stop.clone(), tokens.clone(), audit.clone())
+            }
+            None => Gate::open(service, stop.clone()),
+        }
     }
 
     pub fn yard_is(&self, state: CameraState) {

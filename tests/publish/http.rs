@@ -31,7 +31,7 @@ async fn http_reports_health_readiness_and_metrics() {
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
     let serving =
-        tokio::spawn(publish::http::serve(listener, daemon.service.clone(), metrics, stop.clone()));
+        tokio::spawn(publish::http::serve(listener, daemon.gate(&stop), metrics, stop.clone()));
     let get = async |path: &str| {
         let mut stream = TcpStream::connect(address).await.unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");

@@ -1,6 +1,7 @@
 //! Tests gRPC, MQTT, HTTP and the delivery of alerts from outside: a real mosquitto, a real gRPC
 //! client, a real HTTP server, and a fake daemon with a journal and a few answers.
 
+mod access;
 mod api;
 mod api_alerts;
 mod api_live;

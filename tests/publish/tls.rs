@@ -1,6 +1,7 @@
 //! Tests gRPC and HTTP over TLS with real clients: certificates of both sides, renewed and broken
 //! ones, connections that do not finish their handshake or break.
 
+use lookout::access::Gate;
 use std::net::Shutdown;
 use std::path::PathBuf;
 
@@ -43,8 +44,17 @@ impl Encrypted {
         let addresses = [&grpc, &http].map(|listener| listener.local_addr().unwrap());
         let stop = CancellationToken::new();
         let service: Arc<dyn Service> = daemon.service.clone();
-        tokio::spawn(publish::grpc::serve(grpc, service.clone(), stop.clone()));
-        tokio::spawn(publish::http::serve(http, service, metrics(), stop.clone()));
+        tokio::spawn(publish::grpc::serve(
+            grpc,
+            Gate::open(service.clone(), stop.clone()),
+            stop.clone(),
+        ));
+        tokio::spawn(publish::http::serve(
+            http,
+            Gate::open(service, stop.clone()),
+            metrics(),
+            stop.clone(),
+        ));
         Encrypted { daemon, tls, files, grpc: addresses[0], http: addresses[1], stop }
     }
 
@@ -262,7 +272,11 @@ async fn an_expired_certificate_is_reported_by_both_sides() {
     let listener = listening(Interface::Grpc, 4, &expired).await;
     let address = format!("https://localhost:{}", listener.local_addr().unwrap().port());
     let service = served.daemon.service.clone();
-    tokio::spawn(publish::grpc::serve(listener, service, served.stop.clone()));
+    tokio::spawn(publish::grpc::serve(
+        listener,
+        Gate::open(service, served.stop.clone()),
+        served.stop.clone(),
+    ));
     let why = refusal(Server { address, ..served.server(&authority) }).await;
     assert!(why.contains("its certificate has expired: "), "{why}");
 }

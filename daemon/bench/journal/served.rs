@@ -5,6 +5,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::Gate;
 use crate::event::{Alert, Event};
 use crate::frame::Span;
 use crate::interface::Interface;
@@ -27,8 +28,8 @@ impl Served {
         let listener = Listener::bind(Interface::Grpc, ([127, 0, 0, 1], 0).into(), 4).await?;
         let address = listener.local_addr().context("address")?.to_string();
         let stop = CancellationToken::new();
-        let service = Arc::new(JournalOnly(journal));
-        let serving = grpc::serve(listener, service, stop.clone());
+        let gate = Gate::open(Arc::new(JournalOnly(journal)), stop.clone());
+        let serving = grpc::serve(listener, gate, stop.clone());
         tokio::spawn(async move {
             if let Err(error) = serving.await {
                 tracing::error!("{error}");

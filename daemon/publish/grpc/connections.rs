@@ -1,6 +1,7 @@
 //! Adapts the listener's connections to tonic and counts the open calls of each.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -49,11 +50,19 @@ impl Stream for Incoming {
     }
 }
 
-impl Connected for Connection {
-    type ConnectInfo = Calls;
+/// The client of a connection.
+#[derive(Clone)]
+pub struct Peer {
+    calls: Calls,
+    /// `None` if the connection is broken.
+    pub address: Option<IpAddr>,
+}
 
-    fn connect_info(&self) -> Calls {
-        self.calls().clone()
+impl Connected for Connection {
+    type ConnectInfo = Peer;
+
+    fn connect_info(&self) -> Peer {
+        Peer { calls: self.calls().clone(), address: self.peer_address() }
     }
 }
 
@@ -87,7 +96,7 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let call = request.extensions().get::<Calls>().map(Calls::begin);
+        let call = request.extensions().get::<Peer>().map(|peer| peer.calls.begin());
         let reply = self.0.call(request);
         Box::pin(async move {
             let reply = reply.await?;

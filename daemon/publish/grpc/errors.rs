@@ -9,6 +9,7 @@ use prost::Message;
 use tonic::Status;
 use tonic_types::{ErrorDetails, StatusExt, pb};
 
+use crate::access::Denied;
 use crate::journal::QueryError;
 use crate::service::{AlertNotFound, AskError, ClipError, Code, FrameError, TrialError};
 
@@ -36,6 +37,14 @@ pub fn of_question(error: &AskError) -> Status {
         details.add_bad_request_violation(path_of(field), why);
     }
     Status::with_error_details(grpc(error.code()), error.to_string(), details)
+}
+
+pub fn of_access(denied: &Denied) -> Status {
+    let mut details = details(denied.reason());
+    if let Some(delay) = denied.retry_after() {
+        details.set_retry_info(Some(delay));
+    }
+    Status::with_error_details(grpc(denied.code()), denied.to_string(), details)
 }
 
 pub fn of_frame(error: &FrameError) -> Status {
@@ -98,6 +107,7 @@ fn grpc(code: Code) -> tonic::Code {
         Code::InvalidArgument => tonic::Code::InvalidArgument,
         Code::FailedPrecondition => tonic::Code::FailedPrecondition,
         Code::PermissionDenied => tonic::Code::PermissionDenied,
+        Code::Unauthenticated => tonic::Code::Unauthenticated,
         Code::Unavailable => tonic::Code::Unavailable,
         Code::Internal => tonic::Code::Internal,
     }

@@ -28,6 +28,7 @@ use tonic_health::server::HealthReporter;
 use super::asking::Asking;
 use super::clip::Clip;
 use super::{Listener, PublishError};
+use crate::access::{self, Entry, Gate, Role};
 use crate::interface::Interface;
 use crate::journal::{Cursor, EventFilter, Read};
 use crate::metrics;
@@ -36,6 +37,7 @@ use crate::proto::lookout_service_server::{LookoutService, LookoutServiceServer}
 use crate::proto::watch_response::Item as WatchItem;
 use crate::service::{AskError, CameraInfo, Code, Readiness, Service};
 use crate::wire::encode;
+use connections::Peer;
 
 /// Number of messages buffered per stream while the client's flow-control window is closed. Further
 /// events wait in the journal.
@@ -67,7 +69,7 @@ const DRAIN: Duration = Duration::from_secs(2);
 
 pub async fn serve(
     listener: Listener,
-    service: Arc<dyn Service>,
+    gate: Gate,
     stop: CancellationToken,
 ) -> Result<(), PublishError> {
     let failed = |why: String| PublishError::Serve { interface: Interface::Grpc, why };
@@ -80,13 +82,9 @@ pub async fn serve(
     let reflection_v1 = reflection().build_v1().map_err(|e| failed(e.to_string()))?;
     let reflection_v1alpha = reflection().build_v1alpha().map_err(|e| failed(e.to_string()))?;
     let (reporter, health) = tonic_health::server::health_reporter();
-    let first = service.readiness();
+    let first = gate.readiness();
     report_health(&reporter, &first).await;
-    let lookout = Server {
-        service: service.clone(),
-        stop: stop.clone(),
-        streams: Arc::new(Semaphore::new(STREAMS)),
-    };
+    let lookout = Server { gate: gate.clone(), streams: Arc::new(Semaphore::new(STREAMS)) };
     let server = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
@@ -111,7 +109,7 @@ pub async fn serve(
     tokio::select! {
         served = server => served.map_err(|e| failed(e.to_string())),
         () = drained => Ok(()),
-        () = follow_readiness(first, &reporter, &*service, &stop) => Ok(()),
+        () = follow_readiness(first, &reporter, &gate, &stop) => Ok(()),
     }
 }
 
@@ -120,13 +118,13 @@ pub async fn serve(
 async fn follow_readiness(
     mut told: Readiness,
     reporter: &HealthReporter,
-    service: &dyn Service,
+    gate: &Gate,
     stop: &CancellationToken,
 ) {
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     while !stop.is_cancelled() {
         tick.tick().await;
-        let readiness = service.readiness();
+        let readiness = gate.readiness();
         if told != readiness && !stop.is_cancelled() {
             report_health(reporter, &readiness).await;
             told = readiness;
@@ -150,8 +148,7 @@ async fn report_health(reporter: &HealthReporter, readiness: &Readiness) {
 }
 
 struct Server {
-    service: Arc<dyn Service>,
-    stop: CancellationToken,
+    gate: Gate,
     streams: Arc<Semaphore>,
 }
 
@@ -163,7 +160,8 @@ impl LookoutService for Server {
         &self,
         request: Request<proto::ListCamerasRequest>,
     ) -> Result<Response<proto::ListCamerasResponse>, Status> {
-        let cameras = self.service.cameras();
+        let entry = self.enter(&request, Role::View)?;
+        let cameras = entry.service.cameras();
         page(&cameras, &request.into_inner()).map(Response::new)
     }
 
@@ -173,9 +171,10 @@ impl LookoutService for Server {
         &self,
         request: Request<proto::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
+        let entry = self.enter(&request, Role::View)?;
         let request = request.into_inner();
-        let filter = self.filter(&request)?;
-        let journal = self.service.journal();
+        let filter = filter(&*entry.service, &request)?;
+        let journal = entry.service.journal();
         let since = request.since.map(|since| events::time("since", since)).transpose()?;
         let cursor = match (request.from, since) {
             (None, None) => journal.read_new(),
@@ -185,28 +184,31 @@ impl LookoutService for Server {
                 return Err(errors::invalid("since", "from and since are both set: set one"));
             }
         };
-        self.stream(|to| watch(cursor, filter, to))
+        self.stream(&entry, |to| watch(cursor, filter, to))
     }
 
     async fn list_events(
         &self,
         request: Request<proto::ListEventsRequest>,
     ) -> Result<Response<proto::ListEventsResponse>, Status> {
-        events::list(&**self.service.journal(), request.into_inner()).await.map(Response::new)
+        let entry = self.enter(&request, Role::View)?;
+        events::list(&**entry.service.journal(), request.into_inner()).await.map(Response::new)
     }
 
     async fn search_events(
         &self,
         request: Request<proto::SearchEventsRequest>,
     ) -> Result<Response<proto::SearchEventsResponse>, Status> {
-        events::search(&**self.service.journal(), request.into_inner()).await.map(Response::new)
+        let entry = self.enter(&request, Role::View)?;
+        events::search(&**entry.service.journal(), request.into_inner()).await.map(Response::new)
     }
 
     async fn get_event(
         &self,
         request: Request<proto::GetEventRequest>,
     ) -> Result<Response<proto::GetEventResponse>, Status> {
-        let event = events::get(self.service.journal(), request.into_inner().event).await?;
+        let entry = self.enter(&request, Role::View)?;
+        let event = events::get(entry.service.journal(), request.into_inner().event).await?;
         Ok(Response::new(proto::GetEventResponse { event: Some(encode::event(&event)) }))
     }
 
@@ -216,23 +218,26 @@ impl LookoutService for Server {
         &self,
         request: Request<proto::GetEventFramesRequest>,
     ) -> Result<Response<Self::GetEventFramesStream>, Status> {
-        let event = events::get(self.service.journal(), request.into_inner().event).await?;
-        let service = self.service.clone();
-        self.stream(|to| frames::send(service, event, to))
+        let entry = self.enter(&request, Role::View)?;
+        let event = events::get(entry.service.journal(), request.into_inner().event).await?;
+        let service = entry.service.clone();
+        self.stream(&entry, |to| frames::send(service, event, to))
     }
 
     async fn keep_event(
         &self,
         request: Request<proto::KeepEventRequest>,
     ) -> Result<Response<proto::KeepEventResponse>, Status> {
-        events::keep(&**self.service.journal(), request.into_inner()).await.map(Response::new)
+        let entry = self.enter(&request, Role::Ask)?;
+        events::keep(&**entry.service.journal(), request.into_inner()).await.map(Response::new)
     }
 
     async fn delete_events(
         &self,
         request: Request<proto::DeleteEventsRequest>,
     ) -> Result<Response<proto::DeleteEventsResponse>, Status> {
-        events::delete(&*self.service, request.into_inner()).await.map(Response::new)
+        let entry = self.enter(&request, Role::Admin)?;
+        events::delete(&*entry.service, request.into_inner()).await.map(Response::new)
     }
 
     type AskStream = Reply<proto::AskResponse>;
@@ -241,21 +246,23 @@ impl LookoutService for Server {
         &self,
         request: Request<proto::AskRequest>,
     ) -> Result<Response<Self::AskStream>, Status> {
-        let questions = ask::read(&*self.service, request.into_inner())?;
-        let asking = Asking::begin(self.service.clone(), questions);
+        let entry = self.enter(&request, Role::Ask)?;
+        let questions = ask::read(&*entry.service, request.into_inner())?;
+        let asking = Asking::begin(entry.service.clone(), questions);
         let asking = asking.map_err(|error| errors::of_question(&error))?;
-        self.stream(|to| ask::run(asking, to))
+        self.stream(&entry, |to| ask::run(asking, to))
     }
 
     async fn get_frame(
         &self,
         request: Request<proto::GetFrameRequest>,
     ) -> Result<Response<proto::GetFrameResponse>, Status> {
+        let entry = self.enter(&request, Role::View)?;
         let proto::GetFrameRequest { camera, frame } = request.into_inner();
         let Some(proto::FrameId { run, number }) = frame else {
             return Err(errors::invalid("frame", "frame is not set"));
         };
-        let frame = self.service.frame_jpeg(&camera, run, number).await;
+        let frame = entry.service.frame_jpeg(&camera, run, number).await;
         let frame = frame.map_err(|error| errors::of_frame(&error))?;
         Ok(Response::new(proto::GetFrameResponse {
             jpeg: frame.jpeg.to_vec(),
@@ -265,9 +272,10 @@ impl LookoutService for Server {
 
     async fn list_rules(
         &self,
-        _request: Request<proto::ListRulesRequest>,
+        request: Request<proto::ListRulesRequest>,
     ) -> Result<Response<proto::ListRulesResponse>, Status> {
-        let rules = self.service.rules().iter().map(encode::rule).collect();
+        let entry = self.enter(&request, Role::View)?;
+        let rules = entry.service.rules().iter().map(encode::rule).collect();
         Ok(Response::new(proto::ListRulesResponse { rules }))
     }
 
@@ -277,8 +285,9 @@ impl LookoutService for Server {
         &self,
         request: Request<proto::TryRuleRequest>,
     ) -> Result<Response<Self::TryRuleStream>, Status> {
-        let items = trial::begin(&*self.service, request.into_inner())?;
-        self.stream(|to| trial::forward(items, to))
+        let entry = self.enter(&request, Role::Ask)?;
+        let items = trial::begin(&*entry.service, request.into_inner())?;
+        self.stream(&entry, |to| trial::forward(items, to))
     }
 
     type GetClipStream = Reply<proto::GetClipResponse>;
@@ -287,19 +296,21 @@ impl LookoutService for Server {
         &self,
         request: Request<proto::GetClipRequest>,
     ) -> Result<Response<Self::GetClipStream>, Status> {
-        let event = events::get(self.service.journal(), request.into_inner().event).await?;
-        let clip = Clip::open(self.service.clone(), &event).await;
+        let entry = self.enter(&request, Role::View)?;
+        let event = events::get(entry.service.journal(), request.into_inner().event).await?;
+        let clip = Clip::open(entry.service.clone(), &event).await;
         let clip = clip.map_err(|error| errors::of_query(&error))?;
         let clip = clip.map_err(|error| errors::of_clip(&error))?;
-        self.stream(|to| clips::send(clip, to))
+        self.stream(&entry, |to| clips::send(clip, to))
     }
 
     async fn ack_alert(
         &self,
         request: Request<proto::AckAlertRequest>,
     ) -> Result<Response<proto::AckAlertResponse>, Status> {
+        let entry = self.enter(&request, Role::Ask)?;
         let proto::AckAlertRequest { alert_id, false_alarm } = request.into_inner();
-        let event = self.service.acknowledge(&alert_id, false_alarm);
+        let event = entry.service.acknowledge(&alert_id, false_alarm);
         let event = event.map_err(|error| errors::of_alert(&error))?;
         Ok(Response::new(proto::AckAlertResponse { event: Some(encode::event(&event)) }))
     }
@@ -309,6 +320,7 @@ impl Server {
     /// Runs `work` in a task of its own until it ends, its reader leaves or the daemon stops.
     fn stream<T, F>(
         &self,
+        entry: &Entry,
         work: impl FnOnce(mpsc::Sender<Result<T, Status>>) -> F,
     ) -> Result<Response<Reply<T>>, Status>
     where
@@ -322,33 +334,48 @@ impl Server {
                 format!("all {STREAMS} streams are open; close one, or ask again later"),
             )
         })?;
+        let of_token = entry.stream().map_err(|denied| errors::of_access(&denied))?;
         let (to, from) = mpsc::channel(STREAM_BUFFER);
         let work = work(to.clone());
-        let stop = self.stop.clone();
+        let entry = entry.clone();
         tokio::spawn(async move {
-            let _permit = permit;
+            let _permits = (permit, of_token);
             tokio::select! {
                 () = work => {}
                 // The client is gone. Everything `work` holds is dropped, including the receiver of
                 // an answer.
                 () = to.closed() => {}
-                () = stop.cancelled() => {
+                () = entry.stop.cancelled() => {
+                    let status = match entry.denied() {
+                        Some(denied) => errors::of_access(&denied),
+                        None => errors::of_question(&AskError::Stopping),
+                    };
                     // A reader with a full channel sees the stop as the end of the connection.
-                    let _ = to.try_send(Err(errors::of_question(&AskError::Stopping)));
+                    let _ = to.try_send(Err(status));
                 }
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(from))))
     }
 
-    fn filter(&self, request: &proto::WatchRequest) -> Result<EventFilter, Status> {
-        // A misspelt name would silently match no event.
-        self.service
-            .require_cameras(&request.cameras)
-            .map_err(|error| errors::of_question(&error))?;
-        let kinds = events::kinds("kinds", &request.kinds)?;
-        Ok(EventFilter { cameras: request.cameras.clone(), kinds, ..EventFilter::default() })
+    /// Returns what the sender of a request may reach.
+    fn enter<T>(&self, request: &Request<T>, needed: Role) -> Result<Entry, Status> {
+        let header = request.metadata().get("authorization");
+        let token = header.and_then(|value| value.to_str().ok()).and_then(access::bearer);
+        let address = request.extensions().get::<Peer>().and_then(|peer| peer.address);
+        let entry = self
+            .gate
+            .identify(token, address, Interface::Grpc)
+            .and_then(|caller| caller.enter(needed));
+        entry.map_err(|denied| errors::of_access(&denied))
     }
+}
+
+fn filter(service: &dyn Service, request: &proto::WatchRequest) -> Result<EventFilter, Status> {
+    // A misspelt name would silently match no event.
+    service.require_cameras(&request.cameras).map_err(|error| errors::of_question(&error))?;
+    let kinds = events::kinds("kinds", &request.kinds)?;
+    Ok(EventFilter { cameras: request.cameras.clone(), kinds, ..EventFilter::default() })
 }
 
 async fn watch(

@@ -1,4 +1,5 @@
-//! Decides which requests the API answers: those of this machine, and of no other origin.
+//! Decides which requests the API answers: those of no other origin, with a valid token or, without
+//! access control, those of this machine.
 //!
 //! A web page of another site can make a browser send requests to this machine. The browser then
 //! names the page's origin in `Origin` or `Sec-Fetch-Site` (Fetch standard). A page can also give
@@ -7,13 +8,17 @@
 use std::net::IpAddr;
 
 use axum::Extension;
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, HeaderName, Method, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::Response;
 
+use cookie::Cookie;
+
 use super::refusal::Refusal;
+use crate::access::{self, Caller, Denied, Gate};
+use crate::interface::Interface;
 use crate::publish::connection::{Call, Calls, Connection};
 use crate::service::Code;
 
@@ -33,48 +38,99 @@ impl Client {
         Client { address: connection.peer_address(), calls: connection.calls().clone() }
     }
 
+    pub fn address(&self) -> Option<IpAddr> {
+        self.address
+    }
+
     /// Counts a long reply as an open call, so that the connection is not closed as idle.
     pub fn begin_call(&self) -> Call {
         self.calls.begin()
     }
 }
 
-/// Refuses a request of another machine or origin.
+/// Name of the cookie in which the page sends its token.
+pub const SESSION: &str = "lookout_session";
+
+/// Refuses a request of another origin, or without a valid token. A later handler finds the
+/// [`Caller`] in the request's extensions.
 pub async fn admit(
+    State(gate): State<Gate>,
+    Extension(client): Extension<Client>,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, Refusal> {
+    check(&gate, &client, &request)?;
+    let caller = identify(&gate, &client, request.headers())?;
+    request.extensions_mut().insert(caller);
+    Ok(next.run(request).await)
+}
+
+/// Refuses a request of another origin.
+pub async fn check_origin(
+    State(gate): State<Gate>,
     Extension(client): Extension<Client>,
     request: Request,
     next: Next,
 ) -> Result<Response, Refusal> {
-    check(client.address, request.method(), request.headers())?;
+    check(&gate, &client, &request)?;
     Ok(next.run(request).await)
 }
 
-fn check(address: Option<IpAddr>, method: &Method, headers: &HeaderMap) -> Result<(), Refusal> {
+/// Finds out who a request is from.
+pub fn identify(gate: &Gate, client: &Client, headers: &HeaderMap) -> Result<Caller, Denied> {
+    let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    let of_header = text(header::AUTHORIZATION).and_then(access::bearer).map(str::to_owned);
+    let of_cookie = || {
+        let mut cookies = Cookie::split_parse(text(header::COOKIE)?.to_owned()).flatten();
+        cookies.find(|cookie| cookie.name() == SESSION).map(|cookie| cookie.value().to_owned())
+    };
+    let token = of_header.or_else(of_cookie);
+    gate.identify(token.as_deref(), client.address, Interface::Http)
+}
+
+fn check(gate: &Gate, client: &Client, request: &Request) -> Result<(), Refusal> {
+    let (method, headers) = (request.method(), request.headers());
+    if !gate.is_guarded() {
+        check_machine(client.address, headers)?;
+    }
+    check_page(method, headers)
+}
+
+fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
+    headers.get(name).map(|value| value.to_str().unwrap_or_default())
+}
+
+/// Refuses a request of another machine, and one whose host another site may have named.
+fn check_machine(address: Option<IpAddr>, headers: &HeaderMap) -> Result<(), Refusal> {
     if !address.is_some_and(|address| address.to_canonical().is_loopback()) {
-        let why = "the API answers only this machine, because it has no access control";
+        let why = "the API answers only this machine, because access control is disabled";
         return Err(Refusal::new(Code::PermissionDenied, "OTHER_MACHINE", why));
     }
-    let text = |name: HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or_default());
-    let host = text(header::HOST).unwrap_or_default();
-    let Some(authority) = host.parse::<Authority>().ok().filter(|host| is_local(host.host()))
-    else {
+    let host = text(headers, header::HOST).unwrap_or_default();
+    if !host.parse::<Authority>().is_ok_and(|host| is_local(host.host())) {
         let why = format!("the host is {host:?}; wanted localhost or an IP address");
         return Err(Refusal::new(Code::PermissionDenied, "OTHER_HOST", why));
-    };
+    }
+    Ok(())
+}
+
+/// Refuses a request that a web page of another origin made.
+fn check_page(method: &Method, headers: &HeaderMap) -> Result<(), Refusal> {
+    let host = text(headers, header::HOST).unwrap_or_default().parse::<Authority>().ok();
     let other_origin = |found: &str| {
         let why = format!("a page of another origin may not use the API: {found}");
         Err(Refusal::new(Code::PermissionDenied, "OTHER_ORIGIN", why))
     };
-    if let Some(origin) = text(header::ORIGIN) {
+    if let Some(origin) = text(headers, header::ORIGIN) {
         let of_origin = origin.split_once("://").map(|(_, authority)| authority);
         let same = of_origin.and_then(|origin| origin.parse::<Authority>().ok());
-        if same.is_none_or(|origin| origin != authority) {
+        if same.is_none() || same != host {
             return other_origin(origin);
         }
     }
     // A link to an address of the API is opened as a page of its own.
-    let is_visit = *method == Method::GET && text(SEC_FETCH_MODE) == Some("navigate");
-    match text(SEC_FETCH_SITE) {
+    let is_visit = *method == Method::GET && text(headers, SEC_FETCH_MODE) == Some("navigate");
+    match text(headers, SEC_FETCH_SITE) {
         None | Some("same-origin" | "none") => Ok(()),
         Some(_) if is_visit => Ok(()),
         Some(site) => other_origin(site),
@@ -93,7 +149,9 @@ mod tests {
 
     fn reason(address: &str, method: Method, headers: &[(HeaderName, &str)]) -> &'static str {
         let headers = headers.iter().map(|(name, value)| (name.clone(), value.parse().unwrap()));
-        let admitted = check(address.parse().ok(), &method, &headers.collect());
+        let headers = headers.collect();
+        let admitted = check_machine(address.parse().ok(), &headers)
+            .and_then(|()| check_page(&method, &headers));
         admitted.map_or_else(|refusal| refusal.reason, |()| "")
     }
 

@@ -2,7 +2,8 @@
 //! at `/`.
 //!
 //! Guarantees: a client that does not finish its request's head, or does not read the reply, is
-//! disconnected. The API and MCP answer only this machine, and no web page of another origin.
+//! disconnected. The API and MCP answer no web page of another origin and, without access control, only
+//! this machine.
 
 mod api;
 mod guard;
@@ -26,8 +27,8 @@ pub use api::openapi;
 
 use super::connection::Connection;
 use super::{Listener, PublishError};
+use crate::access::Gate;
 use crate::metrics::PrometheusHandle;
-use crate::service::Service;
 use guard::Client;
 
 /// Time for which a connection may continue after the stop.
@@ -46,14 +47,14 @@ const STREAMS: usize = 48;
 
 pub async fn serve(
     listener: Listener,
-    service: Arc<dyn Service>,
+    gate: Gate,
     metrics: PrometheusHandle,
     stop: CancellationToken,
 ) -> Result<(), PublishError> {
     let streams = Arc::new(Semaphore::new(STREAMS));
-    let routes = monitoring::routes(service.clone(), metrics)
-        .merge(api::routes(service.clone(), streams.clone(), stop.clone()))
-        .merge(mcp::routes(service, streams, stop.clone()))
+    let routes = monitoring::routes(&gate, metrics)
+        .merge(api::routes(&gate, streams.clone()))
+        .merge(mcp::routes(&gate, streams, stop.clone()))
         .merge(page::routes());
     accept(listener, routes, stop).await;
     Ok(())

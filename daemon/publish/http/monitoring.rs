@@ -3,30 +3,31 @@
 //! Guarantees: no request changes anything or waits, because a scrape only renders metrics that are
 //! already collected.
 
-use std::sync::Arc;
-
-use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use axum::{Extension, Router};
 
+use super::guard::{self, Client};
+use super::refusal::Refusal;
+use crate::access::{Denied, Entry, Gate, Role};
 use crate::metrics::{self, PrometheusHandle};
-use crate::service::{Readiness, Service};
+use crate::service::Readiness;
 
 /// The data that the pages show.
 #[derive(Clone)]
 struct Pages {
-    service: Arc<dyn Service>,
+    gate: Gate,
     metrics: PrometheusHandle,
 }
 
-pub fn routes(service: Arc<dyn Service>, metrics: PrometheusHandle) -> Router {
+pub fn routes(gate: &Gate, metrics: PrometheusHandle) -> Router {
     Router::new()
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
         .route("/metrics", get(render))
-        .with_state(Pages { service, metrics })
+        .with_state(Pages { gate: gate.clone(), metrics })
 }
 
 /// Returns the routes while the model is loading: the process is healthy, but not ready, and has no
@@ -37,19 +38,42 @@ pub fn routes_while_loading() -> Router {
         .fallback(async || (StatusCode::SERVICE_UNAVAILABLE, "the model is loading\n"))
 }
 
-async fn ready(State(pages): State<Pages>) -> (StatusCode, String) {
-    match pages.service.readiness() {
+/// Says if the daemon is ready. Details, which may name cameras, are for callers who see all of them.
+async fn ready(
+    State(pages): State<Pages>,
+    Extension(client): Extension<Client>,
+    headers: HeaderMap,
+) -> (StatusCode, String) {
+    let readiness = pages.gate.readiness();
+    let Ok(entry) = enter(&pages.gate, &client, &headers) else {
+        return match readiness {
+            Readiness::Ready => (StatusCode::OK, "ready\n".into()),
+            Readiness::NotYet(_) => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n".into()),
+        };
+    };
+    match readiness {
         Readiness::Ready => {
-            let troubles = pages.service.troubles().into_iter().map(|why| format!("; {why}"));
+            let troubles = entry.service.troubles().into_iter().map(|why| format!("; {why}"));
             (StatusCode::OK, format!("ready{}\n", troubles.collect::<String>()))
         }
         Readiness::NotYet(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
     }
 }
 
-async fn render(State(pages): State<Pages>) -> impl IntoResponse {
-    let cameras = pages.service.cameras();
+/// Returns what a caller may reach who may see all cameras.
+fn enter(gate: &Gate, client: &Client, headers: &HeaderMap) -> Result<Entry, Denied> {
+    let caller = guard::identify(gate, client, headers)?;
+    caller.require_all_cameras()?;
+    caller.enter(Role::View)
+}
+
+async fn render(
+    State(pages): State<Pages>,
+    Extension(client): Extension<Client>,
+    headers: HeaderMap,
+) -> Result<impl IntoResponse, Refusal> {
+    let cameras = enter(&pages.gate, &client, &headers)?.service.cameras();
     let is_present = |name: &str| cameras.iter().any(|camera| *camera.name == *name);
     let text = metrics::of_cameras(&pages.metrics.render(), is_present);
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text))
 }

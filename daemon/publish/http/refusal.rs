@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Json, Response};
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::access::Denied;
 use crate::journal::QueryError;
 use crate::service::{AlertNotFound, AskError, ClipError, Code, FrameError, TrialError};
 
@@ -84,6 +85,7 @@ fn status(code: Code) -> StatusCode {
             StatusCode::BAD_REQUEST
         }
         Code::PermissionDenied => StatusCode::FORBIDDEN,
+        Code::Unauthenticated => StatusCode::UNAUTHORIZED,
         Code::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
         Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -93,11 +95,24 @@ fn status(code: Code) -> StatusCode {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let retry_after = self.retry_after_seconds.map(HeaderValue::from);
-        let mut reply = (self.status, Json(self)).into_response();
+        let status = self.status;
+        let mut reply = (status, Json(self)).into_response();
+        if status == StatusCode::UNAUTHORIZED {
+            reply
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
         if let Some(seconds) = retry_after {
             reply.headers_mut().insert(header::RETRY_AFTER, seconds);
         }
         reply
+    }
+}
+
+impl From<Denied> for Refusal {
+    fn from(denied: Denied) -> Refusal {
+        let refusal = Refusal::new(denied.code(), denied.reason(), denied.to_string());
+        refusal.after(denied.retry_after())
     }
 }
 

@@ -3,16 +3,16 @@
 use std::sync::Arc;
 
 use axum::Extension;
-use axum::extract::State;
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Json, Response};
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::Refusal;
+use super::caller::{Api, Asker};
 use super::request::JsonText;
 use super::stream::Sender;
-use super::{Api, Refusal};
 use crate::event::{AnswerPart, Event};
 use crate::metrics;
 use crate::publish::asking::{Asking, CAMERAS, Item};
@@ -56,7 +56,7 @@ pub struct Answers {
 }
 
 pub async fn ask(
-    State(api): State<Api>,
+    Asker(api): Asker,
     Extension(client): Extension<Client>,
     headers: HeaderMap,
     body: JsonText,

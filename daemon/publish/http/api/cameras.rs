@@ -1,11 +1,10 @@
 //! The cameras.
 
-use axum::extract::State;
 use axum::response::Json;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::Api;
+use super::caller::Viewer;
 use crate::service::CameraInfo;
 
 #[derive(Serialize, JsonSchema)]
@@ -14,6 +13,6 @@ pub struct Cameras {
     cameras: Vec<CameraInfo>,
 }
 
-pub async fn list(State(api): State<Api>) -> Json<Cameras> {
+pub async fn list(Viewer(api): Viewer) -> Json<Cameras> {
     Json(Cameras { cameras: api.service.cameras() })
 }

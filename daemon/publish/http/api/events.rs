@@ -3,15 +3,16 @@
 use std::sync::Arc;
 
 use axum::Extension;
-use axum::extract::{Path, State};
+use axum::extract::Path;
 use axum::http::{HeaderMap, HeaderName, header};
 use axum::response::{IntoResponse, Json, Response};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::Refusal;
+use super::caller::{Admin, Api, Asker, Viewer};
 use super::request::{JsonText, Parameters, between, event_id};
 use super::stream::Sender;
-use super::{Api, Refusal};
 use crate::event::{Event, EventId, EventKind};
 use crate::frame::Span;
 use crate::journal::{Cursor, Deleted, Deletion, EventFilter, Journal, Query, QueryError, Read};
@@ -65,7 +66,7 @@ pub struct MissedEvents {
 }
 
 pub async fn list_or_stream(
-    State(api): State<Api>,
+    Viewer(api): Viewer,
     Extension(client): Extension<Client>,
     headers: HeaderMap,
     Parameters(query): Parameters<EventsQuery>,
@@ -150,7 +151,7 @@ async fn send(mut cursor: Box<dyn Cursor>, filter: EventFilter, to: Sender) {
 }
 
 pub async fn one(
-    State(api): State<Api>,
+    Viewer(api): Viewer,
     Path(event): Path<String>,
 ) -> Result<Json<Arc<Event>>, Refusal> {
     get(api.service.journal(), event_id("event", &event)?).await.map(Json)
@@ -172,7 +173,7 @@ pub struct Keep {
 }
 
 pub async fn keep(
-    State(api): State<Api>,
+    Asker(api): Asker,
     Path(event): Path<String>,
     body: JsonText,
 ) -> Result<Json<Arc<Event>>, Refusal> {
@@ -198,7 +199,7 @@ pub struct DeleteQuery {
 }
 
 pub async fn delete(
-    State(api): State<Api>,
+    Admin(api): Admin,
     Parameters(query): Parameters<DeleteQuery>,
 ) -> Result<Json<Deleted>, Refusal> {
     let DeleteQuery { since, until, camera: cameras, include_kept } = query;

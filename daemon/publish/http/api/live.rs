@@ -4,15 +4,15 @@
 //! of WebSockets.
 
 use axum::Extension;
+use axum::extract::Path;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
-use axum::extract::{Path, State};
 use axum::response::Response;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{Api, Refusal};
-use crate::publish::http::STREAMS;
+use super::Refusal;
+use super::caller::Viewer;
 use crate::publish::http::guard::Client;
 use crate::service::{AskError, LiveItem, LiveStream};
 
@@ -43,7 +43,7 @@ pub enum LiveMessage {
 /// Sends the live video of a camera. A refusal is a message, because a page cannot read the reply to
 /// a WebSocket that is not opened.
 pub async fn live(
-    State(api): State<Api>,
+    Viewer(api): Viewer,
     Extension(client): Extension<Client>,
     Path(camera): Path<String>,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
@@ -53,12 +53,12 @@ pub async fn live(
     })?;
     Ok(upgrade.max_message_size(MESSAGE_BYTES).on_upgrade(async move |mut socket| {
         let _call = client.begin_call();
-        let permit = api.streams.clone().try_acquire_owned();
-        let known = api.service.live_video(&camera);
-        let video = match (permit.as_ref(), known) {
-            (Ok(_), Some(video)) => video,
-            (Err(_), _) => return refuse(socket, Refusal::too_many_streams(STREAMS)).await,
-            (_, None) => return refuse(socket, AskError::CameraNotFound(camera).into()).await,
+        let _place = match api.place() {
+            Ok(place) => place,
+            Err(refusal) => return refuse(socket, refusal).await,
+        };
+        let Some(video) = api.service.live_video(&camera) else {
+            return refuse(socket, AskError::CameraNotFound(camera).into()).await;
         };
         tokio::select! {
             () = send(&mut socket, video) => {}

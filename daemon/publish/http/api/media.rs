@@ -4,15 +4,16 @@ use std::ops::Range;
 
 use axum::Extension;
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, State};
+use axum::extract::Path;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
+use super::caller::Viewer;
 use super::request::event_id;
-use super::{Api, Refusal, events};
+use super::{Refusal, events};
 use crate::event::EventId;
 use crate::frame::FrameId;
 use crate::journal::{CLIP_CHUNK, QueryError};
@@ -29,7 +30,7 @@ const CHUNKS: usize = 2;
 
 /// Returns the JPEG of a frame, from the journal or the buffer.
 pub async fn frame(
-    State(api): State<Api>,
+    Viewer(api): Viewer,
     Path((camera, frame)): Path<(String, String)>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
@@ -48,7 +49,7 @@ pub async fn frame(
 
 /// Returns the clip of the alert that an event is of.
 pub async fn clip(
-    State(api): State<Api>,
+    Viewer(api): Viewer,
     Extension(client): Extension<Client>,
     Path(event): Path<String>,
     headers: HeaderMap,

@@ -4,6 +4,7 @@
 //! is refused. Streams are limited in number, and end when the daemon stops.
 
 mod ask;
+mod caller;
 mod cameras;
 mod events;
 mod live;
@@ -12,6 +13,7 @@ pub mod openapi;
 mod request;
 mod rules;
 mod search;
+mod session;
 mod stream;
 mod timeline;
 mod trial;
@@ -19,38 +21,34 @@ mod trial;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderValue, header};
-use axum::middleware::{from_fn, map_response};
+use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::{Json, Response};
 use axum::routing::{get, post};
 use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::sync::Semaphore;
-use tokio_util::sync::CancellationToken;
 
 pub use events::get as event;
 
+use caller::{Shared, Viewer};
+
 use super::refusal::Refusal;
 use super::{MAX_BODY_BYTES, guard};
-use crate::service::{Code, Readiness, Service};
+use crate::access::Gate;
+use crate::service::{Code, Readiness};
 
-/// The state of the handlers.
-#[derive(Clone)]
-struct Api {
-    service: Arc<dyn Service>,
-    stop: CancellationToken,
-    streams: Arc<Semaphore>,
-}
-
-pub fn routes(
-    service: Arc<dyn Service>,
-    streams: Arc<Semaphore>,
-    stop: CancellationToken,
-) -> Router {
-    let api = Api { service, stop, streams };
+pub fn routes(gate: &Gate, streams: Arc<Semaphore>) -> Router {
+    let sessions = Router::new()
+        .route("/session", post(session::begin).delete(session::end))
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(from_fn_with_state(gate.clone(), guard::check_origin))
+        .layer(map_response(as_data))
+        .with_state(gate.clone());
     let routes = Router::new()
         .route("/openapi.json", get(async || Json(openapi::document())))
+        .route("/access", get(session::access))
         .route("/status", get(status))
         .route("/cameras", get(cameras::list))
         .route("/cameras/{camera}/frames/{frame}", get(media::frame))
@@ -71,10 +69,10 @@ pub fn routes(
         })
         .method_not_allowed_fallback(async || Refusal::wrong_method())
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-        .layer(from_fn(guard::admit))
+        .layer(from_fn_with_state(gate.clone(), guard::admit))
         .layer(map_response(as_data))
-        .with_state(api);
-    Router::new().nest("/api/v1", routes)
+        .with_state(Shared { streams });
+    Router::new().nest("/api/v1", sessions.merge(routes))
 }
 
 /// Tells browsers to take a reply as the type that it states, and not to store it unless it says
@@ -102,7 +100,7 @@ struct Status {
     troubles: Vec<String>,
 }
 
-async fn status(State(api): State<Api>) -> Json<Status> {
+async fn status(Viewer(api): Viewer) -> Json<Status> {
     let not_ready_reason = match api.service.readiness() {
         Readiness::Ready => None,
         Readiness::NotYet(why) => Some(why),

@@ -5,10 +5,11 @@ use schemars::generate::{SchemaGenerator, SchemaSettings};
 use schemars::{JsonSchema, Schema};
 use serde_json::{Map, Value, json};
 
-use super::{Refusal, Status, ask, cameras, events, live, rules, search, timeline, trial};
+use super::{Refusal, Status, ask, cameras, events, live, rules, search, session, timeline, trial};
 use crate::event::Event;
 use crate::journal::Deleted;
 use crate::publish::QUESTION_FIELDS;
+use crate::publish::http::guard;
 use crate::service::{TrialMessage, TrialSummary};
 
 /// Returns the document.
@@ -19,6 +20,16 @@ pub fn document() -> Value {
         let methods = paths.entry(path).or_insert_with(|| json!({}));
         methods[method] = operation;
     };
+    let access = "Returns what the caller may do.";
+    add("/access", "get", operation(access, schemas.reply::<session::AccessInfo>()));
+    let begin = operation(
+        "Begins a session of a browser: checks the token, and sets a cookie that is sent instead.",
+        schemas.reply::<session::AccessInfo>(),
+    );
+    add("/session", "post", schemas.with_body::<session::Login>(begin));
+    let mut end = operation("Ends the session: removes the cookie.", json!({}));
+    end["responses"]["204"] = json!({ "description": "Success." });
+    add("/session", "delete", end);
     add("/status", "get", operation("Returns the state of the daemon.", schemas.reply::<Status>()));
     add(
         "/cameras",
@@ -116,8 +127,15 @@ pub fn document() -> Value {
             "license": { "name": "Apache-2.0", "identifier": "Apache-2.0" },
         },
         "servers": [{ "url": "/api/v1" }],
+        "security": [{}, { "token": [] }, { "session": [] }],
         "paths": paths,
-        "components": { "schemas": schemas.definitions() },
+        "components": {
+            "schemas": schemas.definitions(),
+            "securitySchemes": {
+                "token": { "type": "http", "scheme": "bearer" },
+                "session": { "type": "apiKey", "in": "cookie", "name": guard::SESSION },
+            },
+        },
     })
 }
 

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::Path;
 use axum::response::Json;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::Refusal;
+use super::caller::{Asker, Viewer};
 use super::events::page_size;
 use super::request::{JsonText, Parameters};
-use super::{Api, Refusal};
 use crate::event::Event;
 use crate::service::{AlertQuery, Code, ListedAlert, RuleInfo, Service};
 
@@ -19,7 +20,7 @@ pub struct Rules {
     rules: Vec<RuleInfo>,
 }
 
-pub async fn list(State(api): State<Api>) -> Json<Rules> {
+pub async fn list(Viewer(api): Viewer) -> Json<Rules> {
     Json(Rules { rules: api.service.rules() })
 }
 
@@ -60,7 +61,7 @@ pub struct Alerts {
 }
 
 pub async fn alerts(
-    State(api): State<Api>,
+    Viewer(api): Viewer,
     Parameters(query): Parameters<AlertsQuery>,
 ) -> Result<Json<Alerts>, Refusal> {
     let AlertsQuery { camera: cameras, rule: rules, state, limit, before } = query;
@@ -96,7 +97,7 @@ pub struct Acknowledge {
 }
 
 pub async fn acknowledge(
-    State(api): State<Api>,
+    Asker(api): Asker,
     Path(alert): Path<String>,
     body: JsonText,
 ) -> Result<Json<Arc<Event>>, Refusal> {

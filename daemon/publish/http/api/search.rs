@@ -1,13 +1,13 @@
 //! The search for captions and answers.
 
-use axum::extract::State;
 use axum::response::Json;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::Refusal;
+use super::caller::Viewer;
 use super::events::page_size;
 use super::request::{Parameters, between};
-use super::{Api, Refusal};
 use crate::event::EventKind;
 use crate::journal::{EventFilter, SearchCoverage, SearchHit, SearchMode, SearchQuery};
 
@@ -54,7 +54,7 @@ pub struct Found {
 }
 
 pub async fn search(
-    State(api): State<Api>,
+    Viewer(api): Viewer,
     Parameters(asked): Parameters<SearchParameters>,
 ) -> Result<Json<Found>, Refusal> {
     let limit = page_size(asked.limit)?;

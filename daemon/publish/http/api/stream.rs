@@ -10,8 +10,8 @@ use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::{Api, Refusal};
-use crate::publish::http::STREAMS;
+use super::Refusal;
+use super::caller::Api;
 use crate::publish::http::guard::Client;
 
 /// Number of messages that wait for a client that reads slowly. Further events wait in the journal.
@@ -49,8 +49,7 @@ impl Api {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let permit = self.streams.clone().try_acquire_owned();
-        let permit = permit.map_err(|_| Refusal::too_many_streams(STREAMS))?;
+        let permit = self.place()?;
         let (to, from) = mpsc::channel(BUFFER);
         let (call, stop, work) = (client.begin_call(), self.stop.clone(), work(Sender(to.clone())));
         tokio::spawn(async move {

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use axum::Extension;
-use axum::extract::State;
 use axum::response::Response;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::Refusal;
+use super::caller::Asker;
 use super::request::JsonText;
 use super::stream::Sender;
-use super::{Api, Refusal};
 use crate::config::RuleChanges;
 use crate::publish::http::guard::Client;
 use crate::question::{self, Draft, RawLength, RawTime};
@@ -62,7 +62,7 @@ pub struct TrialFailed {
 }
 
 pub async fn try_rule(
-    State(api): State<Api>,
+    Asker(api): Asker,
     Extension(client): Extension<Client>,
     body: JsonText,
 ) -> Result<Response, Refusal> {

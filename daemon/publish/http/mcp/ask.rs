@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use super::arguments::{self, RangeText, event_id};
 use super::summary::EventSummary;
 use super::tool::{Call, Reply, Tool};
+use crate::access::Role;
 use crate::publish::asking::{Asking, CAMERAS, Item};
 use crate::publish::http::refusal::Refusal;
 use crate::question::Draft;
@@ -57,6 +58,7 @@ struct CameraRefusal {
 impl Tool for Ask {
     const NAME: &str = "ask";
     const TITLE: &str = "Ask about what a camera saw";
+    const ROLE: Role = Role::Ask;
     const DESCRIPTION: &str = "Has a vision model look at the frames of a time and answer a \
                                question about them. Without a time it looks at the newest seconds. \
                                A long time is answered in parts and takes longer: find the moment \

@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::access::{self, Role};
 use crate::publish::http::STREAMS;
 use crate::publish::http::refusal::Refusal;
 use crate::service::Service;
@@ -35,6 +36,8 @@ pub trait Tool {
     const NAME: &str;
     const TITLE: &str;
     const DESCRIPTION: &str;
+    /// The role that a caller needs.
+    const ROLE: Role = Role::View;
     type Arguments: DeserializeOwned + JsonSchema + Send;
     type Output: Serialize + JsonSchema;
 
@@ -61,15 +64,17 @@ impl<T> Reply<T> {
 /// A call of a tool.
 pub struct Call {
     pub service: Arc<dyn Service>,
+    pub entry: access::Entry,
     pub streams: Arc<Semaphore>,
     pub progress: Progress,
 }
 
 impl Call {
     /// Takes a place among the streams for a call that may last long.
-    pub fn place(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+    pub fn place(&self) -> Result<(OwnedSemaphorePermit, Option<OwnedSemaphorePermit>), Refusal> {
         let place = self.streams.clone().try_acquire_owned();
-        place.map_err(|_| Refusal::too_many_streams(STREAMS))
+        let place = place.map_err(|_| Refusal::too_many_streams(STREAMS))?;
+        Ok((place, self.entry.stream()?))
     }
 }
 
@@ -110,6 +115,7 @@ type Running = Pin<Box<dyn Future<Output = Result<CallToolResult, Refusal>> + Se
 /// A tool in the list of tools.
 pub struct Entry {
     pub definition: Definition,
+    pub role: Role,
     pub run: fn(Call, JsonObject) -> Running,
 }
 
@@ -131,7 +137,7 @@ pub fn entry<T: Tool + 'static>() -> Entry {
         .with_title(T::TITLE)
         .with_raw_output_schema(Arc::new(object(output)))
         .with_annotations(annotations);
-    Entry { definition, run: |call, arguments| Box::pin(run::<T>(call, arguments)) }
+    Entry { definition, role: T::ROLE, run: |call, arguments| Box::pin(run::<T>(call, arguments)) }
 }
 
 /// Returns a schema as an object, without its title, which is the name of a Rust type. Some clients

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::arguments::{self, RangeText};
 use super::tool::{Call, Reply, Tool};
+use crate::access::Role;
 use crate::config::RuleChanges;
 use crate::event::{Alert, AlertPhase, ScorePoint};
 use crate::frame::{Span, rfc3339};
@@ -86,6 +87,7 @@ struct TriedAlert {
 impl Tool for TryRule {
     const NAME: &str = "try_rule";
     const TITLE: &str = "Try a rule on the past";
+    const ROLE: Role = Role::Ask;
     const DESCRIPTION: &str = "Scores a yes-or-no question on every window of a past time, and \
                                returns the alerts that it would have raised. Nothing is \
                                published. An hour of windows takes minutes: begin with a short \

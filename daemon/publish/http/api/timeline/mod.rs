@@ -4,16 +4,16 @@ mod gaps;
 
 use std::time::{Duration, SystemTime};
 
-use axum::extract::State;
 use axum::response::Json;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::Refusal;
 use super::request::{Parameters, between};
-use super::{Api, Refusal};
 use crate::event::{Body, EventKind, Gap};
 use crate::frame::Span;
 use crate::journal::{DensityQuery, EventFilter, Query};
+use crate::publish::http::api::caller::{Api, Viewer};
 use gaps::Change;
 
 /// Number of buckets, and the maximum that a client can ask for.
@@ -65,7 +65,7 @@ pub struct TimelineGap {
 }
 
 pub async fn timeline(
-    State(api): State<Api>,
+    Viewer(api): Viewer,
     Parameters(asked): Parameters<TimelineParameters>,
 ) -> Result<Json<Timeline>, Refusal> {
     let buckets = match asked.buckets.unwrap_or(BUCKETS) {
