@@ -211,6 +211,9 @@ fn damaged_packets_are_survived(name: &str, video: &Path, seed: u64) {
     let cameras = Cameras::start(folder.path(), 0, &[(name, video)], &[]);
     let patient = Camera { stall_timeout: PATIENCE, ..camera_at(cameras.port, name) };
     let other = Watched::start(patient);
+    // Many cameras that connect at once to a busy server may need a second attempt.
+    other.frames(2);
+    let states = other.states();
     let proxies = DAMAGES.map(|damage| (damage, Faulty::start(cameras.port, damage, seed)));
     let watched = proxies.each_ref().map(|(_, proxy)| Watched::start(camera_at(proxy.port, name)));
     watched.iter().for_each(|watched| _ = watched.frames(2));
@@ -241,7 +244,7 @@ fn damaged_packets_are_survived(name: &str, video: &Path, seed: u64) {
     }
     let frames = other.count();
     other.frames(frames + 2);
-    assert_eq!(other.states(), [CameraState::Connecting, CameraState::Live], "{name}");
+    assert_eq!(other.states(), states, "{name}");
 }
 
 #[test]
