@@ -1,7 +1,8 @@
 //! Builds the daemon's modules, runs them, and stops them in order. This is the only file that
 //! knows every module.
 
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use anyhow::Context;
@@ -24,15 +25,20 @@ use crate::journal::{self, Journal, MemoryJournal};
 use crate::metrics::{self, PrometheusHandle};
 use crate::model::Runtime;
 use crate::publish::{self, Listener, delivery, grpc, http, mqtt};
+use crate::reload::{self, Reloader};
 use crate::run_clock::RunClock;
-use crate::service::Service;
+use crate::service::{ConfigChange, Service};
 use crate::state::Daemon;
+use crate::sync::lock;
 use crate::systemd;
+use crate::targets::Targets;
 use crate::tls::ServerTls;
 use crate::workers::Workers;
 
 /// The daemon with everything loaded and every address bound, before anything runs.
 pub struct App {
+    /// The config file, which a reload reads again.
+    file: PathBuf,
     config: Config,
     daemon: Arc<Daemon>,
     journal: Arc<dyn Journal>,
@@ -63,8 +69,8 @@ pub enum Ended {
 
 impl App {
     /// Binds the addresses first, so that an occupied one is reported at once. Then loads the
-    /// model.
-    pub async fn build(config: Config) -> anyhow::Result<App> {
+    /// model. `file` is where `config` was read.
+    pub async fn build(config: Config, file: PathBuf) -> anyhow::Result<App> {
         let metrics = metrics::install().context("metrics")?;
         let targets = config.targets.iter().cloned().map(delivery::Target::new);
         let targets = targets.collect::<Result<_, _>>().map_err(anyhow::Error::msg)?;
@@ -105,6 +111,7 @@ impl App {
         let daemon = Arc::new(daemon.with_tls(tls.clone()));
         Ok(App {
             clip_maker,
+            file,
             config,
             daemon,
             journal,
@@ -123,18 +130,24 @@ impl App {
 
     /// Runs until `signals` asks to stop, or a module that the others need fails.
     ///
-    /// The first signal lets running work end within `stop_timeout`; the second ends at once.
-    pub async fn run(self, mut signals: mpsc::Receiver<()>) -> anyhow::Result<Ended> {
+    /// The first signal lets running work end within `stop_timeout`; the second ends at once. Each of
+    /// `reloads` reads the config again.
+    pub async fn run(
+        self,
+        mut signals: mpsc::Receiver<()>,
+        mut reloads: mpsc::Receiver<()>,
+    ) -> anyhow::Result<Ended> {
         let (failed, mut failure) = mpsc::channel(8);
         let engine = self.daemon.engine.clone();
+        let prompt_check = self.workers.prompt_check.clone();
         let workers = self.workers.spawn(&engine, self.disk, &failed)?;
-        let cameras = Cameras::new(self.daemon.clone(), self.clock);
+        let cameras = Arc::new(Cameras::new(self.daemon.clone(), self.clock));
         for camera in &self.config.cameras {
             cameras.add(camera.clone())?;
         }
         let stop = self.stop;
         let clips = tokio::spawn(self.clip_maker.run());
-        let certificate = self.tls.map(|tls| tokio::spawn(tls.follow()));
+        let certificate = self.tls.clone().map(|tls| tokio::spawn(tls.follow()));
         let upkeep = tokio::spawn(metrics::upkeep(self.metrics.clone()));
         let mut interfaces = JoinSet::new();
         let service: Arc<dyn Service> = self.daemon.clone();
@@ -157,19 +170,38 @@ impl App {
                 move || http::serve(listener.clone(), gate.clone(), metrics.clone(), end.clone());
             interfaces.spawn(publish::supervise(Interface::Http, stop.clone(), serve));
         }
-        if let Some(config) = self.config.mqtt {
+        if let Some(config) = self.config.mqtt.clone() {
             let publisher = mqtt::Publisher::shared(config, service.clone());
             let end = stop.clone();
             let run = move || mqtt::run(publisher.clone(), end.clone());
             interfaces.spawn(publish::supervise(Interface::Mqtt, stop.clone(), run));
         }
-        for target in self.targets {
-            let interface = target.interface();
-            let delivery = delivery::Delivery::shared(target, &self.config.rules, service.clone());
-            let end = stop.clone();
-            let run = move || delivery::run(delivery.clone(), end.clone());
-            interfaces.spawn(publish::supervise(interface, stop.clone(), run));
-        }
+        let rules = &self.config.rules;
+        let targets = Targets::start(self.targets, rules, service.clone(), stop.clone()).await;
+        let targets = Arc::new(targets);
+        let config = Arc::new(Mutex::new(self.config));
+        let (requests, queue) = mpsc::channel(reload::WAITING);
+        self.daemon.accept_reloads(requests);
+        let reloader = Reloader {
+            file: self.file,
+            config: config.clone(),
+            prompt_check,
+            daemon: self.daemon.clone(),
+            cameras: cameras.clone(),
+            targets: targets.clone(),
+            tls: self.tls.clone(),
+        };
+        let reloader = tokio::spawn(reload::run(reloader, queue));
+        let reload = {
+            let daemon = self.daemon.clone();
+            // The log has the result.
+            async move {
+                while reloads.recv().await.is_some() {
+                    drop(daemon.change_config(ConfigChange::Reload).await)
+                }
+            }
+        };
+        let reload = tokio::spawn(reload);
         let watchdog = tokio::spawn(systemd::watch(engine.clone()));
 
         let broken = tokio::select! {
@@ -177,11 +209,14 @@ impl App {
             Some(error) = failure.recv() => Some(error),
         };
         watchdog.abort();
+        reload.abort();
+        reloader.abort();
         upkeep.abort();
         clips.abort();
         certificate.inspect(tokio::task::JoinHandle::abort);
         systemd::stopping();
-        tracing::info!("stopping: running work has {:?} to end", self.config.stop_timeout);
+        let stop_timeout = lock(&config).stop_timeout;
+        tracing::info!("stopping: running work has {stop_timeout:?} to end");
         self.daemon.stop();
         let questions = engine.clone();
         let drain = async {
@@ -198,10 +233,11 @@ impl App {
             let _ = tokio::task::spawn_blocking(move || self.journal.flush()).await;
             stop.cancel();
             while interfaces.join_next().await.is_some() {}
+            targets.finish().await;
         };
         let ended = tokio::select! {
             () = drain => Ended::Stopped,
-            () = tokio::time::sleep(self.config.stop_timeout) => {
+            () = tokio::time::sleep(stop_timeout) => {
                 tracing::warn!("not everything ended in time");
                 Ended::Cut
             }

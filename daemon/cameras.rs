@@ -1,7 +1,7 @@
 //! The running cameras: the only owner of their threads.
 //!
-//! Guarantees: cameras are added and removed while the daemon runs, each without an effect on the
-//! others. When [`Cameras::remove`] returns, the camera's thread has ended, and no more frames of it
+//! Guarantees: cameras are added, changed and removed while the daemon runs, each without an effect
+//! on the others. When [`Cameras::remove`] returns, the camera's thread has ended, and no more frames of it
 //! arrive.
 
 use std::collections::HashMap;
@@ -17,12 +17,24 @@ use crate::sync::lock;
 pub struct Cameras {
     daemon: Arc<Daemon>,
     clock: Arc<RunClock>,
-    running: Mutex<HashMap<Arc<str>, CameraHandle>>,
+    running: Mutex<Running>,
+}
+
+#[derive(Default)]
+struct Running {
+    /// The cameras, each with its thread. A paused one has none.
+    handles: HashMap<Arc<str>, Option<CameraHandle>>,
+    /// True after all cameras were stopped. No other is started.
+    is_stopped: bool,
 }
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a camera named {0:?} is running already")]
-pub struct CameraExists(Arc<str>);
+pub enum AddError {
+    #[error("a camera named {0:?} is running already")]
+    CameraExists(Arc<str>),
+    #[error("the daemon is stopping")]
+    Stopping,
+}
 
 impl Cameras {
     /// Creates the owner without cameras. `clock` orders the frames of all cameras.
@@ -31,30 +43,67 @@ impl Cameras {
     }
 
     /// Starts a camera. From now on its frames are taken, and it can be asked about.
-    pub fn add(&self, camera: config::Camera) -> Result<(), CameraExists> {
-        let name = camera.name.clone();
+    pub fn add(&self, camera: config::Camera) -> Result<(), AddError> {
         let mut running = lock(&self.running);
-        if running.contains_key(&name) {
-            return Err(CameraExists(name));
+        if running.is_stopped {
+            return Err(AddError::Stopping);
+        }
+        if running.handles.contains_key(&camera.name) {
+            return Err(AddError::CameraExists(camera.name));
         }
         self.daemon.add_camera(&camera);
-        running.insert(name, camera::start(camera, self.daemon.clone(), self.clock.clone()));
+        self.start(&mut running, camera);
         Ok(())
+    }
+
+    /// Gives a camera other settings. Its buffer stays. `reconnects` is true if its thread must be
+    /// restarted for them. Returns false if no camera has this name. Waits for the old thread.
+    pub fn update(&self, camera: config::Camera, reconnects: bool) -> bool {
+        if !reconnects {
+            return self.daemon.update_camera(&camera, false);
+        }
+        let Some(handle) = lock(&self.running).handles.remove(&camera.name) else { return false };
+        if let Some(handle) = handle {
+            handle.stop();
+        }
+        let is_known = self.daemon.update_camera(&camera, true);
+        let mut running = lock(&self.running);
+        if is_known && !running.is_stopped {
+            self.start(&mut running, camera);
+        }
+        is_known
+    }
+
+    fn start(&self, running: &mut Running, camera: config::Camera) {
+        let name = camera.name.clone();
+        let handle = if camera.is_paused {
+            self.daemon.paused(&name);
+            None
+        } else {
+            Some(camera::start(camera, self.daemon.clone(), self.clock.clone()))
+        };
+        running.handles.insert(name, handle);
     }
 
     /// Stops a camera and forgets it. Returns false if no camera has this name. Waits for the
     /// camera's thread.
     pub fn remove(&self, name: &str) -> bool {
-        let Some(handle) = lock(&self.running).remove(name) else { return false };
-        handle.stop();
+        let Some(handle) = lock(&self.running).handles.remove(name) else { return false };
+        if let Some(handle) = handle {
+            handle.stop();
+        }
         self.daemon.remove_camera(name);
         true
     }
 
     /// Stops all cameras and waits for their threads. They can still be listed afterwards.
-    pub fn stop(self) {
-        let running = std::mem::take(&mut *lock(&self.running));
-        running.values().for_each(CameraHandle::ask_to_stop);
+    pub fn stop(&self) {
+        let handles = {
+            let mut running = lock(&self.running);
+            running.is_stopped = true;
+            std::mem::take(&mut running.handles)
+        };
+        handles.values().flatten().for_each(CameraHandle::ask_to_stop);
     }
 }
 
@@ -104,7 +153,7 @@ mod tests {
         let [gate, yard] = [config.cameras[0].clone(), config.cameras[1].clone()];
         cameras.add(gate.clone()).unwrap();
         cameras.add(yard).unwrap();
-        assert_eq!(cameras.add(gate.clone()), Err(CameraExists("gate".into())));
+        assert_eq!(cameras.add(gate.clone()), Err(AddError::CameraExists("gate".into())));
         assert_eq!(listed(), ["gate", "yard"]);
         assert!(cameras.remove("gate") && !cameras.remove("gate"));
         assert_eq!(listed(), ["yard"]);
@@ -116,5 +165,7 @@ mod tests {
         cameras.add(gate).unwrap();
         assert_eq!(listed(), ["yard", "gate"]);
         cameras.stop();
+        let yard = config.cameras[1].clone();
+        assert_eq!(cameras.add(yard), Err(AddError::Stopping));
     }
 }

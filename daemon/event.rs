@@ -411,15 +411,18 @@ pub enum CameraState {
     Lost,
     /// The camera refused the connection: wrong password or no such stream.
     Refused,
+    /// The config pauses the camera: it is not connected.
+    Paused,
 }
 
 impl CameraState {
-    pub const ALL: [CameraState; 5] = [
+    pub const ALL: [CameraState; 6] = [
         CameraState::Connecting,
         CameraState::Live,
         CameraState::Stalled,
         CameraState::Lost,
         CameraState::Refused,
+        CameraState::Paused,
     ];
 
     pub fn name(self) -> &'static str {
@@ -429,6 +432,7 @@ impl CameraState {
             CameraState::Stalled => "stalled",
             CameraState::Lost => "lost",
             CameraState::Refused => "refused",
+            CameraState::Paused => "paused",
         }
     }
 }

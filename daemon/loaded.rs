@@ -1,8 +1,10 @@
 //! Loads a model package: onnxruntime and the three graphs, checked against each other and against
 //! the cameras' prompts.
 
+use std::sync::Arc;
+
 use crate::config::{self, Config, Resize, Wording};
-use crate::language::{Budget, LanguageBackend, LanguageModel, Limits};
+use crate::language::{Budget, LanguageBackend, LanguageModel, Limits, Prompts, SchemaCompiler};
 use crate::model::{Component, Devices, ModelError, Package, Runtime};
 use crate::slowfast::Plan;
 use crate::vision::Encoder;
@@ -52,43 +54,61 @@ impl LoadedModel {
         format!("KV cache {slots} × {slot}, prefix cache {prefix_cache}")
     }
 
-    /// Checks the cameras' caption prompts and the rules' questions, so that an unusable one is
-    /// reported at startup and not at every window.
-    pub fn check_prompts(&self, config: &Config) -> Result<(), ModelError> {
-        let plan = &config.model.plan;
+    /// Returns the checks of a config's prompts.
+    pub fn prompt_check(&self, plan: &Plan) -> Result<PromptCheck, ModelError> {
         let video = plan.video_tokens(plan.frames, self.encoder.grid_tokens());
-        let video = video.map_err(|e| ModelError(format!("model.plan {plan}: {e}")))?;
-        let limits = Limits {
-            max_new_tokens: config.generate.max_new_tokens,
-            sampling: config.generate.sampling,
-        };
-        for camera in &config.cameras {
-            let Some(prompt) = &camera.caption_prompt else { continue };
-            self.language.check(prompt, video, limits).map_err(|e| {
-                ModelError(format!("camera {:?}: caption_prompt: {e}", camera.name))
-            })?;
-        }
-        for rule in &config.rules {
-            self.language
-                .check_scored(&rule.question, video)
-                .map_err(|e| ModelError(format!("rule {:?}: question: {e}", rule.name)))?;
-            let Some(prompt) = &rule.describe else { continue };
-            self.language
-                .check(prompt, video, limits)
-                .map_err(|e| ModelError(format!("rule {:?}: describe: {e}", rule.name)))?;
-            let Some(schema) = &rule.describe_schema else { continue };
-            self.language
-                .schemas()
-                .compile(schema)
-                .map_err(|e| ModelError(format!("rule {:?}: describe_schema: {e}", rule.name)))?;
-        }
-        Ok(())
+        Ok(PromptCheck {
+            prompts: self.language.prompts(),
+            schemas: self.language.schemas(),
+            video_tokens: video.map_err(|e| ModelError(format!("model.plan {plan}: {e}")))?,
+        })
     }
 
     /// Returns the devices that the two parts run on.
     pub fn devices(&self) -> Devices {
         let (vision, language) = (self.encoder.placement(), self.language.placement());
         Devices { vision: vision.clone(), language: language.clone() }
+    }
+}
+
+/// Checks the prompts of a config against the loaded model. It can be used on any thread while the
+/// model runs.
+pub struct PromptCheck {
+    prompts: Arc<Prompts>,
+    schemas: Arc<SchemaCompiler>,
+    /// Number of tokens of a whole window.
+    video_tokens: usize,
+}
+
+impl PromptCheck {
+    /// Checks the cameras' caption prompts and the rules' questions, so that an unusable one is
+    /// reported at once and not at every window.
+    pub fn check(&self, config: &Config) -> Result<(), ModelError> {
+        let video = self.video_tokens;
+        let limits = Limits {
+            max_new_tokens: config.generate.max_new_tokens,
+            sampling: config.generate.sampling,
+        };
+        for camera in &config.cameras {
+            let Some(prompt) = &camera.caption_prompt else { continue };
+            self.prompts.check(prompt, video, limits).map_err(|e| {
+                ModelError(format!("camera {:?}: caption_prompt: {e}", camera.name))
+            })?;
+        }
+        for rule in &config.rules {
+            self.prompts
+                .check_scored(&rule.question, video)
+                .map_err(|e| ModelError(format!("rule {:?}: question: {e}", rule.name)))?;
+            let Some(prompt) = &rule.describe else { continue };
+            self.prompts
+                .check(prompt, video, limits)
+                .map_err(|e| ModelError(format!("rule {:?}: describe: {e}", rule.name)))?;
+            let Some(schema) = &rule.describe_schema else { continue };
+            self.schemas
+                .compile(schema)
+                .map_err(|e| ModelError(format!("rule {:?}: describe_schema: {e}", rule.name)))?;
+        }
+        Ok(())
     }
 }
 

@@ -72,12 +72,29 @@ pub fn camera_live(camera: &str, live: bool) {
     table::CAMERA_LIVE.gauge([camera]).set(one_if(live));
 }
 
-/// Leaves out the series of cameras for which `is_present` is false. The recorder cannot remove the
-/// series of a camera that was removed.
-pub fn of_cameras(rendered: &str, is_present: impl Fn(&str) -> bool) -> String {
+/// The labels of a series about a camera.
+pub struct Series<'a> {
+    pub metric: &'a str,
+    pub camera: &'a str,
+    pub rule: Option<&'a str>,
+}
+
+/// Leaves out the series of cameras, and of rules on cameras, for which `is_present` is false. The
+/// recorder cannot remove the series of a camera or a rule that was removed.
+pub fn of_cameras(rendered: &str, is_present: impl Fn(Series<'_>) -> bool) -> String {
+    let series = |line: &str| {
+        let label = |name: &str| {
+            let (_, rest) = line.split_once(name)?;
+            rest.split_once('"').map(|(value, _)| value.to_owned())
+        };
+        let (metric, _) = line.split_once('{')?;
+        Some((metric.to_owned(), label("camera=\"")?, label("rule=\"")))
+    };
     let is_shown = |line: &&str| {
-        let label = line.split_once("camera=\"").and_then(|(_, rest)| rest.split_once('"'));
-        line.starts_with('#') || label.is_none_or(|(camera, _)| is_present(camera))
+        let of_camera = |(metric, camera, rule): (String, String, Option<String>)| {
+            is_present(Series { metric: &metric, camera: &camera, rule: rule.as_deref() })
+        };
+        line.starts_with('#') || series(line).is_none_or(of_camera)
     };
     rendered.split_inclusive('\n').filter(is_shown).collect()
 }

@@ -2,6 +2,7 @@
 //! daemon only through [`Service`].
 
 mod live;
+mod reload;
 mod trial;
 mod trial_json;
 
@@ -22,6 +23,7 @@ use crate::metrics;
 use crate::question::{Draft, Limits, Question, QuestionError, Range};
 
 pub use live::{LiveItem, LiveStream};
+pub use reload::{CameraEdit, ConfigChange, ReloadError, ReloadRequest, Reloaded, Reloading};
 pub use trial::{
     TRIALS, Trial, TrialError, TrialItem, TrialRequest, TrialStream, TriedResult, TriedWindow,
 };
@@ -110,6 +112,16 @@ pub trait Service: Send + Sync + 'static {
     /// Returns the present state of an alert's clip, if the alert is among the newest 1,000.
     fn alert_clip(&self, _alert_id: &str) -> Option<AlertClip> {
         None
+    }
+
+    /// Returns a number that rises when cameras or rules may have changed.
+    fn config_version(&self) -> u64 {
+        0
+    }
+
+    /// Reads the config again, or changes a camera of it. Changes are done one after the other.
+    fn change_config(&self, _change: ConfigChange) -> Reloading {
+        Box::pin(async { Err(ReloadError::Stopping) })
     }
 
     fn readiness(&self) -> Readiness;

@@ -2,9 +2,12 @@
 //!
 //! Not here: building, running and stopping the modules, which `app` does.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Instant, SystemTime};
+
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::camera::{Recorder, Sink};
 use crate::clips::Streams;
@@ -17,9 +20,9 @@ use crate::journal::Journal;
 use crate::metrics;
 use crate::question::{self, Question, Range};
 use crate::service::{
-    AlertNotFound, AlertQuery, AnswerStream, AskError, CameraInfo, FrameDeletion, FrameLookup,
-    FrameSample, ListedAlert, LiveStream, Readiness, RuleInfo, Service, TrialError, TrialRequest,
-    TrialStream,
+    AlertNotFound, AlertQuery, AnswerStream, AskError, CameraInfo, ConfigChange, FrameDeletion,
+    FrameLookup, FrameSample, ListedAlert, LiveStream, Readiness, ReloadError, ReloadRequest,
+    Reloading, RuleInfo, Service, TrialError, TrialRequest, TrialStream,
 };
 use crate::sync::lock;
 use crate::tls::ServerTls;
@@ -32,12 +35,16 @@ pub struct Daemon {
     streams: Arc<Streams>,
     cameras: Mutex<Vec<Camera>>,
     /// Maximum length of a question.
-    question_bytes: usize,
+    question_bytes: AtomicUsize,
     /// Problems of the disk, if it keeps frames.
     disk_problem: Arc<DiskProblem>,
     /// The certificate of gRPC and HTTP.
     tls: Option<Arc<ServerTls>>,
     stopping: AtomicBool,
+    /// Number of changes of the config.
+    config_version: AtomicU64,
+    /// The queue of requests to read the config again, once the daemon runs.
+    reloads: OnceLock<mpsc::Sender<ReloadRequest>>,
 }
 
 /// A camera as the interfaces list it.
@@ -65,8 +72,10 @@ impl Daemon {
             tls: None,
             streams,
             cameras: Mutex::default(),
-            question_bytes: config.generate.question_bytes,
+            question_bytes: AtomicUsize::new(config.generate.question_bytes),
             stopping: AtomicBool::new(false),
+            config_version: AtomicU64::new(0),
+            reloads: OnceLock::new(),
         }
     }
 
@@ -88,6 +97,58 @@ impl Daemon {
         let source = camera.source.to_string();
         let status = CameraStatus::connecting(SystemTime::now());
         self.listed().push(Camera { name, source, status });
+    }
+
+    /// Gives a camera other settings. `is_restarted` is true if its thread was restarted for them.
+    /// Returns false if there is no camera of this name.
+    pub fn update_camera(&self, camera: &config::Camera, is_restarted: bool) -> bool {
+        if let Some(listed) = self.listed().iter_mut().find(|c| c.name == camera.name) {
+            listed.source = camera.source.to_string();
+            if is_restarted {
+                listed.status = CameraStatus::connecting(SystemTime::now());
+            }
+        }
+        if is_restarted && !camera.masks.is_empty() {
+            // What was recorded may show what the masks hide.
+            self.streams.remove(&camera.name);
+        }
+        self.engine.update_camera(camera, is_restarted)
+    }
+
+    /// Takes the settings of another config that can change while the daemon runs, except those of
+    /// cameras.
+    pub fn set_config(&self, config: &Config) {
+        self.question_bytes.store(config.generate.question_bytes, Ordering::Relaxed);
+        self.engine.set_config(config);
+        self.streams.set_rules(&config.rules);
+    }
+
+    /// Publishes that a camera is paused.
+    pub fn paused(&self, name: &Arc<str>) {
+        let status = CameraStatus {
+            state: CameraState::Paused,
+            reason: "the config pauses the camera".into(),
+            ..CameraStatus::connecting(SystemTime::now())
+        };
+        Sink::status(self, name, status);
+    }
+
+    /// Ends a change of the config: lists the cameras in this order, and lets the interfaces know
+    /// that cameras or rules may have changed.
+    pub fn config_changed(&self, cameras: &[config::Camera]) {
+        let place = |camera: &Camera| cameras.iter().position(|c| c.name == camera.name);
+        self.listed().sort_by_key(place);
+        self.config_version.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Sends requests to read the config again to `reloads`.
+    pub fn accept_reloads(&self, reloads: mpsc::Sender<ReloadRequest>) {
+        // It is called once, when the daemon starts.
+        let _ = self.reloads.set(reloads);
+    }
+
+    fn question_bytes(&self) -> usize {
+        self.question_bytes.load(Ordering::Relaxed)
     }
 
     /// Removes a camera from the list and from the engine, and publishes that it is lost.
@@ -202,7 +263,7 @@ impl Service for Daemon {
 
     fn limits(&self) -> question::Limits {
         question::Limits {
-            text_bytes: self.question_bytes,
+            text_bytes: self.question_bytes(),
             cameras: Some(self.listed().iter().map(|camera| camera.name.clone()).collect()),
         }
     }
@@ -235,8 +296,8 @@ impl Service for Daemon {
             return Err(AskError::Stopping.into());
         }
         let bytes = request.changes.question.as_ref().map_or(0, String::len);
-        if bytes > self.question_bytes {
-            let most = self.question_bytes;
+        let most = self.question_bytes();
+        if bytes > most {
             let why = format!("a question has at most {most} bytes; this one has {bytes}");
             return Err(TrialError::InvalidRule(why));
         }
@@ -247,6 +308,25 @@ impl Service for Daemon {
         self.engine.rules.clip(alert_id)
     }
 
+    fn config_version(&self) -> u64 {
+        self.config_version.load(Ordering::Relaxed)
+    }
+
+    fn change_config(&self, change: ConfigChange) -> Reloading {
+        let (reply, result) = oneshot::channel();
+        let queued = match self.reloads.get() {
+            Some(reloads) => reloads.try_send((change, reply)).map_err(|error| match error {
+                TrySendError::Full(_) => ReloadError::Busy,
+                TrySendError::Closed(_) => ReloadError::Stopping,
+            }),
+            None => Err(ReloadError::Stopping),
+        };
+        Box::pin(async move {
+            queued?;
+            result.await.unwrap_or(Err(ReloadError::Stopping))
+        })
+    }
+
     fn readiness(&self) -> Readiness {
         if self.stopping.load(Ordering::Relaxed) {
             return Readiness::NotYet("stopping".into());
@@ -255,7 +335,10 @@ impl Service for Daemon {
             return Readiness::NotYet(why);
         }
         let cameras = self.listed();
-        if cameras.iter().any(|camera| camera.status.state == CameraState::Live) {
+        let is_paused = |camera: &Camera| camera.status.state == CameraState::Paused;
+        let is_live = |camera: &Camera| camera.status.state == CameraState::Live;
+        let all_are_paused = !cameras.is_empty() && cameras.iter().all(is_paused);
+        if all_are_paused || cameras.iter().any(is_live) {
             return Readiness::Ready;
         }
         let mut states: Vec<String> = cameras

@@ -37,6 +37,18 @@ pub fn stopping() {
     notify(NotifyState::Stopping);
 }
 
+/// Reports that the config is being read again.
+pub fn reloading() {
+    let now = NotifyState::monotonic_usec_now();
+    let _ = now.map(|now| sd_notify::notify(&[NotifyState::Reloading, now]));
+}
+
+/// Reports that the reload has ended, with its result.
+pub fn reloaded(result: &str) {
+    let result = result.replace('\n', "; ");
+    let _ = sd_notify::notify(&[NotifyState::Ready, NotifyState::Status(&result)]);
+}
+
 /// Sends one message. Without systemd there is no receiver, which is not an error.
 fn notify(state: NotifyState<'_>) {
     let _ = sd_notify::notify(&[state]);

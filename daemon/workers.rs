@@ -16,7 +16,7 @@ use crate::engine::{Engine, Failures, LanguageWorker, VisionWorker};
 use crate::event;
 use crate::heartbeat::Worker;
 use crate::language::Budget;
-use crate::loaded::LoadedModel;
+use crate::loaded::{LoadedModel, PromptCheck};
 use crate::model::{ModelError, Placement, Runtime};
 use crate::vision::{jpeg, preprocess};
 
@@ -32,6 +32,8 @@ pub struct Workers {
     language: LanguageWorker,
     /// The memory that answers take in addition to the model.
     pub memory: String,
+    /// The check of other prompts while the model runs.
+    pub prompt_check: Arc<PromptCheck>,
     /// The onnxruntime that runs the model.
     pub runtime: Runtime,
 }
@@ -43,7 +45,8 @@ impl Workers {
         let plan = config.model.plan;
         let loaded =
             LoadedModel::load(&config.model, &config.wording, Budget::of(&config.generate))?;
-        loaded.check_prompts(config)?;
+        let prompt_check = loaded.prompt_check(&plan)?;
+        prompt_check.check(config)?;
         let devices = loaded.devices();
         let devices = event::Devices {
             vision: placement(devices.vision),
@@ -77,7 +80,7 @@ impl Workers {
             failures: Failures::default(),
         };
         let language = LanguageWorker { backend: language, dim, model: package.name, devices };
-        Ok(Workers { vision, language, memory, runtime })
+        Ok(Workers { vision, language, memory, prompt_check: Arc::new(prompt_check), runtime })
     }
 
     pub fn model(&self) -> &str {

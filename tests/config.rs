@@ -103,6 +103,8 @@ fn wrong_values_are_refused_by_their_key() {
         ("token_age = \"10m\"", "token_age = \"30s\"", "buffer.token_age"),
         ("token_bytes = \"1 GiB\"", "token_bytes = \"1 KiB\"", "buffer.token_bytes"),
         ("hang_timeout = \"2m\"", "hang_timeout = \"1s\"", "wanted at least \"2s\""),
+        ("drop_in_folder = \"lookout.d\"", "drop_in_folder = 1", "drop_in_folder"),
+        ("paused = false", "paused = 1", "paused"),
         ("inbox_bytes = \"512 MiB\"", "inbox_bytes = \"1 MiB\"", "buffer.inbox_bytes"),
         ("retention = \"30d\"", "retention = \"1s\"", "journal.retention"),
         ("bytes = \"10 GiB\"\n# Frames", "bytes = \"2 KiB\"\n# Frames", "journal.bytes"),

@@ -14,9 +14,9 @@ use crate::frame::{Span, rfc3339};
 use crate::journal::Journal;
 use crate::question::{Limits, Question, Range};
 use crate::service::{
-    AlertNotFound, AlertQuery, AnswerStream, AskError, CameraInfo, FrameDeletion, FrameError,
-    FrameLookup, FrameSample, ListedAlert, LiveStream, Readiness, RuleInfo, Service, TrialError,
-    TrialRequest, TrialStream,
+    AlertNotFound, AlertQuery, AnswerStream, AskError, CameraInfo, ConfigChange, FrameDeletion,
+    FrameError, FrameLookup, FrameSample, ListedAlert, LiveStream, Readiness, ReloadError,
+    Reloading, RuleInfo, Service, TrialError, TrialRequest, TrialStream,
 };
 
 /// Number of alerts that the daemon lists.
@@ -196,6 +196,23 @@ impl Service for Filtered {
 
     fn alert_clip(&self, alert_id: &str) -> Option<AlertClip> {
         self.sees_alert(alert_id).then(|| self.inner.alert_clip(alert_id)).flatten()
+    }
+
+    fn config_version(&self) -> u64 {
+        self.inner.config_version()
+    }
+
+    // A reload's result and a new camera concern cameras that the token may not see.
+    fn change_config(&self, change: ConfigChange) -> Reloading {
+        if !self.sees_all() {
+            return Box::pin(std::future::ready(Err(ReloadError::NotAllCameras)));
+        }
+        let (action, camera) = match &change {
+            ConfigChange::Reload => ("reload", None),
+            ConfigChange::Camera { name, edit } => (edit.action(), Some(name)),
+        };
+        self.audit.record(action, json!({ "camera": camera }));
+        self.inner.change_config(change)
     }
 
     fn readiness(&self) -> Readiness {

@@ -154,6 +154,9 @@ fn check_cameras(config: &Config) -> Vec<Line> {
 /// Waits for a camera's first frame.
 pub fn check_camera(camera: &config::Camera) -> Result<String, String> {
     let source = &camera.source;
+    if camera.is_paused {
+        return Ok(format!("{source}: paused, and not contacted"));
+    }
     let probed =
         camera::probe(camera, CAMERA_TIMEOUT).map_err(|error| format!("{source}: {error}"))?;
     let camera::Probed { codec, decoder, width, height, first_frame_after } = probed;

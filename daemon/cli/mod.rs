@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand that is longer than a few lines.
 
 mod ask;
+mod camera;
 mod check;
 mod discover;
 mod events;
@@ -68,6 +69,15 @@ enum Command {
     Token(token::Token),
     /// Inspect a model package: contents, memory requirements, and any reason it cannot run.
     Inspect(inspect::Inspect),
+    /// Let a running daemon read its config again, and print what changed.
+    ///
+    /// Keys that need a restart keep their values and are named. If the config is not valid, nothing
+    /// changes, and the exit code is 1. SIGHUP and `systemctl reload lookout` do the same, and the
+    /// log has the result.
+    Reload(Client),
+    /// Add, change, pause or remove a camera of a running daemon.
+    #[command(subcommand)]
+    Camera(camera::Camera),
     /// List the cameras of a running daemon and their state.
     Cameras(Client),
     /// List the rules of a running daemon: state, last score, alerts of today.
@@ -252,6 +262,10 @@ fn execute(command: Command) -> Result<ExitCode, Failure> {
         Command::Inspect(args) => inspect::inspect(args, out),
         Command::Cameras(Client { server, json }) => {
             runtime.block_on(success(client::cameras(&server, output(json), out)))
+        }
+        Command::Camera(command) => runtime.block_on(success(camera::camera(command, out))),
+        Command::Reload(Client { server, json }) => {
+            runtime.block_on(success(client::reload(&server, output(json), out)))
         }
         Command::Rules(Client { server, json }) => {
             runtime.block_on(success(client::rules(&server, output(json), out)))

@@ -15,7 +15,7 @@ use tokio::time::MissedTickBehavior;
 use super::plan::Plan;
 use super::{Cut, Stream, Streams};
 use crate::camera;
-use crate::config::{Rule, RuleClip};
+use crate::config::RuleClip;
 use crate::event::{Alert, AlertClip, Body, ClipState};
 use crate::journal::{Cursor, Journal, Read};
 use crate::metrics::{self, ClipResult};
@@ -31,7 +31,6 @@ pub struct ClipMaker {
     streams: Arc<Streams>,
     rules: Arc<Rules>,
     journal: Arc<dyn Journal>,
-    settings: HashMap<Arc<str>, RuleClip>,
     cursor: Box<dyn Cursor>,
     /// The clips that are not published yet, by the alerts' IDs.
     waiting: HashMap<Arc<str>, Waiting>,
@@ -52,25 +51,16 @@ impl ClipMaker {
     /// those of earlier runs that have none yet.
     pub fn new(streams: Arc<Streams>, rules: Arc<Rules>, journal: Arc<dyn Journal>) -> ClipMaker {
         let cursor = journal.read_new();
-        let of_rule = |rule: &Rule| Some((rule.name.clone(), rule.clip?));
-        let settings = streams.rules.iter().filter_map(of_rule).collect();
         let mut maker = ClipMaker {
             streams,
             rules,
             journal,
-            settings,
             cursor,
             waiting: HashMap::new(),
             writers: Arc::new(Semaphore::new(WRITERS)),
         };
         for (camera, alert) in maker.rules.alerts_with_pending_clip() {
-            match maker.settings.contains_key(&alert.rule) {
-                true => maker.follow(&camera, &alert, true),
-                false => {
-                    let clip = AlertClip::missing("the rule no longer makes clips");
-                    maker.rules.set_clip(&alert.alert_id, clip);
-                }
-            }
+            maker.follow(&camera, &alert, true);
         }
         maker
     }
@@ -98,14 +88,25 @@ impl ClipMaker {
             self.waiting.remove(&alert.alert_id);
             return;
         }
-        let Some(settings) = self.settings.get(&alert.rule) else { return };
-        let new = || {
-            let plan = Plan::new(alert, *settings);
-            Waiting { camera: camera.clone(), plan, is_resumed, is_writing: false }
-        };
-        let waiting = self.waiting.entry(alert.alert_id.clone()).or_insert_with(new);
-        waiting.plan.follow(alert);
+        if !self.waiting.contains_key(&alert.alert_id) {
+            let Some(settings) = self.settings(&alert.rule) else {
+                let clip = AlertClip::missing("the rule no longer makes clips");
+                self.rules.set_clip(&alert.alert_id, clip);
+                return;
+            };
+            let plan = Plan::new(alert, settings);
+            let new = Waiting { camera: camera.clone(), plan, is_resumed, is_writing: false };
+            self.waiting.insert(alert.alert_id.clone(), new);
+        }
+        if let Some(waiting) = self.waiting.get_mut(&alert.alert_id) {
+            waiting.plan.follow(alert);
+        }
         self.need(camera);
+    }
+
+    /// Returns the length of a rule's clips, or `None` if the rule makes none or is gone.
+    fn settings(&self, rule: &str) -> Option<RuleClip> {
+        self.rules.get(rule)?.clip
     }
 
     /// Holds the units of a camera that its waiting clips need.

@@ -20,6 +20,7 @@ mod plan;
 mod ring;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
@@ -41,7 +42,8 @@ use crate::sync::lock;
 pub struct Streams {
     limits: Limits,
     clock: Arc<RunClock>,
-    rules: Vec<Rule>,
+    /// The rules that make clips.
+    rules: Mutex<Vec<Rule>>,
     streams: Mutex<HashMap<Arc<str>, Arc<Stream>>>,
     /// Held for reading by each clip from when it is cut until it is published.
     clips_in_work: Arc<RwLock<()>>,
@@ -51,7 +53,7 @@ pub struct Streams {
 pub struct Stream {
     state: Mutex<State>,
     /// True if a rule makes clips of the stream.
-    has_clips: bool,
+    has_clips: AtomicBool,
     /// Reports new units, and that there will be none. Its receivers are the viewers.
     changed: watch::Sender<()>,
 }
@@ -68,15 +70,35 @@ struct State {
 
 impl Streams {
     pub fn new(limits: Limits, rules: &[Rule], clock: Arc<RunClock>) -> Streams {
-        let rules = rules.iter().filter(|rule| rule.clip.is_some()).cloned().collect();
+        let rules = Mutex::new(with_clips(rules));
         Streams { limits, clock, rules, streams: Mutex::default(), clips_in_work: Arc::default() }
+    }
+
+    /// Takes other rules. A stream of which no rule makes clips any more drops its units, except
+    /// those that a viewer or a clip in work needs.
+    pub fn set_rules(&self, rules: &[Rule]) {
+        *lock(&self.rules) = with_clips(rules);
+        for (camera, stream) in &*lock(&self.streams) {
+            let has_clips = self.has_clips(camera);
+            stream.state().ring.set_age(self.age(has_clips));
+            stream.has_clips.store(has_clips, Ordering::Relaxed);
+        }
+    }
+
+    fn has_clips(&self, camera: &str) -> bool {
+        lock(&self.rules).iter().any(|rule| rule.applies_to(camera))
+    }
+
+    /// Returns the age up to which units are held. Live video needs those from the newest key frame
+    /// on.
+    fn age(&self, has_clips: bool) -> Duration {
+        if has_clips { self.limits.age } else { Duration::ZERO }
     }
 
     /// Returns the receiver of a camera's stream.
     pub fn recorder(&self, camera: &Arc<str>) -> Arc<dyn Recorder> {
-        let has_clips = self.rules.iter().any(|rule| rule.applies_to(camera));
-        // Live video needs the units from the newest key frame on.
-        let age = if has_clips { self.limits.age } else { Duration::ZERO };
+        let has_clips = self.has_clips(camera);
+        let age = self.age(has_clips);
         let new = || Arc::new(Stream::new(Ring::new(Limits { age, ..self.limits }), has_clips));
         lock(&self.streams).entry(camera.clone()).or_insert_with(new).clone()
     }
@@ -123,7 +145,11 @@ impl Streams {
 impl Stream {
     fn new(ring: Ring, has_clips: bool) -> Stream {
         let state = State { ring, needed_from: None, arrived_at: None, unsupported: None };
-        Stream { state: Mutex::new(state), has_clips, changed: watch::Sender::new(()) }
+        Stream {
+            state: Mutex::new(state),
+            has_clips: AtomicBool::new(has_clips),
+            changed: watch::Sender::new(()),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -154,9 +180,14 @@ impl Stream {
     }
 }
 
+/// Returns the rules that make clips.
+fn with_clips(rules: &[Rule]) -> Vec<Rule> {
+    rules.iter().filter(|rule| rule.clip.is_some()).cloned().collect()
+}
+
 impl Recorder for Stream {
     fn is_wanted(&self) -> bool {
-        self.has_clips || self.changed.receiver_count() > 0
+        self.has_clips.load(Ordering::Relaxed) || self.changed.receiver_count() > 0
     }
 
     fn unit(&self, unit: AccessUnit) {

@@ -41,6 +41,11 @@ pub struct Ring {
 }
 
 impl Ring {
+    /// Changes the age up to which units are held. Older ones are dropped with the next unit.
+    pub fn set_age(&mut self, age: Duration) {
+        self.limits.age = age;
+    }
+
     pub fn new(limits: Limits) -> Ring {
         Ring {
             limits,

@@ -10,7 +10,7 @@ use super::rules::in_range;
 use crate::access::Limits;
 
 /// The folder of the tokens and of the audit log, and the limits of each token.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AccessControl {
     pub folder: PathBuf,
     pub limits: Limits,

@@ -17,7 +17,7 @@ const RULES: usize = 64;
 /// Maximum number of windows among which those that reach a threshold are counted.
 const AMONG: usize = 60;
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Rule {
     /// Name in topics, labels and events: letters, digits, `-`, `_`.
     pub name: Arc<str>,

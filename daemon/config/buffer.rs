@@ -9,7 +9,7 @@ use super::rules::{at_least, in_range, invalid, shown, size_at_least};
 use super::{Bytes, Camera, ConfigError, Rule};
 
 /// Limits of each camera's rolling buffer.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Buffer {
     /// Limits for frames with tokens.
     pub token_age: Duration,
@@ -31,7 +31,7 @@ pub struct Buffer {
 }
 
 /// The disk tier, shared by all cameras: frames that outlive memory and the daemon.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Disk {
     pub folder: PathBuf,
     pub retention: Duration,
@@ -94,18 +94,7 @@ impl Default for DiskTable {
 }
 
 impl BufferTable {
-    pub fn check(self, cameras: &[Camera], folder: &Path) -> Result<Buffer, ConfigError> {
-        for camera in cameras {
-            let least = camera.window + camera.caption_interval;
-            if self.token_age < least {
-                let wanted = format!(
-                    "at least {}, the window and the caption_interval of camera {:?}",
-                    shown(least),
-                    camera.name
-                );
-                return Err(invalid("buffer.token_age", shown(self.token_age), wanted));
-            }
-        }
+    pub fn check(self, folder: &Path) -> Result<Buffer, ConfigError> {
         // The smallest inbox takes a frame of 1920 × 1080.
         let inbox_bytes = size_at_least("buffer.inbox_bytes", self.inbox_bytes, Bytes::mib(8))?;
         Ok(Buffer {
@@ -129,6 +118,22 @@ impl BufferTable {
 }
 
 impl Buffer {
+    /// Checks that the tokens of a camera's whole window are held until it is captioned.
+    pub fn check_windows(&self, cameras: &[Camera]) -> Result<(), ConfigError> {
+        for camera in cameras {
+            let least = camera.window + camera.caption_interval;
+            if self.token_age < least {
+                let wanted = format!(
+                    "at least {}, the window and the caption_interval of camera {:?}",
+                    shown(least),
+                    camera.name
+                );
+                return Err(invalid("buffer.token_age", shown(self.token_age), wanted));
+            }
+        }
+        Ok(())
+    }
+
     /// Checks that the encoded streams reach back far enough for the clips of rules. A clip is
     /// planned when an alert begins, and reaches back to before its first window.
     pub fn check_clips(&self, rules: &[Rule], cameras: &[Camera]) -> Result<(), ConfigError> {

@@ -18,7 +18,7 @@ const RESERVED: &str = "available";
 /// Frames sampled per second, unless a camera's table says otherwise.
 pub const DEFAULT_FPS: f64 = 1.0;
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Camera {
     /// Name in topics and labels: letters, digits, `-`, `_`.
     pub name: Arc<str>,
@@ -41,6 +41,8 @@ pub struct Camera {
     pub stall_timeout: Duration,
     /// Maximum pause between two attempts to connect.
     pub max_reconnect_delay: Duration,
+    /// True if the camera is not connected.
+    pub is_paused: bool,
 }
 
 impl Camera {
@@ -92,6 +94,7 @@ pub struct CameraTable {
     stall_timeout: Duration,
     #[serde(with = "humantime_serde")]
     max_reconnect_delay: Duration,
+    paused: bool,
 }
 
 impl Default for CameraTable {
@@ -116,6 +119,7 @@ impl Default for CameraTable {
             masks: Vec::new(),
             stall_timeout: Duration::from_secs(5),
             max_reconnect_delay: Duration::from_secs(8),
+            paused: false,
         }
     }
 }
@@ -176,6 +180,7 @@ impl CameraTable {
             masks: masks(self.masks, folder)?,
             stall_timeout: at_least("stall_timeout", self.stall_timeout, second)?,
             max_reconnect_delay: at_least("max_reconnect_delay", self.max_reconnect_delay, second)?,
+            is_paused: self.paused,
         })
     }
 }

@@ -30,7 +30,7 @@ const OWN_HEADERS: [&str; 7] = [
 ];
 
 /// A target to which alerts are delivered.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Target {
     /// Name in metrics and logs, different from those of all other targets.
     pub name: Arc<str>,
@@ -81,13 +81,13 @@ impl Phase {
 }
 
 /// The requests that a target expects.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Format {
     Webhook(Webhook),
     Ntfy(Ntfy),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Webhook {
     /// Jinja template of the body, or `None` for the alert's JSON.
     pub template: Option<String>,
@@ -108,7 +108,7 @@ pub enum Picture {
     Inline,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Ntfy {
     pub topic: String,
     /// True if the notification has a frame of the alert as its attachment.
@@ -119,7 +119,7 @@ pub struct Ntfy {
 
 /// A URL that alerts are sent to. Only its scheme, host and port are printed, because the path of
 /// a webhook is often a secret.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct Endpoint(Url);
 
 impl Endpoint {

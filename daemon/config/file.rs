@@ -1,10 +1,11 @@
 //! Reads the TOML text into its tables. An error names the line, the table and the key.
 
 use std::collections::HashSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use super::access::AccessTable;
 use super::alert_rule::{self, RuleTable};
@@ -29,6 +30,7 @@ struct File {
     stop_timeout: Duration,
     #[serde(with = "humantime_serde")]
     hang_timeout: Duration,
+    drop_in_folder: PathBuf,
     model: ModelTable,
     generate: GenerateTable,
     buffer: BufferTable,
@@ -50,6 +52,7 @@ impl Default for File {
         File {
             stop_timeout: Duration::from_secs(10),
             hang_timeout: Duration::from_secs(120),
+            drop_in_folder: "lookout.d".into(),
             model: ModelTable::default(),
             generate: GenerateTable::default(),
             buffer: BufferTable::default(),
@@ -70,11 +73,66 @@ impl Default for File {
 
 /// Parses and checks a config. Relative paths start at `folder`.
 pub fn parse(text: &str, folder: &Path) -> Result<Config, ConfigError> {
-    let file: File = toml::from_str(text).map_err(|error| {
+    read::<File>(text)?.check(folder)
+}
+
+/// Does the same with these cameras in place of those of the text.
+pub fn parse_with(
+    text: &str,
+    folder: &Path,
+    cameras: Vec<toml::Table>,
+) -> Result<Config, ConfigError> {
+    // The errors of the text have their place in it.
+    let mut file: File = read(text)?;
+    let tables = cameras.into_iter().map(|camera| {
+        camera.try_into::<CameraTable>().map_err(|e| ConfigError(toml_error(e.message())))
+    });
+    file.camera = tables.collect::<Result<_, _>>()?;
+    file.check(folder)
+}
+
+/// Returns the folder of the drop-ins.
+pub fn drop_in_folder(text: &str, folder: &Path) -> Result<PathBuf, ConfigError> {
+    let file: File = read(text)?;
+    Ok(folder.join(file.drop_in_folder))
+}
+
+/// The cameras of a file, as written.
+#[derive(Deserialize)]
+struct CamerasAsWritten {
+    #[serde(default)]
+    camera: Vec<toml::Table>,
+}
+
+/// Reads a text. An error has its place in it.
+pub fn read<T: DeserializeOwned>(text: &str) -> Result<T, ConfigError> {
+    toml::from_str(text).map_err(|error| {
         let place = error.span().map(|span| place(text, span.start)).unwrap_or_default();
         ConfigError(format!("{place}{}", toml_error(error.message())))
-    })?;
-    file.check(folder)
+    })
+}
+
+/// Returns the tables of a file's cameras, as written.
+pub fn cameras_as_written(text: &str) -> Result<Vec<toml::Table>, ConfigError> {
+    read(text).map(|file: CamerasAsWritten| file.camera)
+}
+
+/// Returns the number of the line that names a camera.
+pub fn line_of_camera(text: &str, name: &str) -> Option<usize> {
+    let quoted = [format!("\"{name}\""), format!("'{name}'")];
+    let names_it = |line: &str| {
+        let value = line.trim().strip_prefix("name").and_then(|rest| rest.trim().strip_prefix('='));
+        value.is_some_and(|value| quoted.iter().any(|quoted| value.trim().starts_with(quoted)))
+    };
+    let mut in_camera = false;
+    text.lines()
+        .position(|line| {
+            if line.trim_start().starts_with('[') {
+                in_camera = line.trim_start().starts_with("[[camera]]");
+            }
+            in_camera && names_it(line)
+        })
+        .map(|at| at + 1)
 }
 
 impl File {
@@ -88,12 +146,11 @@ impl File {
         let journal = self.journal.check(folder)?;
         let targets = delivery::targets(self.webhook, self.ntfy, folder)?;
         let rules = alert_rule::rules(self.rule, &cameras, &targets)?;
-        let buffer = self.buffer.check(&cameras, folder)?;
-        buffer.check_clips(&rules, &cameras)?;
+        let buffer = self.buffer.check(folder)?;
         let tls = self.tls.check(folder)?;
         let access = self.access.check(folder)?;
         let guards = Guards { tls: tls.is_some(), access: access.is_some() };
-        Ok(Config {
+        let config = Config {
             search: self.search.check(folder, journal.is_some())?,
             model: self.model.check(folder)?,
             wording,
@@ -110,7 +167,10 @@ impl File {
             cameras,
             stop_timeout: at_least("stop_timeout", self.stop_timeout, Duration::ZERO)?,
             hang_timeout: at_least("hang_timeout", self.hang_timeout, Duration::from_secs(2))?,
-        })
+            drop_in_folder: folder.join(self.drop_in_folder),
+        };
+        config.check_together()?;
+        Ok(config)
     }
 }
 

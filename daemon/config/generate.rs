@@ -5,7 +5,7 @@ use serde::Deserialize;
 use super::rules::{in_range, invalid};
 use super::{Bytes, ConfigError};
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Generate {
     pub max_new_tokens: usize,
     pub sampling: Sampling,

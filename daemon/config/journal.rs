@@ -9,7 +9,7 @@ use super::rules::{at_least, size_at_least};
 use super::{Bytes, ConfigError};
 
 /// Location and limits of the journal on disk.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Journal {
     pub folder: PathBuf,
     pub retention: Duration,

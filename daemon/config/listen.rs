@@ -15,7 +15,7 @@ use super::rules::{in_range, invalid};
 const CONNECTIONS: usize = 16_384;
 
 /// The address of an interface and its maximum number of connections.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Listen {
     pub addr: SocketAddr,
     /// Maximum number of open connections. Further ones are closed.

@@ -9,6 +9,7 @@ mod alert_rule;
 mod buffer;
 mod camera;
 mod delivery;
+pub mod drop_in;
 mod file;
 mod generate;
 mod journal;
@@ -23,7 +24,7 @@ mod source;
 mod tls;
 mod values;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use access::AccessControl;
@@ -31,6 +32,7 @@ pub use alert_rule::{Rule, RuleChanges, RuleClip, Thresholds};
 pub use buffer::{Buffer, Disk};
 pub use camera::{Camera, DEFAULT_FPS, DecodeFrames};
 pub use delivery::{Endpoint, Format, Ntfy, Phase, Picture, Target, Webhook};
+pub use drop_in::{DropIn, DropIns};
 pub use generate::{Generate, Sampling, Summary};
 pub use journal::{Journal, Jpegs};
 pub use listen::Listen;
@@ -42,7 +44,7 @@ pub use source::{Rtsp, RtspTls, Source, Transport};
 pub use tls::Tls;
 pub use values::{Bytes, Secret};
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     pub model: Model,
     pub wording: Wording,
@@ -67,12 +69,21 @@ pub struct Config {
     pub stop_timeout: Duration,
     /// Time without progress after which a worker counts as hung.
     pub hang_timeout: Duration,
+    /// Folder of the cameras that were added or paused while the daemon ran.
+    pub drop_in_folder: PathBuf,
 }
 
 /// An error in one sentence: the file, the key, the value found and the value wanted.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct ConfigError(String);
+
+impl ConfigError {
+    /// Adds a half sentence.
+    pub fn with_hint(self, hint: &str) -> ConfigError {
+        ConfigError(format!("{}; {hint}", self.0))
+    }
+}
 
 impl Config {
     pub fn read(path: &Path) -> Result<Config, ConfigError> {
@@ -83,8 +94,31 @@ impl Config {
             ))
         })?;
         let folder = path.parent().unwrap_or(Path::new("."));
-        Config::parse(&text, folder)
-            .map_err(|e| ConfigError(format!("{}: {}", path.display(), e.0)))
+        let of_file = |e: ConfigError| ConfigError(format!("{}: {}", path.display(), e.0));
+        let config = Config::parse(&text, folder);
+        // Without cameras of its own, the file may be valid with those of the drop-ins.
+        let drop_in_folder = file::drop_in_folder(&text, folder).map_err(of_file)?;
+        let drop_ins = DropIns::read(&drop_in_folder)?;
+        if drop_ins.is_empty() {
+            return config.map_err(of_file);
+        }
+        Config::parse_with(&text, folder, &drop_ins)
+            .map_err(|e| drop_ins.name_file(of_file(e), &drop_in_folder))
+    }
+
+    /// Parses and checks a config with the cameras of drop-ins.
+    pub fn parse_with(
+        text: &str,
+        folder: &Path,
+        drop_ins: &DropIns,
+    ) -> Result<Config, ConfigError> {
+        file::parse_with(text, folder, drop_ins.merged(file::cameras_as_written(text)?))
+    }
+
+    /// Checks what tables require of each other and a change of one of them can break.
+    pub fn check_together(&self) -> Result<(), ConfigError> {
+        self.buffer.check_windows(&self.cameras)?;
+        self.buffer.check_clips(&self.rules, &self.cameras)
     }
 
     /// Parses and checks a config. Relative paths start at `folder`.

@@ -11,7 +11,7 @@ use crate::slowfast::Plan;
 /// Maximum number of threads of a session.
 const THREADS: usize = 256;
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Model {
     pub package: PathBuf,
     pub precision: Precision,
@@ -29,7 +29,7 @@ pub struct Model {
 }
 
 /// The text around a question.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Wording {
     /// The prompt, with `<image>` for the video's tokens and `{prompt}` for the question. `None`
     /// selects the package's chat template, or else its family's.

@@ -12,7 +12,7 @@ use super::{ConfigError, Secret, masked};
 
 const BROKER: &str = "mqtt://HOST[:PORT] or mqtts://HOST[:PORT]";
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Mqtt {
     pub host: String,
     pub port: u16,
@@ -28,7 +28,7 @@ pub struct Mqtt {
     pub catch_up: Duration,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct MqttTls {
     /// PEM file of the authority that signed the broker's certificate, or `None` for the system's
     /// authorities.
@@ -38,7 +38,7 @@ pub struct MqttTls {
 }
 
 /// PEM files of a certificate (with its chain) and its private key.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ClientCertificate {
     pub cert_file: PathBuf,
     pub key_file: PathBuf,

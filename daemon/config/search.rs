@@ -8,7 +8,7 @@ use super::rules::size_at_least;
 use super::{Bytes, ConfigError};
 
 /// The model of the search by meaning, and the memory for its vectors.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Search {
     pub model: PathBuf,
     pub vector_bytes: Bytes,

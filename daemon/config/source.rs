@@ -9,7 +9,7 @@ use url::Url;
 use super::mask::splits_userinfo;
 use super::{ConfigError, Secret, masked};
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Source {
     Rtsp(Rtsp),
     /// A file, played at its own speed and repeated at its end.
@@ -26,7 +26,7 @@ impl fmt::Display for Source {
     }
 }
 
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct Rtsp {
     /// URL without user and password. Its path and query may contain some, so it is shown only
     /// [`masked`].

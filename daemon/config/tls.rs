@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::ConfigError;
 
 /// The certificate with which the daemon identifies itself to the clients of gRPC and HTTP.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Tls {
     /// PEM file of the certificate and its chain.
     pub cert_file: PathBuf,

@@ -9,7 +9,7 @@ pub type Bytes = bytesize::ByteSize;
 
 /// A password. It is never printed, and its file is read again for each use, so a change takes
 /// effect.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub enum Secret {
     File(PathBuf),
     /// The secret is in the config file itself, for example in a URL.

@@ -25,10 +25,10 @@ use crate::timeline::{Limits, Period, Ring};
 pub struct Camera {
     pub name: Arc<str>,
     pub settings: CameraSettings,
-    pub progress: CameraProgress,
-    ring: Mutex<Ring>,
-    windows: Mutex<Windows>,
-    change: Mutex<ChangeDetector>,
+    pub progress: Arc<CameraProgress>,
+    ring: Arc<Mutex<Ring>>,
+    windows: Arc<Mutex<Windows>>,
+    change: Arc<Mutex<ChangeDetector>>,
 }
 
 pub struct CameraSettings {
@@ -40,9 +40,11 @@ pub struct CameraSettings {
     /// Maximum change of a window that counts as unchanged. 0 disables the comparison.
     pub unchanged_threshold: f32,
     pub caption_prompt: Option<String>,
+    /// True if the camera is not connected. Its windows do not close.
+    pub is_paused: bool,
     /// Position among the cameras, which determines when the windows close.
     index: usize,
-    /// Number of the camera's first frame in this run.
+    /// Number of the first frame of the camera's present connections.
     first_number: u64,
 }
 
@@ -89,6 +91,27 @@ impl Camera {
     }
 }
 
+impl CameraSettings {
+    fn new(config: &config::Camera, index: usize, first_number: u64) -> CameraSettings {
+        CameraSettings {
+            period: Period::of_rate(config.fps),
+            window: config.window,
+            interval: config.caption_interval,
+            max_caption_delay: config.max_caption_delay,
+            unchanged_threshold: config.unchanged_threshold,
+            caption_prompt: config.caption_prompt.clone(),
+            is_paused: config.is_paused,
+            index,
+            first_number,
+        }
+    }
+
+    fn windows(&self) -> Windows {
+        let offset = close_offset(self.index, self.interval);
+        Windows::new(self.period, self.window, self.interval, offset)
+    }
+}
+
 impl CameraProgress {
     pub fn newest(&self) -> Option<Moment> {
         sync::lock(&self.newest).map(|(newest, _)| newest)
@@ -106,20 +129,21 @@ impl CameraProgress {
 /// The cameras of an engine.
 pub struct CameraRegistry {
     state: Mutex<State>,
-    limits: Limits,
 }
 
-#[derive(Default)]
 struct State {
     cameras: HashMap<Arc<str>, Arc<Camera>>,
     /// First number for the frames of a camera that is added.
     first_number: u64,
+    /// Limits of each camera's ring.
+    limits: Limits,
 }
 
 impl CameraRegistry {
     /// Creates a registry without cameras. `limits` are those of each camera's ring.
     pub fn new(limits: Limits) -> CameraRegistry {
-        CameraRegistry { state: Mutex::default(), limits }
+        let state = State { cameras: HashMap::new(), first_number: 0, limits };
+        CameraRegistry { state: Mutex::new(state) }
     }
 
     pub fn get(&self, name: &str) -> Option<Arc<Camera>> {
@@ -142,31 +166,59 @@ impl CameraRegistry {
         let is_free =
             |index: &usize| state.cameras.values().all(|camera| camera.settings.index != *index);
         let index = (0..).find(is_free).unwrap_or_default();
-        let period = Period::of_rate(config.fps);
-        let (window, interval) = (config.window, config.caption_interval);
-        let windows = Windows::new(period, window, interval, close_offset(index, interval));
-        let settings = CameraSettings {
-            period,
-            window,
-            interval,
-            max_caption_delay: config.max_caption_delay,
-            unchanged_threshold: config.unchanged_threshold,
-            caption_prompt: config.caption_prompt.clone(),
-            index,
-            first_number: state.first_number,
-        };
+        let settings = CameraSettings::new(config, index, state.first_number);
+        let windows = settings.windows();
         let progress = CameraProgress::default();
         progress.next_number.store(state.first_number, Ordering::Relaxed);
         let camera = Camera {
             name: config.name.clone(),
+            ring: Arc::new(Mutex::new(Ring::with_usual_step(state.limits, settings.period.gap()))),
+            windows: Arc::new(Mutex::new(windows)),
+            change: Arc::default(),
             settings,
-            progress,
-            ring: Mutex::new(Ring::with_usual_step(self.limits, period.gap())),
-            windows: Mutex::new(windows),
-            change: Mutex::default(),
+            progress: Arc::new(progress),
         };
         state.cameras.insert(config.name.clone(), Arc::new(camera));
         true
+    }
+
+    /// Gives a camera other settings. Its ring stays. Its windows start again only if their length,
+    /// their interval or the rate of frames changed, or at a pause. `is_restarted` is true if its frames are
+    /// numbered from 0 again. Returns false if there is no camera of this name.
+    pub fn update(&self, config: &config::Camera, is_restarted: bool) -> bool {
+        let mut state = sync::lock(&self.state);
+        let Some(old) = state.cameras.get(&config.name).cloned() else { return false };
+        let first_number =
+            if is_restarted { old.progress.next_number() } else { old.settings.first_number };
+        let settings = CameraSettings::new(config, old.settings.index, first_number);
+        let timing = |of: &CameraSettings| (of.period.0, of.window, of.interval, of.is_paused);
+        let windows = if timing(&settings) == timing(&old.settings) {
+            old.windows.clone()
+        } else {
+            Arc::new(Mutex::new(settings.windows()))
+        };
+        // The next window gets a caption of the new prompt, even if nothing has changed in it.
+        let change = if settings.caption_prompt == old.settings.caption_prompt {
+            old.change.clone()
+        } else {
+            Arc::default()
+        };
+        let camera = Camera {
+            name: old.name.clone(),
+            settings,
+            progress: old.progress.clone(),
+            ring: old.ring.clone(),
+            windows,
+            change,
+        };
+        state.cameras.insert(config.name.clone(), Arc::new(camera));
+        true
+    }
+
+    /// Changes the limits of every camera's ring.
+    pub fn set_limits(&self, limits: Limits) {
+        sync::lock(&self.state).limits = limits;
+        self.all().iter().for_each(|camera| camera.ring().set_limits(limits));
     }
 
     /// Removes a camera. Returns it, or `None` if there is none of this name.
@@ -182,7 +234,14 @@ impl Engine {
     /// Adds a camera. Returns false if there is one of this name.
     pub fn add_camera(&self, camera: &config::Camera) -> bool {
         self.rules.add_camera(&camera.name);
+        self.rules.set_paused(&camera.name, camera.is_paused);
         self.cameras.add(camera)
+    }
+
+    /// Gives a camera other settings, as [`CameraRegistry::update`] does.
+    pub fn update_camera(&self, camera: &config::Camera, is_restarted: bool) -> bool {
+        self.rules.set_paused(&camera.name, camera.is_paused);
+        self.cameras.update(camera, is_restarted)
     }
 
     /// Removes a camera and everything that is kept of it in memory. Its waiting questions get an

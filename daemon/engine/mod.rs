@@ -101,13 +101,34 @@ pub struct Engine {
     pub rules: Arc<Rules>,
     plan: Plan,
     max_new_tokens: usize,
-    sampling: Sampling,
-    summary: config::Summary,
+    answer_settings: Mutex<AnswerSettings>,
     /// The frames whose JPEGs are stored with an event.
     journal_jpegs: config::Jpegs,
     conversations: Mutex<Conversations<Turn>>,
     /// The compiler for schemas of answers, when the model has been loaded.
     schemas: OnceLock<Arc<SchemaCompiler>>,
+}
+
+/// Settings of texts that can change while the engine runs.
+#[derive(Clone, Copy)]
+struct AnswerSettings {
+    sampling: Sampling,
+    summary: config::Summary,
+}
+
+impl AnswerSettings {
+    fn of(generate: &config::Generate) -> AnswerSettings {
+        AnswerSettings { sampling: generate.sampling, summary: generate.summary }
+    }
+}
+
+fn ring_limits(buffer: &config::Buffer) -> Limits {
+    Limits {
+        hot_age: buffer.token_age,
+        hot_bytes: buffer.token_bytes.as_u64() as usize,
+        warm_age: buffer.jpeg_age,
+        warm_bytes: buffer.jpeg_bytes.as_u64() as usize,
+    }
 }
 
 /// The key of a frame of any camera.
@@ -146,13 +167,7 @@ impl Engine {
         clock: Arc<RunClock>,
     ) -> Arc<Engine> {
         let buffer = &config.buffer;
-        let limits = Limits {
-            hot_age: buffer.token_age,
-            hot_bytes: buffer.token_bytes.as_u64() as usize,
-            warm_age: buffer.jpeg_age,
-            warm_bytes: buffer.jpeg_bytes.as_u64() as usize,
-        };
-        let cameras = CameraRegistry::new(limits);
+        let cameras = CameraRegistry::new(ring_limits(buffer));
         for camera in &config.cameras {
             cameras.add(camera);
         }
@@ -178,12 +193,24 @@ impl Engine {
             cameras,
             plan: config.model.plan,
             max_new_tokens: config.generate.max_new_tokens,
-            sampling: config.generate.sampling,
-            summary: config.generate.summary,
+            answer_settings: Mutex::new(AnswerSettings::of(&config.generate)),
             journal_jpegs: config.journal.as_ref().map_or(config::Jpegs::None, |j| j.jpegs),
             conversations: Mutex::new(Conversations::new(CONVERSATIONS, CONVERSATION_AGE)),
             schemas: OnceLock::new(),
         })
+    }
+
+    /// Takes the settings of another config that can change while the engine runs, except those of
+    /// cameras.
+    pub fn set_config(&self, config: &config::Config) {
+        *sync::lock(&self.answer_settings) = AnswerSettings::of(&config.generate);
+        self.jobs().scheduler.set_capacity(config.generate.max_waiting_questions);
+        self.cameras.set_limits(ring_limits(&config.buffer));
+        self.rules.replace(&config.rules);
+    }
+
+    fn answer_settings(&self) -> AnswerSettings {
+        *sync::lock(&self.answer_settings)
     }
 
     /// Accepts a camera's frame. Never waits; if too many frames wait, the inbox drops some. A frame

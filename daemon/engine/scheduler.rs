@@ -82,6 +82,11 @@ struct Waiting<J> {
 }
 
 impl<J: Job> Scheduler<J> {
+    /// Changes the maximum number of waiting questions. Those that wait already stay.
+    pub fn set_capacity(&mut self, capacity: usize) {
+        self.capacity = capacity;
+    }
+
     pub fn new(capacity: usize) -> Self {
         Scheduler {
             questions: VecDeque::new(),

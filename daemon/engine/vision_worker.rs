@@ -57,7 +57,7 @@ impl<B: VisionBackend> VisionWorker<B> {
                 Work::Reencode(fetch) => self.encode_again(engine, fetch, &mut pixels)?,
             }
             let now = Instant::now();
-            for camera in engine.cameras.all() {
+            for camera in engine.cameras.all().iter().filter(|camera| !camera.settings.is_paused) {
                 let closed = camera.windows().tick(now);
                 if let Some(closed) = closed {
                     engine.close(&camera.name, closed, now, Duration::ZERO);
@@ -127,6 +127,9 @@ impl<B: VisionBackend> VisionWorker<B> {
             let frame = &arrival.frame;
             metrics::stage(&frame.camera, Stage::Encode, took / kept.len() as u32);
             let Some(camera) = engine.cameras.get(&frame.camera) else { continue };
+            if camera.settings.is_paused {
+                continue;
+            }
             let closed = camera.windows().frame(frame.monotonic, arrival.at);
             if let Some(closed) = closed {
                 engine.close(&frame.camera, closed, arrival.at, took);

@@ -19,6 +19,7 @@ mod decoder;
 mod embedder;
 mod generation;
 mod model;
+mod prompts;
 mod request;
 mod rotary;
 mod sampler;
@@ -37,6 +38,7 @@ pub use cache::{KvCache, Prefix};
 pub use decoder::Decoder;
 pub use embedder::Embedder;
 pub use model::{Budget, LanguageModel};
+pub use prompts::Prompts;
 pub use request::{
     Failure, LanguageError, Limits, OnOutput, Output, PrefixFrame, PrefixFrames, Reply, Request,
     Scored, SequenceId, Submitted, Task, Urgency,

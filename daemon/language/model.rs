@@ -10,13 +10,13 @@ use std::time::Duration;
 use super::batch::Batch;
 use super::capacity::{allocate, capacity};
 use super::generation::Generation;
+use super::prompts::Prompts;
 use super::schema::SchemaCompiler;
 use super::scoring::{Following, Scoring, reading_order, shared_start};
 use super::sequence::{PrefixKey, Prepared, Work};
 use super::slots::{Room, Slots};
 use super::template::{ChatTemplate, Turn};
 use super::tokenizer::{Prompt, Tokenizer};
-use super::yes_no::YesNo;
 use super::{
     Decoder, Embedder, Failure, LanguageBackend, LanguageError, Limits, OnOutput, Output,
     PrefixFrames, Reply, Request, SequenceId, Submitted, Task, Urgency,
@@ -29,9 +29,7 @@ use crate::slowfast::VideoTokens;
 /// The language model of a package, run in this process.
 pub struct LanguageModel {
     tokenizer: Arc<Tokenizer>,
-    template: ChatTemplate,
-    /// The words of scored answers, or the reason why the model cannot score any.
-    yes_no: Result<Arc<YesNo>, String>,
+    prompts: Arc<Prompts>,
     schemas: Arc<SchemaCompiler>,
     pub(super) batch: Batch,
     /// True if the graph accepts several tokens on a cache that already holds some.
@@ -109,11 +107,11 @@ impl LanguageModel {
         let vocabulary = package.text.vocab_size;
         let schemas = SchemaCompiler::new(tokenizer.clone(), &package.end_tokens, vocabulary);
         let prefix_bytes = if chunks { budget.prefix_bytes } else { 0 };
+        let prompts = Prompts::new(tokenizer.clone(), template, cache.capacity());
         Ok(LanguageModel {
-            yes_no: YesNo::of(&tokenizer).map(Arc::new),
+            prompts: Arc::new(prompts),
             schemas: Arc::new(schemas),
             tokenizer,
-            template,
             batch: Batch {
                 decoder,
                 embedder,
@@ -183,7 +181,7 @@ impl LanguageModel {
 
     /// Returns the chat template, the text around a question.
     pub fn template(&self) -> &ChatTemplate {
-        &self.template
+        self.prompts.template()
     }
 
     /// Returns the compiler for schemas of answers.
@@ -191,93 +189,14 @@ impl LanguageModel {
         self.schemas.clone()
     }
 
-    /// Checks that a prompt is usable. It is meant for the config's prompts, before anything runs.
-    pub fn check(
-        &self,
-        prompt: &str,
-        video_tokens: usize,
-        limits: Limits,
-    ) -> Result<(), LanguageError> {
-        let prompt = self.prompt(&[], prompt)?;
-        self.check_length(prompt.text_tokens() + video_tokens, limits.max_new_tokens)
+    /// Returns the maker of prompts, which checks them without the model.
+    pub fn prompts(&self) -> Arc<Prompts> {
+        self.prompts.clone()
     }
 
-    /// Checks that the model can score a yes/no question.
-    pub fn check_scored(&self, question: &str, video_tokens: usize) -> Result<(), LanguageError> {
-        self.words()?;
-        let prompt = self.prompt(&[], question)?;
-        self.check_length(prompt.text_tokens() + video_tokens, 0)
-    }
-
-    fn words(&self) -> Result<Arc<YesNo>, LanguageError> {
-        self.yes_no.clone().map_err(LanguageError::BadPrompt)
-    }
-
-    /// Builds the prompt of a question with as many of the latest earlier turns as fit. Returns the
-    /// number of these turns as well.
-    fn fitting_prompt(
-        &self,
-        turns: &[Turn],
-        question: &str,
-        video_tokens: usize,
-        limits: Limits,
-        has_schema: bool,
-    ) -> Result<(Prompt, usize), LanguageError> {
-        let prompt = |turns: &[Turn]| {
-            // A text by a schema cannot continue the answer prefix.
-            let start = if has_schema { "" } else { self.template.answer_prefix() };
-            let prompt = self.prompt_with_start(turns, question, start)?;
-            self.check_length(prompt.text_tokens() + video_tokens, limits.max_new_tokens)?;
-            Ok((prompt, turns.len()))
-        };
-        let mut latest = (0..turns.len()).map(|from| &turns[from..]);
-        latest.find_map(|turns| prompt(turns).ok()).map_or_else(|| prompt(&[]), Ok)
-    }
-
-    /// Renders and tokenizes a question and the earlier turns with the template. Refuses text that
-    /// contains a special token.
+    /// Renders and tokenizes a question and the earlier turns, as [`Prompts::prompt`] does.
     pub fn prompt(&self, turns: &[Turn], question: &str) -> Result<Prompt, LanguageError> {
-        self.prompt_with_start(turns, question, self.template.answer_prefix())
-    }
-
-    /// Does the same with `start` as the start of the answer.
-    fn prompt_with_start(
-        &self,
-        turns: &[Turn],
-        question: &str,
-        start: &str,
-    ) -> Result<Prompt, LanguageError> {
-        let earlier = turns.iter().flat_map(|turn| {
-            [("an earlier question", &*turn.question), ("an earlier answer", &*turn.answer)]
-        });
-        for (what, text) in earlier.chain([("a question", question)]) {
-            if let Some(token) = self.tokenizer.special_token_in(text) {
-                return Err(LanguageError::BadPrompt(format!(
-                    "{what} must not contain the model's special token {token:?}"
-                )));
-            }
-        }
-        let text = self
-            .template
-            .render_with_start(turns, question, start)
-            .map_err(|e| LanguageError::BadPrompt(e.to_string()))?;
-        // The text comes from the asker, so any tokenizer error is an error of the prompt.
-        self.tokenizer
-            .encode_around_image(&text)
-            .map_err(|e| LanguageError::BadPrompt(e.to_string()))
-    }
-
-    /// Checks that a prompt of `tokens` tokens and an answer of `new` tokens fit in a slot of the KV
-    /// cache.
-    fn check_length(&self, tokens: usize, new: usize) -> Result<(), LanguageError> {
-        let capacity = self.capacity();
-        if tokens + new <= capacity {
-            return Ok(());
-        }
-        Err(LanguageError::BadPrompt(format!(
-            "the prompt is too long: video and question take {tokens} tokens and the answer may \
-             take {new}, but the model has room for {capacity}; ask a shorter question"
-        )))
+        self.prompts.prompt(turns, question)
     }
 
     fn prepare(
@@ -288,7 +207,7 @@ impl LanguageModel {
         generation: Generation,
         urgency: Urgency,
     ) -> Result<Prepared, LanguageError> {
-        self.check_length(tokens_of(prompt, video), generation.max_new_tokens())?;
+        self.prompts.check_length(tokens_of(prompt, video), generation.max_new_tokens())?;
         let prefix_tokens = self.prefix_tokens(prompt, video);
         Ok(Prepared {
             urgency,
@@ -311,12 +230,12 @@ impl LanguageModel {
         frames: Option<PrefixFrames>,
         urgency: Urgency,
     ) -> Result<Prepared, LanguageError> {
-        let words = self.words()?;
+        let words = self.prompts.words()?;
         let prompts = questions
             .iter()
             .map(|question| {
-                let prompt = self.prompt(&[], question)?;
-                self.check_length(tokens_of(&prompt, video), 0)?;
+                let prompt = self.prompts.prompt(&[], question)?;
+                self.prompts.check_length(tokens_of(&prompt, video), 0)?;
                 Ok(prompt)
             })
             .collect::<Result<Vec<_>, LanguageError>>()?;
@@ -447,8 +366,13 @@ impl LanguageBackend for LanguageModel {
         let Request { video, prefix_frames, task, urgency } = request;
         let (prepared, turns) = match task {
             Task::Text { turns, prompt, limits, schema } => {
-                let (prompt, turns) =
-                    self.fitting_prompt(turns, prompt, video.len(), limits, schema.is_some())?;
+                let (prompt, turns) = self.prompts.fitting_prompt(
+                    turns,
+                    prompt,
+                    video.len(),
+                    limits,
+                    schema.is_some(),
+                )?;
                 let generation = Generation::new(limits, schema);
                 (self.prepare(&prompt, video, prefix_frames, generation, urgency)?, turns)
             }

@@ -17,7 +17,7 @@ pub mod machine;
 mod tests;
 mod watcher;
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Instant, SystemTime};
 
@@ -46,12 +46,17 @@ const RESTORED_EVENTS: usize = 10_000;
 /// The rules of the config, and their state for each camera.
 pub struct Rules {
     journal: Arc<dyn Journal>,
-    rules: Vec<Arc<Rule>>,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
+    /// The rules, in the order of the config.
+    rules: Vec<Arc<Rule>>,
+    /// The cameras, in the order in which they were added.
+    cameras: Vec<Arc<str>>,
+    /// The cameras that are paused. Their rules do not become blind.
+    paused: HashSet<Arc<str>>,
     /// One for each rule and camera, in the order of the rules, then of the cameras.
     watchers: Vec<Watcher>,
     /// The newest alerts, active or ended, the newest last.
@@ -75,7 +80,8 @@ impl Rules {
         journal: Arc<dyn Journal>,
     ) -> Arc<Rules> {
         let rules = rules.iter().cloned().map(Arc::new).collect();
-        let rules = Rules { journal, rules, state: Mutex::default() };
+        let state = State { rules, ..State::default() };
+        let rules = Rules { journal, state: Mutex::new(state) };
         cameras.iter().for_each(|camera| rules.add_camera(&camera.name));
         Arc::new(rules)
     }
@@ -83,26 +89,67 @@ impl Rules {
     /// Begins to watch a camera, if it is not watched yet.
     pub fn add_camera(&self, camera: &Arc<str>) {
         let mut state = self.state();
-        if state.watchers.iter().any(|watcher| watcher.camera == *camera) {
-            return;
+        if !state.cameras.contains(camera) {
+            state.cameras.push(camera.clone());
+            self.watch(&mut state);
         }
-        let rules = self.rules.iter().filter(|rule| rule.applies_to(camera));
-        state.watchers.extend(rules.map(|rule| Watcher::new(rule.clone(), camera.clone())));
-        let place = |watcher: &Watcher| self.rules.iter().position(|r| r.name == watcher.rule.name);
-        state.watchers.sort_by_key(place);
+    }
+
+    /// Takes other rules. A rule that judges as before keeps its state, and its alert stays active.
+    /// A rule that judges differently starts again; its alert stays active as after a restart. The
+    /// alerts of rules that are gone end.
+    pub fn replace(&self, rules: &[Rule]) {
+        let mut state = self.state();
+        state.rules = rules.iter().cloned().map(Arc::new).collect();
+        self.watch(&mut state);
+    }
+
+    /// Makes the watchers of the present rules and cameras, in the order of the rules, then of the
+    /// cameras. Those that exist are kept.
+    fn watch(&self, state: &mut State) {
+        let mut known = std::mem::take(&mut state.watchers);
+        for rule in &state.rules {
+            for camera in state.cameras.iter().filter(|camera| rule.applies_to(camera)) {
+                let is_same = |w: &Watcher| w.camera == *camera && w.rule.name == rule.name;
+                let watcher = match known.iter().position(is_same) {
+                    Some(at) => {
+                        let mut watcher = known.remove(at);
+                        watcher.set_rule(rule.clone());
+                        watcher
+                    }
+                    None => Watcher::new(rule.clone(), camera.clone()),
+                };
+                state.watchers.push(watcher);
+            }
+        }
+        self.remove(state, known);
+    }
+
+    /// Ends the alerts of watchers that are gone.
+    fn remove(&self, state: &mut State, gone: Vec<Watcher>) {
+        for mut watcher in gone {
+            let body = watcher.remove();
+            metrics::rule(&watcher.camera, &watcher.rule.name, None, false, false);
+            self.publish(state, &watcher.camera, body, &[]);
+        }
+    }
+
+    /// Takes note that a camera is paused, or not any more. Its alerts stay as they are.
+    pub fn set_paused(&self, camera: &Arc<str>, is_paused: bool) {
+        let mut state = self.state();
+        if is_paused {
+            state.paused.insert(camera.clone());
+        } else if state.paused.remove(camera) {
+            state.watchers.iter_mut().filter(|w| w.camera == *camera).for_each(Watcher::look_again);
+        }
     }
 
     /// Stops watching a camera. Its active alerts end.
     pub fn remove_camera(&self, camera: &str) {
         let mut state = self.state();
-        let (removed, kept): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut state.watchers).into_iter().partition(|w| *w.camera == *camera);
-        state.watchers = kept;
-        for mut watcher in removed {
-            let body = watcher.remove();
-            metrics::rule(&watcher.camera, &watcher.rule.name, None, false, false);
-            self.publish(&mut state, &watcher.camera, body, &[]);
-        }
+        state.cameras.retain(|known| **known != *camera);
+        state.paused.remove(camera);
+        self.watch(&mut state);
     }
 
     /// Takes the events that the journal holds of earlier runs: active alerts continue, or end if
@@ -174,7 +221,11 @@ impl Rules {
     ) -> Vec<(Arc<str>, Arc<Rule>)> {
         let mut begun = Vec::new();
         self.change(camera, &window.jpegs, |watcher| {
-            let of_watcher = scores.iter().find(|(rule, _)| rule.name == watcher.rule.name);
+            // The score of a question that was replaced in the meantime says nothing.
+            let is_same = |rule: &Rule| {
+                rule.name == watcher.rule.name && rule.question == watcher.rule.question
+            };
+            let of_watcher = scores.iter().find(|(rule, _)| is_same(rule));
             let Some((rule, score)) = of_watcher else { return Vec::new() };
             let bodies = watcher.scored(window, *score, new_id);
             let is_scored = watcher.score().is_some_and(|(at, _)| at == window.window.to);
@@ -221,6 +272,9 @@ impl Rules {
         let (now, time) = (Instant::now(), SystemTime::now());
         let mut state = self.state();
         for at in 0..state.watchers.len() {
+            if state.paused.contains(&state.watchers[at].camera) {
+                continue;
+            }
             let watcher = &mut state.watchers[at];
             let body = watcher.tick(now, time);
             if body.is_some() {
@@ -290,7 +344,7 @@ impl Rules {
 
     /// Returns the rule of a name.
     pub fn get(&self, name: &str) -> Option<Arc<Rule>> {
-        self.rules.iter().find(|rule| *rule.name == *name).cloned()
+        self.state().rules.iter().find(|rule| *rule.name == *name).cloned()
     }
 
     /// Returns the alerts whose clip is still to be made, with their cameras.

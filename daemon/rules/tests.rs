@@ -1,5 +1,7 @@
 //! Tests the rules with a journal.
 
+mod replaced;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -473,7 +475,7 @@ fn a_removed_camera_leaves_no_metrics_of_its_rules() {
         format!("lookout_rule_active{{camera=\"{camera}\",rule=\"person\"}} {value}\n")
     };
     assert!(text.contains(&line("gate", 0)) && text.contains(&line("yard", 1)), "{text}");
-    let shown = metrics::of_cameras(&text, |camera| camera == "yard");
+    let shown = metrics::of_cameras(&text, |series| series.camera == "yard");
     assert!(
         !shown.contains("gate") && shown.contains("lookout_rule_score{camera=\"yard\""),
         "{shown}"

@@ -74,6 +74,29 @@ impl Watcher {
         self.alert = Some(alert);
     }
 
+    /// Takes another version of the rule. The state is kept if the rule judges as before; otherwise
+    /// it starts again, and an active alert continues.
+    pub fn set_rule(&mut self, rule: Arc<Rule>) {
+        let judges_as_before = self.rule.question == rule.question
+            && self.rule.temperature == rule.temperature
+            && self.rule.thresholds == rule.thresholds;
+        self.rule = rule;
+        if judges_as_before {
+            return;
+        }
+        self.machine = Machine::new(self.rule.thresholds);
+        if self.alert.is_some() {
+            self.machine.resume();
+        }
+        self.score = None;
+        self.watching_since = Instant::now();
+    }
+
+    /// Restarts the time after which the rule is blind.
+    pub fn look_again(&mut self) {
+        self.watching_since = Instant::now();
+    }
+
     /// Takes a window that closed at a time. Returns true if the rule's schedule includes it. If
     /// not, an active alert ends, and its event is in the second place.
     pub fn is_due(&mut self, at: SystemTime) -> (bool, Option<Body>) {

@@ -185,6 +185,11 @@ impl Ring {
         }
     }
 
+    /// Changes the limits. Entries beyond them move or leave with the next entry.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
     /// Adds the newest entry, which is hot. Entries beyond the limits move to the next tier or
     /// leave. The newest itself stays. Returns false if its time was deleted; it is then not added.
     pub fn push(&mut self, mut entry: Entry) -> bool {

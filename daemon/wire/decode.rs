@@ -229,6 +229,7 @@ fn camera_status(from: proto::CameraStatus) -> Read<CameraStatus> {
             proto::CameraState::Stalled => CameraState::Stalled,
             proto::CameraState::Lost => CameraState::Lost,
             proto::CameraState::Refused => CameraState::Refused,
+            proto::CameraState::Paused => CameraState::Paused,
             proto::CameraState::Unspecified => return Err(UnexpectedReply("state")),
         },
         since: time(from.since, "since")?,

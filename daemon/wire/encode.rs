@@ -210,6 +210,7 @@ fn camera_status(from: &CameraStatus) -> proto::CameraStatus {
         CameraState::Stalled => proto::CameraState::Stalled,
         CameraState::Lost => proto::CameraState::Lost,
         CameraState::Refused => proto::CameraState::Refused,
+        CameraState::Paused => proto::CameraState::Paused,
     };
     proto::CameraStatus {
         state: state.into(),

@@ -133,6 +133,12 @@ const METHODS: &[(&str, Role)] = &[
     ("TryRule", Role::Ask),
     ("GetClip", Role::View),
     ("AckAlert", Role::Ask),
+    ("Reload", Role::Admin),
+    ("AddCamera", Role::Admin),
+    ("UpdateCamera", Role::Admin),
+    ("PauseCamera", Role::Admin),
+    ("ResumeCamera", Role::Admin),
+    ("RemoveCamera", Role::Admin),
 ];
 
 /// The role that each route of the API needs. `None`: a token is not needed.

@@ -154,3 +154,26 @@ fn a_camera_that_is_added_works_and_its_frame_numbers_are_new() {
     let names: Vec<_> = engine.cameras.all().iter().map(|camera| camera.name.clone()).collect();
     assert_eq!(names, ["gate".into(), "yard".into()]);
 }
+
+#[test]
+fn other_settings_leave_the_ring_the_windows_and_the_numbers_alone() {
+    let engine = engine(&["gate"]);
+    let _question = use_everywhere(&engine, "gate");
+    let known = engine.cameras.get("gate").expect("known");
+    let (frames, next) = (known.ring().usage().frames, known.progress.next_number());
+    let mut changed = config(&["gate"]).cameras[0].clone();
+    changed.caption_prompt = Some("Who is there?".into());
+    assert!(engine.update_camera(&changed, false));
+    let updated = engine.cameras.get("gate").expect("known");
+    assert_eq!(updated.settings.caption_prompt.as_deref(), Some("Who is there?"));
+    assert_eq!((updated.ring().usage().frames, updated.progress.next_number()), (frames, next));
+    assert_eq!(kept(&engine, "gate").len(), 6, "nothing was forgotten");
+
+    // A thread that was restarted numbers its frames from 0.
+    assert!(engine.update_camera(&changed, true));
+    engine.frame(frame("gate", 0));
+    let restarted = engine.cameras.get("gate").expect("known");
+    assert_eq!(restarted.progress.next_number(), next + 1);
+    let yard = config(&["yard"]);
+    assert!(!engine.update_camera(&yard.cameras[0], false));
+}

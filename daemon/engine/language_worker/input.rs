@@ -28,7 +28,7 @@ pub enum Work {
 pub fn input(engine: &Engine, job: &Job) -> Option<Input> {
     let text = |turns, max_new_tokens, schema| Work::Text {
         turns,
-        limits: Limits { max_new_tokens, sampling: engine.sampling },
+        limits: Limits { max_new_tokens, sampling: engine.answer_settings().sampling },
         schema,
     };
     Some(match job {

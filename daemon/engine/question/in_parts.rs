@@ -136,7 +136,7 @@ impl InParts {
     /// Generates a summary of the parts with the model. Returns `None` if the parts are to be
     /// listed instead, and an error if an answer by a schema is asked for and cannot be made.
     async fn summarise(&self, parts: &[AnswerPart]) -> Result<Option<AnswerWithJpegs>, AskError> {
-        if self.engine.summary == config::Summary::List {
+        if self.engine.answer_settings().summary == config::Summary::List {
             return Ok(None);
         }
         let Accepted { camera, text, window, schema, .. } = &self.question;

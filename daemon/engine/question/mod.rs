@@ -96,7 +96,9 @@ impl Engine {
             to,
         };
         match question.schema() {
-            Some(_) if parts.len() > 1 && self.summary == config::Summary::List => {
+            Some(_)
+                if parts.len() > 1 && self.answer_settings().summary == config::Summary::List =>
+            {
                 let why = "a range in parts has no answer by a schema, because generate.summary is \
                            \"list\"; ask with the detail \"overview\"";
                 return Err(AskError::InvalidField { field: "schema", why: why.into() });

@@ -86,6 +86,10 @@ impl Target {
         Ok(Target { config, format })
     }
 
+    pub fn config(&self) -> &config::Target {
+        &self.config
+    }
+
     pub fn interface(&self) -> Interface {
         match self.format {
             Format::Webhook(_) => Interface::Webhook,
@@ -180,6 +184,12 @@ pub async fn run(
     Ok(())
 }
 
+/// Returns the names of the rules whose alerts go to other targets only.
+pub fn excluded_rules(target: &Arc<str>, rules: &[Rule]) -> HashSet<Arc<str>> {
+    let excludes = |rule: &&Rule| rule.deliver.as_ref().is_some_and(|to| !to.contains(target));
+    rules.iter().filter(excludes).map(|rule| rule.name.clone()).collect()
+}
+
 /// The request to stop, and the time at which the delivery ends.
 struct End {
     stop: CancellationToken,
@@ -214,22 +224,32 @@ pub struct Delivery {
 }
 
 impl Delivery {
+    /// Creates the delivery. A target that the journal has no position of begins with this run.
     pub fn shared(
         target: Target,
         rules: &[Rule],
         service: Arc<dyn Service>,
     ) -> Arc<Mutex<Delivery>> {
+        let begin = EventId { run: service.journal().run(), sequence: 0 };
+        Delivery::shared_after(begin, target, rules, service)
+    }
+
+    /// Creates a delivery that begins after `begin`, unless the journal has a position of the
+    /// target.
+    pub fn shared_after(
+        begin: EventId,
+        target: Target,
+        rules: &[Rule],
+        service: Arc<dyn Service>,
+    ) -> Arc<Mutex<Delivery>> {
         let name = target.config.name.clone();
-        let excludes = |rule: &&Rule| rule.deliver.as_ref().is_some_and(|to| !to.contains(&name));
         let reader = format!("{} {name}", target.interface().name());
         let journal = service.journal();
-        // A new target begins with this run.
-        let done =
-            journal.acknowledged(&reader).unwrap_or(EventId { run: journal.run(), sequence: 0 });
+        let done = journal.acknowledged(&reader).unwrap_or(begin);
         journal.acknowledge(&reader, done);
         metrics::delivery_failing(&name, false);
         Arc::new(Mutex::new(Delivery {
-            excluded: rules.iter().filter(excludes).map(|rule| rule.name.clone()).collect(),
+            excluded: excluded_rules(&name, rules),
             log: Log::new(target.interface(), &target.config),
             target: Arc::new(target),
             service,
@@ -239,6 +259,11 @@ impl Delivery {
             in_work: None,
             since: Instant::now(),
         }))
+    }
+
+    /// Returns the event up to which the target needs no event any more.
+    pub fn done(&self) -> EventId {
+        self.done
     }
 
     fn name(&self) -> &str {

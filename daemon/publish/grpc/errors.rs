@@ -11,7 +11,9 @@ use tonic_types::{ErrorDetails, StatusExt, pb};
 
 use crate::access::Denied;
 use crate::journal::QueryError;
-use crate::service::{AlertNotFound, AskError, ClipError, Code, FrameError, TrialError};
+use crate::service::{
+    AlertNotFound, AskError, ClipError, Code, FrameError, ReloadError, TrialError,
+};
 
 /// The domain of the reasons.
 const DOMAIN: &str = "lookout";
@@ -53,6 +55,10 @@ pub fn of_frame(error: &FrameError) -> Status {
 
 pub fn of_alert(error: &AlertNotFound) -> Status {
     status(AlertNotFound::CODE, AlertNotFound::REASON, error.to_string())
+}
+
+pub fn of_reload(error: &ReloadError) -> Status {
+    status(error.code(), error.reason(), error.to_string())
 }
 
 pub fn of_trial(error: &TrialError) -> Status {

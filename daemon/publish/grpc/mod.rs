@@ -35,7 +35,9 @@ use crate::metrics;
 use crate::proto;
 use crate::proto::lookout_service_server::{LookoutService, LookoutServiceServer};
 use crate::proto::watch_response::Item as WatchItem;
-use crate::service::{AskError, CameraInfo, Code, Readiness, Service};
+use crate::service::{
+    AskError, CameraEdit, CameraInfo, Code, ConfigChange, Readiness, Reloaded, Service,
+};
 use crate::wire::encode;
 use connections::Peer;
 
@@ -304,6 +306,62 @@ impl LookoutService for Server {
         self.stream(&entry, |to| clips::send(clip, to))
     }
 
+    async fn reload(
+        &self,
+        request: Request<proto::ReloadRequest>,
+    ) -> Result<Response<proto::ReloadResponse>, Status> {
+        let entry = self.enter(&request, Role::Admin)?;
+        let Reloaded { changes, needs_restart } = change(&entry, ConfigChange::Reload).await?;
+        Ok(Response::new(proto::ReloadResponse { changes, needs_restart }))
+    }
+
+    async fn add_camera(
+        &self,
+        request: Request<proto::AddCameraRequest>,
+    ) -> Result<Response<proto::AddCameraResponse>, Status> {
+        let entry = self.enter(&request, Role::Admin)?;
+        let proto::AddCameraRequest { name, settings, force } = request.into_inner();
+        let changes = edit(&entry, name, CameraEdit::Add { settings, force }).await?;
+        Ok(Response::new(proto::AddCameraResponse { changes }))
+    }
+
+    async fn update_camera(
+        &self,
+        request: Request<proto::UpdateCameraRequest>,
+    ) -> Result<Response<proto::UpdateCameraResponse>, Status> {
+        let entry = self.enter(&request, Role::Admin)?;
+        let proto::UpdateCameraRequest { name, settings } = request.into_inner();
+        let changes = edit(&entry, name, CameraEdit::Update { settings }).await?;
+        Ok(Response::new(proto::UpdateCameraResponse { changes }))
+    }
+
+    async fn pause_camera(
+        &self,
+        request: Request<proto::PauseCameraRequest>,
+    ) -> Result<Response<proto::PauseCameraResponse>, Status> {
+        let entry = self.enter(&request, Role::Admin)?;
+        let changes = edit(&entry, request.into_inner().name, CameraEdit::Pause).await?;
+        Ok(Response::new(proto::PauseCameraResponse { changes }))
+    }
+
+    async fn resume_camera(
+        &self,
+        request: Request<proto::ResumeCameraRequest>,
+    ) -> Result<Response<proto::ResumeCameraResponse>, Status> {
+        let entry = self.enter(&request, Role::Admin)?;
+        let changes = edit(&entry, request.into_inner().name, CameraEdit::Resume).await?;
+        Ok(Response::new(proto::ResumeCameraResponse { changes }))
+    }
+
+    async fn remove_camera(
+        &self,
+        request: Request<proto::RemoveCameraRequest>,
+    ) -> Result<Response<proto::RemoveCameraResponse>, Status> {
+        let entry = self.enter(&request, Role::Admin)?;
+        let changes = edit(&entry, request.into_inner().name, CameraEdit::Remove).await?;
+        Ok(Response::new(proto::RemoveCameraResponse { changes }))
+    }
+
     async fn ack_alert(
         &self,
         request: Request<proto::AckAlertRequest>,
@@ -369,6 +427,16 @@ impl Server {
             .and_then(|caller| caller.enter(needed));
         entry.map_err(|denied| errors::of_access(&denied))
     }
+}
+
+async fn change(entry: &Entry, change: ConfigChange) -> Result<Reloaded, Status> {
+    let changed = entry.service.change_config(change).await;
+    changed.map_err(|error| errors::of_reload(&error))
+}
+
+/// Changes a camera. Returns the changes, one sentence each.
+async fn edit(entry: &Entry, name: String, edit: CameraEdit) -> Result<Vec<String>, Status> {
+    Ok(change(entry, ConfigChange::Camera { name, edit }).await?.changes)
 }
 
 fn filter(service: &dyn Service, request: &proto::WatchRequest) -> Result<EventFilter, Status> {

@@ -12,7 +12,8 @@ use axum::{Extension, Router};
 use super::guard::{self, Client};
 use super::refusal::Refusal;
 use crate::access::{Denied, Entry, Gate, Role};
-use crate::metrics::{self, PrometheusHandle};
+use crate::event::CameraState;
+use crate::metrics::{self, PrometheusHandle, Series};
 use crate::service::Readiness;
 
 /// The data that the pages show.
@@ -72,8 +73,20 @@ async fn render(
     Extension(client): Extension<Client>,
     headers: HeaderMap,
 ) -> Result<impl IntoResponse, Refusal> {
-    let cameras = enter(&pages.gate, &client, &headers)?.service.cameras();
-    let is_present = |name: &str| cameras.iter().any(|camera| *camera.name == *name);
+    let service = enter(&pages.gate, &client, &headers)?.service;
+    let cameras = service.cameras();
+    let rules = service.rules();
+    let is_present = |series: Series<'_>| {
+        let Some(camera) = cameras.iter().find(|camera| *camera.name == *series.camera) else {
+            return false;
+        };
+        // A paused camera is not down.
+        let is_paused = camera.status.state == CameraState::Paused;
+        let watches =
+            |rule: &str| rules.iter().any(|r| *r.camera == *series.camera && *r.name == *rule);
+        !(is_paused && series.metric == metrics::table::CAMERA_LIVE.name)
+            && series.rule.is_none_or(watches)
+    };
     let text = metrics::of_cameras(&pages.metrics.render(), is_present);
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text))
 }

@@ -33,6 +33,9 @@ const HEARD: usize = 64;
 /// same content.
 const FAREWELL: Duration = Duration::from_secs(1);
 
+/// Interval at which a change of the config is noticed.
+const CONFIG_CHECK: Duration = Duration::from_millis(500);
+
 /// Time without a subscription to questions and acknowledgements after one that was larger than a
 /// packet may be. A retained one would end every connection.
 pub const WITHOUT_REQUESTS: Duration = Duration::from_secs(600);
@@ -164,6 +167,8 @@ impl Connection<'_> {
         let good = tokio::time::sleep(GOOD);
         let mut good = std::pin::pin!(good);
         let mut is_good = false;
+        let mut config_version = self.publisher.service.config_version();
+        let mut config_tick = tokio::time::interval(CONFIG_CHECK);
         while !stop.is_cancelled() {
             if self.must_announce && self.outbox.has_room() {
                 self.announce();
@@ -192,6 +197,14 @@ impl Connection<'_> {
                 read = cursor.next(), if self.outbox.has_room() => self.take(read, &*cursor),
                 reply = self.publisher.questions.reply() => self.reply(reply),
                 picture = self.pictures.next() => self.publish_picture(&picture),
+                _ = config_tick.tick() => {
+                    let version = self.publisher.service.config_version();
+                    if version != config_version {
+                        config_version = version;
+                        self.publish_rule_states();
+                        self.must_announce = true;
+                    }
+                }
             }
         }
         self.farewell(heard, cursor).await

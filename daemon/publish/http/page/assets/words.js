@@ -18,6 +18,7 @@ export const STATES = {
   stalled: { word: 'Stalled', tone: 'warn' },
   lost: { word: 'Lost', tone: 'bad' },
   refused: { word: 'Refused', tone: 'bad' },
+  paused: { word: 'Paused', tone: 'warn' },
 };
 
 /** Returns a number with its noun. */

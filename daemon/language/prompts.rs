@@ -1,0 +1,121 @@
+//! Makes prompts of questions, and checks that they fit. It needs the tokenizer and the template, not
+//! the graphs, so that prompts can be checked on any thread while the model runs.
+
+use std::sync::Arc;
+
+use super::template::{ChatTemplate, Turn};
+use super::tokenizer::{Prompt, Tokenizer};
+use super::yes_no::YesNo;
+use super::{LanguageError, Limits};
+
+pub struct Prompts {
+    tokenizer: Arc<Tokenizer>,
+    template: ChatTemplate,
+    /// The words of scored answers, or the reason why the model cannot score any.
+    yes_no: Result<Arc<YesNo>, String>,
+    /// Maximum number of tokens in a slot of the KV cache: video, text and answer.
+    capacity: usize,
+}
+
+impl Prompts {
+    pub(super) fn new(
+        tokenizer: Arc<Tokenizer>,
+        template: ChatTemplate,
+        capacity: usize,
+    ) -> Prompts {
+        Prompts { yes_no: YesNo::of(&tokenizer).map(Arc::new), tokenizer, template, capacity }
+    }
+
+    pub fn template(&self) -> &ChatTemplate {
+        &self.template
+    }
+
+    /// Checks that a prompt is usable. It is meant for the config's prompts.
+    pub fn check(
+        &self,
+        prompt: &str,
+        video_tokens: usize,
+        limits: Limits,
+    ) -> Result<(), LanguageError> {
+        let prompt = self.prompt(&[], prompt)?;
+        self.check_length(prompt.text_tokens() + video_tokens, limits.max_new_tokens)
+    }
+
+    /// Checks that the model can score a yes/no question.
+    pub fn check_scored(&self, question: &str, video_tokens: usize) -> Result<(), LanguageError> {
+        self.words()?;
+        let prompt = self.prompt(&[], question)?;
+        self.check_length(prompt.text_tokens() + video_tokens, 0)
+    }
+
+    pub(super) fn words(&self) -> Result<Arc<YesNo>, LanguageError> {
+        self.yes_no.clone().map_err(LanguageError::BadPrompt)
+    }
+
+    /// Builds the prompt of a question with as many of the latest earlier turns as fit. Returns the
+    /// number of these turns as well.
+    pub(super) fn fitting_prompt(
+        &self,
+        turns: &[Turn],
+        question: &str,
+        video_tokens: usize,
+        limits: Limits,
+        has_schema: bool,
+    ) -> Result<(Prompt, usize), LanguageError> {
+        let prompt = |turns: &[Turn]| {
+            // A text by a schema cannot continue the answer prefix.
+            let start = if has_schema { "" } else { self.template.answer_prefix() };
+            let prompt = self.prompt_with_start(turns, question, start)?;
+            self.check_length(prompt.text_tokens() + video_tokens, limits.max_new_tokens)?;
+            Ok((prompt, turns.len()))
+        };
+        let mut latest = (0..turns.len()).map(|from| &turns[from..]);
+        latest.find_map(|turns| prompt(turns).ok()).map_or_else(|| prompt(&[]), Ok)
+    }
+
+    /// Renders and tokenizes a question and the earlier turns with the template. Refuses text that
+    /// contains a special token.
+    pub fn prompt(&self, turns: &[Turn], question: &str) -> Result<Prompt, LanguageError> {
+        self.prompt_with_start(turns, question, self.template.answer_prefix())
+    }
+
+    /// Does the same with `start` as the start of the answer.
+    fn prompt_with_start(
+        &self,
+        turns: &[Turn],
+        question: &str,
+        start: &str,
+    ) -> Result<Prompt, LanguageError> {
+        let earlier = turns.iter().flat_map(|turn| {
+            [("an earlier question", &*turn.question), ("an earlier answer", &*turn.answer)]
+        });
+        for (what, text) in earlier.chain([("a question", question)]) {
+            if let Some(token) = self.tokenizer.special_token_in(text) {
+                return Err(LanguageError::BadPrompt(format!(
+                    "{what} must not contain the model's special token {token:?}"
+                )));
+            }
+        }
+        let text = self
+            .template
+            .render_with_start(turns, question, start)
+            .map_err(|e| LanguageError::BadPrompt(e.to_string()))?;
+        // The text comes from the asker, so any tokenizer error is an error of the prompt.
+        self.tokenizer
+            .encode_around_image(&text)
+            .map_err(|e| LanguageError::BadPrompt(e.to_string()))
+    }
+
+    /// Checks that a prompt of `tokens` tokens and an answer of `new` tokens fit in a slot of the KV
+    /// cache.
+    pub(super) fn check_length(&self, tokens: usize, new: usize) -> Result<(), LanguageError> {
+        let capacity = self.capacity;
+        if tokens + new <= capacity {
+            return Ok(());
+        }
+        Err(LanguageError::BadPrompt(format!(
+            "the prompt is too long: video and question take {tokens} tokens and the answer may \
+             take {new}, but the model has room for {capacity}; ask a shorter question"
+        )))
+    }
+}
