@@ -24,7 +24,7 @@ use crate::interface::Interface;
 use crate::journal::{self, Journal, MemoryJournal};
 use crate::metrics::{self, PrometheusHandle};
 use crate::model::Runtime;
-use crate::publish::{self, Listener, delivery, grpc, http, mqtt};
+use crate::publish::{self, Listener, delivery, grpc, http, mqtt, traces};
 use crate::reload::{self, Reloader};
 use crate::run_clock::RunClock;
 use crate::service::{ConfigChange, Service};
@@ -175,6 +175,11 @@ impl App {
             let end = stop.clone();
             let run = move || mqtt::run(publisher.clone(), end.clone());
             interfaces.spawn(publish::supervise(Interface::Mqtt, stop.clone(), run));
+        }
+        if let Some(config) = self.config.traces.clone() {
+            let (journal, end) = (self.journal.clone(), stop.clone());
+            let run = move || traces::run(config.clone(), journal.clone(), end.clone());
+            interfaces.spawn(publish::supervise(Interface::Otlp, stop.clone(), run));
         }
         let rules = &self.config.rules;
         let targets = Targets::start(self.targets, rules, service.clone(), stop.clone()).await;

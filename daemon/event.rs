@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use uuid::{NoContext, Timestamp, Uuid};
 
 use crate::frame::{Clock, FrameId, Span, rfc3339};
+use crate::trace_parent::TraceParent;
 
 pub use alert::{
     Acknowledgement, Alert, AlertPhase, AlertUpdate, Description, EndReason, RuleStatus,
@@ -185,6 +186,9 @@ pub struct Answer {
     /// JSON that validates against the schema, unless `finish_reason` is `length`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub schema_sha256: Option<Arc<str>>,
+    /// The client's span. It is not stored with the answer.
+    #[serde(skip)]
+    pub trace_parent: Option<TraceParent>,
 }
 
 /// A text that the model generated about frames, with everything needed to judge how far to trust

@@ -10,6 +10,8 @@ pub enum Interface {
     Mqtt,
     Webhook,
     Ntfy,
+    /// Traces for an OpenTelemetry collector.
+    Otlp,
 }
 
 impl Interface {
@@ -21,6 +23,7 @@ impl Interface {
             Interface::Mqtt => "mqtt",
             Interface::Webhook => "webhook",
             Interface::Ntfy => "ntfy",
+            Interface::Otlp => "otlp",
         }
     }
 }
@@ -33,6 +36,7 @@ impl fmt::Display for Interface {
             Interface::Mqtt => "MQTT",
             Interface::Webhook => "webhook",
             Interface::Ntfy => "ntfy",
+            Interface::Otlp => "OTLP",
         })
     }
 }

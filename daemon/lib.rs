@@ -54,6 +54,7 @@ mod systemd;
 mod targets;
 pub mod timeline;
 pub mod tls;
+pub mod trace_parent;
 pub mod vision;
 mod wire;
 mod workers;

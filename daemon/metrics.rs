@@ -22,7 +22,7 @@ use crate::interface::Interface;
 
 pub use labels::{
     BufferTier, ClipResult, DeliveryResult, DropReason, FailureKind, JpegLoss, McpResult,
-    NotWritten, SkipReason, Stage, WindowResult,
+    NotWritten, SkipReason, SpanResult, Stage, WindowResult,
 };
 
 /// Histogram buckets in seconds, from a publish of a few milliseconds to a caption on a small CPU.
@@ -179,6 +179,11 @@ pub fn model_failed(component: &str, kind: FailureKind) {
 
 pub fn stage(camera: &str, stage: Stage, took: Duration) {
     table::STAGE_SECONDS.histogram([camera, stage.value()]).record(took.as_secs_f64());
+}
+
+/// Counts spans of traces.
+pub fn trace_spans(result: SpanResult, spans: usize) {
+    table::TRACE_SPANS.counter([result.value()]).increment(spans as u64);
 }
 
 /// Records the time from the event's entry in the journal until the interface took it. For MQTT

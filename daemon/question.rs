@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use jiff::fmt::temporal::DateTimeParser;
 
 use crate::frame::{EARLIEST, clamped, latest, rfc3339};
+use crate::trace_parent::TraceParent;
 
 /// Maximum number of bytes in a question's ID and in a conversation's name.
 const NAME_MOST: usize = 256;
@@ -46,6 +47,8 @@ pub struct Draft {
     pub score_yes_no: bool,
     /// The text of the JSON Schema that the answer must follow.
     pub schema: Option<String>,
+    /// The client's span, which the answer's trace continues.
+    pub trace_parent: Option<TraceParent>,
 }
 
 /// A length of time as an interface receives it.
@@ -108,6 +111,7 @@ pub struct Question {
     max_new_tokens: Option<usize>,
     is_scored: bool,
     schema: Option<String>,
+    trace_parent: Option<TraceParent>,
 }
 
 /// The way in which a range is covered.
@@ -143,6 +147,7 @@ impl Question {
         let range = range(&draft)?;
         let Draft { camera, id, text, detail, conversation, max_new_tokens, schema, .. } = draft;
         let is_scored = draft.score_yes_no;
+        let trace_parent = draft.trace_parent;
         let refuse = |field, why| Err(invalid(field, why));
         if let Some(known) = &limits.cameras
             && !known.iter().any(|known| **known == *camera)
@@ -214,6 +219,7 @@ impl Question {
             max_new_tokens,
             is_scored,
             schema,
+            trace_parent,
         })
     }
 
@@ -252,6 +258,11 @@ impl Question {
     /// Returns true if the answer is to be the score of yes, in one pass over the range.
     pub fn is_scored(&self) -> bool {
         self.is_scored
+    }
+
+    /// Returns the client's span.
+    pub fn trace_parent(&self) -> Option<TraceParent> {
+        self.trace_parent
     }
 
     /// Returns the text of the JSON Schema that the answer must follow. It is not checked yet.

@@ -20,6 +20,7 @@ use super::mqtt::MqttTable;
 use super::rules::{at_least, toml_error};
 use super::search::SearchTable;
 use super::tls::TlsTable;
+use super::traces::TracesTable;
 use super::{Camera, Config, ConfigError, Wording};
 
 /// The whole file, as written.
@@ -41,6 +42,7 @@ struct File {
     http: ListenTable,
     access: AccessTable,
     mqtt: Option<MqttTable>,
+    traces: TracesTable,
     camera: Vec<CameraTable>,
     rule: Vec<RuleTable>,
     webhook: Vec<WebhookTable>,
@@ -63,6 +65,7 @@ impl Default for File {
             http: ListenTable::default(),
             access: AccessTable::default(),
             mqtt: None,
+            traces: TracesTable::default(),
             camera: Vec::new(),
             rule: Vec::new(),
             webhook: Vec::new(),
@@ -162,6 +165,7 @@ impl File {
             tls,
             access,
             mqtt: self.mqtt.map(|mqtt| mqtt.check(folder)).transpose()?,
+            traces: self.traces.check(folder)?,
             rules,
             targets,
             cameras,

@@ -22,6 +22,7 @@ mod rules;
 mod search;
 mod source;
 mod tls;
+mod traces;
 mod values;
 
 use std::path::{Path, PathBuf};
@@ -42,6 +43,7 @@ pub use mqtt::{ClientCertificate, Mqtt, MqttTls};
 pub use search::Search;
 pub use source::{Rtsp, RtspTls, Source, Transport};
 pub use tls::Tls;
+pub use traces::Traces;
 pub use values::{Bytes, Secret};
 
 #[derive(Clone, Debug, PartialEq)]
@@ -61,6 +63,8 @@ pub struct Config {
     /// Access control, or `None` if every client of gRPC and HTTP may do everything.
     pub access: Option<AccessControl>,
     pub mqtt: Option<Mqtt>,
+    /// The collector of traces, or `None` to make no traces.
+    pub traces: Option<Traces>,
     pub cameras: Vec<Camera>,
     pub rules: Vec<Rule>,
     /// The targets to which alerts are delivered.

@@ -65,6 +65,7 @@ pub const INTERFACE: Label = Label::listed(
         ("mqtt", "MQTT; an event is published with its PubAck"),
         ("webhook", "webhooks; an alert is published when its target has accepted it"),
         ("ntfy", "ntfy, in the same way"),
+        ("otlp", "traces for an OpenTelemetry collector"),
     ],
 );
 pub const COMPONENT: Label = Label::listed(
@@ -272,5 +273,17 @@ label_values! {
         Cancelled = "cancelled",
         /// The tool panicked.
         Failed = "failed",
+    }
+}
+
+label_values! {
+    /// Results of a span of a trace.
+    pub enum SpanResult, SPAN_RESULT = "result" {
+        /// The collector accepted the span.
+        Exported = "exported",
+        /// Too many spans wait: the collector is too slow or away.
+        Queue = "queue_full",
+        /// The collector refused the span, or was not reachable.
+        Failed = "export_failed",
     }
 }

@@ -5,7 +5,8 @@ use metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
 use super::labels::{
     CAMERA, CLIP_RESULT, COMPONENT, DELIVERY_RESULT, DENIAL, DEVICE, DEVICE_REASON, DIRECTION,
     DROP_REASON, FAILURE_KIND, INTERFACE, JPEG_LOSS, Label, MCP_RESULT, MODEL, NOT_WRITTEN,
-    REFUSAL, RESULT, RULE, SET_ASIDE, SKIP_REASON, STAGE, TARGET, TIER, TOOL, WINDOW_RESULT,
+    REFUSAL, RESULT, RULE, SET_ASIDE, SKIP_REASON, SPAN_RESULT, STAGE, TARGET, TIER, TOOL,
+    WINDOW_RESULT,
 };
 
 /// A metric: its name, type, labels and meaning.
@@ -171,6 +172,8 @@ metrics! {
             "Messages dropped because the broker does not accept them",
         MCP_CALLS: Counter "lookout_mcp_calls_total" [TOOL MCP_RESULT]
             "Calls of a tool by MCP",
+        TRACE_SPANS: Counter "lookout_trace_spans_total" [SPAN_RESULT]
+            "Spans of traces, with what became of them",
         CONNECTIONS: Gauge "lookout_connections" [INTERFACE]
             "Clients connected",
         CONNECTIONS_REFUSED: Counter "lookout_connections_refused_total" [INTERFACE]

@@ -1,5 +1,5 @@
 //! Publishes events and accepts requests over gRPC, MQTT and HTTP, and delivers alerts to webhooks
-//! and by ntfy.
+//! and by ntfy. Sends traces to an OpenTelemetry collector.
 //!
 //! Guarantees: each interface knows the daemon only as a [`Service`](crate::service::Service). It
 //! reads the journal with its own cursor and at its own pace, so it delays neither the other
@@ -19,6 +19,7 @@ pub mod mqtt;
 mod question_json;
 mod stream;
 mod supervision;
+pub mod traces;
 
 use std::net::SocketAddr;
 

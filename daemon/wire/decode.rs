@@ -86,6 +86,7 @@ fn answer(from: proto::Answer) -> Read<Answer> {
         parts: from.parts.into_iter().map(part).collect::<Read<_>>()?,
         yes_score: from.yes_score,
         schema_sha256: from.schema_sha256.map(Into::into),
+        trace_parent: None,
     })
 }
 

@@ -163,6 +163,7 @@ fn answers() -> impl Strategy<Value = Answer> {
                 summary_method,
                 yes_score,
                 schema_sha256: hash.map(Into::into),
+                trace_parent: None,
             },
         )
 }

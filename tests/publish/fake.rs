@@ -343,6 +343,7 @@ pub fn answer(question_id: &str, text: &str) -> Answer {
         summary_method: None,
         yes_score: None,
         schema_sha256: None,
+        trace_parent: None,
     }
 }
 

@@ -144,6 +144,7 @@ fn asks_for(engine: &Engine, text: &str, is_scored: bool) -> mpsc::Receiver<Answ
         max_new_tokens: 8,
         is_scored,
         schema: None,
+        trace_parent: None,
         window,
         plan: engine.plan,
         clip: engine.clip("yard", window.into()).expect("frames"),

@@ -44,6 +44,7 @@ impl Engine {
             max_new_tokens: self.max_new_tokens,
             is_scored: false,
             schema,
+            trace_parent: None,
             window,
             clip: clip.clone(),
             plan: self.plan,

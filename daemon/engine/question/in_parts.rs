@@ -230,6 +230,7 @@ impl InParts {
             summary_method: Some(summary_method),
             yes_score: None,
             schema_sha256: question.schema.as_ref().map(|schema| schema.sha256().into()),
+            trace_parent: question.trace_parent,
         })
     }
 }

@@ -91,6 +91,7 @@ impl Engine {
             max_new_tokens: most,
             is_scored: question.is_scored(),
             schema: None,
+            trace_parent: question.trace_parent(),
             window,
             asked_at: Instant::now(),
             to,

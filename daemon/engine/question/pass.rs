@@ -14,6 +14,7 @@ use crate::language::{Schema, Turn};
 use crate::service::{AnswerItem, AskError};
 use crate::slowfast::Plan;
 use crate::timeline::Clip;
+use crate::trace_parent::TraceParent;
 
 /// An accepted question: the data that all of its passes share.
 #[derive(Clone)]
@@ -29,6 +30,8 @@ pub struct Accepted {
     pub is_scored: bool,
     /// The schema that the answer must follow. The parts of a range do not follow it.
     pub schema: Option<Arc<Schema>>,
+    /// The client's span.
+    pub trace_parent: Option<TraceParent>,
     pub window: Span,
     pub asked_at: Instant,
     pub to: mpsc::Sender<AnswerItem>,
@@ -110,6 +113,7 @@ impl Pass {
             max_new_tokens: question.max_new_tokens,
             is_scored: question.is_scored,
             schema: question.schema.filter(|_| is_answer),
+            trace_parent: question.trace_parent,
             window,
             clip,
             plan,
@@ -148,6 +152,8 @@ pub struct PendingQuestion {
     pub is_scored: bool,
     /// The schema that the text of this pass must follow.
     pub schema: Option<Arc<Schema>>,
+    /// The client's span.
+    pub trace_parent: Option<TraceParent>,
     pub window: Span,
     pub clip: Clip,
     /// The plan by which the clip was sampled.
@@ -197,6 +203,7 @@ impl PendingQuestion {
             summary_method: None,
             yes_score,
             schema_sha256: self.schema.map(|schema| schema.sha256().into()),
+            trace_parent: self.trace_parent,
         };
         match self.receiver {
             Receiver::InParts { result, .. } => {

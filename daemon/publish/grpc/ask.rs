@@ -10,6 +10,7 @@ use crate::proto::ask_response::Item as Reply;
 use crate::publish::asking::{Asking, CAMERAS, Item};
 use crate::question::{Detail, Draft, Question, RawLength, RawTime};
 use crate::service::Service;
+use crate::trace_parent::TraceParent;
 use crate::wire::encode;
 
 /// Reads and checks a request. Returns a question for each camera, or INVALID_ARGUMENT
@@ -17,6 +18,7 @@ use crate::wire::encode;
 pub fn read(
     service: &dyn Service,
     mut request: proto::AskRequest,
+    trace_parent: Option<TraceParent>,
 ) -> Result<Vec<Question>, Status> {
     let cameras = std::mem::take(&mut request.cameras);
     if !(1..=CAMERAS).contains(&cameras.len()) {
@@ -27,7 +29,7 @@ pub fn read(
     if let Some(AskRange::Between(proto::Span { from: None, .. })) = request.range {
         return Err(errors::invalid("between.from", "between has no from"));
     }
-    let draft = draft(request);
+    let draft = Draft { trace_parent, ..draft(request) };
     let question = |camera| {
         let id = format!("grpc-{:016x}", rand::random::<u64>());
         service.question(Draft { camera, id, ..draft.clone() }).map_err(|e| errors::of_question(&e))

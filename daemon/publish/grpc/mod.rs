@@ -38,6 +38,7 @@ use crate::proto::watch_response::Item as WatchItem;
 use crate::service::{
     AskError, CameraEdit, CameraInfo, Code, ConfigChange, Readiness, Reloaded, Service,
 };
+use crate::trace_parent::{self, TraceParent};
 use crate::wire::encode;
 use connections::Peer;
 
@@ -249,7 +250,9 @@ impl LookoutService for Server {
         request: Request<proto::AskRequest>,
     ) -> Result<Response<Self::AskStream>, Status> {
         let entry = self.enter(&request, Role::Ask)?;
-        let questions = ask::read(&*entry.service, request.into_inner())?;
+        let header = request.metadata().get(trace_parent::HEADER);
+        let parent = header.and_then(|value| TraceParent::parse(value.to_str().ok()?));
+        let questions = ask::read(&*entry.service, request.into_inner(), parent)?;
         let asking = Asking::begin(entry.service.clone(), questions);
         let asking = asking.map_err(|error| errors::of_question(&error))?;
         self.stream(&entry, |to| ask::run(asking, to))

@@ -20,6 +20,7 @@ use crate::publish::http::guard::Client;
 use crate::publish::question_json;
 use crate::question::{Draft, Question};
 use crate::service::AskError;
+use crate::trace_parent::{self, TraceParent};
 
 /// A message of the stream of an answer.
 #[derive(Serialize, JsonSchema)]
@@ -61,7 +62,9 @@ pub async fn ask(
     headers: HeaderMap,
     body: JsonText,
 ) -> Result<Response, Refusal> {
-    let questions = read(&api, &body.0)?;
+    let header = headers.get(trace_parent::HEADER);
+    let parent = header.and_then(|value| TraceParent::parse(value.to_str().ok()?));
+    let questions = read(&api, &body.0, parent)?;
     let asking = Asking::begin(api.service.clone(), questions)?;
     let accepts = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
     if accepts.is_some_and(|accepts| accepts.contains("text/event-stream")) {
@@ -73,7 +76,11 @@ pub async fn ask(
 }
 
 /// Reads a question to one or several cameras: the fields of a question by MQTT, and `cameras`.
-fn read(api: &Api, text: &str) -> Result<Vec<Question>, Refusal> {
+fn read(
+    api: &Api,
+    text: &str,
+    trace_parent: Option<TraceParent>,
+) -> Result<Vec<Question>, Refusal> {
     let refuse = |refusal: Refusal| {
         metrics::question_refused(AskError::InvalidQuestion(String::new()).reason());
         refusal
@@ -82,7 +89,7 @@ fn read(api: &Api, text: &str) -> Result<Vec<Question>, Refusal> {
     let mut fields = Map::new();
     question_json::read(text, &mut fields).map_err(invalid)?;
     let cameras = cameras(fields.remove("cameras")).map_err(refuse)?;
-    let mut draft = Draft::default();
+    let mut draft = Draft { trace_parent, ..Draft::default() };
     for (field, value) in fields {
         question_json::fill(&mut draft, &field, value).map_err(invalid)?;
     }
