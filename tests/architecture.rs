@@ -70,6 +70,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("lru", &["daemon/access/failures", "daemon/byte_lru"]),
     ("plotters", &["daemon/bench/streams/chart"]),
     ("tonic", &["daemon/publish/grpc", "daemon/publish/traces/", "daemon/client", "daemon/lib.rs"]),
+    ("ratatui", &["daemon/client/top/"]),
     ("opentelemetry", &["daemon/publish/traces/"]),
     ("opentelemetry_sdk", &["daemon/publish/traces/"]),
     ("opentelemetry_otlp", &["daemon/publish/traces/"]),

@@ -80,6 +80,10 @@ enum Command {
     Camera(camera::Camera),
     /// List the cameras of a running daemon and their state.
     Cameras(Client),
+    /// Show a running daemon in the terminal: cameras, captions, rules, the model's speed.
+    ///
+    /// `?` lists the keys. If the output is not a terminal, one view is printed as text.
+    Top(Top),
     /// List the rules of a running daemon: state, last score, alerts of today.
     Rules(Client),
     /// Try a rule before it is armed.
@@ -148,6 +152,15 @@ enum Command {
     /// Write the manual pages, or the completions of shells, to a folder.
     #[command(hide = true)]
     Generate(generate::Generate),
+}
+
+#[derive(Args)]
+struct Top {
+    #[command(flatten)]
+    client: Client,
+    /// Print one view as text.
+    #[arg(long)]
+    once: bool,
 }
 
 #[derive(Args)]
@@ -266,6 +279,8 @@ fn execute(command: Command) -> Result<ExitCode, Failure> {
         Command::Camera(command) => runtime.block_on(success(camera::camera(command, out))),
         Command::Reload(Client { server, json }) => {
             runtime.block_on(success(client::reload(&server, output(json), out)))
+        Command::Top(Top { client, once }) => {
+            runtime.block_on(success(top(&client.server, once, out)))
         }
         Command::Rules(Client { server, json }) => {
             runtime.block_on(success(client::rules(&server, output(json), out)))
@@ -327,4 +342,10 @@ async fn watch(args: Watch, out: &mut dyn Write) -> Result<(), Failure> {
     let filter = client::Filter { cameras: camera, kinds: kind, from, since };
     let watching = client::watch(&server, filter, output(json), OnEnd::Reconnect, out);
     stop::until_stopped(watching).await
+}
+
+async fn top(server: &server::Server, once: bool, out: &mut dyn Write) -> Result<(), Failure> {
+    // Ctrl-C is a key of the view. A signal ends it as the key does.
+    let stop = stop::stop_signal()?;
+    client::top(server, once, stop, out).await.map_err(Failure::from)
 }

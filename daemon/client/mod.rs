@@ -15,6 +15,7 @@ mod rules;
 mod search;
 mod server;
 mod text;
+mod top;
 mod trial;
 
 use std::io::{self, ErrorKind, Write};
@@ -37,6 +38,7 @@ pub use replay::{Replayed, replay};
 pub use rules::{acknowledge, rules};
 pub use search::search_events;
 pub use server::Server;
+pub use top::top;
 pub use trial::{TrialFiles, try_rule};
 
 use crate::evaluation::labels::LabelsError;

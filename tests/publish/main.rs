@@ -33,6 +33,7 @@ mod reference;
 mod schemathesis;
 mod stored_events;
 mod tls;
+mod top;
 mod traces;
 mod trials;
 
