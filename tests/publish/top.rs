@@ -18,7 +18,7 @@ const LEAVES: &str = "\u{1b}[?1049l";
 struct Terminal {
     program: Child,
     input: File,
-    output: mpsc::UnboundedReceiver<Vec<u8>>,
+    output: mpsc::Receiver<Vec<u8>>,
     seen: String,
 }
 
@@ -44,13 +44,13 @@ impl Terminal {
             .spawn()
             .unwrap();
         let input = File::from(ours.try_clone().unwrap());
-        let (to, output) = mpsc::unbounded_channel();
+        let (to, output) = mpsc::channel(4096);
         std::thread::spawn(move || {
             let mut ours = File::from(ours);
             let mut bytes = [0; 4096];
             // The end of the program is an error here.
             while let Ok(read @ 1..) = ours.read(&mut bytes) {
-                if to.send(bytes[..read].to_vec()).is_err() {
+                if to.blocking_send(bytes[..read].to_vec()).is_err() {
                     return;
                 }
             }

@@ -26,14 +26,14 @@ const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 /// A collector.
 struct Collector {
     port: u16,
-    spans: mpsc::UnboundedReceiver<Sent>,
+    spans: mpsc::Receiver<Sent>,
     stop: CancellationToken,
     serving: JoinHandle<()>,
 }
 
 /// Accepts spans. Each request needs a permit, and the header `authorization` if one is set.
 struct Receiving {
-    spans: mpsc::UnboundedSender<Sent>,
+    spans: mpsc::Sender<Sent>,
     permits: Arc<Semaphore>,
     authorization: Option<&'static str>,
 }
@@ -54,7 +54,7 @@ impl TraceService for Receiving {
             let names = resource.resource.unwrap().attributes;
             assert!(names.iter().any(|attribute| attribute.key == "service.name"));
             for span in resource.scope_spans.into_iter().flat_map(|scope| scope.spans) {
-                let _ = self.spans.send(span);
+                let _ = self.spans.send(span).await;
             }
         }
         Ok(tonic::Response::new(ExportTraceServiceResponse::default()))
@@ -73,7 +73,7 @@ impl Collector {
         authorization: Option<&'static str>,
         identity: Option<Identity>,
     ) -> Collector {
-        let (sender, spans) = mpsc::unbounded_channel();
+        let (sender, spans) = mpsc::channel(100_000);
         let service = TraceServiceServer::new(Receiving { spans: sender, permits, authorization });
         let stop = CancellationToken::new();
         let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
@@ -312,9 +312,9 @@ async fn the_trace_of_a_client_continues() {
 #[tokio::test]
 async fn a_question_has_the_span_of_its_client() {
     let daemon = Daemon::start(10).await;
-    let (to, mut asked) = mpsc::unbounded_channel();
+    let (to, mut asked) = mpsc::channel(16);
     daemon.service.answers_with(move |question: Question| {
-        let _ = to.send(question.trace_parent());
+        let _ = to.try_send(question.trace_parent());
         Err(AskError::Stopping)
     });
     let mut client = daemon.client().await;
