@@ -280,6 +280,7 @@ fn config(name: &str, source: Source) -> Camera {
         masks: Vec::new(),
         stall_timeout: Duration::from_secs(2),
         max_reconnect_delay: Duration::from_secs(2),
+        is_paused: false,
     }
 }
 

@@ -279,6 +279,7 @@ fn execute(command: Command) -> Result<ExitCode, Failure> {
         Command::Camera(command) => runtime.block_on(success(camera::camera(command, out))),
         Command::Reload(Client { server, json }) => {
             runtime.block_on(success(client::reload(&server, output(json), out)))
+        }
         Command::Top(Top { client, once }) => {
             runtime.block_on(success(top(&client.server, once, out)))
         }

@@ -11,7 +11,7 @@ use super::{ConfigError, Secret};
 const ENDPOINTS: &str = "http://HOST:PORT or https://HOST:PORT";
 
 /// The OpenTelemetry collector that gets traces, and what they contain.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Traces {
     pub endpoint: Url,
     /// Headers that are sent with each export, one `name: value` per line.

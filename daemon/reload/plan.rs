@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::config::{
     AccessControl, Buffer, Camera, Config, ConfigError, Disk, Generate, Journal, Listen, Model,
-    Mqtt, Search, Tls, Wording,
+    Mqtt, Search, Tls, Traces, Wording,
 };
 
 /// The steps from the running config to another one.
@@ -112,6 +112,7 @@ fn effective(old: &Config, new: &Config) -> (Config, Vec<String>) {
         grpc,
         http,
         access,
+        traces,
         mqtt,
         cameras,
         rules,
@@ -219,6 +220,20 @@ fn effective(old: &Config, new: &Config) -> (Config, Vec<String>) {
             old,
             new,
             AccessControl { folder: "access.folder", limits: "access.questions_per_minute" }
+        )
+    }));
+    keys.extend(of_table("traces.endpoint", &old.traces, traces, |old, new| {
+        different!(
+            old,
+            new,
+            Traces {
+                endpoint: "traces.endpoint",
+                headers: "traces.headers_file",
+                ca_file: "traces.ca_file",
+                sample_ratio: "traces.sample_ratio",
+                service_name: "traces.service_name",
+                has_content: "traces.content",
+            }
         )
     }));
     keys.extend(of_table("mqtt", &old.mqtt, mqtt, |old, new| {

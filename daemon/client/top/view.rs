@@ -333,6 +333,7 @@ fn colour_of(state: CameraState) -> Color {
     match state {
         CameraState::Live => Color::Green,
         CameraState::Connecting => Color::Yellow,
+        CameraState::Paused => Color::Gray,
         CameraState::Stalled | CameraState::Lost | CameraState::Refused => Color::Red,
     }
 }
