@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 use anyhow::Context;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Request, Response, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
@@ -27,6 +27,7 @@ use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 
+use crate::client::token;
 use crate::sync::lock;
 use crate::tls::{self, Named};
 
@@ -58,6 +59,8 @@ pub struct Daemon {
     pub ca_file: Option<PathBuf>,
     /// PEM files of the certificate with which the client identifies itself, and of its key.
     pub identity: Option<[PathBuf; 2]>,
+    /// File with the token, or `None` for that of the variable `LOOKOUT_TOKEN`, if it is set.
+    pub token_file: Option<PathBuf>,
 }
 
 impl Daemon {
@@ -144,6 +147,7 @@ struct Proxy {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     address: String,
     url: Uri,
+    token: Option<String>,
     to: mpsc::Sender<String>,
     /// The version of the protocol that the client and the daemon agreed on.
     version: Mutex<Option<HeaderValue>>,
@@ -152,6 +156,7 @@ struct Proxy {
 impl Proxy {
     fn new(daemon: Daemon, to: mpsc::Sender<String>) -> anyhow::Result<Proxy> {
         let tls = daemon.tls().map_err(anyhow::Error::msg)?;
+        let token = token::read(daemon.token_file.as_deref()).map_err(anyhow::Error::msg)?;
         let address = daemon.address.trim_start_matches("http://").trim_end_matches('/').to_owned();
         let scheme = if address.contains("://") { "" } else { "http://" };
         let url = format!("{scheme}{address}/mcp").parse();
@@ -163,7 +168,7 @@ impl Proxy {
         let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
         let connector = connector.enable_http1().build();
         let client = Client::builder(TokioExecutor::new()).build(connector);
-        Ok(Proxy { client, address, url, to, version: Mutex::default() })
+        Ok(Proxy { client, address, url, token, to, version: Mutex::default() })
     }
 
     /// Sends a message to the daemon, and its replies to the client.
@@ -212,6 +217,9 @@ impl Proxy {
             .header(ACCEPT, "application/json, text/event-stream")
             .body(Full::from(line))?;
         let headers = request.headers_mut();
+        if let Some(token) = &self.token {
+            headers.insert(AUTHORIZATION, HeaderValue::try_from(format!("Bearer {token}"))?);
+        }
         if let Some(version) = message.pointer(VERSION_OF_REQUEST).and_then(header) {
             headers.insert(VERSION, version);
             headers.extend(header(&message["method"]).map(|method| (METHOD, method)));

@@ -107,6 +107,7 @@ fn camera_at(source: Source) -> Camera {
         masks: Vec::new(),
         stall_timeout: Duration::from_secs(5),
         max_reconnect_delay: Duration::from_secs(2),
+        is_paused: false,
     }
 }
 

@@ -203,6 +203,7 @@ fn camera_at(port: u16, name: &str) -> Camera {
         masks: Vec::new(),
         stall_timeout: Duration::from_secs(2),
         max_reconnect_delay: Duration::from_secs(1),
+        is_paused: false,
     }
 }
 

@@ -262,5 +262,6 @@ fn camera_of(rtsp: Rtsp) -> Camera {
         masks: Vec::new(),
         stall_timeout: Duration::from_secs(5),
         max_reconnect_delay: Duration::from_secs(1),
+        is_paused: false,
     }
 }

@@ -12,7 +12,7 @@ use crate::sync::lock;
 /// Number of wrong tokens of an address within [`PERIOD`] that are answered at once.
 const FREE: u32 = 10;
 
-/// Time after which an address starts anew.
+/// Time after which the count of an address starts again.
 const PERIOD: Duration = Duration::from_secs(60);
 
 /// Number of addresses that are remembered.

@@ -1,6 +1,5 @@
-//! The tokens that a running daemon knows, read anew when their file changes.
+//! The tokens that a running daemon knows, read again when their file changes.
 
-use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -12,19 +11,11 @@ use tokio_util::sync::CancellationToken;
 use super::store::{StoreError, StoredToken, TokenStore, Version};
 use super::token::TokenHash;
 use super::{Access, Role};
+use crate::config::TokenLimits;
 use crate::sync::lock;
 
 /// Interval at which the file is checked.
 const CHECK: Duration = Duration::from_secs(1);
-
-/// What each token may use at most.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Number of questions, and of trials of rules, in a minute.
-    pub questions_per_minute: NonZeroU32,
-    /// Number of open streams.
-    pub streams: usize,
-}
 
 /// A token in use.
 pub struct Known {
@@ -37,7 +28,7 @@ pub struct Known {
 }
 
 impl Known {
-    fn new(stored: StoredToken, limits: Limits, stop: &CancellationToken) -> Known {
+    fn new(stored: StoredToken, limits: TokenLimits, stop: &CancellationToken) -> Known {
         let access = Access {
             name: (*stored.name).into(),
             role: stored.role,
@@ -62,7 +53,7 @@ impl Known {
 /// The tokens, and what each may use.
 pub struct Tokens {
     store: TokenStore,
-    pub limits: Limits,
+    pub limits: TokenLimits,
     stop: CancellationToken,
     /// The version of the file when it was read first.
     first_version: Version,
@@ -73,7 +64,7 @@ impl Tokens {
     /// Reads the tokens. `stop` ends the streams of all of them.
     pub fn read(
         store: TokenStore,
-        limits: Limits,
+        limits: TokenLimits,
         stop: CancellationToken,
     ) -> Result<Tokens, StoreError> {
         // Taken before the file is read, so that a change in between is noticed.
@@ -147,10 +138,13 @@ impl Tokens {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
+
     use super::super::store::NewToken;
     use super::*;
 
-    const LIMITS: Limits = Limits { questions_per_minute: NonZeroU32::new(3).unwrap(), streams: 2 };
+    const LIMITS: TokenLimits =
+        TokenLimits { questions_per_minute: NonZeroU32::new(3).unwrap(), streams: 2 };
 
     fn add(store: &TokenStore, name: &str, expires_at: Option<SystemTime>) -> String {
         let new = NewToken { name: name.into(), role: Role::View, cameras: None, expires_at };

@@ -27,21 +27,19 @@ use serde::{Deserialize, Serialize};
 pub use audit::Audit;
 pub use denied::Denied;
 pub use gate::{Caller, Entry, Gate};
-pub use known::{Limits, Tokens};
+pub use known::Tokens;
 pub use store::{NewToken, StoreError, StoredToken, TokenStore};
 pub use token::bearer;
 
 /// The rights of a token. Each role includes the ones before it.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// Sees cameras, events, frames, clips, live video, rules and alerts.
     View,
-    /// Also asks questions, tries rules, and acknowledges and keeps events.
+    /// Asks questions, tries rules, and acknowledges and keeps events, too.
     Ask,
-    /// Also deletes events and changes cameras.
+    /// Deletes events, reloads the config and changes cameras, too.
     Admin,
 }
 

@@ -86,7 +86,7 @@ pub struct NewToken {
 pub enum StoreError {
     #[error("{path}: {why}", path = .0.display(), why = .1)]
     Io(PathBuf, std::io::Error),
-    #[error("{path}: not a list of tokens: {why}; restore it, or remove it and make the tokens anew",
+    #[error("{path}: not a list of tokens: {why}; restore it, or remove it and make the tokens again",
         path = .0.display(), why = .1)]
     Damaged(PathBuf, serde_json::Error),
     #[error("a token is named {0:?} already; revoke it first, or choose another name")]

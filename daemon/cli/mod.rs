@@ -226,6 +226,8 @@ struct Mcp {
     http: String,
     #[command(flatten)]
     tls: server::Tls,
+    #[command(flatten)]
+    token: server::Token,
 }
 
 #[derive(Args)]
@@ -304,11 +306,12 @@ fn execute(command: Command) -> Result<ExitCode, Failure> {
             let frame = client::frame(&client.server, &camera, (run, number), &output, out);
             runtime.block_on(success(frame))
         }
-        Command::Mcp(Mcp { http, tls }) => {
+        Command::Mcp(Mcp { http, tls, token }) => {
             let daemon = mcp_stdio::Daemon {
                 address: http,
                 ca_file: tls.ca.clone(),
                 identity: tls.identity(),
+                token_file: token.token_file,
             };
             runtime.block_on(success(mcp_stdio::serve(daemon, mcp_stdio::input()?, out)))
         }

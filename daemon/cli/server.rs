@@ -14,6 +14,18 @@ pub struct Server {
     server: String,
     #[command(flatten)]
     tls: Tls,
+    #[command(flatten)]
+    token: Token,
+}
+
+/// The token of the client.
+#[derive(Args)]
+pub struct Token {
+    /// File with the token, if the daemon has access control. Default: the variable LOOKOUT_TOKEN.
+    ///
+    /// There is no flag for the token itself: other users see the arguments of a command.
+    #[arg(long, value_name = "FILE", env = "LOOKOUT_TOKEN_FILE")]
+    pub token_file: Option<PathBuf>,
 }
 
 /// The TLS of the connection.
@@ -38,8 +50,9 @@ impl Tls {
 }
 
 impl From<&Server> for client::Server {
-    fn from(Server { server, tls }: &Server) -> client::Server {
+    fn from(Server { server, tls, token }: &Server) -> client::Server {
         let address = server.clone();
-        client::Server { address, ca_file: tls.ca.clone(), identity: tls.identity() }
+        let token_file = token.token_file.clone();
+        client::Server { address, ca_file: tls.ca.clone(), identity: tls.identity(), token_file }
     }
 }

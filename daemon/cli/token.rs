@@ -32,7 +32,7 @@ pub struct Add {
     /// Name of the token, for the audit log and for revoking it.
     name: String,
     /// view: cameras, events, frames. ask: also questions. admin: also deletes and configures.
-    #[arg(long)]
+    #[arg(long, value_name = "ROLE")]
     role: Role,
     /// Show only this camera; may be repeated. Default: all cameras.
     #[arg(long, value_name = "NAME")]
@@ -75,7 +75,9 @@ fn run(command: Token, out: &mut dyn Write) -> anyhow::Result<()> {
             let text = store(&config)?.add(new)?;
             writeln!(out, "{text}")?;
             if std::io::stdout().is_terminal() {
-                eprintln!("This is shown once. Use it with LOOKOUT_TOKEN or on the page.");
+                eprintln!(
+                    "This is shown once. Clients of lookout read it from LOOKOUT_TOKEN or --token-file."
+                );
             }
         }
         Token::List(config) => {

@@ -15,6 +15,7 @@ mod rules;
 mod search;
 mod server;
 mod text;
+pub mod token;
 mod top;
 mod trial;
 
@@ -23,11 +24,13 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-pub use crate::wire::decode::UnexpectedReply;
+pub use self::token::AddToken;
+use crate::wire::decode::UnexpectedReply;
 pub use ask::ask;
 pub use changes::{Deletion, delete, frames, keep};
 pub use clip::clip;
@@ -98,6 +101,9 @@ pub enum ClientError {
     /// The certificates of the client cannot be used.
     #[error("{0}")]
     Tls(String),
+    /// The token cannot be read.
+    #[error("{0}")]
+    Token(String),
     #[error("the daemon is not reachable at {address}: {why}; is the daemon running?")]
     Unreachable { address: String, why: String },
     /// The daemon refused the request. `retry_after` is set if waiting helps.
@@ -250,14 +256,18 @@ pub async fn frame(
 }
 
 struct Daemon {
-    client: LookoutServiceClient<Channel>,
+    client: LookoutServiceClient<InterceptedService<Channel, AddToken>>,
     address: String,
 }
 
 impl Daemon {
     async fn reach(server: &Server) -> Result<Daemon, ClientError> {
         let channel = server.connect().await?;
-        let client = LookoutServiceClient::new(channel).max_decoding_message_size(LARGEST_REPLY);
+        let token = token::read(server.token_file.as_deref());
+        let token = token.and_then(|token| AddToken::new(token.as_deref()));
+        let token = token.map_err(ClientError::Token)?;
+        let client = LookoutServiceClient::with_interceptor(channel, token);
+        let client = client.max_decoding_message_size(LARGEST_REPLY);
         Ok(Daemon { client, address: server.shown() })
     }
 

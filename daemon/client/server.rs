@@ -24,6 +24,8 @@ pub struct Server {
     pub ca_file: Option<PathBuf>,
     /// PEM files of the certificate with which the client identifies itself, and of its key.
     pub identity: Option<[PathBuf; 2]>,
+    /// File with the token, or `None` for that of the variable `LOOKOUT_TOKEN`, if it is set.
+    pub token_file: Option<PathBuf>,
 }
 
 impl From<&str> for Server {

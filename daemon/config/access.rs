@@ -7,13 +7,21 @@ use serde::Deserialize;
 
 use super::ConfigError;
 use super::rules::in_range;
-use crate::access::Limits;
+
+/// The limits of each token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenLimits {
+    /// Number of questions, and of trials of rules, in a minute.
+    pub questions_per_minute: NonZeroU32,
+    /// Number of open streams.
+    pub streams: usize,
+}
 
 /// The folder of the tokens and of the audit log, and the limits of each token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AccessControl {
     pub folder: PathBuf,
-    pub limits: Limits,
+    pub limits: TokenLimits,
 }
 
 /// The table as written.
@@ -38,7 +46,7 @@ impl AccessTable {
         let folder = self.folder.unwrap_or_else(|| "/var/lib/lookout/access".into());
         let key = "access.questions_per_minute";
         let questions = in_range(key, self.questions_per_minute, 1..=10_000)?;
-        let limits = Limits {
+        let limits = TokenLimits {
             questions_per_minute: NonZeroU32::new(questions).unwrap_or(NonZeroU32::MIN),
             streams: in_range("access.streams", self.streams, 1..=1024)?,
         };

@@ -28,7 +28,7 @@ mod values;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use access::AccessControl;
+pub use access::{AccessControl, TokenLimits};
 pub use alert_rule::{Rule, RuleChanges, RuleClip, Thresholds};
 pub use buffer::{Buffer, Disk};
 pub use camera::{Camera, DEFAULT_FPS, DecodeFrames};

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 use std::path::Path;
 
-use lookout::access::{Audit, Limits as TokenLimits, NewToken, Role, TokenStore, Tokens};
+use lookout::access::{Audit, NewToken, Role, TokenStore, Tokens};
+use lookout::config::TokenLimits;
 use lookout::event_store::{EventStore, Settings};
 use prost::Message;
 use serde_json::json;
@@ -141,6 +142,10 @@ const METHODS: &[(&str, Role)] = &[
     ("RemoveCamera", Role::Admin),
 ];
 
+/// The methods that need a token that sees all cameras.
+const CONFIG_METHODS: [&str; 6] =
+    ["Reload", "AddCamera", "UpdateCamera", "PauseCamera", "ResumeCamera", "RemoveCamera"];
+
 /// The role that each route of the API needs. `None`: a token is not needed.
 const ROUTES: &[(&str, &str, Option<Role>)] = &[
     ("GET", "/access", Some(Role::View)),
@@ -197,6 +202,10 @@ async fn every_method_checks_the_token_and_its_role() {
             let context = format!("{method} with the token {token}: {code:?}");
             match role {
                 None => assert_eq!(code, Code::Unauthenticated, "{context}"),
+                // A change of the config can concern cameras that the token does not see.
+                Some(_) if CONFIG_METHODS.contains(method) && *token == "gate" => {
+                    assert_eq!(code, Code::PermissionDenied, "{context}");
+                }
                 Some(role) if role < needed => {
                     assert_eq!(code, Code::PermissionDenied, "{context}");
                 }
@@ -471,6 +480,29 @@ async fn a_session_is_a_cookie_that_scripts_cannot_read() {
     access.refused(403, "OTHER_ORIGIN");
     let ended = guarded.server.send("DELETE /api/v1/session", "", "").await;
     assert!(ended.status == 204 && ended.head.contains("max-age=0"), "{}", ended.head);
+}
+
+#[tokio::test]
+async fn the_commands_send_the_token_of_a_file() {
+    let guarded = Guarded::start().await;
+    let cameras = async |file: Option<std::path::PathBuf>| {
+        let address = guarded.daemon.grpc.clone();
+        let server = lookout::client::Server { address, token_file: file, ..Default::default() };
+        let mut out = Vec::new();
+        let listed = lookout::client::cameras(server, Output::Text, &mut out).await;
+        listed.map(|()| String::from_utf8(out).unwrap()).map_err(|error| error.to_string())
+    };
+    let refused = cameras(None).await.unwrap_err();
+    assert!(refused.contains("a token is needed"), "{refused}");
+    let file = guarded.folder.path().join("token");
+    std::fs::write(&file, format!("{}\n", guarded.tokens["gate"])).unwrap();
+    let listed = cameras(Some(file.clone())).await.unwrap();
+    assert!(listed.contains("gate") && !listed.contains("yard"), "{listed}");
+    std::fs::write(&file, "a token\nof two lines").unwrap();
+    let wrong = cameras(Some(file)).await.unwrap_err();
+    assert!(!wrong.contains("two lines"), "{wrong}");
+    let missing = cameras(Some("none".into())).await.unwrap_err();
+    assert!(missing.contains("--token-file: none: "), "{missing}");
 }
 
 #[tokio::test]

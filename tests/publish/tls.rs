@@ -63,6 +63,7 @@ impl Encrypted {
             address: format!("https://localhost:{}", self.grpc.port()),
             ca_file: Some(authority.file("ca.pem")),
             identity: None,
+            token_file: None,
         }
     }
 
@@ -192,6 +193,7 @@ async fn clients_may_need_a_certificate() {
     let server = served.server(&authority);
     let with = |ClientCertificate { cert_file, key_file }: ClientCertificate| Server {
         identity: Some([cert_file, key_file]),
+        token_file: None,
         ..server.clone()
     };
     assert!(cameras(with(clients.sign("phone"))).await.unwrap().contains("\"gate\""));

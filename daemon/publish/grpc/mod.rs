@@ -6,6 +6,7 @@
 //! or does not finish a request, is disconnected.
 
 mod ask;
+mod changes;
 mod clips;
 mod connections;
 mod errors;
@@ -314,7 +315,8 @@ impl LookoutService for Server {
         request: Request<proto::ReloadRequest>,
     ) -> Result<Response<proto::ReloadResponse>, Status> {
         let entry = self.enter(&request, Role::Admin)?;
-        let Reloaded { changes, needs_restart } = change(&entry, ConfigChange::Reload).await?;
+        let Reloaded { changes, needs_restart } =
+            changes::apply(&entry, ConfigChange::Reload).await?;
         Ok(Response::new(proto::ReloadResponse { changes, needs_restart }))
     }
 
@@ -324,7 +326,7 @@ impl LookoutService for Server {
     ) -> Result<Response<proto::AddCameraResponse>, Status> {
         let entry = self.enter(&request, Role::Admin)?;
         let proto::AddCameraRequest { name, settings, force } = request.into_inner();
-        let changes = edit(&entry, name, CameraEdit::Add { settings, force }).await?;
+        let changes = changes::edit(&entry, name, CameraEdit::Add { settings, force }).await?;
         Ok(Response::new(proto::AddCameraResponse { changes }))
     }
 
@@ -334,7 +336,7 @@ impl LookoutService for Server {
     ) -> Result<Response<proto::UpdateCameraResponse>, Status> {
         let entry = self.enter(&request, Role::Admin)?;
         let proto::UpdateCameraRequest { name, settings } = request.into_inner();
-        let changes = edit(&entry, name, CameraEdit::Update { settings }).await?;
+        let changes = changes::edit(&entry, name, CameraEdit::Update { settings }).await?;
         Ok(Response::new(proto::UpdateCameraResponse { changes }))
     }
 
@@ -343,7 +345,7 @@ impl LookoutService for Server {
         request: Request<proto::PauseCameraRequest>,
     ) -> Result<Response<proto::PauseCameraResponse>, Status> {
         let entry = self.enter(&request, Role::Admin)?;
-        let changes = edit(&entry, request.into_inner().name, CameraEdit::Pause).await?;
+        let changes = changes::edit(&entry, request.into_inner().name, CameraEdit::Pause).await?;
         Ok(Response::new(proto::PauseCameraResponse { changes }))
     }
 
@@ -352,7 +354,7 @@ impl LookoutService for Server {
         request: Request<proto::ResumeCameraRequest>,
     ) -> Result<Response<proto::ResumeCameraResponse>, Status> {
         let entry = self.enter(&request, Role::Admin)?;
-        let changes = edit(&entry, request.into_inner().name, CameraEdit::Resume).await?;
+        let changes = changes::edit(&entry, request.into_inner().name, CameraEdit::Resume).await?;
         Ok(Response::new(proto::ResumeCameraResponse { changes }))
     }
 
@@ -361,7 +363,7 @@ impl LookoutService for Server {
         request: Request<proto::RemoveCameraRequest>,
     ) -> Result<Response<proto::RemoveCameraResponse>, Status> {
         let entry = self.enter(&request, Role::Admin)?;
-        let changes = edit(&entry, request.into_inner().name, CameraEdit::Remove).await?;
+        let changes = changes::edit(&entry, request.into_inner().name, CameraEdit::Remove).await?;
         Ok(Response::new(proto::RemoveCameraResponse { changes }))
     }
 
@@ -430,16 +432,6 @@ impl Server {
             .and_then(|caller| caller.enter(needed));
         entry.map_err(|denied| errors::of_access(&denied))
     }
-}
-
-async fn change(entry: &Entry, change: ConfigChange) -> Result<Reloaded, Status> {
-    let changed = entry.service.change_config(change).await;
-    changed.map_err(|error| errors::of_reload(&error))
-}
-
-/// Changes a camera. Returns the changes, one sentence each.
-async fn edit(entry: &Entry, name: String, edit: CameraEdit) -> Result<Vec<String>, Status> {
-    Ok(change(entry, ConfigChange::Camera { name, edit }).await?.changes)
 }
 
 fn filter(service: &dyn Service, request: &proto::WatchRequest) -> Result<EventFilter, Status> {

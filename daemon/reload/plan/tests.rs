@@ -58,7 +58,11 @@ fn a_camera_reconnects_only_for_keys_of_its_connection() {
         ("url", "url = \"rtsp://127.0.0.1:1/gate\"\nusername = \"me\"\nfps = 1", true),
         ("url", "url = \"rtsp://127.0.0.1:1/gate\"\ntransport = \"udp\"\nfps = 1", true),
         ("fps", "url = \"rtsp://127.0.0.1:1/gate\"\nfps = 2", true),
-        ("masks", "url = \"rtsp://127.0.0.1:1/gate\"\nmasks = [[[0,0],[1,0],[1,1]]]", true),
+        (
+            "masks",
+            "url = \"rtsp://127.0.0.1:1/gate\"\nmasks = [{ polygon = [[0.0, 0.0], [1.0, 0.0], [1.0, 1.0]] }]",
+            true,
+        ),
         ("stall_timeout", "url = \"rtsp://127.0.0.1:1/gate\"\nstall_timeout = \"9s\"", true),
         ("decode_frames", "url = \"rtsp://127.0.0.1:1/gate\"\ndecode_frames = \"keyframes\"", true),
         ("paused", "url = \"rtsp://127.0.0.1:1/gate\"\npaused = true", true),

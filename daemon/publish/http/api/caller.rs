@@ -1,4 +1,4 @@
-//! What a handler may use: the service as the caller's token may see it.
+//! The service for a handler, as the caller's token may see it.
 //!
 //! A handler takes one of [`Viewer`], [`Asker`] and [`Admin`], each of which refuses a caller with a
 //! lower role.

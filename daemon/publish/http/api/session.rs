@@ -16,7 +16,7 @@ use crate::access::{Access, Caller, Gate};
 use crate::interface::Interface;
 use crate::publish::http::guard::{Client, SESSION};
 
-/// What the caller may do.
+/// The rights of the caller.
 #[derive(Serialize, JsonSchema)]
 pub struct AccessInfo {
     /// Name of the token. `null` if the daemon has no access control.
