@@ -238,7 +238,7 @@ impl Engine {
         self.cameras.add(camera)
     }
 
-    /// Gives a camera other settings, as [`CameraRegistry::update`] does.
+    /// Gives a camera other settings, as `CameraRegistry::update` does.
     pub fn update_camera(&self, camera: &config::Camera, is_restarted: bool) -> bool {
         self.rules.set_paused(&camera.name, camera.is_paused);
         self.cameras.update(camera, is_restarted)
