@@ -120,14 +120,14 @@ impl AuditFile {
 
     fn write(&mut self, line: &[u8]) -> io::Result<()> {
         if self.bytes > 0 && self.bytes + line.len() as u64 > self.most {
-            self.begin_anew()?;
+            self.rotate()?;
         }
         self.file.write_all(line)?;
         self.bytes += line.len() as u64;
         Ok(())
     }
 
-    fn begin_anew(&mut self) -> io::Result<()> {
+    fn rotate(&mut self) -> io::Result<()> {
         let numbered = |number: u32| self.path.with_extension(format!("{number}.jsonl"));
         for number in (1..FILES - 1).rev() {
             match fs::rename(numbered(number), numbered(number + 1)) {

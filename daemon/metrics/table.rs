@@ -181,7 +181,7 @@ metrics! {
         CONNECTIONS_TIMED_OUT: Counter "lookout_connections_timed_out_total" [INTERFACE]
             "Connections closed, because the client was idle or too slow",
         INTERFACE_INSECURE: Gauge "lookout_interface_insecure" [INTERFACE]
-            "1 if other machines can reach the interface without TLS (`insecure = true`), else 0",
+            "1 if other machines can reach the interface without TLS or without access control, else 0",
         TLS_HANDSHAKES_FAILED: Counter "lookout_tls_handshakes_failed_total" [INTERFACE]
             "Connections closed, because the client did not complete the TLS handshake",
         TLS_CERTIFICATE_EXPIRY: Gauge "lookout_tls_certificate_expiry_timestamp_seconds" []

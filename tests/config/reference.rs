@@ -1,5 +1,5 @@
 //! Compares `docs/configuration.md` and the manual page `docs/lookout.toml.5` with the example config.
-//! With `UPDATE_DOCS=1` the files are rewritten instead.
+//! `UPDATE_DOCS=1` rewrites the files instead.
 
 use std::fs;
 
