@@ -1,21 +1,34 @@
-//! Loads a model package: onnxruntime and the three graphs, checked against each other and against
-//! the cameras' prompts.
+//! Loads a model package and the back end of its language model, checked against each other and
+//! against the cameras' prompts.
 
 use std::sync::Arc;
 
 use crate::config::{self, Config, Resize, Wording};
+use crate::event;
 use crate::language::{Budget, LanguageBackend, LanguageModel, Limits, Prompts, SchemaCompiler};
-use crate::model::{Component, Devices, ModelError, Package, Runtime};
+use crate::model::{Component, Devices, ModelError, Package, Placement, Runtime};
 use crate::slowfast::Plan;
 use crate::vision::Encoder;
 use crate::vision::preprocess::Preprocess;
 
-pub struct LoadedModel {
+/// A package that is loaded, and its language model `L`.
+pub struct LoadedModel<L = LanguageModel> {
     pub package: Package,
     pub runtime: Runtime,
     pub preprocess: Preprocess,
     pub encoder: Encoder,
-    pub language: LanguageModel,
+    pub language: L,
+}
+
+/// A language model, whichever back end runs it.
+pub struct LoadedLanguage {
+    pub backend: Box<dyn LanguageBackend + Send>,
+    pub prompts: Arc<Prompts>,
+    pub schemas: Arc<SchemaCompiler>,
+    /// The device that runs it, as events report it.
+    pub placement: event::Placement,
+    /// The memory that answers take in addition to the model.
+    pub memory: String,
 }
 
 impl LoadedModel {
@@ -26,41 +39,10 @@ impl LoadedModel {
         wording: &Wording,
         budget: Budget,
     ) -> Result<LoadedModel, ModelError> {
-        let package = Package::read(&model.package, &model.precision)?;
-        let preprocess = preprocess(&package, model.resize)?;
-        let runtime = Runtime::load(model)?;
-        let encoder = runtime.load_component(Component::Vision, |runtime| {
-            Encoder::load(runtime, &package, model.vision_threads)
-        })?;
-        let language = runtime.load_component(Component::Language, |runtime| {
-            LanguageModel::load(runtime, &package, model, wording, budget)
-        })?;
-        Ok(LoadedModel { package, runtime, preprocess, encoder, language })
-    }
-
-    /// Describes the memory that answers take in addition to the model.
-    pub fn memory(&self, plan: &Plan) -> String {
-        let language = &self.language;
-        let size = |bytes: usize| bytesize::ByteSize(bytes as u64);
-        let video = plan.video_tokens(plan.frames, self.encoder.grid_tokens()).unwrap_or(0);
-        let window = language.prefix_bytes(video);
-        let cache = language.prefix_cache_limit();
-        let windows = cache / window.max(1);
-        let prefix_cache = match cache {
-            0 => "off".into(),
-            _ => format!("{} for {windows} windows of {}", size(cache), size(window)),
-        };
-        let (slots, slot) = (language.slots(), size(language.slot_bytes()));
-        format!("KV cache {slots} × {slot}, prefix cache {prefix_cache}")
-    }
-
-    /// Returns the checks of a config's prompts.
-    pub fn prompt_check(&self, plan: &Plan) -> Result<PromptCheck, ModelError> {
-        let video = plan.video_tokens(plan.frames, self.encoder.grid_tokens());
-        Ok(PromptCheck {
-            prompts: self.language.prompts(),
-            schemas: self.language.schemas(),
-            video_tokens: video.map_err(|e| ModelError(format!("model.plan {plan}: {e}")))?,
+        LoadedModel::load_with(model, |runtime, package| {
+            runtime.load_component(Component::Language, |runtime| {
+                LanguageModel::load(runtime, package, model, wording, budget)
+            })
         })
     }
 
@@ -69,6 +51,84 @@ impl LoadedModel {
         let (vision, language) = (self.encoder.placement(), self.language.placement());
         Devices { vision: vision.clone(), language: language.clone() }
     }
+}
+
+impl<L> LoadedModel<L> {
+    /// Loads the package, and its language model by `load_language`.
+    fn load_with(
+        model: &config::Model,
+        load_language: impl FnOnce(&Runtime, &Package) -> Result<L, ModelError>,
+    ) -> Result<LoadedModel<L>, ModelError> {
+        let package = Package::read(&model.package, &model.precision)?;
+        let preprocess = preprocess(&package, model.resize)?;
+        let runtime = Runtime::load(model)?;
+        let encoder = runtime.load_component(Component::Vision, |runtime| {
+            Encoder::load(runtime, &package, model.vision_threads)
+        })?;
+        let language = load_language(&runtime, &package)?;
+        Ok(LoadedModel { package, runtime, preprocess, encoder, language })
+    }
+}
+
+impl LoadedModel<LoadedLanguage> {
+    /// Loads the package of a config, and the back end of its language model.
+    pub fn of_config(config: &Config) -> Result<LoadedModel<LoadedLanguage>, ModelError> {
+        let budget = Budget::of(&config.generate);
+        let loaded = LoadedModel::load(&config.model, &config.wording, budget)?;
+        let LoadedModel { package, runtime, preprocess, encoder, language } = loaded;
+        let plan = &config.model.plan;
+        let video = plan.video_tokens(plan.frames, encoder.grid_tokens()).unwrap_or(0);
+        let language = LoadedLanguage::in_this_process(language, video);
+        Ok(LoadedModel { package, runtime, preprocess, encoder, language })
+    }
+
+    /// Returns the checks of a config's prompts.
+    pub fn prompt_check(&self, plan: &Plan) -> Result<PromptCheck, ModelError> {
+        let video = plan.video_tokens(plan.frames, self.encoder.grid_tokens());
+        Ok(PromptCheck {
+            prompts: self.language.prompts.clone(),
+            schemas: self.language.schemas.clone(),
+            video_tokens: video.map_err(|e| ModelError(format!("model.plan {plan}: {e}")))?,
+        })
+    }
+
+    /// Returns the devices that the two parts run on.
+    pub fn devices(&self) -> event::Devices {
+        let vision = placement(self.encoder.placement());
+        event::Devices { vision, language: self.language.placement.clone() }
+    }
+}
+
+impl LoadedLanguage {
+    /// Returns the model that onnxruntime runs, for windows of `video_tokens` tokens.
+    fn in_this_process(model: LanguageModel, video_tokens: usize) -> LoadedLanguage {
+        LoadedLanguage {
+            prompts: model.prompts(),
+            schemas: model.schemas(),
+            placement: placement(model.placement()),
+            memory: memory(&model, video_tokens),
+            backend: Box::new(model),
+        }
+    }
+}
+
+/// Describes the memory that answers take in addition to the model.
+fn memory(language: &LanguageModel, video_tokens: usize) -> String {
+    let size = |bytes: usize| bytesize::ByteSize(bytes as u64);
+    let window = language.prefix_bytes(video_tokens);
+    let cache = language.prefix_cache_limit();
+    let windows = cache / window.max(1);
+    let prefix_cache = match cache {
+        0 => "off".into(),
+        _ => format!("{} for {windows} windows of {}", size(cache), size(window)),
+    };
+    let (slots, slot) = (language.slots(), size(language.slot_bytes()));
+    format!("KV cache {slots} × {slot}, prefix cache {prefix_cache}")
+}
+
+fn placement(placement: &Placement) -> event::Placement {
+    let Placement { processor, reason } = placement.clone();
+    event::Placement { device: processor.name().into(), reason }
 }
 
 /// Checks the prompts of a config against the loaded model. It can be used on any thread while the

@@ -15,9 +15,9 @@ use crate::disk::Disk;
 use crate::engine::{Engine, Failures, LanguageWorker, VisionWorker};
 use crate::event;
 use crate::heartbeat::Worker;
-use crate::language::Budget;
-use crate::loaded::{LoadedModel, PromptCheck};
-use crate::model::{ModelError, Placement, Runtime};
+use crate::language::SchemaCompiler;
+use crate::loaded::{LoadedLanguage, LoadedModel, PromptCheck};
+use crate::model::{ModelError, Runtime};
 use crate::vision::{jpeg, preprocess};
 
 /// Longest time that startup waits for frames of earlier runs. The remaining frames are restored
@@ -32,6 +32,9 @@ pub struct Workers {
     language: LanguageWorker,
     /// The memory that answers take in addition to the model.
     pub memory: String,
+    /// The template that prompts are rendered with.
+    pub template: String,
+    schemas: Arc<SchemaCompiler>,
     /// The check of other prompts while the model runs.
     pub prompt_check: Arc<PromptCheck>,
     /// The onnxruntime that runs the model.
@@ -43,24 +46,18 @@ impl Workers {
     pub fn load(config: &Config) -> Result<Workers, ModelError> {
         let started = Instant::now();
         let plan = config.model.plan;
-        let loaded =
-            LoadedModel::load(&config.model, &config.wording, Budget::of(&config.generate))?;
+        let loaded = LoadedModel::of_config(config)?;
         let prompt_check = loaded.prompt_check(&plan)?;
         prompt_check.check(config)?;
         let devices = loaded.devices();
-        let devices = event::Devices {
-            vision: placement(devices.vision),
-            language: placement(devices.language),
-        };
-        let memory = loaded.memory(&plan);
         let onnxruntime = loaded.runtime.file.display().to_string();
         tracing::info!(
             model = loaded.package.name,
             device = devices.device(),
             device_reason = devices.reason(),
             %plan,
-            template = loaded.language.template().to_string(),
-            memory,
+            template = loaded.language.prompts.template().to_string(),
+            memory = loaded.language.memory,
             onnxruntime,
             "model loaded in {:.1} s",
             started.elapsed().as_secs_f64()
@@ -79,8 +76,11 @@ impl Workers {
             plan,
             failures: Failures::default(),
         };
-        let language = LanguageWorker { backend: language, dim, model: package.name, devices };
-        Ok(Workers { vision, language, memory, prompt_check: Arc::new(prompt_check), runtime })
+        let LoadedLanguage { backend, prompts, schemas, memory, .. } = language;
+        let language = LanguageWorker { backend, dim, model: package.name, devices };
+        let template = prompts.template().to_string();
+        let prompt_check = Arc::new(prompt_check);
+        Ok(Workers { vision, language, memory, template, schemas, prompt_check, runtime })
     }
 
     pub fn model(&self) -> &str {
@@ -91,11 +91,6 @@ impl Workers {
         &self.language.devices
     }
 
-    /// Describes the template that prompts are rendered with.
-    pub fn template(&self) -> String {
-        self.language.backend.template().to_string()
-    }
-
     /// Starts the workers' threads. A worker that fails or panics reports its error to `failed`.
     pub fn spawn(
         self,
@@ -103,8 +98,8 @@ impl Workers {
         disk: Option<Disk>,
         failed: &mpsc::Sender<anyhow::Error>,
     ) -> anyhow::Result<Vec<JoinHandle<()>>> {
-        let Workers { vision, language, .. } = self;
-        engine.accept_schemas(language.backend.schemas());
+        let Workers { vision, language, schemas, .. } = self;
+        engine.accept_schemas(schemas);
         let mut threads = vec![
             spawn(Worker::Vision, engine, failed, Box::new(|engine| vision.run(engine)))?,
             spawn(Worker::Language, engine, failed, Box::new(|engine| language.run(engine)))?,
@@ -122,10 +117,6 @@ impl Workers {
         }
         Ok(threads)
     }
-}
-
-fn placement(placement: Placement) -> event::Placement {
-    event::Placement { device: placement.processor.name().into(), reason: placement.reason }
 }
 
 fn spawn(

@@ -228,7 +228,7 @@ fn check_model(config: &Config) -> Vec<Line> {
     if !reason.is_empty() {
         device += &format!("; {reason}");
     }
-    let prompts = format!("by {}", workers.template());
+    let prompts = format!("by {}", workers.template);
     let loaded = [
         ("onnxruntime", workers.runtime.file.display().to_string()),
         ("device", device),

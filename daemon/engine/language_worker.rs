@@ -36,8 +36,8 @@ use crate::event::{
 use crate::frame::{Span, rfc3339};
 use crate::journal::EventJpeg;
 use crate::language::{
-    Failure, LanguageBackend, LanguageError, LanguageModel, Output, PrefixFrame, Reply, Request,
-    Scored, SequenceId, Task, Urgency,
+    Failure, LanguageBackend, LanguageError, Output, PrefixFrame, Reply, Request, Scored,
+    SequenceId, Task, Urgency,
 };
 use crate::metrics::{self, SkipReason, Stage};
 use crate::model::ModelError;
@@ -48,7 +48,7 @@ use crate::timeline::{Clip, ClipFrame};
 use input::{Input, Work, input};
 
 /// Runs a language back end: admits jobs and delivers their results.
-pub struct LanguageWorker<B = LanguageModel> {
+pub struct LanguageWorker<B = Box<dyn LanguageBackend + Send>> {
     pub backend: B,
     /// Width of an embedding.
     pub dim: usize,

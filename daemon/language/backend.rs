@@ -34,3 +34,25 @@ pub trait LanguageBackend {
     /// Ends a sequence without further output. Does nothing if it has ended.
     fn cancel(&mut self, id: SequenceId) -> Result<(), LanguageError>;
 }
+
+impl<B: LanguageBackend + ?Sized> LanguageBackend for Box<B> {
+    fn slots(&self) -> usize {
+        (**self).slots()
+    }
+
+    fn room(&self) -> Room {
+        (**self).room()
+    }
+
+    fn submit(&mut self, request: Request<'_>) -> Result<Submitted, LanguageError> {
+        (**self).submit(request)
+    }
+
+    fn poll(&mut self, on_output: &mut OnOutput<'_>) -> Result<(), LanguageError> {
+        (**self).poll(on_output)
+    }
+
+    fn cancel(&mut self, id: SequenceId) -> Result<(), LanguageError> {
+        (**self).cancel(id)
+    }
+}
