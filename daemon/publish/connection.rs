@@ -145,6 +145,11 @@ impl Connection {
         self.timeouts
     }
 
+    /// Returns true if the connection uses TLS.
+    pub fn is_encrypted(&self) -> bool {
+        self.stream.is_encrypted()
+    }
+
     /// Returns the client's address, or `None` if the connection is broken.
     pub fn peer_address(&self) -> Option<IpAddr> {
         self.stream.peer()

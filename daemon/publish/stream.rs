@@ -76,6 +76,11 @@ impl Stream {
         Stream { state, tls, peer }
     }
 
+    /// Returns true if the connection uses TLS.
+    pub fn is_encrypted(&self) -> bool {
+        self.tls.is_some()
+    }
+
     /// Returns the client's address, or `None` if the connection was broken from the start.
     pub fn peer(&self) -> Option<IpAddr> {
         self.peer

@@ -3,23 +3,12 @@
 //
 //   node alerts.mjs ADDRESS
 
-import { PHONE, accessible, api, assert, check, close, fits, main, open, until } from './harness.mjs';
+import { PHONE, accessible, api, assert, check, close, fits, main, open, plays, until } from './harness.mjs';
 
 const base = process.argv[2];
 
 /** Longest wait for an alert with its clip, and for a trial, in milliseconds. */
 const ALERT = 150000;
-
-/** Fails unless a video plays: its time advances twice. */
-async function plays(video) {
-  const time = () => video.evaluate((video) => video.currentTime);
-  for (let round = 0; round < 2; round += 1) {
-    const before = await time();
-    await until('the video to advance', async () => (await time()) > before + 0.2);
-  }
-  const [width, error] = await video.evaluate((video) => [video.videoWidth, video.error?.message]);
-  assert(width > 0 && !error, `a video of width ${width}: ${error}`);
-}
 
 main(async (browser) => {
   await check('live video plays in the view of a camera', async () => {

@@ -80,8 +80,9 @@ export async function main(script) {
   process.exit(failures ? 1 : 0);
 }
 
-/** Opens a page at a view. `faults` are what it did wrong so far. */
-export async function open(browser, base, view, { viewport = DESKTOP, colorScheme = 'light', ...more } = {}) {
+/** Opens a page at a view. `faults` are what it did wrong so far, without console errors that match
+ *  `expected`. */
+export async function open(browser, base, view, { viewport = DESKTOP, colorScheme = 'light', expected = null, ...more } = {}) {
   const context = await browser.newContext({ viewport, colorScheme, reducedMotion: 'reduce', locale: 'en-GB', ...more });
   context.setDefaultTimeout(SOON);
   const page = await context.newPage();
@@ -89,7 +90,8 @@ export async function open(browser, base, view, { viewport = DESKTOP, colorSchem
   /** True while the daemon is away, so that requests fail. */
   page.isCut = false;
   page.on('console', (message) => {
-    if (message.type() === 'error' && !(page.isCut && /Failed to load resource|WebSocket connection/.test(message.text()))) page.faults.push(message.text());
+    const isCut = page.isCut && /Failed to load resource|WebSocket connection/.test(message.text());
+    if (message.type() === 'error' && !isCut && !expected?.test(message.text())) page.faults.push(message.text());
   });
   page.on('pageerror', (error) => page.faults.push(String(error)));
   page.on('dialog', (dialog) => {
@@ -129,6 +131,23 @@ export async function accessible(page) {
 export async function fits(page) {
   const [width, window_width] = await page.evaluate(() => [document.scrollingElement.scrollWidth, window.innerWidth]);
   assert(width <= window_width, `the page is ${width} pixels wide in a window of ${window_width}`);
+}
+
+/** Fails unless a video plays: its time advances twice. */
+export async function plays(video) {
+  const time = () => video.evaluate((video) => video.currentTime);
+  for (let round = 0; round < 2; round += 1) {
+    const before = await time();
+    await until('the video to advance', async () => (await time()) > before + 0.2);
+  }
+  const [width, error] = await video.evaluate((video) => [video.videoWidth, video.error?.message]);
+  assert(width > 0 && !error, `a video of width ${width}: ${error}`);
+}
+
+/** Signs in by the form that the page shows. */
+export async function signIn(page, token) {
+  await page.getByLabel('Token', { exact: true }).fill(token);
+  await page.getByRole('button', { name: 'Sign in', exact: true }).click();
 }
 
 /** Reads a value of the API. */

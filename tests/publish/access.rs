@@ -472,6 +472,8 @@ async fn a_session_is_a_cookie_that_scripts_cannot_read() {
     for part in ["set-cookie: lookout_session=", "httponly", "samesite=strict", "path=/"] {
         assert!(begun.head.contains(part), "{part}: {}", begun.head);
     }
+    // A browser would not send it without TLS.
+    assert!(!begun.head.contains("; secure"), "{}", begun.head);
     let cookie = format!("Cookie: a=b; lookout_session={token}\r\n");
     let access = guarded.server.send("GET /api/v1/access", &cookie, "").await;
     assert_eq!(access.json()["token"], "gate");

@@ -67,14 +67,17 @@ impl Encrypted {
         }
     }
 
-    /// Sends a GET over TLS. Returns the whole reply, or the error.
     async fn get(&self, path: &str, config: rustls::ClientConfig) -> io::Result<String> {
+        self.send(&format!("GET {path}"), config).await
+    }
+
+    /// Sends a request over TLS. Returns the whole reply, or the error.
+    async fn send(&self, request: &str, config: rustls::ClientConfig) -> io::Result<String> {
         let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
         let tcp = TcpStream::connect(self.http).await?;
         let name = ServerName::try_from("localhost").unwrap();
         let mut stream = connector.connect(name, tcp).await?;
-        let request =
-            format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        let request = format!("{request} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
         let mut reply = String::new();
         timeout(SOON, stream.read_to_string(&mut reply)).await.expect("a reply")?;
@@ -139,6 +142,16 @@ async fn grpc_and_http_are_encrypted() {
     assert!(why.contains("localhost"), "{why}");
     let missing = Server { ca_file: Some("/no/ca.pem".into()), ..server };
     assert!(refusal(missing).await.starts_with("--ca /no/ca.pem: cannot be read: No such file"));
+}
+
+#[tokio::test]
+async fn a_session_that_begins_over_tls_is_sent_over_tls_only() {
+    let authority = Authority::new();
+    let served = Encrypted::start(&authority, None).await;
+    let config = client_config(&authority, &["http/1.1"]);
+    let reply = served.send("DELETE /api/v1/session", config).await.unwrap().to_lowercase();
+    let cookie = reply.lines().find(|line| line.starts_with("set-cookie: ")).expect("a cookie");
+    assert!(cookie.contains("; secure"), "{cookie}");
 }
 
 #[tokio::test]

@@ -213,7 +213,8 @@ impl Daemon {
         let mut process = Process::start("lookout", &mut command, folder);
         wait_for("the daemon", Duration::from_secs(30), || {
             assert!(process.is_running(), "the daemon ended: {}", process.log());
-            get(http, "/metrics").filter(|(status, _)| *status == 200)
+            // With access control, a request without a token is refused.
+            get(http, "/metrics").filter(|(status, _)| matches!(status, 200 | 401))
         });
         Daemon { process, server: format!("http://127.0.0.1:{grpc}"), http }
     }

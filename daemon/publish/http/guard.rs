@@ -30,12 +30,22 @@ const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 pub struct Client {
     /// `None` if the connection is broken.
     address: Option<IpAddr>,
+    is_encrypted: bool,
     calls: Calls,
 }
 
 impl Client {
     pub fn new(connection: &Connection) -> Client {
-        Client { address: connection.peer_address(), calls: connection.calls().clone() }
+        Client {
+            address: connection.peer_address(),
+            is_encrypted: connection.is_encrypted(),
+            calls: connection.calls().clone(),
+        }
+    }
+
+    /// Returns true if the client's connection uses TLS.
+    pub fn is_encrypted(&self) -> bool {
+        self.is_encrypted
     }
 
     pub fn address(&self) -> Option<IpAddr> {

@@ -1,6 +1,7 @@
 //! The session of the page: a cookie with the token, which scripts cannot read.
 //!
-//! The cookie is sent only by the daemon's own pages (`SameSite=Strict`), and ends with the token.
+//! The cookie is sent only by the daemon's own pages (`SameSite=Strict`), and ends with the token. A
+//! cookie that was set over TLS is sent over TLS only (`Secure`).
 
 use axum::Extension;
 use axum::extract::State;
@@ -61,16 +62,19 @@ pub async fn begin(
     let Login { token } = body.read()?;
     let caller = gate.identify(Some(token.trim()), client.address(), Interface::Http)?;
     let info = Json(AccessInfo::of(&caller));
-    Ok(with_cookie(session(token.trim().to_owned()).permanent(), info.into_response()))
+    let cookie = session(token.trim().to_owned(), &client).permanent();
+    Ok(with_cookie(cookie, info.into_response()))
 }
 
 /// Ends the session: removes the cookie. The token stays valid.
-pub async fn end() -> Response {
-    with_cookie(session(String::new()).removal(), StatusCode::NO_CONTENT.into_response())
+pub async fn end(Extension(client): Extension<Client>) -> Response {
+    let cookie = session(String::new(), &client).removal();
+    with_cookie(cookie, StatusCode::NO_CONTENT.into_response())
 }
 
-fn session(token: String) -> cookie::CookieBuilder<'static> {
-    Cookie::build((SESSION, token)).http_only(true).same_site(SameSite::Strict).path("/")
+fn session(token: String, client: &Client) -> cookie::CookieBuilder<'static> {
+    let cookie = Cookie::build((SESSION, token)).http_only(true).same_site(SameSite::Strict);
+    cookie.secure(client.is_encrypted()).path("/")
 }
 
 fn with_cookie(cookie: cookie::CookieBuilder<'static>, mut reply: Response) -> Response {

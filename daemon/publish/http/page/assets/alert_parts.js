@@ -3,6 +3,7 @@
 import { post } from './api.js';
 import { h, show } from './dom.js';
 import { pill, problem } from './parts.js';
+import { may } from './session.js';
 import { moment } from './time.js';
 
 /** The severities of rules. */
@@ -26,7 +27,8 @@ export function newestSlow(frames) {
   return frames.findLast((frame) => frame.slow) ?? frames.at(-1);
 }
 
-/** The acknowledgement of an alert, or the buttons for it. `changed` is called after a change. */
+/** The acknowledgement of an alert, and the buttons for it if the role permits that. `changed` is
+ *  called after a change. */
 export function acknowledgement(alert, changed) {
   const place = h('div', { class: 'actions' });
   const known = alert.acknowledgement;
@@ -38,7 +40,7 @@ export function acknowledgement(alert, changed) {
       show(place, problem(error));
     }
   };
-  const button = (text, isFalse) => h('button', { type: 'button', class: 'quiet', onclick: () => send(isFalse) }, text);
+  const button = (text, isFalse) => may('ask') && h('button', { type: 'button', class: 'quiet', onclick: () => send(isFalse) }, text);
   if (!known) show(place, button('Acknowledge', false), button('Mark as false', true));
   else if (known.false_alarm) show(place, pill('idle', `Marked as false, ${moment(known.at)}`), button('Not false', false));
   else show(place, pill('good', `Acknowledged, ${moment(known.at)}`), button('Mark as false', true));

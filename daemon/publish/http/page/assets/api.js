@@ -5,6 +5,9 @@ const BASE = new URL('api/v1/', document.baseURI);
 /** Time without any byte, in milliseconds, after which a stream is dead: three keep-alives. */
 const SILENCE = 30000;
 
+/** Reports each reply that a token is missing or no longer valid: the message `unauthorized`. */
+export const refusals = new EventTarget();
+
 /** The error of a request, with a sentence for people as its message. */
 export class ApiError extends Error {
   constructor(message, fields = {}) {
@@ -49,7 +52,12 @@ export async function get(path, parameters, signal) {
 
 /** Sends a value and returns the reply. */
 export async function post(path, body, signal) {
-  return read(await request(url(path), { ...withJson(body), signal }));
+  return send('POST', path, body, signal);
+}
+
+/** Sends a value by a method, and returns the reply. */
+export async function send(method, path, body, signal) {
+  return read(await request(url(path), { ...withJson(body), method, signal }));
 }
 
 /** Returns the text of a page for monitoring, such as `metrics`. */
@@ -75,7 +83,9 @@ async function request(target, options) {
   }
   if (response.ok) return response;
   const reply = await response.text().catch(() => '');
-  throw refusal(response.status, reply);
+  const refused = refusal(response.status, reply);
+  if (refused.status === 401) refusals.dispatchEvent(new CustomEvent('unauthorized', { detail: refused }));
+  throw refused;
 }
 
 function refusal(status, reply) {

@@ -2,16 +2,22 @@
 
 import { h, icon, setText, show } from './dom.js';
 import { connection, on, start } from './feed.js';
+import { empty, head, loading } from './parts.js';
+import { session, sessions } from './session.js';
+import { showAccount, showSignIn } from './sign_in.js';
 import { ZONE } from './time.js';
 import { VIEWS } from './views.js';
 
 const main = document.getElementById('main');
-const listed = VIEWS.filter((view) => view.icon);
+
+/** The views that the navigation shows: those that the signed-in person may use. */
+let listed = [];
 
 /** The view that is open: the view, the end of its signal, and its receiver of new parameters. */
 let open = null;
 
 function route() {
+  if (session.state !== 'open') return;
   const [path, query = ''] = location.hash.replace(/^#\/?/, '').split('?');
   const view = VIEWS.find((view) => view.path === path) ?? VIEWS[0];
   const parameters = new URLSearchParams(query);
@@ -26,12 +32,38 @@ function route() {
   const root = h('div', { class: ['view', `view-${view.path}`] });
   document.title = `${view.title} · lookout`;
   show(main, root);
-  open = { view, end, change: view.open(root, parameters, end.signal) };
+  open = { view, end, change: isFor(view) ? view.open(root, parameters, end.signal) : forbidden(root, view) };
   if (!isFirst) {
     main.scrollTop = 0;
     window.scrollTo(0, 0);
     main.focus({ preventScroll: true });
   }
+}
+
+function isFor(view) {
+  return view.isFor?.() ?? true;
+}
+
+function forbidden(root, view) {
+  show(root, head(view.title), empty('This view needs another token', `The token ${session.token} has the role ${session.role}.`));
+}
+
+/** Shows the views, or the form for a token instead of them. */
+function showSession() {
+  const isOpen = session.state === 'open';
+  listed = isOpen ? VIEWS.filter((view) => view.icon && isFor(view)) : [];
+  showNavigation();
+  showAccount();
+  document.getElementById('keys-button').hidden = !isOpen;
+  if (isOpen) {
+    route();
+    return;
+  }
+  open?.end.abort();
+  open = null;
+  document.querySelectorAll('dialog[open]').forEach((dialog) => dialog.close());
+  document.title = 'Sign in · lookout';
+  showSignIn(main);
 }
 
 function mark(view) {
@@ -46,11 +78,10 @@ function showNavigation() {
     h('a', { href: `#/${view.path}`, 'data-view': view.path }, icon(view.icon), h('span', {}, view.title)),
   );
   show(document.getElementById('nav'), items);
-  setText(document.getElementById('zone'), `Times in ${ZONE}`);
 }
 
 function showConnection() {
-  const words = { connecting: 'Connecting…', open: 'Connected', lost: 'Connection lost' };
+  const words = { connecting: 'Connecting…', open: 'Connected', lost: 'Connection lost', signed_out: 'Signed out' };
   const shown = document.getElementById('connection');
   shown.className = `is-${connection.state}`;
   setText(shown, words[connection.state]);
@@ -64,7 +95,7 @@ function showConnection() {
 function showKeys() {
   const rows = [
     ...listed.map((view, at) => [String(at + 1), view.title]),
-    ...VIEWS.flatMap((view) => view.keys ?? []),
+    ...VIEWS.filter(isFor).flatMap((view) => view.keys ?? []),
     ['?', 'This list'],
     ['Esc', 'Close'],
   ];
@@ -81,14 +112,16 @@ function showKeys() {
 function pressed(event) {
   const isText = event.target.closest?.('input, textarea, select, [contenteditable]');
   if (isText || event.ctrlKey || event.metaKey || event.altKey || document.querySelector('dialog[open]')) return;
-  if (event.key === '?') showKeys();
+  if (event.key === '?' && session.state === 'open') showKeys();
   const view = listed[Number(event.key) - 1];
   if (view) location.hash = `#/${view.path}`;
 }
 
-showNavigation();
+show(main, loading());
+setText(document.getElementById('zone'), `Times in ${ZONE}`);
 showConnection();
 on('connection', showConnection);
+sessions.addEventListener('changed', showSession);
 document.addEventListener('keydown', pressed);
 document.getElementById('keys-button').addEventListener('click', showKeys);
 document.querySelector('.skip').addEventListener('click', (event) => {
@@ -96,5 +129,4 @@ document.querySelector('.skip').addEventListener('click', (event) => {
   main.focus();
 });
 window.addEventListener('hashchange', route);
-route();
 start();

@@ -1,7 +1,8 @@
 // The stream of events, which all views share. It reconnects by itself, and resumes after the last
 // event that it received.
 
-import { ApiError, eventId, get, stream } from './api.js';
+import { ApiError, eventId, get, refusals, stream } from './api.js';
+import { readSession } from './session.js';
 
 /** Pauses before a new attempt, in milliseconds. */
 const PAUSES = [500, 1000, 2000, 4000];
@@ -14,7 +15,7 @@ const HIDDEN = 60000;
  *  missed; `cameras`: the list of cameras or a state changed; `connection`: see `connection`. */
 export const feed = new EventTarget();
 
-/** The state of the connection: `connecting`, `open` or `lost`, and the reason. */
+/** The state of the connection: `connecting`, `open`, `lost` or `signed_out`, and the reason. */
 export const connection = { state: 'connecting', reason: '' };
 
 /** The cameras by name, in the order of the config. */
@@ -31,9 +32,13 @@ export function on(kind, listener, signal) {
   feed.addEventListener(kind, (message) => listener(message.detail), { signal });
 }
 
-/** Starts the feed, and closes it while nobody sees the page. */
+/** Starts the feed, and closes it while nobody sees the page or nobody is signed in. */
 export function start() {
   run();
+  refusals.addEventListener('unauthorized', () => {
+    running.abort();
+    connectionIs('signed_out');
+  });
   let timer;
   document.addEventListener('visibilitychange', () => {
     clearTimeout(timer);
@@ -76,8 +81,9 @@ async function run() {
   }
 }
 
-/** Reads the state, then the stream until it ends. */
+/** Reads the rights and the state, then the stream until it ends. */
 async function connect(signal, opened) {
+  await readSession(signal);
   daemon = await get('status', {}, signal);
   await readCameras(signal);
   if (!lastId) {

@@ -4,6 +4,7 @@
 //   path     the name in the page's address: `#/path?parameters`
 //   title    its title
 //   icon     the path of its icon, or `null` for a view that the navigation does not show
+//   isFor()  returns true if the signed-in person may use the view; without it everybody may
 //   open(root, parameters, signal)
 //            fills `root`, an empty element. `parameters` is a URLSearchParams, `signal` is aborted
 //            when the view is left: pass it to `on`, `get` and `addEventListener`. May return a

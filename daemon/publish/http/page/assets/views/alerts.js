@@ -6,6 +6,7 @@ import { curve, framed, score } from '../curve.js';
 import { h, link, setText, show } from '../dom.js';
 import { connection, on } from '../feed.js';
 import { head, loading, picture, pill, problem } from '../parts.js';
+import { may } from '../session.js';
 import { ago, at, length, moment } from '../time.js';
 import { count } from '../words.js';
 
@@ -23,7 +24,7 @@ export const alerts = {
 
 function open(root, parameters, signal) {
   const note = h('p', { class: 'head-note', role: 'status' });
-  const tryRule = link('trial', {}, { class: 'button quiet' }, 'Try a rule');
+  const tryRule = may('ask') && link('trial', {}, { class: 'button quiet' }, 'Try a rule');
   const [active, rules] = [h('section', {}), h('section', {})];
   const past = new Past(parameters, signal);
   const place = h('div', { class: 'alerts' }, loading());
@@ -140,10 +141,10 @@ function card(alert, changed) {
 
 function ruleTable(rules) {
   if (rules.length === 0) {
-    return h('p', { class: 'head-note' }, 'No rule is configured. ', link('trial', {}, {}, 'Try a question'),
-      ' on the past, then add it as a [[rule]] to lookout.toml.');
+    return h('p', { class: 'head-note' }, 'No rule is configured. ',
+      may('ask') && [link('trial', {}, {}, 'Try a question'), ' on the past, then add it as a [[rule]] to lookout.toml.']);
   }
-  const columns = ['Rule', 'Camera', 'Question', 'State', 'Score', 'Today', ''];
+  const columns = ['Rule', 'Camera', 'Question', 'State', 'Score', 'Today', ...(may('ask') ? [''] : [])];
   const row = (rule) => {
     const state = rule.blind ? { word: 'Sees nothing', tone: 'bad' } : RULE_STATES[rule.state];
     return h('tr', {},
@@ -153,7 +154,7 @@ function ruleTable(rules) {
       h('td', {}, pill(state.tone, state.word)),
       h('td', { class: 'number' }, rule.score === null ? '–' : score(rule.score), rule.scored_at ? h('small', {}, ` ${ago(rule.scored_at)}`) : null),
       h('td', {}, count(rule.alerts_today, 'alert'), rule.false_alarms_today ? h('small', {}, `, ${rule.false_alarms_today} false`) : null),
-      h('td', {}, link('trial', { rule: rule.name, camera: rule.camera }, {}, 'Try')));
+      may('ask') && h('td', {}, link('trial', { rule: rule.name, camera: rule.camera }, {}, 'Try')));
   };
   return h('div', { class: 'panel scroll', tabindex: '0', role: 'region', 'aria-label': 'Rules' },
     h('table', {}, h('thead', {}, h('tr', {}, columns.map((name) => h('th', { scope: 'col' }, name || h('span', { class: 'hidden-text' }, 'Action'))))),

@@ -4,6 +4,7 @@
 import { h, show } from '../dom.js';
 import { cameras, connection, on } from '../feed.js';
 import { cameraChoice, empty, head, loading, picture } from '../parts.js';
+import { may } from '../session.js';
 import { at, clock } from '../time.js';
 import { Range } from './range.js';
 import { Turn } from './ask_turn.js';
@@ -21,6 +22,7 @@ export const ask = {
   path: 'ask',
   title: 'Ask',
   icon: 'M4 5h16v11H10l-4 4v-4H4z',
+  isFor: () => may('ask'),
   keys: [['Ctrl Enter', 'Ask the question']],
   open,
 };

@@ -5,6 +5,7 @@ import { eventId, frameUrl, get } from '../api.js';
 import { h, link, setText, show } from '../dom.js';
 import { cameras, connection, on, readCameras } from '../feed.js';
 import { empty, head, loading, pill, problem, statePill } from '../parts.js';
+import { may } from '../session.js';
 import { ago, at, clock, length, moment } from '../time.js';
 import { bytes, count, coverage, STATES } from '../words.js';
 import { LiveVideo } from '../video.js';
@@ -21,7 +22,7 @@ function open(root, parameters, signal) {
   const screen = new Screen(name, signal);
   const list = h('ol', { class: 'camera-events' });
   const facts = h('div', {});
-  const ask = link('ask', { camera: name, last: '10m' }, { class: 'button' }, 'Ask');
+  const ask = may('ask') && link('ask', { camera: name, last: '10m' }, { class: 'button' }, 'Ask');
   const timeline = link('timeline', { camera: name }, { class: 'button quiet' }, 'Timeline');
   const body = h('div', { class: 'event' },
     h('div', { class: 'event-main' }, reason, screen.element, facts),

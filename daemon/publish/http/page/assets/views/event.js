@@ -7,6 +7,7 @@ import { curve, framed, score } from '../curve.js';
 import { h, link, show } from '../dom.js';
 import { connection, on } from '../feed.js';
 import { empty, head, loading, pill, problem } from '../parts.js';
+import { may } from '../session.js';
 import { at, clock, length, moment, span } from '../time.js';
 import { bytes, CAUSES, count, STATES } from '../words.js';
 import { filmStrip } from './event_frames.js';
@@ -89,9 +90,9 @@ function actions(event, changed) {
     }
   });
   return [
-    hasWindow ? link('ask', { camera: event.camera, event: eventId(event) }, { class: 'button' }, 'Ask about this') : null,
+    hasWindow && may('ask') ? link('ask', { camera: event.camera, event: eventId(event) }, { class: 'button' }, 'Ask about this') : null,
     hasWindow ? link('timeline', { camera: event.camera, from: at(event.window.from) - 120000, to: at(event.window.to) + 120000 }, { class: 'button quiet' }, 'Timeline') : null,
-    keep,
+    may('ask') && keep,
     copyButton('Copy link', () => location.href),
   ];
 }

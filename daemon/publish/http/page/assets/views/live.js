@@ -6,6 +6,7 @@ import { eventId, frameUrl, get } from '../api.js';
 import { h, link, setText, show } from '../dom.js';
 import { cameras, connection, on, readCameras } from '../feed.js';
 import { empty, head, loading, problem, statePill } from '../parts.js';
+import { may } from '../session.js';
 import { ago, clock, length } from '../time.js';
 import { coverage } from '../words.js';
 import { TileVideo, videoSwitch } from './tile_video.js';
@@ -140,7 +141,7 @@ class Tile {
     this.note = h('span', {});
     this.reason = h('p', { class: 'tile-reason', hidden: true });
     const links = h('span', { class: 'tile-links' },
-      link('ask', { camera: name }, { 'aria-label': `Ask about ${name}` }, 'Ask'),
+      may('ask') && link('ask', { camera: name }, { 'aria-label': `Ask about ${name}` }, 'Ask'),
       link('timeline', { camera: name }, { 'aria-label': `Timeline of ${name}` }, 'Timeline'),
     );
     this.element = h('article', { class: 'tile', 'data-camera': name, 'aria-label': `Camera ${name}` },

@@ -5,6 +5,7 @@ import { h, link, setText, show } from '../dom.js';
 import { cameras, connection, on, readCameras } from '../feed.js';
 import { Metrics } from '../metrics.js';
 import { empty, head, loading, pill, problem, statePill } from '../parts.js';
+import { session } from '../session.js';
 import { ago, clock, length } from '../time.js';
 import { bytes, count } from '../words.js';
 import { findings } from './status_findings.js';
@@ -26,7 +27,7 @@ function open(root, _parameters, signal) {
 
   const refresh = async () => {
     try {
-      const [daemon, page] = await Promise.all([get('status', {}, signal), text('metrics', signal), readCameras(signal)]);
+      const [daemon, page] = await Promise.all([get('status', {}, signal), isLimited() ? '' : text('metrics', signal), readCameras(signal)]);
       const model = await devices(signal);
       const metrics = new Metrics(page);
       show(place, sections(daemon, metrics, before, model));
@@ -42,6 +43,11 @@ function open(root, _parameters, signal) {
   if (connection.state === 'open') refresh();
 }
 
+/** Returns true if the metrics, which name all cameras, are not for this token. */
+function isLimited() {
+  return session.cameras !== null;
+}
+
 /** A run's number is the time of its start in milliseconds. */
 function started(run) {
   return `${clock(run)} (${ago(run)})`;
@@ -54,9 +60,13 @@ async function devices(signal) {
 }
 
 function sections(daemon, metrics, before, model) {
-  return [
+  const attention = [
     section('What needs attention', problems(daemon, metrics)),
     section('Cameras', cameraTable(metrics)),
+  ];
+  if (isLimited()) return [attention, h('p', { class: 'head-note' }, 'The numbers of the daemon are for tokens that see all cameras.')];
+  return [
+    attention,
     h('div', { class: 'columns' },
       section('Model', facts(modelFacts(metrics, model))),
       section('Work', facts(work(metrics, before))),
@@ -78,14 +88,15 @@ function facts(rows) {
 
 function problems(daemon, metrics) {
   const found = findings(daemon, [...cameras.values()], metrics);
-  if (found.length === 0) return h('p', { class: 'all-well' }, pill('good', 'Everything works'));
+  if (found.length === 0) return h('p', { class: 'all-well' }, pill('good', isLimited() ? 'These cameras work' : 'Everything works'));
   return h('ul', { class: 'findings' }, found.map(({ tone, what, fix }) =>
     h('li', {}, pill(tone, what), fix ? h('p', {}, fix) : null)));
 }
 
 function cameraTable(metrics) {
   if (cameras.size === 0) return empty('No camera is configured', 'Add a [[camera]] to lookout.toml and restart lookout.');
-  const columns = ['Camera', 'State', 'Newest frame', 'Reaches back', 'Buffer', 'Captions', 'Unchanged', 'Skipped', 'Dropped frames', 'Reconnects'];
+  const counted = isLimited() ? [] : ['Captions', 'Unchanged', 'Skipped', 'Dropped frames'];
+  const columns = ['Camera', 'State', 'Newest frame', 'Reaches back', 'Buffer', ...counted, 'Reconnects'];
   const row = (camera) => {
     const of = (name) => metrics.sum(name, { camera: camera.name });
     const share = of('lookout_captions_total') ? of('lookout_captions_unchanged_total') / of('lookout_captions_total') : 0;
@@ -96,10 +107,12 @@ function cameraTable(metrics) {
       h('td', {}, camera.last_frame_at ? ago(camera.last_frame_at) : 'none yet'),
       h('td', {}, camera.oldest_frame_at ? ago(camera.oldest_frame_at) : '–'),
       h('td', {}, `${bytes(camera.buffer_bytes)}${camera.disk_bytes ? `, ${bytes(camera.disk_bytes)} on disk` : ''}`),
-      number(of('lookout_captions_total')),
-      h('td', { class: 'number' }, `${Math.round(share * 100)} %`),
-      number(of('lookout_captions_skipped_total')),
-      number(of('lookout_frames_dropped_total')),
+      isLimited() ? null : [
+        number(of('lookout_captions_total')),
+        h('td', { class: 'number' }, `${Math.round(share * 100)} %`),
+        number(of('lookout_captions_skipped_total')),
+        number(of('lookout_frames_dropped_total')),
+      ],
       number(camera.reconnects),
     );
   };

@@ -4,6 +4,7 @@ import { eventId } from '../api.js';
 import { address, h, link, setText, show } from '../dom.js';
 import { cameras, connection, on } from '../feed.js';
 import { empty, head, loading, problem } from '../parts.js';
+import { may } from '../session.js';
 import { at, length, span } from '../time.js';
 import { count } from '../words.js';
 import { TimelineData } from './timeline_data.js';
@@ -225,7 +226,7 @@ class Timeline {
     zoomed.addEventListener('click', () => this.moveTo(from, to));
     const camera = this.only.length ? this.only : this.cursor ? this.lanes[this.cursor.lane] : this.lanes;
     show(this.chosen, h('b', {}, span(from, to)), ` ${length((to - from) / 1000)} `,
-      link('ask', { camera, from: Math.round(from), to: Math.round(to) }, { class: 'button' }, 'Ask about this'), zoomed, clear);
+      may('ask') && link('ask', { camera, from: Math.round(from), to: Math.round(to) }, { class: 'button' }, 'Ask about this'), zoomed, clear);
   }
 
   openEvent() {

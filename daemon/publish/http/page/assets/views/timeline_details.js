@@ -3,6 +3,7 @@
 import { eventId } from '../api.js';
 import { h, link, show } from '../dom.js';
 import { picture } from '../parts.js';
+import { may } from '../session.js';
 import { at, clock, length, moment, span } from '../time.js';
 import { CAUSES, count, coverage } from '../words.js';
 
@@ -66,7 +67,7 @@ function caption(event) {
     frame ? picture(event.camera, frame, `${event.camera} at ${clock(frame.captured_at)}`) : null,
     h('div', {}, h('p', { class: 'timeline-text' }, event.unchanged ? `Unchanged since ${clock(event.unchanged.since)}.` : event.text),
       h('p', { class: 'quiet-text' }, `${span(event.window.from, event.window.to)} · ${coverage(event.coverage)}`),
-      h('p', { class: 'timeline-links' }, link('event', { id: eventId(event) }, {}, 'Details'), link('ask', { camera: event.camera, event: eventId(event) }, {}, 'Ask about this'))));
+      h('p', { class: 'timeline-links' }, link('event', { id: eventId(event) }, {}, 'Details'), may('ask') && link('ask', { camera: event.camera, event: eventId(event) }, {}, 'Ask about this'))));
 }
 
 function gapText(gap) {

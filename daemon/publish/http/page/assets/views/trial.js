@@ -7,6 +7,7 @@ import { curve, framed, score } from '../curve.js';
 import { h, link, setText, show } from '../dom.js';
 import { cameras, connection, on } from '../feed.js';
 import { head, picture, problem } from '../parts.js';
+import { may } from '../session.js';
 import { at, clock, length, span } from '../time.js';
 import { CAUSES, count } from '../words.js';
 import { toml } from './trial_toml.js';
@@ -16,7 +17,7 @@ const LENGTHS = [['10m', 'Last 10 minutes'], ['1h', 'Last hour'], ['6h', 'Last 6
 /** Shortest time between two drawings of a running trial, in milliseconds. */
 const DRAW_EVERY = 250;
 
-export const trial = { path: 'trial', title: 'Try a rule', icon: null, open };
+export const trial = { path: 'trial', title: 'Try a rule', icon: null, isFor: () => may('ask'), open };
 
 function open(root, parameters, signal) {
   const form = new Form(parameters);
