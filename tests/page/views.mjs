@@ -61,7 +61,10 @@ main(async (browser) => {
       }).observe(document.querySelector('.turns'), { childList: true, subtree: true });
     });
     const answer = await asked(page, 'What happens?');
-    await page.locator('.answer[aria-busy=false] .evidence img').first().waitFor();
+    await page.locator('.answer[aria-busy=false]').waitFor();
+    const refusals = await page.locator('.refused').allTextContents();
+    assert(refusals.length === 0, `the question was refused: ${refusals}`);
+    await page.locator('.answer .evidence img').first().waitFor();
     const pieces = await page.evaluate(() => window.pieces);
     assert(pieces > 1, `the answer was shown in ${pieces} piece`);
     const [newest] = (await api(base, 'events?kind=answer&camera=gate&limit=1')).events;
