@@ -186,7 +186,7 @@ impl App {
         let targets = Arc::new(targets);
         let config = Arc::new(Mutex::new(self.config));
         let (requests, queue) = mpsc::channel(reload::WAITING);
-        self.daemon.accept_reloads(requests);
+        self.daemon.accept_reloads(self.file.clone(), requests);
         let reloader = Reloader {
             file: self.file,
             config: config.clone(),

@@ -23,7 +23,10 @@ use crate::metrics;
 use crate::question::{Draft, Limits, Question, QuestionError, Range};
 
 pub use live::{LiveItem, LiveStream};
-pub use reload::{CameraEdit, ConfigChange, ReloadError, ReloadRequest, Reloaded, Reloading};
+pub use reload::{
+    CameraEdit, ConfigChange, ConfiguredCamera, ConfiguredCameras, ReloadError, ReloadRequest,
+    Reloaded, Reloading,
+};
 pub use trial::{
     TRIALS, Trial, TrialError, TrialItem, TrialRequest, TrialStream, TriedResult, TriedWindow,
 };
@@ -121,6 +124,11 @@ pub trait Service: Send + Sync + 'static {
 
     /// Reads the config again, or changes a camera of it. Changes are done one after the other.
     fn change_config(&self, _change: ConfigChange) -> Reloading {
+        Box::pin(async { Err(ReloadError::Stopping) })
+    }
+
+    /// Reads the cameras of the config, with those that were added.
+    fn configured_cameras(&self) -> ConfiguredCameras {
         Box::pin(async { Err(ReloadError::Stopping) })
     }
 

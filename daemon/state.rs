@@ -2,6 +2,7 @@
 //!
 //! Not here: building, running and stopping the modules, which `app` does.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Instant, SystemTime};
@@ -11,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::camera::{Recorder, Sink};
 use crate::clips::Streams;
+use crate::config::written::{self, WrittenCamera};
 use crate::config::{self, Config};
 use crate::disk::DiskProblem;
 use crate::engine::Engine;
@@ -20,9 +22,10 @@ use crate::journal::Journal;
 use crate::metrics;
 use crate::question::{self, Question, Range};
 use crate::service::{
-    AlertNotFound, AlertQuery, AnswerStream, AskError, CameraInfo, ConfigChange, FrameDeletion,
-    FrameLookup, FrameSample, ListedAlert, LiveStream, Readiness, ReloadError, ReloadRequest,
-    Reloading, RuleInfo, Service, TrialError, TrialRequest, TrialStream,
+    AlertNotFound, AlertQuery, AnswerStream, AskError, CameraInfo, ConfigChange, ConfiguredCamera,
+    ConfiguredCameras, FrameDeletion, FrameLookup, FrameSample, ListedAlert, LiveStream, Readiness,
+    ReloadError, ReloadRequest, Reloading, RuleInfo, Service, TrialError, TrialRequest,
+    TrialStream,
 };
 use crate::sync::lock;
 use crate::tls::ServerTls;
@@ -45,6 +48,7 @@ pub struct Daemon {
     config_version: AtomicU64,
     /// The queue of requests to read the config again, once the daemon runs.
     reloads: OnceLock<mpsc::Sender<ReloadRequest>>,
+    config_file: OnceLock<PathBuf>,
 }
 
 /// A camera as the interfaces list it.
@@ -75,6 +79,7 @@ impl Daemon {
             question_bytes: AtomicUsize::new(config.generate.question_bytes),
             stopping: AtomicBool::new(false),
             config_version: AtomicU64::new(0),
+            config_file: OnceLock::new(),
             reloads: OnceLock::new(),
         }
     }
@@ -141,9 +146,10 @@ impl Daemon {
         self.config_version.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Sends requests to read the config again to `reloads`.
-    pub fn accept_reloads(&self, reloads: mpsc::Sender<ReloadRequest>) {
+    /// Sends requests to change the config in this file to `reloads`.
+    pub fn accept_reloads(&self, file: PathBuf, reloads: mpsc::Sender<ReloadRequest>) {
         // It is called once, when the daemon starts.
+        let _ = self.config_file.set(file);
         let _ = self.reloads.set(reloads);
     }
 
@@ -327,6 +333,18 @@ impl Service for Daemon {
         })
     }
 
+    fn configured_cameras(&self) -> ConfiguredCameras {
+        let file = self.config_file.get().cloned();
+        Box::pin(async move {
+            let file = file.ok_or(ReloadError::Stopping)?;
+            let reading = tokio::task::spawn_blocking(move || written::cameras(&file));
+            let unreadable = |why: String| ReloadError::UnreadableConfig(why);
+            let cameras = reading.await.map_err(|error| unreadable(error.to_string()))?;
+            let cameras = cameras.map_err(|error| unreadable(error.to_string()))?;
+            cameras.into_iter().map(configured).collect()
+        })
+    }
+
     fn readiness(&self) -> Readiness {
         if self.stopping.load(Ordering::Relaxed) {
             return Readiness::NotYet("stopping".into());
@@ -348,4 +366,13 @@ impl Service for Daemon {
         states.sort();
         Readiness::NotYet(format!("no camera is live ({})", states.join(", ")))
     }
+}
+
+fn configured(camera: WrittenCamera) -> Result<ConfiguredCamera, ReloadError> {
+    let WrittenCamera { name, config_place, keys, hides_credentials } = camera;
+    let settings = keys.into_iter().map(|(key, value)| Ok((key, serde_json::to_value(value)?)));
+    let settings = settings
+        .collect::<Result<_, serde_json::Error>>()
+        .map_err(|error| ReloadError::UnreadableConfig(format!("camera {name:?}: {error}")))?;
+    Ok(ConfiguredCamera { name, config_place, settings, hides_credentials })
 }

@@ -14,9 +14,9 @@ use crate::frame::{Span, rfc3339};
 use crate::journal::Journal;
 use crate::question::{Limits, Question, Range};
 use crate::service::{
-    AlertNotFound, AlertQuery, AnswerStream, AskError, CameraInfo, ConfigChange, FrameDeletion,
-    FrameError, FrameLookup, FrameSample, ListedAlert, LiveStream, Readiness, ReloadError,
-    Reloading, RuleInfo, Service, TrialError, TrialRequest, TrialStream,
+    AlertNotFound, AlertQuery, AnswerStream, AskError, CameraInfo, ConfigChange, ConfiguredCameras,
+    FrameDeletion, FrameError, FrameLookup, FrameSample, ListedAlert, LiveStream, Readiness,
+    ReloadError, Reloading, RuleInfo, Service, TrialError, TrialRequest, TrialStream,
 };
 
 /// Number of alerts that the daemon lists.
@@ -213,6 +213,13 @@ impl Service for Filtered {
         };
         self.audit.record(action, json!({ "camera": camera }));
         self.inner.change_config(change)
+    }
+
+    fn configured_cameras(&self) -> ConfiguredCameras {
+        if !self.sees_all() {
+            return Box::pin(std::future::ready(Err(ReloadError::NotAllCameras)));
+        }
+        self.inner.configured_cameras()
     }
 
     fn readiness(&self) -> Readiness {

@@ -49,6 +49,9 @@ pub struct Update {
     camera: Named,
     #[command(flatten)]
     settings: Settings,
+    /// Remove a key, so that its default applies; may be repeated.
+    #[arg(long, value_name = "KEY")]
+    reset: Vec<String>,
 }
 
 #[derive(Args)]
@@ -79,8 +82,8 @@ pub async fn camera(command: Camera, out: &mut dyn Write) -> Result<(), Failure>
         Camera::Add(Add { camera, url, settings, force }) => {
             (camera, CameraEdit::Add { settings: settings.to_toml(Some(url)), force })
         }
-        Camera::Update(Update { camera, settings }) => {
-            (camera, CameraEdit::Update { settings: settings.to_toml(None) })
+        Camera::Update(Update { camera, settings, reset }) => {
+            (camera, CameraEdit::Update { settings: settings.to_toml(None), reset })
         }
         Camera::Pause(camera) => (camera, CameraEdit::Pause),
         Camera::Resume(camera) => (camera, CameraEdit::Resume),

@@ -29,8 +29,8 @@ pub async fn edit_camera(
             let request = proto::AddCameraRequest { name, settings, force };
             client.add_camera(request).await.map(|reply| reply.into_inner().changes)
         }
-        CameraEdit::Update { settings } => {
-            let request = proto::UpdateCameraRequest { name, settings };
+        CameraEdit::Update { settings, reset } => {
+            let request = proto::UpdateCameraRequest { name, settings, reset };
             client.update_camera(request).await.map(|reply| reply.into_inner().changes)
         }
         CameraEdit::Pause => {

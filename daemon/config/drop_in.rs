@@ -14,7 +14,7 @@ use toml::Table;
 
 use super::camera::CameraTable;
 use super::file::{cameras_as_written, line_of_camera, read};
-use super::rules::plain_name;
+use super::rules::{plain_name, toml_error};
 use super::{Config, ConfigError};
 
 const HEAD: &str =
@@ -118,6 +118,18 @@ pub fn settings(text: &str) -> Result<Table, ConfigError> {
         return Err(ConfigError("the settings contain a name: wanted keys other than name".into()));
     }
     Ok(keys)
+}
+
+/// Returns an error unless a text is a key of a camera's table other than its name.
+pub fn check_key(key: &str) -> Result<(), ConfigError> {
+    let table = Table::from_iter([(key.to_owned(), toml::Value::Array(Vec::new()))]);
+    match table.try_into::<CameraTable>() {
+        Err(e) if e.message().starts_with("unknown field") => {
+            Err(ConfigError(toml_error(e.message())))
+        }
+        _ if key == "name" => Err(ConfigError("name: a camera keeps its name".into())),
+        _ => Ok(()),
+    }
 }
 
 /// Checks a camera's name, which is also that of its file.
@@ -235,6 +247,32 @@ mod tests {
             let error = Config::read(&file).expect_err(text).to_string();
             assert!(error.contains("hall.toml") && error.contains(why), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn a_key_of_a_camera_is_known() {
+        for key in ["url", "fps", "masks", "paused", "window"] {
+            check_key(key).expect(key);
+        }
+        for key in ["name", "fsp", "", "url.x"] {
+            check_key(key).expect_err(key);
+        }
+    }
+
+    #[test]
+    fn an_error_about_a_value_names_its_camera_and_its_key() {
+        let mut drop_ins = DropIns::default();
+        for (key, value) in [("window", "\"soon\""), ("fps", "\"two\""), ("fps", "99")] {
+            let hall = format!("name = \"hall\"\nurl = \"rtsp://cam/y\"\n{key} = {value}");
+            drop_ins.set("hall", Some(keys(&hall)));
+            let error = Config::parse_with(CONFIG, Path::new(""), &drop_ins).expect_err(value);
+            assert!(error.0.starts_with(&format!("camera \"hall\": {key}")), "{error}");
+            assert_eq!(error.camera_key(), Some(key), "{error}");
+        }
+        drop_ins.set("hall", Some(keys("name = \"hall\"")));
+        let error = Config::parse_with(CONFIG, Path::new(""), &drop_ins).expect_err("no URL");
+        assert_eq!(error.camera_key(), Some("url"), "{error}");
+        assert_eq!(check_name("a b").expect_err("a space").camera_key(), Some("name"));
     }
 
     #[test]

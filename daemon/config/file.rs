@@ -87,11 +87,26 @@ pub fn parse_with(
 ) -> Result<Config, ConfigError> {
     // The errors of the text have their place in it.
     let mut file: File = read(text)?;
-    let tables = cameras.into_iter().map(|camera| {
-        camera.try_into::<CameraTable>().map_err(|e| ConfigError(toml_error(e.message())))
-    });
-    file.camera = tables.collect::<Result<_, _>>()?;
+    file.camera = cameras.into_iter().map(camera_table).collect::<Result<_, _>>()?;
     file.check(folder)
+}
+
+/// Reads the keys of a camera. An error names the camera and the key.
+fn camera_table(keys: toml::Table) -> Result<CameraTable, ConfigError> {
+    keys.clone().try_into::<CameraTable>().map_err(|whole| {
+        // Serde does not say which value has the wrong type.
+        let alone = |key: &String, value: &toml::Value| {
+            let table = toml::Table::from_iter([(key.clone(), value.clone())]);
+            Some((key.clone(), table.try_into::<CameraTable>().err()?))
+        };
+        let wrong = keys.iter().find_map(|(key, value)| alone(key, value));
+        let (key, error) = match &wrong {
+            Some((key, error)) => (format!("{key}: "), error),
+            None => (String::new(), &whole),
+        };
+        let name = keys.get("name").and_then(toml::Value::as_str).unwrap_or_default();
+        ConfigError(format!("camera {name:?}: {key}{}", toml_error(error.message())))
+    })
 }
 
 /// Returns the folder of the drop-ins.

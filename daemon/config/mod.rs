@@ -24,6 +24,7 @@ mod source;
 mod tls;
 mod traces;
 mod values;
+pub mod written;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -86,6 +87,17 @@ impl ConfigError {
     /// Adds a half sentence.
     pub fn with_hint(self, hint: &str) -> ConfigError {
         ConfigError(format!("{}; {hint}", self.0))
+    }
+
+    /// Returns the key of a camera that the error is about, if its text begins with one.
+    pub fn camera_key(&self) -> Option<&str> {
+        let text = match self.0.strip_prefix("camera \"") {
+            Some(rest) => rest.split_once("\": ")?.1,
+            None => self.0.strip_prefix("camera.")?,
+        };
+        let is_of_key = |c: char| c.is_ascii_lowercase() || c == '_';
+        let key = text.split(|c| !is_of_key(c)).next()?;
+        (key == "name" || drop_in::check_key(key).is_ok()).then_some(key)
     }
 }
 

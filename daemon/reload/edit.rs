@@ -42,8 +42,17 @@ impl Reloader {
             CameraEdit::Update { .. } | CameraEdit::Remove if of_file.is_some() => {
                 return in_config();
             }
-            CameraEdit::Add { settings, .. } | CameraEdit::Update { settings } => {
+            CameraEdit::Add { settings, .. } => {
+                let mut keys = named(name);
+                keys.extend(drop_in::settings(settings).map_err(bad_camera)?);
+                Some(keys)
+            }
+            CameraEdit::Update { settings, reset } => {
                 let mut keys = before.unwrap_or_else(|| named(name));
+                for key in reset {
+                    drop_in::check_key(key).map_err(bad_camera)?;
+                    keys.remove(key);
+                }
                 keys.extend(drop_in::settings(settings).map_err(bad_camera)?);
                 Some(keys)
             }
@@ -95,5 +104,6 @@ fn answers(config: &Config, name: &str) -> Result<(), ReloadError> {
 }
 
 fn bad_camera(error: ConfigError) -> ReloadError {
-    ReloadError::InvalidCamera(error.to_string())
+    let key = error.camera_key().map(str::to_owned);
+    ReloadError::InvalidCamera { key, why: error.to_string() }
 }

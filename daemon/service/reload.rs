@@ -5,6 +5,7 @@ use std::pin::Pin;
 
 use schemars::JsonSchema;
 use serde::Serialize;
+use serde_json::{Map, Value};
 use tokio::sync::oneshot;
 
 use super::Code;
@@ -26,8 +27,10 @@ pub enum CameraEdit {
         settings: String,
         force: bool,
     },
+    /// Changes settings, and removes the keys in `reset`, so that their defaults apply.
     Update {
         settings: String,
+        reset: Vec<String>,
     },
     Pause,
     Resume,
@@ -81,13 +84,37 @@ impl fmt::Display for Reloaded {
     }
 }
 
+/// A camera as the config has it, for those who may change it.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct ConfiguredCamera {
+    pub name: String,
+    /// The file and the line of a camera of the config file: it can be paused, but not changed or
+    /// removed. `null` for a camera that was added.
+    pub config_place: Option<String>,
+    /// The keys of its `[[camera]]` table, without its name, a user name and the user and the
+    /// password of its URL.
+    pub settings: Map<String, Value>,
+    /// True if there are credentials that `settings` does not show.
+    pub hides_credentials: bool,
+}
+
+/// A future of the cameras of the config.
+pub type ConfiguredCameras =
+    Pin<Box<dyn Future<Output = Result<Vec<ConfiguredCamera>, ReloadError>> + Send>>;
+
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReloadError {
     /// The new config is not valid. Nothing has changed.
     #[error("nothing was changed: {0}")]
     InvalidConfig(String),
-    #[error("{0}")]
-    InvalidCamera(String),
+    #[error("{why}")]
+    InvalidCamera {
+        /// The key that is not valid, if it is known.
+        key: Option<String>,
+        why: String,
+    },
+    #[error("the config cannot be read: {0}")]
+    UnreadableConfig(String),
     #[error("no camera is named {0:?}")]
     CameraNotFound(String),
     #[error("a camera is named {0:?} already")]
@@ -111,9 +138,10 @@ impl ReloadError {
     pub fn code(&self) -> Code {
         match self {
             ReloadError::InvalidConfig(_)
+            | ReloadError::UnreadableConfig(_)
             | ReloadError::CameraExists(_)
             | ReloadError::CameraInConfig { .. } => Code::FailedPrecondition,
-            ReloadError::InvalidCamera(_) => Code::InvalidArgument,
+            ReloadError::InvalidCamera { .. } => Code::InvalidArgument,
             ReloadError::CameraNotFound(_) => Code::NotFound,
             ReloadError::CameraUnreachable { .. } | ReloadError::NotWritten(_) => Code::Unavailable,
             ReloadError::NotAllCameras => Code::PermissionDenied,
@@ -122,11 +150,21 @@ impl ReloadError {
         }
     }
 
+    /// Returns the key of the camera, or `name`, that is not valid.
+    pub fn key(&self) -> Option<&str> {
+        match self {
+            ReloadError::InvalidCamera { key, .. } => key.as_deref(),
+            ReloadError::CameraExists(_) => Some("name"),
+            ReloadError::CameraUnreachable { .. } => Some("url"),
+            _ => None,
+        }
+    }
+
     /// Returns the reason that programs can compare.
     pub fn reason(&self) -> &'static str {
         match self {
-            ReloadError::InvalidConfig(_) => "INVALID_CONFIG",
-            ReloadError::InvalidCamera(_) => "INVALID_CAMERA",
+            ReloadError::InvalidConfig(_) | ReloadError::UnreadableConfig(_) => "INVALID_CONFIG",
+            ReloadError::InvalidCamera { .. } => "INVALID_CAMERA",
             ReloadError::CameraNotFound(_) => "CAMERA_NOT_FOUND",
             ReloadError::CameraExists(_) => "CAMERA_EXISTS",
             ReloadError::CameraInConfig { .. } => "CAMERA_IN_CONFIG",

@@ -5,6 +5,7 @@ use lookout::access::{Audit, Gate, Tokens};
 use super::*;
 
 pub type TryRule = Box<dyn Fn(TrialRequest) -> Result<TrialStream, TrialError> + Send>;
+pub type ChangeConfig = Box<dyn Fn(ConfigChange) -> Result<Reloaded, ReloadError> + Send>;
 pub type Ask = Box<dyn Fn(Question) -> Result<AnswerStream, AskError> + Send>;
 
 pub struct Fake {
@@ -25,6 +26,7 @@ pub struct Fake {
     /// Alerts, the one that began last first.
     pub alerts: Mutex<Vec<ListedAlert>>,
     pub try_rule: Mutex<TryRule>,
+    pub change_config: Mutex<ChangeConfig>,
 }
 
 impl Fake {
@@ -161,6 +163,16 @@ impl Service for Fake {
         (self.try_rule.lock().unwrap())(request)
     }
 
+    fn change_config(&self, change: ConfigChange) -> Reloading {
+        Box::pin(std::future::ready(self.change_config.lock().unwrap()(change)))
+    }
+
+    fn configured_cameras(&self) -> ConfiguredCameras {
+        let cameras =
+            vec![configured("gate", Some("lookout.toml, line 4")), configured("yard", None)];
+        Box::pin(std::future::ready(Ok(cameras)))
+    }
+
     fn troubles(&self) -> Vec<String> {
         vec!["the disk is full".into()]
     }
@@ -204,6 +216,7 @@ impl Daemon {
             live: Mutex::default(),
             alerts: Mutex::default(),
             try_rule: Mutex::new(Box::new(|_| Err(TrialError::TooManyTrials))),
+            change_config: Mutex::new(Box::new(|_| Ok(Reloaded::default()))),
         });
         let grpc = format!("127.0.0.1:{}", free_port());
         let stop = CancellationToken::new();
@@ -344,6 +357,17 @@ pub fn answer(question_id: &str, text: &str) -> Answer {
         yes_score: None,
         schema_sha256: None,
         trace_parent: None,
+    }
+}
+
+/// Returns a camera as the config has it.
+pub fn configured(name: &str, config_place: Option<&str>) -> ConfiguredCamera {
+    let url = Value::String("rtsp://camera.example/1".into());
+    ConfiguredCamera {
+        name: name.into(),
+        config_place: config_place.map(str::to_owned),
+        settings: [("url".to_owned(), url)].into_iter().collect(),
+        hides_credentials: false,
     }
 }
 

@@ -4,6 +4,7 @@
 mod access;
 mod api;
 mod api_alerts;
+mod api_cameras;
 mod api_live;
 mod authority;
 mod broker;

@@ -335,8 +335,8 @@ impl LookoutService for Server {
         request: Request<proto::UpdateCameraRequest>,
     ) -> Result<Response<proto::UpdateCameraResponse>, Status> {
         let entry = self.enter(&request, Role::Admin)?;
-        let proto::UpdateCameraRequest { name, settings } = request.into_inner();
-        let changes = changes::edit(&entry, name, CameraEdit::Update { settings }).await?;
+        let proto::UpdateCameraRequest { name, settings, reset } = request.into_inner();
+        let changes = changes::edit(&entry, name, CameraEdit::Update { settings, reset }).await?;
         Ok(Response::new(proto::UpdateCameraResponse { changes }))
     }
 

@@ -9,7 +9,9 @@ use serde::Serialize;
 
 use crate::access::Denied;
 use crate::journal::QueryError;
-use crate::service::{AlertNotFound, AskError, ClipError, Code, FrameError, TrialError};
+use crate::service::{
+    AlertNotFound, AskError, ClipError, Code, FrameError, ReloadError, TrialError,
+};
 
 /// The JSON of an error.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
@@ -133,6 +135,13 @@ impl From<TrialError> for Refusal {
             TrialError::Refused(error) => error.into(),
             error => Refusal::new(error.code(), error.reason(), error.to_string()),
         }
+    }
+}
+
+impl From<ReloadError> for Refusal {
+    fn from(error: ReloadError) -> Refusal {
+        let refusal = Refusal::new(error.code(), error.reason(), error.to_string());
+        Refusal { field: error.key().map(str::to_owned), ..refusal }
     }
 }
 

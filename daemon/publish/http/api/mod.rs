@@ -5,6 +5,7 @@
 
 mod ask;
 mod caller;
+mod camera_changes;
 mod cameras;
 mod events;
 mod live;
@@ -25,7 +26,7 @@ use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderValue, header};
 use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::{Json, Response};
-use axum::routing::{get, post};
+use axum::routing::{get, patch, post};
 use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::sync::Semaphore;
@@ -50,7 +51,11 @@ pub fn routes(gate: &Gate, streams: Arc<Semaphore>) -> Router {
         .route("/openapi.json", get(async || Json(openapi::document())))
         .route("/access", get(session::access))
         .route("/status", get(status))
-        .route("/cameras", get(cameras::list))
+        .route("/cameras", get(cameras::list).post(camera_changes::add))
+        .route("/cameras/{camera}", patch(camera_changes::update).delete(camera_changes::remove))
+        .route("/cameras/{camera}/pause", post(camera_changes::pause))
+        .route("/cameras/{camera}/resume", post(camera_changes::resume))
+        .route("/config/cameras", get(camera_changes::list))
         .route("/cameras/{camera}/frames/{frame}", get(media::frame))
         .route("/cameras/{camera}/live", get(live::live))
         .route("/events", get(events::list_or_stream).delete(events::delete))

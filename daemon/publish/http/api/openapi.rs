@@ -5,12 +5,15 @@ use schemars::generate::{SchemaGenerator, SchemaSettings};
 use schemars::{JsonSchema, Schema};
 use serde_json::{Map, Value, json};
 
-use super::{Refusal, Status, ask, cameras, events, live, rules, search, session, timeline, trial};
+use super::{
+    Refusal, Status, ask, camera_changes, cameras, events, live, rules, search, session, timeline,
+    trial,
+};
 use crate::event::Event;
 use crate::journal::Deleted;
 use crate::publish::QUESTION_FIELDS;
 use crate::publish::http::guard;
-use crate::service::{TrialMessage, TrialSummary};
+use crate::service::{Reloaded, TrialMessage, TrialSummary};
 
 /// Returns the document.
 pub fn document() -> Value {
@@ -36,6 +39,7 @@ pub fn document() -> Value {
         "get",
         operation("Returns every configured camera.", schemas.reply::<cameras::Cameras>()),
     );
+    camera_changes(&mut schemas, &mut add);
     let frame = operation(
         "Returns the JPEG of a frame that an event lists, while the journal or the buffer has it.",
         json!({ "image/jpeg": {} }),
@@ -137,6 +141,41 @@ pub fn document() -> Value {
             },
         },
     })
+}
+
+/// Describes the changes of cameras.
+fn camera_changes(schemas: &mut Schemas, add: &mut impl FnMut(&str, &str, Value)) {
+    use camera_changes::{ChangedCamera, ConfiguredCameras, NewCamera};
+    let listed = operation(
+        "Returns the cameras as the config has them, for those who may change them.",
+        schemas.reply::<ConfiguredCameras>(),
+    );
+    add("/config/cameras", "get", listed);
+    let added = operation(
+        "Adds a camera, and stores it in a file of `drop_in_folder`. Unless `force` is set, the \
+         camera must send a frame within 10 s.",
+        schemas.reply::<Reloaded>(),
+    );
+    add("/cameras", "post", schemas.with_body::<NewCamera>(added));
+    let camera = &[("camera", "Name of the camera.")];
+    let changed = operation(
+        "Changes settings of a camera that was added. The others stay.",
+        schemas.reply::<Reloaded>(),
+    );
+    let changed = schemas.with_body::<ChangedCamera>(changed);
+    add("/cameras/{camera}", "patch", with_path(changed, camera));
+    for (path, method, summary) in [
+        ("/cameras/{camera}", "delete", "Removes a camera that was added, and its file."),
+        (
+            "/cameras/{camera}/pause",
+            "post",
+            "Disconnects a camera until it is resumed, also after a restart.",
+        ),
+        ("/cameras/{camera}/resume", "post", "Connects a paused camera again."),
+    ] {
+        let operation = operation(summary, schemas.reply::<Reloaded>());
+        add(path, method, with_path(operation, camera));
+    }
 }
 
 /// Describes an operation whose successful reply has one of these contents.
