@@ -11,6 +11,7 @@ use std::io::ErrorKind;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use lookout::config::{Config, Source};
 use onvif::{Hostile, Onvif, PASSWORD, Password, Profile, Settings, USER};
@@ -200,6 +201,43 @@ fn a_wrong_password_is_tried_once_and_a_missing_one_is_asked_for() {
         let error = run(&[]);
         assert!(error.contains("wants a user and a password: pass --user"), "{error}");
     }
+}
+
+#[test]
+fn a_camera_is_added_to_the_running_daemon() {
+    let folder = folder();
+    let dir = folder.path();
+    let (_cameras, stream) = streams(dir);
+    let settings = || Settings {
+        password: Password::Token,
+        profiles: vec![SUB],
+        stream: stream.clone(),
+        ..Settings::default()
+    };
+    let devices = [Onvif::start(settings()), Onvif::start(settings())];
+    let gate = camera("gate", &format!("file:{}", clip("drive").display()), "captions = false");
+    let daemon = Daemon::start(dir, &[gate], None);
+    let add = |hosts: &[&Onvif], name: &str| {
+        discover(dir, hosts, &["--add", name, "--server", &daemon.server])
+    };
+    let output = add(&[&devices[0], &devices[1]], "hall");
+    assert_eq!(output.0, Some(1), "{output:?}");
+    assert!(output.2.contains("2 cameras work: wanted one; pass --host ADDRESS"), "{output:?}");
+    let output = add(&[&devices[0]], "a b");
+    assert!(output.0 == Some(2) && output.2.contains("1 to 64 letters"), "{output:?}");
+    let output = add(&[&devices[0]], "hall");
+    assert_eq!(output.0, Some(0), "{output:?}");
+    assert!(output.1.ends_with("camera \"hall\" added\n"), "{output:?}");
+    let drop_in = fs::read_to_string(dir.join("lookout.d/hall.toml")).expect("a drop-in");
+    assert!(drop_in.contains("rtsp://view%3Cer:"), "the daemon has no user");
+    wait_for("a live camera", Duration::from_secs(60), || {
+        let (_, out, _) = daemon.client(&["cameras", "--json"]);
+        let mut cameras = out.lines().map(|line| serde_json::from_str(line).expect("JSON"));
+        cameras.find(|camera: &Value| camera["name"] == "hall" && camera["state"] == "live")
+    });
+    let output = add(&[&devices[1]], "hall");
+    assert_eq!(output.0, Some(1), "{output:?}");
+    assert!(output.2.contains("a camera is named \"hall\" already"), "{output:?}");
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! Implements `lookout discover`: finds ONVIF cameras, chooses a profile of each, tests it, and
-//! prints the `[[camera]]` tables.
+//! prints the `[[camera]]` tables, or adds a camera to the running daemon.
 
 mod report;
 
@@ -21,11 +21,15 @@ use toml::Table;
 use url::Url;
 
 use super::check::check_camera;
+use super::output;
+use super::server::Server;
 use crate::camera;
+use crate::client;
 use crate::config::{self, Config, DEFAULT_FPS, masked};
 use crate::exit::Failure;
 use crate::model::Package;
 use crate::onvif::{self, Credentials, Device, Found};
+use crate::service::CameraEdit;
 use report::{Chosen, Report};
 
 /// Maximum time for a device's description, over all its requests.
@@ -67,6 +71,11 @@ pub struct Discover {
     /// Print one JSON object per device.
     #[arg(long)]
     json: bool,
+    /// Add the camera to the running daemon under this name. It must be the only one that works.
+    #[arg(long, value_name = "NAME", value_parser = camera_name)]
+    add: Option<String>,
+    #[command(flatten)]
+    server: Server,
 }
 
 #[derive(Clone)]
@@ -94,6 +103,7 @@ pub async fn discover(args: Discover, out: &mut dyn Write) -> Result<ExitCode, F
             .map_err(Failure::cannot_begin)?,
         password_file: args.password_file,
     };
+    let wanted = Arc::new(wanted);
     camera::init().map_err(Failure::cannot_begin)?;
     let found = if args.host.is_empty() {
         search(args.interface, args.wait).await?
@@ -102,17 +112,36 @@ pub async fn discover(args: Discover, out: &mut dyn Write) -> Result<ExitCode, F
     };
     let mut names: HashSet<String> = HashSet::from(["available".into()]);
     names.extend(config.iter().flat_map(|config| &config.cameras).map(|c| c.name.to_string()));
-    let mut works = false;
-    for report in reports(found, Arc::new(wanted)).await {
-        let report = report.with_name(&mut names);
-        works |= report.works();
+    let mut working = Vec::new();
+    for report in reports(found, wanted.clone()).await {
+        let mut report = report.with_name(&mut names);
+        if let Some(name) = &args.add {
+            report.name.clone_from(name);
+        }
         if args.json {
             writeln!(out, "{}", serde_json::to_string(&report)?)?;
         } else {
             report.print(out)?;
         }
+        working.extend(report.chosen.filter(|chosen| chosen.tested.is_some()));
     }
-    Ok(if works { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let Some(name) = args.add else {
+        return Ok(if working.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS });
+    };
+    let [chosen] = &working[..] else {
+        let count = working.len();
+        let why = anyhow!("--add: {count} cameras work: wanted one; pass --host ADDRESS");
+        return Err(why.into());
+    };
+    let settings = keys_of(chosen, &wanted).to_string();
+    let edit = CameraEdit::Add { settings, force: false };
+    client::edit_camera(&args.server, name, edit, output(args.json), out).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn camera_name(text: &str) -> Result<String, String> {
+    config::drop_in::check_name(text).map_err(|error| error.to_string())?;
+    Ok(text.to_owned())
 }
 
 fn host(text: &str) -> Result<Host, String> {
@@ -252,18 +281,23 @@ async fn describe(
 
 /// Returns the camera as the config would have it.
 fn camera_of(chosen: &Chosen, wanted: &Wanted) -> Result<config::Camera, String> {
+    let mut keys = keys_of(chosen, wanted);
+    keys.insert("name".into(), "discovered".into());
+    config::Camera::of(keys).map_err(|error| error.to_string())
+}
+
+/// Returns the keys of a camera, with its user and its password.
+fn keys_of(chosen: &Chosen, wanted: &Wanted) -> Table {
     let mut url = chosen.url.clone();
     if let Some(Credentials { username, password }) = &wanted.credentials {
         // Neither fails, because the URL has a host.
         let _ = url.set_username(&escaped(username));
         let _ = url.set_password(Some(&escaped(password)));
     }
-    let keys = Table::from_iter([
-        ("name".to_string(), "discovered".into()),
-        ("url".into(), url.to_string().into()),
+    Table::from_iter([
+        ("url".to_string(), url.to_string().into()),
         ("fps".into(), wanted.fps.into()),
-    ]);
-    config::Camera::of(keys).map_err(|error| error.to_string())
+    ])
 }
 
 fn escaped(text: &str) -> String {

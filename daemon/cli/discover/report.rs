@@ -24,7 +24,7 @@ pub struct Report {
     /// The name that the device announces.
     announced: Option<String>,
     /// Name for the config.
-    name: String,
+    pub name: String,
     #[serde(flatten)]
     pub information: Option<Information>,
     pub profiles: Vec<Profile>,
