@@ -28,6 +28,7 @@ mod mcp;
 mod outages;
 mod page;
 mod page_alerts;
+mod page_cameras;
 mod page_sign_in;
 mod reload;
 mod rules;

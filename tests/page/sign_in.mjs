@@ -71,7 +71,7 @@ main(async (browser) => {
     await page.locator('.tile[data-camera="gate"][data-event] .tile-text').waitFor();
     await page.locator('.tile[data-camera="drive"][data-event] .tile-text').waitFor();
     const titles = await navigation(page);
-    assert(!titles.includes('Ask'), `the navigation has ${titles}`);
+    assert(!titles.includes('Ask') && !titles.includes('Cameras'), `the navigation has ${titles}`);
     assert((await page.getByRole('link', { name: 'Ask about gate' }).count()) === 0, 'a tile has the link to a question');
     const event = await page.locator('.tile[data-camera="gate"]').getAttribute('data-event');
     await page.goto(`${base}#/event?id=${event}`);
@@ -105,7 +105,9 @@ main(async (browser) => {
   for (const token of ['ask', 'admin']) {
     await check(`the role ${token} asks, and keeps events`, async () => {
       const page = await openAs(browser, token, 'live');
-      assert((await navigation(page)).includes('Ask'), 'the navigation has no question');
+      const titles = await navigation(page);
+      assert(titles.includes('Ask'), 'the navigation has no question');
+      assert(titles.includes('Cameras') === (token === 'admin'), `the navigation has ${titles}`);
       const tile = page.locator('.tile[data-camera="gate"][data-event]');
       await tile.getByRole('link', { name: 'Ask about gate' }).waitFor();
       const id = await tile.getAttribute('data-event');
@@ -126,6 +128,7 @@ main(async (browser) => {
     const page = await openAs(browser, 'gate', 'live');
     await page.locator('.tile[data-camera="gate"]').waitFor();
     assert((await page.locator('.tile').count()) === 1, 'there is a tile of another camera');
+    assert(!(await navigation(page)).includes('Cameras'), 'the navigation has the changes of cameras');
     await page.goto(`${base}#/status`);
     await page.locator('.status tbody tr').waitFor();
     await page.getByText('The numbers of the daemon are for tokens that see all cameras.').waitFor();

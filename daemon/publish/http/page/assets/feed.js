@@ -105,6 +105,8 @@ function receive(id, event) {
   }
   lastId = id;
   const camera = cameras.get(event.camera);
+  // A camera that was added begins with its state.
+  if (!camera && event.kind === 'camera_status') readCameras().catch(() => {});
   if (camera && event.kind === 'camera_status') {
     const { state, since, reason, last_frame_at, reconnects, decoder } = event;
     Object.assign(camera, { state, since, reason, last_frame_at, reconnects, decoder });

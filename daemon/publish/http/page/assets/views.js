@@ -14,6 +14,7 @@
 import { alerts } from './views/alerts.js';
 import { ask } from './views/ask.js';
 import { camera } from './views/camera.js';
+import { cameras } from './views/cameras.js';
 import { event } from './views/event.js';
 import { live } from './views/live.js';
 import { search } from './views/search.js';
@@ -21,4 +22,4 @@ import { status } from './views/status.js';
 import { timeline } from './views/timeline.js';
 import { trial } from './views/trial.js';
 
-export const VIEWS = [live, timeline, ask, search, alerts, status, camera, event, trial];
+export const VIEWS = [live, timeline, ask, search, alerts, status, cameras, camera, event, trial];

@@ -9,7 +9,7 @@ const FIXES = {
   stalled: 'It is connected and sends no frames. Check the camera, and its load and network.',
   lost: 'lookout tries again by itself. Check that the camera is on, and that its address and port are right.',
   refused: 'Check the user, the password and the path of its URL.',
-  paused: '`lookout camera resume` connects it again.',
+  paused: 'Resume in Cameras, or `lookout camera resume`, connects it again.',
 };
 
 /**
