@@ -157,6 +157,12 @@ export async function api(base, path) {
   return response.json();
 }
 
+/** Returns the parameters of a question about the window of a camera's newest caption. Its frames
+ *  are in the buffer, while a loaded machine may not have those of the last seconds yet. */
+export function aboutWindow({ camera, window }) {
+  return `camera=${camera}&from=${Date.parse(window.from)}&to=${Date.parse(window.to)}`;
+}
+
 /** Starts a proxy that serves `base` at a prefix. Returns its address. */
 export async function proxy(base, prefix) {
   const target = new URL(base);

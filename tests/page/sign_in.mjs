@@ -6,7 +6,7 @@
 // TOKENS is an object in JSON: a token of each role, one of the role admin that sees only `gate`,
 // and one that is revoked on the way.
 
-import { DESKTOP, PHONE, accessible, act, assert, check, close, fits, main, open, plays, signIn, until } from './harness.mjs';
+import { DESKTOP, PHONE, aboutWindow, accessible, act, assert, check, close, fits, main, open, plays, signIn, until } from './harness.mjs';
 
 const base = process.argv[2];
 const tokens = JSON.parse(process.argv[3]);
@@ -116,7 +116,8 @@ main(async (browser) => {
       await page.getByRole('button', { name: 'Kept', exact: true }).waitFor();
       await page.getByRole('button', { name: 'Kept', exact: true }).click();
       await page.getByRole('button', { name: 'Keep', exact: true }).waitFor();
-      await page.goto(`${base}#/ask?camera=gate&last=1m`);
+      const { events } = await read(page, 'events?kind=caption&camera=gate&limit=1');
+      await page.goto(`${base}#/ask?${aboutWindow(events[0])}`);
       await page.getByLabel('Question', { exact: true }).fill('Is there a person?');
       await page.getByRole('button', { name: 'Ask', exact: true }).first().click();
       await page.locator('.answer[aria-busy=false] .evidence img').first().waitFor();

@@ -4,7 +4,7 @@
 //
 // With UPDATE_SCREENSHOTS it also takes the pictures of the documents.
 
-import { DESKTOP, PHONE, accessible, act, api, assert, check, close, fits, main, open, proxy, until } from './harness.mjs';
+import { DESKTOP, PHONE, aboutWindow, accessible, act, api, assert, check, close, fits, main, open, proxy, until } from './harness.mjs';
 import { screenshots } from './screenshots.mjs';
 
 const base = process.argv[2];
@@ -21,6 +21,11 @@ async function ready(page, view) {
     status: '.status table tbody tr',
   };
   await page.locator(content[view.split('?')[0]]).first().waitFor();
+}
+
+/** Returns the newest caption of a camera. */
+async function newestCaption(camera) {
+  return (await api(base, `events?kind=caption&camera=${camera}&limit=1`)).events[0];
 }
 
 /** Asks a question and returns the element of its answer about a camera. */
@@ -52,7 +57,7 @@ main(async (browser) => {
   });
 
   await check('an answer is shown as it is written, with its frames', async () => {
-    const page = await open(browser, base, 'ask?camera=gate');
+    const page = await open(browser, base, `ask?${aboutWindow(await newestCaption('gate'))}`);
     await ready(page, 'ask');
     await page.evaluate(() => {
       window.pieces = 0;
@@ -84,7 +89,7 @@ main(async (browser) => {
   });
 
   await check('a camera that cannot be asked says why', async () => {
-    const page = await open(browser, base, 'ask?camera=garden&camera=yard&last=1m');
+    const page = await open(browser, base, `ask?camera=garden&${aboutWindow(await newestCaption('yard'))}`);
     await ready(page, 'ask');
     await asked(page, 'Is there a car?');
     await page.locator('.answer[aria-label="Answer about garden"] .refused').waitFor();
@@ -180,7 +185,7 @@ main(async (browser) => {
     const address = await proxy(base, '/some/cameras/');
     const page = await open(browser, address, 'live');
     await ready(page, 'live');
-    await page.goto(`${address}#/ask?camera=gate`);
+    await page.goto(`${address}#/ask?${aboutWindow(await newestCaption('gate'))}`);
     await ready(page, 'ask');
     await asked(page, 'Is there a person?');
     await page.locator('.answer[aria-busy=false] .answer-note').first().waitFor();
