@@ -2,6 +2,8 @@
 
 #[path = "config/reference.rs"]
 mod reference;
+#[path = "config/reload_column.rs"]
+mod reload_column;
 mod support;
 
 use std::fs;

@@ -23,7 +23,7 @@ use crate::sync::lock;
 use crate::systemd;
 use crate::targets::Targets;
 use crate::tls::ServerTls;
-use plan::{Plan, plan};
+pub use plan::{CameraChange, Plan, plan};
 
 /// Maximum number of reloads that wait.
 pub const WAITING: usize = 8;

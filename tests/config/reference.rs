@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use super::{example, key, parse, repository};
+use super::{example, key, parse, reload_column, repository};
 
 const BEGIN: &str = "<!-- generated from configs/example.toml: -->\n";
 const END: &str = "<!-- end of the generated text -->\n";
@@ -77,11 +77,13 @@ fn section(table: &Table) -> String {
     if !table.comments.is_empty() {
         text += &format!("{}\n\n", table.comments.join("\n"));
     }
-    text += "| key | default | meaning | when to change it |\n|---|---|---|---|\n";
+    text += "| key | default | meaning | when to change it | reload |\n|---|---|---|---|---|\n";
     for key in &table.keys {
         let (meaning, change) = meaning(&key.comments);
         let default = default_of(key).replace('|', "\\|");
-        let cells = [format!("`{}`", key.name), default, escaped(&meaning), escaped(&change)];
+        let reload = reload_column::of_line(key.line).word().to_owned();
+        let name = format!("`{}`", key.name);
+        let cells = [name, default, escaped(&meaning), escaped(&change), reload];
         text += &format!("| {} |\n", cells.join(" | "));
     }
     text + "\n"
@@ -164,7 +166,8 @@ fn manual_page() -> String {
             };
             let (name, value) = (roff(&key.name), roff(&key.value));
             page += &format!(".TP\n\\fB{name}\\fP = {value}{shown}\n{}\n", roff(&meaning));
-            page += &format!("{}\n", roff(&change));
+            let reload = reload_column::of_line(key.line).sentence();
+            page += &format!("{}\n{}\n", roff(&change), roff(reload));
         }
     }
     page += ".SH SEE ALSO\n.BR lookout (1),\n.BR lookout\\-check (1),\n.BR lookout\\-run (1)\n";
