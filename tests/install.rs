@@ -147,3 +147,42 @@ fn the_installed_config_lacks_only_a_camera() {
     assert_eq!(config.cameras.len(), 1);
     assert!(config.search.is_some() && config.mqtt.is_some());
 }
+
+/// Compares the unit, which makes all but its folders read-only, with the folders that the installed
+/// config makes the daemon write to.
+#[test]
+fn the_daemon_writes_only_where_the_unit_permits_it() {
+    let read = |name: &str| fs::read_to_string(repository().join(name)).expect(name);
+    let unit = read("systemd/lookout.service");
+    let setting = |key: &str| {
+        let line = unit.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        line.unwrap_or_else(|| panic!("the unit has no {key}")).to_owned()
+    };
+    assert_eq!(setting("ProtectSystem"), "strict");
+    let state = Path::new("/var/lib").join(setting("StateDirectory"));
+    let text =
+        read("configs/installed.toml") + "[[camera]]\nname = \"gate\"\nurl = \"rtsp://h/\"\n";
+    // The tokens' folder is a default: the config need not name it.
+    let text = text + "[access]\nenabled = true\n";
+    let config =
+        lookout::config::Config::parse(&text, Path::new("/etc/lookout")).expect("a config");
+    let written = [
+        ("drop_in_folder", Some(config.drop_in_folder)),
+        ("buffer.disk.folder", config.buffer.disk.map(|disk| disk.folder)),
+        ("journal.folder", config.journal.map(|journal| journal.folder)),
+        ("access.folder", config.access.map(|access| access.folder)),
+    ];
+    let install = read("docs/install.md");
+    for (key, folder) in written {
+        let folder = folder.unwrap_or_else(|| panic!("installed.toml does not set {key}"));
+        let inside = folder.strip_prefix(&state);
+        assert!(inside.is_ok(), "{key} = {folder:?}: the unit permits {state:?} only");
+    }
+    // Who owns them is the same everywhere.
+    let user = setting("User");
+    assert!(read("systemd/sysusers/lookout.conf").contains(&format!("u {user} ")));
+    let owner = format!("install -d -o {user} -g {user} -m 700 {}", state.display());
+    assert!(read("packaging/deb/postinst").contains(&owner), "postinst: no {owner}");
+    assert!(install.contains(&format!("| `{}` |", state.display())), "docs/install.md");
+    assert!(read("packaging/compose.yaml").contains(&format!("state:{}\n", state.display())));
+}

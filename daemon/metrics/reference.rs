@@ -51,6 +51,35 @@ fn dashboards_and_alerts_name_metrics_of_the_table() {
     }
 }
 
+#[test]
+fn selectors_of_dashboards_and_alerts_name_labels_of_the_table() {
+    for file in ["configs/grafana/lookout.json", "configs/prometheus/alerts.yml"] {
+        let path = format!("{}/{file}", env!("CARGO_MANIFEST_DIR"));
+        let text = std::fs::read_to_string(&path).unwrap();
+        let mut checked = 0;
+        for (at, _) in text.match_indices("lookout_") {
+            let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+            let name: String = text[at..].chars().take_while(|c| is_name(*c)).collect();
+            let Some(selector) = text[at + name.len()..].strip_prefix('{') else { continue };
+            let selector = selector.split('}').next().unwrap_or_default();
+            let metric = super::table::all().find(|metric| {
+                let part = name.strip_prefix(metric.name);
+                part.is_some_and(|part| ["", "_bucket", "_sum", "_count"].contains(&part))
+            });
+            let labels = metric.unwrap_or_else(|| panic!("{file}: no metric {name}")).labels;
+            for matcher in selector.split(',').filter(|matcher| matcher.contains('=')) {
+                let label: String = matcher.trim().chars().take_while(|c| is_name(*c)).collect();
+                // Prometheus adds these.
+                let exists = ["instance", "job", "le"].contains(&&*label)
+                    || labels.iter().any(|known| known.name == label);
+                assert!(exists, "{file}: {name} has no label {label}");
+                checked += 1;
+            }
+        }
+        assert!(checked > 1, "{file} has only {checked} matchers");
+    }
+}
+
 /// Returns the generated part of the document: a table for each section, then the meaning of its
 /// labels' values.
 fn reference() -> String {
