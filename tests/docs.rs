@@ -2,6 +2,10 @@
 //! each `lookout` command by the program's own definition of its arguments, each `make` target and
 //! each path of a `curl` exists.
 
+#[path = "docs/backup.rs"]
+mod backup;
+#[path = "docs/models.rs"]
+mod models;
 mod support;
 
 use std::fs;

@@ -35,6 +35,7 @@ mod yes_no;
 
 pub use backend::LanguageBackend;
 pub use cache::{KvCache, Prefix};
+pub use capacity::capacity;
 pub use decoder::Decoder;
 pub use embedder::Embedder;
 pub use model::{Budget, LanguageModel};
