@@ -259,16 +259,13 @@ async fn bind(
     listen: Option<config::Listen>,
     tls: Option<&Arc<ServerTls>>,
 ) -> anyhow::Result<Option<Listener>> {
-    let Some(config::Listen { addr, connections, tls: is_encrypted, lacks }) = listen else {
-        return Ok(None);
-    };
-    if let Some(lacking) = lacks {
-        let key = interface.name();
-        tracing::warn!(
-            "{interface}: other machines can reach {addr} without {lacking} ({key}.insecure = true)"
-        );
+    let Some(listen) = listen else { return Ok(None) };
+    let insecurity = listen.insecurity(interface);
+    metrics::interface_insecure(interface, insecurity.is_some());
+    if let Some(insecurity) = insecurity {
+        tracing::warn!("{insecurity}");
     }
-    metrics::interface_insecure(interface, lacks.is_some());
+    let config::Listen { addr, connections, tls: is_encrypted, .. } = listen;
     let listener = Listener::bind(interface, addr, connections).await?;
     Ok(Some(match tls.filter(|_| is_encrypted) {
         Some(tls) => listener.with_tls(tls.clone()),

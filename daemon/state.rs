@@ -18,6 +18,7 @@ use crate::disk::DiskProblem;
 use crate::engine::Engine;
 use crate::event::{Alert, AlertClip, Body, CameraState, CameraStatus, Event};
 use crate::frame::{Frame, Span};
+use crate::interface::Interface;
 use crate::journal::Journal;
 use crate::metrics;
 use crate::question::{self, Question, Range};
@@ -43,6 +44,8 @@ pub struct Daemon {
     disk_problem: Arc<DiskProblem>,
     /// The certificate of gRPC and HTTP.
     tls: Option<Arc<ServerTls>>,
+    /// A sentence for each interface that other machines can reach without protection.
+    insecure: Vec<String>,
     stopping: AtomicBool,
     /// Number of changes of the config.
     config_version: AtomicU64,
@@ -74,6 +77,10 @@ impl Daemon {
             journal,
             disk_problem,
             tls: None,
+            insecure: [(Interface::Grpc, config.grpc), (Interface::Http, config.http)]
+                .into_iter()
+                .filter_map(|(interface, listen)| listen?.insecurity(interface))
+                .collect(),
             streams,
             cameras: Mutex::default(),
             question_bytes: AtomicUsize::new(config.generate.question_bytes),
@@ -264,7 +271,8 @@ impl Service for Daemon {
 
     fn troubles(&self) -> Vec<String> {
         let tls = self.tls.as_ref().and_then(|tls| tls.trouble());
-        self.disk_problem.get().into_iter().chain(self.journal.trouble()).chain(tls).collect()
+        let stored = self.disk_problem.get().into_iter().chain(self.journal.trouble());
+        stored.chain(tls).chain(self.insecure.iter().cloned()).collect()
     }
 
     fn limits(&self) -> question::Limits {

@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use super::ConfigError;
 use super::rules::{in_range, invalid};
+use crate::interface::Interface;
 
 /// Maximum number of connections of an interface. The systemd unit allows the daemon 65,536 open
 /// files, and cameras and segments need some of them.
@@ -25,6 +26,18 @@ pub struct Listen {
     /// The protection that the interface lacks although other machines can reach it, if the config
     /// allows that.
     pub lacks: Option<&'static str>,
+}
+
+impl Listen {
+    /// Describes the protection that the interface lacks, if other machines can reach it.
+    pub fn insecurity(&self, interface: Interface) -> Option<String> {
+        let Listen { addr, lacks, .. } = self;
+        let key = interface.name();
+        let lacking = (*lacks)?;
+        Some(format!(
+            "{interface}: other machines can reach {addr} without {lacking} ({key}.insecure = true)"
+        ))
+    }
 }
 
 /// The protections against other machines that the config has for the interfaces.

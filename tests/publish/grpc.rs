@@ -373,7 +373,7 @@ async fn cameras_are_listed_in_pages() {
     let list = async |page_size, page_token: &str| {
         let request = proto::ListCamerasRequest { page_size, page_token: page_token.into() };
         daemon.client().await.list_cameras(request).await.map(|reply| {
-            let proto::ListCamerasResponse { cameras, next_page_token } = reply.into_inner();
+            let proto::ListCamerasResponse { cameras, next_page_token, .. } = reply.into_inner();
             let names: Vec<String> = cameras.into_iter().map(|camera| camera.name).collect();
             (names.join(","), next_page_token)
         })

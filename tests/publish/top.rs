@@ -112,6 +112,7 @@ async fn one_view_is_printed_as_text() {
     assert!(text.contains("1 of 2 cameras live"), "{text}");
     let line = |start: &str| text.lines().find(|line| line.starts_with(start)).unwrap();
     assert!(line("gate").ends_with("A red car."), "{text}");
+    assert_eq!(line("the disk"), "the disk is full");
     assert!(line("yard").ends_with("no route"), "{text}");
     assert!(line("person").contains("active"), "{text}");
     let error = client::top("127.0.0.1:1", true, std::future::pending(), &mut Vec::new()).await;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::source::Update;
+use super::source::{Cameras, Update};
 use crate::event::{Body, Caption, Event, Inference, Timing};
 use crate::service::{CameraInfo, RuleInfo};
 
@@ -17,6 +17,8 @@ pub struct Board {
     /// The daemon's address.
     pub address: String,
     pub cameras: Vec<CameraInfo>,
+    /// The problems of the daemon, a sentence each.
+    pub troubles: Vec<String>,
     pub rules: Vec<RuleInfo>,
     /// The newest caption of each camera, and the windows that were skipped.
     pub captions: HashMap<Arc<str>, Captions>,
@@ -50,6 +52,7 @@ impl Board {
         let mut board = Board {
             address: address.to_owned(),
             cameras: Vec::new(),
+            troubles: Vec::new(),
             rules: Vec::new(),
             captions: HashMap::new(),
             lost: None,
@@ -62,8 +65,9 @@ impl Board {
     pub fn update(&mut self, update: Update) {
         match update {
             Update::Lost(why) => self.lost = Some(why),
-            Update::Cameras(cameras) => {
+            Update::Cameras(Cameras { cameras, troubles }) => {
                 self.lost = None;
+                self.troubles = troubles;
                 self.captions.retain(|name, _| cameras.iter().any(|c| c.name == *name));
                 self.cameras = cameras;
             }

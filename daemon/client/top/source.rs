@@ -24,16 +24,23 @@ const PAST: i32 = 100;
 /// News about the daemon.
 #[derive(Debug)]
 pub enum Update {
-    Cameras(Vec<CameraInfo>),
+    Cameras(Cameras),
     Rules(Vec<RuleInfo>),
     Event(Box<Event>),
     /// The connection broke, or cannot be made.
     Lost(String),
 }
 
+/// The cameras, and the problems of the daemon, a sentence each.
+#[derive(Debug)]
+pub struct Cameras {
+    pub cameras: Vec<CameraInfo>,
+    pub troubles: Vec<String>,
+}
+
 /// The state of a daemon.
 pub struct Snapshot {
-    cameras: Vec<CameraInfo>,
+    cameras: Cameras,
     rules: Vec<RuleInfo>,
     /// The newest captions and answers, the oldest first.
     events: Vec<Event>,
@@ -70,10 +77,11 @@ pub async fn read(server: &Server) -> Result<Snapshot, ClientError> {
     Ok(Snapshot { cameras, rules, events })
 }
 
-async fn cameras(daemon: &mut Daemon) -> Result<Vec<CameraInfo>, ClientError> {
+async fn cameras(daemon: &mut Daemon) -> Result<Cameras, ClientError> {
     let reply = daemon.client.list_cameras(proto::ListCamerasRequest::default()).await;
     let reply = reply.map_err(|status| daemon.failed(status))?.into_inner();
-    Ok(reply.cameras.into_iter().map(decode::camera).collect::<Result<_, _>>()?)
+    let cameras = reply.cameras.into_iter().map(decode::camera).collect::<Result<_, _>>()?;
+    Ok(Cameras { cameras, troubles: reply.troubles })
 }
 
 async fn rules(daemon: &mut Daemon) -> Result<Vec<RuleInfo>, ClientError> {

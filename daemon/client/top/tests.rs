@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use ratatui::crossterm::event::{Event as Input, KeyCode, KeyEvent, KeyModifiers};
 
 use super::board::Board;
-use super::source::Update;
+use super::source::{Cameras, Update};
 use super::view::View;
 use super::*;
 use crate::event::{
@@ -84,7 +84,7 @@ fn board() -> Board {
         camera("attic", CameraState::Live),
     ];
     let updates = vec![
-        Update::Cameras(cameras),
+        Update::Cameras(Cameras { cameras, troubles: Vec::new() }),
         Update::Rules(vec![rule("person", RuleState::Active), rule("car", RuleState::Idle)]),
         caption("gate", "A red car\u{1b}[31m stops at the gate.", 1),
         caption("gate", "A person waits.", 2),
@@ -133,10 +133,28 @@ fn a_lost_connection_is_shown_until_the_daemon_is_back() {
     let text = drawn(&mut view, &board);
     assert!(text.contains("CONNECTION LOST, retrying: it was cut"), "{text}");
     assert!(text.contains("A person waits."), "{text}");
-    board.update(Update::Cameras(vec![camera("gate", CameraState::Live)]));
+    let cameras = vec![camera("gate", CameraState::Live)];
+    board.update(Update::Cameras(Cameras { cameras, troubles: Vec::new() }));
     let text = drawn(&mut view, &board);
     assert!(!text.contains("CONNECTION"), "{text}");
     assert!(!text.contains("yard"), "{text}");
+}
+
+#[test]
+fn troubles_are_shown_until_they_are_gone() {
+    let (mut view, mut board) = (View::with_colours(false), board());
+    let cameras = || vec![camera("gate", CameraState::Live)];
+    let trouble = "http: other machines can reach 0.0.0.0:9090 without access control";
+    let troubles = vec![trouble.into(), "two\u{1b}[31m".into(), "three".into(), "four".into()];
+    board.update(Update::Cameras(Cameras { cameras: cameras(), troubles }));
+    for text in [drawn(&mut view, &board), printed(&board).unwrap()] {
+        assert!(text.contains(trouble) && text.contains("three"), "{text}");
+        assert!(!text.contains('\u{1b}') && !text.contains("four"), "{text}");
+        assert!(line(&text, "gate").ends_with("A person waits."), "{text}");
+        assert!(text.contains("Is it there?") && text.contains("q quit"), "{text}");
+    }
+    board.update(Update::Cameras(Cameras { cameras: cameras(), troubles: Vec::new() }));
+    assert!(!drawn(&mut view, &board).contains("other machines"));
 }
 
 #[test]

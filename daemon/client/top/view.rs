@@ -18,6 +18,9 @@ use crate::service::{CameraInfo, RuleInfo, RuleState};
 /// Greatest height of the rules' table, with its head.
 const RULES: u16 = 8;
 
+/// Greatest number of the daemon's problems that are shown.
+const TROUBLES: usize = 3;
+
 const HELP: &str = "\
 q, Ctrl-C     quit
 up, down      select a camera
@@ -68,7 +71,8 @@ impl View {
     /// Returns the height at which everything is shown.
     pub fn height_of_all(&self, board: &Board) -> u16 {
         let rules = if board.rules.is_empty() { 0 } else { board.rules.len() + 2 };
-        u16::try_from(board.cameras.len() + rules + 5).unwrap_or(u16::MAX)
+        let head = self.head(board).len();
+        u16::try_from(head + board.cameras.len() + rules + 3).unwrap_or(u16::MAX)
     }
 
     /// Handles a key or a new size. Returns false if the user quits.
@@ -148,7 +152,8 @@ impl View {
         let cameras = self.cameras(board);
         self.selected = self.selected.min(cameras.len().saturating_sub(1));
         let all = frame.area();
-        let whole = cameras.len() + rules.len() + 7 <= usize::from(all.height);
+        let head = self.head(board);
+        let whole = head.len() + cameras.len() + rules.len() + 5 <= usize::from(all.height);
         let rows = u16::try_from(rules.len()).unwrap_or(u16::MAX).saturating_add(2);
         let panel = match self.panel {
             Panel::Help | Panel::Camera => all.height / 2,
@@ -157,13 +162,14 @@ impl View {
             Panel::Rules | Panel::Filter => rows.min(RULES).min(all.height / 3),
         };
         let parts = [
-            Constraint::Length(2),
+            // At most `TROUBLES + 2` lines.
+            Constraint::Length(u16::try_from(head.len()).unwrap_or(u16::MAX)),
             Constraint::Min(1),
             Constraint::Length(panel),
             Constraint::Length(1),
         ];
-        let [head, table, panel, foot] = Layout::vertical(parts).areas(all);
-        frame.render_widget(Paragraph::new(self.head(board)), head);
+        let [top, table, panel, foot] = Layout::vertical(parts).areas(all);
+        frame.render_widget(Paragraph::new(head), top);
         self.draw_cameras(board, &cameras, now, table, frame);
         match self.panel {
             Panel::Help => frame.render_widget(Paragraph::new(HELP), panel),
@@ -203,7 +209,10 @@ impl View {
                 model.tokens_per_second
             ),
         };
-        vec![first.into(), second.into()]
+        let troubles = board.troubles.iter().take(TROUBLES);
+        let troubles =
+            troubles.map(|trouble| Line::styled(one_line(trouble), self.colour(Color::Yellow)));
+        [first.into(), second.into()].into_iter().chain(troubles).collect()
     }
 
     fn draw_cameras(

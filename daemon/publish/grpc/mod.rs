@@ -166,7 +166,9 @@ impl LookoutService for Server {
     ) -> Result<Response<proto::ListCamerasResponse>, Status> {
         let entry = self.enter(&request, Role::View)?;
         let cameras = entry.service.cameras();
-        page(&cameras, &request.into_inner()).map(Response::new)
+        let reply = page(&cameras, &request.into_inner())?;
+        let troubles = entry.service.troubles();
+        Ok(Response::new(proto::ListCamerasResponse { troubles, ..reply }))
     }
 
     type WatchStream = Reply<proto::WatchResponse>;
@@ -492,5 +494,6 @@ fn page(
     Ok(proto::ListCamerasResponse {
         cameras: page.iter().map(encode::camera).collect(),
         next_page_token: next.first().map_or_else(String::new, |camera| camera.name.to_string()),
+        troubles: Vec::new(),
     })
 }
