@@ -39,6 +39,9 @@ demo-clips: export-env ## render the clips of the demo cameras
 	$(PYTHON) models/demo/render.py
 	$(PYTHON) models/demo/cases.py
 
+search-model: export-env ## train the linear layer of the search's model (minutes; needs wordnet-base)
+	$(PYTHON) models/search/adapt.py target/embedding/all-MiniLM-L6-v2
+
 test: exports test-rust ## run every test, against real parts
 
 exports: golden families test-export

@@ -1,5 +1,5 @@
-//! Reads the files of a sentence-embedding model: where the graph is, how many tokens it takes, and
-//! how its output becomes one vector.
+//! Reads the files of a sentence-embedding model: where the graph is, how many tokens it takes, how
+//! its output becomes one vector, and which layers follow.
 
 use std::fs::{self, File};
 use std::io;
@@ -9,6 +9,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
+use super::colours;
+use super::dense::{self, Dense};
 use crate::model::ModelError;
 
 /// Places of the graph in a folder, the first one that exists is used.
@@ -34,6 +36,8 @@ pub struct ModelFolder {
     pub pooling: Pooling,
     /// Maximum number of tokens of a text. Further ones are cut off.
     pub tokens: usize,
+    /// The layers after the pooling.
+    pub layers: Vec<Dense>,
     /// Hash of everything that a vector depends on.
     pub id: String,
 }
@@ -54,13 +58,20 @@ impl ModelFolder {
         }
         let tokens = tokens(folder).map_err(wrong)?;
         let pooling = pooling(folder).map_err(wrong)?;
+        let folders = dense::folders(folder);
+        let layers = folders.iter().map(|folder| Dense::read(folder)).collect::<Result<_, _>>();
+        let layers = layers.map_err(wrong)?;
         let mut hash = Sha256::new();
-        for file in [&graph, &graph.with_extension("onnx_data"), &tokenizer] {
+        let mut files = vec![graph.clone(), graph.with_extension("onnx_data"), tokenizer.clone()];
+        let of_layer =
+            |folder: &PathBuf| ["config.json", "model.safetensors"].map(|name| folder.join(name));
+        files.extend(folders.iter().flat_map(of_layer));
+        for file in &files {
             hash_file(&mut hash, file).map_err(|e| wrong(format!("{}: {e}", file.display())))?;
         }
-        hash.update(format!("{tokens} {pooling:?}"));
+        hash.update(format!("{tokens} {pooling:?} {}", colours::identity()));
         let id = hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-        Ok(ModelFolder { graph, tokenizer, pooling, tokens, id })
+        Ok(ModelFolder { graph, tokenizer, pooling, tokens, layers, id })
     }
 }
 

@@ -4,6 +4,8 @@
 //! [`SentenceModel`] runs a sentence-embedding model in ONNX on the CPU. Its folder is laid out like
 //! an ONNX export of sentence-transformers.
 
+mod colours;
+mod dense;
 mod folder;
 mod model;
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! Runs a sentence-embedding model: tokenizer, graph, pooling, and scaling to length 1.
+//! Runs a sentence-embedding model: usual colours, tokenizer, graph, pooling, layers, and scaling to
+//! length 1.
 //!
 //! Guarantee: each text is a run of its own, so that its vector does not depend on other texts.
 
@@ -7,6 +8,8 @@ use std::path::Path;
 use ort::value::{Tensor, TensorElementType as Element};
 use tokenizers::{Tokenizer, TruncationParams};
 
+use super::colours::with_usual_colours;
+use super::dense::Dense;
 use super::folder::{ModelFolder, Pooling};
 use super::{EmbeddingError, TextEmbedder};
 use crate::model::{Float, ModelError, Runtime, Session, TensorError};
@@ -21,6 +24,7 @@ pub struct SentenceModel {
     session: Session,
     tokenizer: Tokenizer,
     pooling: Pooling,
+    layers: Vec<Dense>,
     output: (&'static str, Float),
     /// True if the graph wants `token_type_ids`.
     has_types: bool,
@@ -31,7 +35,7 @@ pub struct SentenceModel {
 impl SentenceModel {
     /// Loads a model, and embeds a first text.
     pub fn load(runtime: &Runtime, folder: &Path) -> Result<SentenceModel, ModelError> {
-        let ModelFolder { graph, tokenizer: file, pooling, tokens, id } =
+        let ModelFolder { graph, tokenizer: file, pooling, tokens, layers, id } =
             ModelFolder::read(folder)?;
         let wrong = |why: String| ModelError(format!("{}: {why}", file.display()));
         let mut tokenizer = Tokenizer::from_file(&file).map_err(|e| wrong(e.to_string()))?;
@@ -49,14 +53,23 @@ impl SentenceModel {
         let output = OUTPUTS.iter().find(|name| outputs.iter().any(|output| output.name == **name));
         let output = *output.unwrap_or(&OUTPUTS[0]);
         let output = (output, session.float_output(output)?.1);
-        let mut model =
-            SentenceModel { session, tokenizer, pooling, output, has_types, dimensions: 0, id };
+        let dimensions = 0;
+        let mut model = SentenceModel {
+            session,
+            tokenizer,
+            pooling,
+            layers,
+            output,
+            has_types,
+            dimensions,
+            id,
+        };
         model.dimensions = model.vector("A first text.").map_err(|e| ModelError(e.0))?.len();
         Ok(model)
     }
 
     fn vector(&mut self, text: &str) -> Result<Vec<f32>, EmbeddingError> {
-        let encoding = self.tokenizer.encode_fast(text, true);
+        let encoding = self.tokenizer.encode_fast(with_usual_colours(text), true);
         let encoding =
             encoding.map_err(|e| EmbeddingError(format!("a text cannot be tokenised: {e}")))?;
         let ids: Vec<i64> = encoding.get_ids().iter().map(|id| i64::from(*id)).collect();
@@ -78,8 +91,17 @@ impl SentenceModel {
                 self.output.0
             )));
         }
-        let pooled = pool(&values, width as usize, self.pooling);
-        unit(pooled).ok_or_else(|| failed(&"a vector is zero or not finite"))
+        let mut vector = pool(&values, width as usize, self.pooling);
+        for layer in &self.layers {
+            if layer.inputs() != vector.len() {
+                let (wanted, found) = (layer.inputs(), vector.len());
+                return Err(failed(&format!(
+                    "a Dense layer takes {wanted} numbers; it got {found}"
+                )));
+            }
+            vector = layer.apply(&vector);
+        }
+        unit(vector).ok_or_else(|| failed(&"a vector is zero or not finite"))
     }
 
     fn run(&mut self, ids: Vec<i64>) -> ort::Result<(Vec<i64>, Vec<f32>)> {

@@ -1,7 +1,8 @@
 //! The model that `make setup` fetches, compared with vectors recorded from its package's own Python
-//! code (onnxruntime 1.31.1, tokenizers 0.23.3), and folders that are refused.
+//! code (onnxruntime 1.31.1, tokenizers 0.23.3), the layers after it, and folders that are refused.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use super::folder::{ModelFolder, Pooling};
@@ -36,9 +37,19 @@ fn cosine(a: &[f32], b: &[f32]) -> f32 {
     std::iter::zip(a, b).map(|(a, b)| a * b).sum()
 }
 
+/// Returns a folder with the model, but without the layers after it.
+fn without_layers() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["model.onnx", "tokenizer.json", "sentence_bert_config.json", "1_Pooling"] {
+        symlink(folder().join(name), dir.path().join(name)).unwrap();
+    }
+    dir
+}
+
 #[test]
 fn vectors_are_those_of_the_python_code() {
-    let mut model = load(&folder()).expect("run `make setup`");
+    let dir = without_layers();
+    let mut model = load(dir.path()).expect("run `make setup`");
     assert_eq!(model.dimensions(), 384);
     for (text, expected) in RECORDED {
         let vector = model.embed(text).unwrap();
@@ -48,6 +59,56 @@ fn vectors_are_those_of_the_python_code() {
         }
         assert!((cosine(&vector, &vector) - 1.0).abs() < 1e-4);
     }
+}
+
+/// Writes a layer that adds half of a vector's first number to its second one.
+fn write_layer(folder: &Path, inputs: usize, outputs: usize) {
+    fs::create_dir_all(folder).unwrap();
+    let config = format!(
+        r#"{{"in_features": {inputs}, "out_features": {outputs}, "bias": false,
+           "activation_function": "torch.nn.modules.linear.Identity"}}"#
+    );
+    fs::write(folder.join("config.json"), config).unwrap();
+    let mut weight = vec![0.0_f32; inputs * outputs];
+    (0..outputs).for_each(|at| weight[at * inputs + at] = 1.0);
+    weight[inputs] = 0.5;
+    let values: Vec<u8> = weight.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let header = format!(
+        r#"{{"linear.weight": {{"dtype": "F32", "shape": [{outputs}, {inputs}],
+           "data_offsets": [0, {}]}}}}"#,
+        values.len()
+    );
+    let length = (header.len() as u64).to_le_bytes();
+    let file = [&length[..], header.as_bytes(), &values].concat();
+    fs::write(folder.join("model.safetensors"), file).unwrap();
+}
+
+#[test]
+fn layers_follow_the_pooling_in_their_order() {
+    let dir = without_layers();
+    let plain = load(dir.path()).unwrap().embed("A dog stands still.").unwrap();
+    let id = ModelFolder::read(dir.path()).unwrap().id;
+    write_layer(&dir.path().join("2_Dense"), 384, 3);
+    write_layer(&dir.path().join("3_Dense"), 3, 2);
+    assert_ne!(ModelFolder::read(dir.path()).unwrap().id, id, "other vectors need another ID");
+    let mut model = load(dir.path()).unwrap();
+    assert_eq!(model.dimensions(), 2);
+    let (first, second) = (plain[0], plain[1] + plain[0]);
+    let length = first.hypot(second);
+    let vector = model.embed("A dog stands still.").unwrap();
+    assert!(cosine(&vector, &[first / length, second / length]) > 0.9999, "{vector:?}");
+
+    write_layer(&dir.path().join("3_Dense"), 4, 2);
+    let error = load(dir.path()).err().unwrap();
+    assert!(error.contains("a Dense layer takes 4 numbers; it got 3"), "{error}");
+}
+
+#[test]
+fn a_rare_colour_is_embedded_with_its_usual_name() {
+    let dir = without_layers();
+    let mut model = load(dir.path()).unwrap();
+    let mut vector = |text: &str| model.embed(text).unwrap();
+    assert_eq!(vector("an azure van"), vector("an azure blue van"));
 }
 
 #[test]

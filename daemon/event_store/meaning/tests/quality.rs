@@ -56,8 +56,8 @@ async fn captions_are_found_by_other_words() {
 
     let [usual, rare] = [recall_of(&*journal, sets[0]).await, recall_of(&*journal, sets[1]).await];
     assert!(usual.of_things >= 95.0, "{usual:?}");
-    // Synonyms of colours, and what somebody does, are found less often.
-    assert!(usual.all >= 84.0 && rare.all >= 66.0, "{usual:?} {rare:?}");
+    // The last percent depends on the processor, which decides how 8-bit weights are multiplied.
+    assert!(usual.all >= 94.5 && rare.all >= 80.0, "{usual:?} {rare:?}");
 }
 
 /// Shares of captions that were found by meaning, in percent.
