@@ -1,6 +1,7 @@
 //! The requests that the daemon answers, independent of the interface. `publish/` accesses the
 //! daemon only through [`Service`].
 
+mod code;
 mod live;
 mod reload;
 mod trial;
@@ -22,6 +23,7 @@ use crate::journal::{Deleted, Deletion, Journal, Pending, QueryError};
 use crate::metrics;
 use crate::question::{Draft, Limits, Question, QuestionError, Range};
 
+pub use code::Code;
 pub use live::{LiveItem, LiveStream};
 pub use reload::{
     CameraEdit, ConfigChange, ConfiguredCamera, ConfiguredCameras, ReloadError, ReloadRequest,
@@ -370,36 +372,6 @@ impl From<QuestionError> for AskError {
         match error {
             QuestionError::CameraNotFound(name) => AskError::CameraNotFound(name),
             QuestionError::InvalidField { field, why } => AskError::InvalidField { field, why },
-        }
-    }
-}
-
-/// A gRPC status code. JSON uses its name too.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Code {
-    NotFound,
-    OutOfRange,
-    ResourceExhausted,
-    InvalidArgument,
-    FailedPrecondition,
-    PermissionDenied,
-    Unauthenticated,
-    Unavailable,
-    Internal,
-}
-
-impl Code {
-    pub fn name(self) -> &'static str {
-        match self {
-            Code::NotFound => "NOT_FOUND",
-            Code::OutOfRange => "OUT_OF_RANGE",
-            Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-            Code::InvalidArgument => "INVALID_ARGUMENT",
-            Code::FailedPrecondition => "FAILED_PRECONDITION",
-            Code::PermissionDenied => "PERMISSION_DENIED",
-            Code::Unauthenticated => "UNAUTHENTICATED",
-            Code::Unavailable => "UNAVAILABLE",
-            Code::Internal => "INTERNAL",
         }
     }
 }

@@ -43,7 +43,7 @@ async function fill(page, fields) {
   for (const [label, text] of Object.entries(fields)) await page.getByLabel(label, { exact: true }).fill(text);
 }
 
-/** Submits the form and returns the error beside a field. */
+/** Submits the form and returns the error of a field. */
 async function refused(page, key) {
   await page.getByRole('button', { name: 'Add', exact: true }).click();
   const error = page.locator(`#camera-${key}-error`);
@@ -68,7 +68,7 @@ main(async (browser) => {
     await close(page);
   });
 
-  await check('each error is beside its field', async () => {
+  await check('each error is next to its field', async () => {
     const page = await openCameras(browser);
     await fill(page, { Name: 'a b', Address: url });
     assert((await refused(page, 'name')).includes('1 to 64 letters'), 'the name');

@@ -1,4 +1,4 @@
-// The form of a camera: its keys as in lookout.toml. It shows each error beside its field, and never
+// The form of a camera: its keys as in lookout.toml. It shows each error next to its field, and never
 // a user or a password.
 
 import { send } from '../api.js';
@@ -130,7 +130,7 @@ export class CameraForm {
     setText(this.state, is ? (this.camera ? 'Saving…' : 'Waiting for the first frame, up to 10 s…') : '');
   }
 
-  /** Shows an error beside its field. */
+  /** Shows an error next to its field. */
   refuse(refused) {
     this.anyway.hidden = refused.reason !== 'CAMERA_UNREACHABLE';
     const field = this.fields.get(refused.field);
