@@ -1,9 +1,14 @@
 //! Checks the commands and configs in the documents: each config block is read by the daemon's loader,
 //! each `lookout` command by the program's own definition of its arguments, each `make` target and
-//! each path of a `curl` exists.
+//! each path of a `curl` exists. `live` runs the commands, `backup` those of a backup, `links`
+//! follows the links, and `models` computes the tables of models.
 
 #[path = "docs/backup.rs"]
 mod backup;
+#[path = "docs/links.rs"]
+mod links;
+#[path = "docs/live.rs"]
+mod live;
 #[path = "docs/models.rs"]
 mod models;
 mod support;
