@@ -24,6 +24,7 @@ pub mod engine;
 pub mod evaluation;
 pub mod event;
 pub mod event_store;
+mod excerpt;
 mod exit;
 mod file_limit;
 pub mod frame;

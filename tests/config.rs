@@ -1,5 +1,7 @@
 //! Tests the example config line by line, and every config that is refused at startup.
 
+#[path = "config/generated.rs"]
+mod generated;
 #[path = "config/reference.rs"]
 mod reference;
 #[path = "config/reload_column.rs"]

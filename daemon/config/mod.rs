@@ -47,6 +47,8 @@ pub use tls::Tls;
 pub use traces::Traces;
 pub use values::{Bytes, Secret};
 
+use crate::excerpt::one_line;
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     pub model: Model,
@@ -80,7 +82,7 @@ pub struct Config {
 
 /// An error in one sentence: the file, the key, the value found and the value wanted.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
+#[error("{}", one_line(.0))]
 pub struct ConfigError(String);
 
 impl ConfigError {

@@ -10,6 +10,7 @@ use tonic::Status;
 use tonic_types::{ErrorDetails, StatusExt, pb};
 
 use crate::access::Denied;
+use crate::excerpt::one_line;
 use crate::journal::QueryError;
 use crate::service::{
     AlertNotFound, AskError, ClipError, Code, FrameError, ReloadError, TrialError,
@@ -20,13 +21,14 @@ const DOMAIN: &str = "lookout";
 
 /// Creates a status with its reason.
 pub fn status(code: Code, reason: &str, message: impl Into<String>) -> Status {
-    Status::with_error_details(grpc(code), message, details(reason))
+    Status::with_error_details(grpc(code), one_line(&message.into()), details(reason))
 }
 
 /// Creates a status for an invalid field of a request.
 pub fn invalid(field: &str, why: &str) -> Status {
+    let why = one_line(why);
     let mut details = details("INVALID_REQUEST");
-    details.add_bad_request_violation(field, why);
+    details.add_bad_request_violation(field, why.as_str());
     Status::with_error_details(tonic::Code::InvalidArgument, why, details)
 }
 
@@ -36,9 +38,9 @@ pub fn of_question(error: &AskError) -> Status {
         details.set_retry_info(Some(delay));
     }
     if let AskError::InvalidField { field, why } = error {
-        details.add_bad_request_violation(path_of(field), why);
+        details.add_bad_request_violation(path_of(field), one_line(why));
     }
-    Status::with_error_details(grpc(error.code()), error.to_string(), details)
+    Status::with_error_details(grpc(error.code()), one_line(&error.to_string()), details)
 }
 
 pub fn of_access(denied: &Denied) -> Status {

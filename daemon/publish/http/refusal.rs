@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::access::Denied;
+use crate::excerpt::one_line;
 use crate::journal::QueryError;
 use crate::service::{
     AlertNotFound, AskError, ClipError, Code, FrameError, ReloadError, TrialError,
@@ -35,7 +36,7 @@ pub struct Refusal {
 impl Refusal {
     pub fn new(code: Code, reason: &'static str, message: impl Into<String>) -> Refusal {
         Refusal {
-            message: message.into(),
+            message: one_line(&message.into()),
             code: code.name(),
             reason,
             field: None,

@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::event::Event;
+use crate::excerpt::one_line;
 use crate::publish::json_fields;
 use crate::question::start_of;
 use crate::service::{AlertNotFound, Code, Service};
@@ -134,7 +135,8 @@ impl Draft {
 
     fn refusal(self, message: String, code: Code, reason: &'static str) -> Refusal {
         let Draft { alert_id, camera, rule, .. } = self;
-        Refusal { alert_id, camera, rule, message: message.into(), code: code.name(), reason }
+        let message = one_line(&message).into();
+        Refusal { alert_id, camera, rule, message, code: code.name(), reason }
     }
 }
 

@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 
 use super::link::ReplyTo;
 use crate::event::Event;
+use crate::excerpt::one_line;
 use crate::metrics;
 use crate::publish::question_json;
 use crate::question::Draft;
@@ -148,7 +149,7 @@ impl Refusal {
         Refusal {
             camera: camera.to_owned(),
             question_id: id.to_owned(),
-            message: error.to_string(),
+            message: one_line(&error.to_string()),
             code: error.code().name(),
             reason: error.reason(),
             retry_after_seconds: error.retry_after().map(|delay| delay.as_secs()),
