@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-clips demo-model demo-score demo-rules test exports test-rust test-programs \
 	check check-rust check-others check-alerts setup setup-cuda setup-test golden \
-	families test-export smollm2 test-ha soak faults chaos fuzz release export-env install check-breaking
+	families test-export smollm2 test-ha soak faults hostile chaos fuzz release export-env install check-breaking
 
 PYTHON = target/export-env/bin/python
 # Pinned, and installed beside the build.
@@ -132,6 +132,13 @@ ROUNDS ?= 20
 faults: setup-test ## repeat ROUNDS (20) times every fault of the broker, the network, the daemon and the journal
 	LOOKOUT_ROUNDS=$(ROUNDS) cargo test --test daemon -- --nocapture --skip alert_delivery \
 		delivery:: journal_faults::
+
+# The number of inputs of each kind, and of clients.
+INPUTS ?= 10000
+HOSTILE_CLIENTS ?= 200
+hostile: setup-test ## send INPUTS (10000) generated configs and requests of each kind, by 200 clients over TLS
+	LOOKOUT_ROUNDS=$(INPUTS) cargo test --test config --test hostile -- --nocapture generated
+	LOOKOUT_CLIENTS=$(HOSTILE_CLIENTS) cargo test --test hostile -- --nocapture clients::
 
 chaos: setup-test ## break everything around a daemon for ten minutes: clock, disk, broker, clients
 	LOOKOUT_CHAOS=600 cargo test --test daemon chaos -- --nocapture

@@ -1,6 +1,16 @@
 //! Tests hostile clients of gRPC, HTTP and MQTT, with a real daemon and a real broker: whatever
 //! they send, two cameras lose no caption, and afterwards all other clients are served.
 
+#[path = "hostile/clients.rs"]
+mod clients;
+#[path = "hostile/generated.rs"]
+mod generated;
+#[path = "hostile/generated_grpc.rs"]
+mod generated_grpc;
+#[path = "hostile/generated_http.rs"]
+mod generated_http;
+#[path = "hostile/generated_mqtt.rs"]
+mod generated_mqtt;
 mod support;
 
 use std::process::Command;
