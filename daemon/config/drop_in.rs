@@ -1,7 +1,8 @@
 //! Drop-ins: files with one camera each, which `lookout camera` writes. They are read after the config
 //! file. A drop-in of a camera that the config file has replaces the keys that it names.
 //!
-//! Guarantees: the config file is never written. A drop-in is written completely or not at all. The
+//! Guarantees: the config file is never written. A drop-in is written completely or not at all; what a
+//! daemon left that was killed in the middle is ignored, and removed when the next one is written. The
 //! file of a camera is `NAME.toml`, and a name has no separators, so that it is in the folder.
 
 use std::collections::BTreeMap;
@@ -19,6 +20,9 @@ use super::{Config, ConfigError};
 
 const HEAD: &str =
     "# Written by lookout: `lookout camera` adds, changes, pauses and removes cameras.\n";
+
+/// Start of the name of a drop-in that is being written.
+const UNFINISHED: &str = ".new-";
 
 /// The keys of a drop-in, as written.
 #[derive(Clone, Debug, PartialEq)]
@@ -151,13 +155,25 @@ pub fn store(folder: &Path, name: &str, drop_in: Option<&DropIn>) -> io::Result<
     file.insert("camera".into(), toml::Value::Array(vec![toml::Value::Table(keys.clone())]));
     let text = toml::to_string(&file).map_err(io::Error::other)?;
     fs::create_dir_all(folder)?;
+    remove_unfinished(folder)?;
     // Its permissions allow nobody else to read it, because a URL may contain a password.
-    let mut written = tempfile::Builder::new().prefix(".new-").tempfile_in(folder)?;
+    let mut written = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(folder)?;
     written.write_all(HEAD.as_bytes())?;
     written.write_all(text.as_bytes())?;
     written.as_file().sync_all()?;
     written.persist(&path).map_err(|e| e.error)?;
     sync(folder)
+}
+
+/// Removes what daemons left that were killed while they wrote a drop-in: it may contain passwords.
+fn remove_unfinished(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn sync(folder: &Path) -> io::Result<()> {
@@ -273,6 +289,22 @@ mod tests {
         let error = Config::parse_with(CONFIG, Path::new(""), &drop_ins).expect_err("no URL");
         assert_eq!(error.camera_key(), Some("url"), "{error}");
         assert_eq!(check_name("a b").expect_err("a space").camera_key(), Some("name"));
+    }
+
+    #[test]
+    fn an_unfinished_drop_in_is_ignored_and_removed_by_the_next_change() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("lookout.toml");
+        let drop_ins = folder.path().join("lookout.d");
+        fs::write(&file, CONFIG).expect("config");
+        fs::create_dir(&drop_ins).expect("a folder");
+        fs::write(drop_ins.join(".new-x1Y2z3"), "[[camera]]\nname = \"ha").expect("a file");
+        assert_eq!(Config::read(&file).expect("a config").cameras.len(), 1);
+        let hall = keys("name = \"hall\"\nurl = \"rtsp://cam/y\"");
+        store(&drop_ins, "hall", Some(&hall)).expect("stored");
+        let names = fs::read_dir(&drop_ins).expect("the folder");
+        let names: Vec<_> = names.map(|entry| entry.expect("an entry").file_name()).collect();
+        assert_eq!(names, ["hall.toml"]);
     }
 
     #[test]

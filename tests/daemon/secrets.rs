@@ -15,20 +15,20 @@ use rcgen::{CertificateParams, KeyPair};
 
 use crate::support::*;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Secrets by their place. Each is unlike any other text.
-struct Secrets(BTreeMap<&'static str, String>);
+pub struct Secrets(pub BTreeMap<&'static str, String>);
 
 impl Secrets {
-    fn plant(&mut self, place: &'static str) -> String {
+    pub fn plant(&mut self, place: &'static str) -> String {
         let secret = format!("Planted{:016x}", rand::random::<u64>());
         self.0.insert(place, secret.clone());
         secret
     }
 
     /// Fails if a text contains a secret, also in an encoding that programs use.
-    fn assert_not_in(&self, what: &str, text: &[u8]) {
+    pub fn assert_not_in(&self, what: &str, text: &[u8]) {
         let text = String::from_utf8_lossy(text);
         for (place, secret) in &self.0 {
             let bytes: Vec<String> = secret.bytes().map(|byte| format!("{byte:02x}")).collect();
@@ -48,7 +48,7 @@ impl Secrets {
     }
 
     /// Fails if a file in the folder contains a secret.
-    fn assert_not_below(&self, folder: &Path) {
+    pub fn assert_not_below(&self, folder: &Path) {
         for entry in fs::read_dir(folder).expect("a folder") {
             let path = entry.expect("an entry").path();
             if path.is_dir() {
