@@ -233,6 +233,7 @@ fn no_refusal_shows_a_password_from_a_url() {
         (url, "url = \"http://admin:Planted@"),
         (broker, "broker = \"mqtt://me:Planted@"),
         (broker, "broker = \"mqtt://me:Planted/1@"),
+        ("topic_prefix = \"lookout\"", "topic_prefix = \"mqtt://me:Planted@h\""),
     ] {
         let text = example();
         assert!(text.contains(from), "{from} is not in the example");

@@ -80,9 +80,10 @@ pub struct Config {
     pub drop_in_folder: PathBuf,
 }
 
-/// An error in one sentence: the file, the key, the value found and the value wanted.
+/// An error in one sentence: the file, the key, the value found and the value wanted. Credentials of
+/// URLs are hidden, because a value at the wrong key may be a URL.
 #[derive(Debug, thiserror::Error)]
-#[error("{}", one_line(.0))]
+#[error("{}", one_line(&masked(.0)))]
 pub struct ConfigError(String);
 
 impl ConfigError {

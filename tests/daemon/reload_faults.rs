@@ -73,7 +73,8 @@ async fn change_until_killed(
             }
             Some(_) if prompt.is_multiple_of(2) => {
                 let settings = settings(prompt);
-                let request = proto::UpdateCameraRequest { name: name.into(), settings };
+                let request =
+                    proto::UpdateCameraRequest { name: name.into(), settings, reset: Vec::new() };
                 (Some(prompt), client.update_camera(request).await.map(drop))
             }
             Some(_) => {

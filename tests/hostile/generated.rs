@@ -228,7 +228,7 @@ impl Target {
         let daemon = Daemon::with_config(dir, &config, grpc, http);
         wait_for("frames", SECONDS(120), || {
             let frames = "lookout_buffer_frames{camera=\"gate\",tier=\"hot\"}";
-            (daemon.metric(frames) >= 8.0).then_some(())
+            (daemon.metric(frames) >= 1.0).then_some(())
         });
         Target { daemon, grpc, http, broker: broker.port, _broker: broker, folder }
     }
