@@ -3,6 +3,8 @@
 //! reports its state, it recovers when the damage ends, and another camera loses nothing.
 #![cfg(feature = "demo")]
 
+#[path = "support/gst_server.rs"]
+mod gst_server;
 mod support;
 #[path = "support/watched.rs"]
 mod watched;
@@ -10,11 +12,12 @@ mod watched;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use gst::prelude::*;
 use lookout::config::{Camera, DecodeFrames, Rtsp, RtspTls, Source, Transport};
 use lookout::event::CameraState;
 use rand::rngs::StdRng;
@@ -257,4 +260,53 @@ fn damaged_h264_is_survived() {
 fn damaged_h265_is_survived() {
     let video = repository().join("tests/media/open-gop.h265.mp4");
     damaged_packets_are_survived("h265", &video, 265);
+}
+
+/// Live H.264 whose size is that of the caps of `control`.
+const LIVE: &str = "videotestsrc is-live=true \
+    ! capsfilter name=control caps=video/x-raw,framerate=15/1,width=320,height=240 \
+    ! openh264enc gop-size=8 ! h264parse ! rtph264pay name=pay0 pt=96 config-interval=-1";
+
+#[test]
+fn a_change_of_the_resolution_is_survived_also_with_damaged_packets() {
+    let controls = Arc::<Mutex<Vec<gst::Element>>>::default();
+    let port = gst_server::serve(&[("live", LIVE)], &controls);
+    let patient = Camera { stall_timeout: PATIENCE, ..camera_at(port, "live") };
+    let undamaged = Watched::start(patient);
+    undamaged.frames(2);
+    let proxies = [Damage::Bits, Damage::Order].map(|damage| Faulty::start(port, damage, 480));
+    let damaged = proxies.each_ref().map(|proxy| Watched::start(camera_at(proxy.port, "live")));
+    damaged.iter().for_each(|watched| _ = watched.frames(2));
+    proxies.iter().for_each(|proxy| proxy.is_faulty.store(true, Ordering::Relaxed));
+    let size = |watched: &Watched| {
+        let frames = watched.frames(1);
+        frames.last().map(|frame| (frame.width, frame.height))
+    };
+    for (width, height) in [(640, 480), (320, 240), (160, 120)] {
+        let before = damaged.each_ref().map(|watched| (watched.count(), watched.states().len()));
+        // The media is shared, so there is one.
+        for control in controls.lock().unwrap().iter() {
+            let caps = gst::Caps::builder("video/x-raw")
+                .field("framerate", gst::Fraction::new(15, 1))
+                .field("width", width)
+                .field("height", height);
+            control.set_property("caps", caps.build());
+        }
+        wait_for(&format!("frames of {width}x{height}"), PATIENCE, || {
+            (size(&undamaged) == Some((width as u32, height as u32))).then_some(())
+        });
+        for (watched, (frames, states)) in damaged.iter().zip(before) {
+            wait_for("frames or a state", PATIENCE, || {
+                (watched.count() > frames || watched.states().len() > states).then_some(())
+            });
+        }
+    }
+    proxies.iter().for_each(|proxy| proxy.is_faulty.store(false, Ordering::Relaxed));
+    for watched in &damaged {
+        wait_for("frames of the last size after the damage", PATIENCE, || {
+            let is_live = watched.states().last() == Some(&CameraState::Live);
+            (is_live && size(watched) == Some((160, 120))).then_some(())
+        });
+    }
+    assert_eq!(undamaged.states(), [CameraState::Connecting, CameraState::Live]);
 }

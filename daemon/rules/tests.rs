@@ -1,5 +1,6 @@
 //! Tests the rules with a journal.
 
+mod newest;
 mod replaced;
 
 use std::path::Path;

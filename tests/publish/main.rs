@@ -14,6 +14,7 @@ mod browser_page;
 mod client;
 mod delivery;
 mod delivery_dropped;
+mod edges;
 mod fake;
 mod grpc;
 mod home_assistant;

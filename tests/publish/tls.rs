@@ -331,6 +331,80 @@ async fn half_open_handshakes_delay_nobody_and_are_closed() {
     }
 }
 
+/// A ClientHello of TLS 1.1, which is the newest version that its client knows.
+fn old_hello() -> Vec<u8> {
+    let ciphers = [0xc0, 0x13, 0xc0, 0x14, 0x00, 0x2f, 0x00, 0x35];
+    let mut hello = vec![3, 2];
+    hello.extend([7; 32]);
+    hello.push(0);
+    hello.extend([0, ciphers.len() as u8]);
+    hello.extend(ciphers);
+    hello.extend([1, 0]);
+    let handshake = [&[1, 0, 0, hello.len() as u8], &hello[..]].concat();
+    [&[0x16, 3, 1, 0, handshake.len() as u8], &handshake[..]].concat()
+}
+
+#[tokio::test]
+async fn a_client_of_an_old_version_gets_an_alert_and_others_go_on() {
+    let authority = Authority::new();
+    let served = Encrypted::start(&authority, None).await;
+    let address = format!("https://localhost:{}", served.grpc.port());
+    let mut watching = watch(&address, &authority).await;
+    for address in [served.grpc, served.http] {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(&old_hello()).await.unwrap();
+        let reply = to_its_end(stream).await;
+        // A fatal alert: handshake_failure or protocol_version (RFC 8446, 6.2).
+        let [0x15, _, _, 0, 2, 2, 40 | 70] = reply[..] else { panic!("{reply:?}") };
+    }
+    let failed = metrics().render();
+    for interface in ["grpc", "http"] {
+        let line = format!("lookout_tls_handshakes_failed_total{{interface=\"{interface}\"}}");
+        assert!(failed.contains(&line), "{failed}");
+    }
+    served.daemon.caption("afterwards");
+    receive(&mut watching, "afterwards").await;
+}
+
+#[tokio::test]
+async fn a_handshake_that_is_cut_frees_its_place() {
+    let authority = Authority::new();
+    let served = Encrypted::with_connections(&authority, None, 1).await;
+    for length in [1, 5, 40] {
+        // The first bytes of a ClientHello, with a reply to it awaited or not.
+        let mut stream = TcpStream::connect(served.http).await.unwrap();
+        stream.write_all(&old_hello()[..length]).await.unwrap();
+        // The server may have ended the connection already.
+        let _ = stream.into_std().unwrap().shutdown(Shutdown::Both);
+    }
+    let reply = async {
+        loop {
+            match served.get("/healthz", client_config(&authority, &[])).await {
+                Ok(reply) if reply.starts_with("HTTP/1.1 200") => return,
+                _ => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    };
+    timeout(SOON, reply).await.expect("the place is not free");
+    // A connection that the client cuts after its own hello, before it reads the certificate.
+    let cut = CancellationToken::new();
+    let port = wire(served.http, cut.clone()).await.port();
+    let tcp = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(client_config(&authority, &[])));
+    let connecting = connector.connect(ServerName::try_from("localhost").unwrap(), tcp);
+    cut.cancel();
+    assert!(timeout(SOON, connecting).await.expect("an end").is_err());
+    let health = served.get("/healthz", client_config(&authority, &[]));
+    let served_again = async {
+        let mut health = health.await;
+        while !health.as_ref().is_ok_and(|reply| reply.starts_with("HTTP/1.1 200")) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            health = served.get("/healthz", client_config(&authority, &[])).await;
+        }
+    };
+    timeout(SOON, served_again).await.expect("the place is not free");
+}
+
 /// Passes the bytes of one connection in both directions until it is told to cut it.
 async fn wire(to: SocketAddr, cut: CancellationToken) -> SocketAddr {
     let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
