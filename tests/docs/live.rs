@@ -341,17 +341,15 @@ fn shapes_leave_out_numbers_and_texts() {
     assert_eq!(shape("A car drives.   [event 8]"), ["TEXT", "[event #"]);
 }
 
-/// Checks that each line of the document has a printed line of the same shape.
-fn compare(shown: &Shown, printed: &str) {
+/// Returns true if each line of the document has a printed line of the same shape.
+fn has_shape(shown: &Shown, printed: &str) -> bool {
     let printed_shapes: BTreeSet<Vec<String>> = printed.lines().map(shape).collect();
-    for line in &shown.output {
-        assert!(
-            printed_shapes.contains(&shape(line)),
-            "{}: {}\nthe document shows {line:?}\nprinted was\n{printed}",
-            shown.place,
-            shown.line
-        );
+    let missing = shown.output.iter().find(|line| !printed_shapes.contains(&shape(line)));
+    if let Some(line) = missing {
+        let (place, command) = (&shown.place, &shown.line);
+        println!("{place}: {command}\nthe document shows {line:?}\nprinted was\n{printed}");
     }
+    missing.is_none()
 }
 
 #[test]
@@ -400,8 +398,11 @@ fn commands_do_what_the_documents_show() {
                 compared += 1;
             }
             "lookout" => {
-                let printed = site.run(shown, &caption);
-                compare(shown, &printed);
+                // On a busy machine a frame may be missing, which the output then says.
+                wait_for("an output of the shape that is shown", PATIENCE, || {
+                    let printed = site.run(shown, &caption);
+                    has_shape(shown, &printed).then_some(())
+                });
                 compared += usize::from(!shown.output.is_empty());
             }
             "curl" => {
