@@ -29,6 +29,7 @@ mod exit;
 mod file_limit;
 pub mod frame;
 pub mod heartbeat;
+mod http_client;
 pub mod inspection;
 pub mod interface;
 pub mod journal;

@@ -16,10 +16,6 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Request, Response, Uri};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
 use rustls::{ClientConfig, RootCertStore};
 use serde_json::{Value, json};
 use tokio::fs::File;
@@ -28,6 +24,7 @@ use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::client::token;
+use crate::http_client::{HttpClient, http_client};
 use crate::sync::lock;
 use crate::tls::{self, Named};
 
@@ -144,7 +141,7 @@ fn error(id: &Value, code: i32, why: &str) -> String {
 
 /// The connection to a daemon.
 struct Proxy {
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    client: HttpClient,
     address: String,
     url: Uri,
     token: Option<String>,
@@ -165,10 +162,14 @@ impl Proxy {
                 "{address:?} is not the address of a daemon; wanted HOST:PORT or https://HOST:PORT"
             )
         })?;
-        let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
-        let connector = connector.enable_http1().build();
-        let client = Client::builder(TokioExecutor::new()).build(connector);
-        Ok(Proxy { client, address, url, token, to, version: Mutex::default() })
+        Ok(Proxy {
+            client: http_client(tls, WAITING),
+            address,
+            url,
+            token,
+            to,
+            version: Mutex::default(),
+        })
     }
 
     /// Sends a message to the daemon, and its replies to the client.

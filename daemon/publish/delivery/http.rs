@@ -5,21 +5,17 @@
 //! its address is a matter for the config. Errors contain no path of the target's URL and nothing
 //! that the target sent, because both may be secrets.
 
-use std::error::Error;
 use std::time::{Duration, SystemTime};
 
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{HeaderMap, LOCATION, RETRY_AFTER};
 use hyper::{Request, StatusCode};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
 use rustls::{ClientConfig, RootCertStore};
 use url::Url;
 
 use crate::config::{Endpoint, Target};
+use crate::http_client::{explained, http_client};
 use crate::tls;
 
 pub type HttpRequest = Request<Full<Bytes>>;
@@ -58,25 +54,18 @@ pub fn tls(target: &Target) -> Result<ClientConfig, String> {
 
 /// Makes one attempt.
 pub async fn send(request: HttpRequest, tls: ClientConfig, target: &Target) -> Result<(), Failure> {
-    let sent = tokio::time::timeout(target.timeout, client(tls).request(request)).await;
+    // Each attempt has a connection of its own.
+    let client = http_client(tls, 0);
+    let sent = tokio::time::timeout(target.timeout, client.request(request)).await;
     let response = match sent {
         Ok(Ok(response)) => response,
-        Ok(Err(error)) => {
-            let why = tls::explained(&error).unwrap_or_else(|| chain(&error));
-            return Err(Failure::temporary(why));
-        }
+        Ok(Err(error)) => return Err(Failure::temporary(explained(&error))),
         Err(_) => {
             let timeout = target.timeout.as_secs_f64();
             return Err(Failure::temporary(format!("no response within {timeout} s")));
         }
     };
     judge(response.status(), response.headers(), &target.endpoint, SystemTime::now())
-}
-
-fn client(tls: ClientConfig) -> Client<HttpsConnector<HttpConnector>, Full<Bytes>> {
-    let connector =
-        HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
-    Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector)
 }
 
 /// Decides whether a response means that the target has accepted the alert.
@@ -125,17 +114,6 @@ fn retry_after(text: &str, now: SystemTime) -> Option<Duration> {
         Ok(seconds) => Some(Duration::from_secs(seconds)),
         Err(_) => Some(httpdate::parse_http_date(text.trim()).ok()?.duration_since(now).ok()?),
     }
-}
-
-/// Returns an error with all its causes.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text += &format!(": {error}");
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

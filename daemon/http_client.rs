@@ -1,0 +1,42 @@
+//! The HTTP client of the connections to other servers, and its errors in words.
+//!
+//! Guarantees: TLS is as the caller's settings say. Redirects are not followed, so that a token
+//! reaches only the server that it is meant for. Timeouts are the caller's.
+
+use std::error::Error;
+
+use http_body_util::Full;
+use hyper::body::Bytes;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use rustls::ClientConfig;
+
+use crate::tls;
+
+pub type HttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+
+/// Returns a client for `http://` and `https://`. It keeps at most `idle_connections` open to each
+/// server for further requests.
+pub fn http_client(tls: ClientConfig, idle_connections: usize) -> HttpClient {
+    let connector =
+        HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
+    Client::builder(TokioExecutor::new()).pool_max_idle_per_host(idle_connections).build(connector)
+}
+
+/// Describes an error of a connection: a TLS error in a sentence, another one with its causes.
+pub fn explained(error: &(dyn Error + 'static)) -> String {
+    tls::explained(error).unwrap_or_else(|| chain(error))
+}
+
+/// Returns an error with all its causes.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text += &format!(": {error}");
+        cause = error.source();
+    }
+    text
+}
