@@ -4,9 +4,11 @@
 //! reaches only the server that it is meant for. Timeouts are the caller's.
 
 use std::error::Error;
+use std::time::{Duration, SystemTime};
 
 use http_body_util::Full;
 use hyper::body::Bytes;
+use hyper::header::{HeaderMap, RETRY_AFTER};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -28,6 +30,15 @@ pub fn http_client(tls: ClientConfig, idle_connections: usize) -> HttpClient {
 /// Describes an error of a connection: a TLS error in a sentence, another one with its causes.
 pub fn explained(error: &(dyn Error + 'static)) -> String {
     tls::explained(error).unwrap_or_else(|| chain(error))
+}
+
+/// Returns the time to wait that a response names by `Retry-After`: seconds or a date.
+pub fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    match text.parse() {
+        Ok(seconds) => Some(Duration::from_secs(seconds)),
+        Err(_) => httpdate::parse_http_date(text).ok()?.duration_since(now).ok(),
+    }
 }
 
 /// Returns an error with all its causes.

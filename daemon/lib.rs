@@ -30,6 +30,7 @@ mod file_limit;
 pub mod frame;
 pub mod heartbeat;
 mod http_client;
+mod hub;
 pub mod inspection;
 pub mod interface;
 pub mod journal;

@@ -1,5 +1,10 @@
 //! Tests `lookout inspect` with complete packages and with broken ones: each is refused in one
-//! sentence that names the file.
+//! sentence that names the file. `fetch` tests `lookout fetch`.
+
+#[path = "packages/fetch.rs"]
+mod fetch;
+#[path = "packages/hub.rs"]
+mod hub;
 
 use std::fs;
 use std::path::{Path, PathBuf};

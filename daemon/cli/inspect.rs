@@ -2,7 +2,7 @@
 //! it cannot run.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -18,7 +18,14 @@ use crate::inspection::{CameraLoad, GraphFile, Inspection, Model, Plan, Running,
 pub struct Inspect {
     /// Model package: the folder with config.json, tokenizer.json and onnx/.
     #[arg(value_name = "DIR")]
-    package: PathBuf,
+    pub package: PathBuf,
+    #[command(flatten)]
+    pub choices: Choices,
+}
+
+/// The settings under which a package is inspected.
+#[derive(Args)]
+pub struct Choices {
     /// Plan that turns a window into tokens, as `model.plan` in a config.
     #[arg(long, value_name = "PLAN", default_value = "paper")]
     plan: String,
@@ -45,14 +52,22 @@ pub struct Inspect {
     json: bool,
 }
 
+impl Choices {
+    /// Returns the corresponding `[model]` of a config.
+    pub fn model(&self, package: &Path) -> Result<config::Model, Failure> {
+        let mut keys = Table::from_iter([
+            ("package".to_string(), Value::from(package.display().to_string())),
+            ("plan".into(), self.plan.as_str().into()),
+            ("device".into(), self.device.as_str().into()),
+        ]);
+        keys.extend(self.precision.clone().map(|precision| ("precision".into(), precision)));
+        config::Model::of(keys).map_err(Failure::cannot_begin)
+    }
+}
+
 pub fn inspect(args: Inspect, out: &mut dyn Write) -> Result<ExitCode, Failure> {
-    let mut keys = Table::from_iter([
-        ("package".to_string(), Value::from(args.package.display().to_string())),
-        ("plan".into(), args.plan.into()),
-        ("device".into(), args.device.into()),
-    ]);
-    keys.extend(args.precision.map(|precision| ("precision".into(), precision)));
-    let model = config::Model::of(keys).map_err(Failure::cannot_begin)?;
+    let model = args.choices.model(&args.package)?;
+    let args = args.choices;
     let camera = CameraLoad { fps: args.fps, token_age: args.token_age };
     let found = Inspection::of(&model, args.max_new_tokens, camera);
     if args.json {

@@ -5,6 +5,7 @@ mod camera;
 mod check;
 mod discover;
 mod events;
+mod fetch;
 mod generate;
 mod inspect;
 mod journal;
@@ -69,6 +70,15 @@ enum Command {
     Token(token::Token),
     /// Inspect a model package: contents, memory requirements, and any reason it cannot run.
     Inspect(inspect::Inspect),
+    /// Download a model package from a hub, such as huggingface.co, and inspect it.
+    ///
+    /// The package is a repository with ONNX graphs: config.json, tokenizer.json, onnx/. Its licence
+    /// and its size are printed first. An interrupted download continues, and every file is compared
+    /// with the hash that the hub states. HF_TOKEN or `hf auth login` opens gated repositories.
+    /// The exit code is 1 if the hub cannot be used, and 2 if the package is not there or cannot run.
+    ///
+    /// Example: lookout fetch my-team/llava-onnx models/llava --precision q4
+    Fetch(fetch::Fetch),
     /// Let a running daemon read its config again, and print what changed.
     ///
     /// Keys that need a restart keep their values and are named. If the config is not valid, nothing
@@ -274,6 +284,7 @@ fn execute(command: Command) -> Result<ExitCode, Failure> {
         Command::Discover(args) => runtime.block_on(discover::discover(args, out)),
         Command::TestAlert(args) => runtime.block_on(success(test_alert::test_alert(args, out))),
         Command::Token(command) => token::token(command, out).map(|()| ExitCode::SUCCESS),
+        Command::Fetch(args) => runtime.block_on(fetch::fetch(args, out)),
         Command::Inspect(args) => inspect::inspect(args, out),
         Command::Cameras(Client { server, json }) => {
             runtime.block_on(success(client::cameras(&server, output(json), out)))

@@ -68,12 +68,20 @@ impl GraphKind {
         }
     }
 
-    fn choice(self, precision: &Precision) -> Option<&str> {
+    /// Returns the precision that a config wants, if it wants one.
+    pub fn choice(self, precision: &Precision) -> Option<&str> {
         match self {
             GraphKind::Vision => precision.vision.as_deref(),
             GraphKind::Embed => precision.embed.as_deref(),
             GraphKind::Decoder => precision.decoder.as_deref(),
         }
+    }
+
+    /// Returns the precision of a graph of this kind by the name of its file, or `None` for the name
+    /// of another file.
+    pub fn precision_of(self, file_name: &str) -> Option<&str> {
+        let suffix = file_name.strip_prefix(self.name())?.strip_suffix(".onnx")?;
+        if suffix.is_empty() { Some("fp32") } else { suffix.strip_prefix('_') }
     }
 }
 
@@ -122,9 +130,8 @@ impl Graph {
             .map_err(|e| ModelError(format!("model package {}: onnx/: {e}", folder.display())))?;
         let graph = |entry: fs::DirEntry| {
             let name = entry.file_name().to_string_lossy().into_owned();
-            let suffix = name.strip_prefix(kind.name())?.strip_suffix(".onnx")?;
-            let precision = if suffix.is_empty() { "fp32" } else { suffix.strip_prefix('_')? };
-            Some(Graph { file: entry.path(), precision: precision.into() })
+            let precision = kind.precision_of(&name)?.into();
+            Some(Graph { file: entry.path(), precision })
         };
         let mut found: Vec<Graph> = entries.filter_map(Result::ok).filter_map(graph).collect();
         found.sort_by(|a, b| a.precision.cmp(&b.precision));

@@ -19,7 +19,7 @@ use super::support::*;
 use super::{Block, blocks, words};
 
 /// Commands that are not run here, by how they begin, and why.
-const NOT_RUN: [(&str, &str); 10] = [
+const NOT_RUN: [(&str, &str); 11] = [
     ("lookout bench", "tests/bench.rs measures"),
     ("lookout demo", "tests/daemon/demo.rs runs it"),
     ("lookout discover", "tests/discover.rs has ONVIF devices"),
@@ -29,6 +29,7 @@ const NOT_RUN: [(&str, &str); 10] = [
     ("lookout generate", "tests/install.rs runs it"),
     ("lookout test-alert", "tests/publish/delivery.rs has targets"),
     ("lookout inspect", "tests/packages.rs has packages"),
+    ("lookout fetch", "tests/packages/fetch.rs has a hub"),
     ("grpcurl", "only the method's name is checked"),
 ];
 

@@ -9,13 +9,13 @@ use std::time::{Duration, SystemTime};
 
 use http_body_util::Full;
 use hyper::body::Bytes;
-use hyper::header::{HeaderMap, LOCATION, RETRY_AFTER};
+use hyper::header::{HeaderMap, LOCATION};
 use hyper::{Request, StatusCode};
 use rustls::{ClientConfig, RootCertStore};
 use url::Url;
 
 use crate::config::{Endpoint, Target};
-use crate::http_client::{explained, http_client};
+use crate::http_client::{explained, http_client, retry_after};
 use crate::tls;
 
 pub type HttpRequest = Request<Full<Bytes>>;
@@ -99,7 +99,7 @@ fn judge(
             matches!(status, StatusCode::PAYLOAD_TOO_LARGE | StatusCode::BAD_REQUEST);
         return Err(Failure::Refused { why, may_be_too_large });
     }
-    let retry_after = header(RETRY_AFTER).and_then(|text| retry_after(text, now));
+    let retry_after = retry_after(headers, now);
     let is_server_error = status.is_server_error();
     Err(Failure::Temporary { why, retry_after, is_server_error })
 }
@@ -108,19 +108,11 @@ fn origin(url: &Url) -> String {
     url.origin().ascii_serialization()
 }
 
-/// Parses `Retry-After`: seconds or a date.
-fn retry_after(text: &str, now: SystemTime) -> Option<Duration> {
-    match text.trim().parse() {
-        Ok(seconds) => Some(Duration::from_secs(seconds)),
-        Err(_) => Some(httpdate::parse_http_date(text.trim()).ok()?.duration_since(now).ok()?),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::Path;
 
-    use hyper::header::HeaderName;
+    use hyper::header::{HeaderName, RETRY_AFTER};
 
     use super::*;
     use crate::config::Config;
