@@ -5,6 +5,9 @@
 mod fetch;
 #[path = "packages/hub.rs"]
 mod hub;
+#[path = "support/small_disk.rs"]
+#[allow(dead_code)]
+mod small_disk;
 
 use std::fs;
 use std::path::{Path, PathBuf};

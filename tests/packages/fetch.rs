@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
 use super::hub::{COMMIT, Hub, NAME, Repository, TOKEN};
+use super::small_disk::SmallDisk;
 use super::{PLAN, demo};
 
 const DECODER: &str = "onnx/decoder_model_merged.onnx";
@@ -60,6 +62,13 @@ impl Fetching {
     }
 
     fn command(&self, arguments: &[&str], token: Option<&str>) -> Done {
+        let output = self.prepared(arguments, token).output().expect("lookout");
+        let [stdout, stderr] =
+            [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into());
+        Done { code: output.status.code(), stdout, stderr }
+    }
+
+    fn prepared(&self, arguments: &[&str], token: Option<&str>) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lookout"));
         command.args(["--log", "warn", "fetch", "--device", "cpu"]);
         let plan = if arguments.contains(&"--plan") { &[][..] } else { &["--plan", PLAN] };
@@ -74,10 +83,7 @@ impl Fetching {
             Some(token) => command.env("HF_TOKEN", token),
             None => command.env_remove("HF_TOKEN"),
         };
-        let output = command.output().expect("lookout");
-        let [stdout, stderr] =
-            [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into());
-        Done { code: output.status.code(), stdout, stderr }
+        command
     }
 
     /// Fetches the package into the folder `llava`, and compares it with the demo's.
@@ -176,6 +182,47 @@ fn a_server_without_ranges_sends_the_file_again() {
 
 #[test]
 fn a_download_that_was_killed_continues() {
+    let mut repository = package();
+    repository.hang.insert(DECODER, 3000);
+    let fetching = Fetching::of(repository);
+    let mut child =
+        fetching.prepared(&[NAME], None).stderr(Stdio::null()).spawn().expect("lookout");
+    let part = fetching.path("llava.partial").join(format!("{DECODER}.part"));
+    let length = || fs::metadata(&part).map_or(0, |found| found.len());
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while length() < 3000 {
+        assert!(Instant::now() < deadline, "{} bytes", length());
+        thread::sleep(Duration::from_millis(20));
+    }
+    child.kill().expect("killed");
+    child.wait().expect("ended");
+    fetching.hub.requested();
+    fetching.succeeds();
+    let requested = fetching.hub.requested();
+    // Redirected once. The other files were complete.
+    assert_eq!(requested.len(), 2, "{requested:?}");
+    for request in requested {
+        assert_eq!(request.range.as_deref(), Some("bytes=3000-"), "{request:?}");
+    }
+}
+
+#[test]
+fn a_full_disk_is_reported_before_the_download() {
+    let fetching = Fetching::of(package());
+    let Some(disk) = SmallDisk::mount(fetching.path("disk")) else { return };
+    disk.fill();
+    let folder = disk.0.join("llava");
+    let folder = folder.to_str().expect("a path");
+    // Folders need no room on this file system.
+    fetching.fails(&[NAME, folder], None, 2, &["llava.partial", "are needed", "0 B are free"]);
+    assert_eq!(fetching.hub.requested(), []);
+    disk.empty();
+    let done = fetching.command(&[NAME, folder], None);
+    assert_eq!(done.code, Some(0), "{}", done.stderr);
+}
+
+#[test]
+fn files_of_an_earlier_run_are_used_if_they_fit() {
     let repository = package();
     let fetching = Fetching::of(repository.clone());
     let partial = fetching.path("llava.partial");
@@ -248,6 +295,24 @@ fn a_repository_without_a_package_is_refused() {
         repository.files.retain(|name, _| !name.starts_with("onnx/"));
     });
     refused(&[NAME], &["not a model package", "vision_encoder.onnx is missing", "lookout-export"]);
+}
+
+#[test]
+fn a_server_that_is_not_a_hub_is_named() {
+    let fetching = Fetching::of(package());
+    let endpoint = fetching.hub.url.clone();
+    let refused = |wanted: &[&str]| fetching.fails(&[NAME], None, 2, wanted);
+    for text in ["<html>Please log in</html>", "{}", "{\"sha\": \"../../main\"}"] {
+        fetching.hub.change(|repository| repository.instead_of_listing = Some(text));
+        refused(&[&endpoint, "the answer is not a repository's list of files"]);
+    }
+    fetching.hub.change(|repository| {
+        repository.instead_of_listing = None;
+        repository.redirect = Some("?again");
+    });
+    refused(&[&endpoint, "more than 8 redirects"]);
+    fetching.hub.change(|repository| repository.redirect = Some("file:///etc/passwd"));
+    refused(&[&endpoint, "a redirect without an address"]);
 }
 
 #[test]

@@ -25,10 +25,16 @@ pub struct Repository {
     /// Files that are listed and missing, or whose content differs from the listing.
     pub missing: HashSet<&'static str>,
     pub damaged: HashSet<&'static str>,
-    /// Number of bytes after which the connection is cut, once for each file.
+    /// Number of bytes after which the connection is cut, or nothing more is sent, once for each
+    /// file.
     pub cut: HashMap<&'static str, usize>,
+    pub hang: HashMap<&'static str, usize>,
     /// Number of requests for a file that are answered 503.
     pub unavailable: HashMap<&'static str, usize>,
+    /// A text that is sent in place of the list of files.
+    pub instead_of_listing: Option<&'static str>,
+    /// Address to which the server of large files redirects.
+    pub redirect: Option<&'static str>,
     /// True if the server of large files ignores `Range`.
     pub without_ranges: bool,
 }
@@ -54,6 +60,12 @@ struct State {
     requested: Vec<Requested>,
     /// Address of the server of large files.
     large_files: String,
+}
+
+struct Answer {
+    bytes: Vec<u8>,
+    /// True if the connection stays open until the client closes it.
+    hangs: bool,
 }
 
 struct Request {
@@ -93,17 +105,27 @@ impl Hub {
 }
 
 fn serve(mut connection: TcpStream, state: &Mutex<State>, is_large: bool) -> std::io::Result<()> {
-    let Request { path, headers } = read(&connection)?;
-    let state = &mut *state.lock().unwrap();
+    let request = read(&connection)?;
+    let Answer { bytes, hangs } = answer(request, &mut state.lock().unwrap(), is_large);
+    connection.write_all(&bytes)?;
+    if hangs {
+        std::io::copy(&mut connection, &mut std::io::sink())?;
+    }
+    Ok(())
+}
+
+fn answer(request: Request, state: &mut State, is_large: bool) -> Answer {
+    let Request { path, headers } = request;
     let authorization = headers.get("authorization").cloned();
     if !is_large && let Some(description) = path.strip_prefix("/api/models/") {
         let (name, revision) = description.split_once("/revision/").expect("a revision");
         let revision = revision.strip_suffix("?blobs=true").expect("sizes and hashes");
         if let Some(why) = refusal(&state.repository, name, revision, &authorization) {
-            return refuse(&mut connection, why);
+            return refused(why);
         }
-        let body = listing(&state.repository).to_string();
-        return answer(&mut connection, "200 OK", &[], body.as_bytes());
+        let listing = listing(&state.repository).to_string();
+        let listing = state.repository.instead_of_listing.unwrap_or(&listing);
+        return whole("200 OK", &[], listing.as_bytes());
     }
     let (name, file) = path.trim_start_matches('/').split_once("/resolve/").expect("a file");
     let (revision, file) = file.split_once('/').expect("a file");
@@ -114,21 +136,24 @@ fn serve(mut connection: TcpStream, state: &Mutex<State>, is_large: bool) -> std
         of_large_files: is_large,
     });
     if !is_large && let Some(why) = refusal(&state.repository, name, revision, &authorization) {
-        return refuse(&mut connection, why);
+        return refused(why);
     }
     let repository = &mut state.repository;
     if let Some(left) = repository.unavailable.get_mut(file).filter(|left| **left > 0) {
         *left -= 1;
-        return answer(&mut connection, "503 Service Unavailable", &[("Retry-After", "0")], b"");
+        return whole("503 Service Unavailable", &[("Retry-After", "0")], b"");
     }
     if repository.missing.contains(file) {
-        return refuse(&mut connection, (404, "EntryNotFound"));
+        return refused((404, "EntryNotFound"));
     }
     if !is_large && is_lfs(file) {
         let to = format!("{}{path}", state.large_files);
-        return answer(&mut connection, "302 Found", &[("Location", &to)], b"");
+        return whole("302 Found", &[("Location", &to)], b"");
     }
-    send(&mut connection, repository, file, headers.get("range"))
+    if let Some(to) = repository.redirect {
+        return whole("302 Found", &[("Location", to)], b"");
+    }
+    content(repository, file, headers.get("range"))
 }
 
 /// Returns the status and the code with which the hub refuses a request.
@@ -176,12 +201,7 @@ fn listing(repository: &Repository) -> Value {
     json!({"id": NAME, "sha": COMMIT, "siblings": files, "cardData": card, "tags": []})
 }
 
-fn send(
-    connection: &mut TcpStream,
-    repository: &mut Repository,
-    file: &str,
-    range: Option<&String>,
-) -> std::io::Result<()> {
+fn content(repository: &mut Repository, file: &str, range: Option<&String>) -> Answer {
     let mut data = repository.files[file].clone();
     if repository.damaged.contains(file) {
         data[0] ^= 1;
@@ -189,36 +209,35 @@ fn send(
     let range = range.filter(|_| !repository.without_ranges);
     let first = range.map(|range| {
         let first = range.strip_prefix("bytes=").and_then(|range| range.strip_suffix('-'));
-        first.and_then(|first| first.parse().ok()).expect("a range")
+        first.and_then(|first| first.parse::<usize>().ok()).expect("a range")
     });
-    let (status, begin) = (if first.is_some() { "206 Partial Content" } else { "200 OK" }, first);
-    let (begin, length) = (begin.unwrap_or(0), data.len());
-    let end = repository.cut.remove(file).unwrap_or(length);
-    write!(connection, "HTTP/1.1 {status}\r\nContent-Length: {}\r\n", length - begin)?;
-    write!(connection, "Connection: close\r\n")?;
-    if first.is_some() {
-        write!(connection, "Content-Range: bytes {begin}-{}/{length}\r\n", length - 1)?;
+    let of_file = format!("bytes {}-{}/{}", first.unwrap_or(0), data.len() - 1, data.len());
+    let mut answer = match first {
+        Some(first) => whole("206 Partial Content", &[("Content-Range", &of_file)], &data[first..]),
+        None => whole("200 OK", &[], &data),
+    };
+    let sent = data.len() - first.unwrap_or(0);
+    let head = answer.bytes.len() - sent;
+    if let Some(cut) = repository.cut.remove(file) {
+        answer.bytes.truncate(head + cut);
+    } else if let Some(hang) = repository.hang.remove(file) {
+        answer.bytes.truncate(head + hang);
+        answer.hangs = true;
     }
-    write!(connection, "\r\n")?;
-    connection.write_all(&data[begin..end.max(begin)])
+    answer
 }
 
-fn refuse(connection: &mut TcpStream, (status, code): (u16, &str)) -> std::io::Result<()> {
-    answer(connection, &format!("{status} Refused"), &[("X-Error-Code", code)], b"{}")
+fn refused((status, code): (u16, &str)) -> Answer {
+    whole(&format!("{status} Refused"), &[("X-Error-Code", code)], b"{}")
 }
 
-fn answer(
-    connection: &mut TcpStream,
-    status: &str,
-    headers: &[(&str, &str)],
-    body: &[u8],
-) -> std::io::Result<()> {
-    write!(connection, "HTTP/1.1 {status}\r\nContent-Length: {}\r\n", body.len())?;
+fn whole(status: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+    let mut head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n", body.len());
     for (name, value) in headers {
-        write!(connection, "{name}: {value}\r\n")?;
+        head += &format!("{name}: {value}\r\n");
     }
-    write!(connection, "Connection: close\r\n\r\n")?;
-    connection.write_all(body)
+    let bytes = [head.as_bytes(), b"Connection: close\r\n\r\n", body].concat();
+    Answer { bytes, hangs: false }
 }
 
 fn read(connection: &TcpStream) -> std::io::Result<Request> {
