@@ -24,7 +24,7 @@ use std::time::{Duration, SystemTime};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::bench;
-use crate::client::{self, OnEnd, Output};
+use crate::client::{self, Output};
 use crate::event::EventKind;
 use crate::exit::Failure;
 use crate::logging;
@@ -104,6 +104,9 @@ enum Command {
     /// Example: lookout ack 019adf2e-6c1b-7d0a-9d7e-0a4d2f3b5c61 --false
     Ack(Ack),
     /// Print captions, answers, alerts and camera state changes as they happen, until Ctrl-C.
+    ///
+    /// `--server a:50051,b:50051` shows several daemons as one source: each line begins with the
+    /// daemon's address, and JSON has it as `daemon`.
     Watch(Watch),
     /// List the events that the daemon's journal holds.
     Events(events::Events),
@@ -353,9 +356,16 @@ fn output(json: bool) -> Output {
 
 async fn watch(args: Watch, out: &mut dyn Write) -> Result<(), Failure> {
     let Watch { client: Client { server, json }, camera, kind, from_sequence, run, since } = args;
+    let server = client::Server::from(&server);
+    if from_sequence.is_some() && server.address.contains(',') {
+        return Err(Failure::cannot_begin(anyhow::anyhow!(
+            "--from-sequence is a position in the journal of one daemon, and --server names several; \
+             use --since"
+        )));
+    }
     let from = from_sequence.map(|sequence| client::Position { run, sequence });
     let filter = client::Filter { cameras: camera, kinds: kind, from, since };
-    let watching = client::watch(&server, filter, output(json), OnEnd::Reconnect, out);
+    let watching = client::watch_all(server, filter, output(json), out);
     stop::until_stopped(watching).await
 }
 

@@ -9,6 +9,7 @@ mod changes;
 mod clip;
 mod events;
 mod export;
+mod merged;
 mod reload;
 mod replay;
 mod rules;
@@ -36,6 +37,7 @@ pub use changes::{Deletion, delete, frames, keep};
 pub use clip::clip;
 pub use events::list_events;
 pub use export::export;
+pub use merged::watch_all;
 pub use reload::{edit_camera, reload};
 pub use replay::{Replayed, replay};
 pub use rules::{acknowledge, rules};
@@ -162,7 +164,8 @@ pub async fn watch(
             (Ok(Watched::ReaderLeft), _) => return Ok(()),
             (Ok(Watched::DaemonStopped), OnEnd::Return) => return Ok(()),
             (Ok(Watched::DaemonStopped), OnEnd::Reconnect) => {
-                eprintln!("lookout: the daemon stopped; waiting for it to come back");
+                let address = &daemon.address;
+                eprintln!("lookout: the daemon at {address} stopped; waiting for it to come back");
             }
             (Err(ClientError::Broken { address, why }), OnEnd::Reconnect) => {
                 eprintln!("lookout: lost the daemon at {address} ({why}); waiting for it");
@@ -175,7 +178,7 @@ pub async fn watch(
                 break daemon;
             }
         };
-        eprintln!("lookout: the daemon is back");
+        eprintln!("lookout: the daemon at {} is back", daemon.address);
     }
 }
 

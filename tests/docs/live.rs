@@ -172,6 +172,7 @@ impl Site {
             match word.as_str() {
                 "812" | "1234" | "SEQUENCE" => caption.sequence.clone(),
                 "1772…" => caption.run.clone(),
+                "north:50051,south:50051" => format!("{0},{0}", self.daemon.server),
                 word if word.starts_with("rtsp://") => self.cameras.url("gate"),
                 word => word.to_owned(),
             }

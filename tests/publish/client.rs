@@ -3,6 +3,44 @@
 use super::*;
 
 #[tokio::test]
+async fn several_daemons_are_watched_as_one() {
+    let (north, south) = (Daemon::start(10).await, Daemon::start(10).await);
+    let watch = async |address: &str, output, lines| {
+        let mut out = Lines::until(lines);
+        let filter = Filter { from: Some(FIRST), ..Filter::default() };
+        let watching = lookout::client::watch_all(address, filter, output, &mut out);
+        let done = timeout(SOON, watching).await.expect("an end");
+        done.map(|()| out.lines().map(str::to_owned).collect::<Vec<_>>())
+    };
+    let both = format!("{}, {}", north.grpc, south.grpc);
+    let printed = [(&north, "A dog."), (&south, "A car.")].map(|(daemon, text)| {
+        let mut json = serde_json::to_value(&*daemon.caption(text)).unwrap();
+        json["daemon"] = daemon.grpc.trim_start_matches("http://").into();
+        json
+    });
+    let lines = watch(&both, Output::Json, 2).await.unwrap();
+    let mut found: Vec<Value> = lines.iter().map(|l| serde_json::from_str(l).unwrap()).collect();
+    found.sort_by_key(|event| event["daemon"] != printed[0]["daemon"]);
+    assert_eq!(found, printed);
+
+    let lines = watch(&both, Output::Text, 2).await.unwrap();
+    for event in &printed {
+        let begins = |line: &String| line.starts_with(event["daemon"].as_str().unwrap());
+        let of_daemon: Vec<_> = lines.iter().filter(|line| begins(line)).collect();
+        assert_eq!(of_daemon.len(), 1, "{lines:?}");
+        assert!(of_daemon[0].contains(event["text"].as_str().unwrap()), "{lines:?}");
+    }
+
+    let one = watch(&north.grpc, Output::Json, 1).await.unwrap();
+    assert!(!one[0].contains("\"daemon\""), "{one:?}");
+
+    // One that is missing is named. Nothing listens on that port.
+    let error = watch(&format!("{},127.0.0.1:1", north.grpc), Output::Json, 9).await;
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("not reachable at 127.0.0.1:1:"), "{error}");
+}
+
+#[tokio::test]
 async fn the_client_prints_for_people() {
     let daemon = Daemon::start(10).await;
     let mut out = Vec::new();

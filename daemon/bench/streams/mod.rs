@@ -84,6 +84,10 @@ pub struct Row {
     /// Shares of the device's time, if known.
     pub vision_load: Option<f64>,
     pub language_load: Option<f64>,
+    /// Share of the time for which the network to the language model's servers was busy.
+    pub wire_load: Option<f64>,
+    /// Requests that were sent to another server, because theirs failed.
+    pub sent_again: usize,
     /// Memory of the daemon at the end, if measured.
     pub memory: Option<Memory>,
 }
@@ -197,8 +201,29 @@ fn table(report: &Report) -> String {
             "\nWith none of these did every window get its caption in time, of nearly all its frames.\n".into()
         }
     };
+    text += &servers(&report.rows);
     text += &memory::table(&report.rows);
     text
+}
+
+/// Returns the table of the language model's servers, if it ran on any.
+fn servers(rows: &[Row]) -> String {
+    let loads = rows.iter().filter_map(|row| Some((row, row.wire_load?)));
+    let lines: String = loads
+        .map(|(row, load)| {
+            let (cameras, load) = (row.cameras, load * 100.0);
+            format!(
+                "| {cameras:7} | {load:5.1} % | {:10} | {:10} |\n",
+                row.sent_again, row.unanswered
+            )
+        })
+        .collect();
+    if lines.is_empty() {
+        return lines;
+    }
+    "\n| cameras | network | sent again | unanswered |\n|--------:|--------:|-----------:|-----------:|\n"
+        .to_owned()
+        + &lines
 }
 
 #[cfg(test)]

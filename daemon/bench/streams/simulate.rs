@@ -1,163 +1,63 @@
 //! Simulates the daemon's scheduler with given device costs, a given number of cameras, and a clock
-//! that jumps. The rules are the daemon's own: [`Scheduler`] and [`Slots`].
+//! that jumps. The rules are the daemon's own: [`Scheduler`] and [`Slots`]. The language model runs
+//! on the device itself, or on servers that are reached over a network and can fail.
+//!
+//! [`Slots`]: crate::language::slots::Slots
 
-use std::cmp::Reverse;
+mod profile;
+mod replicas;
+
+use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
-use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use serde::{Deserialize, Deserializer};
 
 use super::Row;
 use crate::engine::caption::windows::close_offset;
 use crate::engine::scheduler::{self, Purpose, Scheduler};
-use crate::language::Urgency;
-use crate::language::slots::{Prompt, Room, Slots, Step};
+use crate::language::slots::Room;
+pub use profile::Profile;
+use replicas::{Replica, Sequence};
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Profile {
-    pub name: String,
-    /// True if vision and language share the device: time spent on vision is not available to
-    /// language.
-    shared: bool,
-    cameras: Cameras,
-    vision: Vision,
-    language: Language,
-    questions: Option<Questions>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Cameras {
-    fps: f64,
-    #[serde(deserialize_with = "seconds")]
-    caption_interval: f64,
-    #[serde(deserialize_with = "seconds")]
-    max_caption_delay: f64,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Vision {
-    #[serde(deserialize_with = "seconds")]
-    frame: f64,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Language {
-    video_tokens: u32,
-    text_tokens: u32,
-    new_tokens: u32,
-    prefill_chunk: u32,
-    prefill_per_second: f64,
-    max_concurrent_sequences: usize,
-    #[serde(deserialize_with = "seconds")]
-    step: f64,
-    #[serde(deserialize_with = "seconds")]
-    row: f64,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Questions {
-    a_minute: f64,
-    new_tokens: u32,
-}
-
-/// Parses a time as people write it, fractions included: "12ms", "0.3ms", "10s".
-fn seconds<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
-    let text = String::deserialize(from)?;
-    let parsed = [("ms", 1e-3), ("s", 1.0), ("m", 60.0)].into_iter().find_map(|(unit, factor)| {
-        text.trim().strip_suffix(unit)?.trim().parse().ok().map(|number: f64| number * factor)
-    });
-    match parsed {
-        Some(time) if time.is_finite() && time > 0.0 => Ok(time),
-        _ => Err(serde::de::Error::custom(format!("{text:?}; wanted a time like \"12ms\""))),
-    }
-}
-
-impl Profile {
-    pub fn read(file: &Path) -> anyhow::Result<Profile> {
-        let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
-        let profile: Profile = toml::from_str(&text).with_context(|| file.display().to_string())?;
-        let Language {
-            prefill_chunk,
-            prefill_per_second,
-            max_concurrent_sequences,
-            new_tokens,
-            ..
-        } = profile.language;
-        let counts = [
-            prefill_chunk as f64,
-            prefill_per_second,
-            max_concurrent_sequences as f64,
-            new_tokens as f64,
-        ];
-        if counts.iter().chain([&profile.cameras.fps]).any(|count| *count <= 0.0 || count.is_nan())
-        {
-            bail!(
-                "{}: fps, prefill_chunk, prefill_per_second, \
-                 max_concurrent_sequences and new_tokens must be above 0",
-                file.display()
-            );
-        }
-        Ok(profile)
-    }
-
-    /// Returns the share of the device that vision takes.
-    fn vision_load(&self, cameras: usize) -> f64 {
-        cameras as f64 * self.cameras.fps * self.vision.frame
-    }
-}
-
-/// A caption (`since`: its window closed) or an answer (`since`: it was asked) in progress.
-struct Sequence {
-    camera: Option<usize>,
-    since: f64,
-    begun: f64,
-    /// Tokens of the prompt that are read, and those that are not.
-    read: u32,
-    unread: u32,
-    unwritten: u32,
-}
-
-impl Prompt for Sequence {
-    fn urgency(&self) -> Urgency {
-        if self.camera.is_some() { Urgency::Later } else { Urgency::Now }
-    }
-
-    fn is_started(&self) -> bool {
-        self.read > 0
-    }
-
-    /// Every sequence is about a window of its own.
-    fn shares_prefix_read_by(&self, _: &Sequence) -> bool {
-        false
-    }
-}
-
-/// The next external event: a camera's window closes, or a question is asked.
-#[derive(Clone, Copy, PartialEq)]
+/// An external event.
 struct Event {
     at: f64,
-    camera: Option<usize>,
+    /// The order of events at the same time.
+    number: u64,
+    what: What,
+}
+
+enum What {
+    /// A window of this camera closes.
+    Window(usize),
+    /// A question is asked.
+    Question,
+    /// A prompt has reached a replica.
+    Arrival(usize, Sequence),
+    /// A replica fails, the daemon notices that, and the replica is back.
+    Failure(usize),
+    Notice(usize),
+    Recovery(usize),
+}
+
+impl PartialEq for Event {
+    fn eq(&self, other: &Event) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
 }
 
 impl Eq for Event {}
 
 impl Ord for Event {
-    fn cmp(&self, other: &Event) -> std::cmp::Ordering {
-        self.at.total_cmp(&other.at).then(self.camera.cmp(&other.camera))
+    fn cmp(&self, other: &Event) -> Ordering {
+        self.at.total_cmp(&other.at).then(self.number.cmp(&other.number))
     }
 }
 
 impl PartialOrd for Event {
-    fn partial_cmp(&self, other: &Event) -> Option<std::cmp::Ordering> {
+    fn partial_cmp(&self, other: &Event) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
@@ -190,8 +90,15 @@ struct Run<'a> {
     slower: f64,
     now: f64,
     scheduler: Scheduler<Job>,
-    slots: Slots<Sequence>,
+    replicas: Vec<Replica>,
+    /// Number of sequences that the scheduler has given out and that have not ended.
+    in_progress: usize,
     events: BinaryHeap<Reverse<Event>>,
+    /// Number of events and of sequences so far.
+    counted: u64,
+    /// The time at which the network has sent everything, and the time for which it was busy.
+    wire_free: f64,
+    wire_busy: f64,
     random: StdRng,
     row: Row,
     /// Number of captions of each camera.
@@ -205,79 +112,124 @@ struct Run<'a> {
 /// the daemon. `seed` determines when questions are asked.
 pub fn simulate(profile: &Profile, cameras: usize, length: f64, seed: u64) -> Row {
     let vision = profile.vision_load(cameras);
-    let slower = if profile.shared { 1.0 / (1.0 - vision).max(1e-9) } else { 1.0 };
-    let random = StdRng::seed_from_u64(seed);
-    let every = duration(profile.cameras.caption_interval);
-    let mut events: BinaryHeap<_> = (0..cameras)
-        .map(|camera| Event { at: close_offset(camera, every).as_secs_f64(), camera: Some(camera) })
-        .map(Reverse)
-        .collect();
-    if profile.questions.is_some() {
-        events.push(Reverse(Event { at: 0.0, camera: None }));
-    }
+    let slots = profile.language.max_concurrent_sequences;
+    let replicas = profile.remote.as_ref().map_or(1, |remote| remote.replicas);
     let mut run = Run {
         profile,
-        slower,
+        slower: if profile.shared { 1.0 / (1.0 - vision).max(1e-9) } else { 1.0 },
         now: 0.0,
         scheduler: Scheduler::new(QUEUE),
-        slots: Slots::new(profile.language.max_concurrent_sequences),
-        events,
-        random,
+        replicas: (0..replicas).map(|_| Replica::new(slots)).collect(),
+        in_progress: 0,
+        events: BinaryHeap::new(),
+        counted: 0,
+        wire_free: 0.0,
+        wire_busy: 0.0,
+        random: StdRng::seed_from_u64(seed),
         row: Row { cameras, vision_load: Some(vision), ..Row::default() },
         published: vec![0; cameras],
         captions: Vec::new(),
         answers: Vec::new(),
         busy: 0.0,
     };
+    run.plan_events(cameras);
     while run.now < length && vision < 1.0 {
-        run.happen();
+        run.complete_steps();
+        run.process_events();
         run.admit();
-        match run.slots.next() {
-            Some(step) => run.step(step),
-            None => run.now = run.events.peek().map_or(length, |next| next.0.at),
-        }
+        run.begin_steps();
+        run.now = run.next_moment().unwrap_or(length);
     }
-    run.row.language_load = Some(run.busy / run.now.max(1e-9));
+    let now = run.now.max(1e-9);
+    run.row.language_load = Some(run.busy / now / replicas as f64);
+    run.row.wire_load = profile.remote.is_some().then_some(run.wire_busy / now);
     run.row.count(&run.published, run.captions, run.answers)
 }
 
 impl Run<'_> {
-    /// Processes windows that have closed and questions that have been asked until now.
-    fn happen(&mut self) {
-        let Profile { cameras, vision, questions, .. } = self.profile;
-        while let Some(Reverse(event)) = self.events.peek().copied()
-            && event.at <= self.now
-        {
-            self.events.pop();
-            let pause = match (event.camera, questions) {
-                (Some(camera), _) => {
-                    // The window's last frame is encoded first.
-                    let closed = event.at - vision.frame;
-                    let (at, freshness) = (duration(closed), duration(cameras.max_caption_delay));
-                    let job = Job { camera: Some(camera), since: closed };
-                    let older = self.scheduler.window(job, at, freshness);
-                    self.row.windows += 1;
-                    self.row.skipped += usize::from(older.is_some());
-                    cameras.caption_interval
-                }
-                (None, Some(questions)) => {
-                    let job = Job { camera: None, since: event.at };
-                    self.row.refused += usize::from(self.scheduler.ask(job).is_err());
-                    until_next(&mut self.random, questions.a_minute)
-                }
-                (None, None) => return,
-            };
-            self.events.push(Reverse(Event { at: event.at + pause, ..event }));
+    /// Plans the first window of each camera, the first question and all outages.
+    fn plan_events(&mut self, cameras: usize) {
+        let every = duration(self.profile.cameras.caption_interval);
+        for camera in 0..cameras {
+            self.plan(close_offset(camera, every).as_secs_f64(), What::Window(camera));
+        }
+        if self.profile.questions.is_some() {
+            self.plan(0.0, What::Question);
+        }
+        for outage in self.profile.remote.iter().flat_map(|remote| &remote.outage) {
+            self.plan(outage.at, What::Failure(outage.replica));
+            self.plan(outage.at + outage.noticed_after, What::Notice(outage.replica));
+            self.plan(outage.at + outage.length, What::Recovery(outage.replica));
         }
     }
 
-    /// Fills the batch.
+    fn plan(&mut self, at: f64, what: What) {
+        self.counted += 1;
+        self.events.push(Reverse(Event { at, number: self.counted, what }));
+    }
+
+    /// Processes the events until now.
+    fn process_events(&mut self) {
+        while self.events.peek().is_some_and(|next| next.0.at <= self.now) {
+            let Some(Reverse(Event { at, what, .. })) = self.events.pop() else { return };
+            match what {
+                What::Window(camera) => self.close_window(at, camera),
+                What::Question => self.ask(at),
+                What::Arrival(replica, sequence) => {
+                    let refused = self.replicas[replica].take(sequence);
+                    self.send_again(refused);
+                }
+                What::Failure(replica) => self.replicas[replica].fail(),
+                What::Notice(replica) => {
+                    let lost = self.replicas[replica].avoid();
+                    self.send_again(lost);
+                }
+                What::Recovery(replica) => self.replicas[replica].recover(),
+            }
+        }
+    }
+
+    fn close_window(&mut self, at: f64, camera: usize) {
+        let cameras = &self.profile.cameras;
+        // The window's last frame is encoded first.
+        let closed = at - self.profile.vision.frame;
+        let job = Job { camera: Some(camera), since: closed };
+        let older =
+            self.scheduler.window(job, duration(closed), duration(cameras.max_caption_delay));
+        self.row.windows += 1;
+        self.row.skipped += usize::from(older.is_some());
+        self.plan(at + cameras.caption_interval, What::Window(camera));
+    }
+
+    fn ask(&mut self, at: f64) {
+        let Some(questions) = &self.profile.questions else { return };
+        let refused = self.scheduler.ask(Job { camera: None, since: at }).is_err();
+        self.row.refused += usize::from(refused);
+        let pause = until_next(&mut self.random, questions.a_minute);
+        self.plan(at + pause, What::Question);
+    }
+
+    /// Returns which sequences can be given out. The device's own rules need a view of its prompts;
+    /// servers have rules of their own, so that one slot is reserved for a question there.
+    fn room(&self) -> Room {
+        if self.profile.remote.is_none() {
+            return self.replicas[0].slots().room();
+        }
+        if self.replicas.iter().all(Replica::is_avoided) {
+            return Room::Nothing;
+        }
+        match self.profile.language.max_concurrent_sequences - self.in_progress {
+            0 => Room::Nothing,
+            1 if self.in_progress > 0 => Room::Question,
+            _ => Room::Any,
+        }
+    }
+
+    /// Gives out jobs while there is room for them.
     fn admit(&mut self) {
         let language = &self.profile.language;
         loop {
-            let room = self.slots.room();
-            let Some(slot) = self.slots.free_slot() else { return };
-            let next = match room {
+            let next = match self.room() {
                 Room::Any => {
                     self.row.skipped += self.scheduler.late(duration(self.now)).len();
                     self.scheduler.take()
@@ -285,69 +237,92 @@ impl Run<'_> {
                 Room::Question => self.scheduler.take_question(),
                 Room::Nothing => None,
             };
-            let unread = language.video_tokens + language.text_tokens;
             let Some(Job { camera, since }) = next else { return };
-            let unwritten = match &self.profile.questions {
+            let text = match &self.profile.questions {
                 Some(questions) if camera.is_none() => questions.new_tokens.max(1),
                 _ => language.new_tokens,
             };
-            slot.admit(Sequence { camera, since, begun: self.now, read: 0, unread, unwritten });
+            let prompt = language.video_tokens + language.text_tokens;
+            self.counted += 1;
+            self.in_progress += 1;
+            let (number, begun) = (self.counted, self.now);
+            let sequence =
+                Sequence { number, camera, since, begun, prompt, read: 0, text, written: 0 };
+            self.send(sequence);
         }
     }
 
-    /// Runs the decoder once.
-    fn step(&mut self, step: Step) {
-        let language = &self.profile.language;
-        let took = match step {
-            Step::Prefill(slot) => {
-                let sequence = &mut self.slots[slot];
-                let chunk = sequence.unread.min(language.prefill_chunk);
-                sequence.read += chunk;
-                sequence.unread -= chunk;
-                if sequence.unread == 0 {
-                    // The logits of the last chunk yield the first token.
-                    sequence.unwritten -= 1;
-                    self.slots.prefilled(slot);
+    /// Sends a sequence to its replica. It fails if there is none.
+    fn send(&mut self, sequence: Sequence) {
+        let Some(replica) = replicas::choose(&self.replicas, sequence.number) else {
+            self.in_progress -= 1;
+            match sequence.camera {
+                Some(_) => {
+                    self.scheduler.done(&sequence.camera, Purpose::Caption);
+                    self.row.skipped += 1;
                 }
-                f64::from(chunk) / language.prefill_per_second
+                None => self.row.unanswered += 1,
             }
-            Step::Generate => {
-                let generating = self.slots.generating();
-                for sequence in self.slots.iter_mut().take(generating) {
-                    sequence.unwritten -= 1;
-                }
-                language.step + language.row * (generating - 1) as f64
-            }
+            return;
         };
-        self.pass(took * self.slower);
-        self.finish();
-        self.slots.ran(step, duration(took * self.slower));
+        let Some(remote) = &self.profile.remote else {
+            self.replicas[replica].take(sequence);
+            return;
+        };
+        let wire = remote.wire(sequence.prompt);
+        self.wire_free = self.wire_free.max(self.now) + wire;
+        self.wire_busy += wire;
+        self.plan(self.wire_free + remote.request, What::Arrival(replica, sequence));
     }
 
-    fn pass(&mut self, time: f64) {
-        self.now += time;
-        self.busy += time;
+    /// Sends sequences once more, from their beginning.
+    fn send_again(&mut self, lost: impl IntoIterator<Item = Sequence>) {
+        for sequence in lost {
+            self.row.sent_again += 1;
+            self.send(Sequence { read: 0, written: 0, ..sequence });
+        }
     }
 
-    fn finish(&mut self) {
-        let now = self.now;
-        for slot in (0..self.slots.generating()).rev() {
-            if self.slots[slot].unwritten > 0 {
-                continue;
-            }
-            let (Sequence { camera, since, begun, .. }, _) = self.slots.remove(slot);
-            match camera {
-                Some(index) => {
-                    self.scheduler.done(&camera, Purpose::Caption);
-                    self.scheduler.window_took(Purpose::Caption, duration(now - begun));
-                    self.published[index] += 1;
-                    self.row.late +=
-                        usize::from(now - since > self.profile.cameras.max_caption_delay);
-                    self.captions.push(now - since);
-                }
-                None => self.answers.push(now - since),
+    fn begin_steps(&mut self) {
+        for replica in &mut self.replicas {
+            let took = replica.begin(self.now, &self.profile.language, self.slower);
+            self.busy += took.unwrap_or(0.0);
+        }
+    }
+
+    /// Returns the next time at which something can happen. The device itself looks for new jobs
+    /// between two steps only.
+    fn next_moment(&self) -> Option<f64> {
+        let step = self.replicas.iter().filter_map(Replica::ends).min_by(f64::total_cmp);
+        let event = self.events.peek().map(|next| next.0.at);
+        if self.profile.remote.is_none() {
+            return step.or(event);
+        }
+        step.into_iter().chain(event).min_by(f64::total_cmp)
+    }
+
+    /// Completes the steps that end now.
+    fn complete_steps(&mut self) {
+        for index in 0..self.replicas.len() {
+            for sequence in self.replicas[index].complete(self.now, &self.profile.language) {
+                self.finish(sequence);
             }
         }
+    }
+
+    fn finish(&mut self, sequence: Sequence) {
+        let Sequence { camera, since, begun, .. } = sequence;
+        self.in_progress -= 1;
+        let Some(index) = camera else {
+            self.answers.push(self.now - since);
+            return;
+        };
+        self.scheduler.done(&camera, Purpose::Caption);
+        self.scheduler.window_took(Purpose::Caption, duration(self.now - begun));
+        self.published[index] += 1;
+        let is_late = self.now - since > self.profile.cameras.max_caption_delay;
+        self.row.late += usize::from(is_late);
+        self.captions.push(self.now - since);
     }
 }
 
@@ -364,11 +339,31 @@ fn duration(seconds: f64) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn profile() -> Profile {
-        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/profiles/h100.toml");
-        Profile::read(&file).expect("the profile in the repository")
+        in_repository("h100.toml")
+    }
+
+    fn in_repository(name: &str) -> Profile {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/profiles").join(name);
+        Profile::read(&file).expect("a profile in the repository")
+    }
+
+    /// Returns servers of which `outages` fail.
+    fn servers(replicas: usize, outages: Vec<profile::Outage>) -> Profile {
+        let mut profile = in_repository("servers.toml");
+        if let Some(remote) = &mut profile.remote {
+            remote.replicas = replicas;
+            remote.outage = outages;
+        }
+        profile
+    }
+
+    fn outage(replica: usize, at: f64, length: f64) -> profile::Outage {
+        profile::Outage { replica, at, length, noticed_after: 2.0 }
     }
 
     #[test]
@@ -414,5 +409,72 @@ mod tests {
         let row = simulate(&profile(), 1200, 60.0, 1);
         assert_eq!(row.published, 0);
         assert!(row.vision_load.is_some_and(|load| load > 1.0));
+    }
+
+    #[test]
+    fn twice_the_servers_caption_nearly_twice_the_windows() {
+        let published = |replicas, cameras| {
+            let row = simulate(&servers(replicas, Vec::new()), cameras, 600.0, 1);
+            // As many windows as captions, each in its place, and a few in progress.
+            let open = row.windows - row.published - row.skipped;
+            assert!(open <= cameras, "{row:?}");
+            row.published as f64
+        };
+        let (one, two) = (published(1, 100), published(2, 100));
+        assert!((1.8..2.05).contains(&(two / one)), "{one} {two}");
+    }
+
+    #[test]
+    fn the_network_is_shared_by_all_servers() {
+        let mut profile = servers(4, Vec::new());
+        let row = simulate(&profile, 20, 600.0, 1);
+        let remote = profile.remote.as_mut().expect("servers");
+        let tokens = profile.language.video_tokens + profile.language.text_tokens;
+        let asked = row.published + row.answered;
+        let wanted = remote.wire(tokens) * asked as f64 / 600.0;
+        let load = row.wire_load.expect("a network");
+        assert!((load / wanted - 1.0).abs() < 0.05, "{load} {wanted}");
+        // A hundredth of the speed is not enough, however many servers wait behind it.
+        remote.megabytes_per_second /= 100.0;
+        let slow = simulate(&profile, 20, 600.0, 1);
+        assert!(slow.wire_load.is_some_and(|load| load > 0.95), "{slow:?}");
+        assert!(slow.published < row.published / 2, "{slow:?}");
+    }
+
+    #[test]
+    fn the_other_servers_take_what_a_failed_one_had() {
+        let steady = simulate(&servers(3, Vec::new()), 20, 600.0, 1);
+        let row = simulate(&servers(3, vec![outage(1, 100.0, 300.0)]), 20, 600.0, 1);
+        assert_eq!((steady.sent_again, steady.skipped, steady.late), (0, 0, 0), "{steady:?}");
+        assert!((1..=20).contains(&row.sent_again), "{row:?}");
+        // Two of three have room for it: every caption comes, and in time.
+        assert_eq!((row.skipped, row.late, row.unanswered), (0, 0, 0), "{row:?}");
+        assert_eq!((row.windows, row.refused), (steady.windows, 0), "{row:?}");
+    }
+
+    #[test]
+    fn without_any_server_captions_are_skipped_and_come_again() {
+        let row = simulate(&servers(1, vec![outage(0, 100.0, 200.0)]), 10, 600.0, 1);
+        let steady = simulate(&servers(1, Vec::new()), 10, 600.0, 1);
+        let lost = steady.published - row.published;
+        // A third of the time.
+        assert!((lost as f64 / steady.published as f64 - 1.0 / 3.0).abs() < 0.03, "{row:?}");
+        assert!(row.skipped.abs_diff(lost) <= 10, "{row:?}");
+    }
+
+    #[test]
+    fn profiles_that_contradict_themselves_are_refused() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/profiles/servers.toml");
+        let text = std::fs::read_to_string(file).expect("a profile");
+        for (from, to, reason) in [
+            ("shared = false", "shared = true", "set it to false"),
+            ("replicas = 4", "replicas = 0", "must be above 0"),
+            ("replica = 0", "replica = 4", "the last one is 3"),
+            ("prefill_per_second", "prefill_rate", "unknown field"),
+        ] {
+            assert!(text.contains(from), "{from}");
+            let refused = Profile::parse(&text.replace(from, to)).err().expect("refused");
+            assert!(format!("{refused:#}").contains(reason), "{refused:#}");
+        }
     }
 }
