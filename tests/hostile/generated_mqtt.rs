@@ -66,6 +66,8 @@ fn payload(odd: &mut Odd) -> Vec<u8> {
         }
     };
     odd.damage(&mut bytes);
+    // The daemon does not get a packet of more than 1 MiB.
+    bytes.truncate((1 << 20) - 1000);
     bytes
 }
 

@@ -43,6 +43,7 @@ use crate::service::{Code, Readiness};
 pub fn routes(gate: &Gate, streams: Arc<Semaphore>) -> Router {
     let sessions = Router::new()
         .route("/session", post(session::begin).delete(session::end))
+        .method_not_allowed_fallback(async || Refusal::wrong_method())
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(from_fn_with_state(gate.clone(), guard::check_origin))
         .layer(map_response(as_data))
