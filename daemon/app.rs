@@ -108,7 +108,8 @@ impl App {
         let streams = Arc::new(Streams::new(limits, &config.rules, clock.clone()));
         let clip_maker = ClipMaker::new(streams.clone(), engine.rules.clone(), journal.clone());
         let daemon = Daemon::new(&config, engine, journal.clone(), disk_problem, streams);
-        let daemon = Arc::new(daemon.with_tls(tls.clone()));
+        let daemon = daemon.with_tls(tls.clone()).with_language_servers(workers.servers.clone());
+        let daemon = Arc::new(daemon);
         Ok(App {
             clip_maker,
             file,

@@ -219,14 +219,14 @@ pub struct Devices {
 /// The device that ran a component of a model.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Placement {
-    /// `cpu` or `cuda`.
+    /// `cpu`, `cuda`, or `vllm` for servers, which do not tell their device.
     pub device: String,
     /// The reason why this device was chosen. Empty if the config names the device.
     pub reason: String,
 }
 
 impl Devices {
-    /// Returns `cpu` or `cuda`, or both with the component's name if they differ.
+    /// Returns the device, or both with the component's name if they differ.
     pub fn device(&self) -> String {
         let (vision, language) = (&self.vision.device, &self.language.device);
         if vision == language {

@@ -145,7 +145,8 @@ impl Inspection {
     fn list_graphs(&mut self, folder: &Path, package: Option<&Package>) {
         for kind in GraphKind::ALL {
             for Graph { file, precision } in Graph::all(folder, kind).unwrap_or_default() {
-                let chosen = package.is_some_and(|package| package.graph(kind).file == file);
+                let graph = package.and_then(|package| package.graph(kind).ok());
+                let chosen = graph.is_some_and(|graph| graph.file == file);
                 let facts = GraphFacts::read(&file);
                 // Errors of graphs that will not run are ignored.
                 let facts = if chosen { self.accept(facts) } else { facts.ok() };

@@ -3,9 +3,12 @@
 
 use std::sync::Arc;
 
-use crate::config::{self, Config, Resize, Wording};
+use crate::config::{self, Config, Language, Resize, Wording};
 use crate::event;
-use crate::language::{Budget, LanguageBackend, LanguageModel, Limits, Prompts, SchemaCompiler};
+use crate::language::{
+    Budget, LanguageBackend, LanguageModel, Limits, Prompts, SchemaCompiler, ServerHealth,
+    VllmModel,
+};
 use crate::model::{Component, Devices, ModelError, Package, Placement, Runtime};
 use crate::slowfast::Plan;
 use crate::vision::Encoder;
@@ -29,6 +32,8 @@ pub struct LoadedLanguage {
     pub placement: event::Placement,
     /// The memory that answers take in addition to the model.
     pub memory: String,
+    /// The states of the servers that run the model, or `None` if it runs in this process.
+    pub servers: Option<ServerHealth>,
 }
 
 impl LoadedModel {
@@ -39,7 +44,8 @@ impl LoadedModel {
         wording: &Wording,
         budget: Budget,
     ) -> Result<LoadedModel, ModelError> {
-        LoadedModel::load_with(model, |runtime, package| {
+        let package = Package::read(&model.package, &model.precision)?;
+        LoadedModel::load_with(package, model, |runtime, package| {
             runtime.load_component(Component::Language, |runtime| {
                 LanguageModel::load(runtime, package, model, wording, budget)
             })
@@ -56,10 +62,10 @@ impl LoadedModel {
 impl<L> LoadedModel<L> {
     /// Loads the package, and its language model by `load_language`.
     fn load_with(
+        package: Package,
         model: &config::Model,
         load_language: impl FnOnce(&Runtime, &Package) -> Result<L, ModelError>,
     ) -> Result<LoadedModel<L>, ModelError> {
-        let package = Package::read(&model.package, &model.precision)?;
         let preprocess = preprocess(&package, model.resize)?;
         let runtime = Runtime::load(model)?;
         let encoder = runtime.load_component(Component::Vision, |runtime| {
@@ -73,10 +79,18 @@ impl<L> LoadedModel<L> {
 impl LoadedModel<LoadedLanguage> {
     /// Loads the package of a config, and the back end of its language model.
     pub fn of_config(config: &Config) -> Result<LoadedModel<LoadedLanguage>, ModelError> {
+        let (model, wording) = (&config.model, &config.wording);
         let budget = Budget::of(&config.generate);
-        let loaded = LoadedModel::load(&config.model, &config.wording, budget)?;
+        let package = read_package(config)?;
+        if let Language::Vllm(servers) = &config.language {
+            return LoadedModel::load_with(package, model, |runtime, package| {
+                let vllm = VllmModel::load(runtime, package, model, wording, budget, servers)?;
+                Ok(LoadedLanguage::on_vllm(vllm, servers))
+            });
+        }
+        let loaded = LoadedModel::load(model, wording, budget)?;
         let LoadedModel { package, runtime, preprocess, encoder, language } = loaded;
-        let plan = &config.model.plan;
+        let plan = &model.plan;
         let video = plan.video_tokens(plan.frames, encoder.grid_tokens()).unwrap_or(0);
         let language = LoadedLanguage::in_this_process(language, video);
         Ok(LoadedModel { package, runtime, preprocess, encoder, language })
@@ -108,7 +122,32 @@ impl LoadedLanguage {
             placement: placement(model.placement()),
             memory: memory(&model, video_tokens),
             backend: Box::new(model),
+            servers: None,
         }
+    }
+
+    /// Returns the model that servers of vLLM run. On which devices, they do not tell.
+    fn on_vllm(model: VllmModel, servers: &config::Servers) -> LoadedLanguage {
+        let reason = format!("model {:?} on {}", servers.model, servers.endpoints.join(", "));
+        LoadedLanguage {
+            prompts: model.prompts(),
+            schemas: model.schemas(),
+            placement: event::Placement { device: "vllm".into(), reason },
+            memory: "on the language servers".into(),
+            servers: Some(model.health()),
+            backend: Box::new(model),
+        }
+    }
+}
+
+/// Reads the package of a config. It needs a decoder only if the language model runs in this
+/// process.
+pub fn read_package(config: &Config) -> Result<Package, ModelError> {
+    let config::Model { package, precision, .. } = &config.model;
+    if config.language.is_in_this_process() {
+        Package::read(package, precision)
+    } else {
+        Package::without_decoder(package, precision)
     }
 }
 

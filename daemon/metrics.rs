@@ -22,7 +22,7 @@ use crate::interface::Interface;
 
 pub use labels::{
     BufferTier, ClipResult, DeliveryResult, DropReason, FailureKind, JpegLoss, McpResult,
-    NotWritten, SkipReason, SpanResult, Stage, WindowResult,
+    NotWritten, ServerResult, SkipReason, SpanResult, Stage, WindowResult,
 };
 
 /// Histogram buckets in seconds, from a publish of a few milliseconds to a caption on a small CPU.
@@ -175,6 +175,14 @@ pub fn audit_lost(entries: u64) {
 /// Counts a failure of a model's component, `vision` or `language`.
 pub fn model_failed(component: &str, kind: FailureKind) {
     table::MODEL_FAILURES.counter([component, kind.value()]).increment(1);
+}
+
+pub fn language_server_ready(server: &str, is_ready: bool) {
+    table::LANGUAGE_SERVER_READY.gauge([server]).set(one_if(is_ready));
+}
+
+pub fn language_server_request(server: &str, result: ServerResult) {
+    table::LANGUAGE_SERVER_REQUESTS.counter([server, result.value()]).increment(1);
 }
 
 pub fn stage(camera: &str, stage: Stage, took: Duration) {

@@ -20,6 +20,7 @@ use crate::event::{Alert, AlertClip, Body, CameraState, CameraStatus, Event};
 use crate::frame::{Frame, Span};
 use crate::interface::Interface;
 use crate::journal::Journal;
+use crate::language::ServerHealth;
 use crate::metrics;
 use crate::question::{self, Question, Range};
 use crate::service::{
@@ -46,6 +47,8 @@ pub struct Daemon {
     tls: Option<Arc<ServerTls>>,
     /// A sentence for each interface that other machines can reach without protection.
     insecure: Vec<String>,
+    /// The servers that run the language model, if it does not run in this process.
+    language_servers: Option<ServerHealth>,
     stopping: AtomicBool,
     /// Number of changes of the config.
     config_version: AtomicU64,
@@ -81,6 +84,7 @@ impl Daemon {
                 .into_iter()
                 .filter_map(|(interface, listen)| listen?.insecurity(interface))
                 .collect(),
+            language_servers: None,
             streams,
             cameras: Mutex::default(),
             question_bytes: AtomicUsize::new(config.generate.question_bytes),
@@ -94,6 +98,11 @@ impl Daemon {
     /// Reports the troubles of this certificate.
     pub fn with_tls(self, tls: Option<Arc<ServerTls>>) -> Daemon {
         Daemon { tls, ..self }
+    }
+
+    /// Reports the troubles of the servers that run the language model.
+    pub fn with_language_servers(self, language_servers: Option<ServerHealth>) -> Daemon {
+        Daemon { language_servers, ..self }
     }
 
     /// Refuses new questions and reports that the daemon is not ready.
@@ -271,8 +280,9 @@ impl Service for Daemon {
 
     fn troubles(&self) -> Vec<String> {
         let tls = self.tls.as_ref().and_then(|tls| tls.trouble());
+        let servers = self.language_servers.iter().flat_map(ServerHealth::troubles);
         let stored = self.disk_problem.get().into_iter().chain(self.journal.trouble());
-        stored.chain(tls).chain(self.insecure.iter().cloned()).collect()
+        stored.chain(tls).chain(servers).chain(self.insecure.iter().cloned()).collect()
     }
 
     fn limits(&self) -> question::Limits {

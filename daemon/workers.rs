@@ -15,7 +15,7 @@ use crate::disk::Disk;
 use crate::engine::{Engine, Failures, LanguageWorker, VisionWorker};
 use crate::event;
 use crate::heartbeat::Worker;
-use crate::language::SchemaCompiler;
+use crate::language::{SchemaCompiler, ServerHealth};
 use crate::loaded::{LoadedLanguage, LoadedModel, PromptCheck};
 use crate::model::{ModelError, Runtime};
 use crate::vision::{jpeg, preprocess};
@@ -30,6 +30,8 @@ type Work = Box<dyn FnOnce(&Engine) -> Result<(), ModelError> + Send>;
 pub struct Workers {
     vision: VisionWorker,
     language: LanguageWorker,
+    /// The states of the servers that run the language model, if servers run it.
+    pub servers: Option<ServerHealth>,
     /// The memory that answers take in addition to the model.
     pub memory: String,
     /// The template that prompts are rendered with.
@@ -76,11 +78,11 @@ impl Workers {
             plan,
             failures: Failures::default(),
         };
-        let LoadedLanguage { backend, prompts, schemas, memory, .. } = language;
+        let LoadedLanguage { backend, prompts, schemas, memory, servers, .. } = language;
         let language = LanguageWorker { backend, dim, model: package.name, devices };
         let template = prompts.template().to_string();
         let prompt_check = Arc::new(prompt_check);
-        Ok(Workers { vision, language, memory, template, schemas, prompt_check, runtime })
+        Ok(Workers { vision, language, servers, memory, template, schemas, prompt_check, runtime })
     }
 
     pub fn model(&self) -> &str {

@@ -154,13 +154,13 @@ impl Bench {
             (Some((features, ..)), _) | (None, Ok((features, ..))) => features.clone(),
             (None, Err(refused)) => bail!("vision: {refused}"),
         };
-        let tolerance = Tolerance::of(self.package.graph(GraphKind::Vision));
+        let tolerance = Tolerance::of(self.package.graph(GraphKind::Vision)?);
         let vision = PartReport::of("vision", reference, ran, |wanted, found| {
             Parity::new("features", wanted, found, None, tolerance)
         });
         let video = self.video_tokens(&features)?;
         let reference = self.reference(|| self.answer(&cpu, &video))?;
-        let tolerance = Tolerance::of(self.package.graph(GraphKind::Decoder));
+        let tolerance = Tolerance::of(self.package.graph(GraphKind::Decoder)?);
         let ran = self.answer(device, &video);
         let language = PartReport::of("language", reference, ran, |wanted, found| {
             let ids = Some((&wanted.ids[..], &found.ids[..]));

@@ -13,8 +13,9 @@ use crate::disk;
 use crate::embedding::{SentenceModel, TextEmbedder};
 use crate::event_store;
 use crate::exit::Failure;
+use crate::loaded::read_package;
 use crate::masks::{self, Mask};
-use crate::model::{Package, Runtime};
+use crate::model::Runtime;
 use crate::publish::{self, delivery};
 use crate::tls::ServerTls;
 use crate::workers::Workers;
@@ -205,7 +206,7 @@ fn reach(address: &str) -> io::Result<()> {
 
 /// Loads the model package and reports what runs it.
 fn check_model(config: &Config) -> Vec<Line> {
-    let package = match Package::read(&config.model.package, &config.model.precision) {
+    let package = match read_package(config) {
         Ok(package) => package,
         Err(error) => return vec![("model".into(), Err(error.to_string()))],
     };
@@ -217,7 +218,8 @@ fn check_model(config: &Config) -> Vec<Line> {
     let workers = match Workers::load(config) {
         Ok(workers) => workers,
         Err(error) => {
-            lines.push(("onnxruntime".into(), Err(error.to_string())));
+            let item = if config.language.is_in_this_process() { "onnxruntime" } else { "loading" };
+            lines.push((item.into(), Err(error.to_string())));
             return lines;
         }
     };
@@ -236,6 +238,13 @@ fn check_model(config: &Config) -> Vec<Line> {
         ("memory", workers.memory),
     ];
     lines.extend(loaded.map(|(item, found)| (item.into(), Ok(found))));
+    for (address, problem) in workers.servers.iter().flat_map(|servers| servers.states()) {
+        let state = match problem {
+            None => Ok(format!("{address}: runs the package's model")),
+            Some(problem) => Err(format!("{address}: {problem}")),
+        };
+        lines.push(("language server".into(), state));
+    }
     lines.extend(check_search(config, &workers.runtime));
     lines
 }

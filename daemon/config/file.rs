@@ -14,6 +14,7 @@ use super::camera::CameraTable;
 use super::delivery::{self, NtfyTable, WebhookTable};
 use super::generate::GenerateTable;
 use super::journal::JournalTable;
+use super::language::LanguageTable;
 use super::listen::{Guards, ListenTable};
 use super::model::ModelTable;
 use super::mqtt::MqttTable;
@@ -33,6 +34,7 @@ struct File {
     hang_timeout: Duration,
     drop_in_folder: PathBuf,
     model: ModelTable,
+    language: LanguageTable,
     generate: GenerateTable,
     buffer: BufferTable,
     journal: JournalTable,
@@ -56,6 +58,7 @@ impl Default for File {
             hang_timeout: Duration::from_secs(120),
             drop_in_folder: "lookout.d".into(),
             model: ModelTable::default(),
+            language: LanguageTable::default(),
             generate: GenerateTable::default(),
             buffer: BufferTable::default(),
             journal: JournalTable::default(),
@@ -171,6 +174,7 @@ impl File {
         let config = Config {
             search: self.search.check(folder, journal.is_some())?,
             model: self.model.check(folder)?,
+            language: self.language.check(folder)?,
             wording,
             generate: self.generate.check()?,
             buffer,

@@ -13,6 +13,7 @@ pub mod drop_in;
 mod file;
 mod generate;
 mod journal;
+mod language;
 mod listen;
 mod mask;
 mod model;
@@ -37,6 +38,7 @@ pub use delivery::{Endpoint, Format, Ntfy, Phase, Picture, Target, Webhook};
 pub use drop_in::{DropIn, DropIns};
 pub use generate::{Generate, Sampling, Summary};
 pub use journal::{Journal, Jpegs};
+pub use language::{Language, Servers};
 pub use listen::Listen;
 pub use mask::masked;
 pub use model::{Device, Model, Precision, Resize, Wording};
@@ -52,6 +54,8 @@ use crate::excerpt::one_line;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     pub model: Model,
+    /// The engine that runs the language model.
+    pub language: Language,
     pub wording: Wording,
     pub generate: Generate,
     pub buffer: Buffer,

@@ -266,7 +266,11 @@ impl<B: LanguageBackend> LanguageWorker<B> {
                 }
             },
             Err(LanguageError::Failed(failure)) => {
-                let goes_on = failures.failed(Instant::now(), &failure);
+                let goes_on = if failure.is_of_model() {
+                    failures.failed(Instant::now(), &failure)
+                } else {
+                    Ok(())
+                };
                 if matches!(job, Job::Question(_)) {
                     engine.jobs().scheduler.refused();
                 }

@@ -74,7 +74,7 @@ impl Decoder {
         threads: usize,
         capacity: usize,
     ) -> Result<Decoder, ModelError> {
-        let graph = package.graph(GraphKind::Decoder);
+        let graph = package.graph(GraphKind::Decoder)?;
         let facts = graph.facts()?;
         let text = package.text.clone();
         let wrong = |why: String| ModelError(format!("model file {}: {why}", graph.file.display()));

@@ -4,7 +4,9 @@
 use ort::value::{Tensor, TensorElementType as Element};
 
 use super::Stopwatch;
+use super::tokenizer::Prompt;
 use crate::model::{Float, GraphKind, ModelError, Package, Runtime, Session, TensorError};
+use crate::slowfast::VideoTokens;
 
 pub struct Embedder {
     session: Session,
@@ -18,7 +20,7 @@ impl Embedder {
         package: &Package,
         threads: usize,
     ) -> Result<Embedder, ModelError> {
-        let graph = package.graph(GraphKind::Embed);
+        let graph = package.graph(GraphKind::Embed)?;
         graph.facts()?;
         let session = runtime.host_session(&graph.file, threads)?;
         session.input("input_ids", Element::Int64)?;
@@ -33,6 +35,22 @@ impl Embedder {
             return Ok(Vec::new());
         }
         self.run(ids).map_err(|e| self.session.error(e))
+    }
+
+    /// Returns a prompt's embeddings `[n, D]`, with the video's rows in their place.
+    pub fn prompt(
+        &mut self,
+        prompt: &Prompt,
+        video: &VideoTokens,
+    ) -> Result<Vec<f32>, TensorError> {
+        let mut rows = Vec::with_capacity(prompt.tokens(video.len()) * video.dim);
+        for (at, piece) in prompt.pieces.iter().enumerate() {
+            if at > 0 {
+                rows.extend_from_slice(&video.rows);
+            }
+            rows.extend(self.embed(piece)?);
+        }
+        Ok(rows)
     }
 
     fn run(&mut self, ids: &[u32]) -> ort::Result<Vec<f32>> {

@@ -1,7 +1,7 @@
 //! The text that a sequence generates after its prompt.
 
 use super::schema::{Constraint, Schema};
-use super::tokenizer::{TokenStream, Tokenizer};
+use super::tokenizer::{TokenStream, Tokenizer, TokenizerError};
 use super::{Failure, Limits, Sampler};
 
 pub struct Generation {
@@ -9,6 +9,12 @@ pub struct Generation {
     sampler: Sampler,
     /// The schema that the text must follow.
     constraint: Option<Constraint>,
+    written: GrowingText,
+}
+
+/// A text that grows by tokens.
+#[derive(Default)]
+pub struct GrowingText {
     stream: TokenStream,
     text: String,
     ids: Vec<u32>,
@@ -35,14 +41,12 @@ impl Generation {
             limits,
             sampler: Sampler::new(limits.sampling),
             constraint: schema.map(Schema::constraint),
-            stream: TokenStream::default(),
-            text: String::new(),
-            ids: Vec::new(),
+            written: GrowingText::default(),
         }
     }
 
     pub fn last_id(&self) -> Option<u32> {
-        self.ids.last().copied()
+        self.written.ids().last().copied()
     }
 
     /// Samples the next token.
@@ -63,14 +67,7 @@ impl Generation {
         if let Some(constraint) = &mut self.constraint {
             constraint.push(id)?;
         }
-        self.ids.push(id);
-        let mut text = self.stream.push(tokenizer, id)?;
-        if self.text.is_empty() {
-            // Tokenizers put a space before the first word, which is not part of the answer.
-            text = text.trim_start().to_string();
-        }
-        self.text.push_str(&text);
-        Ok(Token::Text(text))
+        Ok(Token::Text(self.written.push(id, tokenizer)?))
     }
 
     pub fn max_new_tokens(&self) -> usize {
@@ -84,13 +81,36 @@ impl Generation {
 
     /// Returns true if no more tokens are allowed.
     pub fn is_full(&self) -> bool {
-        self.ids.len() >= self.limits.max_new_tokens
+        self.written.ids().len() >= self.limits.max_new_tokens
     }
 
     /// Ends the text.
     pub fn finish(&mut self, tokenizer: &Tokenizer) -> Result<Generated, Failure> {
-        let rest = std::mem::take(&mut self.stream).finish(tokenizer)?;
-        let text = (std::mem::take(&mut self.text) + &rest).trim_end().to_string();
-        Ok(Generated { text, rest, ids: std::mem::take(&mut self.ids) })
+        Ok(std::mem::take(&mut self.written).finish(tokenizer)?)
+    }
+}
+
+impl GrowingText {
+    pub fn ids(&self) -> &[u32] {
+        &self.ids
+    }
+
+    /// Appends a token. Returns the text that it completes, which may be empty.
+    pub fn push(&mut self, id: u32, tokenizer: &Tokenizer) -> Result<String, TokenizerError> {
+        self.ids.push(id);
+        let mut text = self.stream.push(tokenizer, id)?;
+        if self.text.is_empty() {
+            // Tokenizers put a space before the first word, which is not part of the answer.
+            text = text.trim_start().to_string();
+        }
+        self.text.push_str(&text);
+        Ok(text)
+    }
+
+    /// Ends the text.
+    pub fn finish(self, tokenizer: &Tokenizer) -> Result<Generated, TokenizerError> {
+        let rest = self.stream.finish(tokenizer)?;
+        let text = (self.text + &rest).trim_end().to_string();
+        Ok(Generated { text, rest, ids: self.ids })
     }
 }

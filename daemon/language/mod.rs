@@ -9,6 +9,8 @@
 //!   └────► template, tokenizer, embedder
 //! ```
 //!
+//! `vllm` is another back end: servers run the model, and `servers` knows which of them work.
+//!
 //! Not here: which question or window comes next, which `engine/` decides.
 
 mod backend;
@@ -26,11 +28,13 @@ mod sampler;
 pub mod schema;
 mod scoring;
 mod sequence;
+mod servers;
 pub mod slots;
 mod stopwatch;
 pub mod template;
 mod token_bytes;
 pub mod tokenizer;
+mod vllm;
 mod yes_no;
 
 pub use backend::LanguageBackend;
@@ -49,3 +53,4 @@ pub use schema::{Schema, SchemaCompiler, SchemaError};
 pub use slots::Room;
 use stopwatch::Stopwatch;
 pub use template::Turn;
+pub use vllm::{ServerHealth, VllmModel};

@@ -89,25 +89,14 @@ impl LanguageModel {
         budget: Budget,
         capacity: usize,
     ) -> Result<LanguageModel, ModelError> {
-        let tokenizer = Tokenizer::load(&package.folder).map_err(|e| ModelError(e.to_string()))?;
-        let tokenizer = Arc::new(tokenizer);
-        if tokenizer.vocab_size() > package.text.vocab_size {
-            return Err(ModelError(format!(
-                "{}: {} tokens, but config.json's vocab_size is {}: of another model?",
-                package.folder.join("tokenizer.json").display(),
-                tokenizer.vocab_size(),
-                package.text.vocab_size
-            )));
-        }
-        let (family, text) = (package.family, package.text.kind);
-        let template = ChatTemplate::of(&package.folder, family, text, &tokenizer, wording)?;
+        let prompts = Prompts::load(package, wording, capacity)?;
+        let tokenizer = prompts.tokenizer().clone();
         let mut embedder = Embedder::load(runtime, package, model.language_threads)?;
         let mut decoder = Decoder::load(runtime, package, model.language_threads, capacity)?;
         let (cache, chunks) = allocate(&mut decoder, &mut embedder, budget.slots)?;
         let vocabulary = package.text.vocab_size;
         let schemas = SchemaCompiler::new(tokenizer.clone(), &package.end_tokens, vocabulary);
         let prefix_bytes = if chunks { budget.prefix_bytes } else { 0 };
-        let prompts = Prompts::new(tokenizer.clone(), template, cache.capacity());
         Ok(LanguageModel {
             prompts: Arc::new(prompts),
             schemas: Arc::new(schemas),
@@ -207,13 +196,13 @@ impl LanguageModel {
         generation: Generation,
         urgency: Urgency,
     ) -> Result<Prepared, LanguageError> {
-        self.prompts.check_length(tokens_of(prompt, video), generation.max_new_tokens())?;
+        self.prompts.check_length(prompt.tokens(video.len()), generation.max_new_tokens())?;
         let prefix_tokens = self.prefix_tokens(prompt, video);
         Ok(Prepared {
             urgency,
             work: Work::Generate(Box::new(generation)),
             embeddings: self.embeddings(prompt, video).map_err(Failure::from)?,
-            tokens: tokens_of(prompt, video),
+            tokens: prompt.tokens(video.len()),
             prefix_tokens,
             key: key(prompt, frames, prefix_tokens),
             video_tokens: if prompt.pieces.len() > 1 { video.len() } else { 0 },
@@ -235,7 +224,7 @@ impl LanguageModel {
             .iter()
             .map(|question| {
                 let prompt = self.prompts.prompt(&[], question)?;
-                self.prompts.check_length(tokens_of(&prompt, video), 0)?;
+                self.prompts.check_length(prompt.tokens(video.len()), 0)?;
                 Ok(prompt)
             })
             .collect::<Result<Vec<_>, LanguageError>>()?;
@@ -269,7 +258,7 @@ impl LanguageModel {
         }
         Ok(Prepared {
             urgency,
-            tokens: tokens_of(first, video),
+            tokens: first.tokens(video.len()),
             prefix_tokens,
             key: key(first, frames, prefix_tokens),
             video_tokens: video.len(),
@@ -340,16 +329,7 @@ impl LanguageModel {
         prompt: &Prompt,
         video: &VideoTokens,
     ) -> Result<Vec<f32>, TensorError> {
-        let tokens: usize = prompt.pieces.iter().map(|piece| piece.len()).sum();
-        let videos = prompt.pieces.len().saturating_sub(1);
-        let mut embeddings = Vec::with_capacity(tokens * video.dim + videos * video.rows.len());
-        for (at, piece) in prompt.pieces.iter().enumerate() {
-            if at > 0 {
-                embeddings.extend_from_slice(&video.rows);
-            }
-            embeddings.extend(self.batch.embedder.embed(piece)?);
-        }
-        Ok(embeddings)
+        self.batch.embedder.prompt(prompt, video)
     }
 }
 
@@ -390,10 +370,6 @@ impl LanguageBackend for LanguageModel {
     fn cancel(&mut self, id: SequenceId) -> Result<(), LanguageError> {
         self.batch.cancel(id)
     }
-}
-
-fn tokens_of(prompt: &Prompt, video: &VideoTokens) -> usize {
-    prompt.text_tokens() + (prompt.pieces.len() - 1) * video.len()
 }
 
 /// Returns the key of a prompt's prefix, if the prompt has one that others may share.

@@ -7,23 +7,43 @@ use super::template::{ChatTemplate, Turn};
 use super::tokenizer::{Prompt, Tokenizer};
 use super::yes_no::YesNo;
 use super::{LanguageError, Limits};
+use crate::config::Wording;
+use crate::model::{ModelError, Package};
 
 pub struct Prompts {
     tokenizer: Arc<Tokenizer>,
     template: ChatTemplate,
     /// The words of scored answers, or the reason why the model cannot score any.
     yes_no: Result<Arc<YesNo>, String>,
-    /// Maximum number of tokens in a slot of the KV cache: video, text and answer.
+    /// Maximum number of tokens of a sequence: video, text and answer.
     capacity: usize,
 }
 
 impl Prompts {
-    pub(super) fn new(
-        tokenizer: Arc<Tokenizer>,
-        template: ChatTemplate,
+    /// Loads the tokenizer and the template of a package, for sequences of at most `capacity`
+    /// tokens.
+    pub(super) fn load(
+        package: &Package,
+        wording: &Wording,
         capacity: usize,
-    ) -> Prompts {
-        Prompts { yes_no: YesNo::of(&tokenizer).map(Arc::new), tokenizer, template, capacity }
+    ) -> Result<Prompts, ModelError> {
+        let tokenizer = Tokenizer::load(&package.folder).map_err(|e| ModelError(e.to_string()))?;
+        if tokenizer.vocab_size() > package.text.vocab_size {
+            return Err(ModelError(format!(
+                "{}: {} tokens, but config.json's vocab_size is {}: of another model?",
+                package.folder.join("tokenizer.json").display(),
+                tokenizer.vocab_size(),
+                package.text.vocab_size
+            )));
+        }
+        let (family, text) = (package.family, package.text.kind);
+        let template = ChatTemplate::of(&package.folder, family, text, &tokenizer, wording)?;
+        let yes_no = YesNo::of(&tokenizer).map(Arc::new);
+        Ok(Prompts { yes_no, tokenizer: Arc::new(tokenizer), template, capacity })
+    }
+
+    pub(super) fn tokenizer(&self) -> &Arc<Tokenizer> {
+        &self.tokenizer
     }
 
     pub fn template(&self) -> &ChatTemplate {
@@ -106,8 +126,7 @@ impl Prompts {
             .map_err(|e| LanguageError::BadPrompt(e.to_string()))
     }
 
-    /// Checks that a prompt of `tokens` tokens and an answer of `new` tokens fit in a slot of the KV
-    /// cache.
+    /// Checks that a prompt of `tokens` tokens and an answer of `new` tokens fit in a sequence.
     pub(super) fn check_length(&self, tokens: usize, new: usize) -> Result<(), LanguageError> {
         let capacity = self.capacity;
         if tokens + new <= capacity {

@@ -159,15 +159,18 @@ pub enum Failure {
     /// A logit of the model is NaN, or the largest is infinite.
     #[error("the model's logits are not finite")]
     NotFinite,
+    /// No server of the model gave a reply. A later request may get one.
+    #[error("{0}")]
+    Server(String),
     /// The text cannot be continued by its schema. The model works.
     #[error(transparent)]
     Schema(#[from] SchemaError),
 }
 
 impl Failure {
-    /// Returns true if the model failed, and not the schema of the text.
+    /// Returns true if the model of this process failed, which a restart may mend.
     pub fn is_of_model(&self) -> bool {
-        !matches!(self, Failure::Schema(_))
+        !matches!(self, Failure::Schema(_) | Failure::Server(_))
     }
 }
 

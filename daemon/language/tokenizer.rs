@@ -197,6 +197,11 @@ impl Prompt {
         self.pieces.iter().map(Vec::len).sum()
     }
 
+    /// Returns the number of tokens with a video of `video_tokens` tokens in its place.
+    pub fn tokens(&self, video_tokens: usize) -> usize {
+        self.text_tokens() + self.pieces.len().saturating_sub(1) * video_tokens
+    }
+
     /// Returns all ids in one list, with -200 in the video's place, as in the reference.
     pub fn with_markers(&self) -> Vec<i64> {
         let pieces: Vec<Vec<i64>> = self

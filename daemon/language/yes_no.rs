@@ -39,8 +39,20 @@ impl YesNo {
         if logits.iter().any(|logit| logit.is_nan() || *logit == f32::INFINITY) {
             return None;
         }
-        let score = 1.0 / (1.0 + (log_sum(logits, &self.no) - log_sum(logits, &self.yes)).exp());
+        self.score_by(|id| logits.get(id as usize).map(|logit| f64::from(*logit)))
+    }
+
+    /// Returns the score for the logits, or logarithms of probabilities, that `logit` knows of the
+    /// tokens of both words. Returns `None` if both words are ruled out, or one is NaN.
+    pub fn score_by(&self, logit: impl Fn(u32) -> Option<f64>) -> Option<f64> {
+        let log_sum = |ids: &[u32]| log_sum(ids.iter().filter_map(|id| logit(*id)));
+        let score = 1.0 / (1.0 + (log_sum(&self.no) - log_sum(&self.yes)).exp());
         (!score.is_nan()).then_some(score)
+    }
+
+    /// Returns the tokens of both words.
+    pub fn tokens(&self) -> impl Iterator<Item = u32> {
+        self.yes.iter().chain(&self.no).copied()
     }
 }
 
@@ -60,13 +72,12 @@ fn first_tokens(tokenizer: &Tokenizer, word: &str) -> Vec<u32> {
 }
 
 /// Returns the logarithm of the sum of the exponentials of some logits.
-fn log_sum(logits: &[f32], ids: &[u32]) -> f64 {
-    let values = || ids.iter().filter_map(|id| logits.get(*id as usize)).map(|l| f64::from(*l));
-    let largest = values().fold(f64::NEG_INFINITY, f64::max);
+fn log_sum(logits: impl Iterator<Item = f64> + Clone) -> f64 {
+    let largest = logits.clone().fold(f64::NEG_INFINITY, f64::max);
     if largest == f64::NEG_INFINITY {
         return largest;
     }
-    largest + values().map(|logit| (logit - largest).exp()).sum::<f64>().ln()
+    largest + logits.map(|logit| (logit - largest).exp()).sum::<f64>().ln()
 }
 
 #[cfg(test)]

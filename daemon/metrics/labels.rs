@@ -52,6 +52,8 @@ impl Label {
 pub const CAMERA: Label = Label::described("camera", "the camera's name in the config");
 pub const RULE: Label = Label::described("rule", "the rule's name in the config");
 pub const TARGET: Label = Label::described("target", "the target's name in the config");
+pub const SERVER: Label =
+    Label::described("server", "the server's address in `language.endpoints`");
 pub const TOOL: Label = Label::described("tool", "the tool's name");
 pub const MODEL: Label = Label::described("model", "the package's name");
 pub const DEVICE: Label = Label::described("device", "the device that runs the model");
@@ -184,6 +186,8 @@ label_values! {
         Failed = "model_failed",
         /// The model's logits were not finite.
         NotFinite = "not_finite",
+        /// No language server gave a reply.
+        Server = "server_failed",
     }
 }
 
@@ -214,6 +218,20 @@ label_values! {
         Run = "run",
         /// A result was not finite.
         NotFinite = "not_finite",
+        /// No language server gave a reply.
+        Server = "server_failed",
+    }
+}
+
+label_values! {
+    /// Ends of an attempt on a language server.
+    pub enum ServerResult, SERVER_RESULT = "result" {
+        /// It gave a reply.
+        Answered = "answered",
+        /// It could not be reached, or its reply was unusable. The next server was tried.
+        Failed = "failed",
+        /// It refused the request, or no server could have answered it.
+        Refused = "refused",
     }
 }
 

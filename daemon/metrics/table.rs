@@ -5,8 +5,8 @@ use metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
 use super::labels::{
     CAMERA, CLIP_RESULT, COMPONENT, DELIVERY_RESULT, DENIAL, DEVICE, DEVICE_REASON, DIRECTION,
     DROP_REASON, FAILURE_KIND, INTERFACE, JPEG_LOSS, Label, MCP_RESULT, MODEL, NOT_WRITTEN,
-    REFUSAL, RESULT, RULE, SET_ASIDE, SKIP_REASON, SPAN_RESULT, STAGE, TARGET, TIER, TOOL,
-    WINDOW_RESULT,
+    REFUSAL, RESULT, RULE, SERVER, SERVER_RESULT, SET_ASIDE, SKIP_REASON, SPAN_RESULT, STAGE,
+    TARGET, TIER, TOOL, WINDOW_RESULT,
 };
 
 /// A metric: its name, type, labels and meaning.
@@ -86,6 +86,10 @@ metrics! {
             "Captions and questions that wait for the language model",
         ACTIVE_SEQUENCES: Gauge "lookout_active_sequences" []
             "Captions and answers that are being generated together",
+        LANGUAGE_SERVER_READY: Gauge "lookout_language_server_ready" [SERVER]
+            "1 while the language server passes its checks, else 0",
+        LANGUAGE_SERVER_REQUESTS: Counter "lookout_language_server_requests_total" [SERVER SERVER_RESULT]
+            "Attempts to get a text or a score from a language server",
         MODEL_INFO: Gauge "lookout_model_info" [MODEL DEVICE DEVICE_REASON]
             "Always 1",
     }

@@ -172,7 +172,7 @@ mod tests {
     #[test]
     fn a_device_copies_as_the_host_does() {
         let (runtime, package) = on_the_cpu();
-        let file = &package.graph(GraphKind::Embed).file;
+        let file = &package.graph(GraphKind::Embed).expect("a table").file;
         let session = runtime.session(Component::Language, file, 1, Vec::new()).expect("a session");
         let mapped = || Memory::new(&session, Float::F32, 12).expect("memory");
         let device = || {

@@ -32,7 +32,7 @@ pub struct Package {
     pub preprocessor: PreprocessorConfig,
     /// Tokens that end an answer.
     pub end_tokens: Vec<u32>,
-    graphs: [Graph; 3],
+    graphs: Vec<(GraphKind, Graph)>,
 }
 
 /// The JSON text of the image preprocessing, and the file that it comes from.
@@ -86,7 +86,21 @@ impl GraphKind {
 }
 
 impl Package {
+    /// Reads a package with all graphs.
     pub fn read(folder: &Path, precision: &Precision) -> Result<Package, ModelError> {
+        Package::with_graphs(folder, precision, &GraphKind::ALL)
+    }
+
+    /// Reads a package whose language model runs elsewhere. It needs no decoder.
+    pub fn without_decoder(folder: &Path, precision: &Precision) -> Result<Package, ModelError> {
+        Package::with_graphs(folder, precision, &[GraphKind::Vision, GraphKind::Embed])
+    }
+
+    fn with_graphs(
+        folder: &Path,
+        precision: &Precision,
+        kinds: &[GraphKind],
+    ) -> Result<Package, ModelError> {
         if !folder.is_dir() {
             return Err(ModelError(format!("model package {}: no such folder", folder.display())));
         }
@@ -104,22 +118,29 @@ impl Package {
                 folder.display()
             )));
         }
-        let [vision, embed, decoder] =
-            GraphKind::ALL.map(|kind| Graph::find(folder, kind, kind.choice(precision)));
+        let graphs = kinds.iter().map(|kind| {
+            let graph = Graph::find(folder, *kind, kind.choice(precision))?;
+            Ok((*kind, graph))
+        });
         Ok(Package {
             folder: folder.into(),
             name: package_name(folder),
             family: model.family,
             vision: model.vision,
             text: model.text,
+            graphs: graphs.collect::<Result<_, ModelError>>()?,
             preprocessor: preprocessor(folder)?,
             end_tokens,
-            graphs: [vision?, embed?, decoder?],
         })
     }
 
-    pub fn graph(&self, kind: GraphKind) -> &Graph {
-        &self.graphs[kind as usize]
+    /// Returns a graph, or an error if the package was read without it.
+    pub fn graph(&self, kind: GraphKind) -> Result<&Graph, ModelError> {
+        let found = self.graphs.iter().find(|(other, _)| *other == kind);
+        found.map(|(_, graph)| graph).ok_or_else(|| {
+            let (folder, name) = (self.folder.display(), kind.name());
+            ModelError(format!("model package {folder}: {name} was not read"))
+        })
     }
 }
 
@@ -151,7 +172,14 @@ impl Graph {
                 ))
             }),
             None => match found.len() {
-                0 => Err(wrong(format!("onnx/{}.onnx is missing", kind.name()))),
+                0 => {
+                    let hint = if kind == GraphKind::Decoder {
+                        "; a package without it needs language.backend = \"vllm\""
+                    } else {
+                        ""
+                    };
+                    Err(wrong(format!("onnx/{}.onnx is missing{hint}", kind.name())))
+                }
                 1 => Ok(found.remove(0)),
                 _ => Err(wrong(format!(
                     "onnx/ holds {} in {all}; choose one by model.precision",
@@ -227,7 +255,8 @@ mod tests {
 
     fn chosen(folder: &Path, precision: Precision) -> Result<Vec<String>, String> {
         let package = Package::read(folder, &precision).map_err(|e| e.to_string())?;
-        Ok(GraphKind::ALL.map(|kind| package.graph(kind).precision.clone()).to_vec())
+        let precision = |kind| package.graph(kind).expect("a graph").precision.clone();
+        Ok(GraphKind::ALL.map(precision).to_vec())
     }
 
     #[test]
@@ -272,5 +301,18 @@ mod tests {
         let folder = package(&["vision_encoder", "decoder_model_merged"]);
         let error = chosen(folder.path(), Precision::default()).expect_err("missing");
         assert!(error.contains("onnx/embed_tokens.onnx is missing"), "{error}");
+    }
+
+    #[test]
+    fn a_package_without_a_decoder_is_for_servers() {
+        let folder = package(&["vision_encoder", "embed_tokens"]);
+        let error = chosen(folder.path(), Precision::default()).expect_err("missing");
+        let wanted = "onnx/decoder_model_merged.onnx is missing; a package without it needs \
+                      language.backend = \"vllm\"";
+        assert!(error.ends_with(wanted), "{error}");
+        let read = Package::without_decoder(folder.path(), &Precision::default());
+        let read = read.expect("a package");
+        assert!(read.graph(GraphKind::Embed).is_ok());
+        assert!(read.graph(GraphKind::Decoder).is_err());
     }
 }

@@ -422,7 +422,7 @@ pub(super) mod tests {
             .and_then(|builder| {
                 builder
                     .with_config_entry(assignment::RECORD.0, assignment::RECORD.1)?
-                    .commit_from_file(&package.graph(GraphKind::Decoder).file)
+                    .commit_from_file(&package.graph(GraphKind::Decoder).expect("a decoder").file)
             })
             .expect("a session");
         let assigned = assigned(&session).expect("the list");

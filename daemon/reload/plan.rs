@@ -7,8 +7,8 @@
 use std::sync::Arc;
 
 use crate::config::{
-    AccessControl, Buffer, Camera, Config, ConfigError, Disk, Generate, Journal, Listen, Model,
-    Mqtt, Search, Tls, Traces, Wording,
+    AccessControl, Buffer, Camera, Config, ConfigError, Disk, Generate, Journal, Language, Listen,
+    Model, Mqtt, Search, Servers, Tls, Traces, Wording,
 };
 
 /// The steps from the running config to another one.
@@ -103,6 +103,7 @@ fn camera_change(old: &Camera, new: &Camera) -> Option<CameraChange> {
 fn effective(old: &Config, new: &Config) -> (Config, Vec<String>) {
     let Config {
         model,
+        language,
         wording,
         generate,
         buffer,
@@ -138,6 +139,7 @@ fn effective(old: &Config, new: &Config) -> (Config, Vec<String>) {
             prefill_chunk: "model.prefill_chunk",
         }
     );
+    keys.extend(language_keys(&old.language, language));
     keys.extend(different!(
         &old.wording,
         wording,
@@ -280,6 +282,25 @@ fn of_table<T>(
         (Some(old), Some(new)) => compare(old, new),
         (None, None) => Vec::new(),
         _ => vec![missing],
+    }
+}
+
+fn language_keys(old: &Language, new: &Language) -> Vec<&'static str> {
+    match (old, new) {
+        (Language::Onnxruntime, Language::Onnxruntime) => Vec::new(),
+        (Language::Vllm(old), Language::Vllm(new)) => different!(
+            old,
+            new,
+            Servers {
+                endpoints: "language.endpoints",
+                model: "language.model",
+                api_key: "language.api_key_file",
+                ca_file: "language.ca_file",
+                timeout: "language.timeout",
+                stall_timeout: "language.stall_timeout",
+            }
+        ),
+        _ => vec!["language.backend"],
     }
 }
 

@@ -35,7 +35,7 @@ impl Encoder {
         package: &Package,
         threads: usize,
     ) -> Result<Encoder, ModelError> {
-        let graph = package.graph(GraphKind::Vision);
+        let graph = package.graph(GraphKind::Vision)?;
         graph.facts()?;
         let session = runtime.session(Component::Vision, &graph.file, threads, Vec::new())?;
         session.only_inputs(|name| name == "pixel_values")?;

@@ -9,7 +9,7 @@ use lookout::reload::{Plan, plan};
 use super::{everything_on, example, key, parse};
 
 /// Values that are tried, until one is valid for the key and changes the config.
-const VALUES: [&str; 38] = [
+const VALUES: [&str; 40] = [
     "\"<image> {prompt}\"",
     "\"other\"",
     "false",
@@ -35,6 +35,7 @@ const VALUES: [&str; 38] = [
     "\"all\"",
     "\"cpu\"",
     "\"udp\"",
+    "\"onnxruntime\"",
     "\"keyframes\"",
     "\"critical\"",
     "\"alert\"",
@@ -46,6 +47,7 @@ const VALUES: [&str; 38] = [
     "{ vision = \"fp16\" }",
     "[\"gate\"]",
     "[\"new\"]",
+    "[\"https://other.example\"]",
     "[]",
     "'{\"type\": \"string\"}'",
 ];
@@ -135,6 +137,12 @@ fn find(line: usize) -> Option<Reload> {
             if name == "insecure" {
                 let listen = (0..line).rev().find(|at| lines[*at].starts_with("listen = "))?;
                 changed[listen] = "listen = \"0.0.0.0:4000\"\ntls = false".into();
+            }
+            // Without servers, the keys of servers are refused.
+            if name == "backend" {
+                let table =
+                    changed[line + 1..].iter_mut().take_while(|line| !line.starts_with('['));
+                table.for_each(String::clear);
             }
             let new = read(&changed).ok()?;
             plan(&old, &new).ok().as_ref().and_then(Reload::of)

@@ -67,6 +67,11 @@ impl Engine {
                 SkipReason::Failed,
                 AskError::ModelFailedTemporarily(why.clone()),
             ),
+            Failure::Server(why) => (
+                FailureKind::Server,
+                SkipReason::Server,
+                AskError::ModelFailedTemporarily(why.clone()),
+            ),
             Failure::NotFinite => {
                 let error = AskError::ModelFailed(failure.to_string());
                 (FailureKind::NotFinite, SkipReason::NotFinite, error)

@@ -3,7 +3,8 @@
 //!
 //! Guarantees:
 //! - The tokens of a text that is complete form JSON that validates against the schema. Objects have
-//!   their properties in the order of the schema, and the text has spaces only after `,` and `:`.
+//!   their properties in the order of the schema, and the text has spaces only after `,` and `:`,
+//!   unless the compiler was made for any white space.
 //! - Compiling a schema and finding the next tokens are limited in time and memory. A schema that
 //!   exceeds a limit, or has a keyword that is not enforced, is an error.
 //!
@@ -34,6 +35,8 @@ pub struct SchemaCompiler {
     tokenizer: Arc<Tokenizer>,
     end_tokens: Vec<u32>,
     vocabulary: usize,
+    /// True if white space may stand wherever JSON allows it.
+    any_whitespace: bool,
     /// The prepared vocabulary, from the first schema on.
     factory: OnceLock<Result<ParserFactory, SchemaError>>,
 }
@@ -42,6 +45,7 @@ pub struct SchemaCompiler {
 pub struct Schema {
     /// A parser that has read nothing.
     parser: Mutex<TokenParser>,
+    text: Arc<str>,
     sha256: String,
 }
 
@@ -61,7 +65,13 @@ impl SchemaCompiler {
     /// Creates a compiler for a model with this number of logits.
     pub fn new(tokenizer: Arc<Tokenizer>, end_tokens: &[u32], vocabulary: usize) -> SchemaCompiler {
         let end_tokens = end_tokens.to_vec();
-        SchemaCompiler { tokenizer, end_tokens, vocabulary, factory: OnceLock::new() }
+        let (any_whitespace, factory) = (false, OnceLock::new());
+        SchemaCompiler { tokenizer, end_tokens, vocabulary, any_whitespace, factory }
+    }
+
+    /// Allows white space wherever JSON does, for texts that another engine writes.
+    pub fn with_any_whitespace(self) -> SchemaCompiler {
+        SchemaCompiler { any_whitespace: true, ..self }
     }
 
     /// Prepares the vocabulary, if that has not been done. The time and the memory grow with its
@@ -109,11 +119,15 @@ impl SchemaCompiler {
             return Err(refused(format!("has the unknown keyword {SETTINGS:?}")));
         }
         numbers::check(&schema).map_err(refused)?;
-        let layout = JsonCompileOptions {
-            item_separator: ", ".into(),
-            key_separator: ": ".into(),
-            whitespace_flexible: false,
-            ..JsonCompileOptions::default()
+        let layout = if self.any_whitespace {
+            JsonCompileOptions::default()
+        } else {
+            JsonCompileOptions {
+                item_separator: ", ".into(),
+                key_separator: ": ".into(),
+                whitespace_flexible: false,
+                ..JsonCompileOptions::default()
+            }
         };
         layout.apply_to(&mut schema);
         let grammar = TopLevelGrammar::from_json_schema(schema);
@@ -122,11 +136,16 @@ impl SchemaCompiler {
             .create_parser(grammar)
             .map_err(|error| refused(format!("cannot be used: {error}")))?;
         let sha256 = format!("{:x}", Sha256::digest(text));
-        Ok(Schema { parser: Mutex::new(parser), sha256 })
+        Ok(Schema { parser: Mutex::new(parser), text: text.into(), sha256 })
     }
 }
 
 impl Schema {
+    /// Returns the schema's text, as the client wrote it.
+    pub fn text(&self) -> &Arc<str> {
+        &self.text
+    }
+
     /// Returns the SHA-256 of the schema's text, in hexadecimal digits.
     pub fn sha256(&self) -> &str {
         &self.sha256

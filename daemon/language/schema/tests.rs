@@ -60,6 +60,28 @@ fn validate(schema: &Value, text: &str) {
     }
 }
 
+/// Returns true if the constraint accepts the tokens of a text.
+fn accepts(compiler: &SchemaCompiler, schema: &str, text: &str) -> bool {
+    let mut constraint = compiler.compile(schema).expect("a schema").constraint();
+    let tokens = compiler.tokenizer.token_bytes().expect("bytes");
+    // A byte-level vocabulary has a token for each byte.
+    let id = |byte: u8| tokens.iter().position(|token| *token == [byte]).expect("a token") as u32;
+    text.bytes().all(|byte| constraint.push(id(byte)).is_ok())
+}
+
+#[test]
+fn white_space_of_another_engine_is_allowed_on_request() {
+    let of_model = &tokenizers()[0];
+    let schema = r#"{"type": "object", "properties": {"a": {"type": "boolean"}}}"#;
+    let (ours, any) = (compiler(of_model), compiler(of_model).with_any_whitespace());
+    assert!(accepts(&ours, schema, "{\"a\": true}"));
+    for text in ["{\"a\": true}", "{\"a\":true}", "{\n  \"a\" : true\n}"] {
+        assert!(accepts(&any, schema, text), "{text}");
+    }
+    assert!(!accepts(&ours, schema, "{\"a\":true}"));
+    assert!(!accepts(&any, schema, "{\"a\": 1}"));
+}
+
 /// Generates a text from random allowed tokens. Returns its ids, or `None` if it is too long.
 fn walk(constraint: &mut Constraint, end: u32, random: &mut StdRng) -> Option<Vec<u32>> {
     let mut sampler = super::super::Sampler::new(Sampling::Nucleus {
