@@ -1,6 +1,6 @@
 //! Names of colours that small models barely know: the usual colour is put next to them.
 
-/// A usual colour, and names for kinds of it: names of WordNet and of CSS that are one word.
+/// A usual colour, and names for kinds of it, each a single word.
 const NAMES: [(&str, &[&str]); 11] = [
     (
         "red",
