@@ -3,7 +3,8 @@
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-clips demo-model demo-score demo-rules test exports test-rust test-programs \
 	check check-rust check-others check-alerts setup setup-cuda setup-test golden \
-	families test-export smollm2 test-ha test-vllm soak faults hostile chaos fuzz release export-env install check-breaking
+	families test-export smollm2 search-model test-ha test-vllm soak faults hostile chaos fuzz \
+	release deb test-deb export-env install check-breaking
 
 PYTHON = target/export-env/bin/python
 # Pinned, and installed beside the build.
