@@ -404,7 +404,12 @@ impl Drop for Playing {
             let _ = pipeline.set_state(gst::State::Null);
             drop(relay);
             ending.fetch_sub(1, Ordering::Relaxed);
-            let _ = ended.send(());
+            let is_late = ended.send(()).is_err();
+            drop(pipeline);
+            // Nobody waits any more who would do it after a prompt end.
+            if is_late {
+                allocator::return_freed_memory();
+            }
         });
         match thread {
             Ok(_) if wait.recv_timeout(TEARDOWN_TIMEOUT).is_err() => {
