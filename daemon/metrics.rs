@@ -172,6 +172,11 @@ pub fn audit_lost(entries: u64) {
     table::AUDIT_LOST.counter([]).increment(entries);
 }
 
+/// Counts lines of the log that were lost.
+pub fn log_lines_lost(lines: u64) {
+    table::LOG_LINES_LOST.counter([]).increment(lines);
+}
+
 /// Counts a failure of a model's component, `vision` or `language`.
 pub fn model_failed(component: &str, kind: FailureKind) {
     table::MODEL_FAILURES.counter([component, kind.value()]).increment(1);

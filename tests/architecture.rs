@@ -149,6 +149,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("metrics", &["daemon/metrics"]),
     ("metrics_exporter_prometheus", &["daemon/metrics"]),
     ("tracing_subscriber", &["daemon/logging"]),
+    ("tracing_appender", &["daemon/logging"]),
     ("clap_mangen", &["daemon/cli/generate"]),
     ("clap_complete", &["daemon/cli/generate"]),
     // `Kind` of an event and a question's `Detail` are also values of flags.

@@ -27,7 +27,7 @@ use crate::bench;
 use crate::client::{self, Output};
 use crate::event::EventKind;
 use crate::exit::Failure;
-use crate::logging;
+use crate::logging::{self, Log};
 use crate::mcp_stdio;
 
 /// Watch RTSP cameras and describe in text what happens.
@@ -268,9 +268,10 @@ pub fn main() -> ExitCode {
     // SAFETY: no thread has been started.
     unsafe { crate::model::no_telemetry() };
     let cli = Cli::parse();
+    // The log's last lines come before the error, because it is dropped first.
     let done = logging::init(cli.log.as_deref())
         .map_err(|e| Failure::cannot_begin(anyhow::anyhow!(e)))
-        .and_then(|()| execute(cli.command));
+        .and_then(|log| execute(cli.command, &log));
     done.unwrap_or_else(|Failure { code, error }| {
         // A closed stderr must not cause a panic on exit.
         let _ = writeln!(io::stderr(), "lookout: {error:#}");
@@ -278,11 +279,13 @@ pub fn main() -> ExitCode {
     })
 }
 
-fn execute(command: Command) -> Result<ExitCode, Failure> {
+fn execute(command: Command, log: &Log) -> Result<ExitCode, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let out: &mut dyn Write = &mut io::stdout();
     let done = match command {
-        Command::Run(ConfigFile { config }) => runtime.block_on(run::run(&config)),
+        Command::Run(ConfigFile { config }) => {
+            runtime.block_on(run::run(&config, log.lost_lines()))
+        }
         Command::Check(ConfigFile { config }) => check::check(&config, out),
         Command::Discover(args) => runtime.block_on(discover::discover(args, out)),
         Command::TestAlert(args) => runtime.block_on(success(test_alert::test_alert(args, out))),

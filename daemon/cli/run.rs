@@ -10,9 +10,11 @@ use crate::app::{App, Ended};
 use crate::config::Config;
 use crate::core_dumps;
 use crate::exit::Failure;
+use crate::logging::LostLines;
 
-pub async fn run(config: &Path) -> Result<ExitCode, Failure> {
+pub async fn run(config: &Path, lost_lines: LostLines) -> Result<ExitCode, Failure> {
     core_dumps::switch_off();
+    tokio::spawn(lost_lines.report());
     let mut stops = signals(&[SignalKind::terminate(), SignalKind::interrupt()])?;
     // A reload that is requested while the model loads is done afterwards.
     let reloads = signals(&[SignalKind::hangup()])?;

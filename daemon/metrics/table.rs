@@ -196,6 +196,8 @@ metrics! {
             "Requests that access control refused",
         AUDIT_LOST: Counter "lookout_audit_lost_total" []
             "Entries of the audit log that were not written",
+        LOG_LINES_LOST: Counter "lookout_log_lines_lost_total" []
+            "Lines of the log that stderr did not take",
         INTERFACE_RESTARTS: Counter "lookout_interface_restarts_total" [INTERFACE]
             "Restarts of an interface after a failure or a panic",
     }

@@ -1,4 +1,5 @@
-//! Tests failures inside the daemon: a model with non-finite outputs, and a worker that hangs.
+//! Tests failures inside the daemon: a model with non-finite outputs, a worker that hangs, and a log
+//! that nobody reads.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -187,4 +188,27 @@ fn a_hanging_worker_stops_the_watchdog_signal_and_is_named() {
         "{}",
         daemon.log()
     );
+}
+
+#[test]
+fn a_log_that_nobody_reads_stops_nothing() {
+    let folder = folder();
+    let dir = folder.path();
+    let (grpc, http) = (free_port(), free_port());
+    let gate = camera("gate", &format!("file:{}", clip("gate").display()), "");
+    let file = dir.join("lookout.toml");
+    fs::write(&file, head(grpc, http, None) + &gate).expect("config");
+    // The log goes into a pipe that nobody reads.
+    let mut command = Command::new("bash");
+    let unread = "exec \"$0\" --log trace run --config \"$1\" 2> >(exec sleep 120)";
+    command.args(["-c", unread, LOOKOUT]).arg(&file);
+    let mut daemon = Daemon::by(command, dir, grpc, http);
+    wait_for("lost lines", SECONDS(60), || {
+        (daemon.metric("lookout_log_lines_lost_total") > 0.0).then_some(())
+    });
+    let captions = || daemon.metric("lookout_captions_total{camera=\"gate\"}");
+    let before = captions();
+    wait_for("captions", SECONDS(60), || (captions() >= before + 3.0).then_some(()));
+    daemon.process.signal(libc::SIGTERM);
+    assert_eq!(daemon.process.ended(SECONDS(20)), Some(0));
 }
