@@ -117,6 +117,11 @@ impl<R> Inbox<R> {
         Ok(())
     }
 
+    /// Returns the questions and the requests in the background that wait.
+    pub fn requests(&mut self) -> impl Iterator<Item = &mut R> {
+        self.questions.iter_mut().chain(&mut self.background)
+    }
+
     /// Removes the questions for which `is_wanted` returns false.
     pub fn retain(&mut self, is_wanted: impl FnMut(&R) -> bool) {
         self.questions.retain(is_wanted);

@@ -149,6 +149,7 @@ impl<B: VisionBackend> VisionWorker<B> {
         if !fetch.is_wanted() {
             return Ok(());
         }
+        fetch.take_over_from_cache(engine);
         let begun = Instant::now();
         let frame_len = self.backend.frame_len();
         let mut good = Vec::new();
@@ -179,7 +180,8 @@ impl<B: VisionBackend> VisionWorker<B> {
         };
         let goes_on = self.judge(&encoded);
         let finite = good.into_iter().zip(encoded).filter_map(|(at, tokens)| Some((at, tokens?)));
-        fetch.encoded(engine, finite.collect(), begun.elapsed());
+        let encoded = fetch.encoded(engine, finite.collect(), begun.elapsed());
+        engine.share(&fetch.camera, &encoded);
         engine.proceed(fetch);
         goes_on
     }

@@ -2,10 +2,15 @@
 //! read from memory or else from the disk, and the vision worker encodes them again in batches.
 //! Only then is the question queued.
 //!
+//! Requests that wait for the same frame share its encoding: each takes over the tokens that
+//! another one's turn has made. Each has its own JPEGs, so that one that leaves takes nothing from
+//! the others.
+//!
 //! The question holds its place in the queue from the start, and frees it when its asker leaves. The
 //! trial of a rule waits behind everything else, takes one frame at a time and leaves nothing in the
 //! cache of re-encoded frames.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -99,10 +104,17 @@ impl FrameFetch {
         self.jpegs.drain(..most.min(self.jpegs.len())).collect()
     }
 
-    /// Stores the tokens of frames that have been encoded, with their positions.
-    pub fn encoded(&mut self, engine: &Engine, frames: Vec<(usize, FrameTokens)>, took: Duration) {
+    /// Stores the tokens of frames that have been encoded, with their positions. Returns the data of
+    /// these frames.
+    pub fn encoded(
+        &mut self,
+        engine: &Engine,
+        frames: Vec<(usize, FrameTokens)>,
+        took: Duration,
+    ) -> HashMap<FrameId, FrameData> {
         metrics::frames_reencoded(&self.camera, frames.len() as u64);
         self.encode += took;
+        let mut encoded = HashMap::with_capacity(frames.len());
         let mut reencoded = engine.reencoded();
         for (at, tokens) in frames {
             let Entry { id, captured_at, .. } = self.selection.frames[at];
@@ -110,12 +122,34 @@ impl FrameFetch {
             let data = &mut self.data[at];
             let bytes = tokens.bytes() + data.jpeg.as_ref().map_or(0, |jpeg| jpeg.len());
             data.tokens = Some(Arc::new(tokens));
+            encoded.insert(id, data.clone());
             let is_shared = matches!(self.recipient, Recipient::Question { .. });
             if is_shared && !engine.was_deleted(&self.camera, captured_at) {
                 reencoded.put(name, data.clone(), bytes);
             }
         }
         metrics::reencode_cache(reencoded.bytes() as u64);
+        encoded
+    }
+
+    /// Takes over the data of the frames that are still to be encoded and that `known` returns.
+    fn take_over(&mut self, mut known: impl FnMut(FrameId) -> Option<FrameData>) {
+        let FrameFetch { selection, data, jpegs, .. } = self;
+        jpegs.retain(|(at, _)| match known(selection.frames[*at].id) {
+            Some(known) => {
+                data[*at] = known;
+                false
+            }
+            None => true,
+        });
+    }
+
+    /// Takes over the frames that have been encoded for other questions since this one came.
+    pub fn take_over_from_cache(&mut self, engine: &Engine) {
+        if matches!(self.recipient, Recipient::Question { .. }) {
+            let (camera, mut reencoded) = (self.camera.clone(), engine.reencoded());
+            self.take_over(|id| reencoded.get(&(camera.clone(), id)).cloned());
+        }
     }
 
     pub fn is_complete(&self) -> bool {
@@ -188,7 +222,8 @@ impl Engine {
     }
 
     /// Passes the question to the vision worker, or to the queue if nothing has to be encoded.
-    pub(in crate::engine) fn proceed(&self, fetch: Box<FrameFetch>) {
+    pub(in crate::engine) fn proceed(&self, mut fetch: Box<FrameFetch>) {
+        fetch.take_over_from_cache(self);
         if fetch.is_complete() {
             return self.queue(*fetch);
         }
@@ -198,6 +233,20 @@ impl Engine {
         });
         if let Err(fetch) = refused {
             fetch.fail(AskError::Stopping);
+        }
+    }
+
+    /// Gives the data of frames that have just been encoded to the waiting requests for the same
+    /// frames. The requests that are then complete wait no longer.
+    pub(in crate::engine) fn share(&self, camera: &str, encoded: &HashMap<FrameId, FrameData>) {
+        let complete = self.inbox.change(|inbox| {
+            for fetch in inbox.requests().filter(|fetch| *fetch.camera == *camera) {
+                fetch.take_over(|id| encoded.get(&id).cloned());
+            }
+            inbox.extract(|fetch| fetch.is_complete())
+        });
+        for fetch in complete {
+            self.queue(*fetch);
         }
     }
 

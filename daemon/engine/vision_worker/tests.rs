@@ -1,5 +1,7 @@
 //! Tests the vision worker with a stand-in for the model: frames that are stored, corrupt frames,
-//! features that are not finite, and runs that fail.
+//! features that are not finite, runs that fail, and frames that several requests need again.
+
+mod shared;
 
 use std::path::Path;
 use std::time::SystemTime;
@@ -15,7 +17,13 @@ const RUN: u64 = 1;
 
 /// A vision model with one feature of width 1 for each of four cells: the frame's first pixel.
 /// White frames have features that are not finite, and a run with a black frame fails.
-struct StandIn;
+#[derive(Default)]
+struct StandIn {
+    /// Number of frames that were encoded.
+    encoded: usize,
+    /// True if every run fails.
+    fails: bool,
+}
 
 impl VisionBackend for StandIn {
     fn frame_len(&self) -> usize {
@@ -32,9 +40,10 @@ impl VisionBackend for StandIn {
 
     fn encode(&mut self, pixels: &[f32]) -> Result<Encoded, ModelError> {
         let frames = pixels.chunks_exact(self.frame_len());
-        if frames.clone().any(|frame| frame[0] == 0.0) {
+        if self.fails || frames.clone().any(|frame| frame[0] == 0.0) {
             return Err(ModelError("out of memory".into()));
         }
+        self.encoded += frames.len();
         let feature = |frame: &[f32]| if frame[0] == 1.0 { f32::NAN } else { frame[0] };
         let features = frames.flat_map(|frame| [feature(frame); 4]).collect();
         Ok(Encoded { features, took: Duration::ZERO })
@@ -42,10 +51,13 @@ impl VisionBackend for StandIn {
 }
 
 fn engine() -> Arc<Engine> {
-    let config = r#"
-        [model]
-        package = "nowhere"
-        plan = "2:slowfast-slow_1frms_concat-fast_1x1"
+    engine_with(2, "")
+}
+
+/// Creates an engine of two cameras, with windows of `frames` frames. `more` is added to its config.
+fn engine_with(frames: u64, more: &str) -> Arc<Engine> {
+    let plan = format!("{frames}:slowfast-slow_1frms_concat-fast_1x1");
+    let cameras = r#"
         [[camera]]
         name = "gate"
         url = "file:gate.mp4"
@@ -53,14 +65,15 @@ fn engine() -> Arc<Engine> {
         name = "yard"
         url = "file:yard.mp4"
     "#;
-    let config = Config::parse(config, Path::new("")).expect("a config");
+    let config = format!("[model]\npackage = \"nowhere\"\nplan = {plan:?}\n{cameras}{more}");
+    let config = Config::parse(&config, Path::new("")).expect("a config");
     Engine::new(&config, MemoryJournal::shared(RUN, 100), RUN, Arc::new(RunClock::start()))
 }
 
 fn worker() -> VisionWorker<StandIn> {
     let preprocess = Preprocess { size: 2, mean: [0.0; 3], std: [1.0; 3], resize: Resize::Stretch };
     VisionWorker {
-        backend: StandIn,
+        backend: StandIn::default(),
         preprocess,
         scratch: Scratch::default(),
         jpeg_codec: JpegCodec::new(64, 2, 90).expect("a codec"),
