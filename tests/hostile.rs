@@ -1,5 +1,5 @@
 //! Tests hostile clients of gRPC, HTTP and MQTT, with a real daemon and a real broker: whatever
-//! they send, two cameras lose no caption, and afterwards all other clients are served.
+//! they send, two cameras lose no window, and afterwards all other clients are served.
 
 #[path = "hostile/clients.rs"]
 mod clients;
@@ -23,6 +23,7 @@ use lookout::proto::ask_request::Range;
 use lookout::proto::lookout_service_client::LookoutServiceClient;
 use rumqttc::{AsyncClient, MqttOptions, QoS};
 use serde_json::Value;
+use support::windows::assert_most_windows_have_captions;
 use support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -46,8 +47,8 @@ struct Target {
 }
 
 /// Runs an attack until each of two cameras has published several captions during it, then waits
-/// for one more of each without it. No window may be missing or skipped, and the daemon must be
-/// ready. Returns its log.
+/// for one more of each without it. Each window must have a caption, or have been skipped for lack
+/// of time and counted; most have a caption. The daemon must be ready. Returns its log.
 fn withstands<F>(files: Option<u32>, attack: impl FnOnce(Target) -> F) -> String
 where
     F: Future<Output = ()> + Send + 'static,
@@ -97,17 +98,14 @@ where
     captions(1, &mut seen);
 
     assert!(daemon.process.is_running());
-    assert_no_window_missing(&seen, "gate", EVERY);
-    assert_no_window_missing(&seen, "yard", EVERY);
-    for event in seen.iter().filter(|event| event["kind"] == "caption") {
-        assert_eq!(event["skipped_windows"].as_u64().unwrap_or(0), 0, "{event}");
-    }
     let sequences: Vec<u64> = seen.iter().filter_map(|e| e["sequence"].as_u64()).collect();
     assert!(sequences.windows(2).all(|pair| pair[1] == pair[0] + 1), "{sequences:?}");
     // All other clients are served, at the latest when silent connections have been closed.
     wait_for("HTTP", SECONDS(10), || get(target.http, "/readyz").filter(|reply| reply.0 == 200));
     wait_for("gRPC", SECONDS(10), || (daemon.client(&["cameras"]).0 == Some(0)).then_some(()));
-    assert_eq!(daemon.metric("lookout_captions_skipped_total"), 0.0);
+    for camera in ["gate", "yard"] {
+        assert_most_windows_have_captions(&seen, camera, EVERY, &daemon.metrics());
+    }
     assert_eq!(daemon.metric("lookout_interface_restarts_total"), 0.0);
     assert_eq!(daemon.metric("lookout_mqtt_connected"), 1.0);
     daemon.process.log()

@@ -40,3 +40,4 @@ mod soak;
 mod stored_frames;
 mod streams;
 mod trials;
+mod windows;

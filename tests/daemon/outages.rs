@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::support::windows::assert_windows_accounted_for;
 use crate::support::*;
 use serde_json::Value;
 
@@ -50,8 +51,8 @@ fn caption_flow() {
     }
     let sequences: Vec<u64> = seen.iter().filter_map(|e| e["sequence"].as_u64()).collect();
     assert!(sequences.windows(2).all(|pair| pair[1] == pair[0] + 1), "{sequences:?}");
-    assert_no_window_missing(&seen, "gate", 2.0);
-    assert_no_window_missing(&seen, "yard", 2.0);
+    assert_windows_accounted_for(&seen, "gate", 2.0, &daemon.metrics());
+    assert_windows_accounted_for(&seen, "yard", 2.0, &daemon.metrics());
     // The windows close half of `caption_interval` apart, each to within half a frame.
     let last = |camera| seen.iter().rfind(|event| is_caption(event, camera)).expect("a caption");
     let [gate, yard] = ["gate", "yard"].map(|camera| seconds(&last(camera)["window"]["to"]));
@@ -268,7 +269,7 @@ fn gate_comes_back(
     let gaps = first["coverage"]["gaps"].as_array().expect("gaps");
     assert!(gaps.iter().any(|gap| gap["cause"] == "camera_down"), "{first}");
     events.until("a caption of yard", SECONDS(30), &mut seen, |e| is_caption(e, "yard"));
-    assert_no_window_missing(&seen, "yard", 2.0);
+    assert_windows_accounted_for(&seen, "yard", 2.0, &daemon.metrics());
 }
 
 #[test]
@@ -328,7 +329,7 @@ fn a_wrong_password_is_reported_and_can_be_corrected() {
     for _ in 0..4 {
         events.until("a caption of yard", SECONDS(30), &mut seen, |e| is_caption(e, "yard"));
     }
-    assert_no_window_missing(&seen, "yard", 2.0);
+    assert_windows_accounted_for(&seen, "yard", 2.0, &daemon.metrics());
     let output = daemon.process.log() + &format!("{seen:?}");
     assert!(!output.contains("wrong-secret") && !output.contains("right-secret"), "{output}");
 }
@@ -345,7 +346,7 @@ fn an_absent_broker_delays_nothing_and_misses_nothing() {
     for _ in 0..4 {
         events.until("captions", SECONDS(30), &mut seen, |e| is_caption(e, "gate"));
     }
-    assert_no_window_missing(&seen, "gate", 2.0);
+    assert_windows_accounted_for(&seen, "gate", 2.0, &daemon.metrics());
     let _broker = Broker::start(dir, port);
     let mut mqtt = subscribe(port, dir);
     let mut missing: Vec<Value> = seen.into_iter().filter(|e| e["kind"] == "caption").collect();

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use crate::support::windows::assert_windows_accounted_for;
 use crate::support::*;
 use serde_json::Value;
 
@@ -125,7 +126,8 @@ fn cameras_come_and_go_and_the_others_do_not_notice() {
     while events.iter().filter(|event| is_caption(event, "gate")).count() < 4 {
         watch.until("a caption", PATIENCE, &mut events, |event| is_caption(event, "gate"));
     }
-    assert_windows_follow(&events, "gate", 4.0);
+    // A reload that restarted the windows would move their ends.
+    assert_windows_accounted_for(&events, "gate", 4.0, &setup.daemon.metrics());
     let is_disturbed = |event: &&Value| {
         event["camera"] == "gate" && event["kind"] == "camera_status" && event["state"] == "lost"
     };
@@ -147,26 +149,6 @@ fn cameras_come_and_go_and_the_others_do_not_notice() {
         assert!(topics.iter().any(|topic| topic == "lookout/gate/status"), "{topics:?}");
         (!topics.iter().any(is_gone)).then_some(())
     });
-}
-
-/// Checks that the windows of a camera follow each other. Those that a loaded machine skipped are
-/// counted in the next caption; a reload that restarted the windows would move their ends.
-fn assert_windows_follow(events: &[Value], camera: &str, every: f64) {
-    let captions: Vec<(f64, f64)> = events
-        .iter()
-        .filter(|event| is_caption(event, camera))
-        .map(|event| {
-            let skipped = event["skipped_windows"].as_f64().expect("a number");
-            (seconds(&event["window"]["to"]), every * (1.0 + skipped))
-        })
-        .collect();
-    for (at, pair) in captions.windows(2).enumerate() {
-        let (step, wanted) = (pair[1].0 - pair[0].0, pair[1].1);
-        // The second window closes early, which moves the camera to its own offset.
-        let follows =
-            if at == 0 { step > 0.0 && step < wanted + 0.01 } else { (step - wanted).abs() < 0.01 };
-        assert!(follows, "{camera}: windows end at and follow by {captions:?}");
-    }
 }
 
 /// Checks that no number of a camera names two frames.

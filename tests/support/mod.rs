@@ -5,6 +5,7 @@
 pub mod mqtt;
 pub mod small_disk;
 pub mod truth;
+pub mod windows;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -235,9 +236,14 @@ impl Daemon {
         Lines::of("watch", &mut command, folder)
     }
 
+    /// Returns the text of `/metrics`.
+    pub fn metrics(&self) -> String {
+        get(self.http, "/metrics").expect("metrics").1
+    }
+
     pub fn metric(&self, line_start: &str) -> f64 {
         assert_metric_exists(line_start);
-        let (_, metrics) = get(self.http, "/metrics").expect("metrics");
+        let metrics = self.metrics();
         let line = metrics.lines().find(|line| line.starts_with(line_start));
         line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0.0)
     }
@@ -245,7 +251,7 @@ impl Daemon {
     /// Sums a metric over all its lines that have this label.
     pub fn metric_sum(&self, name: &str, label: &str) -> f64 {
         assert_metric_exists(name);
-        let (_, metrics) = get(self.http, "/metrics").expect("metrics");
+        let metrics = self.metrics();
         let lines = metrics.lines().filter(|line| line.starts_with(name) && line.contains(label));
         lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
     }
@@ -373,20 +379,4 @@ pub fn seconds(time: &Value) -> f64 {
     let text = time.as_str().unwrap_or_else(|| panic!("{time} is no time"));
     let time = humantime::parse_rfc3339(text).unwrap_or_else(|e| panic!("{text}: {e}"));
     time.duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs_f64()
-}
-
-/// Checks that the windows of a camera follow each other without a gap.
-pub fn assert_no_window_missing(events: &[Value], camera: &str, every: f64) {
-    let ends: Vec<f64> = events
-        .iter()
-        .filter(|event| is_caption(event, camera))
-        .map(|event| seconds(&event["window"]["to"]))
-        .collect();
-    assert!(ends.len() >= 4, "{camera}: only {} captions", ends.len());
-    // The second window closes early, which moves the camera to its own offset within `caption_interval`.
-    let sooner = ends[1] - ends[0];
-    assert!(0.0 < sooner && sooner < every + 0.01, "{camera}: windows end at {ends:?}");
-    for pair in ends[1..].windows(2) {
-        assert!((pair[1] - pair[0] - every).abs() < 0.01, "{camera}: windows end at {ends:?}");
-    }
 }
