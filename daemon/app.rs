@@ -171,19 +171,21 @@ impl App {
                 move || http::serve(listener.clone(), gate.clone(), metrics.clone(), end.clone());
             interfaces.spawn(publish::supervise(Interface::Http, stop.clone(), serve));
         }
+        let recorder = self.config.traces.clone().map(traces::Recorder::shared);
         if let Some(config) = self.config.mqtt.clone() {
-            let publisher = mqtt::Publisher::shared(config, service.clone());
+            let publisher = mqtt::Publisher::shared(config, service.clone(), recorder.clone());
             let end = stop.clone();
             let run = move || mqtt::run(publisher.clone(), end.clone());
             interfaces.spawn(publish::supervise(Interface::Mqtt, stop.clone(), run));
         }
-        if let Some(config) = self.config.traces.clone() {
+        if let Some(recorder) = recorder.clone() {
             let (journal, end) = (self.journal.clone(), stop.clone());
-            let run = move || traces::run(config.clone(), journal.clone(), end.clone());
+            let run = move || traces::run(recorder.clone(), journal.clone(), end.clone());
             interfaces.spawn(publish::supervise(Interface::Otlp, stop.clone(), run));
         }
         let rules = &self.config.rules;
-        let targets = Targets::start(self.targets, rules, service.clone(), stop.clone()).await;
+        let targets =
+            Targets::start(self.targets, rules, service.clone(), recorder, stop.clone()).await;
         let targets = Arc::new(targets);
         let config = Arc::new(Mutex::new(self.config));
         let (requests, queue) = mpsc::channel(reload::WAITING);

@@ -16,11 +16,14 @@ use crate::event::EventId;
 use crate::metrics;
 use crate::publish::delivery::{self, Delivery, Target};
 use crate::publish::supervise;
+use crate::publish::traces::Recorder;
 use crate::service::Service;
 
 /// Starts and stops the deliveries.
 pub struct Targets {
     service: Arc<dyn Service>,
+    /// Records the traces, if the config enables them.
+    recorder: Option<Arc<Recorder>>,
     /// Ends all deliveries.
     stop: CancellationToken,
     running: Mutex<HashMap<Arc<str>, Running>>,
@@ -41,10 +44,11 @@ impl Targets {
         targets: Vec<Target>,
         rules: &[Rule],
         service: Arc<dyn Service>,
+        recorder: Option<Arc<Recorder>>,
         stop: CancellationToken,
     ) -> Targets {
         let begin = EventId { run: service.journal().run(), sequence: 0 };
-        let started = Targets { service, stop, running: Mutex::default() };
+        let started = Targets { service, recorder, stop, running: Mutex::default() };
         {
             let mut running = started.running.lock().await;
             for target in targets {
@@ -94,7 +98,8 @@ impl Targets {
         let config = target.config().clone();
         let name = config.name.clone();
         let excluded = delivery::excluded_rules(&name, rules);
-        let delivery = Delivery::shared_after(begin, target, rules, self.service.clone());
+        let (service, recorder) = (self.service.clone(), self.recorder.clone());
+        let delivery = Delivery::shared_after(begin, target, rules, service, recorder);
         let end = self.stop.child_token();
         let run = {
             let (delivery, end) = (delivery.clone(), end.clone());

@@ -1,5 +1,7 @@
 //! A real MQTT broker, a proxy in front of it, a subscriber, and the publisher under test.
 
+use lookout::publish::traces;
+
 use super::*;
 
 pub struct Publisher {
@@ -9,8 +11,17 @@ pub struct Publisher {
 
 impl Publisher {
     pub fn start(daemon: &Daemon, config: Mqtt) -> Publisher {
+        Publisher::traced(daemon, config, None)
+    }
+
+    /// Starts a publisher whose deliveries are traced.
+    pub fn traced(
+        daemon: &Daemon,
+        config: Mqtt,
+        recorder: Option<Arc<traces::Recorder>>,
+    ) -> Publisher {
         let stop = CancellationToken::new();
-        let publisher = publish::mqtt::Publisher::shared(config, daemon.service.clone());
+        let publisher = publish::mqtt::Publisher::shared(config, daemon.service.clone(), recorder);
         let running = tokio::spawn(publish::mqtt::run(publisher, stop.clone()));
         Publisher { running, stop }
     }

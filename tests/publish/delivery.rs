@@ -6,6 +6,7 @@ use std::path::Path;
 use hmac::{Hmac, Mac};
 use lookout::config::{self, Config};
 use lookout::publish::delivery::{self, Delivery, Target};
+use lookout::publish::traces;
 use sha2::Sha256;
 
 use super::mqtt::Log;
@@ -58,9 +59,24 @@ impl Running {
         Running::start_target(daemon, &config, target)
     }
 
+    /// Starts the delivery to the last target of a config. It is traced.
+    pub fn traced(daemon: &Daemon, mut config: Config, recorder: Arc<traces::Recorder>) -> Running {
+        let target = config.targets.pop().unwrap();
+        Running::with(daemon, &config, target, Some(recorder))
+    }
+
     fn start_target(daemon: &Daemon, config: &Config, target: config::Target) -> Running {
+        Running::with(daemon, config, target, None)
+    }
+
+    fn with(
+        daemon: &Daemon,
+        config: &Config,
+        target: config::Target,
+        recorder: Option<Arc<traces::Recorder>>,
+    ) -> Running {
         let target = Target::new(target).unwrap();
-        let delivery = Delivery::shared(target, &config.rules, daemon.service.clone());
+        let delivery = Delivery::shared(target, &config.rules, daemon.service.clone(), recorder);
         let stop = CancellationToken::new();
         let running = tokio::spawn(delivery::run(delivery, stop.clone()));
         Running { stop, running }
@@ -356,7 +372,7 @@ async fn alerts_older_than_catch_up_are_not_sent() {
     };
     let daemon = stored(folder.path(), 0);
     // The daemon ends before it has sent these.
-    drop(Delivery::shared(Target::new(target()).unwrap(), &[], daemon.service.clone()));
+    drop(Delivery::shared(Target::new(target()).unwrap(), &[], daemon.service.clone(), None));
     publish_alert(&daemon, "car", AlertPhase::New);
     publish_alert(&daemon, "car", AlertPhase::End);
     daemon.service.journal.flush();

@@ -189,7 +189,7 @@ async fn an_event_that_panics_an_interface_is_skipped_and_the_interface_restarts
     let mut heard = Subscriber::connect(broker.port, "lookout/+/caption").await;
     let (stop, publisher) = (
         CancellationToken::new(),
-        publish::mqtt::Publisher::shared(mqtt_config(broker.port), daemon.service.clone()),
+        publish::mqtt::Publisher::shared(mqtt_config(broker.port), daemon.service.clone(), None),
     );
     let end = stop.clone();
     let interface = move || publish::mqtt::run(publisher.clone(), end.clone());

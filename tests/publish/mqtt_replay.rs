@@ -147,7 +147,7 @@ async fn events_older_than_catch_up_are_not_sent() {
     let config = Mqtt { catch_up, ..mqtt_config(broker.port) };
     let mut heard = Subscriber::connect(broker.port, "lookout/gate/caption").await;
     // The daemon ends before it has sent these.
-    drop(publish::mqtt::Publisher::shared(config.clone(), daemon.service.clone()));
+    drop(publish::mqtt::Publisher::shared(config.clone(), daemon.service.clone(), None));
     daemon.caption("old 1");
     daemon.caption("old 2");
     drop(daemon);

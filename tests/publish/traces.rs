@@ -16,8 +16,9 @@ use opentelemetry_proto::tonic::trace::v1::Span as Sent;
 use tokio::sync::Semaphore;
 use tonic::transport::{Identity, Server, ServerTlsConfig};
 
-use super::api;
+use super::receiver::Receiver;
 use super::*;
+use super::{api, delivery};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -147,16 +148,21 @@ fn config(port: u16) -> Traces {
 /// Sends the traces of a journal until `stop`.
 struct Sending {
     journal: Arc<dyn Journal>,
+    recorder: Arc<traces::Recorder>,
     stop: CancellationToken,
     running: JoinHandle<Result<(), PublishError>>,
 }
 
 impl Sending {
     fn start(config: Traces) -> Sending {
-        let journal = MemoryJournal::shared(RUN, 1000);
+        Sending::of(MemoryJournal::shared(RUN, 1000), config)
+    }
+
+    fn of(journal: Arc<dyn Journal>, config: Traces) -> Sending {
         let stop = CancellationToken::new();
-        let running = tokio::spawn(traces::run(config, journal.clone(), stop.clone()));
-        Sending { journal, stop, running }
+        let recorder = traces::Recorder::shared(config);
+        let running = traces::run(recorder.clone(), journal.clone(), stop.clone());
+        Sending { journal, recorder, stop, running: tokio::spawn(running) }
     }
 
     async fn stop(self) {
@@ -254,6 +260,56 @@ async fn a_caption_is_a_trace_of_its_stages() {
     assert!(!format!("{spans:?}").contains("secret"), "a trace has a text");
     sending.stop().await;
     collector.stop().await;
+}
+
+#[tokio::test]
+async fn a_delivery_is_a_span_until_the_receiver_has_accepted_the_event() {
+    let broker = Broker::start();
+    let mut receiver = Receiver::start().await;
+    let daemon = delivery::memory();
+    let mut collector = Collector::start(free_port()).await;
+    let sending = Sending::of(daemon.service.journal.clone(), config(collector.port));
+    let mut heard = Subscriber::connect(broker.port, "lookout/available").await;
+    let recorder = || sending.recorder.clone();
+    let publisher = Publisher::traced(&daemon, mqtt_config(broker.port), Some(recorder()));
+    heard.until("lookout/available", "online").await;
+    let folder = tempfile::tempdir().unwrap();
+    let hook = delivery::config(&delivery::webhook(receiver.port, ""), folder.path());
+    let hook = delivery::Running::traced(&daemon, hook, recorder());
+
+    let mut traces: HashMap<Vec<u8>, Vec<Sent>> = HashMap::new();
+    let arriving = async {
+        loop {
+            // The reader of events may begin after the first one.
+            delivery::publish_alert(&daemon, "car", AlertPhase::New);
+            while let Ok(span) = timeout(Duration::from_secs(2), collector.spans.recv()).await {
+                let span = span.unwrap();
+                let trace = traces.entry(span.trace_id.clone()).or_default();
+                trace.push(span);
+                let count = |name| trace.iter().filter(|span| span.name == name).count();
+                if [count("alert"), count("store"), count("publish")] == [1, 1, 2] {
+                    return trace.clone();
+                }
+            }
+        }
+    };
+    let spans = timeout(LONG, arriving).await.expect("no trace has both deliveries");
+    let named = |name| spans.iter().find(|span| span.name == name).unwrap();
+    let (root, store) = (named("alert"), named("store"));
+    let mut interfaces = Vec::new();
+    for span in spans.iter().filter(|span| span.name == "publish") {
+        assert_eq!(span.parent_span_id, root.span_id);
+        assert_eq!(span.start_time_unix_nano, store.start_time_unix_nano);
+        assert!(span.end_time_unix_nano > span.start_time_unix_nano);
+        interfaces.push(["lookout.interface", "lookout.target"].map(|key| attribute(span, key)));
+    }
+    interfaces.sort();
+    let text = |text: &str| Some(text.to_owned());
+    assert_eq!(interfaces, [[text("mqtt"), None], [text("webhook"), text("hook")]]);
+    assert!(receiver.next().await.sequence() > 0);
+    hook.stop().await;
+    publisher.stop().await;
+    sending.stop().await;
 }
 
 #[tokio::test]

@@ -29,6 +29,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::PublishError;
+use super::traces::Recorder;
 use crate::backoff::Backoff;
 use crate::config::{self, Rule};
 use crate::event::{Alert, Body, Event, EventId};
@@ -210,6 +211,8 @@ pub struct Delivery {
     /// Names of the rules whose alerts go to other targets only.
     excluded: HashSet<Arc<str>>,
     service: Arc<dyn Service>,
+    /// Records the traces, if the config enables them.
+    recorder: Option<Arc<Recorder>>,
     /// The journal's name of this reader.
     reader: String,
     /// The event up to which the target needs no event any more.
@@ -229,9 +232,10 @@ impl Delivery {
         target: Target,
         rules: &[Rule],
         service: Arc<dyn Service>,
+        recorder: Option<Arc<Recorder>>,
     ) -> Arc<Mutex<Delivery>> {
         let begin = EventId { run: service.journal().run(), sequence: 0 };
-        Delivery::shared_after(begin, target, rules, service)
+        Delivery::shared_after(begin, target, rules, service, recorder)
     }
 
     /// Creates a delivery that begins after `begin`, unless the journal has a position of the
@@ -241,6 +245,7 @@ impl Delivery {
         target: Target,
         rules: &[Rule],
         service: Arc<dyn Service>,
+        recorder: Option<Arc<Recorder>>,
     ) -> Arc<Mutex<Delivery>> {
         let name = target.config.name.clone();
         let reader = format!("{} {name}", target.interface().name());
@@ -253,6 +258,7 @@ impl Delivery {
             log: Log::new(target.interface(), &target.config),
             target: Arc::new(target),
             service,
+            recorder,
             reader,
             done,
             acknowledged: done,
@@ -354,6 +360,9 @@ impl Delivery {
                     let published = event.published_at;
                     let took = SystemTime::now().duration_since(published).unwrap_or_default();
                     metrics::published(&event.camera, self.target.interface(), took);
+                    if let Some(recorder) = &self.recorder {
+                        recorder.published(event, self.target.interface(), Some(self.name()));
+                    }
                     self.log.delivered();
                     return ControlFlow::Continue(());
                 }

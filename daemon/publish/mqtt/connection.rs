@@ -286,6 +286,9 @@ impl Connection<'_> {
             (None, Some(event)) => {
                 let took = SystemTime::now().duration_since(event.published_at).unwrap_or_default();
                 metrics::published(&event.camera, Interface::Mqtt, took);
+                if let Some(recorder) = &self.publisher.recorder {
+                    recorder.published(&event, Interface::Mqtt, None);
+                }
             }
             (None, None) => {}
         }

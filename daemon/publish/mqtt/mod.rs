@@ -45,6 +45,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::PublishError;
+use super::traces::Recorder;
 use crate::backoff::Backoff;
 use crate::config::Mqtt;
 use crate::event::EventId;
@@ -108,6 +109,8 @@ pub struct Publisher {
     /// Rules that were announced and no longer exist.
     removed_rules: BTreeSet<CameraRule>,
     service: Arc<dyn Service>,
+    /// Records the traces, if the config enables them.
+    recorder: Option<Arc<Recorder>>,
     /// Time at which this run's publisher was made.
     since: Instant,
     /// Protocol version that the broker speaks, as far as is known.
@@ -129,7 +132,11 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    pub fn shared(config: Mqtt, service: Arc<dyn Service>) -> Arc<Mutex<Publisher>> {
+    pub fn shared(
+        config: Mqtt,
+        service: Arc<dyn Service>,
+        recorder: Option<Arc<Recorder>>,
+    ) -> Arc<Mutex<Publisher>> {
         let reader = format!("mqtt {} at {}:{}", config.client_id, config.host, config.port);
         let journal = service.journal();
         // A broker without a position begins with this run.
@@ -145,6 +152,7 @@ impl Publisher {
             removed_rules: BTreeSet::new(),
             config,
             service,
+            recorder,
             since: Instant::now(),
             version: Version::V5,
             has_connected: false,

@@ -6,6 +6,7 @@
 //!
 //! Guarantees: no span has a frame. Prompts and texts are in it only if the config says so.
 
+use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
 
 use opentelemetry::trace::{
@@ -18,6 +19,7 @@ use serde_json::json;
 use crate::event::{Alert, AlertPhase, Answer, Body, Caption, Coverage, Event, FinishReason};
 use crate::event::{Inference, Timing};
 use crate::frame::{Span, rfc3339};
+use crate::interface::Interface;
 use crate::trace_parent::TraceParent;
 
 /// Bits of a trace's ID that are random, by W3C Trace Context.
@@ -44,29 +46,19 @@ impl Tracer {
     /// Returns the spans of an event, the root first. There are none for an event that has no
     /// trace, or is not sampled. `stored_at` is the time at which readers saw the event.
     pub fn trace(&self, event: &Event, stored_at: SystemTime) -> Vec<SpanData> {
-        let (parent, timing) = match &event.body {
-            Body::Caption(caption) => (None, caption.inference.timing),
-            Body::Answer(answer) => (answer.trace_parent, answer.inference.timing),
-            Body::Alert(alert) if alert.phase != AlertPhase::Acknowledged => {
+        let Some(mut trace) = self.begin(event) else { return Vec::new() };
+        let total_seconds = match (&event.body, event.body.inference()) {
+            (Body::Alert(alert), _) => {
                 let since = event.published_at.duration_since(alert.window.to);
-                let total_seconds = since.unwrap_or_default().as_secs_f64();
-                (None, Timing { total_seconds, ..Timing::default() })
+                since.unwrap_or_default().as_secs_f64()
             }
-            Body::Alert(_) | Body::CameraStatus(_) | Body::RuleStatus(_) => return Vec::new(),
+            (_, inference) => inference.map_or(0.0, |made| made.timing.total_seconds),
         };
-        let trace_id = parent.map_or(event.uuid.as_u128(), |parent| parent.trace_id);
-        let random = trace_id as u64 & ((1 << RANDOM_BITS) - 1);
-        let is_sampled = parent.map_or(random < self.sampled, |parent| parent.is_sampled);
-        if !is_sampled {
-            return Vec::new();
-        }
-        let started = before(event.published_at, timing.total_seconds);
+        let started = before(event.published_at, total_seconds);
         // A clock that was set must not make a span of negative length.
         let ended = stored_at.max(event.published_at).max(started);
-        let mut trace =
-            Trace { scope: &self.scope, trace_id: TraceId::from(trace_id), spans: vec![] };
         let (name, kind, attributes) = self.root(event);
-        let root = trace.add(parent, None, name, kind, (started, ended), attributes);
+        let root = trace.add_root(name, kind, (started, ended), attributes);
         if let Some(inference) = event.body.inference() {
             let is_unchanged =
                 matches!(&event.body, Body::Caption(caption) if caption.unchanged.is_some());
@@ -75,8 +67,44 @@ impl Tracer {
             }
         }
         let stored = (event.published_at.min(ended), ended);
-        trace.add(None, Some(root), "store", SpanKind::Internal, stored, Vec::new());
+        trace.add(root, "store", SpanKind::Internal, stored, Vec::new());
         trace.spans
+    }
+
+    /// Returns the span of an event that a receiver of this interface accepted at `accepted_at`, or
+    /// `None` if the event has no trace or is not sampled.
+    pub fn publish(
+        &self,
+        event: &Event,
+        interface: Interface,
+        target: Option<&str>,
+        accepted_at: SystemTime,
+    ) -> Option<SpanData> {
+        let mut trace = self.begin(event)?;
+        let mut attributes = vec![text("lookout.interface", interface.name())];
+        attributes.extend(target.map(|target| text("lookout.target", target)));
+        let took = (event.published_at, accepted_at.max(event.published_at));
+        trace.add(trace.root, "publish", SpanKind::Producer, took, attributes);
+        trace.spans.pop()
+    }
+
+    /// Begins the trace of an event. Returns `None` for an event that has no trace, or is not
+    /// sampled.
+    fn begin(&self, event: &Event) -> Option<Trace<'_>> {
+        let client = match &event.body {
+            Body::Caption(_) => None,
+            Body::Answer(answer) => answer.trace_parent,
+            Body::Alert(alert) if alert.phase != AlertPhase::Acknowledged => None,
+            Body::Alert(_) | Body::CameraStatus(_) | Body::RuleStatus(_) => return None,
+        };
+        let uuid = event.uuid.as_u128();
+        let trace_id = client.map_or(uuid, |client| client.trace_id);
+        let random = trace_id as u64 & ((1 << RANDOM_BITS) - 1);
+        let is_sampled = client.map_or(random < self.sampled, |client| client.is_sampled);
+        // The span of a delivery, which comes later, finds its parent by the event.
+        let root = SpanId::from((uuid as u64 ^ (uuid >> 64) as u64).max(1));
+        let trace_id = TraceId::from(trace_id);
+        is_sampled.then_some(Trace { scope: &self.scope, trace_id, root, client, spans: vec![] })
     }
 
     /// Adds the spans of the model: the wait, with the encoding of frames, and the generation, with
@@ -90,18 +118,17 @@ impl Tracer {
         let prefilled = after(generation, prefill_seconds);
         let decoded = after(prefilled, decode_seconds);
         let waiting = (started, generation);
-        let wait = trace.add(None, Some(root), "wait", internal.clone(), waiting, Vec::new());
+        let wait = trace.add(root, "wait", internal.clone(), waiting, Vec::new());
         if encode_seconds > 0.0 {
             let device = vec![text("lookout.device", &inference.devices.vision.device)];
-            trace.add(None, Some(wait), "encode frames", internal.clone(), encoding, device);
+            trace.add(wait, "encode frames", internal.clone(), encoding, device);
         }
         let name = format!("generate_content {}", inference.model);
         let attributes = self.generation(inference);
-        let generate =
-            trace.add(None, Some(root), name, internal.clone(), (generation, decoded), attributes);
+        let generate = trace.add(root, name, internal.clone(), (generation, decoded), attributes);
         let prefill = (generation, prefilled);
-        trace.add(None, Some(generate), "prefill", internal.clone(), prefill, Vec::new());
-        trace.add(None, Some(generate), "decode", internal, (prefilled, decoded), Vec::new());
+        trace.add(generate, "prefill", internal.clone(), prefill, Vec::new());
+        trace.add(generate, "decode", internal, (prefilled, decoded), Vec::new());
     }
 
     /// Returns the name, the kind and the attributes of the first span.
@@ -170,34 +197,55 @@ impl Tracer {
 struct Trace<'a> {
     scope: &'a InstrumentationScope,
     trace_id: TraceId,
+    /// The ID of the first span.
+    root: SpanId,
+    /// The client's span, which is the parent of the first one.
+    client: Option<TraceParent>,
     spans: Vec<SpanData>,
 }
 
 impl Trace<'_> {
-    /// Adds a span. Its parent is `remote`, or the span `parent` of this trace, or none.
+    /// Adds the first span.
+    fn add_root(
+        &mut self,
+        name: &'static str,
+        kind: SpanKind,
+        times: (SystemTime, SystemTime),
+        attributes: Vec<KeyValue>,
+    ) -> SpanId {
+        let parent = self.client.map_or(SpanId::INVALID, |client| SpanId::from(client.span_id));
+        self.push(self.root, parent, name.into(), kind, times, attributes)
+    }
+
+    /// Adds a span below another one.
     fn add(
         &mut self,
-        remote: Option<TraceParent>,
-        parent: Option<SpanId>,
-        name: impl Into<std::borrow::Cow<'static, str>>,
+        parent: SpanId,
+        name: impl Into<Cow<'static, str>>,
+        kind: SpanKind,
+        times: (SystemTime, SystemTime),
+        attributes: Vec<KeyValue>,
+    ) -> SpanId {
+        let id = SpanId::from(rand::random_range(1..=u64::MAX));
+        self.push(id, parent, name.into(), kind, times, attributes)
+    }
+
+    fn push(
+        &mut self,
+        span_id: SpanId,
+        parent_span_id: SpanId,
+        name: Cow<'static, str>,
         span_kind: SpanKind,
         (start_time, end_time): (SystemTime, SystemTime),
         attributes: Vec<KeyValue>,
     ) -> SpanId {
-        let span_id = SpanId::from(rand::random_range(1..=u64::MAX));
-        let of_client = remote.map(|remote| SpanId::from(remote.span_id));
+        let (flags, state) = (TraceFlags::SAMPLED, TraceState::default());
         self.spans.push(SpanData {
-            span_context: SpanContext::new(
-                self.trace_id,
-                span_id,
-                TraceFlags::SAMPLED,
-                false,
-                TraceState::default(),
-            ),
-            parent_span_id: of_client.or(parent).unwrap_or(SpanId::INVALID),
-            parent_span_is_remote: remote.is_some(),
+            span_context: SpanContext::new(self.trace_id, span_id, flags, false, state),
+            parent_span_id,
+            parent_span_is_remote: span_id == self.root && self.client.is_some(),
             span_kind,
-            name: name.into(),
+            name,
             start_time,
             end_time,
             attributes,
