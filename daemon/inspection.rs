@@ -115,15 +115,18 @@ impl Inspection {
             running: None,
             refusals: Vec::new(),
         };
-        let package = Package::read(&model.package, &model.precision);
-        found.list_graphs(&model.package, package.as_ref().ok());
-        match package {
-            Ok(package) => {
-                found.plan = found.accept(plan(model, &package, camera));
-                found.model = Some(describe(&package));
+        let whole = found.accept(Package::read(&model.package, &model.precision));
+        let can_run = whole.is_some();
+        // A package without a decoder does not run in this process, but it can be described.
+        let without_decoder = || Package::without_decoder(&model.package, &model.precision).ok();
+        let package = whole.or_else(without_decoder);
+        found.list_graphs(&model.package, package.as_ref());
+        if let Some(package) = package {
+            found.plan = found.accept(plan(model, &package, camera));
+            found.model = Some(describe(&package));
+            if can_run {
                 found.running = found.accept(run(model, max_new_tokens));
             }
-            Err(error) => found.refusals.push(error.to_string()),
         }
         found
     }

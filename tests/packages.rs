@@ -124,6 +124,40 @@ fn a_corrupted_graph_is_named() {
 }
 
 #[test]
+fn a_package_without_a_decoder_is_described_and_names_the_back_end_that_it_needs() {
+    let copy = Copy::of(&demo());
+    fs::remove_file(copy.file("onnx/decoder_model_merged.onnx")).expect("removed");
+    let wanted = [
+        "onnx/decoder_model_merged.onnx is missing",
+        "a package without it needs language.backend = \"vllm\"",
+    ];
+    copy.is_refused(&[], &wanted);
+    let (_, text) = model(copy.0.path(), &[]);
+    for part in
+        ["(llava)", "256 video tokens", "vision_encoder.onnx: fp32", "embed_tokens.onnx: fp32"]
+    {
+        assert!(text.contains(part), "{part:?} is not in {text}");
+    }
+    assert!(!text.contains("not chosen"), "{text}");
+
+    let config = format!(
+        "[model]\npackage = {:?}\nplan = {PLAN:?}\ndevice = \"cpu\"\n\
+         [[camera]]\nname = \"gate\"\nurl = \"rtsp://127.0.0.1:1/gate\"\n",
+        copy.0.path()
+    );
+    fs::write(copy.file("lookout.toml"), config).expect("written");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lookout"));
+    command.arg("check").arg("--config").arg(copy.file("lookout.toml"));
+    let output = command.output().expect("lookout");
+    let text =
+        [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    assert!(!output.status.success(), "{text:?}");
+    for part in wanted {
+        assert!(text.concat().contains(part), "{part:?} is not in {text:?}");
+    }
+}
+
+#[test]
 fn truncated_or_missing_weight_files_are_named() {
     let copy = Copy::of(&repository().join("target/families/llava-vicuna/external"));
     let (code, text) = model(copy.0.path(), &[]);

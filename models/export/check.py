@@ -4,7 +4,7 @@ transformers goes first and leaves its answers in a file; it holds one layer of 
 at a time, so that a large model needs no more memory than onnxruntime does after it.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -30,33 +30,29 @@ class Gap:
     cosine: float
 
 
-@dataclass
-class Deviation:
-    image_features: Gap
-    prefill_logits: Gap
-    next_step_logits: Gap
+class Deviation(dict[str, Gap]):
+    """The gap of each output of the parts that were exported, by its name."""
 
     def lines(self) -> list[str]:
-        return [
-            f"{name.replace('_', ' '):17} off by at most {gap['most']:.1e}, cosine {gap['cosine']:.6f}"
-            for name, gap in asdict(self).items()
-        ]
+        return [f"{name:17} off by at most {gap.most:.1e}, cosine {gap.cosine:.6f}" for name, gap in self.items()]
 
     def fails(self, precision: str) -> str | None:
         """Returns the reason for which the package is refused, or None."""
-        for name, gap in asdict(self).items():
+        for name, gap in self.items():
             # Written so that NaN fails.
-            if precision == "fp32" and not gap["most"] <= TOLERANCE:
-                return f"{name.replace('_', ' ')} deviates by {gap['most']:.1e}; fp32 allows {TOLERANCE}"
-            if precision != "fp32" and not gap["cosine"] >= FLOORS[precision]:
-                floor = FLOORS[precision]
-                return f"{name.replace('_', ' ')} has cosine {gap['cosine']:.4f}; {precision} must reach {floor}"
+            if precision == "fp32" and not gap.most <= TOLERANCE:
+                return f"{name} deviates by {gap.most:.1e}; fp32 allows {TOLERANCE}"
+            if precision != "fp32" and not gap.cosine >= FLOORS[precision]:
+                return f"{name} has cosine {gap.cosine:.4f}; {precision} must reach {FLOORS[precision]}"
         return None
 
 
 @torch.no_grad()
-def write_reference(checkpoint: Checkpoint, path: Path, seed: int = 1) -> None:
-    """Writes transformers' outputs for two random images, a short random prompt and one more token."""
+def write_reference(checkpoint: Checkpoint, path: Path, plan: Plan, seed: int = 1) -> None:
+    """Writes transformers' outputs for two random images, a short random prompt and one more token.
+
+    Without a decoder the language model does not run.
+    """
     random = torch.Generator().manual_seed(seed)
     config, text = checkpoint.config.vision_config, checkpoint.text
     pixels = torch.randn(2, config.num_channels, config.image_size, config.image_size, generator=random)
@@ -67,9 +63,11 @@ def write_reference(checkpoint: Checkpoint, path: Path, seed: int = 1) -> None:
     vision.to("meta")
     name = "model.language_model.embed_tokens.weight"
     words = torch.cat([checkpoint.tensors.rows(name, int(i), 1) for i in ids]).float()
-    whole = torch.cat([words[:BEFORE_PICTURE], features[0], words[BEFORE_PICTURE:], words[:1]])
-    logits = layer_by_layer(checkpoint, whole[None])[0]
-    np.savez(path, pixels=pixels.numpy(), ids=ids.numpy(), features=features.numpy(), logits=logits.numpy())
+    outputs = {"pixels": pixels, "ids": ids, "features": features, "words": words}
+    if "decoder" in plan.parts:
+        whole = torch.cat([words[:BEFORE_PICTURE], features[0], words[BEFORE_PICTURE:], words[:1]])
+        outputs["logits"] = layer_by_layer(checkpoint, whole[None])[0]
+    np.savez(path, **{name: tensor.numpy() for name, tensor in outputs.items()})
 
 
 def layer_by_layer(checkpoint: Checkpoint, embeds: torch.Tensor) -> torch.Tensor:
@@ -91,19 +89,27 @@ def layer_by_layer(checkpoint: Checkpoint, embeds: torch.Tensor) -> torch.Tensor
 
 
 def compare(checkpoint: Checkpoint, package: Path, plan: Plan, reference: Path) -> Deviation:
+    """Runs the parts of the package. The decoder gets transformers' outputs in place of missing parts."""
     wanted, onnx_dir, text = np.load(reference), package / "onnx", checkpoint.text
-    vision = session(onnx_dir / plan.vision_file)
-    features = vision.run(["image_features"], {"pixel_values": wanted["pixels"]})[0]
-    del vision
-    embed = session(onnx_dir / plan.embed_file)
-    words = embed.run(["inputs_embeds"], {"input_ids": wanted["ids"][None]})[0]
-    del embed
+    features, words, deviation = wanted["features"], wanted["words"][None], Deviation()
+    if "vision" in plan.parts:
+        vision = session(onnx_dir / plan.vision_file)
+        features = vision.run(["image_features"], {"pixel_values": wanted["pixels"]})[0]
+        deviation["image features"] = gap(features, wanted["features"])
+        del vision
+    if "embed" in plan.parts:
+        embed = session(onnx_dir / plan.embed_file)
+        words = embed.run(["inputs_embeds"], {"input_ids": wanted["ids"][None]})[0]
+        deviation["token embeddings"] = gap(words[0], wanted["words"])
+        del embed
+    if "decoder" not in plan.parts:
+        return deviation
     prompt = np.concatenate([words[:, :BEFORE_PICTURE], features[:1], words[:, BEFORE_PICTURE:]], axis=1)
     decoder = Decoder(onnx_dir / plan.decoder_file, text.num_key_value_heads, checkpoint.head_dim)
     first, second = decoder(prompt), decoder(words[:, :1])
-    return Deviation(
-        gap(features, wanted["features"]), gap(first, wanted["logits"][0]), gap(second, wanted["logits"][1])
-    )
+    deviation["prefill logits"] = gap(first, wanted["logits"][0])
+    deviation["next step logits"] = gap(second, wanted["logits"][1])
+    return deviation
 
 
 def gap(found: np.ndarray, wanted: np.ndarray) -> Gap:

@@ -22,7 +22,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from plan import DEFAULT_PRECISION, EXTERNAL_ABOVE, KINDS, Plan
+from plan import DEFAULT_PRECISION, EXTERNAL_ABOVE, KINDS, PARTS, Plan
 
 HERE = Path(__file__).resolve().parent
 # The files of the exporter that a package depends on.
@@ -38,6 +38,9 @@ NOTES = """precisions (what the files hold; vision and embedding take and give f
   int4          decoder 4 bit in blocks of 32; on a CPU the vision encoder 8 bit; embedding float16
   Without --precision: int4 for a CPU, fp16 for CUDA. With --device cuda the vision encoder is never
   quantised and the decoder computes in float16.
+
+parts: with --parts vision,embed the package has no decoder. It is for language.backend = "vllm", where
+  servers run the language model, and needs neither the time nor the disk of a decoder.
 
 ends with 0 when OUT is written, 1 when the package does not agree with transformers (or the disk is
 full), 2 when this checkpoint or setting cannot be exported, 130 when interrupted."""
@@ -59,8 +62,13 @@ def main() -> int:
         "--external-above", type=int, default=EXTERNAL_ABOVE, metavar="BYTES",
         help=f"larger weights stand beside their graph in NAME.onnx_data (default: {EXTERNAL_ABOVE})",
     )  # fmt: skip
+    parser.add_argument(
+        "--parts", type=parts_of, default=tuple(PARTS), metavar="PART,…",
+        help=f"parts to export, of {', '.join(PARTS)} (default: all)",
+    )  # fmt: skip
     args = parser.parse_args()
-    plan = Plan(args.precision or DEFAULT_PRECISION[args.device], args.device, args.decoder, args.external_above)
+    precision = args.precision or DEFAULT_PRECISION[args.device]
+    plan = Plan(precision, args.device, args.decoder, args.external_above, args.parts)
 
     quiet()
     from checkpoint import Refusal
@@ -79,6 +87,14 @@ def main() -> int:
     except KeyboardInterrupt:
         print("\nlookout-export: interrupted; the same command goes on from here.", file=sys.stderr)
         return 130
+
+
+def parts_of(text: str) -> tuple[str, ...]:
+    """Returns the parts that a list names, in the order of the export."""
+    named = [part.strip() for part in text.split(",")]
+    if wrong := [part for part in named if part not in PARTS]:
+        raise argparse.ArgumentTypeError(f"{wrong[0]!r} is no part; wanted one or more of {', '.join(PARTS)}")
+    return tuple(part for part in PARTS if part in named)
 
 
 def export(source: Path, out: Path, plan: Plan, vision: Path | None = None) -> int:
@@ -102,11 +118,15 @@ def export(source: Path, out: Path, plan: Plan, vision: Path | None = None) -> i
 
     stages.run("config and tokenizer", lambda: copy_files(source, package), package)
     path = onnx_dir / plan.vision_file
-    stages.run(path.name, lambda: graphs.write_vision_encoder(loaded, path, plan, work, vision), path)
+    if "vision" in plan.parts:
+        stages.run(path.name, lambda: graphs.write_vision_encoder(loaded, path, plan, work, vision), path)
     embed = onnx_dir / plan.embed_file
-    stages.run(embed.name, lambda: graphs.write_embed_tokens(loaded, embed, plan), embed)
+    if "embed" in plan.parts:
+        stages.run(embed.name, lambda: graphs.write_embed_tokens(loaded, embed, plan), embed)
     decoder = onnx_dir / plan.decoder_file
-    if plan.decoder == "plain":
+    if "decoder" not in plan.parts:
+        pass
+    elif plan.decoder == "plain":
         stages.run(decoder.name, lambda: graphs.write_plain_decoder(loaded, decoder, plan, work), decoder)
     else:
         if not stages.is_done(decoder.name):
@@ -115,7 +135,7 @@ def export(source: Path, out: Path, plan: Plan, vision: Path | None = None) -> i
             decoder.name, lambda: graphs.write_gqa_decoder(loaded, decoder, plan, language, work), decoder
         )  # fmt: skip
         shutil.rmtree(language, ignore_errors=True)
-    stages.run("transformers' answers", lambda: check.write_reference(loaded, reference), reference)
+    stages.run("transformers' answers", lambda: check.write_reference(loaded, reference, plan), reference)
 
     started = time.monotonic()
     gap = check.compare(loaded, package, plan, reference)
@@ -128,7 +148,16 @@ def export(source: Path, out: Path, plan: Plan, vision: Path | None = None) -> i
     stages.finish(package)
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     print(f"{out}: {size / 1e6:.1f} MB; memory at most {peak_memory():.2f} GB")
+    if plan.missing:
+        print(f"  without {' and '.join(plan.missing)}: {runs_on(plan)}")
     return 0
+
+
+def runs_on(plan: Plan) -> str:
+    """Returns a sentence that names the back end for a package that lacks parts."""
+    if plan.missing == [PARTS["decoder"]]:
+        return 'it needs language.backend = "vllm", and servers that run the same checkpoint'
+    return "no back end of lookout runs it; every package needs vision_encoder and embed_tokens"
 
 
 def peak_memory() -> float:
@@ -201,6 +230,8 @@ def refuse_plan(loaded, plan: Plan) -> None:
         raise Refusal(f"--precision {plan.precision} is not for {plan.device}, whose attention is float16; take fp16.")
     if plan.decoder != "plain":
         return
+    if "decoder" not in plan.parts:
+        raise Refusal("--decoder plain is for packages with a decoder; --parts names none.")
     if plan.precision not in ("fp32", "fp16"):
         raise Refusal(f"--decoder plain is for fp32 and fp16; --precision is {plan.precision}.")
     if loaded.rope_kind == "dynamic":

@@ -17,6 +17,8 @@ KINDS = {
     ("int4", "cuda"): ("fp16", "fp16", "_q4f16"),
 }
 DEFAULT_PRECISION = {"cpu": "int4", "cuda": "fp16"}
+# The parts of a package and the graphs that hold them, in the order of the export.
+PARTS = {"vision": "vision_encoder", "embed": "embed_tokens", "decoder": "decoder_model_merged"}
 SUFFIX = {"fp32": "", "fp16": "_fp16", "int8": "_int8"}
 
 
@@ -26,6 +28,7 @@ class Plan:
     device: str
     decoder: str = "gqa"
     external_above: int = EXTERNAL_ABOVE
+    parts: tuple[str, ...] = tuple(PARTS)
 
     @property
     def vision(self) -> str:
@@ -41,6 +44,11 @@ class Plan:
         if self.precision in ("int8", "int4"):
             return "fp16" if self.device == "cuda" else "fp32"
         return self.precision
+
+    @property
+    def missing(self) -> list[str]:
+        """The graphs that the package lacks."""
+        return [graph for part, graph in PARTS.items() if part not in self.parts]
 
     @property
     def vision_file(self) -> str:

@@ -243,6 +243,63 @@ class Storage(Folder):
         self.assertEqual([p.name for p in self.folder.iterdir() if "package" in p.name], ["package"])
 
 
+class Parts(Folder):
+    """Tests packages that lack parts."""
+
+    def graphs(self) -> list[str]:
+        return sorted(file.name for file in (self.folder / "package/onnx").iterdir())
+
+    def test_a_package_without_a_decoder_is_for_vllm(self):
+        code, said = self.export(Plan("int4", "cpu", parts=("vision", "embed")))
+        self.assertEqual(code, 0, said)
+        self.assertEqual(self.graphs(), ["embed_tokens_fp16.onnx", "vision_encoder_int8.onnx"])
+        self.assertRegex(said, 'without decoder_model_merged: it needs language.backend = "vllm"')
+        self.assertRegex(said, "token embeddings +off by at most")
+        self.assertNotIn("logits", said)
+        for name in ("config.json", "tokenizer.json", "preprocessor_config.json"):
+            self.assertTrue((self.folder / "package" / name).is_file(), name)
+
+    def test_a_part_alone_is_compared_but_runs_nowhere(self):
+        code, said = self.export(Plan("fp32", "cpu", parts=("decoder",)))
+        self.assertEqual(code, 0, said)
+        self.assertEqual(self.graphs(), ["decoder_model_merged.onnx"])
+        self.assertIn("without vision_encoder and embed_tokens: no back end of lookout runs it", said)
+        self.assertRegex(said, "next step logits +off by at most")
+
+    def test_a_wrong_part_is_compared_and_refused(self):
+        floor, check.FLOORS["int4"] = check.FLOORS["int4"], 1.1
+        self.addCleanup(check.FLOORS.update, int4=floor)
+        code, said = self.export(Plan("int4", "cpu", parts=("embed",)))
+        self.assertEqual(code, 1)
+        self.assertIn("token embeddings has cosine", said)
+
+    def test_parts_are_named_on_the_command_line(self):
+        run = command(self.source, self.folder / "package", "--parts", "embed, vision")
+        said = run.communicate()[0]
+        self.assertEqual(run.returncode, 0, said)
+        self.assertEqual(self.graphs(), ["embed_tokens.onnx", "vision_encoder.onnx"])
+        for parts, why in (("vision,table", "'table' is no part; wanted one or more of vision, embed, decoder"),
+                           ("", "'' is no part")):  # fmt: skip
+            run = command(self.source, self.folder / "other", "--parts", parts)
+            said = run.communicate()[0]
+            self.assertEqual(run.returncode, 2, said)
+            self.assertIn(why, said)
+
+    def test_another_choice_of_parts_starts_anew(self):
+        floor, check.FLOORS["int4"] = check.FLOORS["int4"], 1.1
+        self.addCleanup(check.FLOORS.update, int4=floor)
+        self.assertEqual(self.export(Plan("int4", "cpu", parts=("embed",)))[0], 1)
+        check.FLOORS["int4"] = floor
+        code, said = self.export(Plan("int4", "cpu", parts=("vision", "embed")))
+        self.assertEqual(code, 0, said)
+        self.assertIn("starting anew", said)
+
+    def test_a_plain_decoder_needs_a_decoder(self):
+        with self.assertRaises(Refusal) as caught:
+            self.export(Plan("fp32", "cpu", "plain", parts=("vision", "embed")))
+        self.assertIn("--parts names none", str(caught.exception))
+
+
 class Interruption(Folder):
     def test_a_killed_export_goes_on(self):
         out = self.folder / "package"
@@ -371,10 +428,10 @@ def shard(folder: Path, count: int) -> list[Path]:
     return files
 
 
-def command(source: Path, out: Path) -> subprocess.Popen:
+def command(source: Path, out: Path, *more: str) -> subprocess.Popen:
     """Starts the exporter as a user does, at fp32."""
     return subprocess.Popen(
-        [sys.executable, "-u", str(HERE / "export.py"), str(source), str(out), "--precision", "fp32"],
+        [sys.executable, "-u", str(HERE / "export.py"), str(source), str(out), "--precision", "fp32", *more],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 
