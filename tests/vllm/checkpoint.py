@@ -1,6 +1,8 @@
 """Writes the language model of the demo's package as a checkpoint that vLLM loads.
 
-checkpoint.py PACKAGE FOLDER
+checkpoint.py PACKAGE FOLDER [--other-table]
+
+--other-table moves every row of the table of words by one, so that it is another model.
 """
 
 import json
@@ -47,6 +49,8 @@ for layer in range(config["num_hidden_layers"]):
         weights[f"{start}.mlp.{name}.weight"] = decoder[f"{start}.mlp.{name}.MatMul.weight"].T
 
 folder.mkdir(parents=True, exist_ok=True)
+if "--other-table" in sys.argv[3:]:
+    weights["model.embed_tokens.weight"] = numpy.roll(weights["model.embed_tokens.weight"], 1, axis=0)
 contiguous = {name: numpy.ascontiguousarray(matrix) for name, matrix in weights.items()}
 save_file(contiguous, folder / "model.safetensors", metadata={"format": "pt"})
 (folder / "config.json").write_text(json.dumps(config, indent=2))

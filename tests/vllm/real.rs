@@ -1,8 +1,11 @@
 //! Compares a real vLLM with the language model of this process, on windows of the demo's cameras.
+//! Kills it in the middle of an answer, and puts another model in its place.
 //!
 //! `make test-vllm` runs it: LOOKOUT_VLLM is the Python of an environment with vLLM. Without it the
-//! test does nothing.
+//! tests do nothing.
 
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
 use lookout::config::Resize;
@@ -19,7 +22,10 @@ const FRAMES: usize = 16;
 const STEP: usize = 40;
 const SIDES: (u32, u32) = (192, 144);
 
-/// A vLLM with the demo's language model, which ends with the value.
+/// Maximum time until a vLLM is ready.
+const START: Duration = Duration::from_secs(600);
+
+/// A vLLM, which ends with the value. It is the leader of a group with its own processes.
 struct Vllm {
     process: Child,
     address: String,
@@ -27,21 +33,21 @@ struct Vllm {
 }
 
 impl Vllm {
-    fn start(python: &str) -> Vllm {
+    /// Starts a vLLM with the demo's language model, which it serves as `name`. `options` are those
+    /// of checkpoint.py.
+    fn start(python: &str, address: SocketAddr, name: &str, options: &[&str]) -> Vllm {
         let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
         let folder = tempfile::tempdir().expect("a folder");
         let model = folder.path().join("model");
         let status = Command::new(repository.join("target/export-env/bin/python"))
             .arg(repository.join("tests/vllm/checkpoint.py"))
             .args([&package(), &model])
+            .args(options)
             .status();
         assert!(status.expect("python of `make export-env`").success());
-        let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-        let address = port.local_addr().expect("an address");
-        drop(port);
         let process = Command::new(python)
             .args(["-m", "vllm.entrypoints.openai.api_server", "--dtype", "float32"])
-            .args(["--served-model-name", "yard", "--host", "127.0.0.1"])
+            .args(["--served-model-name", name, "--host", "127.0.0.1"])
             .args(["--port", &address.port().to_string(), "--model"])
             .arg(&model)
             .args(["--enforce-eager", "--enable-prompt-embeds", "--enable-prompt-tokens-details"])
@@ -52,18 +58,65 @@ impl Vllm {
             .envs([("VLLM_CPU_KVCACHE_SPACE", "1"), ("VLLM_CPU_OMP_THREADS_BIND", "nobind")])
             .env("OMP_NUM_THREADS", "2")
             .stdin(Stdio::null())
+            .process_group(0)
             .spawn()
             .expect("vLLM");
         Vllm { process, address: format!("http://{address}"), _folder: folder }
+    }
+
+    /// Waits until the back end has accepted this server.
+    fn wait_until_ready(&mut self, model: &VllmModel) {
+        let begun = Instant::now();
+        while !model.health().troubles().is_empty() {
+            self.assert_running(begun, &model.health().troubles());
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        println!("vLLM was ready after {:.0} s", begun.elapsed().as_secs_f64());
+    }
+
+    fn assert_running(&mut self, begun: Instant, troubles: &[String]) {
+        let ended = self.process.try_wait().expect("its state");
+        assert!(ended.is_none(), "vLLM ended: {ended:?}");
+        assert!(begun.elapsed() < START, "{troubles:?}");
+    }
+
+    /// Kills vLLM and its own processes, unless it has ended.
+    fn kill(&mut self) {
+        if self.process.try_wait().expect("its state").is_none() {
+            self.signal("KILL");
+            self.process.wait().expect("its end");
+        }
+    }
+
+    fn signal(&self, signal: &str) {
+        let group = format!("-{}", self.process.id());
+        let status = Command::new("kill").args(["-s", signal, "--", &group]).status();
+        assert!(status.expect("kill").success());
     }
 }
 
 impl Drop for Vllm {
     fn drop(&mut self) {
-        // SIGTERM, so that its own processes end too.
-        let ended = Command::new("kill").arg(self.process.id().to_string()).status();
-        drop(ended);
-        drop(self.process.wait());
+        if let Ok(None) = self.process.try_wait() {
+            self.signal("TERM");
+            drop(self.process.wait());
+        }
+    }
+}
+
+fn free_address() -> SocketAddr {
+    let port = TcpListener::bind("127.0.0.1:0").expect("a port");
+    port.local_addr().expect("an address")
+}
+
+fn settings_of(address: SocketAddr, model: &str) -> Servers {
+    Servers {
+        endpoints: vec![format!("http://{address}")],
+        model: model.into(),
+        api_key: None,
+        ca_file: None,
+        timeout: Duration::from_secs(300),
+        stall_timeout: Duration::from_secs(120),
     }
 }
 
@@ -98,24 +151,10 @@ fn frames(camera: &str, model: &Model) -> (Vec<FrameTokens>, usize) {
 #[test]
 fn a_real_vllm_says_the_same_words() {
     let Ok(python) = std::env::var("LOOKOUT_VLLM") else { return };
-    let mut vllm = Vllm::start(&python);
-    let settings = Servers {
-        endpoints: vec![vllm.address.clone()],
-        model: "yard".into(),
-        api_key: None,
-        ca_file: None,
-        timeout: Duration::from_secs(300),
-        stall_timeout: Duration::from_secs(120),
-    };
-    let mut remote = try_load(&settings).expect("unreachable is no error");
-    let begun = Instant::now();
-    while !remote.health().troubles().is_empty() {
-        let ended = vllm.process.try_wait().expect("its state");
-        assert!(ended.is_none(), "vLLM ended: {ended:?}");
-        assert!(begun.elapsed() < Duration::from_secs(600), "{:?}", remote.health().troubles());
-        std::thread::sleep(Duration::from_secs(1));
-    }
-    println!("vLLM was ready after {:.0} s", begun.elapsed().as_secs_f64());
+    let address = free_address();
+    let mut vllm = Vllm::start(&python, address, "yard", &[]);
+    let mut remote = try_load(&settings_of(address, "yard")).expect("unreachable is no error");
+    vllm.wait_until_ready(&remote);
     let mut local = local();
     let model = super::settings();
     let questions: Vec<String> = judge::questions().into_iter().map(|asked| asked.text).collect();
@@ -169,4 +208,75 @@ fn a_real_vllm_says_the_same_words() {
     let reply = ask(&mut remote, request(&window(0), task));
     let value: serde_json::Value = serde_json::from_str(&reply.text).expect("JSON");
     assert!(value["dog"].is_boolean(), "{value}");
+}
+
+/// Asks, and kills the server at the first words of the answer. Returns the words, and the reason why
+/// the answer ended.
+fn kill_in_mid_answer(
+    vllm: &mut Vllm,
+    model: &mut VllmModel,
+    request: Request<'_>,
+) -> (String, String) {
+    let id = model.submit(request).expect("submitted").id;
+    let (mut streamed, mut end) = (String::new(), None);
+    let begun = Instant::now();
+    while end.is_none() {
+        assert!(begun.elapsed() < START, "no end");
+        let polled = model.poll(&mut |from, output| {
+            assert_eq!(from, id);
+            match output {
+                Output::Text(text) => {
+                    streamed += text;
+                    vllm.kill();
+                }
+                Output::Failed(Failure::Server(why)) => end = Some(why),
+                other => panic!("the answer did not end with the server: {other:?}"),
+            }
+        });
+        polled.expect("a poll");
+    }
+    (streamed, end.expect("an end"))
+}
+
+#[test]
+fn a_real_vllm_may_be_killed_and_return_but_not_as_another_model() {
+    let Ok(python) = std::env::var("LOOKOUT_VLLM") else { return };
+    let address = free_address();
+    let mut vllm = Vllm::start(&python, address, "yard", &[]);
+    let mut remote = try_load(&settings_of(address, "yard")).expect("unreachable is no error");
+    vllm.wait_until_ready(&remote);
+    let window = window(0);
+    let wanted = ask(&mut local(), question(&window, QUESTIONS[0]));
+    assert_eq!(ask(&mut remote, question(&window, QUESTIONS[0])).text, wanted.text);
+
+    let (streamed, why) =
+        kill_in_mid_answer(&mut vllm, &mut remote, question(&window, QUESTIONS[0]));
+    println!("after {streamed:?} of {:?}: {why}", wanted.text);
+    let (words, whole) = (streamed.trim_end(), wanted.text.trim_end());
+    assert!(whole.starts_with(words) && words.len() < whole.len(), "{streamed:?} of {whole:?}");
+    assert!(why.starts_with("no language server answered: "), "{why}");
+    assert!(why.contains(&vllm.address), "{why}");
+    let (_, why) = failure(&mut remote, question(&window, QUESTIONS[0]));
+    assert!(why.starts_with("no language server is ready: "), "{why}");
+
+    vllm = Vllm::start(&python, address, "yard", &[]);
+    vllm.wait_until_ready(&remote);
+    assert_eq!(ask(&mut remote, question(&window, QUESTIONS[0])).text, wanted.text);
+    vllm.kill();
+
+    vllm = Vllm::start(&python, address, "other", &["--other-table"]);
+    let other = "it serves \"other\", but language.model is \"yard\"";
+    let begun = Instant::now();
+    while !remote.health().troubles().iter().any(|trouble| trouble.contains(other)) {
+        vllm.assert_running(begun, &remote.health().troubles());
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    let (_, why) = failure(&mut remote, question(&window, QUESTIONS[0]));
+    assert!(why.contains(other), "{why}");
+    let refused = refusal(&settings_of(address, "yard"));
+    assert!(refused.contains(other), "{refused}");
+    // Under the right name it is found out by its table of words.
+    let refused = refusal(&settings_of(address, "other"));
+    println!("{refused}");
+    assert!(refused.contains("it runs another model than the package"), "{refused}");
 }
