@@ -394,3 +394,40 @@ fn configured(camera: WrittenCamera) -> Result<ConfiguredCamera, ReloadError> {
         .map_err(|error| ReloadError::UnreadableConfig(format!("camera {name:?}: {error}")))?;
     Ok(ConfiguredCamera { name, config_place, settings, hides_credentials })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::task::{Context, Poll, Waker};
+    use std::time::Duration;
+
+    use super::*;
+    use crate::clips::Limits;
+    use crate::journal::MemoryJournal;
+    use crate::reload::WAITING;
+    use crate::run_clock::RunClock;
+
+    #[test]
+    fn a_reload_beyond_the_limit_is_refused() {
+        let config = "[model]\npackage = \"none\"\n[[camera]]\nname = \"gate\"\nurl = \"file:a\"";
+        let config = Config::parse(config, Path::new("")).expect("a config");
+        let clock = Arc::new(RunClock::start());
+        let journal = MemoryJournal::shared(1, 10);
+        let engine = Engine::new(&config, journal.clone(), 1, clock.clone());
+        let limits = Limits { age: Duration::ZERO, bytes: 0 };
+        let streams = Arc::new(Streams::new(limits, &[], clock));
+        let daemon = Daemon::new(&config, engine, journal, Arc::default(), streams);
+        let (requests, _queue) = mpsc::channel(WAITING);
+        daemon.accept_reloads("lookout.toml".into(), requests);
+        // Nobody takes the requests.
+        let begin = || {
+            let mut reloading = daemon.change_config(ConfigChange::Reload);
+            let polled = reloading.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            (reloading, polled)
+        };
+        let waiting: Vec<_> = (0..WAITING).map(|_| begin()).collect();
+        assert!(waiting.iter().all(|(_, polled)| polled.is_pending()));
+        let (_, refused) = begin();
+        assert!(matches!(refused, Poll::Ready(Err(ReloadError::Busy))));
+    }
+}

@@ -327,9 +327,6 @@ fn the_documents_name_the_places_there_are() {
     report(found);
 }
 
-/// Number of edges whose limit no test reaches. It may only become smaller.
-const UNTESTED_EDGES: usize = 8;
-
 #[test]
 fn every_edge_names_its_test() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -341,15 +338,12 @@ fn every_edge_names_its_test() {
         let definition = format!("fn {name}(");
         sources.iter().any(|source| source.text.contains(&definition))
     };
-    let mut untested = 0;
     let found: Vec<String> = rows
         .filter_map(|row| {
             let test = row.trim_end_matches(" |").rsplit(" | ").next().unwrap_or_default();
-            untested += usize::from(test == "none");
-            let is_known = test == "none" || exists(test.trim_matches('`'));
+            let is_known = exists(test.trim_matches('`'));
             (!is_known).then(|| format!("ARCHITECTURE.md: no test {test}: {row}"))
         })
         .collect();
     report(found);
-    assert_eq!(untested, UNTESTED_EDGES, "edges without a test");
 }

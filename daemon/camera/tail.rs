@@ -57,6 +57,7 @@ impl Tail {
             .field("format", gst::List::new(colours::FORMATS))
             .field("pixel-aspect-ratio", gst::Fraction::new(1, 1))
             .build();
+        // The callback takes each frame in the thread that brings it, so that none waits here.
         let sink =
             gst_app::AppSink::builder().caps(&wanted).max_buffers(2).drop(true).sync(!live).build();
         let (delivery, progress) = (delivery.clone(), progress.clone());

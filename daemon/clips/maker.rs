@@ -215,3 +215,36 @@ async fn write(
     let state = ClipState::Ready;
     AlertClip { state, span: Some(span), codec: codec.name().into(), bytes, reason }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Limits;
+    use super::super::plan::tests::plan;
+    use super::*;
+    use crate::journal::MemoryJournal;
+    use crate::run_clock::RunClock;
+
+    #[tokio::test]
+    async fn one_clip_is_written_at_a_time() {
+        let limits = Limits { age: Duration::ZERO, bytes: 0 };
+        let streams = Arc::new(Streams::new(limits, &[], Arc::new(RunClock::start())));
+        let journal = MemoryJournal::shared(1, 10);
+        let rules = Rules::new(&[], &[], journal.clone());
+        let mut maker = ClipMaker::new(streams.clone(), rules, journal);
+        for id in ["a", "b"] {
+            let camera = "gate".into();
+            let new = Waiting { camera, plan: plan(120), is_resumed: false, is_writing: false };
+            maker.waiting.insert(id.into(), new);
+        }
+        let writer = maker.writers.clone().acquire_many_owned(WRITERS as u32).await;
+        maker.make_due();
+        assert!(maker.waiting.values().all(|waiting| waiting.is_writing));
+        let are_done = || streams.clips_in_work.clone().try_write_owned().is_ok();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(!are_done(), "a clip did not wait for the writer");
+        drop(writer);
+        while !are_done() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}

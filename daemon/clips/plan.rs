@@ -80,7 +80,7 @@ const SILENT: Duration = Duration::from_secs(1);
 const LATEST: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use crate::event::{AlertClip, AlertPhase, Coverage, Severity};
     use crate::frame::Clock;
@@ -121,7 +121,8 @@ mod tests {
         }
     }
 
-    fn plan(max: u64) -> Plan {
+    /// Returns the plan of a clip of at most `max` seconds, of an alert long ago.
+    pub fn plan(max: u64) -> Plan {
         let seconds = Duration::from_secs;
         let settings = RuleClip { before: seconds(5), after: seconds(3), max: seconds(max) };
         Plan::new(&alert(None), settings)

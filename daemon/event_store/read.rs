@@ -322,3 +322,51 @@ impl Condition {
         self.values.extend(values);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Mutex, mpsc};
+
+    use super::*;
+    use crate::sync::lock;
+
+    #[tokio::test]
+    async fn reads_beyond_the_limit_wait() {
+        let folder = tempfile::tempdir().expect("a folder");
+        Connection::open(folder.path().join(FILE)).expect("a database");
+        let readers = Arc::new(Readers::new(folder.path()));
+        let begun = Arc::new(AtomicUsize::new(0));
+        // Each read ends when it has received a message.
+        let (ends, gate) = mpsc::sync_channel(2 * READS);
+        let gate = Arc::new(Mutex::new(gate));
+        let read = || {
+            let (readers, begun, gate) = (readers.clone(), begun.clone(), gate.clone());
+            tokio::spawn(async move {
+                let read = move |_: &Connection| {
+                    begun.fetch_add(1, Ordering::Relaxed);
+                    lock(&gate).recv().map_err(|error| StoreError::Failed(error.to_string()))
+                };
+                readers.read(read).await
+            })
+        };
+        let reads: Vec<_> = (0..2 * READS).map(|_| read()).collect();
+        let until_begun = async |count| {
+            while begun.load(Ordering::Relaxed) < count {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        for ended in 0..=READS {
+            until_begun(READS + ended).await;
+            assert_eq!(readers.permits.available_permits(), 0);
+            // One that does not wait would begin in this time.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            assert_eq!(begun.load(Ordering::Relaxed), READS + ended);
+            ends.send(()).expect("reads wait");
+        }
+        (1..READS).for_each(|_| ends.send(()).expect("reads wait"));
+        for read in reads {
+            assert_eq!(read.await.expect("a task"), Ok(()));
+        }
+    }
+}

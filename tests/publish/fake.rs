@@ -27,6 +27,24 @@ pub struct Fake {
     pub alerts: Mutex<Vec<ListedAlert>>,
     pub try_rule: Mutex<TryRule>,
     pub change_config: Mutex<ChangeConfig>,
+    /// Number of lookups of frame 9 in work, which do not end.
+    pub endless_lookups: Arc<AtomicUsize>,
+}
+
+/// Counts work until it is dropped.
+struct InWork(Arc<AtomicUsize>);
+
+impl InWork {
+    fn new(count: &Arc<AtomicUsize>) -> InWork {
+        count.fetch_add(1, Ordering::Relaxed);
+        InWork(count.clone())
+    }
+}
+
+impl Drop for InWork {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Fake {
@@ -76,7 +94,13 @@ impl Service for Fake {
             }
             8 => Err(FrameError::Busy),
             // The lookup does not end.
-            9 => return Box::pin(std::future::pending()),
+            9 => {
+                let in_work = InWork::new(&self.endless_lookups);
+                return Box::pin(async move {
+                    let _in_work = in_work;
+                    std::future::pending().await
+                });
+            }
             _ => Err(FrameError::FrameNotFound { camera: camera.into(), number }),
         };
         Box::pin(std::future::ready(found))
@@ -217,6 +241,7 @@ impl Daemon {
             alerts: Mutex::default(),
             try_rule: Mutex::new(Box::new(|_| Err(TrialError::TooManyTrials))),
             change_config: Mutex::new(Box::new(|_| Ok(Reloaded::default()))),
+            endless_lookups: Arc::default(),
         });
         let grpc = format!("127.0.0.1:{}", free_port());
         let stop = CancellationToken::new();

@@ -201,3 +201,27 @@ async fn without_home_assistant_there_are_no_devices_and_no_frames() {
     }
     publisher.stop().await;
 }
+
+#[tokio::test]
+async fn the_frame_of_a_newer_caption_replaces_one_that_is_still_looked_up() {
+    let broker = Broker::start();
+    let daemon = Daemon::start(100).await;
+    let mut heard = Subscriber::connect(broker.port, "#").await;
+    let publisher = Publisher::start(&daemon, mqtt_config(broker.port));
+    // The lookup of frame 9 does not end until it is cancelled.
+    let Body::Caption(mut endless) = caption("first") else { unreachable!() };
+    endless.inference.frames = vec![FrameReference {
+        id: FrameId { run: 1, number: 9 },
+        captured_at: SystemTime::now(),
+        slow: true,
+    }];
+    daemon.service.journal.append("gate".into(), Body::Caption(endless));
+    heard.until("lookout/gate/last_caption_text", "first").await;
+    daemon.caption("second");
+    heard.until("lookout/gate/last_frame", "jpeg 4").await;
+    let in_work = || daemon.service.endless_lookups.load(Ordering::Relaxed);
+    while in_work() > 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    publisher.stop().await;
+}

@@ -51,21 +51,20 @@ impl VisionBackend for StandIn {
 }
 
 fn engine() -> Arc<Engine> {
-    engine_with(2, "")
+    engine_with(2, "", "")
 }
 
-/// Creates an engine of two cameras, with windows of `frames` frames. `more` is added to its config.
-fn engine_with(frames: u64, more: &str) -> Arc<Engine> {
+/// Creates an engine of two cameras, with windows of `frames` frames. `gate` is added to the settings
+/// of the first one, `more` to the end of the config.
+fn engine_with(frames: u64, gate: &str, more: &str) -> Arc<Engine> {
     let plan = format!("{frames}:slowfast-slow_1frms_concat-fast_1x1");
-    let cameras = r#"
-        [[camera]]
-        name = "gate"
-        url = "file:gate.mp4"
+    let gate = format!("[[camera]]\nname = \"gate\"\nurl = \"file:gate.mp4\"\n{gate}");
+    let yard = r#"
         [[camera]]
         name = "yard"
         url = "file:yard.mp4"
     "#;
-    let config = format!("[model]\npackage = \"nowhere\"\nplan = {plan:?}\n{cameras}{more}");
+    let config = format!("[model]\npackage = \"nowhere\"\nplan = {plan:?}\n{gate}{yard}{more}");
     let config = Config::parse(&config, Path::new("")).expect("a config");
     Engine::new(&config, MemoryJournal::shared(RUN, 100), RUN, Arc::new(RunClock::start()))
 }

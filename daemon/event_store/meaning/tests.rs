@@ -4,6 +4,7 @@
 mod quality;
 
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime};
 
 use tempfile::TempDir;
@@ -11,8 +12,8 @@ use tempfile::TempDir;
 use crate::embedding::{EmbeddingError, TextEmbedder};
 use crate::event::{Body, EventId};
 use crate::event_store::database::{Database, RowChange};
-use crate::event_store::meaning::Vector;
 use crate::event_store::meaning::table::{self, NewVectors};
+use crate::event_store::meaning::{Meaning, Vector, WAITING_SEARCHES};
 use crate::event_store::tests::{RUN, caption, searched, settings};
 use crate::event_store::{EventStore, MeaningSearch};
 use crate::frame::Span;
@@ -267,4 +268,20 @@ async fn a_search_reports_the_time_for_which_there_are_captions() {
     };
     assert_eq!(recorded(60, &[]).await, [("gate".into(), 40), ("yard".into(), 1)]);
     assert_eq!(recorded(30, &["gate", "attic"]).await, [("attic".into(), 0), ("gate".into(), 20)]);
+}
+
+#[test]
+fn a_search_beyond_the_limit_is_refused() {
+    // No thread takes the searches.
+    let meaning = Meaning::new(&Synonyms::new("model"), 1 << 20);
+    let begin = || {
+        let mut search = Box::pin(meaning.embed("a car".into()));
+        let polled = search.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        (search, polled)
+    };
+    let waiting: Vec<_> = (0..WAITING_SEARCHES).map(|_| begin()).collect();
+    assert!(waiting.iter().all(|(_, polled)| polled.is_pending()));
+    let (_, refused) = begin();
+    let full = Poll::Ready(Err(QueryError::QueueFull(WAITING_SEARCHES)));
+    assert!(refused == full, "{refused:?}");
 }

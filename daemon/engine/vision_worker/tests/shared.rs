@@ -1,14 +1,15 @@
 //! Tests frames that several questions or trials need encoded again at the same time: each frame is
-//! encoded once.
+//! encoded once. The number of trials is limited.
 
 use tokio::sync::oneshot;
 
 use super::*;
+use crate::config::RuleChanges;
 use crate::engine::question::frames::Recipient;
 use crate::engine::trial_window::{ScoredClip, TrialWindow};
 use crate::frame::Span;
-use crate::question::{Draft, Limits, Question, RawTime};
-use crate::service::{AnswerItem, AnswerStream};
+use crate::question::{Draft, Limits, Question, Range, RawTime};
+use crate::service::{AnswerItem, AnswerStream, TrialError, TrialRequest};
 use crate::timeline::{self, Tiers};
 
 /// Number of evicted frames, three batches.
@@ -25,7 +26,10 @@ struct Setup {
 
 impl Setup {
     fn new(buffer: &str) -> Setup {
-        let engine = engine_with(FRAMES, buffer);
+        Setup::of(engine_with(FRAMES, "", buffer))
+    }
+
+    fn of(engine: Arc<Engine>) -> Setup {
         let (hot_age, most) = (Duration::ZERO, 1 << 20);
         let warm_age = Duration::from_secs(3600);
         let limits = timeline::Limits { hot_age, hot_bytes: most, warm_age, warm_bytes: most };
@@ -176,4 +180,26 @@ fn trials_share_frames_with_each_other_and_with_questions() {
     assert_eq!((setup.queued(), setup.queued_trials()), (vec![FRAMES as usize], 2));
     // The question came after the first frame was encoded.
     assert_eq!(setup.worker.backend.encoded, FRAMES as usize + 1);
+}
+
+#[tokio::test]
+async fn a_fifth_trial_is_refused() {
+    let gate = "window = \"8s\"\ncaption_interval = \"8s\"\n";
+    let setup = Setup::of(engine_with(FRAMES, gate, CACHE));
+    let begin = || {
+        let question = Some("Came?".into());
+        setup.engine.try_rule(TrialRequest {
+            camera: "gate".into(),
+            rule: None,
+            changes: RuleChanges { question, ..RuleChanges::default() },
+            range: Range::Between { from: SystemTime::UNIX_EPOCH, to: None },
+        })
+    };
+    // Nobody encodes their frames, so that they do not end.
+    let trials: Vec<_> = (0..4).map(|_| begin().expect("it begins")).collect();
+    assert!(matches!(begin(), Err(TrialError::TooManyTrials)));
+    drop(trials);
+    while begin().is_err() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
 }
