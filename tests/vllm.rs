@@ -3,8 +3,12 @@
 
 #[path = "vllm/daemon.rs"]
 mod daemon;
+#[path = "support/http_stub.rs"]
+mod http_stub;
 #[path = "vllm/real.rs"]
 mod real;
+#[path = "support/requests.rs"]
+mod requests;
 #[path = "vllm/stub.rs"]
 mod stub;
 mod support;
@@ -16,22 +20,21 @@ use std::time::{Duration, Instant};
 use half::f16;
 use lookout::config::{Model, Precision, Sampling, Secret, Servers, Wording};
 use lookout::language::{
-    Budget, Failure, LanguageBackend, LanguageError, LanguageModel, Limits, Output, PrefixFrame,
-    PrefixFrames, Reply, Request, Scored, Task, Urgency, VllmModel,
+    Budget, LanguageBackend, LanguageModel, Limits, PrefixFrame, PrefixFrames, Request, Scored,
+    Task, Urgency, VllmModel,
 };
 use lookout::model::{Package, Runtime};
 use lookout::slowfast::VideoTokens;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use requests::*;
 use stub::{Engine, Fault, Stub};
 
 /// Tokens of a video, and the longest sequence of the plan: video, text and answer.
 const VIDEO: usize = 192;
 const CAPACITY: usize = 1024;
 const NEW_TOKENS: usize = 12;
-
-const PATIENCE: Duration = Duration::from_secs(60);
 
 const QUESTIONS: [&str; 4] = [
     "What is happening?",
@@ -145,66 +148,8 @@ fn question<'a>(window: &'a Window, question: &'a str) -> Request<'a> {
     request(window, Task::Text { turns: &[], prompt: question, limits, schema: None })
 }
 
-enum End {
-    Reply(Reply),
-    Scored(Scored),
-}
-
-/// Runs one request to its end. Returns the text that was streamed, too.
-fn run(
-    model: &mut impl LanguageBackend,
-    request: Request<'_>,
-) -> (String, Result<End, LanguageError>) {
-    let id = match model.submit(request) {
-        Ok(submitted) => submitted.id,
-        Err(error) => return (String::new(), Err(error)),
-    };
-    let (mut streamed, mut end) = (String::new(), None);
-    let begun = Instant::now();
-    while end.is_none() {
-        assert!(begun.elapsed() < 2 * PATIENCE, "no end");
-        let polled = model.poll(&mut |from, output| {
-            assert_eq!(from, id);
-            match output {
-                Output::Text(text) => streamed += text,
-                Output::Finished(reply) => end = Some(Ok(End::Reply(reply))),
-                Output::Scored(scored) => end = Some(Ok(End::Scored(scored))),
-                Output::Failed(failure) => end = Some(Err(failure.into())),
-            }
-        });
-        polled.expect("a poll");
-    }
-    (streamed, end.expect("an end"))
-}
-
-fn ask(model: &mut impl LanguageBackend, request: Request<'_>) -> Reply {
-    let (streamed, end) = run(model, request);
-    let Ok(End::Reply(reply)) = end else { panic!("{:?}", end.err()) };
-    assert_eq!(streamed.trim_end(), reply.text);
-    reply
-}
-
 fn scores(model: &mut impl LanguageBackend, window: &Window, questions: &[Arc<str>]) -> Scored {
-    match run(model, request(window, Task::Scores { questions })).1 {
-        Ok(End::Scored(scored)) => scored,
-        other => panic!("{:?}", other.err()),
-    }
-}
-
-/// Asks a question that must fail because of the servers.
-fn failure(model: &mut VllmModel, request: Request<'_>) -> (String, String) {
-    match run(model, request) {
-        (streamed, Err(LanguageError::Failed(Failure::Server(why)))) => (streamed, why),
-        (_, other) => panic!("{:?}", other.err()),
-    }
-}
-
-fn wait_for(what: &str, mut ready: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !ready() {
-        assert!(begun.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    scored(model, request(window, Task::Scores { questions }))
 }
 
 #[test]
@@ -326,7 +271,7 @@ fn another_server_answers_with_the_same_words() {
         // Requests go past it, until it has passed its proof again.
         assert_eq!(ask(&mut model, question(&window, QUESTIONS[0])).text, wanted);
         first.set(Fault::None);
-        wait_for("the server is back", || model.health().troubles().is_empty());
+        wait_until("the server is back", || model.health().troubles().is_empty());
         let before = first.requests();
         assert_eq!(ask(&mut model, question(&window, QUESTIONS[0])).text, wanted);
         assert_eq!(first.requests(), before + 1, "the window is back at its server");
@@ -382,7 +327,7 @@ fn a_request_has_a_maximum_time() {
     let mut model = try_load(&settings).expect("a server");
     let (_, why) = failure(&mut model, question(&window(0), QUESTIONS[0]));
     assert!(why.contains("within language.timeout of 1 s"), "{why}");
-    wait_for("the client leaves", || stub.left() == 1);
+    wait_until("the client leaves", || stub.left() == 1);
 }
 
 #[test]
@@ -392,10 +337,10 @@ fn a_cancelled_sequence_closes_its_connection() {
     stub.set(Fault::Hangs);
     let window = window(0);
     let id = model.submit(question(&window, QUESTIONS[0])).expect("submitted").id;
-    wait_for("the request arrives", || stub.requests() == 1);
+    wait_until("the request arrives", || stub.requests() == 1);
     assert_eq!(stub.left(), 0);
     model.cancel(id).expect("cancelled");
-    wait_for("the client leaves", || stub.left() == 1);
+    wait_until("the client leaves", || stub.left() == 1);
     model.poll(&mut |_, output| panic!("{output:?}")).expect("a poll");
 }
 
@@ -419,6 +364,6 @@ fn servers_may_start_later_than_the_daemon() {
     let (_, why) = failure(&mut model, question(&window(0), QUESTIONS[0]));
     assert!(why.starts_with("no language server is ready: "), "{why}");
     stub.set(Fault::None);
-    wait_for("the server is ready", || model.health().troubles().is_empty());
+    wait_until("the server is ready", || model.health().troubles().is_empty());
     ask(&mut model, question(&window(0), QUESTIONS[0]));
 }

@@ -238,12 +238,9 @@ fn check_model(config: &Config) -> Vec<Line> {
         ("memory", workers.memory),
     ];
     lines.extend(loaded.map(|(item, found)| (item.into(), Ok(found))));
-    for (address, problem) in workers.servers.iter().flat_map(|servers| servers.states()) {
-        let state = match problem {
-            None => Ok(format!("{address}: runs the package's model")),
-            Some(problem) => Err(format!("{address}: {problem}")),
-        };
-        lines.push(("language server".into(), state));
+    for (address, state) in workers.servers.iter().flat_map(|servers| servers.states()) {
+        let about = |what| format!("{address}: {what}");
+        lines.push(("language server".into(), state.map(about).map_err(about)));
     }
     lines.extend(check_search(config, &workers.runtime));
     lines

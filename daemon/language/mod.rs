@@ -50,7 +50,8 @@ pub use request::{
 };
 pub use sampler::Sampler;
 pub use schema::{Schema, SchemaCompiler, SchemaError};
+pub use servers::ServerHealth;
 pub use slots::Room;
 use stopwatch::Stopwatch;
 pub use template::Turn;
-pub use vllm::{ServerHealth, VllmModel};
+pub use vllm::VllmModel;

@@ -1,8 +1,7 @@
 //! A server that speaks vLLM's `/v1/completions`, runs the demo's decoder on the rows that it gets,
 //! and misbehaves on request.
 
-use std::io::{BufRead, BufReader, Cursor, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::{Cursor, Read};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -16,6 +15,7 @@ use lookout::model::{Package, Runtime};
 use serde_json::{Value, json};
 
 use super::CAPACITY;
+use super::http_stub::{Incoming, listen};
 
 /// A fault of a server.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -119,8 +119,6 @@ struct Shared {
 
 impl Stub {
     pub fn start(engine: &Arc<Mutex<Engine>>, fault: Fault) -> Stub {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let address = format!("http://{}", listener.local_addr().expect("an address"));
         let shared = Arc::new(Shared {
             engine: engine.clone(),
             fault: Mutex::new(fault),
@@ -130,13 +128,10 @@ impl Stub {
             priorities: Mutex::default(),
         });
         let served = shared.clone();
-        thread::spawn(move || {
-            for stream in listener.incoming().map_while(Result::ok) {
-                let shared = served.clone();
-                // A connection that is closed without an answer is like one that is refused.
-                if !shared.is_down.load(Ordering::SeqCst) {
-                    thread::spawn(move || shared.serve(stream));
-                }
+        let address = listen(move |stream| {
+            // A connection that is closed without an answer is like one that is refused.
+            if !served.is_down.load(Ordering::SeqCst) {
+                Incoming::read(stream).and_then(|incoming| served.serve(incoming));
             }
         });
         Stub { address, shared }
@@ -162,36 +157,24 @@ impl Stub {
 
 impl Shared {
     /// Serves one request, and closes the connection.
-    fn serve(&self, stream: TcpStream) -> Option<()> {
-        let mut reader = BufReader::new(stream.try_clone().ok()?);
-        let mut head = String::new();
-        while !head.ends_with("\r\n\r\n") {
-            if reader.read_line(&mut head).ok()? == 0 {
-                return None;
-            }
-        }
-        let length = head.lines().find_map(|line| {
-            let (name, value) = line.split_once(':')?;
-            name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse().ok())?
-        });
-        let mut body = vec![0; length.unwrap_or(0)];
-        reader.read_exact(&mut body).ok()?;
+    fn serve(&self, mut incoming: Incoming) -> Option<()> {
+        let (head, body) = (incoming.head.clone(), std::mem::take(&mut incoming.body));
         let fault = *self.fault.lock().expect("the fault");
         if fault == Fault::Unauthorized && !head.contains("Bearer right") {
-            return reply(stream, 401, &json!({ "error": "Unauthorized" }));
+            return incoming.reply(401, &json!({ "error": "Unauthorized" }));
         }
         if head.starts_with("GET /v1/models ") {
             let id = if let Fault::Model(name) = fault { name } else { "yard" };
             let most = if let Fault::Context(most) = fault { most } else { CAPACITY };
             let model = json!({ "id": id, "owned_by": "vllm", "max_model_len": most });
-            return reply(stream, 200, &json!({ "object": "list", "data": [model] }));
+            return incoming.reply(200, &json!({ "object": "list", "data": [model] }));
         }
         let request: Value = serde_json::from_slice(&body).expect("JSON");
         assert_eq!(request["model"], "yard");
         let is_proof = request["logprobs"] == 5 || request["priority"] == 2;
         if is_proof {
             let rows = self.rows(&request, fault);
-            return self.respond(stream, &request, &rows, fault);
+            return self.respond(incoming, &request, &rows, fault);
         }
         self.requests.fetch_add(1, Ordering::SeqCst);
         let priority = request["priority"].as_i64().expect("a priority");
@@ -200,22 +183,21 @@ impl Shared {
             Fault::Fails => {
                 self.is_down.store(true, Ordering::SeqCst);
                 let error = json!({ "error": { "message": "EngineCore died", "code": 500 } });
-                reply(stream, 500, &error)
+                incoming.reply(500, &error)
             }
             Fault::TooLong => {
                 let message = "maximum context length is 1024 tokens";
-                reply(stream, 400, &json!({ "error": { "message": message, "code": 400 } }))
+                incoming.reply(400, &json!({ "error": { "message": message, "code": 400 } }))
             }
             Fault::Hangs => {
-                // The client sends nothing more, so that only its end can be read.
-                if matches!(reader.read(&mut [0; 1]), Ok(0) | Err(_)) {
+                if incoming.wait_for_end() {
                     self.left.fetch_add(1, Ordering::SeqCst);
                 }
                 None
             }
             _ => {
                 let rows = self.rows(&request, Fault::None);
-                self.respond(stream, &request, &rows, fault)
+                self.respond(incoming, &request, &rows, fault)
             }
         }
     }
@@ -241,16 +223,14 @@ impl Shared {
 
     fn respond(
         &self,
-        mut stream: TcpStream,
+        mut incoming: Incoming,
         request: &Value,
         rows: &[f32],
         fault: Fault,
     ) -> Option<()> {
         let is_stream = request["stream"] == true;
         if is_stream {
-            let head =
-                "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n";
-            stream.write_all(format!("{head}\r\n: waits\n\n").as_bytes()).ok()?;
+            incoming.begin_events()?;
         }
         let most = request["max_tokens"].as_u64().expect("a number") as usize;
         let (steps, width, end_tokens) = {
@@ -268,11 +248,11 @@ impl Shared {
         if !is_stream && fault == Fault::NotFiniteAfter(0) {
             // The answer of vLLM 0.32.
             let message = "Out of range float values are not JSON compliant: nan";
-            return reply(stream, 400, &json!({ "error": { "message": message, "code": 400 } }));
+            return incoming.reply(400, &json!({ "error": { "message": message, "code": 400 } }));
         }
         if !is_stream {
             let choice = self.choice(&steps[0], request, fault, 0, Some("length"));
-            return reply(stream, 200, &json!({ "choices": [choice], "usage": usage }));
+            return incoming.reply(200, &json!({ "choices": [choice], "usage": usage }));
         }
         for (at, step) in steps.iter().enumerate() {
             match fault {
@@ -294,10 +274,10 @@ impl Shared {
                 Some("length")
             };
             let choice = self.choice(step, request, fault, at, reason);
-            event(&mut stream, &json!({ "choices": [choice], "usage": usage }))?;
+            incoming.event(&json!({ "choices": [choice], "usage": usage }))?;
         }
-        event(&mut stream, &json!({ "choices": [], "usage": usage }))?;
-        stream.write_all(b"data: [DONE]\n\n").ok()
+        incoming.event(&json!({ "choices": [], "usage": usage }))?;
+        incoming.end_events()
     }
 
     fn choice(
@@ -333,18 +313,4 @@ impl Shared {
             "finish_reason": finish_reason,
         })
     }
-}
-
-fn event(stream: &mut TcpStream, value: &Value) -> Option<()> {
-    stream.write_all(format!("data: {value}\n\n").as_bytes()).ok()
-}
-
-fn reply(mut stream: TcpStream, status: u16, body: &Value) -> Option<()> {
-    let body = body.to_string();
-    let head = format!(
-        "HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
-         Connection: close\r\n\r\n",
-        body.len()
-    );
-    stream.write_all((head + &body).as_bytes()).ok()
 }

@@ -164,7 +164,7 @@ async fn json<T: DeserializeOwned>(response: Response<Incoming>) -> Result<T, Pr
 /// Parses the JSON of a server.
 pub fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, Problem> {
     serde_json::from_slice(text).map_err(|error| {
-        Problem::Unusable(format!("its response is not the JSON that vLLM sends: {error}"))
+        Problem::Unusable(format!("its response is not the JSON of OpenAI's API: {error}"))
     })
 }
 

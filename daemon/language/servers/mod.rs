@@ -7,8 +7,11 @@
 //! - Requests with the same key go to the same server, as long as it is ready, so that they find its
 //!   cache. When a server comes or goes, only the keys of that server move.
 
+mod attempts;
 mod http;
 mod lines;
+mod models;
+mod sequences;
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
@@ -21,8 +24,11 @@ use crate::backoff::Backoff;
 use crate::metrics;
 use crate::sync::lock;
 
+pub use attempts::{Attempts, Stop};
 pub use http::{Http, Problem, parse};
 pub use lines::Events;
+pub use models::served_model;
+pub use sequences::{Outputs, Sequences};
 
 /// Time between two checks of a server that is ready.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
@@ -39,19 +45,21 @@ pub struct Server {
 
 #[derive(Clone, Debug, PartialEq)]
 enum State {
-    Ready,
+    /// The server has passed its proof, which found this.
+    Ready(String),
     Failed(Problem),
 }
 
 /// The servers of one model.
+#[derive(Clone)]
 pub struct Servers {
     servers: Vec<Arc<Server>>,
 }
 
 /// Proves that a server runs the right model, and checks it while it is ready.
 pub trait Proof: Send + Sync + 'static {
-    /// Proves that the server runs the right model, completely.
-    fn prove(&self, address: &str) -> impl Future<Output = Result<(), Problem>> + Send;
+    /// Proves that the server runs the right model, completely. Returns what was found, in words.
+    fn prove(&self, address: &str) -> impl Future<Output = Result<String, Problem>> + Send;
 
     /// Checks that it is still there, at little cost.
     fn check(&self, address: &str) -> impl Future<Output = Result<(), Problem>> + Send;
@@ -68,25 +76,30 @@ impl Server {
     pub fn failed(&self, problem: Problem) {
         let before = std::mem::replace(&mut *lock(&self.state), State::Failed(problem.clone()));
         metrics::language_server_ready(&self.address, false);
-        if before == State::Ready {
+        if matches!(before, State::Ready(_)) {
             tracing::warn!("language server {}: {problem}", self.address);
             self.has_failed.notify_one();
         }
     }
 
-    fn proved(&self) {
-        let before = std::mem::replace(&mut *lock(&self.state), State::Ready);
+    fn proved(&self, found: String) {
+        let before = std::mem::replace(&mut *lock(&self.state), State::Ready(found.clone()));
         metrics::language_server_ready(&self.address, true);
-        if before != State::Ready {
-            tracing::info!("language server {} is ready", self.address);
+        if matches!(before, State::Failed(_)) {
+            tracing::info!("language server {} is ready: it {found}", self.address);
+        }
+    }
+
+    /// Returns what the proof found, or the problem for which the server is not ready.
+    fn result(&self) -> Result<String, Problem> {
+        match &*lock(&self.state) {
+            State::Ready(found) => Ok(found.clone()),
+            State::Failed(problem) => Err(problem.clone()),
         }
     }
 
     fn problem(&self) -> Option<Problem> {
-        match &*lock(&self.state) {
-            State::Ready => None,
-            State::Failed(problem) => Some(problem.clone()),
-        }
+        self.result().err()
     }
 }
 
@@ -102,7 +115,7 @@ impl Servers {
             let proof = proof.clone();
             proofs.spawn(async move {
                 match proof.prove(&server.address).await {
-                    Ok(()) => server.proved(),
+                    Ok(found) => server.proved(found),
                     Err(problem) => server.failed(problem),
                 }
             });
@@ -158,10 +171,31 @@ async fn watch(server: Arc<Server>, proof: Arc<impl Proof>) {
         } else {
             tokio::time::sleep(backoff.pause(rand::random())).await;
             match proof.prove(&server.address).await {
-                Ok(()) => server.proved(),
+                Ok(found) => server.proved(found),
                 Err(problem) => server.failed(problem),
             }
         }
+    }
+}
+
+/// The states of the servers, for those who report them.
+#[derive(Clone)]
+pub struct ServerHealth(pub Servers);
+
+impl ServerHealth {
+    /// Returns a sentence for each server that is not ready.
+    pub fn troubles(&self) -> Vec<String> {
+        let sentence = |(address, problem)| format!("language server {address}: {problem}");
+        self.0.problems().into_iter().map(sentence).collect()
+    }
+
+    /// Returns the address of each server, with what its proof found or the problem for which it is
+    /// not ready.
+    pub fn states(&self) -> Vec<(String, Result<String, String>)> {
+        let state = |server: &Arc<Server>| {
+            (server.address.clone(), server.result().map_err(|problem| problem.to_string()))
+        };
+        self.0.servers.iter().map(state).collect()
     }
 }
 
@@ -180,7 +214,7 @@ mod tests {
     fn servers(count: usize) -> Servers {
         let addresses: Vec<String> = (0..count).map(|at| format!("http://gpu-{at}:8000")).collect();
         let servers = Servers::new(&addresses);
-        servers.servers.iter().for_each(|server| server.proved());
+        servers.servers.iter().for_each(|server| server.proved("works".into()));
         servers
     }
 
@@ -204,7 +238,7 @@ mod tests {
             assert!(now == *address || *address == lost.address, "{key} moved");
         }
         assert_eq!(servers.described(), "http://gpu-1:8000: refused");
-        lost.proved();
+        lost.proved("works".into());
         assert!((0..400).all(|key| first(&servers, key as u64) == before[key]));
     }
 }

@@ -1,19 +1,17 @@
-//! Proves that a server runs the right model, and tries the servers for one request after the other.
+//! Proves that a server runs the right model, and asks it for log probabilities.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Deserialize;
 use serde_json::json;
 
 use super::completions::{Completion, Prompt, Rows, body, score_fields};
 use crate::config;
-use crate::language::servers::{Http, Problem, Proof, Server, Servers};
+use crate::language::servers::{Attempts, Http, Problem, Proof, Servers, served_model};
 use crate::language::tokenizer::Tokenizer;
 use crate::language::yes_no::YesNo;
 use crate::language::{Failure, Urgency};
-use crate::metrics::{self, ServerResult};
 
 /// Maximum time for a request of a proof. The first request of a vLLM that has just started takes
 /// many seconds.
@@ -49,83 +47,18 @@ pub struct Sample {
     pub words: Option<Arc<YesNo>>,
 }
 
-/// The work of one request, which is tried on one server after the other.
-pub trait Attempts {
-    type Result;
-
-    fn attempt(
-        &mut self,
-        server: &Server,
-    ) -> impl Future<Output = Result<Self::Result, Stop>> + Send;
-}
-
-/// The reason why one attempt has no result.
-pub enum Stop {
-    /// Another server may give one.
-    Server(Problem),
-    /// No server will give one.
-    Job(Failure),
-}
-
-impl From<Problem> for Stop {
-    fn from(problem: Problem) -> Stop {
-        Stop::Server(problem)
-    }
-}
-
 impl Client {
     pub fn url(&self, server: &str) -> String {
         format!("{server}/v1/completions")
     }
 
-    /// Makes attempts on the servers that are ready, one after the other, within the timeout. The
-    /// key chooses the first one.
-    pub async fn try_servers<A: Attempts>(
+    /// Makes attempts on the servers that are ready, one after the other, within `language.timeout`.
+    pub async fn first_result<A: Attempts>(
         &self,
         key: u64,
         work: &mut A,
     ) -> Result<A::Result, Failure> {
-        let timeout = self.settings.timeout;
-        let attempts = async {
-            let mut problems = Vec::new();
-            for server in self.servers.ready(key) {
-                let address = &server.address;
-                match work.attempt(&server).await {
-                    Ok(result) => {
-                        metrics::language_server_request(address, ServerResult::Answered);
-                        return Ok(result);
-                    }
-                    Err(Stop::Job(failure)) => {
-                        metrics::language_server_request(address, ServerResult::Refused);
-                        return Err(failure);
-                    }
-                    Err(Stop::Server(Problem::Request(why))) => {
-                        metrics::language_server_request(address, ServerResult::Refused);
-                        return Err(Failure::Server(format!("language server {address}: {why}")));
-                    }
-                    Err(Stop::Server(problem)) => {
-                        metrics::language_server_request(address, ServerResult::Failed);
-                        problems.push(format!("{address}: {problem}"));
-                        server.failed(problem);
-                    }
-                }
-            }
-            if problems.is_empty() {
-                return Err(self.none_ready());
-            }
-            Err(Failure::Server(format!("no language server answered: {}", problems.join("; "))))
-        };
-        tokio::time::timeout(timeout, attempts).await.unwrap_or_else(|_| {
-            let seconds = timeout.as_secs_f64();
-            Err(Failure::Server(format!(
-                "no language server answered within language.timeout of {seconds} s"
-            )))
-        })
-    }
-
-    /// Returns the failure of a request while no server is ready.
-    pub fn none_ready(&self) -> Failure {
-        Failure::Server(format!("no language server is ready: {}", self.servers.described()))
+        self.servers.first_result(key, self.settings.timeout, work).await
     }
 
     /// Asks for the log probabilities of tokens at the end of a prompt.
@@ -154,25 +87,7 @@ impl Client {
 
     /// Checks that the server serves the model, with a context that suffices.
     async fn check_models(&self, server: &str, patience: Duration) -> Result<(), Problem> {
-        #[derive(Deserialize)]
-        struct Models {
-            data: Vec<Model>,
-        }
-        #[derive(Deserialize)]
-        struct Model {
-            id: String,
-            max_model_len: Option<usize>,
-        }
-        let models: Models = self.http.get(&format!("{server}/v1/models"), patience).await?;
-        let wanted = &self.settings.model;
-        let Some(model) = models.data.iter().find(|model| model.id == *wanted) else {
-            let there: Vec<String> = models.data.iter().map(|m| format!("{:?}", m.id)).collect();
-            let there = if there.is_empty() { "no model".into() } else { there.join(", ") };
-            return Err(Problem::Unusable(format!(
-                "it serves {there}, but language.model is {wanted:?}; change language.model or \
-                 start vLLM with --served-model-name {wanted}"
-            )));
-        };
+        let model = served_model(&self.http, server, &self.settings.model, patience).await?;
         match model.max_model_len {
             Some(most) if most < self.capacity => Err(Problem::Unusable(format!(
                 "it accepts {most} tokens, but a window with question and answer takes up to {}; \
@@ -229,12 +144,13 @@ impl Client {
 }
 
 impl Proof for Client {
-    async fn prove(&self, address: &str) -> Result<(), Problem> {
+    async fn prove(&self, address: &str) -> Result<String, Problem> {
         self.prove_all(address).await.map_err(|problem| match problem {
             // A sample that is refused means that every request would be.
             Problem::Request(why) => Problem::Unusable(why),
             other => other,
-        })
+        })?;
+        Ok("runs the package's model".into())
     }
 
     async fn check(&self, address: &str) -> Result<(), Problem> {

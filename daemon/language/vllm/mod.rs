@@ -4,7 +4,7 @@
 //! video's rows between them. A server gets the rows and sends tokens.
 //!
 //! ```text
-//! worker ─ submit ─► rows ─► task ─► client ─► a server
+//! worker ─ submit ─► rows ─► sequence ─► client ─► a server
 //!        ◄─ poll ── outputs ◄─┘ text, scores
 //! ```
 //!
@@ -20,22 +20,18 @@ mod scores;
 mod tensor_file;
 mod text;
 
-use std::collections::HashMap;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use std::time::Instant;
 
 use super::capacity::capacity;
-use super::servers::{Http, Problem, Servers};
+use super::servers::{Http, Sequences, ServerHealth, Servers};
 use super::slots::Room;
 use super::tokenizer::Prompt;
 use super::{
-    Budget, Embedder, Failure, LanguageBackend, LanguageError, OnOutput, Output, PrefixFrames,
-    Prompts, Reply, Request, SchemaCompiler, Scored, SequenceId, Submitted, Task, Urgency,
+    Budget, Embedder, Failure, LanguageBackend, LanguageError, OnOutput, PrefixFrames, Prompts,
+    Request, SchemaCompiler, SequenceId, Submitted, Task,
 };
 use crate::config::{self, Wording};
 use crate::event;
@@ -46,12 +42,6 @@ use completions::{Rows, body, text_fields};
 use scores::{ScoreJob, score};
 use text::{TextJob, generate};
 
-/// Maximum number of outputs that wait for a poll. Further ones wait in the tasks.
-const OUTPUTS: usize = 64;
-
-/// Time for which a poll waits for an output.
-const POLL: Duration = Duration::from_millis(20);
-
 /// The text of the proof's sample, with the template around it.
 const SAMPLE: &str = "What is happening? Is there a person?";
 
@@ -61,36 +51,7 @@ pub struct VllmModel {
     schemas: Arc<SchemaCompiler>,
     embedder: Embedder,
     client: Arc<Client>,
-    /// The threads of the requests. `None` only while it is dropped.
-    requests: Option<tokio::runtime::Runtime>,
-    slots: usize,
-    sequences: HashMap<SequenceId, Sequence>,
-    submitted: u64,
-    outputs: (mpsc::Sender<Message>, mpsc::Receiver<Message>),
-}
-
-struct Sequence {
-    task: JoinHandle<()>,
-    urgency: Urgency,
-}
-
-type Message = (SequenceId, Event);
-
-/// Sends the outputs of one sequence.
-struct Outputs {
-    id: SequenceId,
-    to: mpsc::Sender<Message>,
-}
-
-/// An output of a task.
-enum Event {
-    Text(String),
-    Ended(Result<Ended, Failure>),
-}
-
-enum Ended {
-    Text(Reply),
-    Scores(Scored),
+    sequences: Sequences,
 }
 
 impl VllmModel {
@@ -125,48 +86,9 @@ impl VllmModel {
             sample,
             capacity,
         });
-        let requests = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .thread_name("language-server")
-            .enable_all()
-            .build()
-            .map_err(|error| ModelError(format!("threads of language servers: {error}")))?;
-        let loaded = VllmModel {
-            prompts,
-            schemas: Arc::new(schemas),
-            embedder,
-            client,
-            requests: Some(requests),
-            slots: budget.slots,
-            sequences: HashMap::new(),
-            submitted: 0,
-            outputs: mpsc::channel(OUTPUTS),
-        };
-        loaded.prove()?;
-        Ok(loaded)
-    }
-
-    /// Proves the servers, and watches them from then on.
-    fn prove(&self) -> Result<(), ModelError> {
-        let Some(requests) = &self.requests else { return Ok(()) };
-        let servers = &self.client.servers;
-        requests.block_on(servers.prove(&self.client));
-        let problems = servers.problems();
-        let is_unusable = |(_, problem): &(String, Problem)| {
-            matches!(problem, Problem::Unusable(_) | Problem::Request(_))
-        };
-        if problems.len() == servers.count() {
-            if problems.iter().any(is_unusable) {
-                return Err(ModelError(format!("language server {}", servers.described())));
-            }
-            tracing::warn!(
-                "no language server is ready; captions are skipped until one is: {}",
-                servers.described()
-            );
-        }
-        let _guard = requests.enter();
-        servers.watch(&self.client);
-        Ok(())
+        let sequences = Sequences::new(budget.slots)?;
+        sequences.prove(&client.servers, &client)?;
+        Ok(VllmModel { prompts, schemas: Arc::new(schemas), embedder, client, sequences })
     }
 
     pub fn prompts(&self) -> Arc<Prompts> {
@@ -179,7 +101,7 @@ impl VllmModel {
 
     /// Returns the watch over the servers' states.
     pub fn health(&self) -> ServerHealth {
-        ServerHealth(self.client.clone())
+        ServerHealth(self.client.servers.clone())
     }
 
     /// Encodes a prompt with the video's rows in their place.
@@ -187,39 +109,15 @@ impl VllmModel {
         let rows = self.embedder.prompt(prompt, video).map_err(Failure::from)?;
         Rows::encode(&rows, video.dim)
     }
-
-    /// Starts a task of a sequence.
-    fn start(
-        &mut self,
-        urgency: Urgency,
-        task: impl FnOnce(Outputs) -> TaskFuture,
-    ) -> Result<SequenceId, LanguageError> {
-        let Some(requests) = &self.requests else {
-            return Err(LanguageError::Broken("the requests' threads have ended".into()));
-        };
-        self.submitted += 1;
-        let id = SequenceId(self.submitted);
-        let task = requests.spawn(task(Outputs { id, to: self.outputs.0.clone() }));
-        self.sequences.insert(id, Sequence { task, urgency });
-        Ok(id)
-    }
 }
-
-type TaskFuture = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl LanguageBackend for VllmModel {
     fn slots(&self) -> usize {
-        self.slots
+        self.sequences.slots()
     }
 
     fn room(&self) -> Room {
-        let is_waited_for = |sequence: &&Sequence| sequence.urgency != Urgency::Background;
-        let busy = self.sequences.values().filter(is_waited_for).count();
-        match self.slots - busy.min(self.slots) {
-            0 => Room::Nothing,
-            1 if busy > 0 => Room::Question,
-            _ => Room::Any,
-        }
+        self.sequences.room()
     }
 
     fn submit(&mut self, request: Request<'_>) -> Result<Submitted, LanguageError> {
@@ -227,7 +125,7 @@ impl LanguageBackend for VllmModel {
         let started = Instant::now();
         let key = self.key(prefix_frames.as_ref());
         if self.client.servers.ready(key).is_empty() {
-            return Err(self.client.none_ready().into());
+            return Err(self.client.servers.none_ready().into());
         }
         let (client, video_tokens) = (self.client.clone(), video.len() as u32);
         let usage = |text_tokens: usize| event::Usage {
@@ -260,10 +158,10 @@ impl LanguageBackend for VllmModel {
                     usage: usage(prompt.text_tokens()),
                     started,
                 };
-                let id = self.start(urgency, |outputs| {
+                let id = self.sequences.start(urgency, |outputs| {
                     Box::pin(async move {
                         let reply = generate(&client, key, job, &outputs).await;
-                        outputs.send(Event::Ended(reply.map(Ended::Text))).await;
+                        outputs.finished(reply).await;
                     })
                 })?;
                 Ok(Submitted { id, turns })
@@ -282,10 +180,10 @@ impl LanguageBackend for VllmModel {
                 }
                 let usage = usage(text_tokens);
                 let job = ScoreJob { prompts, words, urgency, usage, started };
-                let id = self.start(urgency, |outputs| {
+                let id = self.sequences.start(urgency, |outputs| {
                     Box::pin(async move {
                         let scored = score(&client, key, job).await;
-                        outputs.send(Event::Ended(scored.map(Ended::Scores))).await;
+                        outputs.scored(scored).await;
                     })
                 })?;
                 Ok(Submitted { id, turns: 0 })
@@ -294,37 +192,12 @@ impl LanguageBackend for VllmModel {
     }
 
     fn poll(&mut self, on_output: &mut OnOutput<'_>) -> Result<(), LanguageError> {
-        let Some(requests) = &self.requests else { return Ok(()) };
-        let outputs = &mut self.outputs.1;
-        let first = async { tokio::time::timeout(POLL, outputs.recv()).await };
-        let mut next = requests.block_on(first).ok().flatten();
-        while let Some((id, event)) = next {
-            // A cancelled sequence may have sent something.
-            if self.sequences.contains_key(&id) {
-                match event {
-                    Event::Text(text) => on_output(id, Output::Text(&text)),
-                    Event::Ended(ended) => {
-                        self.sequences.remove(&id);
-                        on_output(
-                            id,
-                            match ended {
-                                Ok(Ended::Text(reply)) => Output::Finished(reply),
-                                Ok(Ended::Scores(scored)) => Output::Scored(scored),
-                                Err(failure) => Output::Failed(failure),
-                            },
-                        );
-                    }
-                }
-            }
-            next = outputs.try_recv().ok();
-        }
+        self.sequences.poll(on_output);
         Ok(())
     }
 
     fn cancel(&mut self, id: SequenceId) -> Result<(), LanguageError> {
-        if let Some(sequence) = self.sequences.remove(&id) {
-            sequence.task.abort();
-        }
+        self.sequences.cancel(id);
         Ok(())
     }
 }
@@ -335,52 +208,9 @@ impl VllmModel {
         let mut hasher = DefaultHasher::new();
         match frames {
             Some(frames) => frames.hash(&mut hasher),
-            None => self.submitted.hash(&mut hasher),
+            None => self.sequences.started().hash(&mut hasher),
         }
         hasher.finish()
-    }
-}
-
-impl Drop for VllmModel {
-    fn drop(&mut self) {
-        // Waiting for the threads is not allowed in async code.
-        if let Some(requests) = self.requests.take() {
-            requests.shutdown_background();
-        }
-    }
-}
-
-impl Outputs {
-    /// Sends a piece of the text.
-    async fn text(&self, text: String) {
-        self.send(Event::Text(text)).await;
-    }
-
-    async fn send(&self, event: Event) {
-        // Nobody receives it while the back end is dropped.
-        let _ = self.to.send((self.id, event)).await;
-    }
-}
-
-/// The states of the servers, for those who report them.
-#[derive(Clone)]
-pub struct ServerHealth(Arc<Client>);
-
-impl ServerHealth {
-    /// Returns a sentence for each server that is not ready.
-    pub fn troubles(&self) -> Vec<String> {
-        let sentence = |(address, problem)| format!("language server {address}: {problem}");
-        self.0.servers.problems().into_iter().map(sentence).collect()
-    }
-
-    /// Returns the address of each server, with the problem for which it is not ready.
-    pub fn states(&self) -> Vec<(String, Option<String>)> {
-        let problems = self.0.servers.problems();
-        let state = |address: &String| {
-            let problem = problems.iter().find(|(other, _)| other == address);
-            (address.clone(), problem.map(|(_, problem)| problem.to_string()))
-        };
-        self.0.settings.endpoints.iter().map(state).collect()
     }
 }
 

@@ -1,18 +1,14 @@
 //! Scores yes/no questions on the servers, by the log probabilities of the words at the end of each
 //! prompt.
-//!
-//! The first question is sent alone, so that the others find its prefix in the server's cache. These
-//! are sent together.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::task::JoinSet;
-
-use super::client::{Attempts, Client, Stop};
+use super::client::Client;
 use super::completions::Rows;
 use crate::event;
-use crate::language::servers::Server;
+use crate::language::servers::{Attempts, Server, Stop};
 use crate::language::yes_no::YesNo;
 use crate::language::{Failure, Scored, Urgency};
 
@@ -27,6 +23,9 @@ pub struct ScoreJob {
     pub started: Instant,
 }
 
+/// The log probabilities at the end of a prompt, by token, and the number of its cached tokens.
+type Logprobs = (HashMap<u32, f64>, u32);
+
 /// A question that is being scored.
 struct Question {
     client: Arc<Client>,
@@ -39,38 +38,22 @@ struct Question {
 pub async fn score(client: &Arc<Client>, key: u64, job: ScoreJob) -> Result<Scored, Failure> {
     let ScoreJob { prompts, words, urgency, mut usage, started } = job;
     let tokens: Arc<[u32]> = words.tokens().collect();
-    let mut questions = prompts.into_iter().map(|prompt| Question {
+    let questions = prompts.into_iter().map(|prompt| Question {
         client: client.clone(),
         prompt,
         tokens: tokens.clone(),
         urgency,
     });
-    let mut scores = Vec::new();
-    if let Some(mut first) = questions.next() {
-        let (logprobs, cached_tokens) = client.try_servers(key, &mut first).await?;
-        usage.cached_tokens = cached_tokens;
-        scores.push((0, words.score_by(|id| logprobs.get(&id).copied())));
-    }
-    let mut others = JoinSet::new();
-    for (at, mut question) in questions.enumerate() {
-        others.spawn(async move {
-            let client = question.client.clone();
-            (at + 1, client.try_servers(key, &mut question).await)
-        });
-    }
-    while let Some(joined) = others.join_next().await {
-        let (at, logprobs) = joined.map_err(|error| Failure::Run(error.to_string()))?;
-        let (logprobs, _) = logprobs?;
-        scores.push((at, words.score_by(|id| logprobs.get(&id).copied())));
-    }
-    scores.sort_by_key(|(at, _)| *at);
-    let scores = scores.into_iter().map(|(_, score)| score).collect::<Option<Vec<f64>>>();
+    let found = client.servers.all_results(key, client.settings.timeout, questions).await?;
+    usage.cached_tokens = found.first().map_or(0, |(_, cached_tokens)| *cached_tokens);
+    let score = |(logprobs, _): &Logprobs| words.score_by(|id| logprobs.get(&id).copied());
+    let scores = found.iter().map(score).collect::<Option<Vec<f64>>>();
     let scores = scores.ok_or(Failure::NotFinite)?;
     Ok(Scored { scores, usage, started, prefill: started.elapsed() })
 }
 
 impl Attempts for Question {
-    type Result = (std::collections::HashMap<u32, f64>, u32);
+    type Result = Logprobs;
 
     async fn attempt(&mut self, server: &Server) -> Result<Self::Result, Stop> {
         let patience = self.client.settings.stall_timeout;

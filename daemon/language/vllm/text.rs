@@ -8,13 +8,12 @@ use std::time::Instant;
 
 use hyper::body::Bytes;
 
-use super::Outputs;
-use super::client::{Attempts, Client, Stop};
+use super::client::Client;
 use super::completions::Completion;
 use crate::event::{self, FinishReason};
 use crate::language::generation::GrowingText;
 use crate::language::schema::Constraint;
-use crate::language::servers::{Events, Problem, Server, parse};
+use crate::language::servers::{Attempts, Events, Outputs, Problem, Server, Stop, parse};
 use crate::language::{Failure, Limits, Reply};
 
 /// A text to be generated.
@@ -60,7 +59,7 @@ pub async fn generate(
 ) -> Result<Reply, Failure> {
     let mut writing =
         Writing { client, job, written: GrowingText::default(), first_token: None, outputs };
-    let finish = client.try_servers(key, &mut writing).await?;
+    let finish = client.first_result(key, &mut writing).await?;
     writing.finish(finish).await
 }
 
