@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use crate::config::Config;
 use crate::disk::Disk;
-use crate::engine::{Engine, Failures, LanguageWorker, VisionWorker};
+use crate::engine::{Engine, Failures, LanguageWorker, VisionModel, VisionWorker};
 use crate::event;
 use crate::heartbeat::Worker;
 use crate::language::{SchemaCompiler, ServerHealth};
@@ -70,14 +70,13 @@ impl Workers {
             jpeg::JpegCodec::new(buffer.jpeg_width, preprocess.least_side(), buffer.jpeg_quality)
                 .map_err(|e| ModelError(format!("JPEG encoder: {e}")))?;
         let dim = encoder.dim();
-        let vision = VisionWorker {
+        let model = VisionModel {
             backend: encoder,
             preprocess,
             scratch: preprocess::Scratch::default(),
-            jpeg_codec,
             plan,
-            failures: Failures::default(),
         };
+        let vision = VisionWorker { model: Some(model), jpeg_codec, failures: Failures::default() };
         let LoadedLanguage { backend, prompts, schemas, memory, servers, .. } = language;
         let language = LanguageWorker { backend, dim, model: package.name, devices };
         let template = prompts.template().to_string();

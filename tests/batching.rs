@@ -83,6 +83,7 @@ fn request<'a>(window: &'a Window, question: usize) -> Request<'a> {
     Request {
         video: &window.video,
         prefix_frames: Some(window.prefix_frames.clone()),
+        jpegs: None,
         task: text(QUESTIONS[question], 4 + question * 2),
         urgency: Urgency::Now,
     }

@@ -140,7 +140,7 @@ fn window(number: u64) -> Window {
 
 fn request<'a>(window: &'a Window, task: Task<'a>) -> Request<'a> {
     let prefix_frames = Some(window.frames.clone());
-    Request { video: &window.video, prefix_frames, task, urgency: Urgency::Now }
+    Request { video: &window.video, prefix_frames, jpegs: None, task, urgency: Urgency::Now }
 }
 
 fn question<'a>(window: &'a Window, question: &'a str) -> Request<'a> {

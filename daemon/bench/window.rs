@@ -54,6 +54,7 @@ impl Window {
         Request {
             video: &self.video,
             prefix_frames: Some([self.seen.clone()].into()),
+            jpegs: None,
             task: Task::Text {
                 turns: &[],
                 prompt: QUESTIONS[question],

@@ -50,7 +50,7 @@ use input::{Input, Work, input};
 /// Runs a language back end: admits jobs and delivers their results.
 pub struct LanguageWorker<B = Box<dyn LanguageBackend + Send>> {
     pub backend: B,
-    /// Width of an embedding.
+    /// Width of an embedding; 1 if frames have no tokens.
     pub dim: usize,
     /// Name of the model in events.
     pub model: String,
@@ -230,9 +230,11 @@ impl<B: LanguageBackend> LanguageWorker<B> {
         // trial would evict those of the present.
         let shared = plan == engine.plan && urgency != Urgency::Background;
         let prefix_frames = || clip.references.iter().zip(&clip.frames).map(prefix_frame).collect();
+        let jpegs = engine.jpegs_for_servers(&camera, &clip);
         let request = Request {
             video: &video,
             prefix_frames: shared.then(prefix_frames),
+            jpegs: jpegs.as_deref(),
             task: match &work {
                 Work::Text { turns, limits, schema } => {
                     let schema = schema.as_deref();

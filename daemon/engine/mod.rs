@@ -42,7 +42,7 @@ use crate::event::FrameReference;
 use crate::frame::{Frame, FrameId};
 use crate::heartbeat::Heartbeats;
 use crate::journal::{EventJpeg, Journal};
-use crate::language::{SchemaCompiler, Turn};
+use crate::language::{SchemaCompiler, TimedJpeg, Turn};
 use crate::metrics::{self, DropReason, SkipReason};
 use crate::rules::Rules;
 use crate::run_clock::RunClock;
@@ -64,7 +64,7 @@ use trial_window::TrialWindow;
 
 pub use failures::Failures;
 pub use language_worker::LanguageWorker;
-pub use vision_worker::VisionWorker;
+pub use vision_worker::{VisionModel, VisionWorker};
 
 /// Maximum number of a camera's frames that wait to be encoded.
 const INBOX_FRAMES: usize = 8;
@@ -277,6 +277,16 @@ impl Engine {
             is_there.then_some(EventJpeg { frame: reference.id, jpeg })
         };
         stored.filter_map(jpeg).collect()
+    }
+
+    /// Returns the JPEGs of a clip's frames. `None` if one is missing or was deleted in the meantime.
+    fn jpegs_for_servers(&self, camera: &str, clip: &Clip) -> Option<Vec<TimedJpeg>> {
+        let jpeg = |(reference, frame): (&FrameReference, &ClipFrame)| {
+            let captured_at = reference.captured_at;
+            let jpeg = frame.jpeg.clone().filter(|_| !self.was_deleted(camera, captured_at))?;
+            Some(TimedJpeg { captured_at, jpeg })
+        };
+        clip.references.iter().zip(&clip.frames).map(jpeg).collect()
     }
 
     fn select(&self, camera: &str, range: impl Into<TimeRange>, tiers: Tiers) -> Option<Selection> {

@@ -2,6 +2,8 @@
 //! frame is encoded again only for a question or the trial of a rule, if its tokens have left the hot
 //! tier.
 //!
+//! Without a vision model, a frame gets a JPEG and no tokens.
+//!
 //! A frame on which the model fails is dropped and counted, like a corrupt one; the next frame may
 //! succeed. If none succeeds for a while, the worker ends with an error.
 
@@ -34,12 +36,18 @@ const TICK: Duration = Duration::from_millis(200);
 const RULES_CHECKED_EVERY: Duration = Duration::from_secs(1);
 
 pub struct VisionWorker<B = Encoder> {
+    /// The vision model, or `None` if frames have no tokens.
+    pub model: Option<VisionModel<B>>,
+    pub jpeg_codec: JpegCodec,
+    pub failures: Failures,
+}
+
+/// A vision model, with what comes before and after it.
+pub struct VisionModel<B = Encoder> {
     pub backend: B,
     pub preprocess: Preprocess,
     pub scratch: Scratch,
-    pub jpeg_codec: JpegCodec,
     pub plan: Plan,
-    pub failures: Failures,
 }
 
 /// The error for a frame whose features are not finite or too large for f16.
@@ -80,7 +88,7 @@ impl<B: VisionBackend> VisionWorker<B> {
         pixels: &mut Vec<f32>,
     ) -> Result<(), ModelError> {
         let begun = Instant::now();
-        let frame_len = self.backend.frame_len();
+        let frame_len = self.frame_len();
         let mut good = Vec::with_capacity(arrivals.len());
         pixels.clear();
         for mut arrival in arrivals {
@@ -101,7 +109,7 @@ impl<B: VisionBackend> VisionWorker<B> {
         if good.is_empty() {
             return Ok(());
         }
-        let encoded = match self.encode(pixels) {
+        let encoded = match self.encode(pixels, good.len()) {
             Ok(encoded) => encoded,
             Err(error) => {
                 for (arrival, _) in &good {
@@ -151,7 +159,7 @@ impl<B: VisionBackend> VisionWorker<B> {
         }
         fetch.take_over_from_cache(engine);
         let begun = Instant::now();
-        let frame_len = self.backend.frame_len();
+        let frame_len = self.frame_len();
         let mut good = Vec::new();
         pixels.clear();
         for (at, jpeg) in fetch.next() {
@@ -168,7 +176,8 @@ impl<B: VisionBackend> VisionWorker<B> {
                 }
             }
         }
-        let encoded = if good.is_empty() { Ok(Vec::new()) } else { self.encode(pixels) };
+        let encoded =
+            if good.is_empty() { Ok(Vec::new()) } else { self.encode(pixels, good.len()) };
         let encoded = match encoded {
             Ok(encoded) => encoded,
             Err(error) => {
@@ -186,19 +195,22 @@ impl<B: VisionBackend> VisionWorker<B> {
         goes_on
     }
 
-    /// Encodes `pixels`, `[B, 3, size, size]`, and pools each frame's features. A frame whose
+    /// Returns the number of values in one frame's pixels.
+    fn frame_len(&self) -> usize {
+        self.model.as_ref().map_or(0, |model| model.backend.frame_len())
+    }
+
+    /// Encodes the pixels of this number of frames, and pools each frame's features. A frame whose
     /// features are not finite becomes `None`.
-    fn encode(&mut self, pixels: &[f32]) -> Result<Vec<Option<FrameTokens>>, ModelError> {
-        let encoded = self.backend.encode(pixels)?;
-        let (tokens, dim) = (self.backend.grid_tokens(), self.backend.dim());
-        let pool = |rows: &[f32]| {
-            let pooled = pool_frame(Grid { rows, tokens, dim }, &self.plan)
-                .map_err(|e| ModelError(e.to_string()))?;
-            // Both are checked, because pooling by the maximum can hide a value that is not finite.
-            let finite = rows.iter().all(|number| number.is_finite()) && pooled.is_finite();
-            Ok(finite.then_some(pooled))
-        };
-        encoded.features.chunks_exact(tokens * dim).map(pool).collect()
+    fn encode(
+        &mut self,
+        pixels: &[f32],
+        frames: usize,
+    ) -> Result<Vec<Option<FrameTokens>>, ModelError> {
+        match &mut self.model {
+            Some(model) => model.encode(pixels),
+            None => Ok(vec![Some(FrameTokens::default()); frames]),
+        }
     }
 
     /// Counts frames whose features are not finite. Returns an error if there were no others for a
@@ -215,15 +227,44 @@ impl<B: VisionBackend> VisionWorker<B> {
     }
 
     fn prepare_again(&mut self, jpeg: &[u8], out: &mut [f32]) -> Result<(), ImageError> {
+        // Without a model, this finds a JPEG that is corrupt.
         let BgrxImage { bgrx, width, height } = self.jpeg_codec.decode(jpeg)?;
-        self.preprocess.pixels(&mut self.scratch, &bgrx, width, height, out)
+        self.pixels(&bgrx, width, height, out)
     }
 
     /// Fills `out` with the model's input and returns the JPEG.
     fn prepare(&mut self, frame: &Frame, out: &mut [f32]) -> Result<Arc<[u8]>, ImageError> {
         let Frame { bgrx, width, height, .. } = frame;
-        self.preprocess.pixels(&mut self.scratch, bgrx, *width, *height, out)?;
+        self.pixels(bgrx, *width, *height, out)?;
         self.jpeg_codec.encode(bgrx, *width, *height)
+    }
+
+    fn pixels(
+        &mut self,
+        bgrx: &[u8],
+        width: u32,
+        height: u32,
+        out: &mut [f32],
+    ) -> Result<(), ImageError> {
+        let Some(VisionModel { preprocess, scratch, .. }) = &mut self.model else { return Ok(()) };
+        preprocess.pixels(scratch, bgrx, width, height, out)
+    }
+}
+
+impl<B: VisionBackend> VisionModel<B> {
+    /// Encodes `pixels`, `[B, 3, size, size]`, and pools each frame's features. A frame whose
+    /// features are not finite becomes `None`.
+    fn encode(&mut self, pixels: &[f32]) -> Result<Vec<Option<FrameTokens>>, ModelError> {
+        let encoded = self.backend.encode(pixels)?;
+        let (tokens, dim) = (self.backend.grid_tokens(), self.backend.dim());
+        let pool = |rows: &[f32]| {
+            let pooled = pool_frame(Grid { rows, tokens, dim }, &self.plan)
+                .map_err(|e| ModelError(e.to_string()))?;
+            // Both are checked, because pooling by the maximum can hide a value that is not finite.
+            let finite = rows.iter().all(|number| number.is_finite()) && pooled.is_finite();
+            Ok(finite.then_some(pooled))
+        };
+        encoded.features.chunks_exact(tokens * dim).map(pool).collect()
     }
 }
 

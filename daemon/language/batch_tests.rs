@@ -42,6 +42,7 @@ fn ask(language: &mut LanguageModel) -> Vec<Result<Vec<u32>, Failure>> {
         let request = Request {
             video: &video(window),
             prefix_frames: Some([seen].into()),
+            jpegs: None,
             task: Task::Text {
                 turns: &[],
                 prompt,

@@ -46,7 +46,7 @@ pub use model::{Budget, LanguageModel};
 pub use prompts::Prompts;
 pub use request::{
     Failure, LanguageError, Limits, OnOutput, Output, PrefixFrame, PrefixFrames, Reply, Request,
-    Scored, SequenceId, Submitted, Task, Urgency,
+    Scored, SequenceId, Submitted, Task, TimedJpeg, Urgency,
 };
 pub use sampler::Sampler;
 pub use schema::{Schema, SchemaCompiler, SchemaError};

@@ -343,7 +343,7 @@ impl LanguageBackend for LanguageModel {
     }
 
     fn submit(&mut self, request: Request<'_>) -> Result<Submitted, LanguageError> {
-        let Request { video, prefix_frames, task, urgency } = request;
+        let Request { video, prefix_frames, task, urgency, .. } = request;
         let (prepared, turns) = match task {
             Task::Text { turns, prompt, limits, schema } => {
                 let (prompt, turns) = self.prompts.fitting_prompt(

@@ -1,7 +1,7 @@
 //! The values that go into a language back end and come out of it: requests, outputs and errors.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::schema::{Schema, SchemaError};
 use super::template::Turn;
@@ -18,6 +18,8 @@ pub struct Request<'a> {
     /// The source of the video's rows. Requests with equal frames share the prefix of their prompts.
     /// `None` if no other request may use the same video.
     pub prefix_frames: Option<PrefixFrames>,
+    /// The video's frames as JPEGs, in order. `None` if one of them is not available.
+    pub jpegs: Option<&'a [TimedJpeg]>,
     pub task: Task<'a>,
     pub urgency: Urgency,
 }
@@ -41,6 +43,13 @@ pub enum Task<'a> {
 
 /// The frames that a video's rows were computed from, in order. Equal frames have equal rows.
 pub type PrefixFrames = Arc<[PrefixFrame]>;
+
+/// The JPEG of a frame.
+#[derive(Clone, Debug)]
+pub struct TimedJpeg {
+    pub captured_at: SystemTime,
+    pub jpeg: Arc<[u8]>,
+}
 
 /// A frame's role in a video.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -4,8 +4,9 @@ use half::f16;
 
 use super::{Grid, Plan, PoolError, sampling};
 
-/// A frame's tokens as they are stored, in f16: slow rows and fast rows.
-#[derive(Clone, Debug, PartialEq)]
+/// A frame's tokens as they are stored, in f16: slow rows and fast rows. There are none without a
+/// vision model.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct FrameTokens {
     /// `[slow_tokens, D]`
     pub slow: Box<[f16]>,

@@ -225,6 +225,7 @@ impl Yard {
                 let request = Request {
                     video: &video,
                     prefix_frames: None,
+                    jpegs: None,
                     task: Task::Text { turns: &[], prompt: &asked.text, limits, schema: None },
                     urgency: Urgency::Now,
                 };

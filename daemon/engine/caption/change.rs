@@ -7,7 +7,8 @@
 //! window's own exceeds the camera's limit: nobody came, went or moved in either. Slow changes add
 //! up, because the first frame stays the same.
 //!
-//! The scale depends on the model: a limit is valid for the model it was measured with.
+//! The scale depends on the model: a limit is valid for the model it was measured with. Frames
+//! without tokens are not compared.
 
 use std::sync::Arc;
 
@@ -48,7 +49,8 @@ impl ChangeDetector {
 
     /// Records a captioned window.
     pub fn captioned(&mut self, frames: &[ClipFrame], dim: usize, window: Unchanged) {
-        let Some(first) = frames.first().map(|frame| frame.tokens.clone()) else { return };
+        let first = frames.first().map(|frame| frame.tokens.clone());
+        let Some(first) = first.filter(|tokens| !tokens.fast.is_empty()) else { return };
         let change = change(&first, frames, dim);
         self.captioned = Some(Captioned { first, change, window });
     }
@@ -149,6 +151,12 @@ mod tests {
             let compared = captioned(before).compare(now, 2, 1e6).expect("a captioned window");
             prop_assert_eq!(compared.1, None);
         }
+    }
+
+    #[test]
+    fn frames_without_tokens_have_no_change() {
+        let empty = ClipFrame { tokens: Arc::default(), ..frame([1.0; 4]) };
+        assert_eq!(compare(&captioned(std::slice::from_ref(&empty)), &[empty]), None);
     }
 
     #[test]

@@ -71,14 +71,14 @@ fn engine_with(frames: u64, gate: &str, more: &str) -> Arc<Engine> {
 
 fn worker() -> VisionWorker<StandIn> {
     let preprocess = Preprocess { size: 2, mean: [0.0; 3], std: [1.0; 3], resize: Resize::Stretch };
-    VisionWorker {
+    let model = VisionModel {
         backend: StandIn::default(),
         preprocess,
         scratch: Scratch::default(),
-        jpeg_codec: JpegCodec::new(64, 2, 90).expect("a codec"),
         plan: "2:slowfast-slow_1frms_concat-fast_1x1".parse().expect("a plan"),
-        failures: Failures::default(),
-    }
+    };
+    let jpeg_codec = JpegCodec::new(64, 2, 90).expect("a codec");
+    VisionWorker { model: Some(model), jpeg_codec, failures: Failures::default() }
 }
 
 /// Creates a frame of 4 × 4 pixels of this grey.
@@ -114,6 +114,24 @@ fn a_frame_that_is_corrupt_or_not_finite_is_dropped_and_the_others_of_its_batch_
     let next = |number| FrameId { run: RUN, number };
     assert_eq!(camera.ring().corrupt_between(next(0), next(2)), 1);
     assert_eq!(camera.progress.newest().map(|newest| newest.monotonic), Some(Duration::ZERO));
+}
+
+#[test]
+fn without_a_model_frames_have_jpegs_and_no_tokens() {
+    let engine = engine();
+    let mut corrupt = frame("gate", 0, 100);
+    corrupt.frame.bgrx = vec![100; 7].into();
+    let mut worker = VisionWorker { model: None, ..worker() };
+    let batch = vec![corrupt, frame("gate", 1, 255), frame("gate", 2, 0)];
+    assert!(worker.encode_new(&engine, batch, &mut Vec::new()).is_ok());
+    assert_eq!(stored(&engine, "gate"), [1, 2]);
+    let camera = engine.cameras.get("gate").expect("known");
+    let ring = camera.ring();
+    let entry = ring.get(FrameId { run: RUN, number: 2 }).expect("a frame");
+    assert_eq!(entry.tokens().map(|tokens| tokens.bytes()), Some(0));
+    let jpeg = entry.jpeg().expect("a JPEG");
+    assert_eq!(worker.jpeg_codec.decode(jpeg).expect("an image").bgrx[0], 0);
+    assert!(worker.prepare_again(&jpeg[..jpeg.len() / 2], &mut []).is_err());
 }
 
 #[test]

@@ -30,15 +30,25 @@ const REASON_MOST: usize = 300;
 /// The key under which a schema may contain settings of `llguidance`.
 const SETTINGS: &str = "x-guidance";
 
-/// Compiles schemas for the vocabulary of one model.
+/// Compiles schemas for the vocabulary of one model, or for bytes.
 pub struct SchemaCompiler {
-    tokenizer: Arc<Tokenizer>,
-    end_tokens: Vec<u32>,
-    vocabulary: usize,
+    vocabulary: Vocabulary,
     /// True if white space may stand wherever JSON allows it.
     any_whitespace: bool,
     /// The prepared vocabulary, from the first schema on.
     factory: OnceLock<Result<ParserFactory, SchemaError>>,
+}
+
+/// The tokens of the texts.
+enum Vocabulary {
+    Model {
+        tokenizer: Arc<Tokenizer>,
+        end_tokens: Vec<u32>,
+        /// Number of logits.
+        size: usize,
+    },
+    /// The 256 bytes, for texts that come without their tokens.
+    Bytes,
 }
 
 /// A compiled schema.
@@ -65,8 +75,14 @@ impl SchemaCompiler {
     /// Creates a compiler for a model with this number of logits.
     pub fn new(tokenizer: Arc<Tokenizer>, end_tokens: &[u32], vocabulary: usize) -> SchemaCompiler {
         let end_tokens = end_tokens.to_vec();
-        let (any_whitespace, factory) = (false, OnceLock::new());
-        SchemaCompiler { tokenizer, end_tokens, vocabulary, any_whitespace, factory }
+        let vocabulary = Vocabulary::Model { tokenizer, end_tokens, size: vocabulary };
+        SchemaCompiler { vocabulary, any_whitespace: false, factory: OnceLock::new() }
+    }
+
+    /// Creates a compiler for texts that another engine writes, whose tokens are not known.
+    pub fn of_bytes() -> SchemaCompiler {
+        let vocabulary = Vocabulary::Bytes;
+        SchemaCompiler { vocabulary, any_whitespace: true, factory: OnceLock::new() }
     }
 
     /// Allows white space wherever JSON does, for texts that another engine writes.
@@ -88,16 +104,21 @@ impl SchemaCompiler {
         let unusable = |why: &dyn std::fmt::Display| {
             SchemaError(format!("this model cannot answer by a schema: {why}"))
         };
-        let mut bytes = self.tokenizer.token_bytes().map_err(|why| unusable(&why))?;
-        bytes.resize(self.vocabulary, Vec::new());
-        let end = self.end_tokens.first().copied().unwrap_or(INVALID_TOKEN);
-        let mut trie = TokTrie::from(&TokRxInfo::new(self.vocabulary as u32, end), &bytes);
-        if !self.end_tokens.is_empty() {
-            trie = trie.with_eos_tokens(&self.end_tokens);
-        }
-        // Tokens are never forced, so nothing is tokenized: the model picks among all tokens that
-        // spell what the grammar wants.
-        let tokens = Arc::new(ApproximateTokEnv::new(trie)) as _;
+        let tokens = match &self.vocabulary {
+            Vocabulary::Bytes => ApproximateTokEnv::single_byte_env(),
+            Vocabulary::Model { tokenizer, end_tokens, size } => {
+                let mut bytes = tokenizer.token_bytes().map_err(|why| unusable(&why))?;
+                bytes.resize(*size, Vec::new());
+                let end = end_tokens.first().copied().unwrap_or(INVALID_TOKEN);
+                let mut trie = TokTrie::from(&TokRxInfo::new(*size as u32, end), &bytes);
+                if !end_tokens.is_empty() {
+                    trie = trie.with_eos_tokens(end_tokens);
+                }
+                // Tokens are never forced, so nothing is tokenized: the model picks among all
+                // tokens that spell what the grammar wants.
+                Arc::new(ApproximateTokEnv::new(trie)) as _
+            }
+        };
         let slices = SlicedBiasComputer::json_slices();
         let mut factory = ParserFactory::new(&tokens, Default::default(), &slices)
             .map_err(|error| unusable(&error))?;
@@ -171,6 +192,22 @@ impl Constraint {
     /// Appends a token to the text.
     pub fn push(&mut self, id: u32) -> Result<(), SchemaError> {
         self.matcher.consume_token(id).map_err(|error| self.failed(&error))
+    }
+
+    /// Appends a text whose tokens are bytes. White space may follow a text that is complete.
+    pub fn push_text(&mut self, text: &str) -> Result<(), SchemaError> {
+        for byte in text.bytes() {
+            if self.is_complete() && byte.is_ascii_whitespace() {
+                continue;
+            }
+            self.push(byte.into())?;
+        }
+        Ok(())
+    }
+
+    /// Returns true if the text may end here.
+    pub fn can_end(&mut self) -> bool {
+        self.is_complete() || self.matcher.is_accepting().unwrap_or(false)
     }
 
     /// Returns true if nothing can follow the text.

@@ -63,7 +63,8 @@ fn validate(schema: &Value, text: &str) {
 /// Returns true if the constraint accepts the tokens of a text.
 fn accepts(compiler: &SchemaCompiler, schema: &str, text: &str) -> bool {
     let mut constraint = compiler.compile(schema).expect("a schema").constraint();
-    let tokens = compiler.tokenizer.token_bytes().expect("bytes");
+    let Vocabulary::Model { tokenizer, .. } = &compiler.vocabulary else { panic!("no model") };
+    let tokens = tokenizer.token_bytes().expect("bytes");
     // A byte-level vocabulary has a token for each byte.
     let id = |byte: u8| tokens.iter().position(|token| *token == [byte]).expect("a token") as u32;
     text.bytes().all(|byte| constraint.push(id(byte)).is_ok())
@@ -323,7 +324,7 @@ fn submit(
 ) -> SequenceId {
     let limits = Limits { max_new_tokens: MOST, sampling };
     let task = Task::Text { turns: &[], prompt: QUESTION, limits, schema };
-    let request = Request { video, prefix_frames: None, task, urgency: Urgency::Now };
+    let request = Request { video, prefix_frames: None, jpegs: None, task, urgency: Urgency::Now };
     language.submit(request).expect("a free slot").id
 }
 
@@ -389,4 +390,42 @@ fn texts_of_the_model_validate() {
     }
     println!("{complete} texts validate, {cut} ended for their length");
     assert!(complete > count / 2, "{complete} of {count} texts have ended");
+}
+
+#[test]
+fn a_text_of_bytes_is_checked_against_its_schema() {
+    let compiler = SchemaCompiler::of_bytes();
+    let schema = r#"{"type": "object", "properties": {"dog": {"type": "boolean"},
+        "words": {"type": "array", "items": {"type": "string"}}}, "required": ["dog", "words"],
+        "additionalProperties": false}"#;
+    let schema = compiler.compile(schema).expect("a schema");
+    // Each text comes in pieces of three characters.
+    let outcome = |text: &str| {
+        let mut constraint = schema.constraint();
+        let characters: Vec<char> = text.chars().collect();
+        for piece in characters.chunks(3) {
+            constraint.push_text(&piece.iter().collect::<String>()).ok()?;
+        }
+        Some(constraint.can_end())
+    };
+    for whole in [
+        r#"{"dog": true, "words": []}"#,
+        "{\n  \"dog\": false,\n  \"words\": [\"café\", \"犬\"]\n}\n\n",
+        r#"{"dog":true,"words":["a"]}"#,
+    ] {
+        assert_eq!(outcome(whole), Some(true), "{whole}");
+    }
+    for part in ["", "{", r#"{"dog": true"#, r#"{"dog": true, "words": ["a"#] {
+        assert_eq!(outcome(part), Some(false), "{part}");
+    }
+    for wrong in [
+        "A dog.",
+        "[]",
+        r#"{"dog": 1"#,
+        r#"{"cat": true"#,
+        r#"{"dog": true, "words": [7]}"#,
+        r#"{"dog": true, "words": []} and"#,
+    ] {
+        assert_eq!(outcome(wrong), None, "{wrong}");
+    }
 }

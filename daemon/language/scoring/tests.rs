@@ -46,7 +46,8 @@ fn video(language: &LanguageModel) -> VideoTokens {
 fn request<'a>(video: &'a VideoTokens, task: Task<'a>) -> Request<'a> {
     let seen =
         PrefixFrame { camera: "gate".into(), run: 1, number: 1, slow: true, reencoded: false };
-    Request { video, prefix_frames: Some([seen].into()), task, urgency: Urgency::Later }
+    let prefix_frames = Some([seen].into());
+    Request { video, prefix_frames, jpegs: None, task, urgency: Urgency::Later }
 }
 
 /// Submits questions to be scored.

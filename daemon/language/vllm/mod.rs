@@ -121,7 +121,7 @@ impl LanguageBackend for VllmModel {
     }
 
     fn submit(&mut self, request: Request<'_>) -> Result<Submitted, LanguageError> {
-        let Request { video, prefix_frames, task, urgency } = request;
+        let Request { video, prefix_frames, task, urgency, .. } = request;
         let started = Instant::now();
         let key = self.key(prefix_frames.as_ref());
         if self.client.servers.ready(key).is_empty() {

@@ -38,8 +38,12 @@ impl Setup {
         let frames = (0..=FRAMES).map(|number| frame("gate", number, 100 + number as u8));
         let encoded = setup.worker.encode_new(&setup.engine, frames.collect(), &mut Vec::new());
         assert!(encoded.is_ok());
-        setup.worker.backend.encoded = 0;
+        setup.backend().encoded = 0;
         setup
+    }
+
+    fn backend(&mut self) -> &mut StandIn {
+        &mut self.worker.model.as_mut().expect("a vision model").backend
     }
 
     /// Asks about all evicted frames.
@@ -112,7 +116,7 @@ fn questions_about_the_same_evicted_frames_share_their_encoding() {
         let _answers = [setup.ask(), setup.ask(), setup.ask()];
         setup.work();
         assert_eq!(setup.queued(), [FRAMES as usize; 3], "{cache:?}");
-        assert_eq!(setup.worker.backend.encoded, FRAMES as usize, "{cache:?}");
+        assert_eq!(setup.backend().encoded, FRAMES as usize, "{cache:?}");
     }
 }
 
@@ -125,7 +129,7 @@ fn a_question_that_leaves_takes_no_frame_from_the_others() {
     setup.work();
     let waiting = setup.engine.jobs().waiting_questions();
     assert_eq!((waiting, setup.queued()), (1, vec![FRAMES as usize]));
-    assert_eq!(setup.worker.backend.encoded, FRAMES as usize);
+    assert_eq!(setup.backend().encoded, FRAMES as usize);
     assert!(second.try_recv().is_err(), "it waits for its answer");
 }
 
@@ -141,7 +145,7 @@ fn a_question_whose_jpegs_come_late_finds_the_frames_that_were_encoded_meanwhile
     setup.engine.proceed(late);
     assert_eq!(setup.queued(), [FRAMES as usize; 2]);
     assert!(!setup.turn(), "the late question needs no turn");
-    assert_eq!(setup.worker.backend.encoded, FRAMES as usize);
+    assert_eq!(setup.backend().encoded, FRAMES as usize);
 }
 
 #[test]
@@ -149,9 +153,9 @@ fn a_failed_run_fails_its_question_and_no_other() {
     let mut setup = Setup::new(NO_CACHE);
     let (mut first, mut second) = (setup.ask(), setup.ask());
     assert!(setup.turn());
-    setup.worker.backend.fails = true;
+    setup.backend().fails = true;
     assert!(setup.turn());
-    setup.worker.backend.fails = false;
+    setup.backend().fails = false;
     setup.work();
     let failed = second.try_recv().expect("an end");
     assert!(
@@ -160,7 +164,7 @@ fn a_failed_run_fails_its_question_and_no_other() {
     );
     assert!(first.try_recv().is_err(), "it waits for its answer");
     assert_eq!(setup.queued(), [FRAMES as usize]);
-    assert_eq!(setup.worker.backend.encoded, FRAMES as usize);
+    assert_eq!(setup.backend().encoded, FRAMES as usize);
 }
 
 #[test]
@@ -169,7 +173,7 @@ fn trials_share_frames_with_each_other_and_with_questions() {
     let _windows = [setup.try_rule(), setup.try_rule()];
     setup.work();
     assert_eq!(setup.queued_trials(), 2);
-    assert_eq!(setup.worker.backend.encoded, FRAMES as usize);
+    assert_eq!(setup.backend().encoded, FRAMES as usize);
     assert_eq!(setup.engine.reencoded().bytes(), 0, "a trial leaves nothing in the cache");
 
     let mut setup = Setup::new(CACHE);
@@ -179,7 +183,7 @@ fn trials_share_frames_with_each_other_and_with_questions() {
     setup.work();
     assert_eq!((setup.queued(), setup.queued_trials()), (vec![FRAMES as usize], 2));
     // The question came after the first frame was encoded.
-    assert_eq!(setup.worker.backend.encoded, FRAMES as usize + 1);
+    assert_eq!(setup.backend().encoded, FRAMES as usize + 1);
 }
 
 #[tokio::test]
