@@ -288,7 +288,7 @@ async fn load(
     let config = config.clone();
     let load = move || {
         let workers = Workers::load(&config)?;
-        let store = open_store(&config, &workers.runtime)?;
+        let store = open_store(&config, workers.runtime.as_ref())?;
         anyhow::Ok((workers, open_disk(&config, disk_problem), store))
     };
     let loaded = tokio::task::spawn_blocking(load).await.context("loading")??;
@@ -318,12 +318,14 @@ fn open_disk(config: &Config, disk_problem: Arc<DiskProblem>) -> Option<Disk> {
     Some(Disk::open(folder, disk::Bounds { retention, bytes: bytes.as_u64() }, disk_problem))
 }
 
-fn open_store(config: &Config, runtime: &Runtime) -> anyhow::Result<Option<EventStore>> {
+fn open_store(config: &Config, runtime: Option<&Runtime>) -> anyhow::Result<Option<EventStore>> {
     let Some(config::Journal { folder, retention, bytes, .. }) = config.journal.clone() else {
         return Ok(None);
     };
     let settings = event_store::Settings { folder, retention, bytes: bytes.as_u64() };
-    let Some(config::Search { model, vector_bytes }) = &config.search else {
+    // onnxruntime is loaded if there is a search.
+    let (Some(config::Search { model, vector_bytes }), Some(runtime)) = (&config.search, runtime)
+    else {
         return Ok(Some(EventStore::open(settings)?));
     };
     let embedder = Box::new(SentenceModel::load(runtime, model)?);

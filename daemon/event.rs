@@ -219,7 +219,8 @@ pub struct Devices {
 /// The device that ran a component of a model.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Placement {
-    /// `cpu`, `cuda`, or `vllm` for servers, which do not tell their device.
+    /// `cpu`, `cuda`, `vllm` or `openai` for servers, which do not tell their device, or `none` for
+    /// the vision component if servers get frames as JPEGs.
     pub device: String,
     /// The reason why this device was chosen. Empty if the config names the device.
     pub reason: String,

@@ -107,20 +107,20 @@ pub struct CameraLoad {
 
 impl Inspection {
     pub fn of(model: &config::Model, max_new_tokens: usize, camera: CameraLoad) -> Inspection {
+        let folder = model.package.clone().unwrap_or_default();
         let mut found = Inspection {
-            folder: model.package.clone(),
+            folder: folder.clone(),
             graphs: Vec::new(),
             model: None,
             plan: None,
             running: None,
             refusals: Vec::new(),
         };
-        let whole = found.accept(Package::read(&model.package, &model.precision));
+        let whole = found.accept(Package::of(model));
         let can_run = whole.is_some();
         // A package without a decoder does not run in this process, but it can be described.
-        let without_decoder = || Package::without_decoder(&model.package, &model.precision).ok();
-        let package = whole.or_else(without_decoder);
-        found.list_graphs(&model.package, package.as_ref());
+        let package = whole.or_else(|| Package::of_without_decoder(model).ok());
+        found.list_graphs(&folder, package.as_ref());
         if let Some(package) = package {
             found.plan = found.accept(plan(model, &package, camera));
             found.model = Some(describe(&package));

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use crate::config::{self, Config, Language, Resize, Wording};
 use crate::event;
 use crate::language::{
-    Budget, LanguageBackend, LanguageModel, Limits, Prompts, SchemaCompiler, ServerHealth,
-    VllmModel,
+    Budget, CheckPrompts, LanguageBackend, LanguageModel, Limits, OpenAiModel, SchemaCompiler,
+    ServerHealth, VllmModel,
 };
 use crate::model::{Component, Devices, ModelError, Package, Placement, Runtime};
 use crate::slowfast::Plan;
@@ -23,10 +23,23 @@ pub struct LoadedModel<L = LanguageModel> {
     pub language: L,
 }
 
+/// The loaded components of a config.
+pub struct Loaded {
+    /// The model's name in events.
+    pub name: String,
+    /// The onnxruntime of this process, if something needs it.
+    pub runtime: Option<Runtime>,
+    /// The vision component, or `None` if servers get frames as JPEGs.
+    pub vision: Option<(Preprocess, Encoder)>,
+    pub language: LoadedLanguage,
+}
+
 /// A language model, whichever back end runs it.
 pub struct LoadedLanguage {
     pub backend: Box<dyn LanguageBackend + Send>,
-    pub prompts: Arc<Prompts>,
+    pub prompts: Arc<dyn CheckPrompts>,
+    /// The template that prompts are rendered with.
+    pub template: String,
     pub schemas: Arc<SchemaCompiler>,
     /// The device that runs it, as events report it.
     pub placement: event::Placement,
@@ -44,7 +57,7 @@ impl LoadedModel {
         wording: &Wording,
         budget: Budget,
     ) -> Result<LoadedModel, ModelError> {
-        let package = Package::read(&model.package, &model.precision)?;
+        let package = Package::of(model)?;
         LoadedModel::load_with(package, model, |runtime, package| {
             runtime.load_component(Component::Language, |runtime| {
                 LanguageModel::load(runtime, package, model, wording, budget)
@@ -76,40 +89,82 @@ impl<L> LoadedModel<L> {
     }
 }
 
-impl LoadedModel<LoadedLanguage> {
-    /// Loads the package of a config, and the back end of its language model.
-    pub fn of_config(config: &Config) -> Result<LoadedModel<LoadedLanguage>, ModelError> {
+impl Loaded {
+    /// Loads what a config needs.
+    pub fn of_config(config: &Config) -> Result<Loaded, ModelError> {
         let (model, wording) = (&config.model, &config.wording);
         let budget = Budget::of(&config.generate);
-        let package = read_package(config)?;
-        if let Language::Vllm(servers) = &config.language {
-            return LoadedModel::load_with(package, model, |runtime, package| {
-                let vllm = VllmModel::load(runtime, package, model, wording, budget, servers)?;
-                Ok(LoadedLanguage::on_vllm(vllm, servers))
-            });
-        }
-        let loaded = LoadedModel::load(model, wording, budget)?;
-        let LoadedModel { package, runtime, preprocess, encoder, language } = loaded;
-        let plan = &model.plan;
-        let video = plan.video_tokens(plan.frames, encoder.grid_tokens()).unwrap_or(0);
-        let language = LoadedLanguage::in_this_process(language, video);
-        Ok(LoadedModel { package, runtime, preprocess, encoder, language })
+        let package = match &config.language {
+            Language::OpenAi(openai) => return Loaded::on_openai(config, openai, budget),
+            Language::Onnxruntime => read_package(config)?,
+            Language::Vllm(servers) => {
+                let package = read_package(config)?;
+                let loaded = LoadedModel::load_with(package, model, |runtime, package| {
+                    let vllm = VllmModel::load(runtime, package, model, wording, budget, servers)?;
+                    Ok(LoadedLanguage::on_vllm(vllm, servers))
+                })?;
+                return Ok(loaded.into());
+            }
+        };
+        let loaded = LoadedModel::load_with(package, model, |runtime, package| {
+            let video = model.plan.video_tokens(model.plan.frames, package.vision.grid_tokens);
+            let language = runtime.load_component(Component::Language, |runtime| {
+                LanguageModel::load(runtime, package, model, wording, budget)
+            })?;
+            Ok(LoadedLanguage::in_this_process(language, video.unwrap_or(0)))
+        })?;
+        Ok(loaded.into())
+    }
+
+    /// Connects to servers that get frames as JPEGs. onnxruntime is loaded for the search only.
+    fn on_openai(
+        config: &Config,
+        settings: &config::OpenAi,
+        budget: Budget,
+    ) -> Result<Loaded, ModelError> {
+        let (buffer, instruction) = (&config.buffer, &config.wording.system_prompt);
+        let jpegs = (buffer.jpeg_width, buffer.jpeg_quality);
+        let runtime = config.search.is_some().then(|| Runtime::load(&config.model)).transpose()?;
+        let model = OpenAiModel::load(settings, instruction, jpegs, budget)?;
+        Ok(Loaded {
+            name: settings.servers.model.clone(),
+            runtime,
+            vision: None,
+            language: LoadedLanguage::on_openai(model, settings),
+        })
     }
 
     /// Returns the checks of a config's prompts.
     pub fn prompt_check(&self, plan: &Plan) -> Result<PromptCheck, ModelError> {
-        let video = plan.video_tokens(plan.frames, self.encoder.grid_tokens());
-        Ok(PromptCheck {
-            prompts: self.language.prompts.clone(),
-            schemas: self.language.schemas.clone(),
-            video_tokens: video.map_err(|e| ModelError(format!("model.plan {plan}: {e}")))?,
-        })
+        let video_tokens = match &self.vision {
+            Some((_, encoder)) => plan
+                .video_tokens(plan.frames, encoder.grid_tokens())
+                .map_err(|e| ModelError(format!("model.plan {plan}: {e}")))?,
+            None => 0,
+        };
+        let LoadedLanguage { prompts, schemas, .. } = &self.language;
+        Ok(PromptCheck { prompts: prompts.clone(), schemas: schemas.clone(), video_tokens })
     }
 
     /// Returns the devices that the two parts run on.
     pub fn devices(&self) -> event::Devices {
-        let vision = placement(self.encoder.placement());
+        let vision = match &self.vision {
+            Some((_, encoder)) => placement(encoder.placement()),
+            None => event::Placement {
+                device: "none".into(),
+                reason: "frames are sent to language servers as JPEGs; this is not SlowFast-LLaVA"
+                    .into(),
+            },
+        };
         event::Devices { vision, language: self.language.placement.clone() }
+    }
+}
+
+impl From<LoadedModel<LoadedLanguage>> for Loaded {
+    fn from(loaded: LoadedModel<LoadedLanguage>) -> Loaded {
+        let LoadedModel { package, runtime, preprocess, encoder, language } = loaded;
+        let (runtime, vision) = (Some(runtime), Some((preprocess, encoder)));
+        Loaded { name: package.name, runtime, vision, language }
     }
 }
 
@@ -117,6 +172,7 @@ impl LoadedLanguage {
     /// Returns the model that onnxruntime runs, for windows of `video_tokens` tokens.
     fn in_this_process(model: LanguageModel, video_tokens: usize) -> LoadedLanguage {
         LoadedLanguage {
+            template: model.prompts().template().to_string(),
             prompts: model.prompts(),
             schemas: model.schemas(),
             placement: placement(model.placement()),
@@ -130,9 +186,30 @@ impl LoadedLanguage {
     fn on_vllm(model: VllmModel, servers: &config::Servers) -> LoadedLanguage {
         let reason = format!("model {:?} on {}", servers.model, servers.endpoints.join(", "));
         LoadedLanguage {
+            template: model.prompts().template().to_string(),
             prompts: model.prompts(),
             schemas: model.schemas(),
             placement: event::Placement { device: "vllm".into(), reason },
+            memory: "on the language servers".into(),
+            servers: Some(model.health()),
+            backend: Box::new(model),
+        }
+    }
+
+    /// Returns the model that is asked by OpenAI's API.
+    fn on_openai(model: OpenAiModel, settings: &config::OpenAi) -> LoadedLanguage {
+        let config::OpenAi { servers, scores, .. } = settings;
+        let scored = match scores {
+            config::Scores::Logprobs => "",
+            config::Scores::Text => "; scores are the first word of an answer, 1 or 0",
+        };
+        let endpoints = servers.endpoints.join(", ");
+        let reason = format!("model {:?} on {endpoints}{scored}", servers.model);
+        LoadedLanguage {
+            template: "the language servers' own template".into(),
+            prompts: model.prompts(),
+            schemas: model.schemas(),
+            placement: event::Placement { device: "openai".into(), reason },
             memory: "on the language servers".into(),
             servers: Some(model.health()),
             backend: Box::new(model),
@@ -143,11 +220,10 @@ impl LoadedLanguage {
 /// Reads the package of a config. It needs a decoder only if the language model runs in this
 /// process.
 pub fn read_package(config: &Config) -> Result<Package, ModelError> {
-    let config::Model { package, precision, .. } = &config.model;
     if config.language.is_in_this_process() {
-        Package::read(package, precision)
+        Package::of(&config.model)
     } else {
-        Package::without_decoder(package, precision)
+        Package::of_without_decoder(&config.model)
     }
 }
 
@@ -173,9 +249,9 @@ fn placement(placement: &Placement) -> event::Placement {
 /// Checks the prompts of a config against the loaded model. It can be used on any thread while the
 /// model runs.
 pub struct PromptCheck {
-    prompts: Arc<Prompts>,
+    prompts: Arc<dyn CheckPrompts>,
     schemas: Arc<SchemaCompiler>,
-    /// Number of tokens of a whole window.
+    /// Number of tokens of a whole window, or 0 if servers get frames as JPEGs.
     video_tokens: usize,
 }
 
@@ -203,9 +279,11 @@ impl PromptCheck {
                 .check(prompt, video, limits)
                 .map_err(|e| ModelError(format!("rule {:?}: describe: {e}", rule.name)))?;
             let Some(schema) = &rule.describe_schema else { continue };
-            self.schemas
-                .compile(schema)
-                .map_err(|e| ModelError(format!("rule {:?}: describe_schema: {e}", rule.name)))?;
+            let refused = |why: &dyn std::fmt::Display| {
+                ModelError(format!("rule {:?}: describe_schema: {why}", rule.name))
+            };
+            self.schemas.compile(schema).map_err(|e| refused(&e))?;
+            self.prompts.check_schemas().map_err(|e| refused(&e))?;
         }
         Ok(())
     }

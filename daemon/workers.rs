@@ -16,7 +16,7 @@ use crate::engine::{Engine, Failures, LanguageWorker, VisionModel, VisionWorker}
 use crate::event;
 use crate::heartbeat::Worker;
 use crate::language::{SchemaCompiler, ServerHealth};
-use crate::loaded::{LoadedLanguage, LoadedModel, PromptCheck};
+use crate::loaded::{Loaded, LoadedLanguage, PromptCheck};
 use crate::model::{ModelError, Runtime};
 use crate::vision::{jpeg, preprocess};
 
@@ -39,8 +39,8 @@ pub struct Workers {
     schemas: Arc<SchemaCompiler>,
     /// The check of other prompts while the model runs.
     pub prompt_check: Arc<PromptCheck>,
-    /// The onnxruntime that runs the model.
-    pub runtime: Runtime,
+    /// The onnxruntime of this process, if something needs it.
+    pub runtime: Option<Runtime>,
 }
 
 impl Workers {
@@ -48,38 +48,38 @@ impl Workers {
     pub fn load(config: &Config) -> Result<Workers, ModelError> {
         let started = Instant::now();
         let plan = config.model.plan;
-        let loaded = LoadedModel::of_config(config)?;
+        let loaded = Loaded::of_config(config)?;
         let prompt_check = loaded.prompt_check(&plan)?;
         prompt_check.check(config)?;
         let devices = loaded.devices();
-        let onnxruntime = loaded.runtime.file.display().to_string();
+        let file = |runtime: &Runtime| runtime.file.display().to_string();
+        let onnxruntime = loaded.runtime.as_ref().map(file);
         tracing::info!(
-            model = loaded.package.name,
+            model = loaded.name,
             device = devices.device(),
             device_reason = devices.reason(),
-            %plan,
-            template = loaded.language.prompts.template().to_string(),
+            plan = loaded.vision.is_some().then(|| plan.to_string()),
+            template = loaded.language.template,
             memory = loaded.language.memory,
             onnxruntime,
             "model loaded in {:.1} s",
             started.elapsed().as_secs_f64()
         );
-        let LoadedModel { package, runtime, preprocess, encoder, language } = loaded;
+        let Loaded { name, runtime, vision, language } = loaded;
+        let least_side = vision.as_ref().map_or(0, |(preprocess, _)| preprocess.least_side());
+        let dim = vision.as_ref().map_or(1, |(_, encoder)| encoder.dim());
         let buffer = &config.buffer;
-        let jpeg_codec =
-            jpeg::JpegCodec::new(buffer.jpeg_width, preprocess.least_side(), buffer.jpeg_quality)
-                .map_err(|e| ModelError(format!("JPEG encoder: {e}")))?;
-        let dim = encoder.dim();
-        let model = VisionModel {
-            backend: encoder,
+        let jpeg_codec = jpeg::JpegCodec::new(buffer.jpeg_width, least_side, buffer.jpeg_quality)
+            .map_err(|e| ModelError(format!("JPEG encoder: {e}")))?;
+        let model = vision.map(|(preprocess, backend)| VisionModel {
+            backend,
             preprocess,
             scratch: preprocess::Scratch::default(),
             plan,
-        };
-        let vision = VisionWorker { model: Some(model), jpeg_codec, failures: Failures::default() };
-        let LoadedLanguage { backend, prompts, schemas, memory, servers, .. } = language;
-        let language = LanguageWorker { backend, dim, model: package.name, devices };
-        let template = prompts.template().to_string();
+        });
+        let vision = VisionWorker { model, jpeg_codec, failures: Failures::default() };
+        let LoadedLanguage { backend, template, schemas, memory, servers, .. } = language;
+        let language = LanguageWorker { backend, dim, model: name, devices };
         let prompt_check = Arc::new(prompt_check);
         Ok(Workers { vision, language, servers, memory, template, schemas, prompt_check, runtime })
     }

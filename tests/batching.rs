@@ -57,7 +57,7 @@ fn runtime() -> &'static Runtime {
 
 fn load(package: &Path, slots: usize, prefix_bytes: usize) -> LanguageModel {
     let model = settings(package);
-    let package = Package::read(&model.package, &model.precision).expect("a package");
+    let package = Package::of(&model).expect("a package");
     let budget = Budget { max_new_tokens: MOST, slots, prefix_bytes };
     LanguageModel::with_capacity(runtime(), &package, &model, &Wording::default(), budget, CAPACITY)
         .expect("a model")
@@ -299,7 +299,7 @@ fn a_prefix_is_identified_by_all_of_its_input() {
 fn a_long_prompt_delays_answers_by_at_most_a_chunk() {
     for folder in packages() {
         let model = settings(&folder);
-        let mut package = Package::read(&model.package, &model.precision).expect("a package");
+        let mut package = Package::of(&model).expect("a package");
         package.end_tokens.clear();
         let budget = Budget { max_new_tokens: 64, slots: 2, prefix_bytes: 0 };
         let language = LanguageModel::with_capacity(

@@ -137,6 +137,10 @@ fn configs_are_read() {
             ("[[rule]]", "[[rule]]\nname = \"added\"\nquestion = \"Is it?\"\n"),
         ];
         for (table, more) in more {
+            // Servers of a whole vision model need no package.
+            if table == "[model]" && text.contains("backend = \"openai\"") {
+                continue;
+            }
             if !text.lines().any(|line| line.trim_start().starts_with(table)) {
                 whole += &format!("\n{more}");
             }

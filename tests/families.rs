@@ -94,7 +94,7 @@ impl Family {
         keys["plan"] = format!("{plan_frames}:{aggregation}").into();
         keys.insert("prefill_chunk".into(), (PREFILL_CHUNK as i64).into());
         let model = Model::of(keys).expect("a model's settings");
-        let package = Package::read(&model.package, &model.precision).expect("a package");
+        let package = Package::of(&model).expect("a package");
         assert_eq!(package.family.name(), self.reference.family);
         assert_eq!(package.vision.grid_tokens, self.reference.grid_tokens);
 

@@ -118,7 +118,7 @@ fn refusal(servers: &Servers) -> String {
 
 fn local() -> LanguageModel {
     let model = settings();
-    let package = Package::read(&model.package, &model.precision).expect("the package");
+    let package = Package::of(&model).expect("the package");
     LanguageModel::load(runtime(), &package, &model, &Wording::default(), budget())
         .expect("the model")
 }

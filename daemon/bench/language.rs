@@ -173,7 +173,7 @@ impl Bench {
         let chunk = options.prefill_chunk.map(i64::from);
         keys.extend(chunk.map(|chunk| ("prefill_chunk".into(), chunk.into())));
         let model = config::Model::of(keys)?;
-        let mut package = Package::read(&model.package, &model.precision)?;
+        let mut package = Package::of(&model)?;
         let runtime = Runtime::load(&model)?;
         let tokens = options.max_new_tokens as usize;
         let video_tokens =

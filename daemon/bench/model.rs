@@ -139,7 +139,7 @@ impl Bench {
         let mut keys = options.model.keys()?;
         keys.insert("device".into(), options.device.name().into());
         let model = config::Model::of(keys)?;
-        let package = Package::read(&model.package, &model.precision)?;
+        let package = Package::of(&model)?;
         let frames = pixels(&model, &package)?;
         let (tokens, rounds) = (options.max_new_tokens as usize, options.rounds as usize);
         let device_only = options.device_only;

@@ -8,14 +8,14 @@ use std::thread;
 use std::time::Duration;
 
 use crate::camera;
-use crate::config::{self, Config};
+use crate::config::{self, Config, Language};
 use crate::disk;
 use crate::embedding::{SentenceModel, TextEmbedder};
 use crate::event_store;
 use crate::exit::Failure;
 use crate::loaded::read_package;
 use crate::masks::{self, Mask};
-use crate::model::Runtime;
+use crate::model::{Package, Runtime};
 use crate::publish::{self, delivery};
 use crate::tls::ServerTls;
 use crate::workers::Workers;
@@ -204,16 +204,19 @@ fn reach(address: &str) -> io::Result<()> {
     Err(error)
 }
 
-/// Loads the model package and reports what runs it.
+/// Loads the model and reports what runs it.
 fn check_model(config: &Config) -> Vec<Line> {
-    let package = match read_package(config) {
-        Ok(package) => package,
-        Err(error) => return vec![("model".into(), Err(error.to_string()))],
+    let model = match &config.language {
+        Language::OpenAi(openai) => format!(
+            "{}: language servers get at most {} frames of a window as JPEGs, which leave this \
+             machine unless the servers run on it",
+            openai.servers.model, openai.max_images
+        ),
+        Language::Onnxruntime | Language::Vllm(_) => match read_package(config) {
+            Ok(package) => describe_package(config, &package),
+            Err(error) => return vec![("model".into(), Err(error.to_string()))],
+        },
     };
-    let plan = &config.model.plan;
-    let tokens = plan.video_tokens(plan.frames, package.vision.grid_tokens).unwrap_or(0);
-    let (name, context) = (&package.name, package.text.context);
-    let model = format!("{name}: a window takes {tokens} tokens of a context of {context}");
     let mut lines = vec![("model".into(), Ok(model))];
     let workers = match Workers::load(config) {
         Ok(workers) => workers,
@@ -223,27 +226,37 @@ fn check_model(config: &Config) -> Vec<Line> {
             return lines;
         }
     };
-    let (vision, language) = (config.model.vision_threads, config.model.language_threads);
-    let mut device =
-        format!("{}; threads: vision {vision}, language {language}", workers.devices().device());
+    let mut device = workers.devices().device();
+    if config.model.package.is_some() {
+        let (vision, language) = (config.model.vision_threads, config.model.language_threads);
+        device += &format!("; threads: vision {vision}, language {language}");
+    }
     let reason = workers.devices().reason();
     if !reason.is_empty() {
         device += &format!("; {reason}");
     }
     let prompts = format!("by {}", workers.template);
+    let onnxruntime = workers.runtime.as_ref().map(|runtime| runtime.file.display().to_string());
     let loaded = [
-        ("onnxruntime", workers.runtime.file.display().to_string()),
-        ("device", device),
-        ("prompts", prompts),
-        ("memory", workers.memory),
+        ("onnxruntime", onnxruntime),
+        ("device", Some(device)),
+        ("prompts", Some(prompts)),
+        ("memory", Some(workers.memory)),
     ];
-    lines.extend(loaded.map(|(item, found)| (item.into(), Ok(found))));
+    lines.extend(loaded.into_iter().filter_map(|(item, found)| Some((item.into(), Ok(found?)))));
     for (address, state) in workers.servers.iter().flat_map(|servers| servers.states()) {
         let about = |what| format!("{address}: {what}");
         lines.push(("language server".into(), state.map(about).map_err(about)));
     }
-    lines.extend(check_search(config, &workers.runtime));
+    lines.extend(workers.runtime.and_then(|runtime| check_search(config, &runtime)));
     lines
+}
+
+fn describe_package(config: &Config, package: &Package) -> String {
+    let plan = &config.model.plan;
+    let tokens = plan.video_tokens(plan.frames, package.vision.grid_tokens).unwrap_or(0);
+    let (name, context) = (&package.name, package.text.context);
+    format!("{name}: a window takes {tokens} tokens of a context of {context}")
 }
 
 /// Loads the model of the search by meaning, if the config has one.

@@ -22,7 +22,7 @@ use super::rules::{at_least, toml_error};
 use super::search::SearchTable;
 use super::tls::TlsTable;
 use super::traces::TracesTable;
-use super::{Camera, Config, ConfigError, Wording};
+use super::{Camera, Config, ConfigError, Language, Wording};
 
 /// The whole file, as written.
 #[derive(Deserialize)]
@@ -170,11 +170,20 @@ impl File {
         let buffer = self.buffer.check(folder)?;
         let tls = self.tls.check(folder)?;
         let access = self.access.check(folder)?;
+        let search = self.search.check(folder, journal.is_some())?;
+        let language = self.language.check(folder)?;
+        if matches!(language, Language::OpenAi(_)) && !wording.answer_prefix.is_empty() {
+            return Err(ConfigError(
+                "generate.answer_prefix: without effect, because servers with language.backend = \
+                 \"openai\" begin their answers themselves; remove it"
+                    .into(),
+            ));
+        }
         let guards = Guards { tls: tls.is_some(), access: access.is_some() };
         let config = Config {
-            search: self.search.check(folder, journal.is_some())?,
-            model: self.model.check(folder)?,
-            language: self.language.check(folder)?,
+            model: self.model.check(folder, &language, search.is_some())?,
+            search,
+            language,
             wording,
             generate: self.generate.check()?,
             buffer,
@@ -273,6 +282,21 @@ mod tests {
         assert!(refusal(camera).starts_with("camera \"gate\": url is missing"));
         let camera = format!("{camera}url = \"rtsp://cam/x\"\n");
         assert!(refusal(&camera).starts_with("model.package is missing"));
+        let servers = "[language]\nbackend = \"openai\"\nmodel = \"m\"\n\
+                       endpoints = [\"http://a\"]\n";
+        let openai = |more: &str| parse(&format!("{servers}{more}{camera}"), Path::new("/"));
+        let config = openai("").expect("no package is needed");
+        assert_eq!((config.model.package, config.model.plan.slow_frames), (None, 8));
+        let error = openai("[model]\nplan = \"paper\"\npackage = \"p\"\n").unwrap_err();
+        assert!(error.to_string().starts_with("model.package, model.plan: without"), "{error}");
+        let error = openai("[generate]\nanswer_prefix = \"Well,\"\n").unwrap_err();
+        assert!(error.to_string().starts_with("generate.answer_prefix: without"), "{error}");
+        let error = parse(&format!("{servers}{camera}unchanged_threshold = 0.5"), Path::new("/"));
+        let error = error.unwrap_err().to_string();
+        assert!(
+            error.starts_with("camera \"gate\": unchanged_threshold = 0.5: wanted 0"),
+            "{error}"
+        );
         let model = "[model]\npackage = \"p\"\n";
         let error = refusal(&format!("{model}[mqtt]\n{camera}"));
         assert!(error.starts_with("mqtt.broker is missing"), "{error}");

@@ -6,11 +6,15 @@ use std::time::Duration;
 use serde::Deserialize;
 use url::Url;
 
-use super::rules::{at_least, invalid, required};
-use super::{ConfigError, Secret};
+use super::rules::{at_least, in_range, invalid, required};
+use super::{Camera, ConfigError, Secret};
 
 /// Maximum number of servers. Each has a task that watches it.
 const ENDPOINTS: usize = 64;
+
+/// Number of frames of a request, unless the config says otherwise, and its maximum.
+const MAX_IMAGES: usize = 8;
+const MOST_IMAGES: usize = 64;
 
 /// The engine that runs the language model.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,6 +22,28 @@ pub enum Language {
     /// onnxruntime in this process, with the decoder of the package.
     Onnxruntime,
     Vllm(Servers),
+    /// Servers that get frames as JPEGs.
+    OpenAi(OpenAi),
+}
+
+/// Servers of a vision model, which is asked by OpenAI's API. No model package is needed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OpenAi {
+    pub servers: Servers,
+    /// Maximum number of frames of a request.
+    pub max_images: usize,
+    pub scores: Scores,
+}
+
+/// The source of a rule's score.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scores {
+    /// The probabilities of yes and no as the first word of the answer.
+    #[default]
+    Logprobs,
+    /// The first word of the answer: 1 for yes, 0 for no.
+    Text,
 }
 
 /// The servers that run the language model, all of them the same one.
@@ -43,6 +69,20 @@ impl Language {
     pub fn is_in_this_process(&self) -> bool {
         matches!(self, Language::Onnxruntime)
     }
+
+    /// Checks that no camera needs the features of frames if nothing computes them.
+    pub fn check_cameras(&self, cameras: &[Camera]) -> Result<(), ConfigError> {
+        if !matches!(self, Language::OpenAi(_)) {
+            return Ok(());
+        }
+        match cameras.iter().find(|camera| camera.unchanged_threshold > 0.0) {
+            None => Ok(()),
+            Some(Camera { name, unchanged_threshold, .. }) => Err(ConfigError(format!(
+                "camera {name:?}: unchanged_threshold = {unchanged_threshold}: wanted 0, because \
+                 language.backend = \"openai\" computes no features by which windows are compared"
+            ))),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -51,6 +91,7 @@ enum Backend {
     #[default]
     Onnxruntime,
     Vllm,
+    OpenAi,
 }
 
 /// The table as written.
@@ -66,6 +107,8 @@ pub struct LanguageTable {
     timeout: Duration,
     #[serde(with = "humantime_serde")]
     stall_timeout: Duration,
+    max_images: Option<usize>,
+    scores: Option<Scores>,
 }
 
 impl Default for LanguageTable {
@@ -78,6 +121,8 @@ impl Default for LanguageTable {
             ca_file: None,
             timeout: Duration::from_secs(60),
             stall_timeout: Duration::from_secs(20),
+            max_images: None,
+            scores: None,
         }
     }
 }
@@ -87,6 +132,15 @@ impl LanguageTable {
         let least = Duration::from_secs(1);
         let timeout = at_least("language.timeout", self.timeout, least)?;
         let stall_timeout = at_least("language.stall_timeout", self.stall_timeout, least)?;
+        if self.backend != Backend::OpenAi {
+            let of_openai =
+                [("max_images", self.max_images.is_some()), ("scores", self.scores.is_some())];
+            if let Some((key, _)) = of_openai.into_iter().find(|(_, is_set)| *is_set) {
+                return Err(ConfigError(format!(
+                    "language.{key} needs language.backend = \"openai\""
+                )));
+            }
+        }
         if self.backend == Backend::Onnxruntime {
             let remote = [
                 ("endpoints", !self.endpoints.is_empty()),
@@ -96,14 +150,15 @@ impl LanguageTable {
             ];
             if let Some((key, _)) = remote.into_iter().find(|(_, is_set)| *is_set) {
                 return Err(ConfigError(format!(
-                    "language.{key} needs language.backend = \"vllm\""
+                    "language.{key} needs language.backend = \"vllm\" or \"openai\""
                 )));
             }
             return Ok(Language::Onnxruntime);
         }
-        let model = required("language.model", self.model, "the name by which vLLM serves it")?;
+        const NAME: &str = "the name by which the servers know it";
+        let model = required("language.model", self.model, NAME)?;
         if model.is_empty() {
-            return Err(invalid("language.model", "\"\"", "the name by which vLLM serves it"));
+            return Err(invalid("language.model", "\"\"", NAME));
         }
         let endpoints = self.endpoints.iter().map(|text| endpoint(text));
         let endpoints = endpoints.collect::<Result<Vec<_>, _>>()?;
@@ -122,13 +177,22 @@ impl LanguageTable {
             let why = "language.ca_file needs an address with https:// in language.endpoints";
             return Err(ConfigError(why.into()));
         }
-        Ok(Language::Vllm(Servers {
+        let servers = Servers {
             endpoints,
             model,
             api_key: self.api_key_file.map(|file| Secret::File(folder.join(file))),
             ca_file: self.ca_file.map(|file| folder.join(file)),
             timeout,
             stall_timeout,
+        };
+        if self.backend == Backend::Vllm {
+            return Ok(Language::Vllm(servers));
+        }
+        let max_images = self.max_images.unwrap_or(MAX_IMAGES);
+        Ok(Language::OpenAi(OpenAi {
+            servers,
+            max_images: in_range("language.max_images", max_images, 1..=MOST_IMAGES)?,
+            scores: self.scores.unwrap_or_default(),
         }))
     }
 }
@@ -181,6 +245,28 @@ mod tests {
         assert_eq!(servers.endpoints, ["http://a:8000", "https://b/llm"]);
         assert_eq!(servers.api_key, Some(Secret::File("/etc/key".into())));
         assert_eq!(servers.timeout, Duration::from_secs(60));
+    }
+
+    #[test]
+    fn servers_that_get_frames_are_read() {
+        let openai = "backend = \"openai\"\nmodel = \"m\"\nendpoints = [\"http://a\"]\n";
+        let Ok(Language::OpenAi(found)) = check(openai) else { panic!("not OpenAI's API") };
+        assert_eq!((found.max_images, found.scores), (8, Scores::Logprobs));
+        let more = "max_images = 64\nscores = \"text\"";
+        let Ok(Language::OpenAi(found)) = check(&format!("{openai}{more}")) else {
+            panic!("not OpenAI's API")
+        };
+        assert_eq!((found.max_images, found.scores), (64, Scores::Text));
+        for wrong in [0, 65] {
+            let error = refusal(&format!("{openai}max_images = {wrong}"));
+            assert_eq!(error, format!("language.max_images = {wrong}: wanted 1 to 64"));
+        }
+        let vllm = openai.replace("openai", "vllm");
+        for (key, value) in [("max_images", "8"), ("scores", "\"text\"")] {
+            let wanted = format!("language.{key} needs language.backend = \"openai\"");
+            assert_eq!(refusal(&format!("{vllm}{key} = {value}")), wanted);
+            assert_eq!(refusal(&format!("{key} = {value}")), wanted);
+        }
     }
 
     #[test]

@@ -38,7 +38,7 @@ pub use delivery::{Endpoint, Format, Ntfy, Phase, Picture, Target, Webhook};
 pub use drop_in::{DropIn, DropIns};
 pub use generate::{Generate, Sampling, Summary};
 pub use journal::{Journal, Jpegs};
-pub use language::{Language, Servers};
+pub use language::{Language, OpenAi, Scores, Servers};
 pub use listen::Listen;
 pub use mask::masked;
 pub use model::{Device, Model, Precision, Resize, Wording};
@@ -141,6 +141,7 @@ impl Config {
     /// Checks what tables require of each other and a change of one of them can break.
     pub fn check_together(&self) -> Result<(), ConfigError> {
         self.buffer.check_windows(&self.cameras)?;
+        self.language.check_cameras(&self.cameras)?;
         self.buffer.check_clips(&self.rules, &self.cameras)
     }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::rules::{in_range, required, size_at_least, toml_error};
-use super::{Bytes, ConfigError};
+use super::{Bytes, ConfigError, Language};
 use crate::slowfast::Plan;
 
 /// Maximum number of threads of a session.
@@ -13,7 +13,8 @@ const THREADS: usize = 256;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Model {
-    pub package: PathBuf,
+    /// The folder of the package, or `None` if servers run the whole model.
+    pub package: Option<PathBuf>,
     pub precision: Precision,
     /// Path of `libonnxruntime.so`, or `None` to search the usual places.
     pub onnxruntime: Option<PathBuf>,
@@ -76,7 +77,7 @@ impl Model {
         let table: ModelTable = keys.try_into().map_err(|error: toml::de::Error| {
             ConfigError(format!("[model]: {}", toml_error(error.message())))
         })?;
-        table.check(Path::new(""))
+        table.check(Path::new(""), &Language::Onnxruntime, false)
     }
 
     /// Returns the default numbers of threads for vision and language: a quarter and half of the
@@ -99,23 +100,23 @@ impl Precision {
 }
 
 /// The table as written.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ModelTable {
     package: Option<PathBuf>,
     precision: Option<Suffixes>,
     onnxruntime: Option<PathBuf>,
-    plan: String,
+    plan: Option<String>,
     pub template: Option<String>,
     pub system_prompt: String,
-    resize: Resize,
-    device: Device,
+    resize: Option<Resize>,
+    device: Option<Device>,
     vision_device: Option<Device>,
     language_device: Option<Device>,
     gpu_memory: Option<Bytes>,
-    vision_threads: usize,
-    language_threads: usize,
-    prefill_chunk: usize,
+    vision_threads: Option<usize>,
+    language_threads: Option<usize>,
+    prefill_chunk: Option<usize>,
 }
 
 /// One suffix for all graphs, or one for each.
@@ -137,32 +138,26 @@ struct SuffixTable {
     decoder: Option<String>,
 }
 
-impl Default for ModelTable {
-    fn default() -> ModelTable {
-        let (vision_threads, language_threads) = Model::usual_threads();
-        ModelTable {
-            package: None,
-            precision: None,
-            onnxruntime: None,
-            plan: "paper".into(),
-            template: None,
-            system_prompt: String::new(),
-            resize: Resize::default(),
-            device: Device::default(),
-            vision_device: None,
-            language_device: None,
-            gpu_memory: None,
-            vision_threads,
-            language_threads,
-            prefill_chunk: 512,
-        }
-    }
-}
-
 impl ModelTable {
-    pub fn check(self, folder: &Path) -> Result<Model, ConfigError> {
-        let package = required("model.package", self.package, "the folder of a model package")?;
-        let plan = self.plan.parse().map_err(|e| ConfigError(format!("model.plan: {e}")))?;
+    /// Checks the table. `has_search` is true if onnxruntime runs a model of the search.
+    pub fn check(
+        self,
+        folder: &Path,
+        language: &Language,
+        has_search: bool,
+    ) -> Result<Model, ConfigError> {
+        let (package, plan) = match language {
+            Language::OpenAi(openai) => {
+                self.check_no_effect(has_search)?;
+                (None, Plan::whole_frames(openai.max_images))
+            }
+            Language::Onnxruntime | Language::Vllm(_) => {
+                let package = self.package.clone();
+                let package = required("model.package", package, "the folder of a model package")?;
+                let plan = self.plan.as_deref().unwrap_or("paper").parse();
+                (Some(package), plan.map_err(|e| ConfigError(format!("model.plan: {e}")))?)
+            }
+        };
         for (template, place) in
             self.template.iter().flat_map(|text| [(text, "<image>"), (text, "{prompt}")])
         {
@@ -177,19 +172,60 @@ impl ModelTable {
             size_at_least("model.gpu_memory", bytes, Bytes::mib(64))?;
         }
         let threads = |key: &str, value| in_range(key, value, 1..=THREADS);
+        let (vision_threads, language_threads) = Model::usual_threads();
+        let device = self.device.unwrap_or_default();
         Ok(Model {
-            package: folder.join(package),
+            package: package.map(|package| folder.join(package)),
             precision: self.precision.map(Suffixes::precision).unwrap_or_default(),
             onnxruntime: self.onnxruntime.map(|path| folder.join(path)),
             plan,
-            resize: self.resize,
-            vision_device: self.vision_device.unwrap_or(self.device),
-            language_device: self.language_device.unwrap_or(self.device),
+            resize: self.resize.unwrap_or_default(),
+            vision_device: self.vision_device.unwrap_or(device),
+            language_device: self.language_device.unwrap_or(device),
             gpu_memory: self.gpu_memory,
-            vision_threads: threads("model.vision_threads", self.vision_threads)?,
-            language_threads: threads("model.language_threads", self.language_threads)?,
-            prefill_chunk: in_range("model.prefill_chunk", self.prefill_chunk, 1..=65536)?,
+            vision_threads: threads(
+                "model.vision_threads",
+                self.vision_threads.unwrap_or(vision_threads),
+            )?,
+            language_threads: threads(
+                "model.language_threads",
+                self.language_threads.unwrap_or(language_threads),
+            )?,
+            prefill_chunk: in_range(
+                "model.prefill_chunk",
+                self.prefill_chunk.unwrap_or(512),
+                1..=65536,
+            )?,
         })
+    }
+
+    /// Refuses the keys that have no effect without a model package.
+    fn check_no_effect(&self, has_search: bool) -> Result<(), ConfigError> {
+        let keys = [
+            ("package", self.package.is_some()),
+            ("precision", self.precision.is_some()),
+            ("onnxruntime", self.onnxruntime.is_some() && !has_search),
+            ("plan", self.plan.is_some()),
+            ("template", self.template.is_some()),
+            ("resize", self.resize.is_some()),
+            ("device", self.device.is_some()),
+            ("vision_device", self.vision_device.is_some()),
+            ("language_device", self.language_device.is_some()),
+            ("gpu_memory", self.gpu_memory.is_some()),
+            ("vision_threads", self.vision_threads.is_some()),
+            ("language_threads", self.language_threads.is_some()),
+            ("prefill_chunk", self.prefill_chunk.is_some()),
+        ];
+        let set = keys.into_iter().filter(|(_, is_set)| *is_set);
+        let set: Vec<String> = set.map(|(key, _)| format!("model.{key}")).collect();
+        if set.is_empty() {
+            return Ok(());
+        }
+        Err(ConfigError(format!(
+            "{}: without effect, because with language.backend = \"openai\" the servers run the \
+             whole model; remove them",
+            set.join(", ")
+        )))
     }
 }
 

@@ -1,10 +1,10 @@
 //! The interface of a language back end. The worker knows a language model only by it.
 //!
-//! [`LanguageModel`](super::LanguageModel) runs the model in this process with onnxruntime. A client
-//! of another engine can implement the same methods.
+//! [`LanguageModel`](super::LanguageModel) runs the model in this process with onnxruntime.
+//! [`VllmModel`](super::VllmModel) and [`OpenAiModel`](super::OpenAiModel) send requests to servers.
 
 use super::slots::Room;
-use super::{LanguageError, OnOutput, Request, SequenceId, Submitted};
+use super::{LanguageError, Limits, OnOutput, Request, SequenceId, Submitted};
 
 /// Generates text and scores questions, for several requests at a time.
 ///
@@ -33,6 +33,19 @@ pub trait LanguageBackend {
 
     /// Ends a sequence without further output. Does nothing if it has ended.
     fn cancel(&mut self, id: SequenceId) -> Result<(), LanguageError>;
+}
+
+/// Checks prompts before they are needed, on any thread while the model runs.
+pub trait CheckPrompts: Send + Sync {
+    /// Checks that a prompt about a video of `video_tokens` tokens is usable.
+    fn check(&self, prompt: &str, video_tokens: usize, limits: Limits)
+    -> Result<(), LanguageError>;
+
+    /// Checks that the model can score a yes/no question.
+    fn check_scored(&self, question: &str, video_tokens: usize) -> Result<(), LanguageError>;
+
+    /// Checks that texts can follow a schema.
+    fn check_schemas(&self) -> Result<(), LanguageError>;
 }
 
 impl<B: LanguageBackend + ?Sized> LanguageBackend for Box<B> {

@@ -9,7 +9,8 @@
 //!   └────► template, tokenizer, embedder
 //! ```
 //!
-//! `vllm` is another back end: servers run the model, and `servers` knows which of them work.
+//! Two other back ends send requests to servers, and `servers` knows which of them work. `vllm` sends
+//! the prompt's embeddings, and `openai` the frames' JPEGs.
 //!
 //! Not here: which question or window comes next, which `engine/` decides.
 
@@ -21,6 +22,7 @@ mod decoder;
 mod embedder;
 mod generation;
 mod model;
+mod openai;
 mod prompts;
 mod request;
 mod rotary;
@@ -37,12 +39,13 @@ pub mod tokenizer;
 mod vllm;
 mod yes_no;
 
-pub use backend::LanguageBackend;
+pub use backend::{CheckPrompts, LanguageBackend};
 pub use cache::{KvCache, Prefix};
 pub use capacity::capacity;
 pub use decoder::Decoder;
 pub use embedder::Embedder;
 pub use model::{Budget, LanguageModel};
+pub use openai::OpenAiModel;
 pub use prompts::Prompts;
 pub use request::{
     Failure, LanguageError, Limits, OnOutput, Output, PrefixFrame, PrefixFrames, Reply, Request,

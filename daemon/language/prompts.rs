@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::template::{ChatTemplate, Turn};
 use super::tokenizer::{Prompt, Tokenizer};
 use super::yes_no::YesNo;
-use super::{LanguageError, Limits};
+use super::{CheckPrompts, LanguageError, Limits};
 use crate::config::Wording;
 use crate::model::{ModelError, Package};
 
@@ -48,24 +48,6 @@ impl Prompts {
 
     pub fn template(&self) -> &ChatTemplate {
         &self.template
-    }
-
-    /// Checks that a prompt is usable. It is meant for the config's prompts.
-    pub fn check(
-        &self,
-        prompt: &str,
-        video_tokens: usize,
-        limits: Limits,
-    ) -> Result<(), LanguageError> {
-        let prompt = self.prompt(&[], prompt)?;
-        self.check_length(prompt.text_tokens() + video_tokens, limits.max_new_tokens)
-    }
-
-    /// Checks that the model can score a yes/no question.
-    pub fn check_scored(&self, question: &str, video_tokens: usize) -> Result<(), LanguageError> {
-        self.words()?;
-        let prompt = self.prompt(&[], question)?;
-        self.check_length(prompt.text_tokens() + video_tokens, 0)
     }
 
     pub(super) fn words(&self) -> Result<Arc<YesNo>, LanguageError> {
@@ -136,5 +118,28 @@ impl Prompts {
             "the prompt is too long: video and question take {tokens} tokens and the answer may \
              take {new}, but the model has room for {capacity}; ask a shorter question"
         )))
+    }
+}
+
+impl CheckPrompts for Prompts {
+    fn check(
+        &self,
+        prompt: &str,
+        video_tokens: usize,
+        limits: Limits,
+    ) -> Result<(), LanguageError> {
+        let prompt = self.prompt(&[], prompt)?;
+        self.check_length(prompt.text_tokens() + video_tokens, limits.max_new_tokens)
+    }
+
+    fn check_scored(&self, question: &str, video_tokens: usize) -> Result<(), LanguageError> {
+        self.words()?;
+        let prompt = self.prompt(&[], question)?;
+        self.check_length(prompt.text_tokens() + video_tokens, 0)
+    }
+
+    fn check_schemas(&self) -> Result<(), LanguageError> {
+        // The tokenizer decides, which the compiler of schemas checks.
+        Ok(())
     }
 }

@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use super::family::{self, Family, Ids, TextModel, VisionModel};
 use super::{GraphFacts, ModelError};
-use crate::config::Precision;
+use crate::config::{self, Precision};
 
 #[derive(Clone, Debug)]
 pub struct Package {
@@ -48,6 +48,13 @@ pub struct Graph {
     pub file: PathBuf,
     /// The file's suffix: `q4`, `fp16`, …, or `fp32` if it has none.
     pub precision: String,
+}
+
+/// Returns the folder of a config's package.
+fn package_folder(model: &config::Model) -> Result<&Path, ModelError> {
+    model.package.as_deref().ok_or_else(|| {
+        ModelError("model.package is missing: wanted the folder of a model package".into())
+    })
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +96,16 @@ impl Package {
     /// Reads a package with all graphs.
     pub fn read(folder: &Path, precision: &Precision) -> Result<Package, ModelError> {
         Package::with_graphs(folder, precision, &GraphKind::ALL)
+    }
+
+    /// Reads the package of a config.
+    pub fn of(model: &config::Model) -> Result<Package, ModelError> {
+        Package::read(package_folder(model)?, &model.precision)
+    }
+
+    /// Reads the package of a config whose language model runs elsewhere.
+    pub fn of_without_decoder(model: &config::Model) -> Result<Package, ModelError> {
+        Package::without_decoder(package_folder(model)?, &model.precision)
     }
 
     /// Reads a package whose language model runs elsewhere. It needs no decoder.

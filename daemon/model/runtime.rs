@@ -407,8 +407,7 @@ pub(super) mod tests {
             let mut keys = keys;
             keys["package"] = package.into();
             let model = config::Model::of(keys).expect("a config");
-            let package =
-                Package::read(&model.package, &model.precision).expect("the demo's package");
+            let package = Package::of(&model).expect("the demo's package");
             (Runtime::load(&model).expect("onnxruntime: run `make setup`"), package)
         })
     }

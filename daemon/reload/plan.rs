@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::config::{
     AccessControl, Buffer, Camera, Config, ConfigError, Disk, Generate, Journal, Language, Listen,
-    Model, Mqtt, Search, Servers, Tls, Traces, Wording,
+    Model, Mqtt, OpenAi, Search, Servers, Tls, Traces, Wording,
 };
 
 /// The steps from the running config to another one.
@@ -288,20 +288,38 @@ fn of_table<T>(
 fn language_keys(old: &Language, new: &Language) -> Vec<&'static str> {
     match (old, new) {
         (Language::Onnxruntime, Language::Onnxruntime) => Vec::new(),
-        (Language::Vllm(old), Language::Vllm(new)) => different!(
-            old,
-            new,
-            Servers {
-                endpoints: "language.endpoints",
-                model: "language.model",
-                api_key: "language.api_key_file",
-                ca_file: "language.ca_file",
-                timeout: "language.timeout",
-                stall_timeout: "language.stall_timeout",
-            }
-        ),
+        (Language::Vllm(old), Language::Vllm(new)) => server_keys(old, new),
+        (Language::OpenAi(old), Language::OpenAi(new)) => {
+            let keys = different!(
+                old,
+                new,
+                OpenAi {
+                    servers: "language.endpoints",
+                    max_images: "language.max_images",
+                    scores: "language.scores",
+                }
+            );
+            // The keys of the servers are compared one by one.
+            let others = keys.into_iter().filter(|key| *key != "language.endpoints");
+            others.chain(server_keys(&old.servers, &new.servers)).collect()
+        }
         _ => vec!["language.backend"],
     }
+}
+
+fn server_keys(old: &Servers, new: &Servers) -> Vec<&'static str> {
+    different!(
+        old,
+        new,
+        Servers {
+            endpoints: "language.endpoints",
+            model: "language.model",
+            api_key: "language.api_key_file",
+            ca_file: "language.ca_file",
+            timeout: "language.timeout",
+            stall_timeout: "language.stall_timeout",
+        }
+    )
 }
 
 fn generate_keys(old: &Generate, new: &Generate) -> Vec<&'static str> {

@@ -30,6 +30,13 @@ impl Plan {
         Ok(self.slow_frames * slow + frames.min(self.frames) * fast)
     }
 
+    /// Returns the plan for a model that sees each of at most `frames` frames whole. All of them are
+    /// slow frames.
+    pub fn whole_frames(frames: usize) -> Plan {
+        let fast = Pool::Adaptive { rows: 1, columns: 1 };
+        Plan { frames, slow_frames: frames, slow: Pool::Concat, fast }
+    }
+
     /// Returns a plan with `times` times fewer frames, slow frames included, at least one of each.
     pub fn sparser(&self, times: usize) -> Plan {
         let fewer = |frames: usize| (frames / times.max(1)).max(1);

@@ -6,10 +6,10 @@ use std::sync::OnceLock;
 use lookout::config::Config;
 use lookout::reload::{Plan, plan};
 
-use super::{everything_on, example, key, parse};
+use super::{everything_on, everything_on_with_openai, example, key, parse};
 
 /// Values that are tried, until one is valid for the key and changes the config.
-const VALUES: [&str; 40] = [
+const VALUES: [&str; 41] = [
     "\"<image> {prompt}\"",
     "\"other\"",
     "false",
@@ -41,6 +41,7 @@ const VALUES: [&str; 40] = [
     "\"alert\"",
     "\"none\"",
     "\"inline\"",
+    "\"text\"",
     "\"Mon\"",
     "\"Europe/Paris\"",
     "{ A = \"b\" }",
@@ -121,7 +122,7 @@ fn find(line: usize) -> Option<Reload> {
     let name = key(&everything[line])?.to_owned();
     let shown = kind(as_shown[line].split_once(" = ")?.1);
     let values = VALUES.into_iter().filter(|value| kind(value) == shown);
-    let mut bases = [everything, as_shown];
+    let mut bases = [everything, as_shown, everything_on_with_openai()];
     for lines in &mut bases {
         for (from, to) in MATTERS {
             let at = lines.iter().position(|line| line == from).expect(from);

@@ -10,6 +10,7 @@ use std::process::{Child, Command, Stdio};
 
 use lookout::config::Resize;
 use lookout::demo::score::judge;
+use lookout::language::{Failure, Output};
 use lookout::slowfast::{FrameTokens, Grid, assemble, pool_frame};
 use lookout::vision::Encoder;
 use lookout::vision::preprocess::{Preprocess, Scratch};
@@ -132,7 +133,7 @@ fn frames(camera: &str, model: &Model) -> (Vec<FrameTokens>, usize) {
     command.arg(format!("video/x-raw,format=BGRx,framerate={FPS}/1"));
     command.args(["!", "filesink", &format!("location={}", raw.display())]);
     assert!(command.status().expect("gst-launch-1.0").success());
-    let package = Package::read(&model.package, &model.precision).expect("the package");
+    let package = Package::of(model).expect("the package");
     let mut encoder = Encoder::load(runtime(), &package, 1).expect("the encoder");
     let preprocess = Preprocess::from_config(&package.preprocessor, Resize::Stretch);
     let preprocess = preprocess.expect("preprocessing");

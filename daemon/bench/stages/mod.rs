@@ -133,7 +133,7 @@ impl Bench {
         };
         let served = Served::clip(&clip)?;
         let config = config(options, &served.url)?;
-        let mut package = Package::read(&config.model.package, &config.model.precision)?;
+        let mut package = Package::of(&config.model)?;
         let runtime = Runtime::load(&config.model)?;
         let vision = Vision::load(&runtime, &package, &config)?;
         // One more than in a caption: the end token.

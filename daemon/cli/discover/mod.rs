@@ -25,7 +25,7 @@ use super::output;
 use super::server::Server;
 use crate::camera;
 use crate::client;
-use crate::config::{self, Config, DEFAULT_FPS, masked};
+use crate::config::{self, Config, DEFAULT_FPS, Language, masked};
 use crate::exit::Failure;
 use crate::model::Package;
 use crate::onvif::{self, Credentials, Device, Found};
@@ -153,9 +153,13 @@ fn host(text: &str) -> Result<Host, String> {
     Ok(Host { name: name.into(), port: url.port_or_known_default().ok_or_else(wanted)? })
 }
 
-/// Returns the side of the model's input in pixels.
+/// Returns the number of pixels that a stream's shorter side needs for the model.
 fn image_size(config: Option<&Config>, package: Option<PathBuf>) -> anyhow::Result<usize> {
     let model = match (config, package) {
+        // Servers get frames of this width, most of which are 16:9.
+        (Some(Config { language: Language::OpenAi(_), buffer, .. }), _) => {
+            return Ok(buffer.jpeg_width as usize * 9 / 16);
+        }
         (Some(config), _) => config.model.clone(),
         (None, Some(folder)) => {
             let folder = folder.display().to_string();
@@ -163,7 +167,7 @@ fn image_size(config: Option<&Config>, package: Option<PathBuf>) -> anyhow::Resu
         }
         (None, None) => return Ok(IMAGE_SIZE),
     };
-    Ok(Package::read(&model.package, &model.precision)?.vision.image_size)
+    Ok(Package::of(&model)?.vision.image_size)
 }
 
 fn credentials(user: Option<String>, file: Option<PathBuf>) -> anyhow::Result<Option<Credentials>> {
