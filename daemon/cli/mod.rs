@@ -23,6 +23,7 @@ use std::time::{Duration, SystemTime};
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
+use crate::allocator;
 use crate::bench;
 use crate::client::{self, Output};
 use crate::event::EventKind;
@@ -267,6 +268,7 @@ pub fn command() -> clap::Command {
 pub fn main() -> ExitCode {
     // SAFETY: no thread has been started.
     unsafe { crate::model::no_telemetry() };
+    allocator::limit_arenas();
     let cli = Cli::parse();
     // The log's last lines come before the error, because it is dropped first.
     let done = logging::init(cli.log.as_deref())
