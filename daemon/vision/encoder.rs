@@ -1,10 +1,13 @@
 //! Runs the vision graph: the vision tower (CLIP or SigLIP) and the projector.
 
+use std::time::{Duration, Instant};
+
+use ort::value::TensorRef;
+
 use crate::model::{
     Component, Float, GraphKind, ModelError, Package, Placement, Processor, Runtime, Session,
     TensorError,
 };
-use std::time::{Duration, Instant};
 
 /// Frames per run on a GPU. On a CPU a run has one frame: more frames do not help, and with
 /// dynamically quantised activations a frame's features would depend on its neighbours.
@@ -89,7 +92,9 @@ impl Encoder {
         let begun = Instant::now();
         let mut features = Vec::new();
         for pixels in pixels.chunks(self.batch * self.frame_len()) {
-            features.extend(self.checked(pixels)?);
+            let more = self.checked(pixels)?;
+            // Usually one run has all frames. Its result is not copied: megabytes for each frame.
+            if features.is_empty() { features = more } else { features.extend(more) }
         }
         Ok(Encoded { features, took: begun.elapsed() })
     }
@@ -111,8 +116,17 @@ impl Encoder {
     fn run(&mut self, pixels: &[f32]) -> ort::Result<(Vec<i64>, Vec<f32>)> {
         let size = self.image_size;
         let shape = [pixels.len() / self.frame_len(), 3, size, size];
-        let input = self.pixels.tensor(&shape, pixels)?;
-        let outputs = self.session.session.run(ort::inputs!["pixel_values" => input])?;
+        let session = &mut self.session.session;
+        let outputs = match self.pixels {
+            Float::F32 => {
+                let input = TensorRef::from_array_view((shape, pixels))?;
+                session.run(ort::inputs!["pixel_values" => input])?
+            }
+            Float::F16 => {
+                let input = self.pixels.tensor(&shape, pixels)?;
+                session.run(ort::inputs!["pixel_values" => input])?
+            }
+        };
         self.features.values(&outputs["image_features"])
     }
 }
