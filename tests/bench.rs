@@ -122,6 +122,7 @@ fn the_cost_of_more_questions_and_sequences_is_measured() {
     let report = report(&["language", "--rounds", "1", "--max-new-tokens", "2", "--json"]);
     assert!(positive(&report["prefix"]["eight_to_one"]) > 1.0, "{report}");
     positive(&report["prefix"]["cached_bytes"]);
+    assert_eq!(report["prefix"]["same_answer_from_cache"], true);
     positive(&report["rules"]["caption_alone_seconds"]);
     let [rules, unlike] = ["rules", "unlike"].map(|set| &report["rules"][set]);
     for set in [rules, unlike] {
@@ -137,10 +138,15 @@ fn the_cost_of_more_questions_and_sequences_is_measured() {
     for key in ["prefill_tokens_per_second", "decode_tokens_per_second", "onnxruntime_seconds"] {
         positive(&report["share"][key]);
     }
-    assert!(
-        positive(&report["share"]["lookout_seconds"])
-            >= positive(&report["share"]["onnxruntime_seconds"])
-    );
+    let (all, calls) =
+        (&report["share"]["lookout_seconds"], &report["share"]["onnxruntime_seconds"]);
+    let own = report["share"]["own"].as_object().expect("lookout's own work");
+    let mut kinds: Vec<&str> = own.keys().map(String::as_str).collect();
+    kinds.sort_unstable();
+    assert_eq!(kinds, ["inputs", "keys_and_values", "logits", "other", "prompt", "sampling"]);
+    // One round, so that medians are the values themselves.
+    let own: f64 = own.values().map(positive).sum();
+    assert!((positive(all) - positive(calls) - own).abs() < 1e-6, "{report}");
 }
 
 #[test]

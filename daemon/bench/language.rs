@@ -31,11 +31,11 @@ use serde::Serialize;
 
 use super::cpu::{cpu_time, wall_time};
 use super::median;
-use super::package::{DeviceArg, ModelArgs};
+use super::package::{DeviceArg, GpuArgs, ModelArgs};
 use super::window::{self, Answered, QUESTIONS, Window};
 use crate::config;
 use crate::exit::Failure;
-use crate::language::{Decoder, Embedder, LanguageModel};
+use crate::language::{Decoder, Embedder, LanguageModel, Lap, Laps};
 use crate::model::{Package, Runtime};
 use crate::slowfast::VideoTokens;
 
@@ -46,6 +46,8 @@ const MOST_ROWS: usize = 8;
 pub struct Options {
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    gpu: GpuArgs,
     /// Device, as `model.device` in a config. With cuda, times are wall-clock times.
     #[arg(long, value_name = "DEVICE", value_enum, default_value_t = DeviceArg::Cpu)]
     device: DeviceArg,
@@ -142,6 +144,8 @@ struct Prefix {
     eight_questions_seconds: f64,
     eight_to_one: f64,
     cached_bytes: usize,
+    /// True if the first question, asked again behind the cached prefix, got the same tokens.
+    same_answer_from_cache: bool,
 }
 
 #[derive(Serialize)]
@@ -162,12 +166,26 @@ struct Share {
     lookout_seconds: f64,
     /// Lookout's time beyond onnxruntime's, as a fraction of onnxruntime's.
     added: f64,
+    /// Seconds of what lookout does beyond these calls.
+    own: Own,
+}
+
+/// Seconds of lookout's own work in an answer.
+#[derive(Serialize)]
+struct Own {
+    prompt: f64,
+    inputs: f64,
+    logits: f64,
+    sampling: f64,
+    keys_and_values: f64,
+    other: f64,
 }
 
 impl Bench {
     fn new(options: &Options) -> anyhow::Result<Bench> {
         let mut keys = options.model.keys()?;
         keys.insert("device".into(), options.device.name().into());
+        options.gpu.add_to(&mut keys);
         let on_cpu = options.device == DeviceArg::Cpu;
         keys.insert("language_threads".into(), i64::from(options.threads).into());
         let chunk = options.prefill_chunk.map(i64::from);
@@ -220,10 +238,11 @@ impl Bench {
 
     fn prefix(&mut self, rounds: usize) -> anyhow::Result<Prefix> {
         let (mut first, mut eight, mut more) = (Vec::new(), Vec::new(), Vec::new());
-        let mut cached_bytes = 0;
+        let (mut cached_bytes, mut same) = (0, true);
         for round in 1..=rounds {
             let window = self.window();
-            let seconds = self.eight_questions(&window)?;
+            let (seconds, same_now) = self.eight_questions(&window)?;
+            same &= same_now;
             first.push(seconds[0]);
             eight.push(seconds.iter().sum());
             more.push(seconds.iter().sum::<f64>() / seconds[0]);
@@ -238,6 +257,7 @@ impl Bench {
             eight_questions_seconds: median(eight),
             eight_to_one: median(more),
             cached_bytes,
+            same_answer_from_cache: same,
         })
     }
 
@@ -257,20 +277,23 @@ impl Bench {
         Window::new(VideoTokens { rows, dim }, self.windows)
     }
 
-    /// Asks eight questions, one after the other. Returns the CPU-seconds of each.
-    fn eight_questions(&mut self, window: &Window) -> anyhow::Result<Vec<f64>> {
+    /// Asks eight questions, one after the other, and the first one again. Returns the seconds of
+    /// each of the eight, and true if the first one got the same tokens from the cache.
+    fn eight_questions(&mut self, window: &Window) -> anyhow::Result<(Vec<f64>, bool)> {
         let clock = self.clock;
-        let mut seconds = Vec::new();
-        for at in 0..QUESTIONS.len() {
+        let (mut seconds, mut answers) = (Vec::new(), Vec::new());
+        for at in (0..QUESTIONS.len()).chain([0]) {
             let request = window.request(at, self.tokens);
             let answered = window::ask(&mut self.language, request, |_| clock())?;
             seconds.push((answered.read + answered.written).as_secs_f64());
             let cached = answered.reply.usage.cached_tokens;
-            if (cached > 0) != (at > 0) {
+            if (cached > 0) == answers.is_empty() {
                 bail!("question {at}: {cached} cached tokens");
             }
+            answers.push(answered.reply.ids);
         }
-        Ok(seconds)
+        seconds.truncate(QUESTIONS.len());
+        Ok((seconds, answers.first() == answers.last()))
     }
 
     /// Measures steps with each number of sequences in turn, each sequence at the end of a window.
@@ -314,29 +337,46 @@ impl Bench {
     fn share(&mut self, rounds: usize) -> anyhow::Result<Share> {
         let (mut theirs, mut ours, mut added) = (Vec::new(), Vec::new(), Vec::new());
         let (mut reads, mut writes) = (Vec::new(), Vec::new());
+        let mut laps: Vec<Laps> = Vec::new();
         let clock = self.clock;
         let prompt_tokens =
             self.language.prompt(&[], QUESTIONS[0])?.text_tokens() + self.video_tokens;
         for _ in 0..rounds {
             let window = self.window();
             let begun = clock();
-            self.language.time_calls(clock);
+            self.language.start_laps(clock);
             let request = window.request(0, self.tokens);
+            let calls = |language: &LanguageModel| language.laps()[Lap::Call as usize];
             let Answered { read: reading, written: writing, .. } =
-                window::ask(&mut self.language, request, LanguageModel::calls_took)?;
+                window::ask(&mut self.language, request, calls)?;
             let all = (clock() - begun).as_secs_f64();
             let calls = (reading + writing).as_secs_f64();
             reads.push(prompt_tokens as f64 / reading.as_secs_f64());
             writes.push((self.tokens - 1) as f64 / writing.as_secs_f64());
+            laps.push(self.language.laps());
             theirs.push(calls);
             ours.push(all);
             added.push(all / calls - 1.0);
         }
+        let lap =
+            |lap: Lap| median(laps.iter().map(|laps| laps[lap as usize].as_secs_f64()).collect());
+        let other = laps
+            .iter()
+            .zip(&ours)
+            .map(|(laps, all)| all - laps.iter().map(Duration::as_secs_f64).sum::<f64>());
         Ok(Share {
             prompt_tokens,
             prefill_tokens_per_second: median(reads),
             decode_tokens_per_second: median(writes),
             onnxruntime_seconds: median(theirs),
+            own: Own {
+                prompt: lap(Lap::Prompt),
+                inputs: lap(Lap::Inputs),
+                logits: lap(Lap::Logits),
+                sampling: lap(Lap::Sampling),
+                keys_and_values: lap(Lap::KeysAndValues),
+                other: median(other.collect()),
+            },
             lookout_seconds: median(ours),
             added: median(added),
         })
@@ -362,6 +402,8 @@ impl fmt::Display for Report {
                 prefix.eight_to_one,
                 bytesize::ByteSize(prefix.cached_bytes as u64)
             )?;
+            let same = if prefix.same_answer_from_cache { "the same" } else { "ANOTHER" };
+            writeln!(f, "          the first question again, from the cache: {same} answer")?;
         }
         if let Some(rules) = rules {
             write!(f, "{rules}")?;
@@ -384,6 +426,18 @@ impl fmt::Display for Report {
             f,
             "          they read {:.1} tokens/s and write {:.1}",
             share.prefill_tokens_per_second, share.decode_tokens_per_second
+        )?;
+        let Own { prompt, inputs, logits, sampling, keys_and_values, other } = &share.own;
+        writeln!(
+            f,
+            "          milliseconds of lookout: prompt {:.1}, inputs {:.1}, logits {:.1}, sampling \
+             {:.1}, keys and values {:.1}, other {:.1}",
+            prompt * 1e3,
+            inputs * 1e3,
+            logits * 1e3,
+            sampling * 1e3,
+            keys_and_values * 1e3,
+            other * 1e3
         )
     }
 }

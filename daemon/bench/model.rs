@@ -21,7 +21,7 @@ use serde::Serialize;
 
 use super::clip::{self, Scene};
 use super::median;
-use super::package::{DeviceArg, ModelArgs};
+use super::package::{DeviceArg, GpuArgs, ModelArgs};
 use super::parity::{Parity, Tolerance};
 use crate::config::{self, Sampling};
 use crate::exit::Failure;
@@ -41,6 +41,8 @@ const SEED: u64 = 1;
 pub struct Options {
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    gpu: GpuArgs,
     /// The device to compare with the CPU.
     #[arg(long, value_name = "DEVICE", value_enum, default_value_t = DeviceArg::Auto)]
     device: DeviceArg,
@@ -138,6 +140,7 @@ impl Bench {
         // All other settings have the defaults of a config.
         let mut keys = options.model.keys()?;
         keys.insert("device".into(), options.device.name().into());
+        options.gpu.add_to(&mut keys);
         let model = config::Model::of(keys)?;
         let package = Package::of(&model)?;
         let frames = pixels(&model, &package)?;

@@ -24,6 +24,21 @@ pub struct ModelArgs {
     precision: Option<Value>,
 }
 
+/// The limit of memory on a GPU.
+#[derive(Args)]
+pub struct GpuArgs {
+    /// Maximum GPU memory of onnxruntime's arena, as `model.gpu_memory` in a config: "6 GiB".
+    #[arg(long, value_name = "BYTES")]
+    gpu_memory: Option<String>,
+}
+
+impl GpuArgs {
+    /// Adds the corresponding key of a config's `[model]`.
+    pub fn add_to(&self, keys: &mut Table) {
+        keys.extend(self.gpu_memory.clone().map(|bytes| ("gpu_memory".into(), bytes.into())));
+    }
+}
+
 /// A device, as `model.device` in a config.
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
 pub enum DeviceArg {

@@ -18,6 +18,7 @@ use super::cache::Prefix;
 use super::generation::Token;
 use super::sequence::{PrefixKey, Prepared, Sequence, Work};
 use super::slots::{Prompt, Slots, Step};
+use super::stopwatch::Lap;
 use super::tokenizer::Tokenizer;
 use super::{Decoder, Embedder, Failure, KvCache, LanguageError, OnOutput, Output, SequenceId};
 use crate::byte_lru::ByteLru;
@@ -192,10 +193,13 @@ impl Stepping<'_> {
 
     /// Samples the next token of a sequence and delivers its text, or ends the sequence.
     fn push(&mut self, slot: usize, logits: &[f32]) -> Result<(), LanguageError> {
-        let Batch { slots, end_tokens, .. } = &mut *self.batch;
+        let Batch { decoder, slots, end_tokens, .. } = &mut *self.batch;
         let id = slots.id(slot);
         let Work::Generate(generation) = &mut slots[slot].work else { return Ok(()) };
-        match generation.push(logits, self.tokenizer, end_tokens) {
+        let begun = decoder.stopwatch.now();
+        let token = generation.push(logits, self.tokenizer, end_tokens);
+        decoder.stopwatch.add(Lap::Sampling, begun);
+        match token {
             Ok(Token::End) => self.finish(slot, FinishReason::Stop),
             Ok(Token::Text(text)) => {
                 let end = if generation.is_complete() {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use ort::session::IoBinding;
 use ort::value::DynValue;
 
-use crate::model::Memory;
+use crate::model::{Layout, Memory, Pieces};
 
 /// The keys and values of at most `capacity` tokens in each slot.
 ///
@@ -33,7 +33,7 @@ pub(super) struct InPlace {
     pub bindings: HashMap<(usize, usize), IoBinding>,
     pub memory: Memory,
     pub shape: Shape,
-    /// Space for one head, used to swap slots.
+    /// Space for the heads of a slot in one plane, used to swap slots.
     pub spare: Memory,
 }
 
@@ -111,15 +111,18 @@ impl KvCache {
             Store::Growing(slots) => slots.swap(a, b),
             Store::InPlace(InPlace { memory, spare, shape, .. }) => {
                 let (in_a, in_b) = (self.lengths[a], self.lengths[b]);
-                let numbers = in_a.max(in_b) * shape.head_dim;
-                for (a, b) in std::iter::zip(shape.heads_of(a), shape.heads_of(b)) {
-                    match (in_a, in_b) {
-                        (0, _) => memory.copy_within(a, b, numbers)?,
-                        (_, 0) => memory.copy_within(b, a, numbers)?,
-                        _ => {
-                            spare.copy(0, memory, a, numbers)?;
-                            memory.copy_within(a, b, numbers)?;
-                            memory.copy(b, spare, 0, numbers)?;
+                let pieces = shape.pieces(in_a.max(in_b));
+                let (at_a, at_b) = (shape.layout(a), shape.layout(b));
+                match (in_a, in_b) {
+                    (0, _) => memory.copy_within(at_a, at_b, pieces)?,
+                    (_, 0) => memory.copy_within(at_b, at_a, pieces)?,
+                    _ => {
+                        let pieces = Pieces { planes: 1, ..pieces };
+                        for plane in 0..shape.planes {
+                            let (at_a, at_b) = (at_a.plane(plane), at_b.plane(plane));
+                            spare.copy(pieces.compact(), memory, at_a, pieces)?;
+                            memory.copy_within(at_a, at_b, pieces)?;
+                            memory.copy(at_b, spare, pieces.compact(), pieces)?;
                         }
                     }
                 }
@@ -145,11 +148,14 @@ impl Shape {
         self.capacity * self.head_dim
     }
 
-    /// Returns the positions where a slot's heads begin, plane by plane.
-    pub fn heads_of(self, slot: usize) -> impl Iterator<Item = usize> {
-        (0..self.planes).flat_map(move |plane| {
-            (0..self.heads).map(move |head| self.at(plane, slot) + head * self.head())
-        })
+    /// Returns where a slot's heads begin.
+    pub fn layout(self, slot: usize) -> Layout {
+        Layout { first: self.at(0, slot), plane_step: self.plane(), row_step: self.head() }
+    }
+
+    /// Returns the pieces that the first `len` tokens of a slot are: one for every head.
+    pub fn pieces(self, len: usize) -> Pieces {
+        Pieces { planes: self.planes, rows: self.heads, length: len * self.head_dim }
     }
 
     fn plane(self) -> usize {

@@ -19,12 +19,12 @@ use half::f16;
 use ort::session::IoBinding;
 use ort::value::{Tensor, TensorElementType};
 
-use super::Stopwatch;
 use super::cache::{Growing, InPlace, KvCache, Mark, Prefix, PrefixStorage, Shape, Store};
 use super::rotary::rotary_initialisers;
+use super::stopwatch::{Lap, Stopwatch};
 use crate::model::{
-    Component, Float, GraphKind, Memory, ModelError, Package, Placement, Runtime, Session,
-    TensorError, TextModel, host_memory,
+    Component, Float, GraphKind, Memory, ModelError, Numbers, NumbersRef, Package, Placement,
+    Runtime, Session, TensorError, TextModel, host_memory,
 };
 
 pub struct Decoder {
@@ -102,6 +102,11 @@ impl Decoder {
         Ok(decoder)
     }
 
+    /// Returns the float type of the embeddings that the graph takes.
+    pub fn embeds(&self) -> Float {
+        self.embeds
+    }
+
     /// Returns the bytes of a token's keys and values in all layers.
     pub fn token_bytes(&self) -> usize {
         2 * self.text.layers * self.text.kv_heads * self.text.head_dim * self.kv.bytes()
@@ -173,7 +178,7 @@ impl Decoder {
         Ok(Store::InPlace(InPlace {
             bindings: HashMap::new(),
             memory: Memory::new(&self.session, self.kv, shape.numbers())?,
-            spare: Memory::for_copy(&self.session, self.kv, shape.head())?,
+            spare: Memory::for_copy(&self.session, self.kv, shape.heads * shape.head())?,
             shape,
         }))
     }
@@ -212,12 +217,13 @@ impl Decoder {
 
     /// Appends tokens to a slot, given as `embeddings` `[n, D]`, and returns the logits
     /// `[vocabulary]` after the last token.
-    pub fn read(
+    pub fn read<'a>(
         &mut self,
         cache: &mut KvCache,
         slot: usize,
-        embeddings: &[f32],
+        embeddings: impl Into<NumbersRef<'a>>,
     ) -> Result<Vec<f32>, TensorError> {
+        let embeddings = embeddings.into();
         let new = embeddings.len() / self.text.hidden_size;
         self.forward(cache, slot, 1, new, embeddings)
     }
@@ -231,13 +237,13 @@ impl Decoder {
         embeddings: &[f32],
     ) -> Result<Vec<f32>, TensorError> {
         if self.in_place {
-            return self.forward(cache, 0, slots, 1, embeddings);
+            return self.forward(cache, 0, slots, 1, embeddings.into());
         }
         // Running them together would require copying slots of different lengths into one tensor at
         // each step.
         let mut logits = Vec::new();
         for (slot, embedding) in embeddings.chunks(self.text.hidden_size).enumerate() {
-            logits.extend(self.forward(cache, slot, 1, 1, embedding)?);
+            logits.extend(self.forward(cache, slot, 1, 1, embedding.into())?);
         }
         Ok(logits)
     }
@@ -249,7 +255,7 @@ impl Decoder {
         first: usize,
         slots: usize,
         new: usize,
-        embeddings: &[f32],
+        embeddings: NumbersRef<'_>,
     ) -> Result<Vec<f32>, TensorError> {
         let lengths = &cache.lengths[first..first + slots];
         let longest = lengths.iter().max().copied().unwrap_or(0);
@@ -291,21 +297,27 @@ impl Decoder {
         first: usize,
         slots: usize,
         new: usize,
-        embeddings: &[f32],
+        embeddings: NumbersRef<'_>,
     ) -> ort::Result<Vec<f32>> {
+        let begun = self.stopwatch.now();
         let lengths = &cache.lengths[first..first + slots];
         let binding = match &mut cache.store {
             Store::InPlace(store) => self.bound(store, first, slots)?,
             Store::Growing(slots) => &mut slots[first].binding,
         };
         let shape = [slots, new, self.text.hidden_size];
-        binding.bind_input("inputs_embeds", &self.embeds.tensor(&shape, embeddings)?)?;
+        let converted =
+            (embeddings.float() != self.embeds).then(|| self.embeds.numbers(embeddings));
+        let embeddings = converted.as_ref().map_or(embeddings, Numbers::all);
+        self.session.bind(binding, "inputs_embeds", &shape, embeddings)?;
         // Rows are padded on the right; a row's sum is its length including the new tokens.
         let longest = lengths.iter().max().copied().unwrap_or(0) + new;
-        let mask = lengths
-            .iter()
-            .flat_map(|length| (0..longest).map(move |at| i64::from(at < length + new)));
-        let mask = Tensor::from_array(([slots, longest], mask.collect::<Vec<_>>()))?;
+        let mut mask = Vec::with_capacity(slots * longest);
+        for (row, length) in (1..).zip(lengths) {
+            mask.resize(mask.len() + length + new, 1i64);
+            mask.resize(row * longest, 0);
+        }
+        let mask = Tensor::from_array(([slots, longest], mask))?;
         binding.bind_input("attention_mask", &mask)?;
         if self.position_ids {
             let positions = lengths.iter().flat_map(|length| *length as i64..(length + new) as i64);
@@ -324,18 +336,22 @@ impl Decoder {
         // Bound again for each run, because a bound output keeps the shape of its last run.
         binding.bind_output_to_device("logits", &host_memory()?)?;
         self.session.settle(binding)?;
+        self.stopwatch.add(Lap::Inputs, begun);
         let mut grown = Vec::new();
         let logits = {
             let begun = self.stopwatch.now();
             let mut outputs = self.session.session.run_binding(binding)?;
-            self.stopwatch.add(begun);
+            self.stopwatch.add(Lap::Call, begun);
+            let begun = self.stopwatch.now();
             if !self.in_place {
                 for (_, present) in (0..self.text.layers).flat_map(past_names) {
                     grown.extend(outputs.remove(&present));
                 }
             }
             let (_, logits) = self.logits.values(&outputs["logits"])?;
-            last_of_each(logits, slots, self.text.vocab_size)
+            let logits = last_of_each(logits, slots, self.text.vocab_size);
+            self.stopwatch.add(Lap::Logits, begun);
+            logits
         };
         if let Store::Growing(slots) = &mut cache.store {
             slots[first].values = Arc::new(grown);
@@ -378,7 +394,8 @@ impl Decoder {
 
     /// Returns the content of a slot as a prefix: a copy if the cache is written in place, and
     /// shared values if it grows.
-    pub fn keep(&self, cache: &mut KvCache, slot: usize) -> Result<Prefix, TensorError> {
+    pub fn keep(&mut self, cache: &mut KvCache, slot: usize) -> Result<Prefix, TensorError> {
+        let begun = self.stopwatch.now();
         let len = cache.len(slot);
         let kept = match &mut cache.store {
             Store::Growing(slots) => PrefixStorage::Shared(slots[slot].values.clone()),
@@ -387,43 +404,40 @@ impl Decoder {
                 PrefixStorage::Compact(kept)
             }
         };
+        self.stopwatch.add(Lap::KeysAndValues, begun);
         Ok(Prefix { len, storage: kept })
     }
 
     fn compact(&self, store: &mut InPlace, slot: usize, len: usize) -> ort::Result<Memory> {
         let InPlace { memory, shape, .. } = store;
-        let head = len * shape.head_dim;
-        let numbers = shape.planes * shape.heads * head;
-        let mut kept = Memory::for_copy(&self.session, self.kv, numbers)?;
-        for (at, from) in shape.heads_of(slot).enumerate() {
-            kept.copy(at * head, memory, from, head)?;
-        }
+        let pieces = shape.pieces(len);
+        let mut kept = Memory::for_copy(&self.session, self.kv, pieces.numbers())?;
+        kept.copy(pieces.compact(), memory, shape.layout(slot), pieces)?;
         Ok(kept)
     }
 
     /// Sets the beginning of a slot to a stored prefix.
     pub fn restore(
-        &self,
+        &mut self,
         cache: &mut KvCache,
         slot: usize,
         prefix: &mut Prefix,
     ) -> Result<(), TensorError> {
+        let begun = self.stopwatch.now();
         let restored = match (&mut cache.store, &mut prefix.storage) {
             (Store::Growing(slots), PrefixStorage::Shared(values)) => {
                 slots[slot].values = values.clone();
                 self.take_past(&mut slots[slot])
             }
             (Store::InPlace(InPlace { memory, shape, .. }), PrefixStorage::Compact(kept)) => {
-                let head = prefix.len * shape.head_dim;
-                shape
-                    .heads_of(slot)
-                    .enumerate()
-                    .try_for_each(|(at, to)| memory.copy(to, kept, at * head, head))
+                let pieces = shape.pieces(prefix.len);
+                memory.copy(shape.layout(slot), kept, pieces.compact(), pieces)
             }
             _ => Err(ort::Error::new("the cached prefix belongs to the KV cache of another graph")),
         };
         restored.map_err(|e| self.session.error(e))?;
         cache.lengths[slot] = prefix.len;
+        self.stopwatch.add(Lap::KeysAndValues, begun);
         Ok(())
     }
 
@@ -459,8 +473,11 @@ impl Decoder {
     }
 
     /// Swaps two slots.
-    pub fn swap(&self, cache: &mut KvCache, a: usize, b: usize) -> Result<(), TensorError> {
-        cache.swap(a, b).map_err(|e| self.session.error(e))
+    pub fn swap(&mut self, cache: &mut KvCache, a: usize, b: usize) -> Result<(), TensorError> {
+        let begun = self.stopwatch.now();
+        cache.swap(a, b).map_err(|e| self.session.error(e))?;
+        self.stopwatch.add(Lap::KeysAndValues, begun);
+        Ok(())
     }
 }
 

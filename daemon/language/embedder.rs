@@ -3,9 +3,9 @@
 
 use ort::value::{Tensor, TensorElementType as Element};
 
-use super::Stopwatch;
+use super::stopwatch::{Lap, Stopwatch};
 use super::tokenizer::Prompt;
-use crate::model::{Float, GraphKind, ModelError, Package, Runtime, Session, TensorError};
+use crate::model::{Float, GraphKind, ModelError, Numbers, Package, Runtime, Session, TensorError};
 use crate::slowfast::VideoTokens;
 
 pub struct Embedder {
@@ -37,18 +37,22 @@ impl Embedder {
         self.run(ids).map_err(|e| self.session.error(e))
     }
 
-    /// Returns a prompt's embeddings `[n, D]`, with the video's rows in their place.
+    /// Returns a prompt's embeddings `[n, D]` in the type that the decoder takes, with the video's
+    /// rows in their place.
     pub fn prompt(
         &mut self,
         prompt: &Prompt,
         video: &VideoTokens,
-    ) -> Result<Vec<f32>, TensorError> {
-        let mut rows = Vec::with_capacity(prompt.tokens(video.len()) * video.dim);
+        float: Float,
+    ) -> Result<Numbers, TensorError> {
+        let mut rows = float.room(prompt.tokens(video.len()) * video.dim);
         for (at, piece) in prompt.pieces.iter().enumerate() {
             if at > 0 {
-                rows.extend_from_slice(&video.rows);
+                let begun = self.stopwatch.now();
+                rows.extend(&video.rows);
+                self.stopwatch.add(Lap::Prompt, begun);
             }
-            rows.extend(self.embed(piece)?);
+            rows.extend(&self.embed(piece)?);
         }
         Ok(rows)
     }
@@ -58,7 +62,7 @@ impl Embedder {
         let input = Tensor::from_array(([1, ids.len()], ids))?;
         let begun = self.stopwatch.now();
         let outputs = self.session.session.run(ort::inputs!["input_ids" => input])?;
-        self.stopwatch.add(begun);
+        self.stopwatch.add(Lap::Call, begun);
         Ok(self.float.values(&outputs["inputs_embeds"])?.1)
     }
 }

@@ -55,6 +55,6 @@ pub use sampler::Sampler;
 pub use schema::{Schema, SchemaCompiler, SchemaError};
 pub use servers::ServerHealth;
 pub use slots::Room;
-use stopwatch::Stopwatch;
+pub use stopwatch::{Lap, Laps};
 pub use template::Turn;
 pub use vllm::VllmModel;

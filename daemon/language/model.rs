@@ -18,12 +18,12 @@ use super::slots::{Room, Slots};
 use super::template::{ChatTemplate, Turn};
 use super::tokenizer::{Prompt, Tokenizer};
 use super::{
-    Decoder, Embedder, Failure, LanguageBackend, LanguageError, Limits, OnOutput, Output,
+    Decoder, Embedder, Failure, LanguageBackend, LanguageError, Laps, Limits, OnOutput, Output,
     PrefixFrames, Reply, Request, SequenceId, Submitted, Task, Urgency,
 };
 use crate::byte_lru::ByteLru;
 use crate::config::{self, Generate, Wording};
-use crate::model::{ModelError, Package, Placement, Runtime, TensorError};
+use crate::model::{ModelError, Numbers, Package, Placement, Runtime, TensorError};
 use crate::slowfast::VideoTokens;
 
 /// The language model of a package, run in this process.
@@ -152,15 +152,16 @@ impl LanguageModel {
         self.batch.decoder.token_bytes() * video_tokens
     }
 
-    /// Starts to measure the time of onnxruntime's own calls by `clock`.
-    pub fn time_calls(&mut self, clock: fn() -> Duration) {
+    /// Starts to measure by `clock` where the time goes.
+    pub fn start_laps(&mut self, clock: fn() -> Duration) {
         self.batch.decoder.stopwatch.start(clock);
         self.batch.embedder.stopwatch.start(clock);
     }
 
-    /// Returns the time of these calls since the measurement started.
-    pub fn calls_took(&self) -> Duration {
-        self.batch.decoder.stopwatch.spent + self.batch.embedder.stopwatch.spent
+    /// Returns the time of each [`Lap`](super::Lap) since the measurement started.
+    pub fn laps(&self) -> Laps {
+        let (decoder, embedder) = (&self.batch.decoder.stopwatch, &self.batch.embedder.stopwatch);
+        std::array::from_fn(|lap| decoder.spent[lap] + embedder.spent[lap])
     }
 
     /// Returns the device that the decoder runs on.
@@ -245,10 +246,11 @@ impl LanguageModel {
         for pair in order.windows(2) {
             let (before, next) = (texts[pair[0]], texts[pair[1]]);
             let question = if has_prefix {
-                let cut = self.batch.decoder.can_cut();
-                let shared = if cut { shared_start(before, next) } else { 0 };
+                let Batch { decoder, embedder, .. } = &mut self.batch;
+                let shared = if decoder.can_cut() { shared_start(before, next) } else { 0 };
                 text_tokens += next.len() - shared;
-                self.batch.embedder.embed(&next[shared..]).map(|rows| (shared, rows))
+                let float = decoder.embeds();
+                embedder.embed(&next[shared..]).map(|rows| (shared, float.numbers(&rows)))
             } else {
                 text_tokens += prompts[pair[1]].text_tokens();
                 self.embeddings(&prompts[pair[1]], video).map(|rows| (0, rows))
@@ -328,8 +330,9 @@ impl LanguageModel {
         &mut self,
         prompt: &Prompt,
         video: &VideoTokens,
-    ) -> Result<Vec<f32>, TensorError> {
-        self.batch.embedder.prompt(prompt, video)
+    ) -> Result<Numbers, TensorError> {
+        let Batch { decoder, embedder, .. } = &mut self.batch;
+        embedder.prompt(prompt, video, decoder.embeds())
     }
 }
 

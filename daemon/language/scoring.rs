@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::Failure;
 use super::cache::Mark;
 use super::yes_no::YesNo;
+use crate::model::Numbers;
 
 pub struct Scoring {
     words: Arc<YesNo>,
@@ -25,7 +26,7 @@ pub struct Following {
     /// Number of tokens behind the prefix that it shares with the question before it.
     pub shared: usize,
     /// Embeddings of the tokens after these.
-    pub embeddings: Vec<f32>,
+    pub embeddings: Numbers,
 }
 
 impl Scoring {

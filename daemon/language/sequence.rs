@@ -11,6 +11,7 @@ use super::slots::Prompt;
 use super::tokenizer::Tokenizer;
 use super::{Failure, PrefixFrames, Reply, Scored, Urgency};
 use crate::event::{FinishReason, Usage};
+use crate::model::{Numbers, NumbersRef};
 
 /// The key of a prefix. It identifies the tokens without comparing their values.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -25,7 +26,7 @@ pub struct Prepared {
     pub urgency: Urgency,
     pub work: Work,
     /// Embeddings of the prompt, `[tokens, D]`.
-    pub embeddings: Vec<f32>,
+    pub embeddings: Numbers,
     /// Number of tokens in the prompt, and of those in its prefix.
     pub tokens: usize,
     pub prefix_tokens: usize,
@@ -47,7 +48,7 @@ pub struct Sequence {
     urgency: Urgency,
     pub work: Work,
     /// Embeddings of the prompt, `[tokens, D]`. Empty after the last prompt has been read.
-    embeddings: Vec<f32>,
+    embeddings: Numbers,
     tokens: usize,
     prefix_tokens: usize,
     key: Option<PrefixKey>,
@@ -110,8 +111,8 @@ impl Sequence {
     }
 
     /// Returns the embeddings of some tokens, each of `dim` numbers.
-    pub fn embeddings(&self, tokens: Range<usize>, dim: usize) -> &[f32] {
-        &self.embeddings[tokens.start * dim..tokens.end * dim]
+    pub fn embeddings(&self, tokens: Range<usize>, dim: usize) -> NumbersRef<'_> {
+        self.embeddings.part(tokens.start * dim..tokens.end * dim)
     }
 
     /// Records that the prompt has been read up to a token.
@@ -120,7 +121,7 @@ impl Sequence {
         if self.is_read() {
             self.prefilled = Some(Instant::now());
             if matches!(self.work, Work::Generate(_)) {
-                self.embeddings = Vec::new();
+                self.embeddings.clear();
             }
         }
     }
@@ -140,7 +141,7 @@ impl Sequence {
     pub fn follow_up(&mut self, question: &Following, dim: usize) {
         self.read = self.prefix_tokens + question.shared;
         self.embeddings.truncate(self.read * dim);
-        self.embeddings.extend_from_slice(&question.embeddings);
+        self.embeddings.append(question.embeddings.all());
         self.tokens = self.embeddings.len() / dim;
     }
 

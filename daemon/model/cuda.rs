@@ -25,7 +25,7 @@ use ort::value::{DynTensor, DynTensorValueType, DynValue};
 use super::device::NoCuda;
 
 /// NVIDIA's driver library, which no library package contains.
-const DRIVER: &str = "libcuda.so.1";
+pub const DRIVER: &str = "libcuda.so.1";
 /// The cuDNN library. The provider loads it only at the first convolution, which is too late to
 /// report that it is missing.
 const CUDNN: &str = "libcudnn.so.9";

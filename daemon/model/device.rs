@@ -87,7 +87,13 @@ impl NoCuda {
                 Some("NVIDIA's driver brings it")
             }
             NoCuda::MissingLibrary(_) => Some("`make setup-cuda` fetches it"),
-            NoCuda::NoKernel { .. } => Some("a graph in fp16 may do better"),
+            NoCuda::NoKernel { .. } => {
+                Some("`lookout-export --device cuda` writes graphs for it, in fp16, int8 or int4")
+            }
+            // The message of onnxruntime's arena.
+            NoCuda::Refused(why) if why.contains("smaller than requested bytes") => {
+                Some("raise model.gpu_memory, or take a smaller model")
+            }
             NoCuda::Refused(_) => None,
         }
     }
@@ -160,9 +166,16 @@ mod tests {
             (NoCuda::MissingLibrary("libcuda.so.1".into()), "libcuda.so.1", "driver"),
             (NoCuda::Refused("CUDA failure 100".into()), "CUDA failure 100", "\"auto\""),
             (
+                NoCuda::Refused(
+                    "onnxruntime says \"1 is smaller than requested bytes of 2\"".into(),
+                ),
+                "requested bytes of 2",
+                "raise model.gpu_memory",
+            ),
+            (
                 NoCuda::NoKernel { graph: "decoder.onnx".into(), operators: "4 Attention".into() },
                 "4 Attention of decoder.onnx",
-                "fp16",
+                "--device cuda",
             ),
         ];
         for (why, named, fix) in refusals {

@@ -15,7 +15,8 @@ use ort::session::IoBinding;
 use ort::value::{DynTensor, TensorElementType};
 
 use super::device::Processor;
-use super::{Float, Session};
+use super::pieces::{Layout, Pieces};
+use super::{Float, Session, driver};
 
 pub struct Memory {
     place: Place,
@@ -82,39 +83,58 @@ impl Memory {
         binding.bind_output(output, &mut view)
     }
 
-    /// Copies `numbers` from another memory.
+    /// Copies pieces from another memory of the same kind.
     pub fn copy(
         &mut self,
-        to: usize,
+        to: Layout,
         source: &mut Memory,
-        from: usize,
-        numbers: usize,
+        from: Layout,
+        pieces: Pieces,
     ) -> ort::Result<()> {
-        if let (Place::Host(target), Place::Host(source)) = (&mut self.place, &source.place) {
-            let bytes = self.float.bytes();
-            let piece = |at: usize| at * bytes..(at + numbers) * bytes;
-            target[piece(to)].copy_from_slice(&source[piece(from)]);
-            return Ok(());
-        }
-        // SAFETY: both views end here, before their memories.
-        unsafe {
-            let mut target = self.view(to, &[numbers])?;
-            source.view(from, &[numbers])?.copy_into(&mut target)
+        self.check(to, pieces);
+        source.check(from, pieces);
+        let bytes = self.float.bytes();
+        match (&mut self.place, &mut source.place) {
+            (Place::Host(target), Place::Host(source)) => {
+                for (to, from) in pieces.starts(to).zip(pieces.starts(from)) {
+                    let piece = |at: usize| at * bytes..(at + pieces.length) * bytes;
+                    target[piece(to)].copy_from_slice(&source[piece(from)]);
+                }
+                Ok(())
+            }
+            (Place::Device(target), Place::Device(source)) => {
+                let (target, source) = (target.data_ptr_mut(), source.data_ptr_mut());
+                // SAFETY: both lie on the device, and the pieces lie within them, as checked above.
+                unsafe { driver::copy((target, to), (source, from), pieces, bytes) }
+            }
+            _ => Err(ort::Error::new("one memory is the host's and the other the device's")),
         }
     }
 
-    /// Copies `numbers` to another position. The two ranges must not overlap.
-    pub fn copy_within(&mut self, to: usize, from: usize, numbers: usize) -> ort::Result<()> {
-        if let Place::Host(map) = &mut self.place {
-            let bytes = self.float.bytes();
-            map.copy_within(from * bytes..(from + numbers) * bytes, to * bytes);
-            return Ok(());
+    /// Copies pieces to another place, which must not overlap the first.
+    pub fn copy_within(&mut self, to: Layout, from: Layout, pieces: Pieces) -> ort::Result<()> {
+        self.check(to, pieces);
+        self.check(from, pieces);
+        let bytes = self.float.bytes();
+        match &mut self.place {
+            Place::Host(map) => {
+                for (to, from) in pieces.starts(to).zip(pieces.starts(from)) {
+                    map.copy_within(from * bytes..(from + pieces.length) * bytes, to * bytes);
+                }
+                Ok(())
+            }
+            Place::Device(tensor) => {
+                let memory = tensor.data_ptr_mut();
+                // SAFETY: the pieces lie within the memory, as checked above, on the device.
+                unsafe { driver::copy((memory, to), (memory, from), pieces, bytes) }
+            }
         }
-        // SAFETY: both views end here, before the memory.
-        unsafe {
-            let mut target = self.view(to, &[numbers])?;
-            self.view(from, &[numbers])?.copy_into(&mut target)
-        }
+    }
+
+    /// Panics if a piece does not lie within the memory.
+    fn check(&self, layout: Layout, pieces: Pieces) {
+        let end = pieces.starts(layout).max().map_or(0, |last| last + pieces.length);
+        assert!(end <= self.numbers, "{pieces:?} at {layout:?} of {} numbers", self.numbers);
     }
 
     /// Returns a tensor that is a view of the numbers from position `at`.
@@ -168,32 +188,40 @@ mod tests {
         view.try_extract_tensor::<f32>().expect("floats").1.to_vec()
     }
 
-    /// Compares the code path of GPU memory, run on the CPU, with the path of mapped memory.
     #[test]
-    fn a_device_copies_as_the_host_does() {
+    fn pieces_are_copied_to_their_places() {
         let (runtime, package) = on_the_cpu();
         let file = &package.graph(GraphKind::Embed).expect("a table").file;
         let session = runtime.session(Component::Language, file, 1, Vec::new()).expect("a session");
-        let mapped = || Memory::new(&session, Float::F32, 12).expect("memory");
-        let device = || {
-            let tensor = session.tensor::<f32>(&[12]).expect("a tensor").upcast();
-            Memory { place: Place::Device(tensor), ..mapped() }
-        };
-        let fill = |mut memory: Memory| {
+        let zeros = || Memory::new(&session, Float::F32, 24).expect("memory");
+        let counted = || {
+            let mut memory = zeros();
             // SAFETY: the view ends here.
-            let mut view = unsafe { memory.view(0, &[12]) }.expect("a view");
+            let mut view = unsafe { memory.view(0, &[24]) }.expect("a view");
             let (_, numbers) = view.try_extract_tensor_mut::<f32>().expect("floats");
-            numbers.iter_mut().zip(1..).for_each(|(number, at)| *number = at as f32);
+            numbers.iter_mut().zip(0..).for_each(|(number, at)| *number = at as f32);
             memory
         };
-        let copied = |mut memory: Memory, mut source: Memory| {
-            memory.copy(2, &mut source, 7, 4).expect("a copy");
-            memory.copy_within(9, 1, 3).expect("a copy");
-            numbers(&mut memory)
-        };
-        let wanted = [0.0, 0.0, 8.0, 9.0, 10.0, 11.0, 0.0, 0.0, 0.0, 0.0, 8.0, 9.0];
-        assert_eq!(copied(mapped(), fill(mapped())), wanted);
-        assert_eq!(copied(device(), fill(device())), wanted);
-        assert_eq!(copied(device(), fill(mapped())), wanted);
+        // Two planes of two rows of six numbers, and of each row the first two.
+        let pieces = Pieces { planes: 2, rows: 2, length: 2 };
+        let rows = Layout { first: 0, plane_step: 12, row_step: 6 };
+        let mut copy = zeros();
+        copy.copy(pieces.compact(), &mut counted(), rows, pieces).expect("a copy");
+        assert_eq!(numbers(&mut copy)[..9], [0., 1., 6., 7., 12., 13., 18., 19., 0.]);
+        let mut back = zeros();
+        let later = Layout { first: 3, ..rows };
+        back.copy(later, &mut copy, pieces.compact(), pieces).expect("a copy");
+        let found = numbers(&mut back);
+        assert_eq!(found[3..5], [0., 1.]);
+        assert_eq!(found[21..23], [18., 19.]);
+        assert_eq!(found.iter().filter(|number| **number == 0.).count(), 17);
+        let mut within = counted();
+        within.copy_within(later, rows, pieces).expect("a copy");
+        let found = numbers(&mut within);
+        assert_eq!(found[..6], [0., 1., 2., 0., 1., 5.]);
+        assert_eq!(found[18..], [18., 19., 20., 18., 19., 23.]);
+        let second = Pieces { planes: 1, ..pieces };
+        within.copy_within(rows.plane(0), rows.plane(1), second).expect("a copy");
+        assert_eq!(numbers(&mut within)[..8], [12., 13., 2., 0., 1., 5., 18., 19.]);
     }
 }

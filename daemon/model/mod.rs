@@ -3,21 +3,24 @@
 mod assignment;
 mod cuda;
 mod device;
+mod driver;
 mod family;
 mod floats;
 mod graph;
 mod memory;
 mod package;
+mod pieces;
 mod quiet;
 mod rope;
 mod runtime;
 
 pub use device::{Component, Devices, Placement, Processor};
 pub use family::{Family, TextKind, TextModel, Tower, VisionModel};
-pub use floats::Float;
+pub use floats::{Float, Numbers, NumbersRef};
 pub use graph::{Element, GraphFacts};
 pub use memory::Memory;
 pub use package::{Graph, GraphKind, Package, PreprocessorConfig};
+pub use pieces::{Layout, Pieces};
 pub use quiet::no_telemetry;
 pub use rope::{RotaryTables, Scaling};
 #[cfg(test)]

@@ -10,13 +10,14 @@ use ort::environment::Environment;
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::builder::SessionBuilder;
 use ort::value::{
-    DynValue, PrimitiveTensorElementType, Tensor as OrtTensor, TensorElementType, ValueType,
+    DynValue, PrimitiveTensorElementType, Tensor as OrtTensor, TensorElementType, TensorRef,
+    ValueType,
 };
 
 use super::assignment::{self, arithmetic_on_cpu, assigned};
 use super::cuda::GpuInitialiser;
 use super::device::{Component, NoCuda, Placement, Processor, place};
-use super::{Float, ModelError, cuda};
+use super::{Float, ModelError, NumbersRef, cuda, driver};
 use crate::config::{self, Device};
 
 /// The file name of the library, onnxruntime 1.24 or newer (`api-24` in Cargo.toml).
@@ -316,11 +317,11 @@ impl Session {
     where
         T: PrimitiveTensorElementType + Clone + Default + std::fmt::Debug + 'static,
     {
-        let mut tensor = self.unwritten_tensor(shape)?;
-        let numbers = shape.iter().product();
-        if self.placement.processor == Processor::Cuda && numbers > 0 {
-            let zeros = OrtTensor::from_array((shape, vec![T::default(); numbers]))?;
-            zeros.copy_into(&mut tensor)?;
+        let mut tensor = self.unwritten_tensor::<T>(shape)?;
+        let bytes = shape.iter().product::<usize>() * size_of::<T>();
+        if self.placement.processor == Processor::Cuda && bytes > 0 {
+            // SAFETY: the tensor has these bytes on the device, and nothing else has the tensor.
+            unsafe { driver::zero(tensor.data_ptr_mut(), bytes) }?;
         }
         Ok(tensor)
     }
@@ -335,6 +336,33 @@ impl Session {
             Processor::Cpu => OrtTensor::new(&Allocator::default(), shape),
             Processor::Cuda => {
                 OrtTensor::new(&Allocator::new(&self.session, self.memory()?)?, shape)
+            }
+        }
+    }
+
+    /// Binds numbers to an input, as a tensor of this shape. On CUDA they are sent from where they
+    /// are, and elsewhere the tensor is a copy.
+    pub fn bind(
+        &self,
+        binding: &mut ort::session::IoBinding,
+        name: &str,
+        shape: &[usize],
+        numbers: NumbersRef<'_>,
+    ) -> ort::Result<()> {
+        match (self.placement.processor, numbers) {
+            (Processor::Cpu, NumbersRef::F32(numbers)) => {
+                binding.bind_input(name, &OrtTensor::from_array((shape, numbers.to_vec()))?)
+            }
+            (Processor::Cpu, NumbersRef::F16(numbers)) => {
+                binding.bind_input(name, &OrtTensor::from_array((shape, numbers.to_vec()))?)
+            }
+            (Processor::Cuda, NumbersRef::F32(numbers)) => {
+                let tensor = TensorRef::from_array_view((shape, numbers))?;
+                binding.bind_input(name, &*tensor)
+            }
+            (Processor::Cuda, NumbersRef::F16(numbers)) => {
+                let tensor = TensorRef::from_array_view((shape, numbers))?;
+                binding.bind_input(name, &*tensor)
             }
         }
     }

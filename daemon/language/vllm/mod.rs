@@ -35,7 +35,7 @@ use super::{
 };
 use crate::config::{self, Wording};
 use crate::event;
-use crate::model::{ModelError, Package, Runtime};
+use crate::model::{Float, ModelError, Package, Runtime};
 use crate::slowfast::VideoTokens;
 use client::{Client, Sample};
 use completions::{Rows, body, text_fields};
@@ -106,8 +106,8 @@ impl VllmModel {
 
     /// Encodes a prompt with the video's rows in their place.
     fn rows(&mut self, prompt: &Prompt, video: &VideoTokens) -> Result<Rows, Failure> {
-        let rows = self.embedder.prompt(prompt, video).map_err(Failure::from)?;
-        Rows::encode(&rows, video.dim)
+        let rows = self.embedder.prompt(prompt, video, Float::F32).map_err(Failure::from)?;
+        Rows::encode(&rows.into_f32(), video.dim)
     }
 }
 
