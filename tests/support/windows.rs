@@ -4,8 +4,9 @@ use super::*;
 
 const SKIPPED: &str = "lookout_captions_skipped_total";
 
-/// The reasons for which a loaded machine skips a window.
-const REASONS_OF_LOAD: [&str; 2] = ["late", "replaced"];
+/// The reasons for which a loaded machine skips a window. With `evicted` its frames were dropped,
+/// because the vision worker was behind.
+const REASONS_OF_LOAD: [&str; 3] = ["late", "replaced", "evicted"];
 
 /// Checks that the windows of a camera end `every` seconds apart. A window may lack a caption only if
 /// a loaded machine skipped it: the next caption and `metrics`, the text of `/metrics`, both count
