@@ -127,6 +127,22 @@ main(async (browser) => {
     await close(page);
   });
 
+  await check('an address that changes while the timeline moves is followed', async () => {
+    const page = await open(browser, base, 'timeline?last=1h');
+    await ready(page, 'timeline');
+    await page.evaluate(() => {
+      document.querySelector('[aria-label="Zoom out"]').click();
+      // A busy page: the timeline's timer has run down before the new address is noticed.
+      setTimeout(() => {
+        for (const end = performance.now() + 1000; performance.now() < end; );
+      });
+    });
+    await page.goto(`${base}#/status`);
+    await ready(page, 'status');
+    assert(page.url().endsWith('#/status'), page.url());
+    await close(page);
+  });
+
   await check('a search finds a caption by its words', async () => {
     const page = await open(browser, base, 'search');
     const { events } = await api(base, 'events?kind=caption&camera=drive&limit=1');

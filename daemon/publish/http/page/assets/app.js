@@ -1,6 +1,6 @@
 // Starts the page: the navigation, the keys, and the view that the address names.
 
-import { h, icon, setText, show } from './dom.js';
+import { h, icon, setText, show, viewOf } from './dom.js';
 import { connection, on, start } from './feed.js';
 import { empty, head, loading } from './parts.js';
 import { session, sessions } from './session.js';
@@ -18,9 +18,8 @@ let open = null;
 
 function route() {
   if (session.state !== 'open') return;
-  const [path, query = ''] = location.hash.replace(/^#\/?/, '').split('?');
+  const { path, parameters } = viewOf(location.hash);
   const view = VIEWS.find((view) => view.path === path) ?? VIEWS[0];
-  const parameters = new URLSearchParams(query);
   mark(view);
   if (open?.view === view && open.change) {
     open.change(parameters);

@@ -61,3 +61,9 @@ export function address(view, parameters = {}) {
   const text = query.toString();
   return `#/${view}${text ? `?${text}` : ''}`;
 }
+
+/** Returns the path and the parameters of the view that a fragment names. */
+export function viewOf(fragment) {
+  const [path, query = ''] = fragment.replace(/^#\/?/, '').split('?');
+  return { path, parameters: new URLSearchParams(query) };
+}

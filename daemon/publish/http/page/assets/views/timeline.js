@@ -1,7 +1,7 @@
 // The view Timeline: the captions, alerts and gaps of each camera over hours or days.
 
 import { eventId } from '../api.js';
-import { address, h, link, setText, show } from '../dom.js';
+import { address, h, link, setText, show, viewOf } from '../dom.js';
 import { cameras, connection, on } from '../feed.js';
 import { empty, head, loading, problem } from '../parts.js';
 import { may } from '../session.js';
@@ -150,7 +150,8 @@ class Timeline {
   }
 
   settled() {
-    if (this.signal.aborted) return;
+    // The address may be that of another view, which `route` has not opened yet.
+    if (this.signal.aborted || viewOf(location.hash).path !== 'timeline') return;
     const range = this.isFollowing ? { last: SPANS.find(([, length]) => Math.abs(length - (this.to - this.from)) < 1000)?.[0] } : { from: Math.round(this.from), to: Math.round(this.to) };
     history.replaceState(null, '', address('timeline', { camera: this.only, ...range }));
     this.load();
