@@ -116,8 +116,8 @@ pub fn caption(camera: &str) {
     table::CAPTIONS.counter([camera]).increment(1);
 }
 
-pub fn caption_skipped(camera: &str, reason: SkipReason) {
-    table::CAPTIONS_SKIPPED.counter([camera, reason.value()]).increment(1);
+pub fn captions_skipped(camera: &str, reason: SkipReason, windows: u64) {
+    table::CAPTIONS_SKIPPED.counter([camera, reason.value()]).increment(windows);
 }
 
 pub fn caption_unchanged(camera: &str) {

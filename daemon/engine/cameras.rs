@@ -6,7 +6,7 @@
 //! camera of the same name is added again.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -54,8 +54,33 @@ pub struct CameraProgress {
     newest: Mutex<Option<(Moment, Instant)>>,
     /// Frames below this number have arrived, encoded or not.
     next_number: AtomicU64,
-    /// Number of windows without a caption since the last caption.
-    pub skipped_windows: AtomicU32,
+    /// Number of windows that have ended and were to get a caption.
+    windows: AtomicU64,
+    /// Number of the newest window with a caption, or 0. They are numbered from 1.
+    captioned: AtomicU64,
+}
+
+impl CameraProgress {
+    /// Returns the number of windows that have ended and were to get a caption, and the number of the
+    /// newest one with a caption.
+    #[cfg(test)]
+    pub fn windows(&self) -> (u64, u64) {
+        (self.windows.load(Ordering::Relaxed), self.captioned.load(Ordering::Relaxed))
+    }
+
+    /// Records a window that is to get a caption, after others that nothing has closed. Returns its
+    /// number.
+    pub fn window_closed(&self, passed_over: u64) -> u64 {
+        let ended = passed_over.saturating_add(1);
+        self.windows.fetch_add(ended, Ordering::Relaxed).wrapping_add(ended)
+    }
+
+    /// Records the caption of a window. Returns the number of windows before it that got none since
+    /// the camera's previous caption.
+    pub fn window_captioned(&self, number: u64) -> u32 {
+        let previous = self.captioned.swap(number, Ordering::Relaxed);
+        u32::try_from(number.saturating_sub(previous + 1)).unwrap_or(u32::MAX)
+    }
 }
 
 impl Camera {

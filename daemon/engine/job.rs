@@ -31,6 +31,8 @@ pub struct RulesOfWindow {
 pub struct Window {
     pub camera: Arc<str>,
     pub range: TimeRange,
+    /// Number of the window among those of its camera that are to get a caption; 0 if it is not.
+    pub number: u64,
     pub closed: Instant,
     /// Model time of the window's last frame.
     pub encode: Duration,

@@ -21,12 +21,11 @@ mod jobs;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::Engine;
 use super::failures::Failures;
-use super::job::Job;
+use super::job::{Job, Window};
 use super::question::pass::PendingQuestion;
 use super::scheduler::{Job as _, Purpose};
 use crate::event::{
@@ -214,7 +213,7 @@ impl<B: LanguageBackend> LanguageWorker<B> {
             let timing = timing(window.closed, window.encode, &reply);
             let caption = self.inference(prompt, window.range.span, clip, reply, timing);
             // The model did not run: no frame is stored.
-            self.publish(engine, &camera, caption, Vec::new(), Some(unchanged));
+            self.publish(engine, window, caption, Vec::new(), Some(unchanged));
             return Ok(Admission::Done);
         }
         let tokens: Vec<&FrameTokens> = clip.frames.iter().map(|look| &*look.tokens).collect();
@@ -324,14 +323,14 @@ impl<B: LanguageBackend> LanguageWorker<B> {
         let Running { job, prompt, turns, clip, .. } = running;
         match job {
             Job::Caption(window) => {
-                let camera = window.camera;
+                let camera = &window.camera;
                 let frames = clip.frames.clone();
                 let (since, whole) = (window.range.span.from, clip.coverage.gaps.is_empty());
                 let timing = timing(window.closed, window.encode, &reply);
-                let jpegs = engine.jpegs_of(&camera, &clip);
+                let jpegs = engine.jpegs_of(camera, &clip);
                 let caption = self.inference(prompt, window.range.span, clip, reply, timing);
-                let event = self.publish(engine, &camera, caption, jpegs, None).id;
-                if whole && let Some(known) = engine.cameras.get(&camera) {
+                let event = self.publish(engine, &window, caption, jpegs, None).id;
+                if whole && let Some(known) = engine.cameras.get(camera) {
                     let window = Unchanged { since, event };
                     known.change().captioned(&frames, self.dim, window);
                 }
@@ -388,15 +387,16 @@ impl<B: LanguageBackend> LanguageWorker<B> {
     fn publish(
         &self,
         engine: &Engine,
-        camera: &Arc<str>,
+        window: &Window,
         inference: Inference,
         jpegs: Vec<EventJpeg>,
         unchanged: Option<Unchanged>,
     ) -> Arc<Event> {
+        let camera = &window.camera;
         let skipped_windows = engine
             .cameras
             .get(camera)
-            .map_or(0, |known| known.progress.skipped_windows.swap(0, Ordering::Relaxed));
+            .map_or(0, |known| known.progress.window_captioned(window.number));
         metrics::caption(camera);
         measure(camera, &inference);
         let caption = Caption { inference, skipped_windows, unchanged };

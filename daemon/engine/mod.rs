@@ -241,12 +241,7 @@ impl Engine {
     fn skip(&self, job: &Job, reason: SkipReason) {
         match job {
             Job::Question(_) | Job::Trial(_) => {}
-            Job::Caption(Window { camera, .. }) => {
-                if let Some(camera) = self.cameras.get(camera) {
-                    camera.progress.skipped_windows.fetch_add(1, Ordering::Relaxed);
-                }
-                metrics::caption_skipped(camera, reason);
-            }
+            Job::Caption(Window { camera, .. }) => metrics::captions_skipped(camera, reason, 1),
             Job::Rules(of_window) => {
                 let RulesOfWindow { window, rules } = &**of_window;
                 self.rules.window_unknown(&window.camera, window.range.span, rules);

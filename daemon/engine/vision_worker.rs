@@ -359,10 +359,15 @@ impl Engine {
         let Some(newest) = known.progress.newest() else { return };
         let range = TimeRange::in_run(window.to, window.length, newest);
         let rules = self.rules.due(camera, range.span);
-        let window = Window { camera: camera.clone(), range, closed, encode };
+        let has_caption = known.settings.caption_prompt.is_some();
+        let number = if has_caption { known.progress.window_closed(window.passed_over) } else { 0 };
+        if has_caption && window.passed_over > 0 {
+            metrics::captions_skipped(camera, SkipReason::Replaced, window.passed_over);
+        }
+        let window = Window { camera: camera.clone(), range, number, closed, encode };
         let scores = (!rules.is_empty())
             .then(|| Job::Rules(Box::new(RulesOfWindow { window: window.clone(), rules })));
-        let caption = known.settings.caption_prompt.is_some().then_some(Job::Caption(window));
+        let caption = has_caption.then_some(Job::Caption(window));
         let since_start = closed.saturating_duration_since(self.started);
         let max_delay = known.settings.max_caption_delay;
         let replaced: Vec<Job> = {

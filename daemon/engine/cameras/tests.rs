@@ -54,6 +54,12 @@ fn tokens() -> FrameTokens {
     FrameTokens { slow: [f16::ONE].into(), fast: [f16::ONE].into() }
 }
 
+/// Returns the closed window of two seconds up to `second`.
+fn window_to(second: u64) -> Closed {
+    let (length, to) = (Duration::from_secs(2), Duration::from_secs(second));
+    Closed { length, to, passed_over: 0 }
+}
+
 fn ask(engine: &Arc<Engine>, camera: &str) -> Result<mpsc::Receiver<AnswerItem>, AskError> {
     let draft = Draft { camera: camera.into(), text: "Who?".into(), ..Draft::default() };
     engine.ask(Question::new(draft, &QuestionLimits::unknown()).expect("a question"))
@@ -71,7 +77,7 @@ fn use_everywhere(engine: &Arc<Engine>, camera: &str) -> mpsc::Receiver<AnswerIt
     let window =
         Unchanged { since: SystemTime::UNIX_EPOCH, event: EventId { run: RUN, sequence: 1 } };
     let clip = {
-        let closed = Closed { length: Duration::from_secs(2), to: Duration::from_secs(4) };
+        let closed = window_to(4);
         engine.close(&name, closed, Instant::now(), Duration::ZERO);
         // The caption is in progress. Questions of other cameras wait.
         let mut jobs = engine.jobs();
@@ -132,7 +138,7 @@ fn nothing_remains_of_a_removed_camera_and_the_others_are_untouched() {
     // What is still on its way leaves nothing behind.
     engine.frame(frame("gate", 9));
     engine.store(&frame("gate", 8), tokens(), [].into(), Instant::now());
-    let closed = Closed { length: Duration::from_secs(2), to: Duration::from_secs(9) };
+    let closed = window_to(9);
     engine.close(&"gate".into(), closed, Instant::now(), Duration::ZERO);
     assert_eq!(kept(&engine, "gate"), [""; 0]);
     assert!(!engine.remove_camera("gate"));

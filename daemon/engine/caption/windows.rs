@@ -32,6 +32,8 @@ pub struct Windows {
 pub struct Closed {
     pub length: Duration,
     pub to: Duration,
+    /// Number of windows that ended before this one and were not returned.
+    pub passed_over: u64,
 }
 
 impl Windows {
@@ -69,7 +71,7 @@ impl Windows {
     }
 
     /// Closes the window ending at `end` once `time` has reached it. If several have ended, only
-    /// the last is returned, because captions describe the present.
+    /// the last is returned, because captions describe the present. It counts the others.
     fn close(&mut self, time: Duration, mut end: Duration) -> Option<Closed> {
         let since = time.checked_sub(end)?;
         let next = self
@@ -77,13 +79,15 @@ impl Windows {
             .take()
             .map_or(self.interval, |close_offset| self.until(close_offset, end));
         let mut next = end + next;
+        let mut passed_over = 0;
         if let Some(beyond) = since.checked_sub(next - end) {
             let more = beyond.as_nanos() / self.interval.as_nanos();
+            passed_over = u64::try_from(1 + more).unwrap_or(u64::MAX);
             end = next + nanoseconds(more * self.interval.as_nanos());
             next = end + self.interval;
         }
         self.next_end = Some(next);
-        Some(Closed { length: self.window, to: end })
+        Some(Closed { length: self.window, to: end, passed_over })
     }
 
     /// Returns the time from `end` to the next close: a whole number of frames, at most `interval`,
@@ -138,7 +142,10 @@ mod tests {
         }
         let frames: Vec<u64> = closed.iter().map(|(frame, _)| *frame).collect();
         assert_eq!(frames, [15, 23, 31]);
-        assert_eq!(closed[0].1, Closed { length: Duration::from_secs(8), to: at(7750) });
+        assert_eq!(
+            closed[0].1,
+            Closed { length: Duration::from_secs(8), to: at(7750), passed_over: 0 }
+        );
     }
 
     #[test]
@@ -187,6 +194,9 @@ mod tests {
         // Frames arrive again after an hour: only the last window is returned.
         let span = windows.frame(at(3_600_000), now).expect("closed");
         assert!(span.to <= at(3_600_250) && span.to > at(3_596_000));
+        // The first of them ended at 11.75 s.
+        let ended = (span.to - at(7750)).as_millis() as u64 / 4000;
+        assert_eq!(span.passed_over, ended - 1);
     }
 
     #[test]

@@ -121,8 +121,13 @@ fn filled(engine: Arc<Engine>) -> Arc<Engine> {
 
 /// Closes the window of the two seconds up to `second`.
 fn closes(engine: &Engine, camera: &str, second: u64) {
-    let half = Duration::from_millis(500);
-    let closed = Closed { length: Duration::from_secs(2), to: Duration::from_secs(second) + half };
+    closes_after(engine, camera, second, 0);
+}
+
+/// Closes the window of the two seconds up to `second`, after others that ended without a notice.
+fn closes_after(engine: &Engine, camera: &str, second: u64, passed_over: u64) {
+    let to = Duration::from_secs(second) + Duration::from_millis(500);
+    let closed = Closed { length: Duration::from_secs(2), to, passed_over };
     engine.close(&camera.into(), closed, Instant::now(), Duration::ZERO);
 }
 
@@ -276,6 +281,31 @@ fn a_failed_run_is_reported_and_counted_and_the_next_job_runs() {
 }
 
 #[test]
+fn a_skipped_window_is_counted_by_the_caption_that_follows_it() {
+    let engine = with_frames();
+    closes(&engine, "yard", 10);
+    let mut step = 0;
+    let between = move |engine: &Arc<Engine>| {
+        step += 1;
+        match step {
+            // The caption of the window to 10 s is in progress.
+            2 => closes(engine, "yard", 12),
+            3 => closes(engine, "yard", 14),
+            8 => closes_after(engine, "yard", 20, 2),
+            12 => engine.jobs().stopping = true,
+            _ => {}
+        }
+    };
+    // This keeps the worker busy until the end.
+    let _listening = asks(&engine, "e");
+    let fates = vec![Fate::Steps(20), Fate::Steps(4), Fate::Steps(2), Fate::Steps(2)];
+    assert!(work(&engine, fates, between).is_ok());
+    let ends: Vec<_> =
+        captions(&engine, "yard").into_iter().map(|(end, _, skipped)| (end, skipped)).collect();
+    assert_eq!(ends, [(10, 0), (14, 1), (20, 2)]);
+}
+
+#[test]
 fn a_text_that_fails_by_its_schema_is_an_error_of_the_asker() {
     let engine = with_frames();
     let answers = ["a", "b"].map(|text| asks(&engine, text));
@@ -415,8 +445,10 @@ proptest! {
             let ends: Vec<u64> = published.iter().map(|(end, _, _)| *end).collect();
             prop_assert!(ends.is_sorted_by(|a, b| a < b), "{} {:?}", camera, ends);
             let reported: u32 = published.iter().map(|(_, _, skipped)| skipped).sum();
-            let unreported = engine.cameras.get(camera).expect("known").progress.skipped_windows.load(Ordering::Relaxed);
-            prop_assert_eq!(published.len() + (reported + unreported) as usize, wanted);
+            let progress = &engine.cameras.get(camera).expect("known").progress;
+            let (closed, captioned) = progress.windows();
+            prop_assert_eq!(published.len() + reported as usize, captioned as usize);
+            prop_assert_eq!(closed as usize, wanted);
         }
     }
 }
