@@ -83,6 +83,14 @@ fn white_space_of_another_engine_is_allowed_on_request() {
     assert!(!accepts(&any, schema, "{\"a\": 1}"));
 }
 
+#[test]
+fn a_number_of_sixteen_digits_is_read_exactly() {
+    let compiler = compiler(&tokenizers()[0]);
+    let schema = r#"{"const": 9007199254740991.0}"#;
+    assert!(accepts(&compiler, schema, "9007199254740991"));
+    assert!(!accepts(&compiler, schema, "9007199254740990"));
+}
+
 /// Generates a text from random allowed tokens. Returns its ids, or `None` if it is too long.
 fn walk(constraint: &mut Constraint, end: u32, random: &mut StdRng) -> Option<Vec<u32>> {
     let mut sampler = super::super::Sampler::new(Sampling::Nucleus {
