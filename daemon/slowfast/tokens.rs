@@ -1,6 +1,8 @@
 //! Pools frames one by one as they arrive, and assembles clips from the pooled frames.
 
 use half::f16;
+use half::slice::HalfFloatSliceExt;
+use half::vec::HalfFloatVecExt;
 
 use super::{Grid, Plan, PoolError, sampling};
 
@@ -52,7 +54,7 @@ pub fn pool_frame(grid: Grid<'_>, plan: &Plan) -> Result<FrameTokens, PoolError>
     let pooled = |pool: super::Pool| {
         let mut rows = Vec::new();
         pool.apply(grid, &mut rows)?;
-        Ok(rows.into_iter().map(f16::from_f32).collect())
+        Ok(Vec::from_f32_slice(&rows).into_boxed_slice())
     };
     Ok(FrameTokens { slow: pooled(plan.slow)?, fast: pooled(plan.fast)? })
 }
@@ -79,8 +81,8 @@ pub fn assemble(frames: &[&FrameTokens], plan: &Plan, dim: usize) -> VideoTokens
     let slow = sampling::slow(frames.len(), plan.slow_frames);
     let slow = slow.into_iter().map(|i| &frames[i].slow);
     let fast = frames.iter().map(|frame| &frame.fast);
-    let rows = slow.chain(fast).flat_map(|rows| rows.iter().map(|v| v.to_f32())).collect();
-    VideoTokens { rows, dim }
+    let joined: Vec<&[f16]> = slow.chain(fast).map(|rows| &**rows).collect();
+    VideoTokens { rows: joined.concat().to_f32_vec(), dim }
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@
 
 use std::sync::Arc;
 
-use half::f16;
+use half::slice::HalfFloatSliceExt;
 
 use crate::event::Unchanged;
 use crate::slowfast::FrameTokens;
@@ -59,17 +59,18 @@ impl ChangeDetector {
 /// Returns the change of frames against the first, on the scale above. It is infinite for a frame
 /// that cannot be compared: one of another plan, or with tokens that are not finite.
 fn change(first: &FrameTokens, frames: &[ClipFrame], dim: usize) -> f32 {
-    let square = |rows: &[f16]| rows.iter().map(|v| v.to_f32().powi(2)).sum::<f32>();
-    let cells = first.fast.len() / dim;
-    let usual = (square(&first.fast) / cells as f32).max(f32::MIN_POSITIVE);
+    let first = first.fast.to_f32_vec();
+    let cells = first.len() / dim;
+    let square = first.iter().map(|v| v.powi(2)).sum::<f32>();
+    let usual = (square / cells as f32).max(f32::MIN_POSITIVE);
     let of_frame = |look: &ClipFrame| {
-        if look.tokens.fast.len() != first.fast.len() {
+        if look.tokens.fast.len() != first.len() {
             return f32::INFINITY;
         }
-        let cells = look.tokens.fast.chunks_exact(dim).zip(first.fast.chunks_exact(dim));
-        let apart = |(a, b): (&[f16], &[f16])| {
-            a.iter().zip(b).map(|(a, b)| (a.to_f32() - b.to_f32()).powi(2)).sum::<f32>()
-        };
+        let fast = look.tokens.fast.to_f32_vec();
+        let cells = fast.chunks_exact(dim).zip(first.chunks_exact(dim));
+        let apart =
+            |(a, b): (&[f32], &[f32])| a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum::<f32>();
         cells.map(apart).fold(0.0, larger) / usual
     };
     frames.iter().map(of_frame).fold(0.0, larger)
@@ -84,6 +85,7 @@ fn larger(a: f32, b: f32) -> f32 {
 mod tests {
     use std::time::SystemTime;
 
+    use half::f16;
     use proptest::prelude::*;
 
     use super::*;
