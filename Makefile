@@ -57,9 +57,9 @@ test-programs: setup-test
 check: check-rust check-others ## check formatting, lints, docs, licences and the schema
 
 check-rust: setup
-	cargo fmt --check
-	cargo clippy --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 
 check-others: setup $(RUFF) $(DENY) $(BUF) $(HADOLINT)
 	$(RUFF) check -q

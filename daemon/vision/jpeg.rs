@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
-use fast_image_resize::{FilterType, Resizer};
+use lookout_pixels::{Bgrx, Scaler};
 use turbojpeg::{Compressor, Decompressor, Image, PixelFormat, Subsamp};
 
-use super::preprocess::{ImageError, check, resize};
+use super::preprocess::ImageError;
 
 pub struct BgrxImage {
     pub bgrx: Vec<u8>,
@@ -20,8 +20,7 @@ pub struct JpegCodec {
     least_side: u32,
     compressor: Compressor,
     decompressor: Decompressor,
-    resizer: Resizer,
-    small: Vec<u8>,
+    scaler: Scaler,
 }
 
 impl JpegCodec {
@@ -33,9 +32,8 @@ impl JpegCodec {
         compressor.set_quality(i32::from(quality))?;
         // Chroma subsampling harms the features more than the saved bytes are worth.
         compressor.set_subsamp(Subsamp::None)?;
-        let (decompressor, resizer) = (Decompressor::new()?, Resizer::new());
-        let small = Vec::new();
-        Ok(JpegCodec { width_max, least_side, compressor, decompressor, resizer, small })
+        let (decompressor, scaler) = (Decompressor::new()?, Scaler::default());
+        Ok(JpegCodec { width_max, least_side, compressor, decompressor, scaler })
     }
 
     /// Encodes a frame as a JPEG. Keeps the aspect ratio and never enlarges.
@@ -45,14 +43,12 @@ impl JpegCodec {
         width: u32,
         height: u32,
     ) -> Result<Arc<[u8]>, ImageError> {
-        check(bgrx, width, height)?;
+        let image = Bgrx::new(bgrx, width, height)?;
         let (to_width, to_height) = fitted(width, height, self.width_max, self.least_side);
         let pixels = if (to_width, to_height) == (width, height) {
             bgrx
         } else {
-            let (from, to) = ((bgrx, width, height), (to_width, to_height));
-            resize(&mut self.resizer, FilterType::Bilinear, from, &mut self.small, to)?;
-            &self.small
+            self.scaler.scale(image, to_width, to_height)?
         };
         let (width, height) = (to_width as usize, to_height as usize);
         let image = Image { pixels, width, pitch: width * 4, height, format: PixelFormat::BGRX };

@@ -3,10 +3,8 @@
 //!
 //! Guarantees: `tests/golden.rs` compares the results with the recorded reference.
 
-use fast_image_resize::images::{Image, ImageRef, TypedImage, TypedImageRef};
-use fast_image_resize::pixels::F32x3;
-use fast_image_resize::{FilterType, ImageBufferError, PixelType, ResizeAlg, ResizeError};
-use fast_image_resize::{InvalidPixelsSize, ResizeOptions, Resizer};
+pub use lookout_pixels::Scratch;
+use lookout_pixels::{Bgrx, PixelError};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -23,27 +21,10 @@ pub struct Preprocess {
     pub resize: Resize,
 }
 
-/// Buffers that are reused for every frame.
-#[derive(Default)]
-pub struct Scratch {
-    resizer: Resizer,
-    canvas: Vec<u8>,
-    source: Vec<F32x3>,
-    narrow: Vec<F32x3>,
-    levels: Vec<F32x3>,
-    square: Vec<u8>,
-}
-
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
-    #[error("{bytes} bytes are not a BGRx image of {width}x{height}")]
-    Size { width: u32, height: u32, bytes: usize },
-    #[error("cannot be resized: {0}")]
-    Buffer(#[from] ImageBufferError),
-    #[error("cannot be resized: {0}")]
-    Pixels(#[from] InvalidPixelsSize),
-    #[error("cannot be resized: {0}")]
-    Resize(#[from] ResizeError),
+    #[error(transparent)]
+    Pixels(#[from] PixelError),
     #[error("cannot be compressed: {0}")]
     Jpeg(#[from] turbojpeg::Error),
 }
@@ -70,17 +51,11 @@ impl Preprocess {
         height: u32,
         out: &mut [f32],
     ) -> Result<(), ImageError> {
-        let plane = self.size * self.size;
-        assert_eq!(out.len(), 3 * plane, "out is not [3, {0}, {0}]", self.size);
-        let square = self.square(scratch, bgrx, width, height)?;
-        for (channel, out) in out.chunks_exact_mut(plane).enumerate() {
+        let levels: [[f32; 256]; 3] = std::array::from_fn(|channel| {
             let (mean, std) = (self.mean[channel], self.std[channel]);
-            let levels: [f32; 256] =
-                std::array::from_fn(|level| ((level as f64 * RESCALE) as f32 - mean) / std);
-            for (value, pixel) in out.iter_mut().zip(square.chunks_exact(3)) {
-                *value = levels[usize::from(pixel[channel])];
-            }
-        }
+            std::array::from_fn(|level| ((level as f64 * RESCALE) as f32 - mean) / std)
+        });
+        lookout_pixels::normalise(self.square(scratch, bgrx, width, height)?, &levels, out);
         Ok(())
     }
 
@@ -92,112 +67,17 @@ impl Preprocess {
         width: u32,
         height: u32,
     ) -> Result<&'s [u8], ImageError> {
-        check(bgrx, width, height)?;
-        let Scratch { resizer, canvas, source, narrow, levels, square } = scratch;
-        let (bgrx, width, height) = match self.resize {
-            Resize::Pad if width != height => {
-                pad(bgrx, width as usize, height as usize, self.canvas_colour(), canvas);
-                (canvas.as_slice(), width.max(height), width.max(height))
-            }
-            Resize::Pad | Resize::Stretch => (bgrx, width, height),
+        let (image, size) = (Bgrx::new(bgrx, width, height)?, self.size as u32);
+        let square = match self.resize {
+            Resize::Pad => lookout_pixels::pad(scratch, image, self.canvas_colour(), size),
+            Resize::Stretch => lookout_pixels::stretch(scratch, image, size),
         };
-        let size = self.size as u32;
-        square.clear();
-        if (width, height) == (size, size) {
-            square.extend(rgb(bgrx).flatten());
-            return Ok(square);
-        }
-        source.clear();
-        source.extend(rgb(bgrx).map(|pixel| F32x3::new(pixel.map(f32::from))));
-        // Pillow resizes the width first and rounds to 8 bits between the passes. One call for both
-        // directions does neither, and differs by up to 18 levels. 8-bit calls use 16-bit weights
-        // where Pillow uses 22 bits, and differ by one level on up to 1.7 % of a smooth image.
-        let row = if width == size {
-            source
-        } else {
-            pass(resizer, (source, width, height), narrow, (size, height))?;
-            narrow
-        };
-        let level = if height == size {
-            row
-        } else {
-            pass(resizer, (row, size, height), levels, (size, size))?;
-            levels
-        };
-        // All values are whole numbers from 0 to 255 here.
-        square.extend(level.iter().flat_map(|pixel| pixel.0.map(|value| value as u8)));
-        Ok(square)
+        Ok(square?)
     }
 
     /// Returns the mean as a colour, truncated to 8 bits as the reference does.
     fn canvas_colour(&self) -> [u8; 3] {
         self.mean.map(|mean| (mean * 255.0) as u8)
-    }
-}
-
-/// Runs one pass of Pillow's bicubic resize. The result is rounded and clipped to whole levels.
-fn pass(
-    resizer: &mut Resizer,
-    (from, width, height): (&[F32x3], u32, u32),
-    to: &mut Vec<F32x3>,
-    (to_width, to_height): (u32, u32),
-) -> Result<(), ImageError> {
-    to.resize(to_width as usize * to_height as usize, F32x3::new([0.0; 3]));
-    let from = TypedImageRef::new(width, height, from)?;
-    let mut image = TypedImage::from_pixels_slice(to_width, to_height, to)?;
-    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom));
-    resizer.resize_typed(&from, &mut image, &options)?;
-    for pixel in to {
-        pixel.0 = pixel.0.map(|value| (value + 0.5).floor().clamp(0.0, 255.0));
-    }
-    Ok(())
-}
-
-/// Returns the pixels of BGRx as RGB.
-fn rgb(bgrx: &[u8]) -> impl Iterator<Item = [u8; 3]> {
-    bgrx.as_chunks().0.iter().map(|[blue, green, red, _]| [*red, *green, *blue])
-}
-
-/// Checks that the bytes are `width` × `height` pixels of packed BGRx.
-pub(super) fn check(bgrx: &[u8], width: u32, height: u32) -> Result<(), ImageError> {
-    let wanted = u128::from(width) * u128::from(height) * 4;
-    if wanted == 0 || bgrx.len() as u128 != wanted {
-        return Err(ImageError::Size { width, height, bytes: bgrx.len() });
-    }
-    Ok(())
-}
-
-/// Resizes BGRx of the given width and height into `to`, which is resized to fit.
-pub(super) fn resize(
-    resizer: &mut Resizer,
-    filter: FilterType,
-    (bgrx, width, height): (&[u8], u32, u32),
-    to: &mut Vec<u8>,
-    (to_width, to_height): (u32, u32),
-) -> Result<(), ImageError> {
-    to.resize(to_width as usize * to_height as usize * 4, 0);
-    let from = ImageRef::new(width, height, bgrx, PixelType::U8x4)?;
-    let mut to = Image::from_slice_u8(to_width, to_height, to, PixelType::U8x4)?;
-    // The fourth byte is padding, not alpha.
-    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter)).use_alpha(false);
-    Ok(resizer.resize(&from, &mut to, &options)?)
-}
-
-/// Places the image in the middle of a square canvas.
-fn pad(
-    bgrx: &[u8],
-    width: usize,
-    height: usize,
-    [red, green, blue]: [u8; 3],
-    canvas: &mut Vec<u8>,
-) {
-    let side = width.max(height);
-    let (left, top) = ((side - width) / 2, (side - height) / 2);
-    canvas.clear();
-    canvas.extend([blue, green, red, 0].iter().copied().cycle().take(side * side * 4));
-    for (row, pixels) in bgrx.chunks_exact(width * 4).enumerate() {
-        let start = ((top + row) * side + left) * 4;
-        canvas[start..start + pixels.len()].copy_from_slice(pixels);
     }
 }
 
