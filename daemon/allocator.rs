@@ -4,6 +4,11 @@
 //! from one of them. When a camera connects again, its new threads use other arenas than the old
 //! ones, which keep what was freed. Over some connections the process would grow by a tenth.
 
+use std::time::Duration;
+
+/// Interval at which freed memory is returned.
+const RETURNED_EVERY: Duration = Duration::from_secs(60);
+
 /// Number of arenas.
 #[cfg(target_env = "gnu")]
 const ARENAS: libc::c_int = 2;
@@ -15,6 +20,15 @@ pub fn limit_arenas() {
     // needs an arena.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, ARENAS);
+    }
+}
+
+/// Returns the memory that was freed in every arena, once a minute, indefinitely.
+pub async fn return_freed_memory_regularly() {
+    let mut tick = tokio::time::interval(RETURNED_EVERY);
+    loop {
+        tick.tick().await;
+        let _ = tokio::task::spawn_blocking(return_freed_memory).await;
     }
 }
 

@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::{Audit, Gate, TokenStore, Tokens};
+use crate::allocator;
 use crate::camera;
 use crate::cameras::Cameras;
 use crate::clips::{self, ClipMaker, Streams};
@@ -149,7 +150,10 @@ impl App {
         let stop = self.stop;
         let clips = tokio::spawn(self.clip_maker.run());
         let certificate = self.tls.clone().map(|tls| tokio::spawn(tls.follow()));
-        let upkeep = tokio::spawn(metrics::upkeep(self.metrics.clone()));
+        let metrics = metrics::upkeep(self.metrics.clone());
+        let upkeep = tokio::spawn(async move {
+            tokio::join!(metrics, allocator::return_freed_memory_regularly())
+        });
         let mut interfaces = JoinSet::new();
         let service: Arc<dyn Service> = self.daemon.clone();
         let gate = match self.access {

@@ -90,9 +90,19 @@ impl Process {
 
     /// Returns the resident memory in bytes.
     pub fn memory(&self) -> u64 {
+        self.status("VmRSS:")
+    }
+
+    /// Returns the resident memory in bytes that is no part of a file.
+    pub fn own_memory(&self) -> u64 {
+        self.status("RssAnon:")
+    }
+
+    /// Reads a number of bytes from the process's status.
+    fn status(&self, name: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()));
         let status = status.expect("/proc");
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
+        let line = status.lines().find(|line| line.starts_with(name)).expect(name);
         let kib: u64 = line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("KiB");
         kib * 1024
     }
