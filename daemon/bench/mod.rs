@@ -12,6 +12,7 @@ mod loopback;
 mod model;
 pub mod package;
 mod parity;
+mod servers;
 #[cfg(feature = "demo")]
 mod stages;
 mod streams;
@@ -43,6 +44,8 @@ enum Benchmark {
     ///
     /// Also measures the time that the daemon adds to onnxruntime's own.
     Language(language::Options),
+    /// Measure the time that the daemon adds to the own time of vLLM's servers.
+    Servers(servers::Options),
     /// Measure the cost of a frame and of a caption, stage by stage, on the CPU.
     ///
     /// Also compares encoding each frame once with encoding the frames of every window again.
@@ -68,6 +71,7 @@ pub fn run(bench: Bench, out: &mut dyn Write) -> Result<ExitCode, Failure> {
         Benchmark::Model(options) => model::run(&options, out),
         Benchmark::Streams(options) => Ok(streams::run(options, out).map(|()| ExitCode::SUCCESS)?),
         Benchmark::Language(options) => language::run(&options, out),
+        Benchmark::Servers(options) => servers::run(&options, out),
         #[cfg(feature = "demo")]
         Benchmark::Stages(options) => stages::run(&options, out),
         Benchmark::Journal(options) => Ok(journal::run(&options, out).map(|()| ExitCode::SUCCESS)?),

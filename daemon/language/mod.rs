@@ -53,7 +53,7 @@ pub use request::{
 };
 pub use sampler::Sampler;
 pub use schema::{Schema, SchemaCompiler, SchemaError};
-pub use servers::ServerHealth;
+pub use servers::{Http as ServerHttp, ServerHealth};
 pub use slots::Room;
 pub use stopwatch::{Lap, Laps};
 pub use template::Turn;

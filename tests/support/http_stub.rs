@@ -55,13 +55,21 @@ impl Incoming {
 
     /// Answers by a JSON value.
     pub fn reply(&mut self, status: u16, body: &Value) -> Option<()> {
-        let body = body.to_string();
+        self.reply_as(status, "application/json", &body.to_string())
+    }
+
+    /// Answers by a text.
+    pub fn reply_text(&mut self, body: &str) -> Option<()> {
+        self.reply_as(200, "text/plain", body)
+    }
+
+    fn reply_as(&mut self, status: u16, kind: &str, body: &str) -> Option<()> {
         let head = format!(
-            "HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
+            "HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\
              Connection: close\r\n\r\n",
             body.len()
         );
-        self.stream.write_all((head + &body).as_bytes()).ok()
+        self.stream.write_all((head + body).as_bytes()).ok()
     }
 
     /// Begins an answer by events.

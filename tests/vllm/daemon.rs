@@ -47,6 +47,43 @@ fn check_proves_the_servers() {
     assert!(lines.contains("it serves \"other\""), "{lines}");
 }
 
+/// Runs `lookout bench servers`.
+fn bench(folder: &Path, stub: &Stub) -> (bool, Value, String) {
+    let file = folder.join("bench.toml");
+    std::fs::write(&file, config(stub, free_port(), free_port())).expect("written");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lookout"));
+    command.args(["bench", "servers", "--rounds", "1", "--json", "--config"]).arg(file);
+    let output = command.output().expect("lookout");
+    let report = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    (output.status.success(), report, String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn bench_measures_the_time_beyond_that_of_the_server() {
+    let folder = folder();
+    let stub = Stub::start(&engine(), Fault::None);
+    let (is_done, report, error) = bench(folder.path(), &stub);
+    assert!(is_done, "{error}");
+    // One answer to warm up, and two in the round.
+    let own = stub.answers();
+    assert_eq!(own.len(), 3);
+    for (costs, own) in [("new", own[1]), ("cached", own[2])] {
+        let costs = &report[costs];
+        let of = |key: &str| costs[key].as_f64().unwrap_or_else(|| panic!("{key}: {costs}"));
+        assert!((of("server_seconds") - own).abs() < 1e-6, "{own} {costs}");
+        assert!((of("answer_seconds") - own - of("added_seconds")).abs() < 1e-6, "{costs}");
+        assert!(of("request_seconds") > 0.0, "{costs}");
+        assert!(of("request_seconds") < of("answer_seconds"), "{costs}");
+        assert!(of("prompt_tokens") > report["video_tokens"].as_f64().expect("tokens"), "{costs}");
+    }
+    stub.set(Fault::Shared);
+    let (is_done, _, error) = bench(folder.path(), &stub);
+    assert!(!is_done && error.contains("counted 2 answers during one"), "{error}");
+    stub.set(Fault::Down);
+    let (is_done, _, error) = bench(folder.path(), &stub);
+    assert!(!is_done && error.contains(&format!("language server {}", stub.address)), "{error}");
+}
+
 #[test]
 fn a_daemon_outlives_its_servers() {
     let folder = folder();

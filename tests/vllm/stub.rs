@@ -5,7 +5,7 @@ use std::io::{Cursor, Read};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -47,6 +47,8 @@ pub enum Fault {
     Drifts(usize),
     /// Does not answer until the client has left.
     Hangs,
+    /// Gives an answer to another client at the same time as each of its answers.
+    Shared,
     /// Accepts no connection.
     Down,
 }
@@ -115,6 +117,8 @@ struct Shared {
     left: AtomicUsize,
     /// The `priority` of each request.
     priorities: Mutex<Vec<i64>>,
+    /// The time that each answer to a request took, in seconds.
+    answers: Mutex<Vec<f64>>,
 }
 
 impl Stub {
@@ -126,6 +130,7 @@ impl Stub {
             requests: AtomicUsize::new(0),
             left: AtomicUsize::new(0),
             priorities: Mutex::default(),
+            answers: Mutex::default(),
         });
         let served = shared.clone();
         let address = listen(move |stream| {
@@ -153,6 +158,11 @@ impl Stub {
     pub fn priorities(&self) -> Vec<i64> {
         self.shared.priorities.lock().expect("the priorities").clone()
     }
+
+    /// Returns the time that each answer to a request took, in seconds.
+    pub fn answers(&self) -> Vec<f64> {
+        self.shared.answers.lock().expect("the answers").clone()
+    }
 }
 
 impl Shared {
@@ -168,6 +178,15 @@ impl Shared {
             let most = if let Fault::Context(most) = fault { most } else { CAPACITY };
             let model = json!({ "id": id, "owned_by": "vllm", "max_model_len": most });
             return incoming.reply(200, &json!({ "object": "list", "data": [model] }));
+        }
+        if head.starts_with("GET /metrics ") {
+            let (answers, name) =
+                (self.answers.lock().expect("the answers"), "vllm:e2e_request_latency_seconds");
+            let sum: f64 = answers.iter().sum();
+            return incoming.reply_text(&format!(
+                "{name}_count{{engine=\"0\"}} {}.0\n{name}_sum{{engine=\"0\"}} {sum}\n",
+                answers.len()
+            ));
         }
         let request: Value = serde_json::from_slice(&body).expect("JSON");
         assert_eq!(request["model"], "yard");
@@ -196,8 +215,13 @@ impl Shared {
                 None
             }
             _ => {
+                let begun = Instant::now();
                 let rows = self.rows(&request, Fault::None);
-                self.respond(incoming, &request, &rows, fault)
+                let responded = self.respond(incoming, &request, &rows, fault);
+                let took = begun.elapsed().as_secs_f64();
+                let count = if fault == Fault::Shared { 2 } else { 1 };
+                self.answers.lock().expect("the answers").extend(vec![took; count]);
+                responded
             }
         }
     }

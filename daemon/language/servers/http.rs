@@ -78,6 +78,15 @@ impl Http {
             .await
     }
 
+    /// Gets a text, such as metrics.
+    pub async fn text(&self, url: &str, patience: Duration) -> Result<String, Problem> {
+        let text = async {
+            let body = whole(self.send(Method::GET, url, Bytes::new()).await?).await?;
+            Ok(String::from_utf8_lossy(&body).into_owned())
+        };
+        within(patience, text).await
+    }
+
     /// Posts a JSON text, and returns the JSON value of the response.
     pub async fn post<T: DeserializeOwned>(
         &self,
@@ -154,11 +163,15 @@ pub async fn within<T>(
 }
 
 async fn json<T: DeserializeOwned>(response: Response<Incoming>) -> Result<T, Problem> {
+    parse(&whole(response).await?)
+}
+
+async fn whole(response: Response<Incoming>) -> Result<Bytes, Problem> {
     let body = Limited::new(response.into_body(), LARGEST_RESPONSE).collect().await;
     let body = body.map_err(|error| {
         Problem::Unreachable(format!("its response broke off: {}", tls::innermost(&*error)))
     })?;
-    parse(&body.to_bytes())
+    Ok(body.to_bytes())
 }
 
 /// Parses the JSON of a server.
