@@ -1,5 +1,5 @@
 //! Compares a real vLLM with the language model of this process, on windows of the demo's cameras.
-//! Kills it in the middle of an answer, and puts another model in its place.
+//! Stops and kills it in the middle of an answer, and puts another model in its place.
 //!
 //! `make test-vllm` runs it: LOOKOUT_VLLM is the Python of an environment with vLLM. Without it the
 //! tests do nothing.
@@ -25,6 +25,9 @@ const SIDES: (u32, u32) = (192, 144);
 
 /// Maximum time until a vLLM is ready.
 const START: Duration = Duration::from_secs(1800);
+
+/// The usual `language.stall_timeout`.
+const STALL: Duration = Duration::from_secs(20);
 
 /// A vLLM, which ends with the value. It is the leader of a group with its own processes.
 struct Vllm {
@@ -100,6 +103,8 @@ impl Drop for Vllm {
     fn drop(&mut self) {
         if let Ok(None) = self.process.try_wait() {
             self.signal("TERM");
+            // It may be stopped.
+            self.signal("CONT");
             drop(self.process.wait());
         }
     }
@@ -240,6 +245,61 @@ fn disturbed(
         polled.expect("a poll");
     }
     (streamed, end.expect("an end"))
+}
+
+#[test]
+fn a_real_vllm_may_be_stopped_in_mid_answer() {
+    let Ok(python) = std::env::var("LOOKOUT_VLLM") else { return };
+    let address = free_address();
+    let mut vllm = Vllm::start(&python, address, "yard", &[]);
+    let settings = Servers { stall_timeout: STALL, ..settings_of(address, "yard") };
+    let mut alone = try_load(&settings).expect("unreachable is no error");
+    vllm.wait_until_ready(&alone);
+    let wanted = |number| ask(&mut local(), question(&window(number), QUESTIONS[0])).text;
+
+    // Without another server the answer ends with an error.
+    ask(&mut alone, question(&window(0), QUESTIONS[0]));
+    let begun = Instant::now();
+    let (streamed, why) =
+        disturbed(&mut alone, question(&window(0), QUESTIONS[0]), || vllm.signal("STOP"));
+    let why = why.expect("an error");
+    println!("after {:.1} s and {streamed:?}: {why}", begun.elapsed().as_secs_f64());
+    assert!(wanted(0).starts_with(streamed.trim_end()), "{streamed:?}");
+    assert!(why.contains(&format!("{}: it sent nothing for 20 s", vllm.address)), "{why}");
+    assert!(begun.elapsed() < STALL + Duration::from_secs(10));
+    let (_, why) = failure(&mut alone, question(&window(0), QUESTIONS[0]));
+    assert!(why.starts_with("no language server is ready: "), "{why}");
+    vllm.signal("CONT");
+    vllm.wait_until_ready(&alone);
+    assert_eq!(ask(&mut alone, question(&window(0), QUESTIONS[0])).text, wanted(0));
+
+    // The other server continues the answer.
+    let stub = Stub::start(&engine(), Fault::None);
+    let endpoints = vec![vllm.address.clone(), stub.address.clone()];
+    let mut both = try_load(&Servers { endpoints, ..settings }).expect("servers");
+    let is_asked_first = |number: &u64| {
+        let before = stub.requests();
+        ask(&mut both, question(&window(*number), QUESTIONS[0]));
+        stub.requests() == before
+    };
+    let number = (1..64).find(is_asked_first).expect("a window of vLLM");
+    let (window, wanted, before) = (window(number), wanted(number), stub.requests());
+    let begun = Instant::now();
+    let (streamed, why) =
+        disturbed(&mut both, question(&window, QUESTIONS[0]), || vllm.signal("STOP"));
+    println!("the other server's answer after {:.1} s", begun.elapsed().as_secs_f64());
+    assert_eq!((streamed.trim_end(), why), (wanted.as_str(), None));
+    assert_eq!(stub.requests(), before + 1);
+    assert!(begun.elapsed() < STALL + Duration::from_secs(10));
+    // Requests go past it, until it works again.
+    let begun = Instant::now();
+    assert_eq!(ask(&mut both, question(&window, QUESTIONS[0])).text, wanted);
+    assert!(begun.elapsed() < STALL, "it waited for the server that is stopped");
+    assert_eq!(stub.requests(), before + 2);
+    vllm.signal("CONT");
+    vllm.wait_until_ready(&both);
+    assert_eq!(ask(&mut both, question(&window, QUESTIONS[0])).text, wanted);
+    assert_eq!(stub.requests(), before + 2);
 }
 
 #[test]
