@@ -21,16 +21,14 @@ mod samples;
 mod scores;
 mod text;
 
-use std::collections::hash_map::DefaultHasher;
-use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::servers::{Sequences, ServerHealth};
 use super::slots::Room;
 use super::{
-    Budget, CheckPrompts, Failure, LanguageBackend, LanguageError, Limits, OnOutput, PrefixFrames,
-    Request, SchemaCompiler, SequenceId, Submitted, Task, TimedJpeg,
+    Budget, CheckPrompts, Failure, LanguageBackend, LanguageError, Limits, OnOutput, PrefixFrame,
+    PrefixFrames, Request, SchemaCompiler, SequenceId, Submitted, Task, TimedJpeg,
 };
 use crate::config;
 use crate::model::ModelError;
@@ -80,17 +78,11 @@ impl OpenAiModel {
         ServerHealth(self.client.servers.clone())
     }
 
-    /// Returns the key that chooses a server. Requests about the same frames have the same one.
+    /// Returns the key that chooses a server.
     fn key(&self, frames: Option<&PrefixFrames>) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        match frames {
-            // A frame's JPEG is the same, wherever it was stored.
-            Some(frames) => frames
-                .iter()
-                .for_each(|frame| (&frame.camera, frame.run, frame.number).hash(&mut hasher)),
-            None => self.sequences.started().hash(&mut hasher),
-        }
-        hasher.finish()
+        // A frame's JPEG is the same, wherever it was stored.
+        let jpeg = |frame: &PrefixFrame| (frame.camera.clone(), frame.run, frame.number);
+        self.sequences.key(frames.map(|frames| frames.iter().map(jpeg).collect::<Vec<_>>()))
     }
 
     fn submit_text(

@@ -6,6 +6,8 @@
 //! ```
 
 use std::collections::HashMap;
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -115,9 +117,14 @@ impl Sequences {
         }
     }
 
-    /// Returns the number of sequences that were started so far.
-    pub fn started(&self) -> u64 {
-        self.started
+    /// Returns the key that chooses a server. Requests about the same frames have the same one.
+    pub fn key(&self, frames: Option<impl Hash>) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        match frames {
+            Some(frames) => frames.hash(&mut hasher),
+            None => self.started.hash(&mut hasher),
+        }
+        hasher.finish()
     }
 
     /// Starts a task of a sequence.

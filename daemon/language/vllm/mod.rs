@@ -20,8 +20,6 @@ mod scores;
 mod tensor_file;
 mod text;
 
-use std::collections::hash_map::DefaultHasher;
-use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -30,8 +28,8 @@ use super::servers::{Http, Sequences, ServerHealth, Servers};
 use super::slots::Room;
 use super::tokenizer::Prompt;
 use super::{
-    Budget, Embedder, Failure, LanguageBackend, LanguageError, OnOutput, PrefixFrames, Prompts,
-    Request, SchemaCompiler, SequenceId, Submitted, Task,
+    Budget, Embedder, Failure, LanguageBackend, LanguageError, OnOutput, Prompts, Request,
+    SchemaCompiler, SequenceId, Submitted, Task,
 };
 use crate::config::{self, Wording};
 use crate::event;
@@ -123,7 +121,7 @@ impl LanguageBackend for VllmModel {
     fn submit(&mut self, request: Request<'_>) -> Result<Submitted, LanguageError> {
         let Request { video, prefix_frames, task, urgency, .. } = request;
         let started = Instant::now();
-        let key = self.key(prefix_frames.as_ref());
+        let key = self.sequences.key(prefix_frames);
         if self.client.servers.ready(key).is_empty() {
             return Err(self.client.servers.none_ready().into());
         }
@@ -199,18 +197,6 @@ impl LanguageBackend for VllmModel {
     fn cancel(&mut self, id: SequenceId) -> Result<(), LanguageError> {
         self.sequences.cancel(id);
         Ok(())
-    }
-}
-
-impl VllmModel {
-    /// Returns the key that chooses a server. Requests about the same frames have the same one.
-    fn key(&self, frames: Option<&PrefixFrames>) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        match frames {
-            Some(frames) => frames.hash(&mut hasher),
-            None => self.sequences.started().hash(&mut hasher),
-        }
-        hasher.finish()
     }
 }
 
