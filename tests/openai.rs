@@ -160,6 +160,12 @@ fn a_server_that_cannot_be_used_is_refused_with_the_reason() {
              (generate.max_new_tokens): it answered 400 Bad Request: maximum context length is 300",
         ),
         (
+            Fault::CutsAnswers(300),
+            "language.max_images = 4: 4 frames of 64x48 and a question take 275 tokens, and an \
+             answer up to 40 (generate.max_new_tokens), but its context has 300, so it would cut \
+             answers",
+        ),
+        (
             Fault::Truncates(2),
             "language.max_images = 4: it reads 4 frames of 64x48 as 128 tokens, but one frame as \
              64, so it leaves frames out; raise the context",

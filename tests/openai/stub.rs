@@ -48,6 +48,9 @@ pub enum Fault {
     OtherSchema,
     /// Refuses a prompt and an answer of more tokens: 400.
     Context(usize),
+    /// Lists a context of this many tokens, and cuts answers at its end without an error, as
+    /// llama-server does.
+    CutsAnswers(usize),
     /// Leaves out the pictures after these, and says nothing.
     Truncates(usize),
     /// Answers by a word that is neither yes nor no.
@@ -209,7 +212,11 @@ impl Shared {
         }
         if incoming.head.starts_with("GET /v1/models ") {
             let id = if let Fault::Model(name) = fault { name } else { "seer" };
-            return incoming.reply(200, &json!({ "object": "list", "data": [{ "id": id }] }));
+            let mut model = json!({ "id": id });
+            if let Fault::CutsAnswers(context) = fault {
+                model["meta"] = json!({ "n_ctx": context, "n_ctx_train": 4096 });
+            }
+            return incoming.reply(200, &json!({ "object": "list", "data": [model] }));
         }
         if fault == Fault::NoChat {
             return incoming.reply(404, &json!({ "error": { "message": "File Not Found" } }));
@@ -281,7 +288,10 @@ impl Shared {
         };
         let prompt_tokens = seen.tokens();
         let words: Vec<&str> = text.split_inclusive(' ').collect();
-        let most = seen.fields["max_tokens"].as_u64().expect("a number") as usize;
+        let mut most = seen.fields["max_tokens"].as_u64().expect("a number") as usize;
+        if let Fault::CutsAnswers(context) = fault {
+            most = most.min(context.saturating_sub(prompt_tokens));
+        }
         let usage = |count: usize| match fault {
             Fault::NoUsage => Value::Null,
             _ => json!({

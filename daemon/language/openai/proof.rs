@@ -12,7 +12,7 @@ use super::chat::{
 use super::client::{Abilities, Client};
 use super::samples::Samples;
 use crate::config::Scores;
-use crate::language::servers::{Problem, Proof, served_model};
+use crate::language::servers::{Problem, Proof, ServedModel, served_model};
 
 /// Maximum time for a request of a proof about one picture. The first request of a server that has
 /// just started may load the model.
@@ -45,23 +45,26 @@ impl Proof for Client {
     }
 
     async fn check(&self, address: &str) -> Result<(), Problem> {
-        let model = &self.settings.servers.model;
-        served_model(&self.http, address, model, CHECK_PATIENCE).await.map(drop)
+        self.served(address).await.map(drop)
     }
 }
 
 impl Client {
     async fn prove_all(&self, server: &str) -> Result<Abilities, Problem> {
-        self.check(server).await?;
+        let context = self.served(server).await?.context();
         let without = self.ask(server, &[], COLOUR, short_fields(ANSWER_TOKENS)).await?;
         let least_tokens = self.prove_sight(server, &without).await?;
-        let window_tokens = self.prove_window(server, &without).await?;
+        let window_tokens = self.prove_window(server, &without, context).await?;
         let logprobs = match self.settings.scores {
             Scores::Logprobs => self.prove_logprobs(server).await?,
             Scores::Text => Ok(()),
         };
         let schemas = self.prove_schemas(server).await?;
         Ok(Abilities { least_tokens, window_tokens, logprobs, schemas })
+    }
+
+    async fn served(&self, server: &str) -> Result<ServedModel, Problem> {
+        served_model(&self.http, server, &self.settings.servers.model, CHECK_PATIENCE).await
     }
 
     async fn ask(
@@ -126,12 +129,13 @@ impl Client {
         Ok(tokens)
     }
 
-    /// Proves that the server reads the frames of a whole window. Returns the number of their
-    /// tokens, if the server tells.
+    /// Proves that the server reads the frames of a whole window, and that its context suffices for
+    /// the answer. Returns the number of the frames' tokens, if the server tells.
     async fn prove_window(
         &self,
         server: &str,
         without: &Completion,
+        context: Option<usize>,
     ) -> Result<Option<u32>, Problem> {
         let Samples { window, size: (width, height), count, .. } = &self.samples;
         let fields = short_fields(self.max_new_tokens);
@@ -154,6 +158,15 @@ impl Client {
         let (Some(whole), Some(without)) = (prompt_tokens(&whole), prompt_tokens(without)) else {
             return Ok(None);
         };
+        // llama-server accepts such a request, and ends the answer where its context ends.
+        let answer = self.max_new_tokens;
+        if let Some(context) = context.filter(|context| whole as usize + answer > *context) {
+            return Err(Problem::Unusable(format!(
+                "language.max_images = {count}: {what} and a question take {whole} tokens, and an \
+                 answer up to {answer} (generate.max_new_tokens), but its context has {context}, so \
+                 it would cut answers; {fix}"
+            )));
+        }
         let one = self.samples.first_frame();
         let one = self.ask(server, one, COLOUR, short_fields(ANSWER_TOKENS)).await?;
         let one = prompt_tokens(&one).unwrap_or(0).saturating_sub(without);

@@ -27,7 +27,7 @@ use crate::sync::lock;
 pub use attempts::{Attempts, Stop};
 pub use http::{Http, Problem, parse};
 pub use lines::Events;
-pub use models::served_model;
+pub use models::{ServedModel, served_model};
 pub use sequences::{Outputs, Sequences};
 
 /// Time between two checks of a server that is ready.

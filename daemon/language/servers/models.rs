@@ -15,8 +15,18 @@ struct Listed {
 #[derive(Deserialize)]
 pub struct ServedModel {
     id: String,
-    /// Maximum number of tokens of a sequence, if the server tells.
-    pub max_model_len: Option<usize>,
+    /// The context, as vLLM lists it.
+    max_model_len: Option<usize>,
+    /// Further properties, among which llama-server lists the context.
+    #[serde(default)]
+    meta: serde_json::Value,
+}
+
+impl ServedModel {
+    /// Returns the maximum number of tokens of a prompt and its answer, if the server tells.
+    pub fn context(&self) -> Option<usize> {
+        self.max_model_len.or_else(|| self.meta["n_ctx"].as_u64()?.try_into().ok())
+    }
 }
 
 /// Returns the model of this name. Some servers answer requests for any name, so that the list alone

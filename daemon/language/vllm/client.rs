@@ -88,7 +88,7 @@ impl Client {
     /// Checks that the server serves the model, with a context that suffices.
     async fn check_models(&self, server: &str, patience: Duration) -> Result<(), Problem> {
         let model = served_model(&self.http, server, &self.settings.model, patience).await?;
-        match model.max_model_len {
+        match model.context() {
             Some(most) if most < self.capacity => Err(Problem::Unusable(format!(
                 "it accepts {most} tokens, but a window with question and answer takes up to {}; \
                  start vLLM with --max-model-len {} or choose a smaller model.plan",
