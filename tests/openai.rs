@@ -152,7 +152,8 @@ fn a_server_that_cannot_be_used_is_refused_with_the_reason() {
             Fault::DropsPictures,
             "it reads 19 tokens with a picture and 19 without it, so it drops pictures",
         ),
-        (Fault::RefusesPictures, "image input is not supported; use a model that accepts images"),
+        (Fault::RefusesPictures(400), "image input is not supported; use a model that accepts"),
+        (Fault::RefusesPictures(500), "image input is not supported; use a model that accepts"),
         (Fault::Blind, "the same colour, \"grey\", so it does not see them"),
         (
             Fault::Context(300),
@@ -196,6 +197,7 @@ fn the_proof_tells_what_a_server_can_do() {
             Fault::RefusesLogprobs,
             "log probabilities: no (it answered 400 Bad Request: logprobs are",
         ),
+        (Fault::Blanks, "JSON Schemas: yes"),
         (Fault::NoSchemas, "JSON Schemas: no (it accepts response_format and answers \"RED.\")"),
     ] {
         let stub = Stub::start(fault);

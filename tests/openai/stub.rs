@@ -30,8 +30,8 @@ pub enum Fault {
     NoChat,
     /// Accepts pictures and drops them.
     DropsPictures,
-    /// Refuses pictures: 400.
-    RefusesPictures,
+    /// Refuses pictures with this status: 400, or 500 as llama-server does.
+    RefusesPictures(u16),
     /// Counts pictures and sees the same in each.
     Blind,
     /// Calls red green.
@@ -44,6 +44,8 @@ pub enum Fault {
     RefusesLogprobs,
     /// Accepts `response_format` and ignores it.
     NoSchemas,
+    /// Writes much white space where a schema lets it, as small models do.
+    Blanks,
     /// Follows the schema of the proof, and of no other request.
     OtherSchema,
     /// Refuses a prompt and an answer of more tokens: 400.
@@ -230,7 +232,7 @@ impl Shared {
             self.seen.lock().expect("the requests").push(seen.clone());
         }
         let refusal = match fault {
-            Fault::RefusesPictures if !seen.pictures.is_empty() => {
+            Fault::RefusesPictures(_) if !seen.pictures.is_empty() => {
                 Some("image input is not supported".to_owned())
             }
             Fault::RefusesLogprobs if request["logprobs"] == true => {
@@ -244,7 +246,9 @@ impl Shared {
             _ => None,
         };
         if let Some(message) = refusal {
-            return incoming.reply(400, &json!({ "error": { "message": message, "code": 400 } }));
+            let status = if let Fault::RefusesPictures(status) = fault { status } else { 400 };
+            return incoming
+                .reply(status, &json!({ "error": { "message": message, "code": status } }));
         }
         match fault {
             Fault::DropsPictures => seen.pictures.clear(),
@@ -425,7 +429,11 @@ impl Shared {
         };
         let answer: serde_json::Map<String, Value> =
             properties.iter().map(|(name, property)| (name.clone(), value(property))).collect();
-        serde_json::to_string_pretty(&answer).expect("JSON") + "\n"
+        let text = serde_json::to_string_pretty(&answer).expect("JSON") + "\n";
+        match fault {
+            Fault::Blanks => text.replacen('{', &format!("{{{}", " ".repeat(40)), 1),
+            _ => text,
+        }
     }
 }
 

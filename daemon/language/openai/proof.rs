@@ -23,6 +23,10 @@ const CHECK_PATIENCE: Duration = Duration::from_secs(10);
 /// Maximum number of tokens of a proof's short answers.
 const ANSWER_TOKENS: usize = 32;
 
+/// The same of an answer by a schema. Small models put white space where the schema lets them, and
+/// write byte by byte.
+const SCHEMA_TOKENS: usize = 128;
+
 const COLOUR: &str = "What colour is this picture? Answer with one word.";
 const IS_RED: &str = "Is this picture red? Answer only yes or no.";
 
@@ -93,6 +97,10 @@ impl Client {
             let answer = self.ask(server, frames, COLOUR, short_fields(ANSWER_TOKENS)).await;
             let answer = answer.map_err(|problem| match problem {
                 Problem::Request(why) => Problem::Unusable(format!("{why}; {FIX}")),
+                // llama-server answers so with status 500.
+                Problem::Unreachable(why) if why.contains("image input is not supported") => {
+                    Problem::Unusable(format!("{why}; {FIX}"))
+                }
                 other => other,
             })?;
             let lengths = prompt_tokens(&answer).zip(prompt_tokens(without));
@@ -203,7 +211,7 @@ impl Client {
             "required": ["colour"],
             "additionalProperties": false,
         });
-        let mut fields = short_fields(ANSWER_TOKENS);
+        let mut fields = short_fields(SCHEMA_TOKENS);
         fields["response_format"] = response_format(&schema);
         let frames = std::slice::from_ref(&self.samples.red);
         let answer = match self.ask(server, frames, COLOUR, fields).await {

@@ -98,11 +98,16 @@ impl Attempts for Question {
     }
 }
 
-/// Returns P(yes) / (P(yes) + P(no)) of the likeliest first tokens of an answer.
+/// Returns P(yes) / (P(yes) + P(no)) of the likeliest first tokens of an answer. A token counts for the
+/// word that it begins.
 fn by_probability(tokens: &[Top]) -> Result<f64, String> {
+    // A tokenizer may split a word. The sum of nothing would be -0.
     let sum = |word: &str| -> f64 {
-        let is_word = |top: &&Top| top.token.trim().eq_ignore_ascii_case(word);
-        tokens.iter().filter(is_word).filter_map(|top| Some(top.logprob?.exp())).sum()
+        let is_word = |top: &&Top| {
+            let piece = top.token.trim().to_lowercase();
+            !piece.is_empty() && word.starts_with(&piece)
+        };
+        0.0 + tokens.iter().filter(is_word).filter_map(|top| Some(top.logprob?.exp())).sum::<f64>()
     };
     let (yes, no) = (sum("yes"), sum("no"));
     let score = yes / (yes + no);
@@ -148,6 +153,9 @@ mod tests {
         assert!((score - 0.75).abs() < 1e-12, "{score}");
         assert_eq!(by_probability(&[top("Yes", 0.5)]), Ok(1.0));
         assert_eq!(by_probability(&[top("no", 0.5)]), Ok(0.0));
+        assert!(by_probability(&[top("no", 0.5)]).is_ok_and(f64::is_sign_positive));
+        let split = by_probability(&[top("Y", 0.75), top("", 0.1), top("No", 0.25)]);
+        assert!((split.expect("a score") - 0.75).abs() < 1e-12);
         let neither = by_probability(&[top("There", 0.9), top("A", 0.1)]).expect_err("no score");
         assert!(neither.ends_with("the likeliest tokens are \"There\", \"A\""), "{neither}");
         let not_finite = Top { token: "yes".into(), logprob: Some(f64::NAN) };

@@ -216,7 +216,13 @@ pub fn message(body: &[u8]) -> Option<String> {
     let Body { error } = serde_json::from_slice(body).ok()?;
     let text = error.get("message").unwrap_or(&error).as_str()?;
     let text: String = text.chars().filter(|c| !c.is_control()).take(MESSAGE_MOST).collect();
-    (!text.is_empty()).then_some(text)
+    // Requests at a time share the context of llama-server, unless it is divided, and may fill it.
+    let is_full = ["Context size has been exceeded", "failed to process mtmd chunk"];
+    let advice = match is_full.iter().any(|start| text.starts_with(start)) {
+        true => " (its requests at a time share the context: raise it, or divide it by --parallel)",
+        false => "",
+    };
+    (!text.is_empty()).then_some(text + advice)
 }
 
 #[cfg(test)]
@@ -250,6 +256,9 @@ mod tests {
         let why = refused(401, r#"{"error":"Unauthorized"}"#).to_string();
         let wanted = "it answered 401 Unauthorized: Unauthorized; set language.api_key_file";
         assert!(why.starts_with(wanted), "{why}");
+        let full = r#"{"error":{"code":500,"message":"Context size has been exceeded."}}"#;
+        let why = refused(500, full).to_string();
+        assert!(why.ends_with("raise it, or divide it by --parallel)"), "{why}");
         for other in ["", "<html>", "{}", "{\"error\":3}", "[1]"] {
             assert_eq!(refused(500, other).to_string(), "it answered 500 Internal Server Error");
         }
