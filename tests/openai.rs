@@ -5,6 +5,12 @@
 mod daemon;
 #[path = "support/http_stub.rs"]
 mod http_stub;
+#[path = "openai/llama_server.rs"]
+mod llama_server;
+#[path = "openai/real.rs"]
+mod real;
+#[path = "openai/real_daemon.rs"]
+mod real_daemon;
 #[path = "support/requests.rs"]
 mod requests;
 #[path = "openai/stub.rs"]
