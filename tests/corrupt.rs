@@ -217,7 +217,10 @@ fn damaged_packets_are_survived(name: &str, video: &Path, seed: u64) {
     let other = Watched::start(patient);
     // Many cameras that connect at once to a busy server may need a second attempt.
     other.frames(2);
-    let states = other.states();
+    // The first frame may come slightly before the state.
+    let states = wait_for(&format!("{name}: live"), PATIENCE, || {
+        Some(other.states()).filter(|states| states.last() == Some(&CameraState::Live))
+    });
     let proxies = DAMAGES.map(|damage| (damage, Faulty::start(cameras.port, damage, seed)));
     let watched = proxies.each_ref().map(|(_, proxy)| Watched::start(camera_at(proxy.port, name)));
     watched.iter().for_each(|watched| _ = watched.frames(2));
