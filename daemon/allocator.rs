@@ -33,7 +33,7 @@ pub async fn return_freed_memory_regularly() {
 }
 
 /// Returns the memory that was freed in every arena. Takes some milliseconds.
-pub fn return_freed_memory() {
+fn return_freed_memory() {
     #[cfg(target_env = "gnu")]
     // SAFETY: every thread may call it at any time; it changes no memory that is in use.
     unsafe {

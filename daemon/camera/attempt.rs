@@ -23,7 +23,6 @@ use super::reach;
 use super::relay::{Login, Relay, RelayError};
 use super::retry::{Attempt, Report, Stop};
 use super::rtsp::{self, Approach, Carrier};
-use crate::allocator;
 use crate::config::{Camera, Rtsp, Source, Transport};
 
 /// Interval at which the attempt checks for a stop and for a stall.
@@ -203,7 +202,6 @@ impl CameraAttempt {
         let stalled = matches!(end, Err(CameraError::Stalled(_)));
         self.patience.learn(&playing.progress.activity(), stalled);
         drop(playing);
-        allocator::return_freed_memory();
         if let Some(relay) = relay {
             self.known_method = relay.known_method();
         }
@@ -404,12 +402,7 @@ impl Drop for Playing {
             let _ = pipeline.set_state(gst::State::Null);
             drop(relay);
             ending.fetch_sub(1, Ordering::Relaxed);
-            let is_late = ended.send(()).is_err();
-            drop(pipeline);
-            // Nobody waits any more who would do it after a prompt end.
-            if is_late {
-                allocator::return_freed_memory();
-            }
+            let _ = ended.send(());
         });
         match thread {
             Ok(_) if wait.recv_timeout(TEARDOWN_TIMEOUT).is_err() => {
