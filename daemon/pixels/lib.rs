@@ -3,10 +3,10 @@
 //! A crate of its own, because the functions of `fast_image_resize` are generic: they are compiled
 //! with the code that calls them. In this crate that is optimised, also in a debug build of lookout.
 
-use fast_image_resize::images::{Image, ImageRef, TypedImage, TypedImageRef};
-use fast_image_resize::pixels::F32x3;
-use fast_image_resize::{FilterType, ImageBufferError, PixelType, ResizeAlg, ResizeError};
-use fast_image_resize::{InvalidPixelsSize, ResizeOptions, Resizer};
+use fast_image_resize::images::{TypedImage, TypedImageRef};
+use fast_image_resize::pixels::{F32x3, U8x4};
+use fast_image_resize::{FilterType, ImageBufferError, InvalidPixelsSize, ResizeAlg};
+use fast_image_resize::{ResizeError, ResizeOptions, Resizer};
 
 /// An image of packed BGRx: four bytes per pixel, the last of them without a meaning.
 #[derive(Clone, Copy)]
@@ -167,13 +167,13 @@ impl Scaler {
     pub fn scale(&mut self, image: Bgrx<'_>, width: u32, height: u32) -> Result<&[u8], PixelError> {
         let Scaler { resizer, scaled } = self;
         scaled.resize(width as usize * height as usize * 4, 0);
-        let from = ImageRef::new(image.width, image.height, image.bytes, PixelType::U8x4)?;
-        let mut to = Image::from_slice_u8(width, height, scaled, PixelType::U8x4)?;
+        let from = TypedImageRef::<U8x4>::from_buffer(image.width, image.height, image.bytes)?;
+        let mut to = TypedImage::from_buffer(width, height, scaled)?;
         // The fourth byte is padding, not alpha.
         let options = ResizeOptions::new()
             .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
             .use_alpha(false);
-        resizer.resize(&from, &mut to, &options)?;
+        resizer.resize_typed(&from, &mut to, &options)?;
         Ok(scaled)
     }
 }
