@@ -13,13 +13,21 @@ const RETURNED_EVERY: Duration = Duration::from_secs(60);
 #[cfg(target_env = "gnu")]
 const ARENAS: libc::c_int = 2;
 
-/// Limits the number of arenas. Those that exist stay, so call it before threads are started.
-pub fn limit_arenas() {
+/// Size in bytes from which a buffer gets pages of its own, which are returned when it is freed. By
+/// default glibc raises it to the largest buffer that was freed. Small values that live long then
+/// settle in what a large buffer left, and the next large buffer needs new memory.
+#[cfg(target_env = "gnu")]
+const OWN_PAGES: libc::c_int = 256 * 1024;
+
+/// Sets the number of arenas, and keeps large buffers out of them. Arenas that exist stay, so call
+/// it before threads are started.
+pub fn configure() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: every thread may call it at any time; it changes a number that is read when a thread
-    // needs an arena.
+    // SAFETY: every thread may call it at any time; it changes numbers that are read when a thread
+    // needs an arena or memory.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, ARENAS);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, OWN_PAGES);
     }
 }
 

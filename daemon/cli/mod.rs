@@ -268,7 +268,7 @@ pub fn command() -> clap::Command {
 pub fn main() -> ExitCode {
     // SAFETY: no thread has been started.
     unsafe { crate::model::no_telemetry() };
-    allocator::limit_arenas();
+    allocator::configure();
     let cli = Cli::parse();
     // The log's last lines come before the error, because it is dropped first.
     let done = logging::init(cli.log.as_deref())
