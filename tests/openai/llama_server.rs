@@ -1,10 +1,12 @@
 //! A real llama-server, and the small models that it serves in tests.
 
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use super::support::{free_port, get, repository, wait_for};
+use tempfile::TempDir;
+
+use super::support::{Process, folder, free_port, get, repository, wait_for};
 
 /// Maximum time until a llama-server has loaded its model.
 const START: Duration = Duration::from_secs(60);
@@ -29,9 +31,10 @@ pub enum Served {
 /// A llama-server, which ends with the value.
 pub struct LlamaServer {
     command: Command,
-    process: Child,
+    process: Process,
     port: u16,
     pub address: String,
+    logs: TempDir,
 }
 
 /// Returns the program that `make test-openai` has built. Without that command it is `None`, and
@@ -57,27 +60,27 @@ impl LlamaServer {
             .args(["--metrics", "--threads", "2"])
             .args(more)
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        let process = command.spawn().expect("llama-server");
+            .stdout(Stdio::null());
+        let logs = folder();
+        let process = Process::start("llama-server", &mut command, logs.path());
         let address = format!("http://127.0.0.1:{port}");
-        let server = LlamaServer { command, process, port, address };
+        let server = LlamaServer { command, process, port, address, logs };
         server.wait_until_ready();
         server
     }
 
     /// Kills the server with SIGKILL, unless it has ended.
     pub fn kill(&mut self) {
-        if let Ok(None) = self.process.try_wait() {
-            self.process.kill().expect("killed");
-            self.process.wait().expect("its end");
+        if self.process.is_running() {
+            self.process.child.kill().expect("killed");
+            self.process.child.wait().expect("its end");
         }
     }
 
     /// Starts the server again on its port, and waits until it is ready.
     pub fn start_again(&mut self) {
         self.kill();
-        self.process = self.command.spawn().expect("llama-server");
+        self.process = Process::start("llama-server", &mut self.command, self.logs.path());
         self.wait_until_ready();
     }
 
@@ -104,11 +107,5 @@ impl LlamaServer {
     /// Returns true while the server works on a request.
     pub fn is_busy(&self) -> bool {
         self.metric("requests_processing") > 0.0
-    }
-}
-
-impl Drop for LlamaServer {
-    fn drop(&mut self) {
-        self.kill();
     }
 }
