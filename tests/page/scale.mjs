@@ -14,6 +14,11 @@ const SECONDS = Number(process.env.LOOKOUT_PAGE_SECONDS ?? 20);
 /** Limits, with room for a machine that does other work. The aims are 2 s and 30 frames per second. */
 const USABLE = 10;
 const FRAMES = 12;
+
+/** Part of the possible frames that is enough on a machine with too much other work. */
+const PART = 1 / 3;
+
+/** Longest time in which the page draws a frame, in milliseconds. */
 const DRAWING = 1000 / 30;
 
 const median = (numbers) => [...numbers].sort((a, b) => a - b)[Math.floor(numbers.length / 2)];
@@ -55,26 +60,44 @@ main(async (browser) => {
         run(time);
         drawing.push(performance.now() - start);
       });
-      let frames = 0;
-      const start = performance.now();
-      await new Promise((resolve) => {
-        const next = () => {
-          frames += 1;
-          const isZoom = frames % 3 === 0;
-          const delta = isZoom ? { deltaY: frames % 2 ? 40 : -40 } : { deltaX: frames % 60 < 30 ? -25 : 25 };
-          canvas.dispatchEvent(new WheelEvent('wheel', { ...delta, clientX: box.left + 400, clientY: box.top + 60, bubbles: true, cancelable: true }));
-          if (performance.now() - start < 3000) original(next);
-          else resolve();
-        };
-        original(next);
+      /** Returns the number of frames per second when each begins with `act`. */
+      const rate = async (act) => {
+        let frames = 0;
+        const start = performance.now();
+        await new Promise((resolve) => {
+          const next = () => {
+            frames += 1;
+            act(frames);
+            if (performance.now() - start < 3000) original(next);
+            else resolve();
+          };
+          original(next);
+        });
+        return frames / ((performance.now() - start) / 1000);
+      };
+      const scrolled = await rate((frame) => {
+        const isZoom = frame % 3 === 0;
+        const delta = isZoom ? { deltaY: frame % 2 ? 40 : -40 } : { deltaX: frame % 60 < 30 ? -25 : 25 };
+        canvas.dispatchEvent(new WheelEvent('wheel', { ...delta, clientX: box.left + 400, clientY: box.top + 60, bubbles: true, cancelable: true }));
       });
-      return { rate: frames / ((performance.now() - start) / 1000), drawing };
+      // What this browser on this machine does at the moment: as large a canvas in one colour.
+      const plain = document.createElement('canvas');
+      Object.assign(plain, { width: canvas.width, height: canvas.height });
+      plain.style.cssText = `position: fixed; left: ${box.left}px; top: ${box.top}px; width: ${box.width}px; height: ${box.height}px`;
+      document.body.append(plain);
+      const context = plain.getContext('2d');
+      const possible = await rate((frame) => {
+        context.fillStyle = `rgb(${frame % 256}, 0, 0)`;
+        context.fillRect(0, 0, plain.width, plain.height);
+      });
+      return { scrolled, possible, drawing };
     });
     const drawn = median(result.drawing);
-    assert(result.rate >= FRAMES, `${result.rate.toFixed(1)} frames per second`);
+    const rates = `${result.scrolled.toFixed(1)} of ${result.possible.toFixed(1)} possible frames per second`;
+    assert(result.scrolled >= Math.min(FRAMES, result.possible * PART), rates);
     assert(drawn < DRAWING, `a frame is drawn in ${drawn.toFixed(1)} ms`);
     await close(page);
-    return `ready after ${ready.toFixed(2)} s, ${result.rate.toFixed(1)} frames per second, a frame is drawn in ${drawn.toFixed(1)} ms`;
+    return `ready after ${ready.toFixed(2)} s, ${rates}, a frame is drawn in ${drawn.toFixed(1)} ms`;
   });
 
   for (const view of ['live', 'timeline?last=1h']) {
