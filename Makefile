@@ -47,9 +47,8 @@ test: exports test-rust ## run every test, against real parts
 
 exports: golden families test-export
 
-# Most tests wait for cameras, so one more than there are cores runs at a time.
 test-rust: setup-test
-	RUST_TEST_THREADS=$$(($$(nproc) + 1)) cargo test --no-fail-fast
+	@.ci/test-rust
 
 test-programs: setup-test
 	cargo test --no-run
