@@ -214,13 +214,14 @@ main(async (browser) => {
     const page = await open(browser, base, 'live');
     await ready(page, 'live');
     const tile = page.locator('.tile[data-camera="gate"]');
-    const run = (await tile.getAttribute('data-event')).split('.')[0];
+    const runOfTile = async () => (await tile.getAttribute('data-event'))?.split('.')[0];
+    const run = await until('a caption', runOfTile);
     page.isCut = true;
     await act('stop');
     await page.locator('#banner', { hasText: 'Connection lost. Trying again…' }).waitFor();
     await act('start');
     await page.locator('#banner').waitFor({ state: 'hidden' });
-    await until('a caption of the new run', async () => (await tile.getAttribute('data-event')).split('.')[0] > run);
+    await until('a caption of the new run', async () => (await runOfTile()) > run);
     await close(page);
   });
 });
