@@ -26,7 +26,7 @@ const LONG: u64 = 1800;
 const JUDGED: f64 = 1200.0;
 
 /// Length in seconds of the parts of which the least memory is judged. The daemon returns freed
-/// memory once a minute. What it needs for a moment then differs by 2 MiB.
+/// memory once a minute; right after that, it has up to 2 MiB more or less than a minute before.
 const PART: f64 = 300.0;
 
 /// Number of measurements of memory for each sample, in a second. Within a second after its return,
